@@ -1,0 +1,18 @@
+//! The pure core of pagesync: what a Page is, how observations of it merge, what a webhook says,
+//! when a Page is due for a read, and how a job travels.
+//!
+//! Invariant: everything here is a function of its arguments. Nothing waits, reads a clock, or
+//! touches a network or a disk; a test (`tests/it/tidy.rs` of the executable) checks that.
+//!
+//! Reading order: [`time`], [`id`], [`value`], [`field`], [`page`], [`due`], [`webhook`], [`job`].
+
+pub mod due;
+pub mod field;
+pub mod id;
+pub mod job;
+pub mod page;
+#[cfg(test)]
+mod properties;
+pub mod time;
+pub mod value;
+pub mod webhook;

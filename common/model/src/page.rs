@@ -1,0 +1,265 @@
+//! A Page and how observations of it merge.
+//!
+//! Invariant: a Page's registers are a join. [`Page::observe`] keeps, per field, the maximum of a
+//! total order, so duplicates, reordering and replays cannot change where it ends. This is the only
+//! place that knows the rule; the stores compare versions and nothing else.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::due::Polling;
+use crate::field::FieldName;
+use crate::time::Millis;
+use crate::value::Canonical;
+
+/// How we came to know a value. The order is the rank: at the same stamp a webhook beats a read,
+/// because the read may have happened earlier in that second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// A read of the Graph API.
+    Poll,
+    /// A webhook that carried the value.
+    Webhook,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Poll => "poll",
+            Self::Webhook => "webhook",
+        })
+    }
+}
+
+/// One value of one field, as seen once. `stamp` is on Facebook's clock: of a webhook its
+/// `entry.time`, of a read a lower bound of the instant it happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observation {
+    /// Which field.
+    pub field: FieldName,
+    /// Its value; `None` is null.
+    pub value: Option<Canonical>,
+    /// When, on Facebook's clock.
+    pub stamp: Millis,
+    /// How we know.
+    pub source: Source,
+}
+
+/// Where a value was first seen. Shown to people; no part of the merge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// Stamp of the first sighting of the value that still stands.
+    pub stamp: Millis,
+    /// How it was seen.
+    pub source: Source,
+}
+
+/// What is known of one field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Register {
+    /// Stamp of the newest observation.
+    pub stamp: Millis,
+    /// Its source.
+    pub source: Source,
+    /// Its value; `None` is null.
+    pub value: Option<Canonical>,
+    /// First sighting of this value.
+    pub origin: Origin,
+}
+
+impl Register {
+    /// The merge key: later stamp, then higher rank, then null below any value, then bytes.
+    pub fn key(&self) -> (Millis, Source, Option<&Canonical>) {
+        (self.stamp, self.source, self.value.as_ref())
+    }
+}
+
+/// A visible change of one field: what history keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Which field.
+    pub field: FieldName,
+    /// The value before; `None` is null or never seen.
+    pub before: Option<Canonical>,
+    /// The value now.
+    pub after: Option<Canonical>,
+    /// Stamp of the observation that changed it, on Facebook's clock.
+    pub stamp: Millis,
+    /// Its source.
+    pub source: Source,
+}
+
+/// What can be said of a Page as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Kept up to date.
+    #[default]
+    Active,
+    /// Its stored form could not be read; it was started again and waits for a read.
+    Corrupt,
+    /// Erased on request. Nothing is kept but this and the version, and no webhook revives it.
+    Forgotten,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Active => "active",
+            Self::Corrupt => "corrupt",
+            Self::Forgotten => "forgotten",
+        })
+    }
+}
+
+impl FromStr for Status {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::Active, Self::Corrupt, Self::Forgotten]
+            .into_iter()
+            .find(|status| status.to_string() == text)
+            .ok_or_else(|| format!("unknown status of {} bytes", text.len()))
+    }
+}
+
+/// Everything known of one Page.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Page {
+    /// Its state as a whole.
+    pub status: Status,
+    /// What is known of each field.
+    pub registers: BTreeMap<FieldName, Register>,
+    /// What decides when it is read next.
+    pub polling: Polling,
+}
+
+impl Page {
+    /// Takes one observation into account. Answers with the change a reader of the Page would see,
+    /// if there is one; a register may move up without one (the same value, seen again later).
+    pub fn observe(&mut self, seen: &Observation) -> Option<Change> {
+        let mut next = Register {
+            stamp: seen.stamp,
+            source: seen.source,
+            value: seen.value.clone(),
+            origin: Origin {
+                stamp: seen.stamp,
+                source: seen.source,
+            },
+        };
+        let held = self.registers.get(&seen.field);
+        if held.is_some_and(|held| held.key() >= next.key()) {
+            return None;
+        }
+        let before = held.and_then(|held| held.value.clone());
+        let same = seen.field.same(before.as_ref(), seen.value.as_ref());
+        if let Some(held) = held.filter(|_| same) {
+            next.origin = held.origin;
+        }
+        self.registers.insert(seen.field.clone(), next);
+        (!same && !seen.field.is_counter()).then(|| Change {
+            field: seen.field.clone(),
+            before,
+            after: seen.value.clone(),
+            stamp: seen.stamp,
+            source: seen.source,
+        })
+    }
+
+    /// When `field` was last proven by a read that asked for it, on Facebook's clock.
+    pub fn proven_at(&self, field: &FieldName) -> Option<Millis> {
+        self.registers
+            .contains_key(field)
+            .then_some(self.polling.read)
+            .flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn seen(field: &str, value: &Value, stamp: u64, source: Source) -> Observation {
+        let field = FieldName::parse(field).unwrap();
+        Observation {
+            field,
+            value: Canonical::of(value),
+            stamp: Millis(stamp),
+            source,
+        }
+    }
+
+    #[test]
+    fn at_the_same_second_a_webhook_beats_a_read_whichever_comes_first() {
+        let poll = seen("name", &json!("old"), 1000, Source::Poll);
+        let webhook = seen("name", &json!("new"), 1000, Source::Webhook);
+        for order in [[&poll, &webhook], [&webhook, &poll]] {
+            let mut page = Page::default();
+            for one in order {
+                page.observe(one);
+            }
+            assert_eq!(page.registers.values().next().unwrap().value, webhook.value);
+        }
+    }
+
+    #[test]
+    fn the_same_value_seen_later_keeps_its_origin_and_is_no_change() {
+        let mut page = Page::default();
+        assert!(
+            page.observe(&seen("name", &json!("n"), 1000, Source::Webhook))
+                .is_some()
+        );
+        assert!(
+            page.observe(&seen("name", &json!("n"), 9000, Source::Poll))
+                .is_none()
+        );
+        let register = page.registers.values().next().unwrap();
+        assert_eq!(register.stamp, Millis(9000));
+        assert_eq!(
+            register.origin,
+            Origin {
+                stamp: Millis(1000),
+                source: Source::Webhook
+            }
+        );
+    }
+
+    #[test]
+    fn a_counter_moves_without_a_change() {
+        let mut page = Page::default();
+        assert!(
+            page.observe(&seen("fan_count", &json!(1), 1, Source::Poll))
+                .is_none()
+        );
+        assert!(
+            page.observe(&seen("fan_count", &json!(2), 2, Source::Poll))
+                .is_none()
+        );
+        assert_eq!(
+            page.registers.values().next().unwrap().value,
+            Canonical::of(&json!(2))
+        );
+    }
+
+    #[test]
+    fn null_is_a_value_below_every_other() {
+        let mut page = Page::default();
+        page.observe(&seen("phone", &json!("1"), 5, Source::Poll));
+        assert!(
+            page.observe(&seen("phone", &Value::Null, 5, Source::Poll))
+                .is_none()
+        );
+        let change = page
+            .observe(&seen("phone", &Value::Null, 6, Source::Poll))
+            .unwrap();
+        assert_eq!(
+            (change.before, change.after),
+            (Canonical::of(&json!("1")), None)
+        );
+    }
+}

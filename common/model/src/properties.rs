@@ -1,0 +1,264 @@
+//! Properties of the pure core, on generated cases: 256 in a plain `cargo test`, 100,000 in `./test`
+//! (`PROPTEST_CASES`).
+
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use serde_json::Value;
+
+use crate::due::{Polling, STALE_READS};
+use crate::field::{FieldName, TrackedFields};
+use crate::id::{PageId, Subject};
+use crate::job::{Claim, Job, Lane, Unreadable, decode, encode, message};
+use crate::page::{Observation, Page, Source};
+use crate::time::Millis;
+use crate::value::Canonical;
+use crate::webhook::intake;
+
+fn json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        ".{0,8}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 12, 4, |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..4).prop_map(Value::from),
+            vec((".{0,4}", inner), 0..4).prop_map(|members| members.into_iter().collect()),
+        ]
+    })
+}
+
+/// Few fields, stamps and values, so that ties are common.
+fn observation() -> impl Strategy<Value = Observation> {
+    let field = prop_oneof![Just("name"), Just("phone"), Just("fan_count")];
+    let value = prop_oneof![
+        Just(None),
+        (0..4u8).prop_map(|n| Canonical::of(&Value::from(n)))
+    ];
+    let source = prop_oneof![Just(Source::Poll), Just(Source::Webhook)];
+    (field, value, 0..5u64, source).prop_map(|(field, value, stamp, source)| Observation {
+        field: FieldName::parse(field).expect("a field name"),
+        value,
+        stamp: Millis(stamp),
+        source,
+    })
+}
+
+fn after(seen: &[Observation]) -> Page {
+    let mut page = Page::default();
+    for one in seen {
+        page.observe(one);
+    }
+    page
+}
+
+/// The state the merge is about: everything but the origin, which is for display.
+fn keys(page: &Page) -> Vec<(String, Millis, Source, Option<Canonical>)> {
+    let register = |(field, register): (&FieldName, &crate::page::Register)| {
+        (
+            field.to_string(),
+            register.stamp,
+            register.source,
+            register.value.clone(),
+        )
+    };
+    page.registers.iter().map(register).collect()
+}
+
+/// Merges page `b` into page `a`, register by register.
+fn join(a: &Page, b: &Page) -> Page {
+    let mut joined = a.clone();
+    for (field, register) in &b.registers {
+        joined.observe(&Observation {
+            field: field.clone(),
+            value: register.value.clone(),
+            stamp: register.stamp,
+            source: register.source,
+        });
+    }
+    joined
+}
+
+proptest! {
+    #[test]
+    fn p1_merge_is_commutative(a in vec(observation(), 0..6), b in vec(observation(), 0..6)) {
+        let (a, b) = (after(&a), after(&b));
+        prop_assert_eq!(keys(&join(&a, &b)), keys(&join(&b, &a)));
+    }
+
+    #[test]
+    fn p2_merge_is_associative(a in vec(observation(), 0..5), b in vec(observation(), 0..5), c in vec(observation(), 0..5)) {
+        let (a, b, c) = (after(&a), after(&b), after(&c));
+        prop_assert_eq!(keys(&join(&join(&a, &b), &c)), keys(&join(&a, &join(&b, &c))));
+    }
+
+    #[test]
+    fn p3_merge_is_idempotent_and_repeats_nothing(seen in vec(observation(), 0..8)) {
+        let once = after(&seen);
+        let mut twice = once.clone();
+        for one in &seen {
+            prop_assert_eq!(twice.observe(one), None);
+        }
+        prop_assert_eq!(once, twice);
+    }
+
+    #[test]
+    fn p4_registers_only_rise(seen in vec(observation(), 0..8), next in observation()) {
+        let mut page = after(&seen);
+        let before = page.clone();
+        page.observe(&next);
+        for (field, register) in &before.registers {
+            prop_assert!(page.registers[field].key() >= register.key());
+        }
+    }
+
+    #[test]
+    fn p5_order_and_repetition_do_not_matter(
+        (seen, shuffled) in vec(observation(), 0..8).prop_flat_map(|seen| {
+            let repeated: Vec<_> = seen.iter().chain(&seen).cloned().collect();
+            (Just(seen), Just(repeated).prop_shuffle())
+        })
+    ) {
+        prop_assert_eq!(keys(&after(&seen)), keys(&after(&shuffled)));
+    }
+
+    #[test]
+    fn p6_a_batch_is_its_observations_one_by_one(seen in vec(observation(), 0..8), cut in 0..8usize) {
+        let cut = cut.min(seen.len());
+        let parts = join(&after(&seen[..cut]), &after(&seen[cut..]));
+        prop_assert_eq!(keys(&after(&seen)), keys(&parts));
+    }
+
+    #[test]
+    fn p8_canonical_form_is_stable(value in json()) {
+        if let Some(canonical) = Canonical::of(&value) {
+            prop_assert_eq!(Canonical::of(&canonical.to_json()), Some(canonical.clone()));
+            let back = Canonical::from_plain(&canonical.plain(), canonical.is_text(), canonical.is_cut());
+            prop_assert_eq!(back.expect("what we wrote"), canonical);
+        }
+    }
+
+    #[test]
+    fn p15_any_bytes_are_taken_in_without_panic(bytes in vec(any::<u8>(), 0..200)) {
+        let taken = intake(&bytes);
+        prop_assert!(taken.rejected.len() + taken.counted.len() + taken.entries.len() >= 1);
+        prop_assert!(taken.entries.is_empty());
+        decode(&bytes);
+    }
+
+    #[test]
+    fn p15_any_entry_is_kept_counted_or_rejected(id in json(), time in json(), changes in json(), fields in json()) {
+        let body = serde_json::json!({"object": "page", "entry": [
+            {"id": id, "time": time, "changes": changes, "changed_fields": fields},
+            {"id": "7", "time": 5, "changes": [{"field": "name", "value": time}, {"field": "hours"}, changes]},
+        ]});
+        let taken = intake(body.to_string().as_bytes());
+        for entry in &taken.entries {
+            let reading = entry.read(Millis(1 << 50), &TrackedFields::default());
+            prop_assert!(reading.is_ok(), "intake let an unreadable entry through: {:?}", reading);
+        }
+        let there = taken.entries.iter().filter(|entry| entry.as_str().contains(r#""id":"7""#)).count();
+        prop_assert!(there >= 1);
+    }
+
+    #[test]
+    fn a_job_survives_its_wire_form(body in vec(any::<u8>(), 0..50), reason in ".{0,20}", at in any::<u64>()) {
+        let webhook = intake(br#"{"object":"page","entry":[{"id":"7","time":5,"changes":[{"field":"name","value":"\ud83d"}]}]}"#);
+        let jobs = vec![
+            Job::Unreadable(Unreadable { body, reason, received: Millis(at) }),
+            Job::Webhook { entry: webhook.entries[0].clone(), received: Millis(at) },
+            Job::Poll(Claim { subject: Subject::Page(PageId::parse("7").expect("an id")), lane: Lane::PollsNow, due: Millis(at) }),
+        ];
+        let encoded: Vec<String> = jobs.iter().map(encode).collect();
+        prop_assert_eq!(decode(message(encoded.iter().map(String::as_str)).as_bytes()), jobs);
+    }
+}
+
+/// What can happen to a Page's polling.
+#[derive(Debug, Clone)]
+enum Event {
+    Notice { sent: Option<u64> },
+    Ask,
+    Start,
+    Succeed { lag: u64 },
+    Fail { pause: u64 },
+}
+
+fn event() -> impl Strategy<Value = (u64, Event)> {
+    let what = prop_oneof![
+        proptest::option::of(0..100_000u64).prop_map(|sent| Event::Notice { sent }),
+        Just(Event::Ask),
+        Just(Event::Start),
+        (0..100_000u64).prop_map(|lag| Event::Succeed { lag }),
+        (0..1_000_000u64).prop_map(|pause| Event::Fail { pause }),
+    ];
+    (0..30_000u64, what)
+}
+
+proptest! {
+    /// Nothing wanted is ever forgotten: after any history, every notice and every wish either is
+    /// answered by a good read that came late enough, or the Page is due in `polls_now`.
+    #[test]
+    fn nothing_wanted_is_ever_forgotten(events in vec(event(), 0..20)) {
+        const VERIFY_AFTER: Duration = Duration::from_secs(10);
+        let mut polling = Polling::default();
+        let mut now = Millis(1_000_000);
+        let mut attempt = None;
+        let (mut notices, mut wishes, mut reads): (Vec<Millis>, Vec<Millis>, Vec<(Millis, Millis)>) = Default::default();
+        let mut last_pause = Millis(0);
+        for (wait, event) in events {
+            now = Millis(now.0 + wait);
+            let due_before = polling.due().filter(|(lane, _)| *lane == Lane::PollsNow);
+            let asks = matches!(event, Event::Notice { .. } | Event::Ask);
+            match event {
+                Event::Notice { sent: Some(lag) } => {
+                    let sent = Millis(now.0 - lag);
+                    notices.push(sent);
+                    polling.notice(Some(sent), now, VERIFY_AFTER);
+                }
+                Event::Notice { sent: None } => {
+                    wishes.push(now);
+                    polling.notice(None, now, VERIFY_AFTER);
+                }
+                Event::Ask => {
+                    wishes.push(now);
+                    polling.ask(now);
+                }
+                Event::Start => {
+                    attempt = Some(now);
+                    polling.start(now);
+                }
+                Event::Succeed { lag } => if let Some(started) = attempt.take() {
+                    let stamp = Millis(now.0 - lag);
+                    reads.push((started, stamp));
+                    polling.succeed(started, stamp, Millis(now.0 + 86_400_000));
+                },
+                Event::Fail { pause } => if attempt.take().is_some() {
+                    last_pause = Millis(now.0 + pause);
+                    polling.fail(last_pause);
+                },
+            }
+            if let Some((_, due_before)) = due_before.filter(|_| asks) {
+                let (_, due) = polling.due().expect("still due");
+                prop_assert!(due <= due_before, "one more wish pushed the read away");
+            }
+        }
+        let notice_open = notices.iter().any(|sent| !reads.iter().any(|(_, stamp)| *stamp > sent.plus(STALE_READS)));
+        let wish_open = wishes.iter().any(|asked| !reads.iter().any(|(started, _)| started > asked));
+        if notice_open || wish_open {
+            prop_assert!(polling.wanted());
+        }
+        if polling.wanted() {
+            let (lane, at) = polling.due().expect("what is wanted is due");
+            prop_assert_eq!(lane, Lane::PollsNow);
+            let bound = now.plus(Duration::from_secs(60)).max(last_pause);
+            prop_assert!(at <= bound, "due {} but no later than {} is justified", at, bound);
+        } else if let Some((lane, _)) = polling.due() {
+            prop_assert_eq!(lane, Lane::PollsDaily);
+        }
+    }
+}

@@ -1,0 +1,478 @@
+//! What Facebook posts to the callback: bytes -> entries that concern a profile -> observations.
+//!
+//! Two steps, two processes. [`intake`] runs in ingress and decides only what to keep; [`RawEntry::read`]
+//! runs in the worker and decides what it means.
+//!
+//! Invariants: both are total over any bytes; every entry is kept, counted, or reported unreadable
+//! with its bytes; nothing a person wrote (messages, posts, leads) survives [`intake`].
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::field::{Announces, FieldName, TrackedFields, announces, counted_name};
+use crate::id::PageId;
+use crate::page::{Observation, Source};
+use crate::time::Millis;
+use crate::value::Canonical;
+
+/// `entry.time` above this is milliseconds, below it seconds (10^11 seconds is the year 5138).
+const FIRST_MILLIS: u64 = 100_000_000_000;
+/// An `entry.time` further ahead of our clock than this is not believed.
+const MAX_AHEAD: Duration = Duration::from_secs(5 * 60);
+
+/// Something signed that could not be read, and why: the shape, never the content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejected {
+    /// Its bytes.
+    pub body: Vec<u8>,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// What a webhook body holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Intake {
+    /// Entries that say something about a profile.
+    pub entries: Vec<RawEntry>,
+    /// Parts that could not be read.
+    pub rejected: Vec<Rejected>,
+    /// Parts that are understood and not kept, by name.
+    pub counted: BTreeMap<&'static str, u64>,
+}
+
+impl Intake {
+    fn count(&mut self, name: &'static str, n: u64) {
+        *self.counted.entry(name).or_default() += n;
+    }
+}
+
+#[derive(Deserialize)]
+struct WireBody<'a> {
+    #[serde(borrow)]
+    object: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    entry: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct WireEntry<'a> {
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    time: Option<&'a RawValue>,
+    #[serde(borrow)]
+    changes: Option<Vec<&'a RawValue>>,
+    #[serde(borrow)]
+    changed_fields: Option<Vec<&'a RawValue>>,
+    #[serde(borrow)]
+    messaging: Option<&'a RawValue>,
+    #[serde(borrow)]
+    standby: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct WireChange<'a> {
+    #[serde(borrow)]
+    field: Cow<'a, str>,
+    #[serde(borrow)]
+    value: Option<&'a RawValue>,
+}
+
+/// The object names that are counted under their own name; others count as `object.unknown`.
+const OBJECTS: [(&str, &str); 7] = [
+    ("user", "object.user"),
+    ("permissions", "object.permissions"),
+    ("payments", "object.payments"),
+    ("instagram", "object.instagram"),
+    (
+        "whatsapp_business_account",
+        "object.whatsapp_business_account",
+    ),
+    ("application", "object.application"),
+    ("group", "object.group"),
+];
+
+/// Sorts out a webhook body whose signature was good.
+pub fn intake(body: &[u8]) -> Intake {
+    let mut intake = Intake::default();
+    let reject = |reason: &str| Rejected {
+        body: body.to_vec(),
+        reason: reason.to_owned(),
+    };
+    let wire: WireBody<'_> = match serde_json::from_slice(body) {
+        Ok(wire) => wire,
+        Err(error) => {
+            let reason = format!("the body is not a webhook in JSON: {}", shape_of(&error));
+            intake.rejected.push(Rejected {
+                body: body.to_vec(),
+                reason,
+            });
+            return intake;
+        }
+    };
+    if wire.object.as_deref() != Some("page") {
+        let name = wire.object.as_deref().unwrap_or_default();
+        let known = OBJECTS.iter().find(|(object, _)| *object == name);
+        intake.count(known.map_or("object.unknown", |(_, label)| label), 1);
+        return intake;
+    }
+    let Some(entry) = wire.entry else {
+        intake.rejected.push(reject("the body has no entry"));
+        return intake;
+    };
+    let Ok(entries) = serde_json::from_str::<Vec<&RawValue>>(entry.get()) else {
+        intake.rejected.push(reject("entry is not a list"));
+        return intake;
+    };
+    for raw in entries {
+        sort_entry(raw, &mut intake);
+    }
+    intake
+}
+
+fn sort_entry(raw: &RawValue, intake: &mut Intake) {
+    let mut reject = |reason: String| {
+        intake.rejected.push(Rejected {
+            body: raw.get().as_bytes().to_vec(),
+            reason,
+        })
+    };
+    let wire: WireEntry<'_> = match serde_json::from_str(raw.get()) {
+        Ok(wire) => wire,
+        Err(error) => return reject(format!("an entry cannot be read: {}", shape_of(&error))),
+    };
+    let Some(id) = wire.id.filter(|id| read_id(id).is_some()) else {
+        return reject("the id of an entry is not a Page id".to_owned());
+    };
+    let mut kept_changes = Vec::new();
+    for change in wire.changes.iter().flatten() {
+        match serde_json::from_str::<WireChange<'_>>(change.get()) {
+            Ok(change) if announces(&change.field).is_none() => {
+                intake.count(counted_name(&change.field), 1)
+            }
+            // What cannot be read goes to the worker too: it keeps it as a dead letter.
+            _ => kept_changes.push(change.get()),
+        }
+    }
+    let mut kept_fields = Vec::new();
+    for field in wire.changed_fields.iter().flatten() {
+        match serde_json::from_str::<Cow<'_, str>>(field.get()) {
+            Ok(name) if announces(&name).is_none() => intake.count(counted_name(&name), 1),
+            _ => kept_fields.push(field.get()),
+        }
+    }
+    for (name, part) in [("messaging", wire.messaging), ("standby", wire.standby)] {
+        if part.is_some() {
+            intake.count(name, 1);
+        }
+    }
+    if kept_changes.is_empty() && kept_fields.is_empty() {
+        let says_something = wire.changes.is_some() || wire.changed_fields.is_some();
+        if !says_something && wire.messaging.is_none() && wire.standby.is_none() {
+            intake.count("entry.empty", 1);
+        }
+        return;
+    }
+    let time = wire.time.map_or("null", RawValue::get);
+    let kept = format!(
+        r#"{{"id":{},"time":{time},"changes":[{}],"changed_fields":[{}]}}"#,
+        id.get(),
+        kept_changes.join(","),
+        kept_fields.join(",")
+    );
+    intake.entries.push(RawEntry(kept));
+}
+
+/// What a JSON error says without the text it is about.
+fn shape_of(error: &serde_json::Error) -> String {
+    let kind = match error.classify() {
+        serde_json::error::Category::Data => {
+            "a part has the wrong type, is missing or is there twice"
+        }
+        serde_json::error::Category::Eof => "it ends too early",
+        _ => "it is not JSON",
+    };
+    format!("{kind}, at line {} column {}", error.line(), error.column())
+}
+
+/// Whose entry it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EntryId {
+    /// A Page's.
+    Page(PageId),
+    /// Nobody's: Facebook's dashboard test and our own probe send id `0`.
+    Test,
+}
+
+fn read_id(raw: &RawValue) -> Option<EntryId> {
+    let text = raw.get();
+    let digits: Cow<'_, str> = if text.starts_with('"') {
+        serde_json::from_str(text).ok()?
+    } else {
+        Cow::Borrowed(text)
+    };
+    if digits == "0" {
+        return Some(EntryId::Test);
+    }
+    PageId::parse(&digits).ok().map(EntryId::Page)
+}
+
+/// One entry, cut down to what concerns a profile, as JSON.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawEntry(String);
+
+/// What one entry means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// Whose it is.
+    pub id: EntryId,
+    /// Values it carries.
+    pub observations: Vec<Observation>,
+    /// Whether anything tracked was announced, with or without a value.
+    pub announced: bool,
+    /// Its `entry.time` on Facebook's clock; `None` if missing, unreadable or too far ahead.
+    pub sent: Option<Millis>,
+    /// Webhook fields that map to a field nobody tracks, by name.
+    pub untracked: BTreeMap<&'static str, u64>,
+    /// Parts that could not be read: their shape.
+    pub problems: Vec<String>,
+}
+
+impl RawEntry {
+    /// Takes an entry back from a queue.
+    pub fn from_raw(raw: &RawValue) -> Self {
+        Self(raw.get().to_owned())
+    }
+
+    /// The JSON text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What the entry means, given when we received it and what is tracked. An error means that
+    /// nothing of it can be used.
+    pub fn read(&self, received: Millis, tracked: &TrackedFields) -> Result<Reading, String> {
+        let wire: WireEntry<'_> = serde_json::from_str(&self.0)
+            .map_err(|error| format!("an entry cannot be read: {}", shape_of(&error)))?;
+        let id = wire
+            .id
+            .and_then(read_id)
+            .ok_or("the id of an entry is not a Page id")?;
+        let mut reading = Reading {
+            id,
+            observations: Vec::new(),
+            announced: false,
+            sent: wire.time.and_then(|time| read_time(time, received)),
+            untracked: BTreeMap::new(),
+            problems: Vec::new(),
+        };
+        for change in wire.changes.iter().flatten() {
+            match serde_json::from_str::<WireChange<'_>>(change.get()) {
+                Ok(WireChange { field, value }) => reading.take(&field, value, tracked),
+                Err(error) => reading
+                    .problems
+                    .push(format!("a change cannot be read: {}", shape_of(&error))),
+            }
+        }
+        for field in wire.changed_fields.iter().flatten() {
+            match serde_json::from_str::<Cow<'_, str>>(field.get()) {
+                Ok(field) => reading.take(&field, None, tracked),
+                Err(error) => reading.problems.push(format!(
+                    "a changed field cannot be read: {}",
+                    shape_of(&error)
+                )),
+            }
+        }
+        Ok(reading)
+    }
+}
+
+impl Reading {
+    fn take(&mut self, webhook_field: &str, value: Option<&RawValue>, tracked: &TrackedFields) {
+        let (name, value) = match announces(webhook_field) {
+            Some(Announces::Value(name)) => (name, value),
+            Some(Announces::Hint(name)) => (name, None),
+            None => {
+                *self
+                    .untracked
+                    .entry(counted_name(webhook_field))
+                    .or_default() += 1;
+                return;
+            }
+        };
+        let Some(field) = FieldName::parse(name).filter(|field| tracked.contains(field)) else {
+            *self.untracked.entry(name).or_default() += 1;
+            return;
+        };
+        self.announced = true;
+        let (Some(value), Some(stamp)) = (value, self.sent) else {
+            return;
+        };
+        match serde_json::from_str::<Value>(value.get()) {
+            // A webhook never clears a field: an absent value only asks for a read.
+            Ok(value) => self
+                .observations
+                .extend(Canonical::of(&value).map(|value| Observation {
+                    field,
+                    value: Some(value),
+                    stamp,
+                    source: Source::Webhook,
+                })),
+            Err(error) => self.problems.push(format!(
+                "the value of {name} cannot be read: {}",
+                shape_of(&error)
+            )),
+        }
+    }
+}
+
+fn read_time(raw: &RawValue, received: Millis) -> Option<Millis> {
+    let number: u64 = raw.get().parse().ok().filter(|number| *number > 0)?;
+    let sent = if number < FIRST_MILLIS {
+        Millis(number * 1000)
+    } else {
+        Millis(number)
+    };
+    (sent <= received.plus(MAX_AHEAD)).then_some(sent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RECEIVED: Millis = Millis(1_790_000_000_000);
+
+    fn one(body: &str) -> Reading {
+        let intake = intake(body.as_bytes());
+        assert_eq!(intake.rejected, [], "{body}");
+        intake.entries[0]
+            .read(RECEIVED, &TrackedFields::default())
+            .unwrap()
+    }
+
+    fn rejected(body: &[u8]) -> String {
+        let intake = intake(body);
+        assert!(
+            intake.entries.is_empty() && intake.rejected.len() == 1,
+            "{intake:?}"
+        );
+        intake.rejected[0].reason.clone()
+    }
+
+    #[test]
+    fn a_name_comes_with_its_value_and_a_phone_without() {
+        let body = r#"{"object":"page","entry":[{"id":"5","time":1789999000,"changes":[{"field":"name","value":"Caf\u00e9"},{"field":"phone","value":"x"}]}]}"#;
+        let reading = one(body);
+        assert_eq!(reading.sent, Some(Millis(1_789_999_000_000)));
+        assert_eq!(reading.observations.len(), 1);
+        assert_eq!(
+            reading.observations[0].value.as_ref().unwrap().plain(),
+            "Café"
+        );
+        assert!(reading.announced);
+    }
+
+    #[test]
+    fn category_is_a_hint_because_its_value_is_a_constant_graph_never_gives() {
+        let body = r#"{"object":"page","entry":[{"id":"5","time":1789999000,"changes":[{"field":"category","value":"WEBSITE"}]}]}"#;
+        let reading = one(body);
+        assert!(reading.observations.is_empty() && reading.announced);
+    }
+
+    #[test]
+    fn other_peoples_data_does_not_survive_intake() {
+        let body = r#"{"object":"page","entry":[{"id":"5","time":1,"messaging":[{"secret":1}],"changes":[{"field":"feed","value":{"message":"secret"}},{"field":"name","value":"n"}]},{"id":"6","time":1,"standby":["secret"]}]}"#;
+        let intake = intake(body.as_bytes());
+        assert_eq!(intake.entries.len(), 1);
+        assert!(!intake.entries[0].as_str().contains("secret"));
+        assert_eq!(
+            intake.counted,
+            BTreeMap::from([("feed", 1), ("messaging", 1), ("standby", 1)])
+        );
+    }
+
+    #[test]
+    fn a_time_is_seconds_or_milliseconds_and_not_from_the_future() {
+        let sent = |time: &str| {
+            one(&format!(r#"{{"object":"page","entry":[{{"id":5,"time":{time},"changed_fields":["name"]}}]}}"#)).sent
+        };
+        assert_eq!(sent("1789999000"), Some(Millis(1_789_999_000_000)));
+        assert_eq!(sent("1789999000123"), Some(Millis(1_789_999_000_123)));
+        assert_eq!(sent("1790000300"), Some(Millis(1_790_000_300_000)));
+        for bad in [
+            "1790000301",
+            "0",
+            "-5",
+            "null",
+            r#""1789999000""#,
+            "1.5",
+            "1e9",
+            "1000000000000000000",
+            "99999999999999999999",
+        ] {
+            assert_eq!(sent(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn without_a_time_a_value_is_only_a_hint() {
+        let reading = one(
+            r#"{"object":"page","entry":[{"id":"5","changes":[{"field":"name","value":"n"}]}]}"#,
+        );
+        assert!(reading.observations.is_empty() && reading.announced && reading.sent.is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named_by_its_shape() {
+        assert!(rejected(b"").contains("ends too early"));
+        assert!(rejected(b"\xff{}").contains("not JSON"));
+        assert!(rejected(b"[1]").contains("wrong type"));
+        assert_eq!(rejected(br#"{"object":"page"}"#), "the body has no entry");
+        assert_eq!(
+            rejected(br#"{"object":"page","entry":{}}"#),
+            "entry is not a list"
+        );
+        assert_eq!(
+            rejected(br#"{"object":"page","entry":[{"id":"../x"}]}"#),
+            "the id of an entry is not a Page id"
+        );
+        assert!(
+            rejected(br#"{"object":"page","entry":[{"id":"1","id":"2"}]}"#).contains("there twice")
+        );
+        assert!(rejected("[".repeat(10_000).as_bytes()).contains("wrong type"));
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_read_leaves_the_rest_of_the_entry_good() {
+        let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+        for bad in [r#""\ud83d""#, deep.as_str()] {
+            let body = format!(
+                r#"{{"object":"page","entry":[{{"id":"5","time":1789999000,"changes":[{{"field":"name","value":{bad}}},{{"no":"field"}},{{"field":"name","value":"good"}}]}}]}}"#
+            );
+            let reading = one(&body);
+            assert_eq!(reading.observations.len(), 1);
+            assert_eq!(reading.problems.len(), 2);
+        }
+    }
+
+    #[test]
+    fn unknown_names_are_counted_together() {
+        let body = r#"{"object":"page","entry":[{"id":"5","time":1,"changes":[{"field":"foo"},{"field":"!version"},{"field":""}]}]}"#;
+        let intake = intake(body.as_bytes());
+        assert_eq!(intake.counted, BTreeMap::from([("unknown", 3)]));
+        assert!(intake.entries.is_empty());
+        assert_eq!(
+            super::intake(br#"{"object":"dance","entry":[]}"#).counted,
+            BTreeMap::from([("object.unknown", 1)])
+        );
+        assert_eq!(
+            super::intake(br#"{"entry":[]}"#).counted,
+            BTreeMap::from([("object.unknown", 1)])
+        );
+    }
+}

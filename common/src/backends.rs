@@ -1,0 +1,98 @@
+//! Picks the backend: the only place besides tests that names a concrete queue or store.
+
+use std::sync::Arc;
+
+use secrecy::ExposeSecret as _;
+
+use crate::clock::Clock;
+use crate::config::{Backend, Config};
+use crate::database::{Access, Database, DatabaseError};
+use crate::queue::embedded::EmbeddedQueue;
+use crate::queue::rabbitmq::RabbitMq;
+use crate::queue::{Queue, QueueError};
+use crate::store::embedded::EmbeddedStore;
+use crate::store::redis::RedisStore;
+use crate::store::{Store, StoreError};
+
+/// The queue and the store of a deployment.
+#[derive(Debug, Clone)]
+pub struct Backends {
+    /// The queue.
+    pub queue: Arc<dyn Queue>,
+    /// The store.
+    pub store: Arc<dyn Store>,
+}
+
+/// Why they could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The embedded database.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// The queue.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store's settings forbid its use.
+    #[error("the store must not be used as it is set up: {}", .0.join("; "))]
+    Refused(Vec<String>),
+}
+
+impl Backends {
+    /// Opens the queue and the store for `role`. On the embedded backend both are one file.
+    pub async fn open(
+        config: &Config,
+        role: &str,
+        access: Access,
+        clock: Clock,
+    ) -> Result<Self, OpenError> {
+        match config.backend {
+            Backend::Embedded => {
+                let database = Arc::new(Database::open(&config.data_dir, access)?);
+                let queue = Arc::new(EmbeddedQueue::open(database.clone(), access).await?);
+                Ok(Self {
+                    queue,
+                    store: Arc::new(EmbeddedStore::new(database, clock)),
+                })
+            }
+            Backend::Distributed => {
+                let queue = open_queue(config, role).await?;
+                let store = Arc::new(RedisStore::open(
+                    config.redis_url.expose_secret(),
+                    config.redis_durability,
+                )?);
+                Ok(Self { queue, store })
+            }
+        }
+    }
+
+    /// Looks at the store's settings: warns of what to think about, fails on what must not be. A
+    /// store that is away is no failure here; its users wait for it.
+    pub async fn check(&self) -> Result<(), OpenError> {
+        match self.store.check().await {
+            Ok(health) => {
+                for warning in health.warnings {
+                    tracing::warn!("{warning}");
+                }
+                if health.refusals.is_empty() {
+                    Ok(())
+                } else {
+                    Err(OpenError::Refused(health.refusals))
+                }
+            }
+            Err(error) => {
+                tracing::warn!(error = %error, "the store does not answer yet");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Opens only the queue of a distributed deployment: ingress has no business with the store.
+pub async fn open_queue(config: &Config, role: &str) -> Result<Arc<dyn Queue>, OpenError> {
+    Ok(Arc::new(
+        RabbitMq::open(config.rabbitmq_url.expose_secret(), role).await?,
+    ))
+}

@@ -1,0 +1,498 @@
+//! Configuration: one struct, read once from a snapshot of the environment.
+//!
+//! Invariants: every problem is in one report, each with its key, the accepted form and an example;
+//! no value is ever repeated, in an error or in `config show`, if it is a secret. The table in
+//! [`settings`] is the only list of settings: `.env.example` is made from it.
+
+pub mod settings;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use model::field::{FieldName, TrackedFields};
+use secrecy::SecretString;
+
+use crate::store::redis::Durability;
+use settings::{SETTINGS, Setting};
+
+/// Environment variables, name to value.
+pub type Environment = BTreeMap<String, String>;
+
+/// Where queue and store are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// One file, one process.
+    Embedded,
+    /// RabbitMQ and Redis.
+    Distributed,
+}
+
+impl FromStr for Backend {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "embedded" => Ok(Self::Embedded),
+            "distributed" => Ok(Self::Distributed),
+            _ => Err(()),
+        }
+    }
+}
+
+/// Who reads the configuration: it decides what must be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Everything in one process.
+    Up,
+    /// The public face.
+    Ingress,
+    /// Applies jobs.
+    Worker,
+    /// The Facebook simulator.
+    Simulator,
+    /// An operator's command.
+    Command,
+}
+
+impl Role {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Ingress => "ingress",
+            Self::Worker => "worker",
+            Self::Simulator => "simulator",
+            Self::Command => "command",
+        }
+    }
+
+    fn takes_webhooks(self) -> bool {
+        matches!(self, Self::Up | Self::Ingress)
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For a person at a terminal.
+    Text,
+}
+
+/// The whole configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where queue and store are.
+    pub backend: Backend,
+    /// Directory of the embedded database.
+    pub data_dir: PathBuf,
+    /// The broker; holds its password.
+    pub rabbitmq_url: SecretString,
+    /// The store; holds its password.
+    pub redis_url: SecretString,
+    /// When a commit to Redis counts as durable.
+    pub redis_durability: Durability,
+    /// The public listener.
+    pub listen: SocketAddr,
+    /// The private listener: health and metrics.
+    pub operator_listen: SocketAddr,
+    /// Facebook's app secret, and during a rotation the previous one.
+    pub app_secrets: Vec<SecretString>,
+    /// The token of the webhook handshake.
+    pub verify_token: SecretString,
+    /// Whether a webhook with only the legacy signature is accepted.
+    pub allow_sha1: bool,
+    /// Which fields are kept.
+    pub tracked: TrackedFields,
+    /// How long after a notice a Page is verified.
+    pub verify_after: Duration,
+    /// Where the simulator listens.
+    pub simulator_listen: SocketAddr,
+    /// Where Facebook posts to: our public address, as the simulator must know it.
+    pub webhook_address: Option<String>,
+    /// Which log lines.
+    pub log: String,
+    /// How they look.
+    pub log_format: LogFormat,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The variable.
+    pub key: String,
+    /// What is wrong with it; never its value.
+    pub what: String,
+    /// What would be right.
+    pub remedy: String,
+}
+
+/// All that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problems(pub Vec<Problem>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "the configuration has {} problem(s):", self.0.len())?;
+        for Problem { key, what, remedy } in &self.0 {
+            writeln!(f, "  {key} {what}\n      {remedy}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+impl Config {
+    /// Reads what `role` needs from a snapshot of the environment and the files it names.
+    pub fn read(environment: &Environment, role: Role) -> Result<Self, Problems> {
+        let mut reader = Reader {
+            environment,
+            problems: Vec::new(),
+        };
+        reader.refuse_unknown();
+        let backend = reader.optional("PAGESYNC_BACKEND", |text| text.parse().ok());
+        let backend = backend.unwrap_or(match role {
+            Role::Ingress | Role::Worker => Backend::Distributed,
+            Role::Up | Role::Simulator | Role::Command => Backend::Embedded,
+        });
+        if backend == Backend::Embedded && matches!(role, Role::Ingress | Role::Worker) {
+            reader.problem(
+                "PAGESYNC_BACKEND",
+                "is embedded, and the embedded backend is one process".to_owned(),
+            );
+        }
+        let rabbitmq_url = reader.secret_url("PAGESYNC_RABBITMQ_URL", "amqp://", backend);
+        let redis_url = reader.secret_url("PAGESYNC_REDIS_URL", "redis://", backend);
+        let listen = reader.value("PAGESYNC_LISTEN", |text| text.parse().ok());
+        let operator_listen = reader.value("PAGESYNC_OPERATOR_LISTEN", |text| text.parse().ok());
+        let simulator_listen = reader.value("PAGESYNC_SIMULATOR_LISTEN", |text| text.parse().ok());
+        let needs_secret = role.takes_webhooks() || role == Role::Simulator;
+        let app_secret = reader.secret("FACEBOOK_APP_SECRET", 16, needs_secret);
+        let previous = reader.secret("PAGESYNC_APP_SECRET_PREVIOUS", 16, false);
+        let verify_token = reader.secret("FACEBOOK_VERIFY_TOKEN", 8, role.takes_webhooks());
+        let redis_durability = reader.value("PAGESYNC_REDIS_DURABILITY", |text| match text {
+            "relaxed" => Some(Durability::Relaxed),
+            "fsync" => Some(Durability::Fsync),
+            _ => None,
+        });
+        let allow_sha1 = reader.value("PAGESYNC_ALLOW_SHA1", |text| text.parse().ok());
+        let tracked = reader.value("PAGESYNC_FIELDS", |text| {
+            let fields: Option<Vec<FieldName>> = text
+                .split(',')
+                .map(|name| FieldName::parse(name.trim()))
+                .collect();
+            fields.map(TrackedFields::new)
+        });
+        let verify_after = reader.value("PAGESYNC_VERIFY_AFTER", seconds);
+        let log_format = reader.value("PAGESYNC_LOG_FORMAT", |text| match text {
+            "json" => Some(LogFormat::Json),
+            "text" => Some(LogFormat::Text),
+            _ => None,
+        });
+        let log = reader.value("PAGESYNC_LOG", |text| Some(text.to_owned()));
+        let data_dir = reader.value("PAGESYNC_DATA_DIR", |text| Some(PathBuf::from(text)));
+        let webhook_address = reader.optional("FACEBOOK_WEBHOOK_ADDRESS", |text| {
+            let address = text.starts_with("http://") || text.starts_with("https://");
+            address.then(|| text.to_owned())
+        });
+        if role == Role::Simulator && webhook_address.is_none() {
+            reader.problem("FACEBOOK_WEBHOOK_ADDRESS", "is missing".to_owned());
+        }
+        if !reader.problems.is_empty() {
+            return Err(Problems(reader.problems));
+        }
+        // Every `None` below left a problem above.
+        let unread = || Problems(Vec::new());
+        Ok(Self {
+            backend,
+            data_dir: data_dir.ok_or_else(unread)?,
+            rabbitmq_url,
+            redis_url,
+            redis_durability: redis_durability.ok_or_else(unread)?,
+            listen: listen.ok_or_else(unread)?,
+            operator_listen: operator_listen.ok_or_else(unread)?,
+            app_secrets: app_secret.into_iter().chain(previous).collect(),
+            verify_token: verify_token.unwrap_or_default(),
+            allow_sha1: allow_sha1.ok_or_else(unread)?,
+            tracked: tracked.ok_or_else(unread)?,
+            verify_after: verify_after.ok_or_else(unread)?,
+            simulator_listen: simulator_listen.ok_or_else(unread)?,
+            webhook_address,
+            log: log.ok_or_else(unread)?,
+            log_format: log_format.ok_or_else(unread)?,
+        })
+    }
+}
+
+/// `10s`, `5m`, `1h`.
+fn seconds(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_at(text.len().checked_sub(1)?);
+    let factor = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return None,
+    };
+    let number: u64 = number.parse().ok()?;
+    Some(Duration::from_secs(number.checked_mul(factor)?))
+}
+
+struct Reader<'a> {
+    environment: &'a Environment,
+    problems: Vec<Problem>,
+}
+
+impl Reader<'_> {
+    fn problem(&mut self, key: &str, what: String) {
+        let Setting {
+            accepted, example, ..
+        } = settings::find(key);
+        let remedy = format!("accepted: {accepted}; for example {key}={example}");
+        self.problems.push(Problem {
+            key: key.to_owned(),
+            what,
+            remedy,
+        });
+    }
+
+    fn refuse_unknown(&mut self) {
+        let known = |key: &str| {
+            SETTINGS
+                .iter()
+                .any(|s| s.key == key || (s.secret && key.strip_suffix("_FILE") == Some(s.key)))
+        };
+        let unknown: Vec<&String> = self
+            .environment
+            .keys()
+            .filter(|key| key.starts_with("PAGESYNC_") && !known(key))
+            .collect();
+        for key in unknown {
+            let nearest = SETTINGS
+                .iter()
+                .min_by_key(|setting| strsim::levenshtein(setting.key, key));
+            let remedy = nearest.map_or(String::new(), |setting| {
+                format!("did you mean {}?", setting.key)
+            });
+            self.problems.push(Problem {
+                key: key.clone(),
+                what: "is not a setting of pagesync".to_owned(),
+                remedy,
+            });
+        }
+    }
+
+    /// The text of a setting: from the variable, its file, or its default. An empty variable counts
+    /// as none, so that compose files can pass on what may not be set.
+    fn text(&mut self, key: &str) -> Option<String> {
+        let setting = settings::find(key);
+        let plain = self.environment.get(key).filter(|text| !text.is_empty());
+        let file_key = format!("{key}_FILE");
+        let file = self
+            .environment
+            .get(&file_key)
+            .filter(|path| setting.secret && !path.is_empty());
+        match (plain, file) {
+            (Some(_), Some(_)) => {
+                self.problem(key, format!("is given twice: here and in {file_key}"));
+                None
+            }
+            (Some(text), None) => Some(text.clone()),
+            (None, Some(path)) => match std::fs::read_to_string(path) {
+                Ok(text) if text.trim_end_matches(['\r', '\n']).is_empty() => {
+                    self.problem(
+                        key,
+                        format!("is empty: the file that {file_key} names holds nothing"),
+                    );
+                    None
+                }
+                Ok(text) => Some(text.trim_end_matches(['\r', '\n']).to_owned()),
+                Err(error) => {
+                    self.problem(
+                        key,
+                        format!("cannot be read from the file that {file_key} names: {error}"),
+                    );
+                    None
+                }
+            },
+            (None, None) => setting
+                .default
+                .filter(|text| !text.is_empty())
+                .map(ToOwned::to_owned),
+        }
+    }
+
+    /// A setting that may be absent.
+    fn optional<T>(&mut self, key: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+        let text = self.text(key)?;
+        let parsed = parse(&text);
+        if parsed.is_none() {
+            self.problem(
+                key,
+                format!(
+                    "is not of the accepted form ({} characters given)",
+                    text.chars().count()
+                ),
+            );
+        }
+        parsed
+    }
+
+    /// A setting that has a default.
+    fn value<T>(&mut self, key: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+        self.optional(key, parse)
+    }
+
+    fn secret(&mut self, key: &str, min: usize, required: bool) -> Option<SecretString> {
+        let problems = self.problems.len();
+        let Some(text) = self.text(key) else {
+            if required && self.problems.len() == problems {
+                self.problem(key, "is missing".to_owned());
+            }
+            return None;
+        };
+        let placeholder = [
+            "your_",
+            "default_",
+            "replace_with_",
+            "my_secure_",
+            "changeme",
+        ];
+        if placeholder
+            .iter()
+            .any(|start| text.to_ascii_lowercase().starts_with(start))
+        {
+            self.problem(key, "is a placeholder from an example".to_owned());
+        } else if text.len() < min {
+            self.problem(
+                key,
+                format!("is too short ({} of at least {min} characters)", text.len()),
+            );
+        }
+        Some(SecretString::from(text))
+    }
+
+    fn secret_url(&mut self, key: &str, scheme: &str, backend: Backend) -> SecretString {
+        if backend == Backend::Embedded {
+            return SecretString::default();
+        }
+        let Some(text) = self.text(key) else {
+            return SecretString::default();
+        };
+        if !text.starts_with(scheme) {
+            self.problem(
+                key,
+                format!(
+                    "does not begin with {scheme} ({} characters given)",
+                    text.len()
+                ),
+            );
+        }
+        SecretString::from(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use secrecy::ExposeSecret as _;
+
+    fn environment(pairs: &[(&str, &str)]) -> Environment {
+        let good = [
+            ("FACEBOOK_APP_SECRET", "0123456789abcdef0123456789abcdef"),
+            ("FACEBOOK_VERIFY_TOKEN", "verify-me-please"),
+        ];
+        good.iter()
+            .chain(pairs)
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
+    fn problems(pairs: &[(&str, &str)], role: Role) -> Vec<(String, String)> {
+        let Problems(problems) = Config::read(&environment(pairs), role).unwrap_err();
+        problems
+            .into_iter()
+            .map(|problem| (problem.key, problem.what))
+            .collect()
+    }
+
+    #[test]
+    fn defaults_are_enough_but_for_the_two_secrets() {
+        let config = Config::read(&environment(&[]), Role::Up).unwrap();
+        assert_eq!(config.backend, Backend::Embedded);
+        assert_eq!(config.listen.to_string(), "0.0.0.0:5000");
+        assert_eq!(config.verify_after, Duration::from_secs(10));
+        assert_eq!(config.tracked, TrackedFields::default());
+        assert!(Config::read(&Environment::new(), Role::Worker).is_ok());
+    }
+
+    #[test]
+    fn every_problem_is_in_one_report_and_no_value_is() {
+        let secret = "hunter2-hunter2";
+        let bad = [
+            ("PAGESYNC_LISTEN", secret),
+            ("PAGESYNC_VERIFY_AFTER", secret),
+            ("PAGESYNC_REDIS_URL", "rediss://x"),
+            ("PAGESYNC_LISTN", secret),
+            ("FACEBOOK_APP_SECRET", secret),
+            ("FACEBOOK_VERIFY_TOKEN", "default_verify_token"),
+            ("PAGESYNC_BACKEND", "distributed"),
+        ];
+        let report = Config::read(&environment(&bad), Role::Up).unwrap_err();
+        assert_eq!(report.0.len(), 6, "{report}");
+        assert!(!report.to_string().contains("hunter2"), "{report}");
+        let unknown = report
+            .0
+            .iter()
+            .find(|problem| problem.key == "PAGESYNC_LISTN")
+            .unwrap();
+        assert_eq!(unknown.remedy, "did you mean PAGESYNC_LISTEN?");
+    }
+
+    #[test]
+    fn a_secret_may_come_from_a_file_but_not_twice() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("secret");
+        std::fs::write(&path, "fedcba9876543210fedcba9876543210\n").unwrap();
+        let path = path.to_str().unwrap();
+        let config = Config::read(
+            &environment(&[
+                ("FACEBOOK_APP_SECRET", ""),
+                ("FACEBOOK_APP_SECRET_FILE", path),
+            ]),
+            Role::Up,
+        );
+        assert_eq!(
+            config.unwrap().app_secrets[0].expose_secret(),
+            "fedcba9876543210fedcba9876543210"
+        );
+        let twice = problems(&[("FACEBOOK_APP_SECRET_FILE", path)], Role::Up);
+        assert_eq!(
+            twice,
+            [(
+                "FACEBOOK_APP_SECRET".to_owned(),
+                "is given twice: here and in FACEBOOK_APP_SECRET_FILE".to_owned()
+            )]
+        );
+        std::fs::write(path, "\n").unwrap();
+        let empty = problems(
+            &[
+                ("FACEBOOK_APP_SECRET", ""),
+                ("FACEBOOK_APP_SECRET_FILE", path),
+            ],
+            Role::Up,
+        );
+        assert!(empty[0].1.starts_with("is empty"), "{empty:?}");
+    }
+
+    #[test]
+    fn a_single_role_cannot_use_the_embedded_backend() {
+        let found = problems(&[("PAGESYNC_BACKEND", "embedded")], Role::Worker);
+        assert_eq!(found[0].0, "PAGESYNC_BACKEND");
+    }
+}

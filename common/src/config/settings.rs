@@ -1,0 +1,230 @@
+//! Every setting there is, with what `.env.example`, `config show` and error reports say of it.
+
+use std::fmt::Write as _;
+
+use super::Environment;
+
+/// One setting.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// The environment variable.
+    pub key: &'static str,
+    /// Whether its value must never be shown. A secret may also come from the file named by
+    /// `<key>_FILE`.
+    pub secret: bool,
+    /// What it is if it is not given.
+    pub default: Option<&'static str>,
+    /// What it may be.
+    pub accepted: &'static str,
+    /// A value of the right form.
+    pub example: &'static str,
+    /// What it does.
+    pub about: &'static str,
+}
+
+const fn plain(
+    key: &'static str,
+    default: &'static str,
+    accepted: &'static str,
+    about: &'static str,
+) -> Setting {
+    Setting {
+        key,
+        secret: false,
+        default: Some(default),
+        accepted,
+        example: default,
+        about,
+    }
+}
+
+const fn secret(
+    key: &'static str,
+    default: Option<&'static str>,
+    accepted: &'static str,
+    example: &'static str,
+    about: &'static str,
+) -> Setting {
+    Setting {
+        key,
+        secret: true,
+        default,
+        accepted,
+        example,
+        about,
+    }
+}
+
+/// All of them, in the order of `.env.example`.
+pub const SETTINGS: [Setting; 17] = [
+    secret(
+        "FACEBOOK_APP_SECRET",
+        None,
+        "the app secret from the app's dashboard, 16 characters or more",
+        "0123456789abcdef0123456789abcdef",
+        "Signs webhooks. Needed by up, ingress and simulator.",
+    ),
+    secret(
+        "PAGESYNC_APP_SECRET_PREVIOUS",
+        None,
+        "an app secret, 16 characters or more",
+        "fedcba9876543210fedcba9876543210",
+        "Accepted beside the current one while the app secret is being rotated.",
+    ),
+    secret(
+        "FACEBOOK_VERIFY_TOKEN",
+        None,
+        "8 characters or more, the same as in the app's dashboard",
+        "a-long-random-text",
+        "Proves to Facebook that the callback is ours. Needed by up and ingress.",
+    ),
+    Setting {
+        key: "FACEBOOK_WEBHOOK_ADDRESS",
+        secret: false,
+        default: None,
+        accepted: "an http:// or https:// address",
+        example: "https://your-app.example/facebook/webhook",
+        about: "Where Facebook posts webhooks. The simulator posts there too.",
+    },
+    plain(
+        "PAGESYNC_BACKEND",
+        "",
+        "embedded or distributed",
+        "embedded: one process, one file. distributed: RabbitMQ and Redis. Unset: embedded for up and commands, distributed for ingress and worker.",
+    ),
+    plain(
+        "PAGESYNC_DATA_DIR",
+        "pagesync-data",
+        "a directory",
+        "Where the embedded database is.",
+    ),
+    secret(
+        "PAGESYNC_RABBITMQ_URL",
+        Some("amqp://guest:guest@127.0.0.1:5672/%2f"),
+        "amqp://user:password@host:5672/vhost (no TLS: keep the broker on a private network)",
+        "amqp://pagesync:password@rabbitmq:5672/%2f",
+        "The broker of the distributed backend.",
+    ),
+    secret(
+        "PAGESYNC_REDIS_URL",
+        Some("redis://127.0.0.1:6379/0"),
+        "redis://user:password@host:6379/0 (no TLS: keep Redis on a private network)",
+        "redis://:password@redis:6379/0",
+        "The store of the distributed backend.",
+    ),
+    plain(
+        "PAGESYNC_REDIS_DURABILITY",
+        "relaxed",
+        "relaxed or fsync",
+        "relaxed: Redis' log reaches the disk within a second, polls heal what a crash takes. fsync: every commit waits for the disk.",
+    ),
+    plain(
+        "PAGESYNC_LISTEN",
+        "0.0.0.0:5000",
+        "address:port",
+        "The public listener: Facebook's webhooks.",
+    ),
+    plain(
+        "PAGESYNC_OPERATOR_LISTEN",
+        "127.0.0.1:5001",
+        "address:port",
+        "The private listener: health and metrics.",
+    ),
+    plain(
+        "PAGESYNC_SIMULATOR_LISTEN",
+        "127.0.0.1:5100",
+        "address:port",
+        "Where the simulator listens.",
+    ),
+    plain(
+        "PAGESYNC_ALLOW_SHA1",
+        "false",
+        "true or false",
+        "Accept the legacy signature when a webhook has no X-Hub-Signature-256.",
+    ),
+    plain(
+        "PAGESYNC_FIELDS",
+        "about,category,category_list,description,emails,fan_count,followers_count,hours,is_permanently_closed,is_published,link,location,name,phone,picture,single_line_address,username,verification_status,website",
+        "Graph field names, separated by commas",
+        "The fields that are kept.",
+    ),
+    plain(
+        "PAGESYNC_VERIFY_AFTER",
+        "10s",
+        "a number with s, m or h",
+        "How long after a webhook its Page is read again.",
+    ),
+    plain(
+        "PAGESYNC_LOG",
+        "info",
+        "a tracing filter",
+        "Which log lines: error, warn, info, debug, or a filter like worker=debug.",
+    ),
+    plain(
+        "PAGESYNC_LOG_FORMAT",
+        "json",
+        "json or text",
+        "How log lines look.",
+    ),
+];
+
+/// The setting with this key, which must be in the table.
+pub(super) fn find(key: &str) -> Setting {
+    let found = SETTINGS.iter().find(|setting| setting.key == key);
+    *found.unwrap_or_else(|| unreachable!("{key} is read and not in the table"))
+}
+
+/// The text of `.env.example`.
+pub fn env_example() -> String {
+    let mut text = String::from(
+        "# Every setting of pagesync. Copy to .env and fill in; the real environment wins over .env.\n\
+         # A secret may also be read from a file: KEY_FILE=/path instead of KEY=.\n\
+         # Made by `pagesync config example`; a test keeps it so.\n",
+    );
+    for Setting {
+        key,
+        secret,
+        default,
+        accepted,
+        example,
+        about,
+    } in SETTINGS
+    {
+        let default = default.unwrap_or_default();
+        let shown = if secret || default.is_empty() {
+            example
+        } else {
+            default
+        };
+        let _ = write!(
+            text,
+            "\n# {about}\n# Accepted: {accepted}.\n#{key}={shown}\n"
+        );
+    }
+    text
+}
+
+/// Key, value as it may be shown, and where it is from.
+pub fn shown(environment: &Environment) -> Vec<(&'static str, String, &'static str)> {
+    let given = |key: &str| environment.get(key).filter(|text| !text.is_empty());
+    SETTINGS
+        .iter()
+        .map(|setting| {
+            let file = format!("{}_FILE", setting.key);
+            match (given(setting.key), given(&file).filter(|_| setting.secret)) {
+                (Some(_), _) if setting.secret => {
+                    (setting.key, "(secret)".to_owned(), "environment")
+                }
+                (Some(text), _) => (setting.key, text.clone(), "environment"),
+                (None, Some(path)) => (setting.key, format!("(secret in {path})"), "file"),
+                (None, None) if setting.secret && setting.default.is_some() => {
+                    (setting.key, "(secret)".to_owned(), "default")
+                }
+                (None, None) => match setting.default {
+                    None | Some("") => (setting.key, "-".to_owned(), "unset"),
+                    Some(default) => (setting.key, default.to_owned(), "default"),
+                },
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,18 @@
+//! The ground every service of pagesync stands on, and the only crate that names a driver.
+//!
+//! Reading order: [`queue`] and [`store`] are the two traits, each with two backends;
+//! [`records`] are the kinds of things kept beside Pages; [`backends`] picks a backend;
+//! the rest is what a process needs to live: [`config`], [`clock`], [`lifecycle`], [`http`],
+//! [`telemetry`], [`database`].
+
+pub mod backends;
+pub mod backoff;
+pub mod clock;
+pub mod config;
+pub mod database;
+pub mod http;
+pub mod lifecycle;
+pub mod queue;
+pub mod records;
+pub mod store;
+pub mod telemetry;

@@ -1,0 +1,188 @@
+//! Dead letters: jobs that could not be done, kept with the reason and everything needed to try
+//! again. A letter's id is its job's, so the same job kept twice is one letter.
+
+use std::time::Duration;
+
+use model::job::{Job, JobId, Lane, Unreadable, decode_one, encode};
+use model::time::Millis;
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+
+use crate::queue::{Queue, QueueError};
+use crate::store::{Commit, Key, Kind, Outcome, RecordWrite, Store, StoreError, Versioned};
+
+/// How long a letter is kept: it may hold what people wrote.
+pub const RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// One kept job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// Why it was kept: the shape of the trouble, never a value.
+    pub reason: String,
+    /// The job in its wire form.
+    pub job: String,
+    /// When it was kept, on our clock.
+    pub kept: Millis,
+    /// Kept only because its message was delivered too often, and not tried alone yet.
+    #[serde(default)]
+    pub untried: bool,
+}
+
+/// Why a letter could not be replayed or discarded.
+#[derive(Debug, thiserror::Error)]
+pub enum DeadLetterError {
+    /// There is no such letter.
+    #[error("there is no dead letter {0}: `pagesync dead-letter list` shows what there is")]
+    Unknown(String),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The queue failed; the letter stands.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+}
+
+/// The id of the letter for a job.
+pub fn id(job: &Job) -> String {
+    JobId::of(&encode(job)).as_str().to_owned()
+}
+
+/// The write that keeps a job.
+pub fn keep(job: &Job, reason: &str, now: Millis, untried: bool) -> RecordWrite {
+    let letter = DeadLetter {
+        reason: reason.to_owned(),
+        job: encode(job),
+        kept: now,
+        untried,
+    };
+    put(id(job), &letter, None)
+}
+
+fn put(id: String, letter: &DeadLetter, expected: Option<u64>) -> RecordWrite {
+    let body = serde_json::to_value(letter)
+        .unwrap_or_else(|error| unreachable!("plain data encodes: {error}"));
+    RecordWrite::Put {
+        key: Key::new(Kind::DeadLetter, id),
+        body,
+        expected,
+        ttl: Some(RETENTION),
+    }
+}
+
+/// The write that removes a letter.
+pub fn remove(id: &str) -> RecordWrite {
+    RecordWrite::Delete {
+        key: Key::new(Kind::DeadLetter, id),
+        expected: None,
+    }
+}
+
+/// Takes the right to try an untried letter alone; only one worker gets it. `Ok(false)`: another has.
+pub async fn take_trial(store: &dyn Store, id: &str) -> Result<bool, StoreError> {
+    let Some(Versioned {
+        version,
+        value: mut letter,
+    }) = find(store, id).await?
+    else {
+        return Ok(false);
+    };
+    if !letter.untried {
+        return Ok(false);
+    }
+    letter.untried = false;
+    let commit = Commit {
+        records: vec![put(id.to_owned(), &letter, Some(version))],
+        ..Commit::default()
+    };
+    Ok(store.commit(&[commit]).await? == [Outcome::Applied])
+}
+
+async fn find(store: &dyn Store, id: &str) -> Result<Option<Versioned<DeadLetter>>, StoreError> {
+    let found = store.record(&Key::new(Kind::DeadLetter, id)).await?;
+    found
+        .map(|Versioned { version, value }| {
+            Ok(Versioned {
+                version,
+                value: read(value)?,
+            })
+        })
+        .transpose()
+}
+
+fn read(body: Json) -> Result<DeadLetter, StoreError> {
+    serde_json::from_value(body)
+        .map_err(|error| StoreError::Unexpected(format!("a dead letter: {error}")))
+}
+
+/// Letters in the order of their ids.
+pub async fn list(
+    store: &dyn Store,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<(String, DeadLetter)>, StoreError> {
+    let found = store.records(Kind::DeadLetter, after, limit).await?;
+    found
+        .into_iter()
+        .map(|(key, Versioned { value, .. })| Ok((key.id, read(value)?)))
+        .collect()
+}
+
+/// Every letter there is.
+pub async fn all(store: &dyn Store) -> Result<Vec<(String, DeadLetter)>, StoreError> {
+    let mut all: Vec<(String, DeadLetter)> = Vec::new();
+    loop {
+        let more = list(store, all.last().map(|(id, _)| id.as_str()), 500).await?;
+        if more.is_empty() {
+            return Ok(all);
+        }
+        all.extend(more);
+    }
+}
+
+/// One letter.
+pub async fn show(store: &dyn Store, id: &str) -> Result<DeadLetter, DeadLetterError> {
+    let found = find(store, id)
+        .await?
+        .ok_or_else(|| DeadLetterError::Unknown(id.to_owned()))?;
+    Ok(found.value)
+}
+
+/// Puts the job into its lane again and removes the letter; if the job fails again it is kept again.
+/// A crash in between leaves both, and doing the job twice has no effect.
+pub async fn replay(store: &dyn Store, queue: &dyn Queue, id: &str) -> Result<(), DeadLetterError> {
+    let letter = show(store, id).await?;
+    let job = decode_one(&letter.job);
+    let lane = match &job {
+        Job::Poll(claim) => claim.lane,
+        Job::Webhook { .. } | Job::Unreadable(_) => Lane::Webhooks,
+    };
+    queue.publish(lane, &[job]).await?;
+    store
+        .commit(&[Commit {
+            records: vec![remove(id)],
+            ..Commit::default()
+        }])
+        .await?;
+    Ok(())
+}
+
+/// Removes a letter for good.
+pub async fn discard(store: &dyn Store, id: &str) -> Result<(), DeadLetterError> {
+    show(store, id).await?;
+    store
+        .commit(&[Commit {
+            records: vec![remove(id)],
+            ..Commit::default()
+        }])
+        .await?;
+    Ok(())
+}
+
+/// What a person should see of the job: the bytes that came, as text where they are text.
+pub fn body(letter: &DeadLetter) -> String {
+    match decode_one(&letter.job) {
+        Job::Unreadable(Unreadable { body, .. }) => String::from_utf8_lossy(&body).into_owned(),
+        Job::Webhook { entry, .. } => entry.as_str().to_owned(),
+        Job::Poll(_) => letter.job.clone(),
+    }
+}

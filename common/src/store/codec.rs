@@ -1,0 +1,204 @@
+//! A Page as flat attributes: one plain text per field, which any client can read, and three
+//! attributes of ours that begin with `_`.
+//!
+//! `_registers` holds per field stamp, source, first stamp, first source and the form of the text
+//! (`s` string, `j` JSON, `c` cut string, `n` null); never the value again. Invariant: [`decode`]
+//! of [`encode`] is the same Page; anything else is an error, never a guess.
+
+use std::collections::BTreeMap;
+
+use model::due::Polling;
+use model::field::FieldName;
+use model::page::{Origin, Page, Register, Source, Status};
+use model::time::Millis;
+use model::value::Canonical;
+use serde::{Deserialize, Serialize};
+
+/// Status of the Page.
+pub const STATUS: &str = "_status";
+/// Stamps and sources of the fields.
+pub const REGISTERS: &str = "_registers";
+/// The numbers behind its due time.
+pub const POLLING: &str = "_polling";
+/// How often it was written. Kept by the store, outside of what is encoded here.
+pub const VERSION: &str = "_version";
+
+/// Attribute name to text.
+pub type Attributes = BTreeMap<String, String>;
+
+#[derive(Serialize, Deserialize)]
+struct Packed(Millis, Source, Millis, Source, Form);
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Form {
+    S,
+    J,
+    C,
+    N,
+}
+
+/// The attributes of a Page, without its version.
+pub fn encode(page: &Page) -> Attributes {
+    let mut attributes = Attributes::new();
+    attributes.insert(STATUS.to_owned(), page.status.to_string());
+    if page.status == Status::Forgotten {
+        return attributes;
+    }
+    let mut packed = BTreeMap::new();
+    for (
+        field,
+        Register {
+            stamp,
+            source,
+            value,
+            origin,
+        },
+    ) in &page.registers
+    {
+        let form = match value {
+            None => Form::N,
+            Some(value) if value.is_cut() => Form::C,
+            Some(value) if value.is_text() => Form::S,
+            Some(_) => Form::J,
+        };
+        packed.insert(
+            field,
+            Packed(*stamp, *source, origin.stamp, origin.source, form),
+        );
+        if let Some(value) = value {
+            attributes.insert(field.to_string(), value.plain());
+        }
+    }
+    attributes.insert(REGISTERS.to_owned(), json(&packed));
+    attributes.insert(POLLING.to_owned(), json(&page.polling));
+    attributes
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_else(|error| unreachable!("plain data encodes: {error}"))
+}
+
+/// The Page with these attributes, or what is wrong with them.
+pub fn decode(attributes: &Attributes) -> Result<Page, String> {
+    let attribute = |name: &str| {
+        attributes
+            .get(name)
+            .ok_or_else(|| format!("{name} is missing"))
+    };
+    let status: Status = attribute(STATUS)?.parse()?;
+    if status == Status::Forgotten {
+        return Ok(Page {
+            status,
+            ..Page::default()
+        });
+    }
+    let unreadable =
+        |name: &str, error: serde_json::Error| format!("{name} cannot be read: {error}");
+    let packed: BTreeMap<FieldName, Packed> = serde_json::from_str(attribute(REGISTERS)?)
+        .map_err(|error| unreadable(REGISTERS, error))?;
+    let polling: Polling =
+        serde_json::from_str(attribute(POLLING)?).map_err(|error| unreadable(POLLING, error))?;
+    let mut registers = BTreeMap::new();
+    for (field, Packed(stamp, source, first, first_source, form)) in packed {
+        let plain = || attribute(field.as_str());
+        let value = match form {
+            Form::N => None,
+            Form::S => Some(Canonical::from_plain(plain()?, true, false)),
+            Form::C => Some(Canonical::from_plain(plain()?, true, true)),
+            Form::J => Some(Canonical::from_plain(plain()?, false, false)),
+        };
+        let value = value
+            .transpose()
+            .map_err(|error| unreadable(field.as_str(), error))?;
+        let origin = Origin {
+            stamp: first,
+            source: first_source,
+        };
+        registers.insert(
+            field,
+            Register {
+                stamp,
+                source,
+                value,
+                origin,
+            },
+        );
+    }
+    Ok(Page {
+        status,
+        registers,
+        polling,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::page::Observation;
+    use serde_json::json;
+
+    fn page() -> Page {
+        let mut page = Page::default();
+        let long = json!("ä".repeat(9000));
+        for (i, value) in [
+            json!("plain"),
+            json!({"a": [1, 2.5]}),
+            json!(null),
+            json!("17"),
+            json!(17),
+            long,
+        ]
+        .iter()
+        .enumerate()
+        {
+            page.observe(&Observation {
+                field: FieldName::parse(&format!("f{i}")).unwrap(),
+                value: Canonical::of(value),
+                stamp: Millis(1000 + i as u64),
+                source: Source::Webhook,
+            });
+        }
+        page.polling.notice(
+            Some(Millis(5)),
+            Millis(6),
+            std::time::Duration::from_secs(10),
+        );
+        page
+    }
+
+    #[test]
+    fn a_page_survives_its_attributes() {
+        let page = page();
+        let attributes = encode(&page);
+        assert_eq!(attributes["f0"], "plain");
+        assert_eq!(decode(&attributes), Ok(page));
+    }
+
+    #[test]
+    fn a_forgotten_page_leaves_nothing_but_its_status() {
+        let page = Page {
+            status: Status::Forgotten,
+            ..page()
+        };
+        assert_eq!(encode(&page).len(), 1);
+        assert_eq!(decode(&encode(&page)).unwrap().status, Status::Forgotten);
+    }
+
+    #[test]
+    fn what_is_damaged_is_named() {
+        for (name, text, complaint) in [
+            (REGISTERS, "{", "_registers cannot be read"),
+            (STATUS, "merry", "unknown status of 5 bytes"),
+            ("f1", "{", "f1 cannot be read"),
+        ] {
+            let mut attributes = encode(&page());
+            attributes.insert(name.to_owned(), text.to_owned());
+            let error = decode(&attributes).unwrap_err();
+            assert!(error.contains(complaint), "{error}");
+        }
+        let mut attributes = encode(&page());
+        attributes.remove("f0");
+        assert_eq!(decode(&attributes).unwrap_err(), "f0 is missing");
+    }
+}

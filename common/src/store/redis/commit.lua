@@ -1,0 +1,85 @@
+-- One commit: everything expected holds, then everything is written; or nothing is.
+-- KEYS are what the commit touches; the commit in ARGV[1] names them by index, 1 first.
+-- Versions and times travel as text: Lua's numbers would round them.
+local commit = cjson.decode(ARGV[1])
+
+local function version(key)
+  if redis.call('TYPE', key).ok ~= 'hash' then return '0' end
+  return redis.call('HGET', key, '_version') or '0'
+end
+
+for _, expectation in ipairs(commit.expect) do
+  if version(KEYS[expectation.key]) ~= expectation.version then return 'stale' end
+end
+
+local function next_version(key)
+  return string.format('%d', tonumber(version(key)) + 1)
+end
+
+local page = commit.page
+if page then
+  local key = KEYS[page.key]
+  local now = next_version(key)
+  local held = {}
+  if redis.call('TYPE', key).ok == 'hash' then
+    local flat = redis.call('HGETALL', key)
+    for i = 1, #flat, 2 do held[flat[i]] = flat[i + 1] end
+  else
+    redis.call('DEL', key)
+  end
+  -- Only what differs is written: the append-only file stays small.
+  local set, gone = { '_version', now }, {}
+  for name, text in pairs(page.attributes) do
+    if held[name] ~= text then set[#set + 1] = name; set[#set + 1] = text end
+  end
+  for name in pairs(held) do
+    if name ~= '_version' and page.attributes[name] == nil then gone[#gone + 1] = name end
+  end
+  redis.call('HSET', key, unpack(set))
+  if #gone > 0 then redis.call('HDEL', key, unpack(gone)) end
+  redis.call('ZADD', KEYS[page.index], 0, page.id)
+  if page.forget then redis.call('DEL', KEYS[page.history]) end
+  if #page.entries > 0 then
+    for _, entry in ipairs(page.entries) do redis.call('LPUSH', KEYS[page.history], entry) end
+    redis.call('LTRIM', KEYS[page.history], 0, page.keep - 1)
+    local n = redis.call('INCR', KEYS[page.feed_n])
+    redis.call('XADD', KEYS[page.feed], 'MAXLEN', '~', page.feed_keep, string.format('%d-0', n), 'entry', page.feed_entry)
+  end
+end
+
+for _, record in ipairs(commit.records) do
+  local key, index, expiry = KEYS[record.key], KEYS[record.index], KEYS[record.expiry]
+  local clock = redis.call('TIME')
+  local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+  -- What has expired is gone by itself; its name in the index goes with some later write.
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', expiry, '-inf', string.format('%.0f', now), 'LIMIT', 0, 8)) do
+    redis.call('ZREM', index, id)
+    redis.call('ZREM', expiry, id)
+  end
+  if record.op == 'put' then
+    redis.call('HSET', key, '_version', next_version(key), 'body', record.body)
+    redis.call('ZADD', index, 0, record.id)
+    if record.ttl then
+      redis.call('PEXPIRE', key, record.ttl)
+      redis.call('ZADD', expiry, string.format('%.0f', now + tonumber(record.ttl)), record.id)
+    else
+      redis.call('PERSIST', key)
+      redis.call('ZREM', expiry, record.id)
+    end
+  elseif record.op == 'delete' then
+    redis.call('DEL', key)
+    redis.call('ZREM', index, record.id)
+    redis.call('ZREM', expiry, record.id)
+  else
+    redis.call('HSET', key, '_version', next_version(key))
+    redis.call('HINCRBY', key, 'body', record.n)
+    redis.call('ZADD', index, 0, record.id)
+  end
+end
+
+for _, due in ipairs(commit.due) do
+  for _, other in ipairs(due.others) do redis.call('ZREM', KEYS[other], due.subject) end
+  if due.lane then redis.call('ZADD', KEYS[due.lane], due.at, due.subject) end
+end
+
+return 'applied'

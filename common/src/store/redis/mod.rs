@@ -1,0 +1,653 @@
+//! The store on Redis. All keys share the hash tag `{pagesync}`, so one script may touch several.
+//!
+//! | key | type | holds |
+//! |---|---|---|
+//! | `{pagesync}:page:<id>` | hash | a Page: one plain text per field (see [`super::codec`]) |
+//! | `{pagesync}:pages` | sorted set | the ids of all Pages, by text |
+//! | `{pagesync}:history:<id>` | list | its last changes |
+//! | `{pagesync}:feed`, `:feed_n` | stream, number | what changed, densely numbered |
+//! | `{pagesync}:due:<lane>` | sorted set | subjects by due time |
+//! | `{pagesync}:record:<kind>:<id>` | hash | a record |
+//! | `{pagesync}:records:<kind>`, `:expiry:<kind>` | sorted sets | its names and ends |
+//! | `{pagesync}:meta` | hash | the epoch |
+//!
+//! Invariant: every write of more than one key is one script. One pooled connection per batch.
+
+mod payload;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use deadpool_redis::{Connection, Manager, Pool, Runtime};
+use model::id::{PageId, Subject};
+use model::job::{Claim, Lane};
+use model::time::Millis;
+use redis::{
+    AsyncConnectionConfig, IntoConnectionInfo as _, Pipeline, RedisError, RedisResult, Script,
+    ServerErrorKind, Value as Reply, from_redis_value,
+};
+use serde_json::Value as Json;
+
+use super::{
+    Changes, Commit, Corrupt, Cursor, FeedEntry, Health, HistoryEntry, Key, Kind, Outcome,
+    RecordWrite, Store, StoreError, Stored, Versioned, codec,
+};
+use payload::Payload;
+
+const PREFIX: &str = "{pagesync}";
+/// Our deadline for connecting and for every answer: the client's default, 500 ms, is too short for
+/// a server that is writing its log.
+const DEADLINE: Duration = Duration::from_secs(2);
+/// How long the disk may take in `fsync` mode.
+const FSYNC: Duration = Duration::from_millis(1500);
+const CONNECTIONS: usize = 16;
+/// Commits sent at once.
+const BATCH: usize = 200;
+
+/// When a commit counts as durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// When Redis has it; its log reaches the disk within a second. Polls heal what a crash takes.
+    Relaxed,
+    /// When Redis' log is on disk.
+    Fsync,
+}
+
+/// The store of a distributed deployment.
+pub struct RedisStore {
+    pool: Pool,
+    durability: Durability,
+    commit: Script,
+    claim: Script,
+}
+
+impl std::fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RedisStore")
+            .field("durability", &self.durability)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RedisStore {
+    /// Uses the server at `url` (`redis://user:password@host:6379/0`). Connects when first asked.
+    pub fn open(url: &str, durability: Durability) -> Result<Self, StoreError> {
+        let refuse = |_| {
+            let shape = "the store's address is not of the form redis://user:password@host:6379/0";
+            StoreError::Unavailable(shape.to_owned())
+        };
+        let info = url.into_connection_info().map_err(refuse)?;
+        let tcp = redis::io::tcp::TcpSettings::default()
+            .set_nodelay(true)
+            .set_user_timeout(DEADLINE);
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(DEADLINE))
+            .set_response_timeout(Some(DEADLINE));
+        let manager =
+            Manager::new_with_config(info.set_tcp_settings(tcp), config).map_err(refuse)?;
+        let pool = Pool::builder(manager)
+            .max_size(CONNECTIONS)
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(DEADLINE))
+            .create_timeout(Some(DEADLINE))
+            .recycle_timeout(Some(DEADLINE))
+            .build()
+            .map_err(|error| StoreError::Unexpected(error.to_string()))?;
+        let commit = Script::new(include_str!("commit.lua"));
+        Ok(Self {
+            pool,
+            durability,
+            commit,
+            claim: Script::new(include_str!("claim.lua")),
+        })
+    }
+
+    async fn connection(&self) -> Result<Connection, StoreError> {
+        self.pool
+            .get()
+            .await
+            .map_err(|error| StoreError::Unavailable(error.to_string()))
+    }
+
+    /// Sends commands together; each has its own answer.
+    async fn ask(
+        &self,
+        connection: &mut Connection,
+        pipeline: &mut Pipeline,
+    ) -> Result<Vec<RedisResult<Reply>>, StoreError> {
+        pipeline
+            .ignore_errors()
+            .query_async(connection)
+            .await
+            .map_err(|error| unavailable(&error))
+    }
+
+    /// Sends commands together; one failing fails all.
+    async fn ask_all(&self, pipeline: &mut Pipeline) -> Result<Vec<Reply>, StoreError> {
+        let mut connection = self.connection().await?;
+        let answers = self.ask(&mut connection, pipeline).await?;
+        answers
+            .into_iter()
+            .map(|answer| answer.map_err(|error| unavailable(&error)))
+            .collect()
+    }
+
+    async fn commit_batch(&self, commits: &[Commit]) -> Result<Vec<Outcome>, StoreError> {
+        let payloads: Vec<Payload> = commits.iter().map(Payload::new).collect();
+        let mut connection = self.connection().await?;
+        let mut outcomes: Vec<Option<Outcome>> = vec![None; payloads.len()];
+        for _ in 0..2 {
+            let open: Vec<usize> = (0..payloads.len())
+                .filter(|i| outcomes[*i].is_none())
+                .collect();
+            let mut pipeline = Pipeline::with_capacity(open.len());
+            for i in &open {
+                let Payload { keys, commit } = &payloads[*i];
+                let call = pipeline
+                    .cmd("EVALSHA")
+                    .arg(self.commit.get_hash())
+                    .arg(keys.len());
+                call.arg(keys).arg(commit);
+            }
+            let mut unknown_script = false;
+            for (i, answer) in open
+                .into_iter()
+                .zip(self.ask(&mut connection, &mut pipeline).await?)
+            {
+                match answer {
+                    Ok(reply) => outcomes[i] = Some(outcome(reply)?),
+                    Err(error) if error.kind() == ServerErrorKind::NoScript.into() => {
+                        unknown_script = true
+                    }
+                    Err(error) => {
+                        if error.kind() == ServerErrorKind::ReadOnly.into() {
+                            // A replica since a failover: this connection must not come back.
+                            drop(Connection::take(connection));
+                        }
+                        return Err(unavailable(&error));
+                    }
+                }
+            }
+            if !unknown_script {
+                break;
+            }
+            self.commit
+                .prepare_invoke()
+                .load_async(&mut connection)
+                .await
+                .map_err(|error| unavailable(&error))?;
+        }
+        if self.durability == Durability::Fsync {
+            wait_for_disk(&mut connection).await?;
+        }
+        let unanswered =
+            || StoreError::Unavailable("the commit script does not stay loaded".to_owned());
+        outcomes
+            .into_iter()
+            .map(|outcome| outcome.ok_or_else(unanswered))
+            .collect()
+    }
+
+    async fn settings(&self) -> Result<(Vec<String>, Vec<String>), StoreError> {
+        let mut pipeline = redis::pipe();
+        for name in ["maxmemory-policy", "appendonly", "appendfsync"] {
+            pipeline.cmd("CONFIG").arg("GET").arg(name);
+        }
+        pipeline.cmd("COMMAND").arg("INFO").arg("WAITAOF");
+        let mut connection = self.connection().await?;
+        let answers = self.ask(&mut connection, &mut pipeline).await?;
+        let setting = |i: usize| {
+            let pair: Vec<String> = answers
+                .get(i)?
+                .as_ref()
+                .ok()
+                .and_then(|reply| from_redis_value(reply.clone()).ok())?;
+            pair.into_iter().nth(1)
+        };
+        let (mut refusals, mut warnings) = (Vec::new(), Vec::new());
+        let (policy, aof, fsync) = (setting(0), setting(1), setting(2));
+        match policy.as_deref() {
+            Some(policy) if policy.starts_with("allkeys") => refusals.push(format!(
+                "Redis may evict Pages (maxmemory-policy {policy}): set maxmemory-policy noeviction"
+            )),
+            Some(_) => {}
+            None => warnings.push("Redis does not let us read its settings: make sure of maxmemory-policy noeviction and appendonly yes".to_owned()),
+        }
+        if aof.as_deref() == Some("no") {
+            warnings.push("Redis keeps no append-only file: a restart loses what changed since its last snapshot. Set appendonly yes".to_owned());
+        }
+        let has_waitaof = matches!(answers.get(3), Some(Ok(Reply::Array(found))) if !matches!(found.first(), None | Some(Reply::Nil)));
+        if self.durability == Durability::Fsync
+            && !has_waitaof
+            && fsync.as_deref() != Some("always")
+        {
+            refusals.push(
+                "PAGESYNC_REDIS_DURABILITY=fsync needs Redis 7.2 or appendfsync always".to_owned(),
+            );
+        }
+        Ok((refusals, warnings))
+    }
+}
+
+#[async_trait]
+impl Store for RedisStore {
+    async fn load(&self, ids: &[PageId]) -> Result<Vec<Versioned<Stored>>, StoreError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipeline = Pipeline::with_capacity(ids.len());
+        for id in ids {
+            pipeline.cmd("HGETALL").arg(page_key(id));
+        }
+        let mut connection = self.connection().await?;
+        self.ask(&mut connection, &mut pipeline)
+            .await?
+            .into_iter()
+            .map(stored)
+            .collect()
+    }
+
+    async fn pages(
+        &self,
+        after: Option<&PageId>,
+        limit: usize,
+    ) -> Result<Vec<(PageId, Versioned<Stored>)>, StoreError> {
+        let names = self
+            .names(&format!("{PREFIX}:pages"), after.map(PageId::as_str), limit)
+            .await?;
+        let ids: Vec<PageId> = names
+            .iter()
+            .filter_map(|name| PageId::parse(name).ok())
+            .collect();
+        let pages = self.load(&ids).await?;
+        Ok(ids.into_iter().zip(pages).collect())
+    }
+
+    async fn history(&self, id: &PageId) -> Result<Vec<HistoryEntry>, StoreError> {
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("LRANGE").arg(history_key(id)).arg(0).arg(-1);
+        let answers = self.ask_all(&mut pipeline).await?;
+        let entries: Vec<String> = parse(answers.into_iter().next())?;
+        entries.iter().map(|entry| from_json(entry)).collect()
+    }
+
+    async fn changes_after(
+        &self,
+        cursor: Option<&Cursor>,
+        limit: usize,
+    ) -> Result<Changes, StoreError> {
+        let from = cursor.map_or(0, |cursor| cursor.n);
+        let meta = format!("{PREFIX}:meta");
+        let mut pipeline = redis::pipe();
+        // Together, or an entry written meanwhile would look like a gap.
+        pipeline.atomic();
+        pipeline
+            .cmd("HSETNX")
+            .arg(&meta)
+            .arg("epoch")
+            .arg(format!("{:016x}", fastrand::u64(..)));
+        pipeline.cmd("HGET").arg(&meta).arg("epoch");
+        pipeline.cmd("GET").arg(feed_n_key());
+        pipeline
+            .cmd("XRANGE")
+            .arg(feed_key())
+            .arg(format!("({from}-0"))
+            .arg("+")
+            .arg("COUNT")
+            .arg(limit);
+        let mut answers = self.ask_all(&mut pipeline).await?.into_iter().skip(1);
+        let epoch: String = parse(answers.next())?;
+        let last: Option<u64> = parse(answers.next())?;
+        let entries: Vec<(String, Vec<String>)> = parse(answers.next())?;
+        let last = last.unwrap_or(0);
+        let entries: Vec<(u64, FeedEntry)> = entries
+            .into_iter()
+            .map(feed_entry)
+            .collect::<Result<_, _>>()?;
+        let gone = cursor.is_some_and(|cursor| {
+            let missing = entries
+                .first()
+                .map_or(cursor.n != last, |(n, _)| *n != cursor.n + 1);
+            cursor.epoch != epoch || missing
+        });
+        if gone {
+            return Ok(Changes::Gap(Cursor { epoch, n: last }));
+        }
+        let place = |n| Cursor {
+            epoch: epoch.clone(),
+            n,
+        };
+        Ok(Changes::Entries(
+            entries
+                .into_iter()
+                .map(|(n, entry)| (place(n), entry))
+                .collect(),
+        ))
+    }
+
+    async fn commit(&self, commits: &[Commit]) -> Result<Vec<Outcome>, StoreError> {
+        let mut outcomes = Vec::with_capacity(commits.len());
+        for batch in commits.chunks(BATCH) {
+            outcomes.extend(self.commit_batch(batch).await?);
+        }
+        Ok(outcomes)
+    }
+
+    async fn claim_due(
+        &self,
+        lane: Lane,
+        now: Millis,
+        lease: Duration,
+        max: usize,
+    ) -> Result<Vec<Claim>, StoreError> {
+        let mut connection = self.connection().await?;
+        let mut call = self.claim.prepare_invoke();
+        call.key(due_key(lane))
+            .arg(now.0)
+            .arg(now.plus(lease).0)
+            .arg(max);
+        let taken: Vec<(String, f64)> = pairs(
+            call.invoke_async(&mut connection)
+                .await
+                .map_err(|error| unavailable(&error))?,
+        )?;
+        taken
+            .into_iter()
+            .map(|(text, at)| {
+                Ok(Claim {
+                    subject: subject(&text)?,
+                    lane,
+                    due: millis(at),
+                })
+            })
+            .collect()
+    }
+
+    async fn due(&self, lane: Lane, limit: usize) -> Result<Vec<(Subject, Millis)>, StoreError> {
+        let Some(last) = limit.checked_sub(1) else {
+            return Ok(Vec::new());
+        };
+        let mut pipeline = redis::pipe();
+        pipeline
+            .cmd("ZRANGE")
+            .arg(due_key(lane))
+            .arg(0)
+            .arg(last)
+            .arg("WITHSCORES");
+        let answers = self.ask_all(&mut pipeline).await?;
+        let flat: Vec<String> = parse(answers.into_iter().next())?;
+        pairs(flat)?
+            .into_iter()
+            .map(|(text, at)| Ok((subject(&text)?, millis(at))))
+            .collect()
+    }
+
+    async fn record(&self, key: &Key) -> Result<Option<Versioned<Json>>, StoreError> {
+        Ok(self
+            .load_records(vec![key.clone()])
+            .await?
+            .pop()
+            .map(|(_, record)| record))
+    }
+
+    async fn records(
+        &self,
+        kind: Kind,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(Key, Versioned<Json>)>, StoreError> {
+        let mut found: Vec<(Key, Versioned<Json>)> = Vec::new();
+        let mut after = after.map(ToOwned::to_owned);
+        // Names of expired records may still be in the index: go on until there are enough.
+        while found.len() < limit {
+            let names = self
+                .names(&index_key(kind), after.as_deref(), limit - found.len())
+                .await?;
+            let Some(last) = names.last() else { break };
+            after = Some(last.clone());
+            found.extend(
+                self.load_records(names.into_iter().map(|id| Key { kind, id }).collect())
+                    .await?,
+            );
+        }
+        Ok(found)
+    }
+
+    async fn check(&self) -> Result<Health, StoreError> {
+        let key = Key::new(Kind::Check, "write");
+        let put = RecordWrite::Put {
+            key,
+            body: Json::from(fastrand::u32(..)),
+            expected: None,
+            ttl: None,
+        };
+        self.commit(&[Commit {
+            records: vec![put],
+            ..Commit::default()
+        }])
+        .await?;
+        let (refusals, warnings) = self.settings().await?;
+        let mut pipeline = redis::pipe();
+        let meta = format!("{PREFIX}:meta");
+        pipeline
+            .cmd("HSETNX")
+            .arg(&meta)
+            .arg("epoch")
+            .arg(format!("{:016x}", fastrand::u64(..)));
+        pipeline.cmd("HGET").arg(&meta).arg("epoch");
+        let epoch = parse(self.ask_all(&mut pipeline).await?.pop())?;
+        Ok(Health {
+            epoch,
+            refusals,
+            warnings,
+        })
+    }
+}
+
+impl RedisStore {
+    /// Members of an index in text order.
+    async fn names(
+        &self,
+        index: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<String>, StoreError> {
+        let from = after.map_or("-".to_owned(), |after| format!("({after}"));
+        let mut pipeline = redis::pipe();
+        pipeline
+            .cmd("ZRANGEBYLEX")
+            .arg(index)
+            .arg(from)
+            .arg("+")
+            .arg("LIMIT")
+            .arg(0)
+            .arg(limit);
+        parse(self.ask_all(&mut pipeline).await?.pop())
+    }
+
+    async fn load_records(
+        &self,
+        keys: Vec<Key>,
+    ) -> Result<Vec<(Key, Versioned<Json>)>, StoreError> {
+        let mut pipeline = Pipeline::with_capacity(keys.len());
+        for key in &keys {
+            pipeline
+                .cmd("HMGET")
+                .arg(record_key(key))
+                .arg(codec::VERSION)
+                .arg("body");
+        }
+        let mut found = Vec::new();
+        for (key, answer) in keys.into_iter().zip(self.ask_all(&mut pipeline).await?) {
+            let (version, body): (Option<u64>, Option<String>) = parse(Some(answer))?;
+            if let (Some(version), Some(body)) = (version, body) {
+                found.push((
+                    key,
+                    Versioned {
+                        version,
+                        value: from_json(&body)?,
+                    },
+                ));
+            }
+        }
+        Ok(found)
+    }
+}
+
+async fn wait_for_disk(connection: &mut Connection) -> Result<(), StoreError> {
+    let millis = u64::try_from(FSYNC.as_millis()).unwrap_or(0);
+    let asked: RedisResult<(i64, i64)> = redis::cmd("WAITAOF")
+        .arg(1)
+        .arg(0)
+        .arg(millis)
+        .query_async(connection)
+        .await;
+    match asked {
+        Ok((local, _)) if local >= 1 => Ok(()),
+        Ok(_) => Err(StoreError::Unavailable(
+            "the log did not reach the disk in time".to_owned(),
+        )),
+        Err(error) => Err(unavailable(&error)),
+    }
+}
+
+fn page_key(id: &PageId) -> String {
+    format!("{PREFIX}:page:{id}")
+}
+
+fn history_key(id: &PageId) -> String {
+    format!("{PREFIX}:history:{id}")
+}
+
+fn feed_key() -> String {
+    format!("{PREFIX}:feed")
+}
+
+fn feed_n_key() -> String {
+    format!("{PREFIX}:feed_n")
+}
+
+fn due_key(lane: Lane) -> String {
+    format!("{PREFIX}:due:{lane}")
+}
+
+fn record_key(key: &Key) -> String {
+    format!("{PREFIX}:record:{}:{}", key.kind.name(), key.id)
+}
+
+fn index_key(kind: Kind) -> String {
+    format!("{PREFIX}:records:{}", kind.name())
+}
+
+fn outcome(reply: Reply) -> Result<Outcome, StoreError> {
+    match parse::<String>(Some(reply))?.as_str() {
+        "applied" => Ok(Outcome::Applied),
+        "stale" => Ok(Outcome::Stale),
+        _ => Err(StoreError::Unexpected(
+            "the commit script gave another answer than its own".to_owned(),
+        )),
+    }
+}
+
+/// Any error of Redis means that it cannot do what it must: it is away, loading, full, read-only.
+fn unavailable(error: &RedisError) -> StoreError {
+    StoreError::Unavailable(error.to_string())
+}
+
+fn parse<T: redis::FromRedisValue>(reply: Option<Reply>) -> Result<T, StoreError> {
+    let reply = reply.ok_or_else(|| StoreError::Unexpected("an answer is missing".to_owned()))?;
+    from_redis_value(reply).map_err(|error| StoreError::Unexpected(error.to_string()))
+}
+
+fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|error| StoreError::Unexpected(error.to_string()))
+}
+
+/// What stands under a Page's key. Bytes that are not text, another type of key, attributes that do
+/// not fit: the Page is corrupt, its neighbours are not.
+fn stored(answer: RedisResult<Reply>) -> Result<Versioned<Stored>, StoreError> {
+    let corrupt = |version, raw: String, reason: String| Versioned {
+        version,
+        value: Stored::Corrupt(Corrupt { raw, reason }),
+    };
+    let reply = match answer {
+        Ok(reply) => reply,
+        Err(error) if error.code() == Some("WRONGTYPE") => {
+            return Ok(corrupt(
+                0,
+                String::new(),
+                "the key holds something else than a hash".to_owned(),
+            ));
+        }
+        Err(error) => return Err(unavailable(&error)),
+    };
+    let bytes: BTreeMap<Vec<u8>, Vec<u8>> = parse(Some(reply))?;
+    if bytes.is_empty() {
+        return Ok(Versioned {
+            version: 0,
+            value: Stored::Unknown,
+        });
+    }
+    let text = |bytes: Vec<u8>| {
+        String::from_utf8(bytes)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+    };
+    let mut attributes: codec::Attributes = bytes
+        .into_iter()
+        .map(|(name, value)| (text(name), text(value)))
+        .collect();
+    let version = attributes
+        .remove(codec::VERSION)
+        .and_then(|version| version.parse().ok());
+    let decoded = match version {
+        Some(_) => codec::decode(&attributes),
+        None => Err("the version is missing".to_owned()),
+    };
+    let version = version.unwrap_or(0);
+    Ok(match decoded {
+        Ok(page) => Versioned {
+            version,
+            value: Stored::Page(Box::new(page)),
+        },
+        Err(reason) => corrupt(
+            version,
+            serde_json::to_string(&attributes).unwrap_or_default(),
+            reason,
+        ),
+    })
+}
+
+fn feed_entry((id, fields): (String, Vec<String>)) -> Result<(u64, FeedEntry), StoreError> {
+    let odd = || StoreError::Unexpected("a feed entry that is none".to_owned());
+    let n = id
+        .split_once('-')
+        .and_then(|(n, _)| n.parse().ok())
+        .ok_or_else(odd)?;
+    let entry = fields.get(1).ok_or_else(odd)?;
+    Ok((n, from_json(entry)?))
+}
+
+fn pairs(flat: Vec<String>) -> Result<Vec<(String, f64)>, StoreError> {
+    let odd = || StoreError::Unexpected("a score that is no number".to_owned());
+    let mut flat = flat.into_iter();
+    let mut pairs = Vec::new();
+    while let (Some(member), Some(score)) = (flat.next(), flat.next()) {
+        pairs.push((member, score.parse().map_err(|_| odd())?));
+    }
+    Ok(pairs)
+}
+
+fn subject(text: &str) -> Result<Subject, StoreError> {
+    Subject::parse(text)
+        .ok_or_else(|| StoreError::Unexpected("a due subject that is none".to_owned()))
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "scores are milliseconds, whole and positive"
+)]
+fn millis(score: f64) -> Millis {
+    Millis(score as u64)
+}

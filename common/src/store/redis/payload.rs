@@ -1,0 +1,210 @@
+//! A commit as the script wants it: its keys, and a text that names them by index.
+
+use model::job::Lane;
+use model::page::Status;
+use serde::Serialize;
+
+use super::super::{
+    Commit, DueWrite, FEED, FeedEntry, HISTORY, HistoryEntry, Key, PageWrite, RecordWrite, codec,
+};
+use super::{PREFIX, due_key, feed_key, feed_n_key, history_key, index_key, page_key, record_key};
+
+/// What one call of `commit.lua` gets.
+pub(super) struct Payload {
+    pub(super) keys: Vec<String>,
+    pub(super) commit: String,
+}
+
+#[derive(Serialize)]
+struct Wire<'a> {
+    expect: Vec<WireExpect>,
+    page: Option<WirePage<'a>>,
+    records: Vec<WireRecord<'a>>,
+    due: Vec<WireDue>,
+}
+
+#[derive(Serialize)]
+struct WireExpect {
+    key: usize,
+    version: String,
+}
+
+#[derive(Serialize)]
+struct WirePage<'a> {
+    id: &'a str,
+    key: usize,
+    index: usize,
+    history: usize,
+    feed: usize,
+    feed_n: usize,
+    attributes: codec::Attributes,
+    forget: bool,
+    entries: Vec<String>,
+    keep: usize,
+    feed_entry: String,
+    feed_keep: u64,
+}
+
+#[derive(Serialize)]
+struct WireRecord<'a> {
+    op: &'static str,
+    id: &'a str,
+    key: usize,
+    index: usize,
+    expiry: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttl: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    n: Option<String>,
+}
+
+#[derive(Serialize)]
+struct WireDue {
+    subject: String,
+    others: Vec<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lane: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at: Option<String>,
+}
+
+/// The keys of a commit; each has one index however often it is named.
+#[derive(Default)]
+struct Keys(Vec<String>);
+
+impl Keys {
+    /// The index of `key`, from 1 as Lua counts.
+    fn index(&mut self, key: String) -> usize {
+        let at = self
+            .0
+            .iter()
+            .position(|known| *known == key)
+            .unwrap_or_else(|| {
+                self.0.push(key);
+                self.0.len() - 1
+            });
+        at + 1
+    }
+}
+
+impl Payload {
+    pub(super) fn new(commit: &Commit) -> Self {
+        let mut keys = Keys::default();
+        let mut expect: Vec<WireExpect> = Vec::new();
+        if let Some(PageWrite { id, expected, .. }) = &commit.page {
+            expect.push(WireExpect {
+                key: keys.index(page_key(id)),
+                version: expected.to_string(),
+            });
+        }
+        let mut expect_record = |keys: &mut Keys, key: &Key, version: u64| {
+            expect.push(WireExpect {
+                key: keys.index(record_key(key)),
+                version: version.to_string(),
+            });
+        };
+        for (key, version) in &commit.guards {
+            expect_record(&mut keys, key, *version);
+        }
+        for write in &commit.records {
+            if let RecordWrite::Put {
+                key,
+                expected: Some(version),
+                ..
+            }
+            | RecordWrite::Delete {
+                key,
+                expected: Some(version),
+            } = write
+            {
+                expect_record(&mut keys, key, *version);
+            }
+        }
+        let page = commit.page.as_ref().map(|write| page(write, &mut keys));
+        let records = commit
+            .records
+            .iter()
+            .map(|write| record(write, &mut keys))
+            .collect();
+        let due = commit
+            .due
+            .iter()
+            .map(|write| due(write, &mut keys))
+            .collect();
+        let commit = json(&Wire {
+            expect,
+            page,
+            records,
+            due,
+        });
+        Self {
+            keys: keys.0,
+            commit,
+        }
+    }
+}
+
+fn page<'a>(write: &'a PageWrite, keys: &mut Keys) -> WirePage<'a> {
+    let version = write.expected + 1;
+    WirePage {
+        id: write.id.as_str(),
+        key: keys.index(page_key(&write.id)),
+        index: keys.index(format!("{PREFIX}:pages")),
+        history: keys.index(history_key(&write.id)),
+        feed: keys.index(feed_key()),
+        feed_n: keys.index(feed_n_key()),
+        attributes: codec::encode(&write.page),
+        forget: write.page.status == Status::Forgotten,
+        entries: write
+            .changes
+            .iter()
+            .map(|change| json(&HistoryEntry::new(change, write.at, version)))
+            .collect(),
+        keep: HISTORY,
+        feed_entry: FeedEntry::new(write).map_or(String::new(), |entry| json(&entry)),
+        feed_keep: FEED,
+    }
+}
+
+fn record<'a>(write: &'a RecordWrite, keys: &mut Keys) -> WireRecord<'a> {
+    let (op, key, body, ttl, n) = match write {
+        RecordWrite::Put { key, body, ttl, .. } => (
+            "put",
+            key,
+            Some(body.to_string()),
+            ttl.map(|ttl| ttl.as_millis().to_string()),
+            None,
+        ),
+        RecordWrite::Delete { key, .. } => ("delete", key, None, None, None),
+        RecordWrite::Add { key, n } => ("add", key, None, None, Some(n.to_string())),
+    };
+    WireRecord {
+        op,
+        id: &key.id,
+        key: keys.index(record_key(key)),
+        index: keys.index(index_key(key.kind)),
+        expiry: keys.index(format!("{PREFIX}:expiry:{}", key.kind.name())),
+        body,
+        ttl,
+        n,
+    }
+}
+
+fn due(write: &DueWrite, keys: &mut Keys) -> WireDue {
+    let lane = write.due.map(|(lane, _)| lane);
+    let others = Lane::ALL
+        .into_iter()
+        .filter(|other| *other != Lane::Webhooks && Some(*other) != lane);
+    WireDue {
+        subject: write.subject.to_string(),
+        others: others.map(|other| keys.index(due_key(other))).collect(),
+        lane: lane.map(|lane| keys.index(due_key(lane))),
+        at: write.due.map(|(_, at)| at.to_string()),
+    }
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_else(|error| unreachable!("plain data encodes: {error}"))
+}

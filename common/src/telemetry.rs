@@ -1,0 +1,137 @@
+//! Logs and metrics. Logs are lines of JSON with dotted fields; metrics live in a registry that is a
+//! value, so several roles and tests share a process without sharing numbers.
+//!
+//! Must not: carry a body, a token, a signature or a value of a field.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use tracing_subscriber::EnvFilter;
+
+use crate::config::LogFormat;
+
+/// Starts logging to standard error. Does nothing if somebody already has.
+pub fn init_logs(filter: &str, format: LogFormat) {
+    let filter = EnvFilter::builder().parse_lossy(filter);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    let _ = match format {
+        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+        LogFormat::Text => lines.compact().with_target(false).try_init(),
+    };
+}
+
+/// One label.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Label {
+    /// Its value; the metric says of what.
+    pub name: &'static str,
+}
+
+/// Everything that is counted. Names begin with `pagesync_`.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// Answers to webhooks, by status.
+    pub answers: Family<Label, Counter>,
+    /// Parts of webhooks that are understood and not kept, by name.
+    pub counted: Family<Label, Counter>,
+    /// Jobs made durable.
+    pub jobs_published: Counter,
+    /// Jobs done, by what became of them.
+    pub jobs_done: Family<Label, Counter>,
+    /// Commits of Pages, by outcome.
+    pub commits: Family<Label, Counter>,
+    /// Dead letters kept, by why.
+    pub dead_letters: Family<Label, Counter>,
+    /// From receiving a webhook to its commit.
+    pub visible_seconds: Histogram,
+    /// Messages waiting, by lane; set when the metrics are read.
+    pub lane_messages: Family<Label, Gauge>,
+    registry: Arc<Mutex<Registry>>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("pagesync");
+        let metrics = Self {
+            answers: Family::default(),
+            counted: Family::default(),
+            jobs_published: Counter::default(),
+            jobs_done: Family::default(),
+            commits: Family::default(),
+            dead_letters: Family::default(),
+            visible_seconds: Histogram::new([
+                0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0,
+            ]),
+            lane_messages: Family::default(),
+            registry: Arc::default(),
+        };
+        registry.register(
+            "webhook_answers",
+            "Answers to webhooks, by status",
+            metrics.answers.clone(),
+        );
+        registry.register(
+            "webhook_parts_counted",
+            "Parts of webhooks not kept, by name",
+            metrics.counted.clone(),
+        );
+        registry.register(
+            "jobs_published",
+            "Jobs made durable",
+            metrics.jobs_published.clone(),
+        );
+        registry.register(
+            "jobs_done",
+            "Jobs done, by result",
+            metrics.jobs_done.clone(),
+        );
+        registry.register(
+            "commits",
+            "Commits of Pages, by outcome",
+            metrics.commits.clone(),
+        );
+        registry.register(
+            "dead_letters",
+            "Dead letters kept, by why",
+            metrics.dead_letters.clone(),
+        );
+        registry.register(
+            "webhook_visible_seconds",
+            "From receiving a webhook to its commit",
+            metrics.visible_seconds.clone(),
+        );
+        registry.register(
+            "lane_messages",
+            "Messages waiting, by lane",
+            metrics.lane_messages.clone(),
+        );
+        Self {
+            registry: Arc::new(Mutex::new(registry)),
+            ..metrics
+        }
+    }
+}
+
+impl Metrics {
+    /// Counts one more of `name`.
+    pub fn count(family: &Family<Label, Counter>, name: &'static str) {
+        family.get_or_create(&Label { name }).inc();
+    }
+
+    /// The metrics as OpenMetrics text.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        // Writing to a String cannot fail.
+        let _ = encode(&mut text, &registry);
+        text
+    }
+}

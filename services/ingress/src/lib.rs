@@ -1,0 +1,71 @@
+//! The public face: takes what Facebook signs and makes it durable.
+//!
+//! Invariants: no answer 200 to an event that applies before the queue says it is durable; the
+//! webhook path knows the queue and nothing else, no store, no token. Must not: echo input, log
+//! a body, serve anything to an operator.
+
+pub mod handshake;
+pub mod signature;
+pub mod webhook;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::get;
+use common::clock::Clock;
+use common::config::Config;
+use common::http;
+use common::lifecycle::Lifecycle;
+use common::queue::Queue;
+use common::telemetry::Metrics;
+use secrecy::SecretString;
+use tokio::net::TcpListener;
+
+/// What ingress works with.
+#[derive(Debug)]
+pub struct Parts {
+    /// Where jobs become durable.
+    pub queue: Arc<dyn Queue>,
+    /// Counts.
+    pub metrics: Metrics,
+    /// Stamps what is received.
+    pub clock: Clock,
+    /// The app secret, and during a rotation the previous one.
+    pub app_secrets: Vec<SecretString>,
+    /// The token of the handshake.
+    pub verify_token: SecretString,
+    /// Whether the legacy signature alone is enough.
+    pub allow_sha1: bool,
+}
+
+impl Parts {
+    /// The parts a configuration asks for.
+    pub fn new(config: &Config, queue: Arc<dyn Queue>, metrics: Metrics, clock: Clock) -> Self {
+        Self {
+            queue,
+            metrics,
+            clock,
+            app_secrets: config.app_secrets.clone(),
+            verify_token: config.verify_token.clone(),
+            allow_sha1: config.allow_sha1,
+        }
+    }
+}
+
+/// The routes of the public listener.
+pub fn router(parts: Parts) -> Router {
+    let webhook = get(handshake::verify).post(webhook::receive);
+    Router::new()
+        .route(
+            "/",
+            get(async || axum::Json(serde_json::json!({"status": "ok"}))),
+        )
+        .route("/livez", get(async || "ok\n"))
+        .route("/facebook/webhook", webhook)
+        .with_state(Arc::new(parts))
+}
+
+/// Serves until the process is asked to end.
+pub async fn run(parts: Parts, listener: TcpListener, lifecycle: Lifecycle) -> Result<(), String> {
+    http::serve(listener, router(parts), lifecycle).await
+}

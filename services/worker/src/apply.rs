@@ -1,0 +1,263 @@
+//! Applying jobs: observations by Page, one load, one merge, one commit per Page.
+//!
+//! Invariant: the merge is `model`'s; this file only carries values to it and its result to the
+//! store. A commit that met a newer version loads that Page again and decides again, as often as
+//! it takes.
+
+use std::collections::BTreeMap;
+
+use common::records::dead_letter;
+use common::store::{Commit, DueWrite, Outcome, PageWrite, StoreError, Stored, Versioned};
+use common::telemetry::{Label, Metrics};
+use model::id::{PageId, Subject};
+use model::job::{Job, Unreadable, decode_one};
+use model::page::{Change, Observation, Page, Status};
+use model::time::Millis;
+use model::webhook::{EntryId, Intake, RawEntry, intake};
+
+use crate::Parts;
+
+/// What a group of jobs says of one Page.
+#[derive(Debug, Default)]
+struct PageWork {
+    observations: Vec<Observation>,
+    /// When each announcing entry was sent (Facebook's clock) and received (ours).
+    notices: Vec<(Option<Millis>, Millis)>,
+}
+
+/// What a group of jobs asks for.
+#[derive(Debug, Default)]
+struct Work {
+    pages: BTreeMap<PageId, PageWork>,
+    letters: Vec<Commit>,
+}
+
+/// Does a group of jobs. `Ok`: everything is in the store, as state or as dead letter.
+pub(crate) async fn apply(parts: &Parts, jobs: &[Job]) -> Result<(), StoreError> {
+    let mut work = Work::default();
+    for job in jobs {
+        work.sort(parts, job);
+    }
+    finish(parts, work).await
+}
+
+/// Does one job. `Ok(false)`: it ended as a dead letter.
+pub(crate) async fn apply_alone(parts: &Parts, job: &Job) -> Result<bool, StoreError> {
+    let mut work = Work::default();
+    work.sort(parts, job);
+    let clean = work.letters.is_empty();
+    finish(parts, work).await?;
+    Ok(clean)
+}
+
+impl Work {
+    fn sort(&mut self, parts: &Parts, job: &Job) {
+        match job {
+            Job::Webhook { entry, received } => self.webhook(parts, job, entry, *received),
+            Job::Unreadable(unreadable) => self.unreadable(parts, job, unreadable),
+            Job::Poll(_) => self.keep(
+                parts,
+                job,
+                "a poll does not belong into this lane",
+                "misplaced",
+            ),
+        }
+    }
+
+    fn keep(&mut self, parts: &Parts, job: &Job, reason: &str, why: &'static str) {
+        tracing::warn!(
+            reason,
+            dead_letter.id = dead_letter::id(job),
+            "a job is kept as a dead letter"
+        );
+        Metrics::count(&parts.metrics.dead_letters, why);
+        let letter = dead_letter::keep(job, reason, parts.clock.now(), false);
+        self.letters.push(Commit {
+            records: vec![letter],
+            ..Commit::default()
+        });
+    }
+
+    fn webhook(&mut self, parts: &Parts, job: &Job, entry: &RawEntry, received: Millis) {
+        let reading = match entry.read(received, &parts.tracked) {
+            Ok(reading) => reading,
+            Err(reason) => return self.keep(parts, job, &reason, "unreadable"),
+        };
+        for (name, n) in &reading.untracked {
+            parts
+                .metrics
+                .counted
+                .get_or_create(&Label { name })
+                .inc_by(*n);
+        }
+        if let Some(problem) = reading.problems.first() {
+            self.keep(parts, job, problem, "unreadable");
+        }
+        let EntryId::Page(id) = reading.id else {
+            Metrics::count(&parts.metrics.jobs_done, "test");
+            return;
+        };
+        if reading.announced {
+            let page = self.pages.entry(id).or_default();
+            page.observations.extend(reading.observations);
+            page.notices.push((reading.sent, received));
+        }
+    }
+
+    /// A second opinion: this build may know what the one that received it did not.
+    fn unreadable(&mut self, parts: &Parts, job: &Job, unreadable: &Unreadable) {
+        let text = String::from_utf8_lossy(&unreadable.body);
+        let inner = decode_one(&text);
+        if !matches!(inner, Job::Unreadable(_)) {
+            return self.sort(parts, &inner);
+        }
+        let Intake {
+            entries, rejected, ..
+        } = intake(&unreadable.body);
+        if entries.is_empty() || !rejected.is_empty() {
+            return self.keep(parts, job, &unreadable.reason, "unreadable");
+        }
+        for entry in entries {
+            self.sort(
+                parts,
+                &Job::Webhook {
+                    entry,
+                    received: unreadable.received,
+                },
+            );
+        }
+    }
+}
+
+async fn finish(parts: &Parts, mut work: Work) -> Result<(), StoreError> {
+    if !work.letters.is_empty() {
+        parts.store.commit(&work.letters).await?;
+    }
+    while !work.pages.is_empty() {
+        let ids: Vec<PageId> = work.pages.keys().cloned().collect();
+        let loaded = parts.store.load(&ids).await?;
+        let now = parts.clock.now();
+        let (mut commits, mut committed) = (Vec::new(), Vec::new());
+        for (id, held) in ids.into_iter().zip(loaded) {
+            match work
+                .pages
+                .get(&id)
+                .and_then(|work| decide(parts, &id, held, work, now))
+            {
+                Some(commit) => {
+                    commits.push(commit);
+                    committed.push(id);
+                }
+                None => drop(work.pages.remove(&id)),
+            }
+        }
+        if commits.is_empty() {
+            break;
+        }
+        for (id, outcome) in committed
+            .into_iter()
+            .zip(parts.store.commit(&commits).await?)
+        {
+            match outcome {
+                Outcome::Applied => {
+                    Metrics::count(&parts.metrics.commits, "applied");
+                    if let Some(PageWork { notices, .. }) = work.pages.remove(&id) {
+                        let now = parts.clock.now();
+                        for (_, received) in notices {
+                            parts
+                                .metrics
+                                .visible_seconds
+                                .observe(received.until(now).as_secs_f64());
+                        }
+                    }
+                }
+                Outcome::Stale => Metrics::count(&parts.metrics.commits, "stale"),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The commit that brings a Page up to date; `None` if there is nothing to write.
+fn decide(
+    parts: &Parts,
+    id: &PageId,
+    held: Versioned<Stored>,
+    work: &PageWork,
+    now: Millis,
+) -> Option<Commit> {
+    let done = |name| Metrics::count(&parts.metrics.jobs_done, name);
+    let (before, mut page, letter) = match held.value {
+        Stored::Unknown => {
+            tracing::info!(page.id = %id, "a webhook for a Page nobody connected");
+            done("unknown_page");
+            return None;
+        }
+        Stored::Page(page) if page.status == Status::Forgotten => {
+            done("forgotten_page");
+            return None;
+        }
+        Stored::Page(page) => (Some((*page).clone()), *page, None),
+        Stored::Corrupt(corrupt) => {
+            tracing::error!(page.id = %id, reason = corrupt.reason, "a stored Page cannot be read; it starts again");
+            let mut page = Page {
+                status: Status::Corrupt,
+                ..Page::default()
+            };
+            page.polling.ask(now);
+            let body = corrupt.raw.into_bytes();
+            let job = Job::Unreadable(Unreadable {
+                body,
+                reason: corrupt.reason.clone(),
+                received: now,
+            });
+            let reason = format!(
+                "Page {id} could not be read from the store: {}",
+                corrupt.reason
+            );
+            Metrics::count(&parts.metrics.dead_letters, "corrupt_page");
+            (
+                None,
+                page,
+                Some(dead_letter::keep(&job, &reason, now, false)),
+            )
+        }
+    };
+    let changes: Vec<Change> = work
+        .observations
+        .iter()
+        .filter_map(|seen| page.observe(seen))
+        .collect();
+    for (sent, received) in &work.notices {
+        page.polling.notice(*sent, *received, parts.verify_after);
+    }
+    if before.as_ref() == Some(&page) {
+        done("no_change");
+        return None;
+    }
+    done(if changes.is_empty() {
+        "noted"
+    } else {
+        "changed"
+    });
+    let due = page.polling.due();
+    let moved = before.is_none_or(|before| before.polling.due() != due);
+    Some(Commit {
+        page: Some(PageWrite {
+            id: id.clone(),
+            expected: held.version,
+            page,
+            changes,
+            at: now,
+        }),
+        records: letter.into_iter().collect(),
+        guards: Vec::new(),
+        due: moved
+            .then(|| DueWrite {
+                subject: Subject::Page(id.clone()),
+                due,
+            })
+            .into_iter()
+            .collect(),
+    })
+}

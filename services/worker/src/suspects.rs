@@ -1,0 +1,98 @@
+//! Messages that came too often, and letters worth another try.
+//!
+//! A message on its third delivery may be one that kills the process, and it may carry 255 innocent
+//! jobs. So: every job of it is kept as an untried dead letter, the message is acknowledged, then
+//! each job is tried once, alone. A job that succeeds loses its letter. One that kills the process
+//! leaves its letter behind, marked as tried; the next start tries the rest.
+
+use std::panic::AssertUnwindSafe;
+
+use common::queue::Delivery;
+use common::records::dead_letter;
+use common::store::{Commit, StoreError};
+use common::telemetry::Metrics;
+use futures_util::FutureExt as _;
+use model::job::{Job, NEWER_VERSION, Unreadable, decode_one};
+
+use crate::{Parts, apply, settle};
+
+/// Takes a suspicious delivery apart.
+pub(crate) async fn take_apart(parts: &Parts, delivery: Delivery) -> Result<(), StoreError> {
+    let reason = format!("delivered {} times without success", delivery.attempt);
+    tracing::warn!(
+        delivery.attempt,
+        delivery.jobs = delivery.jobs.len(),
+        "taking a delivery apart"
+    );
+    let now = parts.clock.now();
+    let keep = |job| Commit {
+        records: vec![dead_letter::keep(job, &reason, now, true)],
+        ..Commit::default()
+    };
+    parts
+        .store
+        .commit(&delivery.jobs.iter().map(keep).collect::<Vec<_>>())
+        .await?;
+    let ids: Vec<String> = delivery.jobs.iter().map(dead_letter::id).collect();
+    settle(delivery).await;
+    for id in ids {
+        try_alone(parts, &id).await?;
+    }
+    Ok(())
+}
+
+/// Tries the job of an untried letter, unless another worker does.
+async fn try_alone(parts: &Parts, id: &str) -> Result<(), StoreError> {
+    if !dead_letter::take_trial(&*parts.store, id).await? {
+        return Ok(());
+    }
+    let Ok(letter) = dead_letter::show(&*parts.store, id).await else {
+        return Ok(());
+    };
+    redo(parts, id, &decode_one(&letter.job)).await
+}
+
+/// Does the job of a letter once more; on success the letter goes.
+async fn redo(parts: &Parts, id: &str, job: &Job) -> Result<(), StoreError> {
+    match AssertUnwindSafe(apply::apply_alone(parts, job))
+        .catch_unwind()
+        .await
+    {
+        Ok(Ok(true)) => {
+            let remove = Commit {
+                records: vec![dead_letter::remove(id)],
+                ..Commit::default()
+            };
+            parts.store.commit(&[remove]).await?;
+            Ok(())
+        }
+        Ok(Ok(false)) => Ok(()),
+        Ok(Err(error)) => Err(error),
+        Err(_panic) => {
+            tracing::error!(
+                dead_letter.id = id,
+                "a job panicked the worker; it stays a dead letter"
+            );
+            Metrics::count(&parts.metrics.dead_letters, "panic");
+            Ok(())
+        }
+    }
+}
+
+/// Goes through all letters: tries those nobody tried, and does those whose version is no longer
+/// newer than this build.
+pub async fn sweep(parts: &Parts) -> Result<(), StoreError> {
+    for (id, letter) in dead_letter::all(&*parts.store).await? {
+        if letter.untried {
+            try_alone(parts, &id).await?;
+        } else if letter.reason.starts_with(NEWER_VERSION)
+            && let Job::Unreadable(Unreadable { body, .. }) = decode_one(&letter.job)
+        {
+            let job = decode_one(&String::from_utf8_lossy(&body));
+            if !matches!(job, Job::Unreadable(_)) {
+                redo(parts, &id, &job).await?;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,7 +1,7 @@
 //! The ground every service of pagesync stands on, and the only crate that names a driver.
 //!
 //! Reading order: [`queue`] and [`store`] are the two traits, each with two backends;
-//! [`records`] are the kinds of things kept beside Pages; [`backends`] picks a backend;
+//! [`pages`] and [`records`] are the verbs on what is kept; [`backends`] picks a backend;
 //! the rest is what a process needs to live: [`config`], [`clock`], [`lifecycle`], [`http`],
 //! [`telemetry`], [`database`].
 
@@ -12,6 +12,7 @@ pub mod config;
 pub mod database;
 pub mod http;
 pub mod lifecycle;
+pub mod pages;
 pub mod queue;
 pub mod records;
 pub mod store;

@@ -1,2 +1,29 @@
-//! x
-fn main() {}
+//! The one executable. Parses, dispatches, maps the result to an exit code; all else is in the
+//! library.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use pagesync::cli::Cli;
+use pagesync::{output, run};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output::complain(&format!("cannot start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::complain(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

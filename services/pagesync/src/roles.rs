@@ -1,0 +1,181 @@
+//! The roles of the executable: which tasks make up a process.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use common::backends::{Backends, open_queue};
+use common::clock::Clock;
+use common::config::{Backend, Config, Role};
+use common::database::Access;
+use common::http::{Ready, private_router, serve};
+use common::lifecycle::Lifecycle;
+use common::queue::Queue;
+use common::store::Store;
+use common::telemetry::{Metrics, init_logs};
+use secrecy::ExposeSecret as _;
+use simulator::delivery::Faults;
+use tokio::net::TcpListener;
+
+use crate::demo::CAST;
+
+/// A started role.
+#[derive(Debug)]
+pub struct Running {
+    /// Where the public listener is, if the role has one.
+    pub public: Option<SocketAddr>,
+    /// Where the private listener is.
+    pub private: SocketAddr,
+    /// Its tasks.
+    pub lifecycle: Lifecycle,
+    /// What it works on; ingress of a distributed deployment has no store.
+    pub backends: Option<Backends>,
+}
+
+/// Runs a role until a signal.
+pub async fn run(config: &Config, role: Role) -> anyhow::Result<()> {
+    init_logs(&config.log, config.log_format);
+    let running = start(config, role).await?;
+    tracing::info!(
+        role = role.name(),
+        listen.public = running.public.map(|address| address.to_string()),
+        listen.private = %running.private,
+        "ready"
+    );
+    running
+        .lifecycle
+        .run_until_signal()
+        .await
+        .map_err(anyhow::Error::msg)
+}
+
+/// Starts a role's tasks.
+pub async fn start(config: &Config, role: Role) -> anyhow::Result<Running> {
+    let (lifecycle, metrics, clock) = (Lifecycle::default(), Metrics::default(), Clock::system());
+    let ingress_only = role == Role::Ingress && config.backend == Backend::Distributed;
+    let (queue, backends) = if ingress_only {
+        (open_queue(config, role.name()).await?, None)
+    } else {
+        let backends = Backends::open(config, role.name(), Access::Owner, clock.clone()).await?;
+        backends.check().await?;
+        (backends.queue.clone(), Some(backends))
+    };
+    let mut public = None;
+    if matches!(role, Role::Up | Role::Ingress) {
+        let listener = bind(config.listen, "PAGESYNC_LISTEN").await?;
+        public = Some(listener.local_addr()?);
+        let parts = ingress::Parts::new(config, queue.clone(), metrics.clone(), clock.clone());
+        lifecycle.spawn("ingress", ingress::run(parts, listener, lifecycle.clone()));
+    }
+    if let (Role::Up | Role::Worker, Some(backends)) = (role, &backends) {
+        let parts = worker::Parts::new(
+            config,
+            queue.clone(),
+            backends.store.clone(),
+            metrics.clone(),
+            clock,
+        );
+        lifecycle.spawn("worker", worker::run(parts, lifecycle.clone()));
+    }
+    let listener = bind(config.operator_listen, "PAGESYNC_OPERATOR_LISTEN").await?;
+    let private = listener.local_addr()?;
+    let ready = readiness(
+        queue.clone(),
+        backends.as_ref().map(|backends| backends.store.clone()),
+    );
+    let router = private_router(metrics, queue, ready);
+    lifecycle.spawn(
+        "private listener",
+        serve(listener, router, lifecycle.clone()),
+    );
+    Ok(Running {
+        public,
+        private,
+        lifecycle,
+        backends,
+    })
+}
+
+async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address} ({key})"))
+}
+
+fn readiness(queue: Arc<dyn Queue>, store: Option<Arc<dyn Store>>) -> Ready {
+    Arc::new(move || {
+        let (queue, store) = (queue.clone(), store.clone());
+        Box::pin(async move {
+            if !queue.is_ready() {
+                return Err("the queue is not available".to_owned());
+            }
+            match store {
+                Some(store) => store
+                    .check()
+                    .await
+                    .map(|_| ())
+                    .map_err(|error| error.to_string()),
+                None => Ok(()),
+            }
+        })
+    })
+}
+
+/// Asks the running process of this configuration whether it is ready.
+pub async fn health(config: &Config) -> anyhow::Result<()> {
+    let mut address = config.operator_listen;
+    if address.ip().is_unspecified() {
+        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    let client = reqwest::Client::builder()
+        .timeout(std::time::Duration::from_secs(4))
+        .build()?;
+    let answer = client.get(format!("http://{address}/readyz")).send().await;
+    let answer = answer.with_context(|| format!("nothing answers on {address}"))?;
+    if !answer.status().is_success() {
+        bail!("not ready: {}", answer.text().await?.trim());
+    }
+    Ok(())
+}
+
+/// Runs the simulator until a signal, with the Pages of the demo.
+pub async fn simulator(config: &Config) -> anyhow::Result<()> {
+    init_logs(&config.log, config.log_format);
+    let Some(callback) = config.webhook_address.clone() else {
+        bail!("FACEBOOK_WEBHOOK_ADDRESS is missing")
+    };
+    let Some(secret) = config.app_secrets.first() else {
+        bail!("FACEBOOK_APP_SECRET is missing")
+    };
+    let app_secret = secret.expose_secret().to_owned();
+    let options = simulator::Options {
+        callback,
+        app_secret,
+        seed: any_seed(),
+        faults: Faults::default(),
+    };
+    let simulator = simulator::Simulator::start(options);
+    for page in CAST {
+        simulator
+            .put_page(page.as_graph())
+            .map_err(anyhow::Error::msg)?;
+    }
+    let listener = bind(config.simulator_listen, "PAGESYNC_SIMULATOR_LISTEN").await?;
+    let lifecycle = Lifecycle::default();
+    let serving = lifecycle.clone();
+    lifecycle.spawn("simulator", async move {
+        tokio::select! {
+            served = simulator::serve(simulator, listener) => served.map_err(|error| error.to_string()),
+            () = serving.stopping() => Ok(()),
+        }
+    });
+    lifecycle
+        .run_until_signal()
+        .await
+        .map_err(anyhow::Error::msg)
+}
+
+/// A seed for a simulator that nobody needs to repeat.
+fn any_seed() -> u64 {
+    Clock::system().now().0
+}

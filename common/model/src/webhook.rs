@@ -140,7 +140,7 @@ fn sort_entry(raw: &RawValue, intake: &mut Intake) {
         intake.rejected.push(Rejected {
             body: raw.get().as_bytes().to_vec(),
             reason,
-        })
+        });
     };
     let wire: WireEntry<'_> = match serde_json::from_str(raw.get()) {
         Ok(wire) => wire,
@@ -153,7 +153,7 @@ fn sort_entry(raw: &RawValue, intake: &mut Intake) {
     for change in wire.changes.iter().flatten() {
         match serde_json::from_str::<WireChange<'_>>(change.get()) {
             Ok(change) if announces(&change.field).is_none() => {
-                intake.count(counted_name(&change.field), 1)
+                intake.count(counted_name(&change.field), 1);
             }
             // What cannot be read goes to the worker too: it keeps it as a dead letter.
             _ => kept_changes.push(change.get()),

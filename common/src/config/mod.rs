@@ -4,6 +4,7 @@
 //! no value is ever repeated, in an error or in `config show`, if it is a secret. The table in
 //! [`settings`] is the only list of settings: `.env.example` is made from it.
 
+mod reader;
 pub mod settings;
 
 use std::collections::BTreeMap;
@@ -17,7 +18,7 @@ use model::field::{FieldName, TrackedFields};
 use secrecy::SecretString;
 
 use crate::store::redis::Durability;
-use settings::{SETTINGS, Setting};
+use reader::Reader;
 
 /// Environment variables, name to value.
 pub type Environment = BTreeMap<String, String>;
@@ -151,10 +152,7 @@ impl std::error::Error for Problems {}
 impl Config {
     /// Reads what `role` needs from a snapshot of the environment and the files it names.
     pub fn read(environment: &Environment, role: Role) -> Result<Self, Problems> {
-        let mut reader = Reader {
-            environment,
-            problems: Vec::new(),
-        };
+        let mut reader = Reader::new(environment);
         reader.refuse_unknown();
         let backend = reader.optional("PAGESYNC_BACKEND", |text| text.parse().ok());
         let backend = backend.unwrap_or(match role {
@@ -162,239 +160,78 @@ impl Config {
             Role::Up | Role::Simulator | Role::Command => Backend::Embedded,
         });
         if backend == Backend::Embedded && matches!(role, Role::Ingress | Role::Worker) {
-            reader.problem(
-                "PAGESYNC_BACKEND",
-                "is embedded, and the embedded backend is one process".to_owned(),
-            );
+            let what = "is embedded, and the embedded backend is one process";
+            reader.problem("PAGESYNC_BACKEND", what.to_owned());
         }
-        let rabbitmq_url = reader.secret_url("PAGESYNC_RABBITMQ_URL", "amqp://", backend);
-        let redis_url = reader.secret_url("PAGESYNC_REDIS_URL", "redis://", backend);
-        let listen = reader.value("PAGESYNC_LISTEN", |text| text.parse().ok());
-        let operator_listen = reader.value("PAGESYNC_OPERATOR_LISTEN", |text| text.parse().ok());
-        let simulator_listen = reader.value("PAGESYNC_SIMULATOR_LISTEN", |text| text.parse().ok());
         let needs_secret = role.takes_webhooks() || role == Role::Simulator;
         let app_secret = reader.secret("FACEBOOK_APP_SECRET", 16, needs_secret);
         let previous = reader.secret("PAGESYNC_APP_SECRET_PREVIOUS", 16, false);
-        let verify_token = reader.secret("FACEBOOK_VERIFY_TOKEN", 8, role.takes_webhooks());
-        let redis_durability = reader.value("PAGESYNC_REDIS_DURABILITY", |text| match text {
-            "relaxed" => Some(Durability::Relaxed),
-            "fsync" => Some(Durability::Fsync),
-            _ => None,
-        });
-        let allow_sha1 = reader.value("PAGESYNC_ALLOW_SHA1", |text| text.parse().ok());
-        let tracked = reader.value("PAGESYNC_FIELDS", |text| {
-            let fields: Option<Vec<FieldName>> = text
-                .split(',')
-                .map(|name| FieldName::parse(name.trim()))
-                .collect();
-            fields.map(TrackedFields::new)
-        });
-        let verify_after = reader.value("PAGESYNC_VERIFY_AFTER", seconds);
-        let log_format = reader.value("PAGESYNC_LOG_FORMAT", |text| match text {
-            "json" => Some(LogFormat::Json),
-            "text" => Some(LogFormat::Text),
-            _ => None,
-        });
-        let log = reader.value("PAGESYNC_LOG", |text| Some(text.to_owned()));
-        let data_dir = reader.value("PAGESYNC_DATA_DIR", |text| Some(PathBuf::from(text)));
-        let webhook_address = reader.optional("FACEBOOK_WEBHOOK_ADDRESS", |text| {
-            let address = text.starts_with("http://") || text.starts_with("https://");
-            address.then(|| text.to_owned())
-        });
+        let webhook_address = reader.optional("FACEBOOK_WEBHOOK_ADDRESS", web_address);
         if role == Role::Simulator && webhook_address.is_none() {
             reader.problem("FACEBOOK_WEBHOOK_ADDRESS", "is missing".to_owned());
         }
-        if !reader.problems.is_empty() {
-            return Err(Problems(reader.problems));
-        }
-        // Every `None` below left a problem above.
-        let unread = || Problems(Vec::new());
-        Ok(Self {
+        let config = Self {
             backend,
-            data_dir: data_dir.ok_or_else(unread)?,
-            rabbitmq_url,
-            redis_url,
-            redis_durability: redis_durability.ok_or_else(unread)?,
-            listen: listen.ok_or_else(unread)?,
-            operator_listen: operator_listen.ok_or_else(unread)?,
+            data_dir: reader.value("PAGESYNC_DATA_DIR", |text| Some(text.into())),
+            rabbitmq_url: reader.secret_url("PAGESYNC_RABBITMQ_URL", "amqp://", backend),
+            redis_url: reader.secret_url("PAGESYNC_REDIS_URL", "redis://", backend),
+            redis_durability: reader.value("PAGESYNC_REDIS_DURABILITY", durability),
+            listen: reader.value("PAGESYNC_LISTEN", |text| text.parse().ok()),
+            operator_listen: reader.value("PAGESYNC_OPERATOR_LISTEN", |text| text.parse().ok()),
             app_secrets: app_secret.into_iter().chain(previous).collect(),
-            verify_token: verify_token.unwrap_or_default(),
-            allow_sha1: allow_sha1.ok_or_else(unread)?,
-            tracked: tracked.ok_or_else(unread)?,
-            verify_after: verify_after.ok_or_else(unread)?,
-            simulator_listen: simulator_listen.ok_or_else(unread)?,
+            verify_token: reader
+                .secret("FACEBOOK_VERIFY_TOKEN", 8, role.takes_webhooks())
+                .unwrap_or_default(),
+            allow_sha1: reader.value("PAGESYNC_ALLOW_SHA1", |text| text.parse().ok()),
+            tracked: reader.value("PAGESYNC_FIELDS", tracked),
+            verify_after: reader.value("PAGESYNC_VERIFY_AFTER", seconds),
+            simulator_listen: reader.value("PAGESYNC_SIMULATOR_LISTEN", |text| text.parse().ok()),
             webhook_address,
-            log: log.ok_or_else(unread)?,
-            log_format: log_format.ok_or_else(unread)?,
-        })
+            log: reader.value("PAGESYNC_LOG", |text| Some(text.to_owned())),
+            log_format: reader.value("PAGESYNC_LOG_FORMAT", log_format),
+        };
+        reader.finish(config)
     }
+}
+
+fn durability(text: &str) -> Option<Durability> {
+    match text {
+        "relaxed" => Some(Durability::Relaxed),
+        "fsync" => Some(Durability::Fsync),
+        _ => None,
+    }
+}
+
+fn log_format(text: &str) -> Option<LogFormat> {
+    match text {
+        "json" => Some(LogFormat::Json),
+        "text" => Some(LogFormat::Text),
+        _ => None,
+    }
+}
+
+fn tracked(text: &str) -> Option<TrackedFields> {
+    let fields: Option<Vec<FieldName>> = text
+        .split(',')
+        .map(|name| FieldName::parse(name.trim()))
+        .collect();
+    fields.map(TrackedFields::new)
+}
+
+fn web_address(text: &str) -> Option<String> {
+    let is_web = text.starts_with("http://") || text.starts_with("https://");
+    is_web.then(|| text.to_owned())
 }
 
 /// `10s`, `5m`, `1h`.
 fn seconds(text: &str) -> Option<Duration> {
-    let (number, unit) = text.split_at(text.len().checked_sub(1)?);
-    let factor = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        _ => return None,
-    };
-    let number: u64 = number.parse().ok()?;
-    Some(Duration::from_secs(number.checked_mul(factor)?))
-}
-
-struct Reader<'a> {
-    environment: &'a Environment,
-    problems: Vec<Problem>,
-}
-
-impl Reader<'_> {
-    fn problem(&mut self, key: &str, what: String) {
-        let Setting {
-            accepted, example, ..
-        } = settings::find(key);
-        let remedy = format!("accepted: {accepted}; for example {key}={example}");
-        self.problems.push(Problem {
-            key: key.to_owned(),
-            what,
-            remedy,
-        });
-    }
-
-    fn refuse_unknown(&mut self) {
-        let known = |key: &str| {
-            SETTINGS
-                .iter()
-                .any(|s| s.key == key || (s.secret && key.strip_suffix("_FILE") == Some(s.key)))
-        };
-        let unknown: Vec<&String> = self
-            .environment
-            .keys()
-            .filter(|key| key.starts_with("PAGESYNC_") && !known(key))
-            .collect();
-        for key in unknown {
-            let nearest = SETTINGS
-                .iter()
-                .min_by_key(|setting| strsim::levenshtein(setting.key, key));
-            let remedy = nearest.map_or(String::new(), |setting| {
-                format!("did you mean {}?", setting.key)
-            });
-            self.problems.push(Problem {
-                key: key.clone(),
-                what: "is not a setting of pagesync".to_owned(),
-                remedy,
-            });
-        }
-    }
-
-    /// The text of a setting: from the variable, its file, or its default. An empty variable counts
-    /// as none, so that compose files can pass on what may not be set.
-    fn text(&mut self, key: &str) -> Option<String> {
-        let setting = settings::find(key);
-        let plain = self.environment.get(key).filter(|text| !text.is_empty());
-        let file_key = format!("{key}_FILE");
-        let file = self
-            .environment
-            .get(&file_key)
-            .filter(|path| setting.secret && !path.is_empty());
-        match (plain, file) {
-            (Some(_), Some(_)) => {
-                self.problem(key, format!("is given twice: here and in {file_key}"));
-                None
-            }
-            (Some(text), None) => Some(text.clone()),
-            (None, Some(path)) => match std::fs::read_to_string(path) {
-                Ok(text) if text.trim_end_matches(['\r', '\n']).is_empty() => {
-                    self.problem(
-                        key,
-                        format!("is empty: the file that {file_key} names holds nothing"),
-                    );
-                    None
-                }
-                Ok(text) => Some(text.trim_end_matches(['\r', '\n']).to_owned()),
-                Err(error) => {
-                    self.problem(
-                        key,
-                        format!("cannot be read from the file that {file_key} names: {error}"),
-                    );
-                    None
-                }
-            },
-            (None, None) => setting
-                .default
-                .filter(|text| !text.is_empty())
-                .map(ToOwned::to_owned),
-        }
-    }
-
-    /// A setting that may be absent.
-    fn optional<T>(&mut self, key: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
-        let text = self.text(key)?;
-        let parsed = parse(&text);
-        if parsed.is_none() {
-            self.problem(
-                key,
-                format!(
-                    "is not of the accepted form ({} characters given)",
-                    text.chars().count()
-                ),
-            );
-        }
-        parsed
-    }
-
-    /// A setting that has a default.
-    fn value<T>(&mut self, key: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
-        self.optional(key, parse)
-    }
-
-    fn secret(&mut self, key: &str, min: usize, required: bool) -> Option<SecretString> {
-        let problems = self.problems.len();
-        let Some(text) = self.text(key) else {
-            if required && self.problems.len() == problems {
-                self.problem(key, "is missing".to_owned());
-            }
-            return None;
-        };
-        let placeholder = [
-            "your_",
-            "default_",
-            "replace_with_",
-            "my_secure_",
-            "changeme",
-        ];
-        if placeholder
-            .iter()
-            .any(|start| text.to_ascii_lowercase().starts_with(start))
-        {
-            self.problem(key, "is a placeholder from an example".to_owned());
-        } else if text.len() < min {
-            self.problem(
-                key,
-                format!("is too short ({} of at least {min} characters)", text.len()),
-            );
-        }
-        Some(SecretString::from(text))
-    }
-
-    fn secret_url(&mut self, key: &str, scheme: &str, backend: Backend) -> SecretString {
-        if backend == Backend::Embedded {
-            return SecretString::default();
-        }
-        let Some(text) = self.text(key) else {
-            return SecretString::default();
-        };
-        if !text.starts_with(scheme) {
-            self.problem(
-                key,
-                format!(
-                    "does not begin with {scheme} ({} characters given)",
-                    text.len()
-                ),
-            );
-        }
-        SecretString::from(text)
-    }
+    let units = [("s", 1_u64), ("m", 60), ("h", 3600)];
+    let (number, factor) = units
+        .iter()
+        .find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)))?;
+    Some(Duration::from_secs(
+        number.parse::<u64>().ok()?.checked_mul(*factor)?,
+    ))
 }
 
 #[cfg(test)]

@@ -97,15 +97,12 @@ fn groups(lane: Lane, jobs: &[Job]) -> Vec<Vec<String>> {
         let fits = |group: &Vec<String>| {
             lane == Lane::Webhooks && group.len() < MAX_JOBS && bytes + encoded.len() <= MAX_BYTES
         };
-        match groups.last_mut().filter(|group| fits(group)) {
-            Some(group) => {
-                bytes += encoded.len();
-                group.push(encoded);
-            }
-            None => {
-                bytes = encoded.len();
-                groups.push(vec![encoded]);
-            }
+        if let Some(group) = groups.last_mut().filter(|group| fits(group)) {
+            bytes += encoded.len();
+            group.push(encoded);
+        } else {
+            bytes = encoded.len();
+            groups.push(vec![encoded]);
         }
     }
     groups

@@ -89,7 +89,9 @@ impl HistoryEntry {
     /// The entry of a change.
     pub fn new(change: &Change, at: Millis, version: u64) -> Self {
         let json = |value: &Option<model::value::Canonical>| {
-            value.as_ref().map_or(Json::Null, |value| value.to_json())
+            value
+                .as_ref()
+                .map_or(Json::Null, model::value::Canonical::to_json)
         };
         Self {
             field: change.field.clone(),

@@ -99,14 +99,14 @@ pub async fn run(seconds: u64, format: Format) -> anyhow::Result<()> {
         seed: 1,
         faults,
     };
-    let simulator = Simulator::start(options);
+    let simulator = Simulator::start(&options);
     let control = TcpListener::bind("127.0.0.1:0").await?;
     let control_address = control.local_addr()?;
     tokio::spawn(simulator::serve(simulator.clone(), control));
     let backends = running.backends.clone().context("up has a store")?;
     for cast in CAST {
         simulator
-            .put_page(cast.as_graph())
+            .put_page(&cast.as_graph())
             .map_err(anyhow::Error::msg)?;
         pages::add(
             &*backends.store,

@@ -77,7 +77,13 @@ pub fn listing(format: Format, header: &[&str], rows: &[(Vec<String>, Json)]) ->
         Format::Json => pretty(&Json::Array(
             rows.iter().map(|(_, json)| json.clone()).collect(),
         )),
-        Format::Ndjson => rows.iter().map(|(_, json)| format!("{json}\n")).collect(),
+        Format::Ndjson => {
+            let lines: Vec<String> = rows.iter().map(|(_, json)| json.to_string()).collect();
+            lines.join(
+                "
+",
+            )
+        }
     }
 }
 

@@ -154,10 +154,10 @@ pub async fn simulator(config: &Config) -> anyhow::Result<()> {
         seed: any_seed(),
         faults: Faults::default(),
     };
-    let simulator = simulator::Simulator::start(options);
+    let simulator = simulator::Simulator::start(&options);
     for page in CAST {
         simulator
-            .put_page(page.as_graph())
+            .put_page(&page.as_graph())
             .map_err(anyhow::Error::msg)?;
     }
     let listener = bind(config.simulator_listen, "PAGESYNC_SIMULATOR_LISTEN").await?;

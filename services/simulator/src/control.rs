@@ -12,7 +12,7 @@ use crate::world::Page;
 
 type Refusal = (StatusCode, Json<Value>);
 
-fn refusal(status: StatusCode, reason: String) -> Refusal {
+fn refusal(status: StatusCode, reason: &str) -> Refusal {
     (status, Json(serde_json::json!({"error": reason})))
 }
 
@@ -36,8 +36,8 @@ async fn put_pages(
 ) -> Result<StatusCode, Refusal> {
     for page in pages {
         simulator
-            .put_page(page)
-            .map_err(|reason| refusal(StatusCode::BAD_REQUEST, reason))?;
+            .put_page(&page)
+            .map_err(|reason| refusal(StatusCode::BAD_REQUEST, &reason))?;
     }
     Ok(StatusCode::CREATED)
 }
@@ -50,7 +50,7 @@ async fn change(
     simulator
         .change(&id, fields)
         .map(Json)
-        .map_err(|reason| refusal(StatusCode::NOT_FOUND, reason))
+        .map_err(|reason| refusal(StatusCode::NOT_FOUND, &reason))
 }
 
 async fn faults(State(simulator): State<Simulator>, Json(faults): Json<Faults>) -> StatusCode {

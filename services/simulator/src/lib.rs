@@ -44,11 +44,11 @@ pub struct Simulator {
 
 impl Simulator {
     /// Starts delivering; runs until the last handle is dropped and everything is delivered.
-    pub fn start(options: Options) -> Self {
+    pub fn start(options: &Options) -> Self {
         let (events, arriving) = mpsc::unbounded_channel();
         let faults = Arc::new(Mutex::new(options.faults));
         let tally = Arc::new(Tally::default());
-        let sender = Sender::new(&options, faults.clone(), tally.clone());
+        let sender = Sender::new(options, faults.clone(), tally.clone());
         tokio::spawn(sender.run(arriving));
         Self {
             world: Arc::default(),
@@ -59,7 +59,7 @@ impl Simulator {
     }
 
     /// Adds a Page or replaces it; causes no webhook.
-    pub fn put_page(&self, page: world::Page) -> Result<(), String> {
+    pub fn put_page(&self, page: &world::Page) -> Result<(), String> {
         self.world().put(page)
     }
 

@@ -15,7 +15,7 @@ pub struct World {
 
 impl World {
     /// Adds a Page or replaces it.
-    pub fn put(&mut self, page: Page) -> Result<(), String> {
+    pub fn put(&mut self, page: &Page) -> Result<(), String> {
         let id = page
             .get("id")
             .and_then(Value::as_str)

@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 
 use common::records::dead_letter;
-use common::store::{Commit, DueWrite, Outcome, PageWrite, StoreError, Stored, Versioned};
+use common::store::{
+    Commit, Corrupt, DueWrite, Outcome, PageWrite, RecordWrite, StoreError, Stored, Versioned,
+};
 use common::telemetry::{Label, Metrics};
 use model::id::{PageId, Subject};
 use model::job::{Job, Unreadable, decode_one};
@@ -199,28 +201,8 @@ fn decide(
         }
         Stored::Page(page) => (Some((*page).clone()), *page, None),
         Stored::Corrupt(corrupt) => {
-            tracing::error!(page.id = %id, reason = corrupt.reason, "a stored Page cannot be read; it starts again");
-            let mut page = Page {
-                status: Status::Corrupt,
-                ..Page::default()
-            };
-            page.polling.ask(now);
-            let body = corrupt.raw.into_bytes();
-            let job = Job::Unreadable(Unreadable {
-                body,
-                reason: corrupt.reason.clone(),
-                received: now,
-            });
-            let reason = format!(
-                "Page {id} could not be read from the store: {}",
-                corrupt.reason
-            );
-            Metrics::count(&parts.metrics.dead_letters, "corrupt_page");
-            (
-                None,
-                page,
-                Some(dead_letter::keep(&job, &reason, now, false)),
-            )
+            let (page, letter) = start_again(parts, id, corrupt, now);
+            (None, page, Some(letter))
         }
     };
     let changes: Vec<Change> = work
@@ -260,4 +242,23 @@ fn decide(
             .into_iter()
             .collect(),
     })
+}
+
+/// A Page in place of one that cannot be read, and the dead letter that keeps what stood there.
+fn start_again(parts: &Parts, id: &PageId, corrupt: Corrupt, now: Millis) -> (Page, RecordWrite) {
+    let Corrupt { raw, reason } = corrupt;
+    tracing::error!(page.id = %id, reason, "a stored Page cannot be read; it starts again");
+    Metrics::count(&parts.metrics.dead_letters, "corrupt_page");
+    let mut page = Page {
+        status: Status::Corrupt,
+        ..Page::default()
+    };
+    page.polling.ask(now);
+    let why = format!("Page {id} could not be read from the store: {reason}");
+    let job = Job::Unreadable(Unreadable {
+        body: raw.into_bytes(),
+        reason,
+        received: now,
+    });
+    (page, dead_letter::keep(&job, &why, now, false))
 }

@@ -109,10 +109,9 @@ impl Consumers {
         if let Some(connection) = held
             .as_ref()
             .filter(|connection| connection.status().connected())
+            && let Ok(Ok(channel)) = bounded(connection.create_channel()).await
         {
-            if let Ok(Ok(channel)) = bounded(connection.create_channel()).await {
-                return Ok(channel);
-            }
+            return Ok(channel);
         }
         *held = None;
         let connection = held.insert(Arc::new(self.target.connect("consume").await?));

@@ -63,8 +63,7 @@ impl Queue for RabbitMq {
             .map_err(|_| late())?;
         answers
             .into_iter()
-            .map(|answer| answer.unwrap_or_else(|_| Err(late())))
-            .collect()
+            .try_for_each(|answer| answer.unwrap_or_else(|_| Err(late())))
     }
 
     async fn receive(&self, lane: Lane) -> Result<Delivery, QueueError> {

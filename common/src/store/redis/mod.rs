@@ -158,7 +158,7 @@ impl RedisStore {
                 match answer {
                     Ok(reply) => outcomes[i] = Some(outcome(reply)?),
                     Err(error) if error.kind() == ServerErrorKind::NoScript.into() => {
-                        unknown_script = true
+                        unknown_script = true;
                     }
                     Err(error) => {
                         if error.kind() == ServerErrorKind::ReadOnly.into() {

@@ -1,0 +1,185 @@
+//! Reading settings from the snapshot: the variable, its file, its default.
+
+use secrecy::SecretString;
+
+use super::settings::{self, SETTINGS, Setting};
+use super::{Backend, Environment, Problem, Problems};
+
+/// Reads settings one by one and remembers what was wrong.
+pub(super) struct Reader<'a> {
+    environment: &'a Environment,
+    problems: Vec<Problem>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(environment: &'a Environment) -> Self {
+        Self {
+            environment,
+            problems: Vec::new(),
+        }
+    }
+
+    /// The configuration, or everything that was wrong.
+    pub(super) fn finish<T>(self, config: T) -> Result<T, Problems> {
+        if self.problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(Problems(self.problems))
+        }
+    }
+
+    pub(super) fn problem(&mut self, key: &str, what: String) {
+        let Setting {
+            accepted, example, ..
+        } = settings::find(key);
+        let remedy = format!("accepted: {accepted}; for example {key}={example}");
+        self.problems.push(Problem {
+            key: key.to_owned(),
+            what,
+            remedy,
+        });
+    }
+
+    pub(super) fn refuse_unknown(&mut self) {
+        let known = |key: &str| {
+            SETTINGS
+                .iter()
+                .any(|s| s.key == key || (s.secret && key.strip_suffix("_FILE") == Some(s.key)))
+        };
+        let unknown: Vec<&String> = self
+            .environment
+            .keys()
+            .filter(|key| key.starts_with("PAGESYNC_") && !known(key))
+            .collect();
+        for key in unknown {
+            let nearest = SETTINGS
+                .iter()
+                .min_by_key(|setting| strsim::levenshtein(setting.key, key));
+            let remedy = nearest.map_or(String::new(), |setting| {
+                format!("did you mean {}?", setting.key)
+            });
+            self.problems.push(Problem {
+                key: key.clone(),
+                what: "is not a setting of pagesync".to_owned(),
+                remedy,
+            });
+        }
+    }
+
+    /// The text of a setting: from the variable, its file, or its default. An empty variable counts
+    /// as none, so that compose files can pass on what may not be set.
+    fn text(&mut self, key: &str) -> Option<String> {
+        let setting = settings::find(key);
+        let plain = self.environment.get(key).filter(|text| !text.is_empty());
+        let file_key = format!("{key}_FILE");
+        let file = self
+            .environment
+            .get(&file_key)
+            .filter(|path| setting.secret && !path.is_empty());
+        match (plain, file) {
+            (Some(_), Some(_)) => {
+                self.problem(key, format!("is given twice: here and in {file_key}"));
+                None
+            }
+            (Some(text), None) => Some(text.clone()),
+            (None, Some(path)) => match std::fs::read_to_string(path) {
+                Ok(text) if text.trim_end_matches(['\r', '\n']).is_empty() => {
+                    self.problem(
+                        key,
+                        format!("is empty: the file that {file_key} names holds nothing"),
+                    );
+                    None
+                }
+                Ok(text) => Some(text.trim_end_matches(['\r', '\n']).to_owned()),
+                Err(error) => {
+                    self.problem(
+                        key,
+                        format!("cannot be read from the file that {file_key} names: {error}"),
+                    );
+                    None
+                }
+            },
+            (None, None) => setting
+                .default
+                .filter(|text| !text.is_empty())
+                .map(ToOwned::to_owned),
+        }
+    }
+
+    /// A setting that may be absent.
+    pub(super) fn optional<T>(
+        &mut self,
+        key: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        let text = self.text(key)?;
+        let parsed = parse(&text);
+        if parsed.is_none() {
+            self.problem(
+                key,
+                format!(
+                    "is not of the accepted form ({} characters given)",
+                    text.chars().count()
+                ),
+            );
+        }
+        parsed
+    }
+
+    /// A setting that has a default. After a problem it is the default, so that reading goes on.
+    pub(super) fn value<T>(&mut self, key: &str, parse: impl Fn(&str) -> Option<T>) -> T {
+        let given = self.optional(key, &parse);
+        let default = || settings::find(key).default.and_then(&parse);
+        given
+            .or_else(default)
+            .unwrap_or_else(|| unreachable!("the default of {key} is of its form"))
+    }
+
+    pub(super) fn secret(&mut self, key: &str, min: usize, required: bool) -> Option<SecretString> {
+        let problems = self.problems.len();
+        let Some(text) = self.text(key) else {
+            if required && self.problems.len() == problems {
+                self.problem(key, "is missing".to_owned());
+            }
+            return None;
+        };
+        let placeholder = [
+            "your_",
+            "default_",
+            "replace_with_",
+            "my_secure_",
+            "changeme",
+        ];
+        if placeholder
+            .iter()
+            .any(|start| text.to_ascii_lowercase().starts_with(start))
+        {
+            self.problem(key, "is a placeholder from an example".to_owned());
+        } else if text.len() < min {
+            self.problem(
+                key,
+                format!("is too short ({} of at least {min} characters)", text.len()),
+            );
+        }
+        Some(SecretString::from(text))
+    }
+
+    pub(super) fn secret_url(&mut self, key: &str, scheme: &str, backend: Backend) -> SecretString {
+        if backend == Backend::Embedded {
+            return SecretString::default();
+        }
+        let Some(text) = self.text(key) else {
+            return SecretString::default();
+        };
+        if !text.starts_with(scheme) {
+            self.problem(
+                key,
+                format!(
+                    "does not begin with {scheme} ({} characters given)",
+                    text.len()
+                ),
+            );
+        }
+        SecretString::from(text)
+    }
+}

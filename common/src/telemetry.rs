@@ -44,6 +44,8 @@ pub struct Metrics {
     pub counted: Family<Label, Counter>,
     /// Jobs made durable.
     pub jobs_published: Counter,
+    /// Jobs whose message was acknowledged.
+    pub jobs_acknowledged: Counter,
     /// Jobs done, by what became of them.
     pub jobs_done: Family<Label, Counter>,
     /// Commits of Pages, by outcome.
@@ -64,6 +66,7 @@ impl Default for Metrics {
             answers: Family::default(),
             counted: Family::default(),
             jobs_published: Counter::default(),
+            jobs_acknowledged: Counter::default(),
             jobs_done: Family::default(),
             commits: Family::default(),
             dead_letters: Family::default(),
@@ -87,6 +90,11 @@ impl Default for Metrics {
             "jobs_published",
             "Jobs made durable",
             metrics.jobs_published.clone(),
+        );
+        registry.register(
+            "jobs_acknowledged",
+            "Jobs whose message was acknowledged",
+            metrics.jobs_acknowledged.clone(),
         );
         registry.register(
             "jobs_done",

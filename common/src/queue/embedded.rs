@@ -110,7 +110,8 @@ fn take_rows(
     let (mut jobs, mut bytes, mut tried) = (Vec::new(), 0, None);
     while let Some(row) = rows.next()? {
         let (id, attempts, body): (i64, u32, Vec<u8>) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        let alone = tried.is_some_and(|tried| tried != attempts || attempts >= ALONE_FROM);
+        let alone = lane != Lane::Webhooks
+            || tried.is_some_and(|tried| tried != attempts || attempts >= ALONE_FROM);
         let more = decode(&body);
         if !jobs.is_empty()
             && (alone || jobs.len() + more.len() > MAX_JOBS || bytes + body.len() > MAX_BYTES)

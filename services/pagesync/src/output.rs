@@ -116,7 +116,7 @@ pub fn settings(format: Format, rows: &[(&'static str, String, &'static str)]) -
 /// A table without lines between rows.
 pub fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(comfy_table::presets::NOTHING);
     table.set_header(header.to_vec());
     for row in rows {
         table.add_row(row);

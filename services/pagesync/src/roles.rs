@@ -28,6 +28,8 @@ pub struct Running {
     pub private: SocketAddr,
     /// Its tasks.
     pub lifecycle: Lifecycle,
+    /// What it counts.
+    pub metrics: Metrics,
     /// What it works on; ingress of a distributed deployment has no store.
     pub backends: Option<Backends>,
 }
@@ -83,7 +85,7 @@ pub async fn start(config: &Config, role: Role) -> anyhow::Result<Running> {
         queue.clone(),
         backends.as_ref().map(|backends| backends.store.clone()),
     );
-    let router = private_router(metrics, queue, ready);
+    let router = private_router(metrics.clone(), queue, ready);
     lifecycle.spawn(
         "private listener",
         serve(listener, router, lifecycle.clone()),
@@ -92,6 +94,7 @@ pub async fn start(config: &Config, role: Role) -> anyhow::Result<Running> {
         public,
         private,
         lifecycle,
+        metrics,
         backends,
     })
 }

@@ -137,13 +137,19 @@ pub async fn handle(parts: &Parts, delivery: Delivery) -> Result<(), StoreError>
         return suspects::take_apart(parts, delivery).await;
     }
     apply::apply(parts, &delivery.jobs).await?;
-    settle(delivery).await;
+    settle(parts, delivery).await;
     Ok(())
 }
 
 /// Acknowledges. If that fails the message comes again and has no effect.
-async fn settle(delivery: Delivery) {
-    if let Err(error) = delivery.ack().await {
-        tracing::info!(error = %error, "an acknowledgement did not arrive; the message comes again");
+async fn settle(parts: &Parts, delivery: Delivery) {
+    let jobs = delivery.jobs.len() as u64;
+    match delivery.ack().await {
+        Ok(()) => {
+            parts.metrics.jobs_acknowledged.inc_by(jobs);
+        }
+        Err(error) => {
+            tracing::info!(error = %error, "an acknowledgement did not arrive; the message comes again");
+        }
     }
 }

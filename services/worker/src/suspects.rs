@@ -34,7 +34,7 @@ pub(crate) async fn take_apart(parts: &Parts, delivery: Delivery) -> Result<(), 
         .commit(&delivery.jobs.iter().map(keep).collect::<Vec<_>>())
         .await?;
     let ids: Vec<String> = delivery.jobs.iter().map(dead_letter::id).collect();
-    settle(delivery).await;
+    settle(parts, delivery).await;
     for id in ids {
         try_alone(parts, &id).await?;
     }

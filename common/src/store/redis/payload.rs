@@ -18,6 +18,7 @@ pub(super) struct Payload {
 #[derive(Serialize)]
 struct Wire<'a> {
     expect: Vec<WireExpect>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     page: Option<WirePage<'a>>,
     records: Vec<WireRecord<'a>>,
     due: Vec<WireDue>,

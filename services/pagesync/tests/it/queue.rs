@@ -1,0 +1,240 @@
+//! What every queue must do.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use common::queue::{Delivery, Queue, QueueError};
+use futures_util::future::join_all;
+use model::id::Subject;
+use model::job::{Claim, Job, Lane, Unreadable, encode};
+use model::time::Millis;
+
+use crate::BACKEND;
+use crate::support::deployment::Place;
+use crate::support::{eventually, page_id, webhook_job};
+
+fn poll(n: u64) -> Job {
+    let claim = Claim {
+        subject: Subject::Page(page_id(n)),
+        lane: Lane::PollsNow,
+        due: Millis(n),
+    };
+    Job::Poll(claim)
+}
+
+async fn receive(queue: &dyn Queue, lane: Lane) -> Delivery {
+    let received = tokio::time::timeout(Duration::from_secs(20), queue.receive(lane)).await;
+    received.expect("a delivery in time").unwrap()
+}
+
+/// Receives and acknowledges until `n` jobs came.
+async fn drain(queue: &dyn Queue, lane: Lane, n: usize) -> Vec<Job> {
+    let mut jobs = Vec::new();
+    while jobs.len() < n {
+        let delivery = receive(queue, lane).await;
+        jobs.extend(delivery.jobs.clone());
+        delivery.ack().await.unwrap();
+    }
+    jobs
+}
+
+async fn is_empty(queue: &dyn Queue, lane: Lane) {
+    eventually("an empty lane", || async {
+        (queue.depth(lane).await.unwrap().messages == 0).then_some(())
+    })
+    .await;
+    let more = tokio::time::timeout(Duration::from_millis(300), queue.receive(lane)).await;
+    assert!(more.is_err(), "nothing is left to receive");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_published_is_still_there_for_the_next_process() {
+    let place = Place::new(BACKEND).await;
+    let jobs = [webhook_job(1, "a"), webhook_job(2, "b")];
+    let queue = place.queue().await;
+    queue.publish(Lane::Webhooks, &jobs).await.unwrap();
+    drop(queue);
+    let queue = place.queue().await;
+    assert_eq!(drain(&*queue, Lane::Webhooks, 2).await, jobs);
+    is_empty(&*queue, Lane::Webhooks).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_acknowledged_comes_again_with_its_attempt() {
+    let place = Place::new(BACKEND).await;
+    let queue = place.queue().await;
+    queue.publish(Lane::PollsNow, &[poll(1)]).await.unwrap();
+    for attempt in 1..=3 {
+        let delivery = receive(&*queue, Lane::PollsNow).await;
+        assert_eq!(
+            (delivery.attempt, &delivery.jobs),
+            (attempt, &vec![poll(1)])
+        );
+        drop(delivery);
+    }
+    let delivery = receive(&*queue, Lane::PollsNow).await;
+    delivery.ack().await.unwrap();
+    is_empty(&*queue, Lane::PollsNow).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn release_gives_back_everything_once() {
+    let place = Place::new(BACKEND).await;
+    let queue = place.queue().await;
+    let jobs = [poll(1), poll(2), poll(3)];
+    queue.publish(Lane::PollsNow, &jobs).await.unwrap();
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(receive(&*queue, Lane::PollsNow).await);
+    }
+    assert!(
+        held.iter().all(|delivery| delivery.jobs.len() == 1),
+        "polls travel alone"
+    );
+    queue.release(Lane::PollsNow).await.unwrap();
+    let mut again = Vec::new();
+    for _ in 0..3 {
+        again.push(receive(&*queue, Lane::PollsNow).await);
+    }
+    assert!(again.iter().all(|delivery| delivery.attempt == 2));
+    for delivery in held {
+        let late = delivery.ack().await;
+        assert!(matches!(late, Err(QueueError::Lost)), "{late:?}");
+    }
+    let mut seen = BTreeSet::new();
+    for delivery in again {
+        seen.extend(delivery.jobs.iter().map(encode));
+        delivery.ack().await.unwrap();
+    }
+    assert_eq!(seen, jobs.iter().map(encode).collect());
+    is_empty(&*queue, Lane::PollsNow).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_may_mix_every_kind_of_job() {
+    let place = Place::new(BACKEND).await;
+    let queue = place.queue().await;
+    let unreadable = Unreadable {
+        body: vec![0, 159, 146, 150],
+        reason: "not text".to_owned(),
+        received: Millis(7),
+    };
+    let jobs = [
+        webhook_job(1, "ä\u{0}\n"),
+        Job::Unreadable(unreadable),
+        poll(3),
+    ];
+    queue.publish(Lane::Webhooks, &jobs).await.unwrap();
+    assert_eq!(drain(&*queue, Lane::Webhooks, 3).await, jobs);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_longer_than_a_message_should_be_travels_alone() {
+    let place = Place::new(BACKEND).await;
+    let queue = place.queue().await;
+    let long = webhook_job(1, &"x".repeat(1_500_000));
+    let jobs = [webhook_job(2, "before"), long, webhook_job(3, "after")];
+    queue.publish(Lane::Webhooks, &jobs).await.unwrap();
+    let came: BTreeSet<String> = drain(&*queue, Lane::Webhooks, 3)
+        .await
+        .iter()
+        .map(encode)
+        .collect();
+    assert_eq!(came, jobs.iter().map(encode).collect());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receive_that_is_given_up_loses_nothing() {
+    let place = Place::new(BACKEND).await;
+    let queue = place.queue().await;
+    for n in 1..=40 {
+        queue.publish(Lane::PollsNow, &[poll(n)]).await.unwrap();
+        // Given up at some point between asking and getting.
+        let patience = Duration::from_micros(n * 50);
+        if let Ok(delivery) = tokio::time::timeout(patience, queue.receive(Lane::PollsNow)).await {
+            drop(delivery.unwrap());
+        }
+    }
+    let mut came = BTreeSet::new();
+    while came.len() < 40 {
+        let delivery = receive(&*queue, Lane::PollsNow).await;
+        came.extend(delivery.jobs.iter().map(encode));
+        delivery.ack().await.unwrap();
+    }
+    is_empty(&*queue, Lane::PollsNow).await;
+}
+
+/// A lane that holds as much as it may refuses; the others go on. Every caller gets the answer to
+/// its own jobs: with pipelined confirms lapin mixes them up, so this counts every one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_thousand_publishers_each_get_their_own_result() {
+    let place = Place::new(BACKEND).await;
+    let queue = place.queue().await;
+    match &place {
+        Place::Distributed { vhost, .. } => {
+            vhost.limit_queue("pagesync.v1.polls_daily", 2000).await
+        }
+        Place::Embedded(directory) => {
+            let file = rusqlite::Connection::open(directory.path().join("pagesync.db")).unwrap();
+            let small = "UPDATE lanes SET max_bytes = 2000 WHERE lane = 'polls_daily'";
+            assert_eq!(file.execute(small, []).unwrap(), 1);
+        }
+    }
+    // A policy takes effect a moment after it is set.
+    eventually("the lane to be full", || async {
+        queue
+            .publish(Lane::PollsDaily, &[poll(9999)])
+            .await
+            .is_err()
+            .then_some(())
+    })
+    .await;
+    let before = queue.depth(Lane::PollsDaily).await.unwrap().messages;
+    let publishers = (1..=1000u64).map(|n| {
+        let queue = queue.clone();
+        tokio::spawn(async move {
+            let (lane, job) = if n % 2 == 0 {
+                (Lane::Webhooks, webhook_job(n, "n"))
+            } else {
+                (Lane::PollsDaily, poll(n))
+            };
+            let result = queue.publish(lane, std::slice::from_ref(&job)).await;
+            (n, encode(&job), result)
+        })
+    });
+    let results: Vec<_> = join_all(publishers)
+        .await
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
+    let accepted: BTreeSet<&str> = results
+        .iter()
+        .filter(|(.., result)| result.is_ok())
+        .map(|(_, job, _)| job.as_str())
+        .collect();
+    for (n, _, result) in &results {
+        match result {
+            Ok(()) => {}
+            Err(error) => assert!(
+                n % 2 == 1 && matches!(error, QueueError::Full(_)),
+                "{n}: {error}"
+            ),
+        }
+    }
+    let mut stored: BTreeSet<String> = drain(&*queue, Lane::Webhooks, 500)
+        .await
+        .iter()
+        .map(encode)
+        .collect();
+    let daily = queue.depth(Lane::PollsDaily).await.unwrap().messages;
+    let daily = drain(&*queue, Lane::PollsDaily, usize::try_from(daily).unwrap()).await;
+    let fillers = daily.iter().filter(|job| **job == poll(9999)).count();
+    assert_eq!(fillers as u64, before);
+    stored.extend(daily.iter().filter(|job| **job != poll(9999)).map(encode));
+    assert_eq!(
+        stored.iter().map(String::as_str).collect::<BTreeSet<_>>(),
+        accepted
+    );
+    is_empty(&*queue, Lane::Webhooks).await;
+    is_empty(&*queue, Lane::PollsDaily).await;
+}

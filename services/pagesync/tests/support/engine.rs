@@ -1,0 +1,291 @@
+//! Starts one server: in a container where a Docker engine answers, else as a private process.
+//!
+//! Both forms can be killed, started again on the same port with the same data, and frozen.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
+
+use testcontainers::core::{ContainerPort, ExecCommand, WaitFor};
+use testcontainers::runners::AsyncRunner as _;
+use testcontainers::{ContainerAsync, GenericImage, ImageExt as _};
+
+use super::{free_port, within};
+
+/// A server of the tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    RabbitMq,
+    Redis,
+}
+
+#[derive(Debug)]
+pub(crate) struct Server {
+    kind: Kind,
+    /// Where it listens on this machine: its protocol, and for RabbitMQ its management.
+    pub(crate) ports: Vec<u16>,
+    form: Form,
+}
+
+#[derive(Debug)]
+enum Form {
+    Container(Box<ContainerAsync<GenericImage>>),
+    Process(Process),
+}
+
+#[derive(Debug)]
+struct Process {
+    directory: PathBuf,
+    child: Mutex<Option<Child>>,
+}
+
+/// Whether a Docker engine answers. Decided once, said once.
+fn engine_answers() -> bool {
+    static ANSWERS: OnceLock<bool> = OnceLock::new();
+    *ANSWERS.get_or_init(|| {
+        let asked = Command::new("docker")
+            .args(["version", "--format", "{{.Server.Version}}"])
+            .stderr(Stdio::null())
+            .output();
+        let answers = asked.is_ok_and(|output| output.status.success());
+        let how = if answers {
+            "containers"
+        } else {
+            "private processes, no Docker engine answers"
+        };
+        println!("servers of the tests: {how}");
+        answers
+    })
+}
+
+/// Containers carry this label, so that ./test can remove what a killed test left behind.
+const LABEL: (&str, &str) = ("pagesync.test", "true");
+
+fn image(kind: Kind) -> (String, String) {
+    let (variable, default) = match kind {
+        Kind::RabbitMq => ("TEST_RABBITMQ_IMAGE", "pagesync/rabbitmq:latest"),
+        Kind::Redis => ("TEST_REDIS_IMAGE", "pagesync/redis:latest"),
+    };
+    let name = std::env::var_os(variable).and_then(|name| name.into_string().ok());
+    let name = name.unwrap_or_else(|| default.to_owned());
+    let (name, tag) = name.rsplit_once(':').unwrap_or((&name, "latest"));
+    (name.to_owned(), tag.to_owned())
+}
+
+impl Server {
+    pub(crate) async fn start(kind: Kind) -> Self {
+        let ports: Vec<u16> = match kind {
+            Kind::RabbitMq => vec![free_port(), free_port()],
+            Kind::Redis => vec![free_port()],
+        };
+        let form = if engine_answers() {
+            Form::Container(Box::new(container(kind, &ports).await))
+        } else {
+            Form::Process(Process::start(kind, &ports))
+        };
+        let server = Self { kind, ports, form };
+        server.wait_until_up().await;
+        server
+    }
+
+    /// Ends it as a power cut would, data kept.
+    pub(crate) async fn kill(&self) {
+        match &self.form {
+            Form::Container(container) => container.stop_with_timeout(Some(0)).await.unwrap(),
+            Form::Process(process) => process.kill(),
+        }
+    }
+
+    /// Starts it again on the same ports.
+    pub(crate) async fn start_again(&self) {
+        match &self.form {
+            Form::Container(container) => container.start().await.unwrap(),
+            Form::Process(process) => process.spawn(self.kind, &self.ports),
+        }
+        self.wait_until_up().await;
+    }
+
+    pub(crate) async fn freeze(&self) {
+        match &self.form {
+            Form::Container(container) => container.pause().await.unwrap(),
+            Form::Process(process) => process.signal("STOP"),
+        }
+    }
+
+    pub(crate) async fn thaw(&self) {
+        match &self.form {
+            Form::Container(container) => container.unpause().await.unwrap(),
+            Form::Process(process) => process.signal("CONT"),
+        }
+    }
+
+    /// Runs `rabbitmqctl` beside the broker.
+    pub(crate) async fn rabbitmqctl(&self, arguments: &[&str]) {
+        match &self.form {
+            Form::Container(container) => {
+                let command = ["/usr/lib/rabbitmq/bin/rabbitmqctl"]
+                    .iter()
+                    .chain(arguments);
+                let command = ExecCommand::new(command.map(ToString::to_string));
+                let mut done = container.exec(command).await.unwrap();
+                let output = done.stdout_to_vec().await.unwrap();
+                let code = done.exit_code().await.unwrap();
+                let output = String::from_utf8_lossy(&output).into_owned();
+                assert_eq!(code, Some(0), "rabbitmqctl {arguments:?}: {output}");
+            }
+            Form::Process(process) => {
+                let mut command = Command::new("/usr/lib/rabbitmq/bin/rabbitmqctl");
+                process.environment(&mut command, &self.ports);
+                assert!(command.args(arguments).status().unwrap().success());
+            }
+        }
+    }
+
+    async fn wait_until_up(&self) {
+        // A server that listens may not answer yet: ask for what tests will ask for.
+        let port = *self.ports.last().unwrap();
+        let client = reqwest::Client::new();
+        within(Duration::from_secs(90), "a server to come up", || async {
+            match self.kind {
+                Kind::Redis => {
+                    let url = format!("redis://127.0.0.1:{port}/");
+                    let mut connection = redis::Client::open(url)
+                        .ok()?
+                        .get_multiplexed_async_connection()
+                        .await
+                        .ok()?;
+                    let pong: redis::RedisResult<String> =
+                        redis::cmd("PING").query_async(&mut connection).await;
+                    pong.ok().map(drop)
+                }
+                Kind::RabbitMq => {
+                    let url =
+                        format!("http://127.0.0.1:{port}/api/health/checks/port-listener/5672");
+                    let url = match self.form {
+                        Form::Container(_) => url,
+                        Form::Process(_) => url.replace("5672", &self.ports[0].to_string()),
+                    };
+                    let asked = client.get(url).basic_auth("guest", Some("guest"));
+                    let asked = asked.timeout(Duration::from_secs(2)).send().await.ok()?;
+                    asked.status().is_success().then_some(())
+                }
+            }
+        })
+        .await;
+    }
+}
+
+async fn container(kind: Kind, ports: &[u16]) -> ContainerAsync<GenericImage> {
+    let (name, tag) = image(kind);
+    let image = GenericImage::new(name, tag);
+    let (inside, files): (&[u16], &[(&str, &str)]) = match kind {
+        Kind::RabbitMq => (
+            &[5672, 15672],
+            &[(
+                "/run/pagesync/rabbitmq/test.conf",
+                "loopback_users = none\nmanagement.tcp.port = 15672\n",
+            )],
+        ),
+        Kind::Redis => (
+            &[6379],
+            &[(
+                "/run/pagesync/redis/test.conf",
+                "protected-mode no\ndatabases 256\n",
+            )],
+        ),
+    };
+    // We ask the server itself whether it is up.
+    let mut request = image
+        .with_wait_for(WaitFor::Nothing)
+        .with_label(LABEL.0, LABEL.1)
+        .with_hostname("server");
+    for (path, text) in files {
+        request = request.with_copy_to(*path, text.as_bytes().to_vec());
+    }
+    for (outside, inside) in ports.iter().zip(inside) {
+        request = request.with_mapped_port(*outside, ContainerPort::Tcp(*inside));
+    }
+    request.start().await.unwrap()
+}
+
+impl Process {
+    fn start(kind: Kind, ports: &[u16]) -> Self {
+        let directory =
+            std::env::temp_dir().join(format!("pagesync-test-{}-{}", std::process::id(), ports[0]));
+        std::fs::create_dir_all(&directory).unwrap();
+        let process = Self {
+            directory,
+            child: Mutex::new(None),
+        };
+        process.spawn(kind, ports);
+        process
+    }
+
+    fn spawn(&self, kind: Kind, ports: &[u16]) {
+        let mut command = match kind {
+            Kind::RabbitMq => {
+                let conf = format!(
+                    "listeners.tcp.default = {}\nmanagement.tcp.port = {}\ndisk_free_limit.absolute = 200MB\n",
+                    ports[0], ports[1]
+                );
+                std::fs::write(self.directory.join("rabbitmq.conf"), conf).unwrap();
+                std::fs::write(self.directory.join("plugins"), "[rabbitmq_management].\n").unwrap();
+                let mut command = Command::new("/usr/lib/rabbitmq/bin/rabbitmq-server");
+                self.environment(&mut command, ports);
+                command
+            }
+            Kind::Redis => {
+                let mut command = Command::new("redis-server");
+                command.args(["--port", &ports[0].to_string(), "--databases", "256"]);
+                command.args(["--appendonly", "yes", "--save", "", "--dir"]);
+                command.arg(&self.directory);
+                command
+            }
+        };
+        let log = std::fs::File::create(self.directory.join("log")).unwrap();
+        let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn();
+        *self.child.lock().unwrap() = Some(child.unwrap());
+    }
+
+    /// A node of its own: name, ports, data, cookie.
+    fn environment(&self, command: &mut Command, ports: &[u16]) {
+        let at = |name: &str| self.directory.join(name);
+        command
+            .env("HOME", &self.directory)
+            .env("RABBITMQ_NODENAME", format!("test{}@localhost", ports[0]))
+            .env("RABBITMQ_DIST_PORT", (ports[1] ^ 1).to_string())
+            .env("ERL_EPMD_PORT", "14369")
+            .env("RABBITMQ_CONFIG_FILE", at("rabbitmq.conf"))
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", at("plugins"))
+            .env("RABBITMQ_MNESIA_BASE", at("data"))
+            .env("RABBITMQ_LOG_BASE", at("logs"));
+    }
+
+    fn signal(&self, signal: &str) {
+        let child = self.child.lock().unwrap();
+        let pid = child.as_ref().unwrap().id().to_string();
+        // RabbitMQ's script execs nothing: the node is a child of it.
+        let tree = Command::new("sh")
+            .args(["-c", &format!("kill -{signal} {pid} $(pgrep -P {pid}) $(pgrep -P $(pgrep -d, -P {pid} 2>/dev/null || echo 0) 2>/dev/null)")])
+            .status();
+        assert!(tree.is_ok());
+    }
+
+    fn kill(&self) {
+        self.signal("KILL");
+        let child = self.child.lock().unwrap().take();
+        if let Some(mut child) = child {
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.child.lock().is_ok_and(|child| child.is_some()) {
+            self.kill();
+        }
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}

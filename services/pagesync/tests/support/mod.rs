@@ -1,0 +1,73 @@
+//! What the test binaries share: servers, deployments, conditions.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a failed unwrap is a failed test, with its line"
+)]
+
+pub(crate) mod deployment;
+pub(crate) mod engine;
+pub(crate) mod servers;
+
+use std::future::Future;
+use std::time::Duration;
+
+use model::id::PageId;
+use model::job::Job;
+use model::time::Millis;
+use model::webhook::intake;
+
+/// Which backend a test binary runs its scenarios on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TestBackend {
+    Embedded,
+    Distributed,
+}
+
+/// Looks until `condition` answers, at most half a minute.
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    condition: impl FnMut() -> F,
+) -> T {
+    within(Duration::from_secs(30), what, condition).await
+}
+
+/// Looks until `condition` answers, at most `patience`.
+pub(crate) async fn within<T, F: Future<Output = Option<T>>>(
+    patience: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> F,
+) -> T {
+    let begun = std::time::Instant::now();
+    let mut look = tokio::time::interval(Duration::from_millis(10));
+    loop {
+        look.tick().await;
+        if let Some(answer) = condition().await {
+            return answer;
+        }
+        assert!(begun.elapsed() < patience, "waited {patience:?} for {what}");
+    }
+}
+
+pub(crate) fn page_id(n: u64) -> PageId {
+    PageId::parse(&n.to_string()).unwrap()
+}
+
+/// The job of a webhook that names Page `n`.
+pub(crate) fn webhook_job(n: u64, name: &str) -> Job {
+    let name = serde_json::Value::from(name);
+    let body = format!(
+        r#"{{"object":"page","entry":[{{"id":"{n}","time":1750000000,"changes":[{{"field":"name","value":{name}}}]}}]}}"#
+    );
+    let entry = intake(body.as_bytes()).entries.remove(0);
+    Job::Webhook {
+        entry,
+        received: Millis(1_750_000_000_500),
+    }
+}
+
+/// A port nobody listens on now.
+pub(crate) fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}

@@ -1,0 +1,93 @@
+//! The broker and the Redis that all tests of a run share: a vhost and a database number each.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tokio::sync::OnceCell;
+
+use super::engine::{Kind, Server};
+
+static BROKER: OnceCell<Server> = OnceCell::const_new();
+static REDIS: OnceCell<Server> = OnceCell::const_new();
+static NEXT: AtomicU32 = AtomicU32::new(1);
+
+/// A place of its own on a broker.
+#[derive(Debug, Clone)]
+pub(crate) struct Vhost {
+    pub(crate) amqp: String,
+    management: String,
+    name: String,
+}
+
+pub(crate) async fn shared_broker() -> &'static Server {
+    BROKER.get_or_init(|| Server::start(Kind::RabbitMq)).await
+}
+
+pub(crate) async fn shared_redis() -> &'static Server {
+    REDIS.get_or_init(|| Server::start(Kind::Redis)).await
+}
+
+/// A new vhost on `broker`.
+pub(crate) async fn vhost(broker: &Server) -> Vhost {
+    let name = format!("test{}", NEXT.fetch_add(1, Ordering::SeqCst));
+    let management = format!("http://127.0.0.1:{}/api", broker.ports[1]);
+    let vhost = Vhost {
+        amqp: format!("amqp://guest:guest@127.0.0.1:{}/{name}", broker.ports[0]),
+        management,
+        name,
+    };
+    vhost.put("vhosts/{vhost}", "{}").await;
+    let all = r#"{"configure":".*","write":".*","read":".*"}"#;
+    vhost.put("permissions/{vhost}/guest", all).await;
+    vhost
+}
+
+/// The address of a new database on `server`.
+pub(crate) fn database(server: &Server) -> String {
+    let number = NEXT.fetch_add(1, Ordering::SeqCst);
+    format!("redis://127.0.0.1:{}/{number}", server.ports[0])
+}
+
+impl Vhost {
+    async fn put(&self, path: &str, body: &str) {
+        let path = path.replace("{vhost}", &self.name);
+        let answer = reqwest::Client::new()
+            .put(format!("{}/{path}", self.management))
+            .basic_auth("guest", Some("guest"))
+            .header("content-type", "application/json")
+            .body(body.to_owned())
+            .send()
+            .await
+            .unwrap();
+        assert!(answer.status().is_success(), "PUT {path}: {answer:?}");
+    }
+
+    /// Makes a queue full at `bytes`. A policy and the queue's own argument: the smaller counts.
+    pub(crate) async fn limit_queue(&self, queue: &str, bytes: u64) {
+        let policy = format!(
+            r#"{{"pattern":"^{queue}$","definition":{{"max-length-bytes":{bytes}}},"apply-to":"queues"}}"#
+        );
+        self.put("policies/{vhost}/small", &policy).await;
+    }
+
+    /// Publishes raw bytes to a queue, as a stranger on the broker would.
+    pub(crate) async fn publish_raw(&self, queue: &str, payload: &str) {
+        let body = serde_json::json!({
+            "properties": {"delivery_mode": 2},
+            "routing_key": queue,
+            "payload": payload,
+            "payload_encoding": "string",
+        });
+        let answer = reqwest::Client::new()
+            .post(format!(
+                "{}/exchanges/{}/amq.default/publish",
+                self.management, self.name
+            ))
+            .basic_auth("guest", Some("guest"))
+            .json(&body)
+            .send()
+            .await
+            .unwrap();
+        let text = answer.text().await.unwrap();
+        assert!(text.contains(r#""routed":true"#), "{text}");
+    }
+}

@@ -129,6 +129,9 @@ pub fn intake(body: &[u8]) -> Intake {
         intake.rejected.push(reject("entry is not a list"));
         return intake;
     };
+    if entries.is_empty() {
+        intake.count("entry.none", 1);
+    }
     for raw in entries {
         sort_entry(raw, &mut intake);
     }

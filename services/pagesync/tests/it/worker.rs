@@ -1,1 +1,459 @@
-//! x
+//! The worker against its own bad days: messages that come too often, jobs that panic or are not
+//! ours, a store that goes away, a Page that cannot be read.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use common::clock::Clock;
+use common::lifecycle::Lifecycle;
+use common::pages;
+use common::queue::Queue;
+use common::records::dead_letter;
+use common::store::{
+    Changes, Commit, Cursor, Health, HistoryEntry, Key, Kind, Outcome, Store, StoreError, Stored,
+    Versioned,
+};
+use common::telemetry::Metrics;
+use model::field::TrackedFields;
+use model::id::{PageId, Subject};
+use model::job::{Claim, Job, Lane, NEWER_VERSION, Unreadable};
+use model::time::Millis;
+use serde_json::{Value as Json, json};
+
+use crate::BACKEND;
+use crate::support::deployment::{Deployment, Place};
+use crate::support::{eventually, page_id, webhook_job};
+
+/// The real store, with switches for bad days.
+#[derive(Debug)]
+struct MoodyStore {
+    store: Arc<dyn Store>,
+    /// Loading this Page panics.
+    poison: Option<PageId>,
+    /// So many more commits fail as if the server were away.
+    failures: AtomicU64,
+}
+
+impl MoodyStore {
+    fn new(store: Arc<dyn Store>, poison: Option<PageId>, failures: u64) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            poison,
+            failures: AtomicU64::new(failures),
+        })
+    }
+}
+
+#[async_trait]
+impl Store for MoodyStore {
+    async fn load(&self, ids: &[PageId]) -> Result<Vec<Versioned<Stored>>, StoreError> {
+        assert!(
+            !ids.iter().any(|id| Some(id) == self.poison.as_ref()),
+            "poison"
+        );
+        self.store.load(ids).await
+    }
+
+    async fn commit(&self, commits: &[Commit]) -> Result<Vec<Outcome>, StoreError> {
+        let fails = self
+            .failures
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+        if fails.is_ok() {
+            return Err(StoreError::Unavailable("moody".to_owned()));
+        }
+        self.store.commit(commits).await
+    }
+
+    async fn check(&self) -> Result<Health, StoreError> {
+        self.commit(&[]).await?;
+        self.store.check().await
+    }
+
+    async fn pages(
+        &self,
+        after: Option<&PageId>,
+        limit: usize,
+    ) -> Result<Vec<(PageId, Versioned<Stored>)>, StoreError> {
+        self.store.pages(after, limit).await
+    }
+
+    async fn history(&self, id: &PageId) -> Result<Vec<HistoryEntry>, StoreError> {
+        self.store.history(id).await
+    }
+
+    async fn changes_after(
+        &self,
+        cursor: Option<&Cursor>,
+        limit: usize,
+    ) -> Result<Changes, StoreError> {
+        self.store.changes_after(cursor, limit).await
+    }
+
+    async fn claim_due(
+        &self,
+        lane: Lane,
+        now: Millis,
+        lease: Duration,
+        max: usize,
+    ) -> Result<Vec<Claim>, StoreError> {
+        self.store.claim_due(lane, now, lease, max).await
+    }
+
+    async fn due(&self, lane: Lane, limit: usize) -> Result<Vec<(Subject, Millis)>, StoreError> {
+        self.store.due(lane, limit).await
+    }
+
+    async fn record(&self, key: &Key) -> Result<Option<Versioned<Json>>, StoreError> {
+        self.store.record(key).await
+    }
+
+    async fn records(
+        &self,
+        kind: Kind,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(Key, Versioned<Json>)>, StoreError> {
+        self.store.records(kind, after, limit).await
+    }
+}
+
+/// A worker over a queue and a store of a place of their own.
+struct Bench {
+    /// Lives as long as the queue and the store in it.
+    place: Place,
+    queue: Arc<dyn Queue>,
+    store: Arc<dyn Store>,
+}
+
+impl Bench {
+    async fn new(pages: &[u64]) -> Self {
+        let place = Place::new(BACKEND).await;
+        let (queue, store) = (place.queue().await, place.store());
+        for page in pages {
+            pages::add(&*store, &page_id(*page), Clock::system().now())
+                .await
+                .unwrap();
+        }
+        Self {
+            place,
+            queue,
+            store,
+        }
+    }
+
+    fn parts(&self, store: Arc<dyn Store>) -> worker::Parts {
+        worker::Parts {
+            queue: self.queue.clone(),
+            store,
+            metrics: Metrics::default(),
+            clock: Clock::system(),
+            tracked: TrackedFields::default(),
+            verify_after: Duration::from_secs(10),
+        }
+    }
+
+    fn start(&self, store: Arc<dyn Store>) -> Lifecycle {
+        let lifecycle = Lifecycle::default();
+        lifecycle.spawn("worker", worker::run(self.parts(store), lifecycle.clone()));
+        lifecycle
+    }
+
+    async fn name(&self, page: u64) -> Option<Json> {
+        let held = self
+            .store
+            .load(&[page_id(page)])
+            .await
+            .unwrap()
+            .pop()
+            .unwrap();
+        let Stored::Page(page) = held.value else {
+            return None;
+        };
+        Some(page.registers.values().next()?.value.as_ref()?.to_json())
+    }
+
+    async fn wait_for_name(&self, page: u64, name: &str) {
+        eventually(&format!("Page {page} to be named {name}"), || async {
+            (self.name(page).await == Some(json!(name))).then_some(())
+        })
+        .await;
+    }
+
+    async fn letters(&self) -> Vec<(String, dead_letter::DeadLetter)> {
+        dead_letter::all(&*self.store).await.unwrap()
+    }
+}
+
+async fn end(lifecycle: Lifecycle) {
+    lifecycle.stop();
+    lifecycle.finish().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_came_too_often_is_taken_apart_and_its_good_jobs_done() {
+    let bench = Bench::new(&[1, 2]).await;
+    let bad = Job::Unreadable(Unreadable {
+        body: b"?".to_vec(),
+        reason: "odd".to_owned(),
+        received: Millis(1),
+    });
+    let jobs = [webhook_job(1, "one"), bad, webhook_job(2, "two")];
+    bench.queue.publish(Lane::Webhooks, &jobs).await.unwrap();
+    for attempt in 1..worker::SUSPECT_FROM {
+        let delivery = bench.queue.receive(Lane::Webhooks).await.unwrap();
+        assert_eq!(delivery.attempt, attempt);
+        drop(delivery);
+    }
+    let running = bench.start(bench.store.clone());
+    bench.wait_for_name(1, "one").await;
+    bench.wait_for_name(2, "two").await;
+    let letters = eventually("one letter", || async {
+        let letters = bench.letters().await;
+        (letters.len() == 1 && !letters[0].1.untried).then_some(letters)
+    })
+    .await;
+    assert_eq!(letters[0].0, dead_letter::id(&jobs[1]));
+    end(running).await;
+    assert_eq!(bench.queue.depth(Lane::Webhooks).await.unwrap().messages, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_panics_the_worker_ends_alone_as_a_dead_letter() {
+    let bench = Bench::new(&[1, 2, 3]).await;
+    let poison = webhook_job(2, "poison");
+    let jobs = [
+        webhook_job(1, "one"),
+        poison.clone(),
+        webhook_job(3, "three"),
+    ];
+    bench.queue.publish(Lane::Webhooks, &jobs).await.unwrap();
+    let running = bench.start(MoodyStore::new(bench.store.clone(), Some(page_id(2)), 0));
+    bench.wait_for_name(1, "one").await;
+    bench.wait_for_name(3, "three").await;
+    eventually("the poison to be a tried letter", || async {
+        let letters = bench.letters().await;
+        (letters.len() == 1 && letters[0].0 == dead_letter::id(&poison) && !letters[0].1.untried)
+            .then_some(())
+    })
+    .await;
+    end(running).await;
+    // Once the cause is gone, an operator replays it.
+    dead_letter::replay(&*bench.store, &*bench.queue, &dead_letter::id(&poison))
+        .await
+        .unwrap();
+    let running = bench.start(bench.store.clone());
+    bench.wait_for_name(2, "poison").await;
+    assert_eq!(bench.letters().await, []);
+    end(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_an_earlier_process_left_untried_are_tried_at_the_next_start() {
+    let bench = Bench::new(&[1, 2]).await;
+    let now = Clock::system().now();
+    let keep = |job, untried| Commit {
+        records: vec![dead_letter::keep(job, "delivered 3 times", now, untried)],
+        ..Commit::default()
+    };
+    let (left, tried) = (webhook_job(1, "left"), webhook_job(2, "killer"));
+    bench
+        .store
+        .commit(&[keep(&left, true), keep(&tried, false)])
+        .await
+        .unwrap();
+    let running = bench.start(bench.store.clone());
+    bench.wait_for_name(1, "left").await;
+    eventually("the letter of the good job to go", || async {
+        let letters = bench.letters().await;
+        (letters.len() == 1 && letters[0].0 == dead_letter::id(&tried)).then_some(())
+    })
+    .await;
+    assert_eq!(
+        bench.name(2).await,
+        None,
+        "what killed a process is not tried again by itself"
+    );
+    end(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_store_is_away_nothing_is_lost_and_nothing_becomes_a_dead_letter() {
+    let bench = Bench::new(&(1..=50).collect::<Vec<_>>()).await;
+    for page in 1..=50 {
+        bench
+            .queue
+            .publish(Lane::Webhooks, &[webhook_job(page, "kept")])
+            .await
+            .unwrap();
+    }
+    let running = bench.start(MoodyStore::new(bench.store.clone(), None, 6));
+    for page in 1..=50 {
+        bench.wait_for_name(page, "kept").await;
+    }
+    eventually("no letters", || async {
+        bench.letters().await.is_empty().then_some(())
+    })
+    .await;
+    end(running).await;
+    assert_eq!(bench.queue.depth(Lane::Webhooks).await.unwrap().messages, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn b54_what_is_not_ours_becomes_a_dead_letter_and_a_newer_job_waits_for_a_newer_worker() {
+    let bench = Bench::new(&[1]).await;
+    let strange = [
+        "",
+        "hello",
+        "{}",
+        "[7]",
+        r#"[{"v":1}]"#,
+        r#"[{"v":"abc","webhook":{}}]"#,
+        r#"[{"v":9223372036854775808,"later":{"x":1}}]"#,
+    ];
+    match &bench.place {
+        Place::Distributed { vhost, .. } => {
+            for payload in strange {
+                vhost.publish_raw("pagesync.v1.webhooks", payload).await;
+            }
+        }
+        Place::Embedded(directory) => {
+            let file = rusqlite::Connection::open(directory.path().join("pagesync.db")).unwrap();
+            for payload in strange {
+                let insert =
+                    "INSERT INTO messages (lane, attempt, body) VALUES ('webhooks', 0, ?1)";
+                file.execute(insert, [payload.as_bytes()]).unwrap();
+            }
+        }
+    }
+    bench
+        .queue
+        .publish(Lane::Webhooks, &[webhook_job(1, "good")])
+        .await
+        .unwrap();
+    let running = bench.start(bench.store.clone());
+    bench.wait_for_name(1, "good").await;
+    let letters = eventually("seven letters", || async {
+        let letters = bench.letters().await;
+        (letters.len() == strange.len()).then_some(letters)
+    })
+    .await;
+    assert_eq!(
+        letters
+            .iter()
+            .filter(|(_, letter)| letter.reason.starts_with(NEWER_VERSION))
+            .count(),
+        1
+    );
+    end(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_of_a_version_that_is_no_longer_newer_is_done_at_the_start() {
+    let bench = Bench::new(&[1]).await;
+    let body = model::job::encode(&webhook_job(1, "understood")).into_bytes();
+    let reason = format!("{NEWER_VERSION}: 2, this build knows 1");
+    let job = Job::Unreadable(Unreadable {
+        body,
+        reason: reason.clone(),
+        received: Millis(1),
+    });
+    let letter = dead_letter::keep(&job, &reason, Clock::system().now(), false);
+    bench
+        .store
+        .commit(&[Commit {
+            records: vec![letter],
+            ..Commit::default()
+        }])
+        .await
+        .unwrap();
+    let running = bench.start(bench.store.clone());
+    bench.wait_for_name(1, "understood").await;
+    eventually("no letters", || async {
+        bench.letters().await.is_empty().then_some(())
+    })
+    .await;
+    end(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn b56_a_page_that_cannot_be_read_is_kept_as_a_letter_and_starts_again() {
+    let deployment = Deployment::start(BACKEND).await;
+    let ids = [page_id(1), page_id(2)];
+    deployment.add(&ids).await;
+    let rename = |page: u64, name: &str, time: u64| {
+        json!({"object": "page", "entry": [{"id": page.to_string(), "time": time, "changes": [{"field": "name", "value": name}]}]})
+            .to_string()
+    };
+    assert_eq!(
+        deployment.deliver(rename(1, "before", 1_750_000_000)).await,
+        200
+    );
+    deployment.settle().await;
+    deployment.place.corrupt(&ids[0]).await;
+    for page in [1, 2] {
+        assert_eq!(
+            deployment
+                .deliver(rename(page, "after", 1_750_000_060))
+                .await,
+            200
+        );
+    }
+    deployment.settle().await;
+    for id in &ids {
+        assert_eq!(deployment.name(id).await, Some(json!("after")));
+    }
+    let (version, page) = deployment.page(&ids[0]).await.unwrap();
+    assert_eq!(
+        page.status,
+        model::page::Status::Corrupt,
+        "until a read proves it"
+    );
+    assert!(version == 3 && page.polling.wanted());
+    let letters = dead_letter::all(&*deployment.store).await.unwrap();
+    assert!(
+        letters.len() == 1 && letters[0].1.reason.contains("Page 1 could not be read"),
+        "{letters:?}"
+    );
+    deployment.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_workers_on_few_pages_end_with_the_newest_values_and_no_effect_twice() {
+    let bench = Bench::new(&[1, 2]).await;
+    for round in 0..40u64 {
+        let jobs: Vec<Job> = (1..=2).flat_map(|page| {
+            let body = format!(
+                r#"{{"object":"page","entry":[{{"id":"{page}","time":{},"changes":[{{"field":"name","value":"n{round:02}"}}]}}]}}"#,
+                1_750_000_000 + round
+            );
+            let entry = model::webhook::intake(body.as_bytes()).entries.remove(0);
+            let job = Job::Webhook { entry, received: Millis(1_750_000_100_000) };
+            [job.clone(), job]
+        }).collect();
+        bench.queue.publish(Lane::Webhooks, &jobs).await.unwrap();
+    }
+    let workers: Vec<Lifecycle> = (0..3).map(|_| bench.start(bench.store.clone())).collect();
+    for page in 1..=2 {
+        bench.wait_for_name(page, "n39").await;
+    }
+    eventually("the queue to be empty", || async {
+        (bench.queue.depth(Lane::Webhooks).await.unwrap().messages == 0).then_some(())
+    })
+    .await;
+    for running in workers {
+        end(running).await;
+    }
+    let Changes::Entries(feed) = bench.store.changes_after(None, 1000).await.unwrap() else {
+        panic!("entries")
+    };
+    for page in 1..=2 {
+        let versions: Vec<u64> = feed
+            .iter()
+            .filter(|(_, entry)| entry.page == page_id(page))
+            .map(|(_, entry)| entry.version)
+            .collect();
+        assert!(versions.is_sorted_by(|a, b| a < b), "{versions:?}");
+    }
+}

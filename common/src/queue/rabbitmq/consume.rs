@@ -70,7 +70,11 @@ impl Consumers {
                 () = state.released.notified() => None,
             };
             match next {
-                Some((Ok(delivery), is_dead)) => return Ok(take(delivery, is_dead)),
+                Some((Ok(delivery), is_dead)) if delivery.acker.usable() => {
+                    return Ok(take(delivery, is_dead));
+                }
+                // Buffered before the channel broke: the broker delivers it again.
+                Some((Ok(_), _)) => *open = None,
                 Some((Err(error), _)) => {
                     *open = None;
                     return Err(describe(&error));

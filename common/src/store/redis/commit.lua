@@ -24,7 +24,9 @@ if page then
   if redis.call('TYPE', key).ok == 'hash' then
     local flat = redis.call('HGETALL', key)
     for i = 1, #flat, 2 do held[flat[i]] = flat[i + 1] end
-  else
+  elseif redis.call('EXISTS', key) == 1 then
+    -- Only if there is something: after a first write that needs no memory, as this one, a full
+    -- Redis lets the rest of a script through.
     redis.call('DEL', key)
   end
   -- Only what differs is written: the append-only file stays small.

@@ -1,1 +1,177 @@
-//! x
+//! What only a real Redis can do to the store: settings, restarts, foreign keys, other clients.
+
+use common::pages::registration;
+use common::store::redis::{Durability, RedisStore};
+use common::store::{Commit, Outcome, Store, StoreError, Stored};
+use model::time::Millis;
+use redis::Value;
+use serde_json::json;
+
+use crate::BACKEND;
+use crate::support::deployment::{Deployment, Place, raw};
+use crate::support::engine::{Kind, Server};
+use crate::support::servers::database;
+use crate::support::{eventually, page_id};
+
+fn text(value: Value) -> String {
+    redis::from_redis_value(value).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_client_reads_a_plain_name() {
+    let deployment = Deployment::start(BACKEND).await;
+    let id = page_id(1_170_558_113);
+    deployment.add(std::slice::from_ref(&id)).await;
+    let entry = json!({"id": id, "time": 1_750_000_000, "changes": [{"field": "name", "value": "Café \"Aurora\""}]});
+    let body = simulator::delivery::body(&[entry]);
+    assert_eq!(deployment.deliver(body).await, 200);
+    deployment.settle().await;
+    let Place::Distributed { redis, .. } = &deployment.place else {
+        unreachable!("distributed")
+    };
+    let name = raw(redis, &["HGET", "{pagesync}:page:1170558113", "name"]).await;
+    assert_eq!(text(name), "Café \"Aurora\"");
+    let shell = std::process::Command::new("redis-cli")
+        .args([
+            "-u",
+            redis,
+            "--raw",
+            "HGET",
+            "{pagesync}:page:1170558113",
+            "name",
+        ])
+        .output();
+    assert_eq!(
+        String::from_utf8(shell.unwrap().stdout).unwrap().trim_end(),
+        "Café \"Aurora\""
+    );
+    deployment.finish().await;
+}
+
+#[tokio::test]
+async fn the_scripts_may_be_flushed_at_any_time() {
+    let place = Place::new(BACKEND).await;
+    let store = place.store();
+    let Place::Distributed { redis, .. } = &place else {
+        unreachable!("distributed")
+    };
+    for version in 0..5 {
+        raw(redis, &["SCRIPT", "FLUSH"]).await;
+        let commit = registration(&page_id(1), version, Millis(1));
+        assert_eq!(store.commit(&[commit]).await.unwrap(), [Outcome::Applied]);
+    }
+}
+
+#[tokio::test]
+async fn a_foreign_key_in_a_pages_place_is_corrupt_and_written_over() {
+    let place = Place::new(BACKEND).await;
+    let store = place.store();
+    let Place::Distributed { redis, .. } = &place else {
+        unreachable!("distributed")
+    };
+    raw(redis, &["SET", "{pagesync}:page:1", "a string"]).await;
+    raw(redis, &["HSET", "{pagesync}:page:2", "name", "no version"]).await;
+    raw(
+        redis,
+        &[
+            "HSET",
+            "{pagesync}:page:3",
+            "_version",
+            "7",
+            "_status",
+            "active",
+        ],
+    )
+    .await;
+    let held = store
+        .load(&[page_id(1), page_id(2), page_id(3)])
+        .await
+        .unwrap();
+    assert!(
+        held.iter()
+            .all(|held| matches!(held.value, Stored::Corrupt(_))),
+        "{held:?}"
+    );
+    assert_eq!(
+        held.iter().map(|held| held.version).collect::<Vec<_>>(),
+        [0, 0, 7]
+    );
+    for (page, expected) in [(1, 0), (2, 0), (3, 7)] {
+        let commit = registration(&page_id(page), expected, Millis(1));
+        assert_eq!(store.commit(&[commit]).await.unwrap(), [Outcome::Applied]);
+    }
+    assert_eq!(
+        text(raw(redis, &["HEXISTS", "{pagesync}:page:2", "name"]).await),
+        "0"
+    );
+}
+
+#[tokio::test]
+async fn settings_that_lose_pages_are_refused_and_a_restart_keeps_what_was_committed() {
+    let server = Server::start(Kind::Redis).await;
+    let url = database(&server);
+    let store = RedisStore::open(&url, Durability::Fsync).unwrap();
+    let health = store.check().await.unwrap();
+    assert_eq!((health.refusals, health.warnings), (Vec::new(), Vec::new()));
+    raw(&url, &["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
+    raw(&url, &["CONFIG", "SET", "appendonly", "no"]).await;
+    let health = store.check().await;
+    raw(&url, &["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
+    // Without its log Redis cannot promise the disk: `fsync` fails instead of pretending.
+    assert!(
+        matches!(health, Err(StoreError::Unavailable(_))),
+        "{health:?}"
+    );
+    let relaxed = RedisStore::open(&url, Durability::Relaxed).unwrap();
+    raw(&url, &["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
+    let health = relaxed.check().await.unwrap();
+    assert!(
+        health.refusals[0].contains("allkeys-lru") && health.warnings[0].contains("append-only"),
+        "{health:?}"
+    );
+    raw(&url, &["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
+    raw(&url, &["CONFIG", "SET", "appendonly", "yes"]).await;
+
+    let commits: Vec<Commit> = (1..=100)
+        .map(|page| registration(&page_id(page), 0, Millis(1)))
+        .collect();
+    assert!(
+        store
+            .commit(&commits)
+            .await
+            .unwrap()
+            .iter()
+            .all(|outcome| *outcome == Outcome::Applied)
+    );
+    server.kill().await;
+    let away = store.load(&[page_id(1)]).await;
+    assert!(matches!(away, Err(StoreError::Unavailable(_))), "{away:?}");
+    server.start_again().await;
+    let ids: Vec<_> = (1..=100).map(page_id).collect();
+    let held = eventually("Redis to answer", || async { store.load(&ids).await.ok() }).await;
+    assert!(
+        held.iter().all(|held| held.version == 1),
+        "fsync means on disk"
+    );
+}
+
+#[tokio::test]
+async fn a_full_redis_is_unavailable_and_recovers() {
+    let server = Server::start(Kind::Redis).await;
+    let url = database(&server);
+    let store = RedisStore::open(&url, Durability::Relaxed).unwrap();
+    store.check().await.unwrap();
+    raw(&url, &["CONFIG", "SET", "maxmemory", "1"]).await;
+    let full = store
+        .commit(&[registration(&page_id(1), 0, Millis(1))])
+        .await;
+    assert!(matches!(full, Err(StoreError::Unavailable(_))), "{full:?}");
+    raw(&url, &["CONFIG", "SET", "maxmemory", "0"]).await;
+    assert_eq!(
+        store
+            .commit(&[registration(&page_id(1), 0, Millis(1))])
+            .await
+            .unwrap(),
+        [Outcome::Applied]
+    );
+}

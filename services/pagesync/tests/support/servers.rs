@@ -48,17 +48,25 @@ pub(crate) fn database(server: &Server) -> String {
 }
 
 impl Vhost {
-    async fn put(&self, path: &str, body: &str) {
+    pub(crate) async fn put(&self, path: &str, body: &str) {
+        self.manage(reqwest::Method::PUT, path, body).await;
+    }
+
+    pub(crate) async fn delete(&self, path: &str) {
+        self.manage(reqwest::Method::DELETE, path, "").await;
+    }
+
+    async fn manage(&self, method: reqwest::Method, path: &str, body: &str) {
         let path = path.replace("{vhost}", &self.name);
         let answer = reqwest::Client::new()
-            .put(format!("{}/{path}", self.management))
+            .request(method, format!("{}/{path}", self.management))
             .basic_auth("guest", Some("guest"))
             .header("content-type", "application/json")
             .body(body.to_owned())
             .send()
             .await
             .unwrap();
-        assert!(answer.status().is_success(), "PUT {path}: {answer:?}");
+        assert!(answer.status().is_success(), "{path}: {answer:?}");
     }
 
     /// Makes a queue full at `bytes`. A policy and the queue's own argument: the smaller counts.

@@ -18,7 +18,8 @@ use crate::config::LogFormat;
 
 /// Starts logging to standard error. Does nothing if somebody already has.
 pub fn init_logs(filter: &str, format: LogFormat) {
-    let filter = EnvFilter::builder().parse_lossy(filter);
+    // lapin reports every lost connection several times; we report it once, with the consequence.
+    let filter = EnvFilter::builder().parse_lossy(format!("lapin=off,{filter}"));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

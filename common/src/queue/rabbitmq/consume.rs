@@ -73,13 +73,13 @@ impl Consumers {
                 Some((Ok(delivery), is_dead)) if delivery.acker.usable() => {
                     return Ok(take(delivery, is_dead));
                 }
-                // Buffered before the channel broke: the broker delivers it again.
-                Some((Ok(_), _)) => *open = None,
                 Some((Err(error), _)) => {
                     *open = None;
                     return Err(describe(&error));
                 }
-                None => *open = None,
+                // The stream has ended, or this was buffered before the channel broke: the broker
+                // delivers it again.
+                Some((Ok(_), _)) | None => *open = None,
             }
         }
     }

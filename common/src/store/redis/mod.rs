@@ -14,8 +14,8 @@
 //! Invariant: every write of more than one key is one script. One pooled connection per batch.
 
 mod payload;
+mod reply;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -24,18 +24,21 @@ use model::id::{PageId, Subject};
 use model::job::{Claim, Lane};
 use model::time::Millis;
 use redis::{
-    AsyncConnectionConfig, IntoConnectionInfo as _, Pipeline, RedisError, RedisResult, Script,
+    AsyncConnectionConfig, IntoConnectionInfo as _, Pipeline, RedisResult, Script,
     ServerErrorKind, Value as Reply, from_redis_value,
 };
 use serde_json::Value as Json;
 
 use super::{
-    Changes, Commit, Corrupt, Cursor, FeedEntry, Health, HistoryEntry, Key, Kind, Outcome,
+    Changes, Commit, Cursor, FeedEntry, Health, HistoryEntry, Key, Kind, Outcome,
     RecordWrite, Store, StoreError, Stored, Versioned, codec,
 };
 use payload::Payload;
+use reply::{
+    PREFIX, due_key, feed_entry, feed_key, feed_n_key, from_json, history_key, index_key, millis,
+    outcome, page_key, pairs, parse, record_key, stored, subject, unavailable,
+};
 
-const PREFIX: &str = "{pagesync}";
 /// Our deadline for connecting and for every answer: the client's default, 500 ms, is too short for
 /// a server that is writing its log.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -216,6 +219,9 @@ impl RedisStore {
         }
         if aof.as_deref() == Some("no") {
             warnings.push("Redis keeps no append-only file: a restart loses what changed since its last snapshot. Set appendonly yes".to_owned());
+        }
+        if self.durability == Durability::Fsync && fsync.as_deref() == Some("everysec") {
+            warnings.push("PAGESYNC_REDIS_DURABILITY=fsync waits up to a second for each commit while Redis' appendfsync is everysec: set appendfsync always".to_owned());
         }
         let has_waitaof = matches!(answers.get(3), Some(Ok(Reply::Array(found))) if !matches!(found.first(), None | Some(Reply::Nil)));
         if self.durability == Durability::Fsync
@@ -510,144 +516,4 @@ async fn wait_for_disk(connection: &mut Connection) -> Result<(), StoreError> {
         )),
         Err(error) => Err(unavailable(&error)),
     }
-}
-
-fn page_key(id: &PageId) -> String {
-    format!("{PREFIX}:page:{id}")
-}
-
-fn history_key(id: &PageId) -> String {
-    format!("{PREFIX}:history:{id}")
-}
-
-fn feed_key() -> String {
-    format!("{PREFIX}:feed")
-}
-
-fn feed_n_key() -> String {
-    format!("{PREFIX}:feed_n")
-}
-
-fn due_key(lane: Lane) -> String {
-    format!("{PREFIX}:due:{lane}")
-}
-
-fn record_key(key: &Key) -> String {
-    format!("{PREFIX}:record:{}:{}", key.kind.name(), key.id)
-}
-
-fn index_key(kind: Kind) -> String {
-    format!("{PREFIX}:records:{}", kind.name())
-}
-
-fn outcome(reply: Reply) -> Result<Outcome, StoreError> {
-    match parse::<String>(Some(reply))?.as_str() {
-        "applied" => Ok(Outcome::Applied),
-        "stale" => Ok(Outcome::Stale),
-        _ => Err(StoreError::Unexpected(
-            "the commit script gave another answer than its own".to_owned(),
-        )),
-    }
-}
-
-/// Any error of Redis means that it cannot do what it must: it is away, loading, full, read-only.
-fn unavailable(error: &RedisError) -> StoreError {
-    StoreError::Unavailable(error.to_string())
-}
-
-fn parse<T: redis::FromRedisValue>(reply: Option<Reply>) -> Result<T, StoreError> {
-    let reply = reply.ok_or_else(|| StoreError::Unexpected("an answer is missing".to_owned()))?;
-    from_redis_value(reply).map_err(|error| StoreError::Unexpected(error.to_string()))
-}
-
-fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, StoreError> {
-    serde_json::from_str(text).map_err(|error| StoreError::Unexpected(error.to_string()))
-}
-
-/// What stands under a Page's key. Bytes that are not text, another type of key, attributes that do
-/// not fit: the Page is corrupt, its neighbours are not.
-fn stored(answer: RedisResult<Reply>) -> Result<Versioned<Stored>, StoreError> {
-    let corrupt = |version, raw: String, reason: String| Versioned {
-        version,
-        value: Stored::Corrupt(Corrupt { raw, reason }),
-    };
-    let reply = match answer {
-        Ok(reply) => reply,
-        Err(error) if error.code() == Some("WRONGTYPE") => {
-            return Ok(corrupt(
-                0,
-                String::new(),
-                "the key holds something else than a hash".to_owned(),
-            ));
-        }
-        Err(error) => return Err(unavailable(&error)),
-    };
-    let bytes: BTreeMap<Vec<u8>, Vec<u8>> = parse(Some(reply))?;
-    if bytes.is_empty() {
-        return Ok(Versioned {
-            version: 0,
-            value: Stored::Unknown,
-        });
-    }
-    let text = |bytes: Vec<u8>| {
-        String::from_utf8(bytes)
-            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
-    };
-    let mut attributes: codec::Attributes = bytes
-        .into_iter()
-        .map(|(name, value)| (text(name), text(value)))
-        .collect();
-    let version = attributes
-        .remove(codec::VERSION)
-        .and_then(|version| version.parse().ok());
-    let decoded = match version {
-        Some(_) => codec::decode(&attributes),
-        None => Err("the version is missing".to_owned()),
-    };
-    let version = version.unwrap_or(0);
-    Ok(match decoded {
-        Ok(page) => Versioned {
-            version,
-            value: Stored::Page(Box::new(page)),
-        },
-        Err(reason) => corrupt(
-            version,
-            serde_json::to_string(&attributes).unwrap_or_default(),
-            reason,
-        ),
-    })
-}
-
-fn feed_entry((id, fields): (String, Vec<String>)) -> Result<(u64, FeedEntry), StoreError> {
-    let odd = || StoreError::Unexpected("a feed entry that is none".to_owned());
-    let n = id
-        .split_once('-')
-        .and_then(|(n, _)| n.parse().ok())
-        .ok_or_else(odd)?;
-    let entry = fields.get(1).ok_or_else(odd)?;
-    Ok((n, from_json(entry)?))
-}
-
-fn pairs(flat: Vec<String>) -> Result<Vec<(String, f64)>, StoreError> {
-    let odd = || StoreError::Unexpected("a score that is no number".to_owned());
-    let mut flat = flat.into_iter();
-    let mut pairs = Vec::new();
-    while let (Some(member), Some(score)) = (flat.next(), flat.next()) {
-        pairs.push((member, score.parse().map_err(|_| odd())?));
-    }
-    Ok(pairs)
-}
-
-fn subject(text: &str) -> Result<Subject, StoreError> {
-    Subject::parse(text)
-        .ok_or_else(|| StoreError::Unexpected("a due subject that is none".to_owned()))
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "scores are milliseconds, whole and positive"
-)]
-fn millis(score: f64) -> Millis {
-    Millis(score as u64)
 }

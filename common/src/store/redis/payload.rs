@@ -7,7 +7,9 @@ use serde::Serialize;
 use super::super::{
     Commit, DueWrite, FEED, FeedEntry, HISTORY, HistoryEntry, Key, PageWrite, RecordWrite, codec,
 };
-use super::{PREFIX, due_key, feed_key, feed_n_key, history_key, index_key, page_key, record_key};
+use super::reply::{
+    PREFIX, due_key, feed_key, feed_n_key, history_key, index_key, page_key, record_key,
+};
 
 /// What one call of `commit.lua` gets.
 pub(super) struct Payload {

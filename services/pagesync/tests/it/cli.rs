@@ -1,1 +1,236 @@
-//! Later.
+//! The executable from the outside: what an operator types, what comes back, with which exit code.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Output};
+
+use serde_json::Value as Json;
+use tempfile::TempDir;
+
+use crate::support::deployment::{Deployment, Place};
+use crate::support::{TestBackend, page_id};
+
+fn pagesync(environment: &[(&str, &str)], arguments: &[&str]) -> Output {
+    let directory = tempfile::tempdir().unwrap();
+    Command::new(env!("CARGO_BIN_EXE_pagesync"))
+        .args(arguments)
+        .env_clear()
+        .envs(environment.iter().copied())
+        .current_dir(directory.path())
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Runs a command beside the running process of `directory`.
+fn beside(directory: &TempDir, arguments: &[&str]) -> Output {
+    let path = directory.path().to_str().unwrap();
+    pagesync(&[("PAGESYNC_DATA_DIR", path)], arguments)
+}
+
+#[test]
+fn a_configuration_error_names_the_variables_and_no_value() {
+    let environment = [
+        ("PAGESYNC_LISTEN", "secret-thing"),
+        ("FACEBOOK_APP_SECRET", "your_facebook_app_secret"),
+        ("PAGESYNC_LOGS", "x"),
+    ];
+    let output = pagesync(&environment, &["up"]);
+    let complaint = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    for part in [
+        "PAGESYNC_LISTEN",
+        "FACEBOOK_APP_SECRET is a placeholder",
+        "FACEBOOK_VERIFY_TOKEN is missing",
+        "did you mean PAGESYNC_LOG?",
+    ] {
+        assert!(complaint.contains(part), "{part}: {complaint}");
+    }
+    assert!(
+        !complaint.contains("secret-thing") && !complaint.contains("your_facebook"),
+        "{complaint}"
+    );
+}
+
+#[test]
+fn usage_errors_and_failures_have_codes_of_their_own() {
+    assert_eq!(pagesync(&[], &["dance"]).status.code(), Some(2));
+    let nobody = pagesync(&[("PAGESYNC_OPERATOR_LISTEN", "127.0.0.1:1")], &["health"]);
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(text(&nobody.stderr).contains("nothing answers on 127.0.0.1:1"));
+}
+
+#[test]
+fn config_show_hides_every_secret() {
+    let environment = [
+        ("FACEBOOK_APP_SECRET", "0123456789abcdef0123456789abcdef"),
+        ("PAGESYNC_REDIS_URL", "redis://:hunter2@redis/0"),
+    ];
+    for format in ["table", "json", "ndjson"] {
+        let output = pagesync(&environment, &["config", "show", "--output", format]);
+        let shown = text(&output.stdout);
+        assert!(
+            output.status.success()
+                && shown.contains("PAGESYNC_LISTEN")
+                && shown.contains("0.0.0.0:5000")
+        );
+        assert!(
+            !shown.contains("0123456789") && !shown.contains("hunter2"),
+            "{shown}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_registers_looks_explains_and_replays_beside_the_running_process() {
+    let deployment = Deployment::start(TestBackend::Embedded).await;
+    let Place::Embedded(directory) = &deployment.place else {
+        unreachable!("asked for")
+    };
+    let dry = beside(directory, &["page", "add", "1170558113", "--dry-run"]);
+    assert_eq!(text(&dry.stdout), "would register Page 1170558113\n");
+    assert_eq!(
+        text(&beside(directory, &["page", "add", "1170558113"]).stdout),
+        "registered Page 1170558113\n"
+    );
+    assert_eq!(
+        text(&beside(directory, &["page", "add", "1170558113"]).stdout),
+        "Page 1170558113 is already registered\n"
+    );
+    assert_eq!(
+        beside(directory, &["page", "add", "../x"]).status.code(),
+        Some(1)
+    );
+
+    let body = r#"{"object":"page","entry":[{"id":"1170558113","time":1750000000,"changes":[{"field":"name","value":"Caf\u00e9 \u001b[31m"}]}]}"#;
+    assert_eq!(deployment.deliver(body).await, 200);
+    assert_eq!(deployment.deliver(r#"{"object":"page""#).await, 200);
+    deployment.settle().await;
+    assert!(deployment.page(&page_id(1_170_558_113)).await.is_some());
+
+    let shown = beside(
+        directory,
+        &["page", "show", "1170558113", "--output", "json"],
+    );
+    let shown: Json = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!(shown["fields"]["name"]["value"], "Café \u{1b}[31m");
+    assert_eq!(shown["fields"]["name"]["source"], "webhook");
+    assert_eq!(
+        shown["fields"]["name"]["changed_at"],
+        "2025-06-15T15:06:40Z"
+    );
+    assert_eq!(shown["fields"]["name"]["proven_at"], Json::Null);
+    assert_eq!(
+        (&shown["id"], &shown["status"], &shown["version"]),
+        (&"1170558113".into(), &"active".into(), &2.into())
+    );
+    let table = text(&beside(directory, &["page", "show", "1170558113"]).stdout);
+    assert!(
+        table.contains("Café") && !table.contains('\u{1b}'),
+        "{table}"
+    );
+    let explained = text(&beside(directory, &["page", "explain", "1170558113"]).stdout);
+    assert!(
+        explained.contains("first seen by webhook at 2025-06-15T15:06:40Z")
+            && explained.contains("Next read: due"),
+        "{explained}"
+    );
+    let listed = beside(directory, &["page", "list", "--output", "ndjson"]);
+    assert_eq!(
+        serde_json::from_slice::<Json>(&listed.stdout).unwrap()["id"],
+        "1170558113"
+    );
+    let history = beside(
+        directory,
+        &["page", "history", "1170558113", "--output", "json"],
+    );
+    assert_eq!(
+        serde_json::from_slice::<Json>(&history.stdout).unwrap()[0]["version"],
+        2
+    );
+    let unknown = beside(directory, &["page", "show", "5"]);
+    assert!(unknown.status.code() == Some(1) && text(&unknown.stderr).contains("page add 5"));
+
+    let letters = beside(directory, &["dead-letter", "list", "--output", "json"]);
+    let letters: Json = serde_json::from_slice(&letters.stdout).unwrap();
+    let id = letters[0]["id"].as_str().unwrap().to_owned();
+    let letter = text(&beside(directory, &["dead-letter", "show", &id]).stdout);
+    assert!(
+        letter.contains("ends too early") && letter.contains(r#"{"object":"page""#),
+        "{letter}"
+    );
+    let replayed = beside(directory, &["dead-letter", "replay", &id]);
+    assert_eq!(text(&replayed.stdout), format!("replayed {id}\n"));
+    // It cannot be read this time either, and is the same letter again.
+    crate::support::eventually("the letter to be back", || async {
+        let letters = beside(directory, &["dead-letter", "list", "--output", "json"]);
+        (serde_json::from_slice::<Json>(&letters.stdout).unwrap()[0]["id"] == *id).then_some(())
+    })
+    .await;
+    assert!(
+        beside(directory, &["dead-letter", "discard", &id])
+            .status
+            .success()
+    );
+    assert_eq!(
+        beside(directory, &["dead-letter", "show", &id])
+            .status
+            .code(),
+        Some(1)
+    );
+
+    let (status, metrics) = deployment.get_private("metrics").await;
+    assert_eq!(status, 200);
+    for name in [
+        "pagesync_webhook_answers_total{name=\"200\"} 2",
+        "pagesync_lane_messages{name=\"webhooks\"}",
+        "pagesync_commits_total{name=\"applied\"}",
+        "pagesync_dead_letters_total{name=\"unreadable\"}",
+    ] {
+        assert!(metrics.contains(name), "{name}: {metrics}");
+    }
+    deployment.finish().await;
+}
+
+#[test]
+fn the_demo_shows_the_main_job_and_leaves_nothing() {
+    let output = pagesync(&[], &["demo", "--seconds", "5"]);
+    let shown = text(&output.stdout);
+    assert!(output.status.success(), "{shown}{}", text(&output.stderr));
+    for part in [
+        "is renamed to \"Radwerk\": visible after",
+        "answered 401",
+        "kept as a dead letter",
+        "Aurora 100% Arabica",
+        "ends too early",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+}
+
+#[test]
+fn init_makes_secrets_once_and_takes_what_it_is_given() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("secrets");
+    let run = |environment: &[(&str, &str)]| {
+        let output = pagesync(environment, &["init", "--secrets", path.to_str().unwrap()]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout) + &text(&output.stderr)
+    };
+    let read = |name: &str| std::fs::read_to_string(path.join(name)).unwrap();
+    let first = run(&[]);
+    let made = read("app_secret");
+    assert!(made.trim().len() == 32 && !first.contains(made.trim()));
+    assert!(read("rabbitmq_url").contains(read("rabbitmq_password").trim()));
+    run(&[]);
+    assert_eq!(read("app_secret"), made, "kept");
+    run(&[("FACEBOOK_APP_SECRET", "given-by-the-operator")]);
+    assert_eq!(read("app_secret").trim(), "given-by-the-operator");
+    let mode = std::fs::metadata(path.join("app_secret"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+}

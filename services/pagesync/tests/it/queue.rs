@@ -172,7 +172,7 @@ async fn a_thousand_publishers_each_get_their_own_result() {
     let queue = place.queue().await;
     match &place {
         Place::Distributed { vhost, .. } => {
-            vhost.limit_queue("pagesync.v1.polls_daily", 2000).await
+            vhost.limit_queue("pagesync.v1.polls_daily", 2000).await;
         }
         Place::Embedded(directory) => {
             let file = rusqlite::Connection::open(directory.path().join("pagesync.db")).unwrap();

@@ -272,9 +272,10 @@ impl Deployment {
 
 impl Drop for Deployment {
     fn drop(&mut self) {
-        if !self.finished && !std::thread::panicking() {
-            panic!("a test ends with `finish`, so that what is left in a queue is seen");
-        }
+        assert!(
+            self.finished || std::thread::panicking(),
+            "a test ends with `finish`, so that what is left in a queue is seen"
+        );
     }
 }
 

@@ -191,7 +191,7 @@ async fn container(kind: Kind, ports: &[u16]) -> ContainerAsync<GenericImage> {
             &[6379],
             &[(
                 "/run/pagesync/redis/test.conf",
-                "protected-mode no\ndatabases 256\n",
+                "protected-mode no\ndatabases 256\nappendfsync always\n",
             )],
         ),
     };
@@ -238,7 +238,8 @@ impl Process {
             Kind::Redis => {
                 let mut command = Command::new("redis-server");
                 command.args(["--port", &ports[0].to_string(), "--databases", "256"]);
-                command.args(["--appendonly", "yes", "--save", "", "--dir"]);
+                command.args(["--appendonly", "yes", "--appendfsync", "always"]);
+                command.args(["--save", "", "--dir"]);
                 command.arg(&self.directory);
                 command
             }

@@ -18,7 +18,6 @@ use model::time::Millis;
 use model::webhook::intake;
 
 /// Which backend a test binary runs its scenarios on.
-#[expect(dead_code, reason = "each binary makes one of them")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TestBackend {
     Embedded,

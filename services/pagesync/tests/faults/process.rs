@@ -1,0 +1,103 @@
+//! A process of the real executable.
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::config::Environment;
+
+use crate::support::{free_port, within};
+
+/// One role as a process that can be killed and started again on the same ports.
+#[derive(Debug)]
+pub(crate) struct Process {
+    role: &'static str,
+    environment: Environment,
+    public: u16,
+    private: u16,
+    child: Option<Child>,
+}
+
+impl Process {
+    pub(crate) async fn start(role: &'static str, mut environment: Environment) -> Self {
+        let (public, private) = (free_port(), free_port());
+        environment.insert("PAGESYNC_LISTEN".to_owned(), format!("127.0.0.1:{public}"));
+        environment.insert(
+            "PAGESYNC_OPERATOR_LISTEN".to_owned(),
+            format!("127.0.0.1:{private}"),
+        );
+        environment.insert("PAGESYNC_LOG".to_owned(), "error".to_owned());
+        let mut process = Self {
+            role,
+            environment,
+            public,
+            private,
+            child: None,
+        };
+        process.start_again().await;
+        process
+    }
+
+    /// Starts it and waits until it is ready.
+    pub(crate) async fn start_again(&mut self) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pagesync"));
+        command.arg(self.role).env_clear().envs(&self.environment);
+        self.child = Some(command.stdout(Stdio::null()).spawn().unwrap());
+        let url = format!("http://127.0.0.1:{}/readyz", self.private);
+        let client = reqwest::Client::new();
+        within(
+            Duration::from_secs(60),
+            &format!("{} to be ready", self.role),
+            || async {
+                let answer = client
+                    .get(&url)
+                    .timeout(Duration::from_secs(3))
+                    .send()
+                    .await
+                    .ok()?;
+                answer.status().is_success().then_some(())
+            },
+        )
+        .await;
+    }
+
+    pub(crate) fn webhook_url(&self) -> String {
+        format!("http://127.0.0.1:{}/facebook/webhook", self.public)
+    }
+
+    /// kill -9.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// SIGTERM; it must end by itself, in time, with success.
+    pub(crate) async fn terminate(&mut self) {
+        let Some(mut child) = self.child.take() else {
+            return;
+        };
+        let asked = Command::new("kill")
+            .args(["-TERM", &child.id().to_string()])
+            .status();
+        assert!(asked.unwrap().success());
+        let begun = Instant::now();
+        let status = within(Duration::from_secs(30), "a process to drain", || {
+            let ended = child.try_wait().unwrap();
+            async move { ended }
+        })
+        .await;
+        assert!(
+            status.success(),
+            "{} ended with {status} after {:?}",
+            self.role,
+            begun.elapsed()
+        );
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

@@ -1,0 +1,178 @@
+//! The compose file as a user runs it: images from here, four workers, a simulated Facebook; signed
+//! load; one worker killed; nothing lost.
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use serde_json::{Value as Json, json};
+use simulator::bytes::signature_256;
+use simulator::delivery::body;
+use tokio::task::JoinSet;
+
+use crate::support::{free_port, within};
+
+const WEBHOOKS: u64 = 400;
+const FIRST_PAGE: u64 = 2_000_000;
+
+/// A compose project that is taken down with its volumes, whatever happens.
+struct Project {
+    ingress: u16,
+    simulator: u16,
+}
+
+impl Project {
+    fn compose(&self, arguments: &[&str]) -> Output {
+        // Compose 1 and 2 take the same file.
+        let has_plugin = Command::new("docker").args(["compose", "version"]).output();
+        let mut command = match has_plugin {
+            Ok(output) if output.status.success() => {
+                let mut command = Command::new("docker");
+                command.arg("compose");
+                command
+            }
+            _ => Command::new("docker-compose"),
+        };
+        command
+            .args(["-p", "pagesync-test", "--profile", "demo"])
+            .args(arguments)
+            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."))
+            .env("INGRESS_PORT", self.ingress.to_string())
+            .env("SIMULATOR_PORT", self.simulator.to_string())
+            .env_remove("FACEBOOK_APP_SECRET")
+            .output()
+            .expect("docker-compose: ./test installs it")
+    }
+
+    fn run(&self, arguments: &[&str]) -> String {
+        let output = self.compose(arguments);
+        let (out, err) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        assert!(output.status.success(), "compose {arguments:?}: {out}{err}");
+        out.into_owned()
+    }
+
+    /// The Pages as a worker sees them.
+    fn pages(&self) -> Vec<Json> {
+        let listed = self.run(&["exec", "-T", "ingress", "true"]);
+        drop(listed);
+        let listed = self.run(&[
+            "run",
+            "--rm",
+            "-T",
+            "demo-pages",
+            "page",
+            "list",
+            "--output",
+            "json",
+        ]);
+        let start = listed.find('[').expect("a list");
+        serde_json::from_str(&listed[start..]).unwrap()
+    }
+}
+
+impl Drop for Project {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let logs = self.compose(&["logs", "--tail", "20"]);
+            println!("{}", String::from_utf8_lossy(&logs.stdout));
+        }
+        self.compose(&["down", "-v", "--remove-orphans"]);
+    }
+}
+
+async fn send(client: reqwest::Client, url: String, secret: String, page: u64) {
+    let entry = json!({"id": page.to_string(), "time": 1_760_000_000, "changes": [{"field": "name", "value": format!("n{page}")}]});
+    let body = body(&[entry]);
+    within(
+        Duration::from_secs(60),
+        "a webhook to be accepted",
+        || async {
+            let request = client.post(&url).header(
+                "x-hub-signature-256",
+                signature_256(&secret, body.as_bytes()),
+            );
+            let answer = request.body(body.clone()).send().await.ok()?;
+            (answer.status().as_u16() == 200).then_some(())
+        },
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn four_workers_under_load_lose_nothing_when_one_is_killed() {
+    let project = Project {
+        ingress: free_port(),
+        simulator: free_port(),
+    };
+    project.compose(&["down", "-v", "--remove-orphans"]);
+    project.run(&["up", "-d", "--build", "--scale", "worker=4"]);
+    let client = reqwest::Client::new();
+    let simulated = format!("http://127.0.0.1:{}/_sim/pages", project.simulator);
+    within(Duration::from_secs(120), "the simulator", || async {
+        let answer = client.get(&simulated).send().await.ok()?;
+        answer.status().is_success().then_some(())
+    })
+    .await;
+    let secret = project
+        .run(&["exec", "-T", "ingress", "cat", "/run/pagesync/app_secret"])
+        .trim()
+        .to_owned();
+    let pages: Vec<u64> = (FIRST_PAGE..FIRST_PAGE + WEBHOOKS).collect();
+    let ids: Vec<String> = pages.iter().map(ToString::to_string).collect();
+    let add = ["run", "--rm", "-T", "demo-pages", "page", "add"];
+    project.run(
+        &add.into_iter()
+            .chain(ids.iter().map(String::as_str))
+            .collect::<Vec<_>>(),
+    );
+
+    let url = format!("http://127.0.0.1:{}/facebook/webhook", project.ingress);
+    let workers = project.run(&["ps", "-q", "worker"]);
+    let workers: Vec<&str> = workers.lines().collect();
+    assert_eq!(workers.len(), 4, "--scale worker=4");
+    let mut load = JoinSet::new();
+    for page in &pages {
+        load.spawn(send(client.clone(), url.clone(), secret.clone(), *page));
+        if *page == FIRST_PAGE + WEBHOOKS / 2 {
+            let killed = Command::new("docker")
+                .args(["kill", "-s", "KILL", workers[0]])
+                .output()
+                .unwrap();
+            assert!(killed.status.success());
+        }
+    }
+    load.join_all().await;
+    let renamed = client
+        .patch(format!("{simulated}/100000000000001"))
+        .json(&json!({"name": "Renamed at the simulator"}))
+        .send()
+        .await
+        .unwrap();
+    assert!(renamed.status().is_success());
+    let lost = within(
+        Duration::from_secs(90),
+        "every Page to be named",
+        || async {
+            let listed = project.pages();
+            let has = |id: &str, name: &str| {
+                listed
+                    .iter()
+                    .any(|page| page["id"] == id && page["name"] == name)
+            };
+            let lost = pages
+                .iter()
+                .filter(|page| !has(&page.to_string(), &format!("n{page}")))
+                .count();
+            let simulated = has("100000000000001", "Renamed at the simulator");
+            (lost == 0 && simulated).then_some(lost)
+        },
+    )
+    .await;
+    println!("webhooks={WEBHOOKS} lost={lost}");
+    let plain = "redis-cli --no-auth-warning -a \"$(sed 's/^requirepass //' /run/pagesync/redis/10-password.conf)\" HGET '{pagesync}:page:100000000000001' name";
+    let name = project.run(&["exec", "-T", "redis", "sh", "-c", plain]);
+    assert_eq!(name.trim(), "Renamed at the simulator");
+}

@@ -24,14 +24,14 @@ use model::id::{PageId, Subject};
 use model::job::{Claim, Lane};
 use model::time::Millis;
 use redis::{
-    AsyncConnectionConfig, IntoConnectionInfo as _, Pipeline, RedisResult, Script,
-    ServerErrorKind, Value as Reply, from_redis_value,
+    AsyncConnectionConfig, IntoConnectionInfo as _, Pipeline, RedisResult, Script, ServerErrorKind,
+    Value as Reply, from_redis_value,
 };
 use serde_json::Value as Json;
 
 use super::{
-    Changes, Commit, Cursor, FeedEntry, Health, HistoryEntry, Key, Kind, Outcome,
-    RecordWrite, Store, StoreError, Stored, Versioned, codec,
+    Changes, Commit, Cursor, FeedEntry, Health, HistoryEntry, Key, Kind, Outcome, RecordWrite,
+    Store, StoreError, Stored, Versioned, codec,
 };
 use payload::Payload;
 use reply::{

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use common::pages::registration;
 use common::store::{
-    Changes, Commit, DueWrite, HISTORY, Key, Kind, Outcome, PageWrite, RecordWrite, Store,
-    Stored, Versioned,
+    Changes, Commit, DueWrite, HISTORY, Key, Kind, Outcome, PageWrite, RecordWrite, Store, Stored,
+    Versioned,
 };
 use futures_util::future::join_all;
 use model::field::FieldName;

@@ -23,9 +23,23 @@ pub struct DeadLetter {
     pub job: String,
     /// When it was kept, on our clock.
     pub kept: Millis,
-    /// Kept only because its message was delivered too often, and not tried alone yet.
+    /// Whether the job is still to be tried alone.
     #[serde(default)]
-    pub untried: bool,
+    pub trial: Trial,
+}
+
+/// A job kept only because its message was delivered too often is tried once, alone.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trial {
+    /// Nothing is to be tried: the letter is for a person.
+    #[default]
+    Settled,
+    /// Nobody has tried it yet.
+    Untried,
+    /// This process began to try it. If the process lives, an outage came between; if it died,
+    /// this job may be why.
+    By(String),
 }
 
 /// Why a letter could not be replayed or discarded.
@@ -48,12 +62,12 @@ pub fn id(job: &Job) -> String {
 }
 
 /// The write that keeps a job.
-pub fn keep(job: &Job, reason: &str, now: Millis, untried: bool) -> RecordWrite {
+pub fn keep(job: &Job, reason: &str, now: Millis, trial: Trial) -> RecordWrite {
     let letter = DeadLetter {
         reason: reason.to_owned(),
         job: encode(job),
         kept: now,
-        untried,
+        trial,
     };
     put(id(job), &letter, None)
 }
@@ -77,24 +91,50 @@ pub fn remove(id: &str) -> RecordWrite {
     }
 }
 
-/// Takes the right to try an untried letter alone; only one worker gets it. `Ok(false)`: another has.
-pub async fn take_trial(store: &dyn Store, id: &str) -> Result<bool, StoreError> {
+/// Takes the right to try a letter alone for `process`; only one gets it. `None`: it is settled, or
+/// another process has it.
+pub async fn take_trial(
+    store: &dyn Store,
+    id: &str,
+    process: &str,
+) -> Result<Option<DeadLetter>, StoreError> {
     let Some(Versioned {
         version,
         value: mut letter,
     }) = find(store, id).await?
     else {
-        return Ok(false);
+        return Ok(None);
     };
-    if !letter.untried {
-        return Ok(false);
+    match &letter.trial {
+        Trial::Settled => return Ok(None),
+        Trial::By(other) if other != process => return Ok(None),
+        Trial::By(_) => return Ok(Some(letter)),
+        Trial::Untried => {}
     }
-    letter.untried = false;
+    letter.trial = Trial::By(process.to_owned());
+    let taken = write(store, put(id.to_owned(), &letter, Some(version))).await?;
+    Ok((taken == Outcome::Applied).then_some(letter))
+}
+
+/// The trial failed: the letter is for a person now.
+pub async fn settle(store: &dyn Store, id: &str) -> Result<(), StoreError> {
+    if let Some(Versioned { value, .. }) = find(store, id).await? {
+        let letter = DeadLetter {
+            trial: Trial::Settled,
+            ..value
+        };
+        write(store, put(id.to_owned(), &letter, None)).await?;
+    }
+    Ok(())
+}
+
+async fn write(store: &dyn Store, write: RecordWrite) -> Result<Outcome, StoreError> {
     let commit = Commit {
-        records: vec![put(id.to_owned(), &letter, Some(version))],
+        records: vec![write],
         ..Commit::default()
     };
-    Ok(store.commit(&[commit]).await? == [Outcome::Applied])
+    let outcomes = store.commit(&[commit]).await?;
+    Ok(outcomes.into_iter().next().unwrap_or(Outcome::Stale))
 }
 
 async fn find(store: &dyn Store, id: &str) -> Result<Option<Versioned<DeadLetter>>, StoreError> {
@@ -157,24 +197,14 @@ pub async fn replay(store: &dyn Store, queue: &dyn Queue, id: &str) -> Result<()
         Job::Webhook { .. } | Job::Unreadable(_) => Lane::Webhooks,
     };
     queue.publish(lane, &[job]).await?;
-    store
-        .commit(&[Commit {
-            records: vec![remove(id)],
-            ..Commit::default()
-        }])
-        .await?;
+    write(store, remove(id)).await?;
     Ok(())
 }
 
 /// Removes a letter for good.
 pub async fn discard(store: &dyn Store, id: &str) -> Result<(), DeadLetterError> {
     show(store, id).await?;
-    store
-        .commit(&[Commit {
-            records: vec![remove(id)],
-            ..Commit::default()
-        }])
-        .await?;
+    write(store, remove(id)).await?;
     Ok(())
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use common::records::dead_letter;
+use common::records::dead_letter::{self, Trial};
 use common::store::{
     Commit, Corrupt, DueWrite, Outcome, PageWrite, RecordWrite, StoreError, Stored, Versioned,
 };
@@ -73,7 +73,7 @@ impl Work {
             "a job is kept as a dead letter"
         );
         Metrics::count(&parts.metrics.dead_letters, why);
-        let letter = dead_letter::keep(job, reason, parts.clock.now(), false);
+        let letter = dead_letter::keep(job, reason, parts.clock.now(), Trial::Settled);
         self.letters.push(Commit {
             records: vec![letter],
             ..Commit::default()
@@ -260,5 +260,5 @@ fn start_again(parts: &Parts, id: &PageId, corrupt: Corrupt, now: Millis) -> (Pa
         reason,
         received: now,
     });
-    (page, dead_letter::keep(&job, &why, now, false))
+    (page, dead_letter::keep(&job, &why, now, Trial::Settled))
 }

@@ -43,6 +43,13 @@ pub struct Parts {
     pub tracked: TrackedFields,
     /// How long after a notice a Page is verified.
     pub verify_after: Duration,
+    /// Names this process among others, for the trials of dead letters.
+    pub process: Arc<str>,
+}
+
+/// A name no other process has.
+pub fn process_name() -> Arc<str> {
+    format!("{:016x}", fastrand::u64(..)).into()
 }
 
 impl Parts {
@@ -62,6 +69,7 @@ impl Parts {
             clock,
             tracked,
             verify_after,
+            process: process_name(),
         }
     }
 }

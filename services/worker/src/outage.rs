@@ -38,6 +38,10 @@ impl Gate {
             match parts.store.check().await {
                 Ok(_) => {
                     tracing::info!("the store takes writes again");
+                    // Trials that the outage cut short. A new outage brings us here again.
+                    if let Err(error) = crate::suspects::sweep(parts).await {
+                        tracing::warn!(error = %error, "cannot look through the dead letters");
+                    }
                     return;
                 }
                 Err(error) => tracing::warn!(error = %error, "the store is still away"),

@@ -3,12 +3,13 @@
 //! A message on its third delivery may be one that kills the process, and it may carry 255 innocent
 //! jobs. So: every job of it is kept as an untried dead letter, the message is acknowledged, then
 //! each job is tried once, alone. A job that succeeds loses its letter. One that kills the process
-//! leaves its letter behind, marked as tried; the next start tries the rest.
+//! leaves its letter behind, marked with the process that tried it; the next start tries the rest.
+//! A trial that an outage of the store cut short is taken up again when the store is back.
 
 use std::panic::AssertUnwindSafe;
 
 use common::queue::Delivery;
-use common::records::dead_letter;
+use common::records::dead_letter::{self, Trial};
 use common::store::{Commit, StoreError};
 use common::telemetry::Metrics;
 use futures_util::FutureExt as _;
@@ -26,13 +27,11 @@ pub(crate) async fn take_apart(parts: &Parts, delivery: Delivery) -> Result<(), 
     );
     let now = parts.clock.now();
     let keep = |job| Commit {
-        records: vec![dead_letter::keep(job, &reason, now, true)],
+        records: vec![dead_letter::keep(job, &reason, now, Trial::Untried)],
         ..Commit::default()
     };
-    parts
-        .store
-        .commit(&delivery.jobs.iter().map(keep).collect::<Vec<_>>())
-        .await?;
+    let letters: Vec<Commit> = delivery.jobs.iter().map(keep).collect();
+    parts.store.commit(&letters).await?;
     let ids: Vec<String> = delivery.jobs.iter().map(dead_letter::id).collect();
     settle(parts, delivery).await;
     for id in ids {
@@ -41,32 +40,29 @@ pub(crate) async fn take_apart(parts: &Parts, delivery: Delivery) -> Result<(), 
     Ok(())
 }
 
-/// Tries the job of an untried letter, unless another worker does.
+/// Tries the job of a letter, unless it is settled or another process does.
 async fn try_alone(parts: &Parts, id: &str) -> Result<(), StoreError> {
-    if !dead_letter::take_trial(&*parts.store, id).await? {
-        return Ok(());
+    match dead_letter::take_trial(&*parts.store, id, &parts.process).await? {
+        Some(letter) => redo(parts, id, &decode_one(&letter.job)).await,
+        None => Ok(()),
     }
-    let Ok(letter) = dead_letter::show(&*parts.store, id).await else {
-        return Ok(());
-    };
-    redo(parts, id, &decode_one(&letter.job)).await
 }
 
-/// Does the job of a letter once more; on success the letter goes.
+/// Does the job of a letter once more; on success the letter goes, else it is settled. `Err`: the
+/// store is away, and nothing is decided.
 async fn redo(parts: &Parts, id: &str, job: &Job) -> Result<(), StoreError> {
-    match AssertUnwindSafe(apply::apply_alone(parts, job))
+    let done = AssertUnwindSafe(apply::apply_alone(parts, job))
         .catch_unwind()
-        .await
-    {
+        .await;
+    match done {
         Ok(Ok(true)) => {
             let remove = Commit {
                 records: vec![dead_letter::remove(id)],
                 ..Commit::default()
             };
-            parts.store.commit(&[remove]).await?;
-            Ok(())
+            parts.store.commit(&[remove]).await.map(drop)
         }
-        Ok(Ok(false)) => Ok(()),
+        Ok(Ok(false)) => dead_letter::settle(&*parts.store, id).await,
         Ok(Err(error)) => Err(error),
         Err(_panic) => {
             tracing::error!(
@@ -74,16 +70,16 @@ async fn redo(parts: &Parts, id: &str, job: &Job) -> Result<(), StoreError> {
                 "a job panicked the worker; it stays a dead letter"
             );
             Metrics::count(&parts.metrics.dead_letters, "panic");
-            Ok(())
+            dead_letter::settle(&*parts.store, id).await
         }
     }
 }
 
-/// Goes through all letters: tries those nobody tried, and does those whose version is no longer
-/// newer than this build.
+/// Goes through all letters: tries those nobody tried or this process could not finish, and does
+/// those whose version is no longer newer than this build. Runs at the start and after an outage.
 pub async fn sweep(parts: &Parts) -> Result<(), StoreError> {
     for (id, letter) in dead_letter::all(&*parts.store).await? {
-        if letter.untried {
+        if letter.trial != Trial::Settled {
             try_alone(parts, &id).await?;
         } else if letter.reason.starts_with(NEWER_VERSION)
             && let Job::Unreadable(Unreadable { body, .. }) = decode_one(&letter.job)

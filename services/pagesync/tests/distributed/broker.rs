@@ -195,6 +195,7 @@ async fn what_the_broker_gave_up_on_is_taken_apart_and_done() {
         clock: Clock::system(),
         tracked: TrackedFields::default(),
         verify_after: Duration::from_secs(10),
+        process: worker::process_name(),
     };
     lifecycle.spawn("worker", worker::run(parts, lifecycle.clone()));
     eventually("both Pages to be named", || async {

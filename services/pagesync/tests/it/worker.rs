@@ -10,7 +10,7 @@ use common::clock::Clock;
 use common::lifecycle::Lifecycle;
 use common::pages;
 use common::queue::Queue;
-use common::records::dead_letter;
+use common::records::dead_letter::{self, Trial};
 use common::store::{
     Changes, Commit, Cursor, Health, HistoryEntry, Key, Kind, Outcome, Store, StoreError, Stored,
     Versioned,
@@ -32,17 +32,27 @@ struct MoodyStore {
     store: Arc<dyn Store>,
     /// Loading this Page panics.
     poison: Option<PageId>,
+    /// So many commits succeed, then the server is away.
+    good: AtomicU64,
     /// So many more commits fail as if the server were away.
     failures: AtomicU64,
 }
 
 impl MoodyStore {
-    fn new(store: Arc<dyn Store>, poison: Option<PageId>, failures: u64) -> Arc<Self> {
+    fn poisoned(store: Arc<dyn Store>, poison: PageId) -> Arc<Self> {
         Arc::new(Self {
-            store,
-            poison,
-            failures: AtomicU64::new(failures),
+            poison: Some(poison),
+            ..Self::away(store, 0, 0)
         })
+    }
+
+    fn away(store: Arc<dyn Store>, good: u64, failures: u64) -> Self {
+        Self {
+            store,
+            poison: None,
+            good: AtomicU64::new(good),
+            failures: AtomicU64::new(failures),
+        }
     }
 }
 
@@ -57,10 +67,12 @@ impl Store for MoodyStore {
     }
 
     async fn commit(&self, commits: &[Commit]) -> Result<Vec<Outcome>, StoreError> {
-        let fails = self
-            .failures
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
-        if fails.is_ok() {
+        let counts_down = |n: &AtomicU64| {
+            let less = |n: u64| n.checked_sub(1);
+            n.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less)
+                .is_ok()
+        };
+        if !counts_down(&self.good) && counts_down(&self.failures) {
             return Err(StoreError::Unavailable("moody".to_owned()));
         }
         self.store.commit(commits).await
@@ -151,6 +163,7 @@ impl Bench {
             clock: Clock::system(),
             tracked: TrackedFields::default(),
             verify_after: Duration::from_secs(10),
+            process: worker::process_name(),
         }
     }
 
@@ -211,7 +224,7 @@ async fn a_message_that_came_too_often_is_taken_apart_and_its_good_jobs_done() {
     bench.wait_for_name(2, "two").await;
     let letters = eventually("one letter", || async {
         let letters = bench.letters().await;
-        (letters.len() == 1 && !letters[0].1.untried).then_some(letters)
+        (letters.len() == 1 && letters[0].1.trial == Trial::Settled).then_some(letters)
     })
     .await;
     assert_eq!(letters[0].0, dead_letter::id(&jobs[1]));
@@ -229,12 +242,14 @@ async fn a_job_that_panics_the_worker_ends_alone_as_a_dead_letter() {
         webhook_job(3, "three"),
     ];
     bench.queue.publish(Lane::Webhooks, &jobs).await.unwrap();
-    let running = bench.start(MoodyStore::new(bench.store.clone(), Some(page_id(2)), 0));
+    let running = bench.start(MoodyStore::poisoned(bench.store.clone(), page_id(2)));
     bench.wait_for_name(1, "one").await;
     bench.wait_for_name(3, "three").await;
     eventually("the poison to be a tried letter", || async {
         let letters = bench.letters().await;
-        (letters.len() == 1 && letters[0].0 == dead_letter::id(&poison) && !letters[0].1.untried)
+        (letters.len() == 1
+            && letters[0].0 == dead_letter::id(&poison)
+            && letters[0].1.trial == Trial::Settled)
             .then_some(())
     })
     .await;
@@ -253,14 +268,17 @@ async fn a_job_that_panics_the_worker_ends_alone_as_a_dead_letter() {
 async fn letters_an_earlier_process_left_untried_are_tried_at_the_next_start() {
     let bench = Bench::new(&[1, 2]).await;
     let now = Clock::system().now();
-    let keep = |job, untried| Commit {
-        records: vec![dead_letter::keep(job, "delivered 3 times", now, untried)],
+    let keep = |job, trial| Commit {
+        records: vec![dead_letter::keep(job, "delivered 3 times", now, trial)],
         ..Commit::default()
     };
     let (left, tried) = (webhook_job(1, "left"), webhook_job(2, "killer"));
     bench
         .store
-        .commit(&[keep(&left, true), keep(&tried, false)])
+        .commit(&[
+            keep(&left, Trial::Untried),
+            keep(&tried, Trial::By("a dead process".to_owned())),
+        ])
         .await
         .unwrap();
     let running = bench.start(bench.store.clone());
@@ -288,7 +306,7 @@ async fn while_the_store_is_away_nothing_is_lost_and_nothing_becomes_a_dead_lett
             .await
             .unwrap();
     }
-    let running = bench.start(MoodyStore::new(bench.store.clone(), None, 6));
+    let running = bench.start(Arc::new(MoodyStore::away(bench.store.clone(), 0, 6)));
     for page in 1..=50 {
         bench.wait_for_name(page, "kept").await;
     }
@@ -298,6 +316,27 @@ async fn while_the_store_is_away_nothing_is_lost_and_nothing_becomes_a_dead_lett
     .await;
     end(running).await;
     assert_eq!(bench.queue.depth(Lane::Webhooks).await.unwrap().messages, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trial_that_an_outage_cut_short_is_taken_up_again() {
+    let bench = Bench::new(&[1]).await;
+    bench
+        .queue
+        .publish(Lane::Webhooks, &[webhook_job(1, "tried")])
+        .await
+        .unwrap();
+    for _ in 1..worker::SUSPECT_FROM {
+        drop(bench.queue.receive(Lane::Webhooks).await.unwrap());
+    }
+    // The letter and the trial are written; then the store is away, with the job in hand.
+    let running = bench.start(Arc::new(MoodyStore::away(bench.store.clone(), 2, 3)));
+    bench.wait_for_name(1, "tried").await;
+    eventually("no letters", || async {
+        bench.letters().await.is_empty().then_some(())
+    })
+    .await;
+    end(running).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -359,7 +398,7 @@ async fn a_job_of_a_version_that_is_no_longer_newer_is_done_at_the_start() {
         reason: reason.clone(),
         received: Millis(1),
     });
-    let letter = dead_letter::keep(&job, &reason, Clock::system().now(), false);
+    let letter = dead_letter::keep(&job, &reason, Clock::system().now(), Trial::Settled);
     bench
         .store
         .commit(&[Commit {

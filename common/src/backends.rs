@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use secrecy::ExposeSecret as _;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::{Backend, Config};
@@ -21,6 +22,8 @@ pub struct Backends {
     pub queue: Arc<dyn Queue>,
     /// The store.
     pub store: Arc<dyn Store>,
+    /// Cancelled when a task or thread behind them has ended: the process must not go on.
+    pub ended: CancellationToken,
 }
 
 /// Why they could not be opened.
@@ -51,19 +54,24 @@ impl Backends {
         match config.backend {
             Backend::Embedded => {
                 let database = Arc::new(Database::open(&config.data_dir, access)?);
+                let ended = database.ended();
                 let queue = Arc::new(EmbeddedQueue::open(database.clone(), access).await?);
+                let store = Arc::new(EmbeddedStore::new(database, clock));
                 Ok(Self {
                     queue,
-                    store: Arc::new(EmbeddedStore::new(database, clock)),
+                    store,
+                    ended,
                 })
             }
             Backend::Distributed => {
-                let queue = open_queue(config, role).await?;
-                let store = Arc::new(RedisStore::open(
-                    config.redis_url.expose_secret(),
-                    config.redis_durability,
-                )?);
-                Ok(Self { queue, store })
+                let (queue, ended) = open_queue(config, role).await?;
+                let url = config.redis_url.expose_secret();
+                let store = Arc::new(RedisStore::open(url, config.redis_durability)?);
+                Ok(Self {
+                    queue,
+                    store,
+                    ended,
+                })
             }
         }
     }
@@ -90,9 +98,13 @@ impl Backends {
     }
 }
 
-/// Opens only the queue of a distributed deployment: ingress has no business with the store.
-pub async fn open_queue(config: &Config, role: &str) -> Result<Arc<dyn Queue>, OpenError> {
-    Ok(Arc::new(
-        RabbitMq::open(config.rabbitmq_url.expose_secret(), role).await?,
-    ))
+/// Opens only the queue of a distributed deployment: ingress has no business with the store. The
+/// token is [`Backends::ended`].
+pub async fn open_queue(
+    config: &Config,
+    role: &str,
+) -> Result<(Arc<dyn Queue>, CancellationToken), OpenError> {
+    let queue = RabbitMq::open(config.rabbitmq_url.expose_secret(), role).await?;
+    let ended = queue.ended();
+    Ok((Arc::new(queue), ended))
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 /// At most this many pieces of work share a transaction.
 const MAX_GROUP: usize = 512;
@@ -82,7 +83,9 @@ pub enum Access {
 
 type Finish = Box<dyn FnOnce(Result<(), DatabaseError>) + Send>;
 /// Runs in the open transaction, or learns why there is none.
-type Write = Box<dyn FnOnce(Result<&Connection, DatabaseError>) -> Finish + Send>;
+/// Says with which code of SQLite it failed, if it did.
+type Write =
+    Box<dyn FnOnce(Result<&Connection, DatabaseError>) -> (Finish, Option<ErrorCode>) + Send>;
 type Read = Box<dyn FnOnce(&Connection) + Send>;
 
 /// A handle to the open file.
@@ -91,6 +94,7 @@ pub struct Database {
     writes: mpsc::Sender<Write>,
     reads: mpsc::Sender<Read>,
     path: PathBuf,
+    ended: CancellationToken,
     _lock: Option<File>,
 }
 
@@ -117,11 +121,16 @@ impl Database {
         let reader = connect(&path).map_err(&refuse)?;
         let (writes, work) = mpsc::channel();
         let (reads, questions) = mpsc::channel::<Read>();
+        let ended = CancellationToken::new();
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
-            std::thread::Builder::new()
-                .name(name.to_owned())
-                .spawn(run)
-                .map_err(|error| refuse(error.to_string()))
+            // Cancelled however the thread ends, by a panic too.
+            let ended = ended.clone().drop_guard();
+            let run = move || {
+                let _ended = ended;
+                run();
+            };
+            let thread = std::thread::Builder::new().name(name.to_owned());
+            thread.spawn(run).map_err(|error| refuse(error.to_string()))
         };
         spawn(
             "database-writer",
@@ -135,6 +144,7 @@ impl Database {
             writes,
             reads,
             path,
+            ended,
             _lock: lock,
         })
     }
@@ -144,8 +154,14 @@ impl Database {
         &self.path
     }
 
+    /// Cancelled when the database does nothing any more: its disk failed, or it was dropped.
+    pub fn ended(&self) -> CancellationToken {
+        self.ended.clone()
+    }
+
     /// Does `work` in a transaction shared with whatever else waits. `Ok` means it is on disk. If
-    /// `work` fails, what it did is undone and its neighbours are not touched.
+    /// `work` fails, what it did is undone and its neighbours are not touched. Dropped before its
+    /// turn, it is not done.
     pub async fn write<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -155,19 +171,36 @@ impl Database {
             .unwrap_or(Err(DatabaseError::Closed))
     }
 
-    /// Like [`Self::write`], for callers that do not wait; they may drop the answer.
+    /// Like [`Self::write`], for callers that do not wait: it is done even if the answer is dropped.
     pub fn submit<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> oneshot::Receiver<Result<T, DatabaseError>> {
+        self.enqueue(work, false)
+    }
+
+    fn enqueue<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        only_if_awaited: bool,
+    ) -> oneshot::Receiver<Result<T, DatabaseError>> {
         let (answer, answered) = oneshot::channel();
         let write: Write = Box::new(move |transaction| {
-            let done =
-                transaction.and_then(|connection| in_savepoint(connection, work).map_err(failed));
-            Box::new(move |committed| {
+            let mut code = None;
+            let done = match transaction {
+                // Whoever asked was told that it failed: doing it now would only delay the others.
+                Ok(_) if only_if_awaited && answer.is_closed() => Err(DatabaseError::Closed),
+                Ok(connection) => in_savepoint(connection, work).map_err(|error| {
+                    code = error.sqlite_error_code();
+                    failed(error)
+                }),
+                Err(error) => Err(error),
+            };
+            let finish: Finish = Box::new(move |committed| {
                 // A caller that went away takes no answer; its work stands.
                 let _ = answer.send(committed.and(done));
-            })
+            });
+            (finish, code)
         });
         // A closed writer drops the work and with it the answer: the caller sees `Closed`.
         let _ = self.writes.send(write);
@@ -264,34 +297,51 @@ fn in_savepoint<T>(
 
 fn write_all(connection: &Connection, work: &mpsc::Receiver<Write>) {
     while let Ok(first) = work.recv() {
-        let begun = connection
-            .execute_batch("BEGIN IMMEDIATE")
-            .map(|()| connection);
-        let group = std::iter::once(first)
-            .chain(std::iter::from_fn(|| work.try_recv().ok()))
-            .take(MAX_GROUP);
-        let transaction = begun
-            .as_ref()
-            .map(|connection| *connection)
-            .map_err(|error| DatabaseError::Failed(error.to_string()));
-        let finishes: Vec<Finish> = group.map(|write| write(transaction.clone())).collect();
-        let committed = begun.and_then(|connection| connection.execute_batch("COMMIT"));
+        let rest = std::iter::from_fn(|| work.try_recv().ok());
+        let group: Vec<Write> = std::iter::once(first).chain(rest).take(MAX_GROUP).collect();
+        let (committed, finishes, disk_failed) = write_group(connection, group);
         if let Err(error) = &committed {
             tracing::error!(error = %error, "a commit of the embedded database failed");
-            // After BUSY or FULL the transaction may still be open.
-            let _ = connection.execute_batch("ROLLBACK");
         }
-        let fatal = committed
-            .as_ref()
-            .is_err_and(|error| error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure));
-        let committed = committed.map_err(failed);
         for finish in finishes {
             finish(committed.clone());
         }
-        if fatal {
+        if disk_failed {
             return;
         }
     }
+}
+
+/// Does a group in one transaction. The last part of the answer: the disk failed, and what is on it
+/// is not known.
+fn write_group(
+    connection: &Connection,
+    group: Vec<Write>,
+) -> (Result<(), DatabaseError>, Vec<Finish>, bool) {
+    let is_disk = |code: Option<ErrorCode>| code == Some(ErrorCode::SystemIoFailure);
+    let (mut finishes, mut disk_failed) = (Vec::with_capacity(group.len()), false);
+    let mut open = connection.execute_batch("BEGIN IMMEDIATE").map_err(failed);
+    for write in group {
+        let (finish, code) = write(open.clone().map(|()| connection));
+        finishes.push(finish);
+        disk_failed |= is_disk(code);
+        // A full or failing disk makes SQLite undo the whole transaction: what follows must not
+        // commit by itself.
+        if open.is_ok() && connection.is_autocommit() {
+            let undone = "the transaction was undone by an error of the disk";
+            open = Err(DatabaseError::Failed(undone.to_owned()));
+        }
+    }
+    let committed = open.and_then(|()| {
+        connection.execute_batch("COMMIT").map_err(|error| {
+            disk_failed |= is_disk(error.sqlite_error_code());
+            failed(error)
+        })
+    });
+    if committed.is_err() && !connection.is_autocommit() {
+        let _ = connection.execute_batch("ROLLBACK");
+    }
+    (committed, finishes, disk_failed)
 }
 
 #[cfg(test)]

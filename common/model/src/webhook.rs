@@ -25,6 +25,10 @@ const FIRST_MILLIS: u64 = 100_000_000_000;
 /// An `entry.time` further ahead of our clock than this is not believed.
 const MAX_AHEAD: Duration = Duration::from_secs(5 * 60);
 
+/// A value nested deeper than this is not kept: what holds it later (history, answers) adds levels
+/// of its own, and JSON readers stop at 128.
+const MAX_DEPTH: usize = 64;
+
 /// Something signed that could not be read, and why: the shape, never the content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejected {
@@ -175,7 +179,8 @@ fn sort_entry(raw: &RawValue, intake: &mut Intake) {
         }
     }
     if kept_changes.is_empty() && kept_fields.is_empty() {
-        let says_something = wire.changes.is_some() || wire.changed_fields.is_some();
+        let has = |part: Option<&Vec<&RawValue>>| part.is_some_and(|part| !part.is_empty());
+        let says_something = has(wire.changes.as_ref()) || has(wire.changed_fields.as_ref());
         if !says_something && wire.messaging.is_none() && wire.standby.is_none() {
             intake.count("entry.empty", 1);
         }
@@ -317,6 +322,10 @@ impl Reading {
             return;
         };
         match serde_json::from_str::<Value>(value.get()) {
+            Ok(value) if depth(&value) > MAX_DEPTH => {
+                let problem = format!("the value of {name} is nested more than {MAX_DEPTH} deep");
+                self.problems.push(problem);
+            }
             // A webhook never clears a field: an absent value only asks for a read.
             Ok(value) => self
                 .observations
@@ -331,6 +340,14 @@ impl Reading {
                 shape_of(&error)
             )),
         }
+    }
+}
+
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(members) => 1 + members.values().map(depth).max().unwrap_or(0),
+        _ => 0,
     }
 }
 
@@ -453,7 +470,8 @@ mod tests {
     #[test]
     fn a_value_that_cannot_be_read_leaves_the_rest_of_the_entry_good() {
         let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
-        for bad in [r#""\ud83d""#, deep.as_str()] {
+        let deepish = format!("{}{}", "[".repeat(65), "]".repeat(65));
+        for bad in [r#""\ud83d""#, deep.as_str(), deepish.as_str()] {
             let body = format!(
                 r#"{{"object":"page","entry":[{{"id":"5","time":1789999000,"changes":[{{"field":"name","value":{bad}}},{{"no":"field"}},{{"field":"name","value":"good"}}]}}]}}"#
             );

@@ -157,6 +157,8 @@ impl Config {
         let backend = reader.optional("PAGESYNC_BACKEND", |text| text.parse().ok());
         let backend = backend.unwrap_or(match role {
             Role::Ingress | Role::Worker => Backend::Distributed,
+            // A command beside services that are told where their servers are means these.
+            Role::Command if reader.names_servers() => Backend::Distributed,
             Role::Up | Role::Simulator | Role::Command => Backend::Embedded,
         });
         if backend == Backend::Embedded && matches!(role, Role::Ingress | Role::Worker) {
@@ -187,7 +189,7 @@ impl Config {
             verify_after: reader.value("PAGESYNC_VERIFY_AFTER", seconds),
             simulator_listen: reader.value("PAGESYNC_SIMULATOR_LISTEN", |text| text.parse().ok()),
             webhook_address,
-            log: reader.value("PAGESYNC_LOG", |text| Some(text.to_owned())),
+            log: reader.value("PAGESYNC_LOG", log_filter),
             log_format: reader.value("PAGESYNC_LOG_FORMAT", log_format),
         };
         reader.finish(config)
@@ -208,6 +210,11 @@ fn log_format(text: &str) -> Option<LogFormat> {
         "text" => Some(LogFormat::Text),
         _ => None,
     }
+}
+
+fn log_filter(text: &str) -> Option<String> {
+    let parsed: Result<tracing_subscriber::EnvFilter, _> = text.parse();
+    parsed.is_ok().then(|| text.to_owned())
 }
 
 fn tracked(text: &str) -> Option<TrackedFields> {

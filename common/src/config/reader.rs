@@ -106,6 +106,18 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Whether the environment says where a broker or a Redis is.
+    pub(super) fn names_servers(&self) -> bool {
+        let urls = ["PAGESYNC_RABBITMQ_URL", "PAGESYNC_REDIS_URL"];
+        let given = |key: &str| {
+            self.environment
+                .get(key)
+                .is_some_and(|text| !text.is_empty())
+        };
+        urls.iter()
+            .any(|url| given(url) || given(&format!("{url}_FILE")))
+    }
+
     /// A setting that may be absent.
     pub(super) fn optional<T>(
         &mut self,

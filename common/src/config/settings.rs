@@ -61,21 +61,21 @@ pub const SETTINGS: [Setting; 17] = [
         "FACEBOOK_APP_SECRET",
         None,
         "the app secret from the app's dashboard, 16 characters or more",
-        "0123456789abcdef0123456789abcdef",
+        "replace_with_the_app_secret",
         "Signs webhooks. Needed by up, ingress and simulator.",
     ),
     secret(
         "PAGESYNC_APP_SECRET_PREVIOUS",
         None,
         "an app secret, 16 characters or more",
-        "fedcba9876543210fedcba9876543210",
+        "replace_with_the_previous_app_secret",
         "Accepted beside the current one while the app secret is being rotated.",
     ),
     secret(
         "FACEBOOK_VERIFY_TOKEN",
         None,
         "8 characters or more, the same as in the app's dashboard",
-        "a-long-random-text",
+        "replace_with_a_long_random_text",
         "Proves to Facebook that the callback is ours. Needed by up and ingress.",
     ),
     Setting {
@@ -90,7 +90,7 @@ pub const SETTINGS: [Setting; 17] = [
         "PAGESYNC_BACKEND",
         "",
         "embedded or distributed",
-        "embedded: one process, one file. distributed: RabbitMQ and Redis. Unset: embedded for up and commands, distributed for ingress and worker.",
+        "embedded: one process, one file. distributed: RabbitMQ and Redis. Unset: distributed for ingress and worker, and for commands where a broker or Redis is named; else embedded.",
     ),
     plain(
         "PAGESYNC_DATA_DIR",

@@ -83,11 +83,11 @@ fn put(id: String, letter: &DeadLetter, expected: Option<u64>) -> RecordWrite {
     }
 }
 
-/// The write that removes a letter.
-pub fn remove(id: &str) -> RecordWrite {
+/// The write that removes a letter; with `expected`, only that version of it.
+pub fn remove(id: &str, expected: Option<u64>) -> RecordWrite {
     RecordWrite::Delete {
         key: Key::new(Kind::DeadLetter, id),
-        expected: None,
+        expected,
     }
 }
 
@@ -116,14 +116,11 @@ pub async fn take_trial(
     Ok((taken == Outcome::Applied).then_some(letter))
 }
 
-/// The trial failed: the letter is for a person now.
-pub async fn settle(store: &dyn Store, id: &str) -> Result<(), StoreError> {
-    if let Some(Versioned { value, .. }) = find(store, id).await? {
-        let letter = DeadLetter {
-            trial: Trial::Settled,
-            ..value
-        };
-        write(store, put(id.to_owned(), &letter, None)).await?;
+/// Says where the trial of a letter stands. A letter that was written meanwhile stands as it is.
+pub async fn mark(store: &dyn Store, id: &str, trial: Trial) -> Result<(), StoreError> {
+    if let Some(Versioned { version, value }) = find(store, id).await? {
+        let letter = DeadLetter { trial, ..value };
+        write(store, put(id.to_owned(), &letter, Some(version))).await?;
     }
     Ok(())
 }
@@ -154,28 +151,28 @@ fn read(body: Json) -> Result<DeadLetter, StoreError> {
         .map_err(|error| StoreError::Unexpected(format!("a dead letter: {error}")))
 }
 
-/// Letters in the order of their ids.
-pub async fn list(
-    store: &dyn Store,
-    after: Option<&str>,
-    limit: usize,
-) -> Result<Vec<(String, DeadLetter)>, StoreError> {
-    let found = store.records(Kind::DeadLetter, after, limit).await?;
-    found
-        .into_iter()
-        .map(|(key, Versioned { value, .. })| Ok((key.id, read(value)?)))
-        .collect()
-}
-
-/// Every letter there is.
+/// Every letter there is, in the order of their ids. One that cannot be decoded is left out: it must
+/// not hide the others.
 pub async fn all(store: &dyn Store) -> Result<Vec<(String, DeadLetter)>, StoreError> {
-    let mut all: Vec<(String, DeadLetter)> = Vec::new();
+    const AT_ONCE: usize = 500;
+    let mut all = Vec::new();
+    let mut after: Option<String> = None;
     loop {
-        let more = list(store, all.last().map(|(id, _)| id.as_str()), 500).await?;
-        if more.is_empty() {
+        let found = store
+            .records(Kind::DeadLetter, after.as_deref(), AT_ONCE)
+            .await?;
+        let Some((last, _)) = found.last() else {
             return Ok(all);
+        };
+        after = Some(last.id.clone());
+        for (key, Versioned { value, .. }) in found {
+            match read(value) {
+                Ok(letter) => all.push((key.id, letter)),
+                Err(error) => {
+                    tracing::error!(dead_letter.id = key.id, error = %error, "a dead letter cannot be decoded");
+                }
+            }
         }
-        all.extend(more);
     }
 }
 
@@ -187,24 +184,27 @@ pub async fn show(store: &dyn Store, id: &str) -> Result<DeadLetter, DeadLetterE
     Ok(found.value)
 }
 
-/// Puts the job into its lane again and removes the letter; if the job fails again it is kept again.
-/// A crash in between leaves both, and doing the job twice has no effect.
+/// Puts the job into its lane again and removes the letter. If the job fails again, even before the
+/// letter is removed, it is kept again. A crash in between leaves both, and doing the job twice has
+/// no effect.
 pub async fn replay(store: &dyn Store, queue: &dyn Queue, id: &str) -> Result<(), DeadLetterError> {
-    let letter = show(store, id).await?;
-    let job = decode_one(&letter.job);
+    let unknown = || DeadLetterError::Unknown(id.to_owned());
+    let Versioned { version, value } = find(store, id).await?.ok_or_else(unknown)?;
+    let job = decode_one(&value.job);
     let lane = match &job {
         Job::Poll(claim) => claim.lane,
         Job::Webhook { .. } | Job::Unreadable(_) => Lane::Webhooks,
     };
     queue.publish(lane, &[job]).await?;
-    write(store, remove(id)).await?;
+    // Only the version that was replayed: a worker that failed again has written a newer one.
+    write(store, remove(id, Some(version))).await?;
     Ok(())
 }
 
 /// Removes a letter for good.
 pub async fn discard(store: &dyn Store, id: &str) -> Result<(), DeadLetterError> {
     show(store, id).await?;
-    write(store, remove(id)).await?;
+    write(store, remove(id, None)).await?;
     Ok(())
 }
 

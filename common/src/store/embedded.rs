@@ -445,6 +445,11 @@ fn write_record(connection: &Connection, write: &RecordWrite, now: Millis) -> ru
         RecordWrite::Add { key, n } => {
             connection
                 .prepare_cached(
+                    "DELETE FROM records WHERE kind = ?1 AND id = ?2 AND expires <= ?3",
+                )?
+                .execute(params![key.kind.name(), key.id, signed(now)])?;
+            connection
+                .prepare_cached(
                     "INSERT INTO records (kind, id, version, body) VALUES (?1, ?2, 1, ?3) ON CONFLICT (kind, id)
                      DO UPDATE SET version = version + 1, body = CAST(CAST(body AS INTEGER) + ?3 AS TEXT)",
                 )?

@@ -301,6 +301,17 @@ pub struct Health {
     pub warnings: Vec<String>,
 }
 
+impl Health {
+    /// Whether the store may be used, or why not.
+    pub fn verdict(&self) -> Result<(), String> {
+        if self.refusals.is_empty() {
+            Ok(())
+        } else {
+            Err(self.refusals.join("; "))
+        }
+    }
+}
+
 /// Everything durable that is not in the queue.
 #[async_trait]
 pub trait Store: Send + Sync + fmt::Debug {

@@ -1,13 +1,19 @@
 //! `pagesync dead-letter ...`.
 
+use std::time::Duration;
+
 use common::backends::Backends;
 use common::pages::rfc3339;
+use common::queue::Queue;
 use common::records::dead_letter::{self, DeadLetter};
 use serde_json::{Value as Json, json};
 
 use crate::cli::DeadLetterCommand;
 use crate::listing;
 use crate::output::{self, Format, cell, harmless};
+
+/// How long a replay waits for the queue.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Does one of them.
 pub async fn run(
@@ -49,6 +55,9 @@ pub async fn run(
             } else {
                 ids
             };
+            if !dry_run {
+                wait_until_ready(queue).await?;
+            }
             for id in ids {
                 if dry_run {
                     dead_letter::show(store, &id).await?;
@@ -73,6 +82,16 @@ pub async fn run(
             Ok(())
         }
     }
+}
+
+/// A command has just connected: gives the publisher the moment it needs.
+async fn wait_until_ready(queue: &dyn Queue) -> anyhow::Result<()> {
+    let begun = tokio::time::Instant::now();
+    while !queue.is_ready() {
+        anyhow::ensure!(begun.elapsed() < PATIENCE, "the queue is not available");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
 }
 
 /// One line of the list of dead letters.

@@ -55,13 +55,22 @@ pub async fn run(config: &Config, role: Role) -> anyhow::Result<()> {
 pub async fn start(config: &Config, role: Role) -> anyhow::Result<Running> {
     let (lifecycle, metrics, clock) = (Lifecycle::default(), Metrics::default(), Clock::system());
     let ingress_only = role == Role::Ingress && config.backend == Backend::Distributed;
-    let (queue, backends) = if ingress_only {
-        (open_queue(config, role.name()).await?, None)
+    let (queue, ended, backends) = if ingress_only {
+        let (queue, ended) = open_queue(config, role.name()).await?;
+        (queue, ended, None)
     } else {
         let backends = Backends::open(config, role.name(), Access::Owner, clock.clone()).await?;
         backends.check().await?;
-        (backends.queue.clone(), Some(backends))
+        let (queue, ended) = (backends.queue.clone(), backends.ended.clone());
+        (queue, ended, Some(backends))
     };
+    let watching = lifecycle.clone();
+    lifecycle.spawn("queue and store", async move {
+        tokio::select! {
+            () = ended.cancelled() => Err("a task behind them ended"),
+            () = watching.stopping() => Ok(()),
+        }
+    });
     let mut public = None;
     if matches!(role, Role::Up | Role::Ingress) {
         let listener = bind(config.listen, "PAGESYNC_LISTEN").await?;
@@ -113,11 +122,10 @@ fn readiness(queue: Arc<dyn Queue>, store: Option<Arc<dyn Store>>) -> Ready {
                 return Err("the queue is not available".to_owned());
             }
             match store {
-                Some(store) => store
-                    .check()
-                    .await
-                    .map(|_| ())
-                    .map_err(|error| error.to_string()),
+                Some(store) => match store.check().await {
+                    Ok(health) => health.verdict(),
+                    Err(error) => Err(error.to_string()),
+                },
                 None => Ok(()),
             }
         })

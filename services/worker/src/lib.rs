@@ -106,6 +106,7 @@ async fn work(parts: Parts, gate: Arc<Gate>, lifecycle: Lifecycle) {
         let outages = gate.pass().await;
         let received = tokio::select! {
             () = lifecycle.stopping() => return,
+            () = gate.closed() => continue,
             received = parts.queue.receive(Lane::Webhooks) => received,
         };
         let delivery = match received {

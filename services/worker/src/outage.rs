@@ -4,30 +4,50 @@
 use common::backoff::Backoff;
 use common::lifecycle::Lifecycle;
 use model::job::Lane;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
-use crate::Parts;
+use crate::{Parts, suspects};
 
-/// Closed during an outage. Holds how many there were.
-#[derive(Debug, Default)]
-pub struct Gate(Mutex<u64>);
+/// Closed during an outage.
+#[derive(Debug)]
+pub struct Gate {
+    /// How many outages there were. Held during one.
+    outages: Mutex<u64>,
+    /// Whether there is one now: for hands that wait for a message.
+    closed: watch::Sender<bool>,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self {
+            outages: Mutex::new(0),
+            closed: watch::Sender::new(false),
+        }
+    }
+}
 
 impl Gate {
     /// Waits until there is no outage; says how many there were.
     pub async fn pass(&self) -> u64 {
-        *self.0.lock().await
+        *self.outages.lock().await
+    }
+
+    /// Resolves when an outage begins.
+    pub async fn closed(&self) {
+        // Fails only if the gate is gone, which we hold.
+        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
     }
 
     /// Sits out an outage met after `seen` others. The first to meet it gives the lane back and
     /// probes the store; the rest wait here.
     pub async fn wait_out(&self, parts: &Parts, lifecycle: &Lifecycle, seen: u64) {
-        let mut outages = self.0.lock().await;
-        if *outages > seen {
-            return;
-        }
-        *outages += 1;
-        if let Err(error) = parts.queue.release(Lane::Webhooks).await {
-            tracing::warn!(error = %error, "cannot give the lane back; the queue will");
+        let mut outages = self.outages.lock().await;
+        if *outages == seen {
+            *outages += 1;
+            self.closed.send_replace(true);
+            if let Err(error) = parts.queue.release(Lane::Webhooks).await {
+                tracing::warn!(error = %error, "cannot give the lane back; the queue will");
+            }
         }
         let mut backoff = Backoff::default();
         loop {
@@ -35,17 +55,26 @@ impl Gate {
                 () = lifecycle.stopping() => return,
                 () = backoff.wait() => {}
             }
-            match parts.store.check().await {
-                Ok(_) => {
-                    tracing::info!("the store takes writes again");
-                    // Trials that the outage cut short. A new outage brings us here again.
-                    if let Err(error) = crate::suspects::sweep(parts).await {
-                        tracing::warn!(error = %error, "cannot look through the dead letters");
-                    }
-                    return;
-                }
-                Err(error) => tracing::warn!(error = %error, "the store is still away"),
+            match probe(parts).await {
+                Ok(()) => break,
+                Err(reason) => tracing::warn!(reason, "the store is still away"),
             }
         }
+        tracing::info!("the store takes writes again");
+        self.closed.send_replace(false);
     }
+}
+
+/// Whether the store is back: it takes a write, may be used, and the trials that the outage cut
+/// short are done.
+async fn probe(parts: &Parts) -> Result<(), String> {
+    let health = parts
+        .store
+        .check()
+        .await
+        .map_err(|error| error.to_string())?;
+    health.verdict()?;
+    suspects::sweep(parts)
+        .await
+        .map_err(|error| error.to_string())
 }

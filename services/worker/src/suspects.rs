@@ -57,20 +57,24 @@ async fn redo(parts: &Parts, id: &str, job: &Job) -> Result<(), StoreError> {
     match done {
         Ok(Ok(true)) => {
             let remove = Commit {
-                records: vec![dead_letter::remove(id)],
+                records: vec![dead_letter::remove(id, None)],
                 ..Commit::default()
             };
             parts.store.commit(&[remove]).await.map(drop)
         }
-        Ok(Ok(false)) => dead_letter::settle(&*parts.store, id).await,
-        Ok(Err(error)) => Err(error),
+        Ok(Ok(false)) => dead_letter::mark(&*parts.store, id, Trial::Settled).await,
+        Ok(Err(error)) => {
+            // As far as the store allows: whoever looks next may try it again.
+            let _ = dead_letter::mark(&*parts.store, id, Trial::Untried).await;
+            Err(error)
+        }
         Err(_panic) => {
             tracing::error!(
                 dead_letter.id = id,
                 "a job panicked the worker; it stays a dead letter"
             );
             Metrics::count(&parts.metrics.dead_letters, "panic");
-            dead_letter::settle(&*parts.store, id).await
+            dead_letter::mark(&*parts.store, id, Trial::Settled).await
         }
     }
 }
@@ -83,11 +87,13 @@ pub async fn sweep(parts: &Parts) -> Result<(), StoreError> {
             try_alone(parts, &id).await?;
         } else if letter.reason.starts_with(NEWER_VERSION)
             && let Job::Unreadable(Unreadable { body, .. }) = decode_one(&letter.job)
+            && !matches!(
+                decode_one(&String::from_utf8_lossy(&body)),
+                Job::Unreadable(_)
+            )
         {
-            let job = decode_one(&String::from_utf8_lossy(&body));
-            if !matches!(job, Job::Unreadable(_)) {
-                redo(parts, &id, &job).await?;
-            }
+            dead_letter::mark(&*parts.store, &id, Trial::Untried).await?;
+            try_alone(parts, &id).await?;
         }
     }
     Ok(())

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use model::job::{Job, Lane};
+use tokio_util::sync::CancellationToken;
 
 use super::{Delivery, Depth, Queue, QueueError, groups};
 use consume::Consumers;
@@ -47,6 +48,11 @@ impl RabbitMq {
             publisher: Publisher::start(target.clone()),
             consumers: Consumers::new(target),
         })
+    }
+
+    /// Cancelled when the publishing task has ended: by a panic, or because this was dropped.
+    pub fn ended(&self) -> CancellationToken {
+        self.publisher.ended()
     }
 }
 

@@ -55,6 +55,7 @@ struct Pending {
 #[derive(Debug)]
 pub(super) struct Publisher {
     pending: Arc<Pending>,
+    ended: CancellationToken,
     _stop: DropGuard,
 }
 
@@ -74,15 +75,26 @@ impl Publisher {
             arrived: Notify::new(),
             state,
         });
-        let stop = CancellationToken::new();
-        tokio::spawn(
-            stop.clone()
-                .run_until_cancelled_owned(supervise(target, pending.clone())),
-        );
+        let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
+        let supervised = stop
+            .clone()
+            .run_until_cancelled_owned(supervise(target, pending.clone()));
+        // Cancelled however the task ends, by a panic too.
+        let guard = ended.clone().drop_guard();
+        tokio::spawn(async move {
+            let _ended = guard;
+            supervised.await;
+        });
         Self {
             pending,
+            ended,
             _stop: stop.drop_guard(),
         }
+    }
+
+    /// Cancelled when nothing is published any more.
+    pub(super) fn ended(&self) -> CancellationToken {
+        self.ended.clone()
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -153,6 +165,10 @@ impl Pending {
 
     fn take_group(&self) -> Vec<Request> {
         let mut requests = self.lock();
+        // Whose caller went away was answered 503: publishing it would only delay the others.
+        while requests.front().is_some_and(|next| next.answer.is_closed()) {
+            requests.pop_front();
+        }
         let (mut group, mut jobs, mut bytes) = (Vec::<Request>::new(), 0, 0);
         while let Some(next) = requests.front() {
             let fits = next.lane == Lane::Webhooks

@@ -5,7 +5,8 @@ local commit = cjson.decode(ARGV[1])
 
 local function version(key)
   if redis.call('TYPE', key).ok ~= 'hash' then return '0' end
-  return redis.call('HGET', key, '_version') or '0'
+  -- Anything but a plain number counts as none, as it does for who reads it.
+  return string.match(redis.call('HGET', key, '_version') or '', '^[1-9]%d*$') or '0'
 end
 
 for _, expectation in ipairs(commit.expect) do

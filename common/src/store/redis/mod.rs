@@ -211,8 +211,8 @@ impl RedisStore {
         let (mut refusals, mut warnings) = (Vec::new(), Vec::new());
         let (policy, aof, fsync) = (setting(0), setting(1), setting(2));
         match policy.as_deref() {
-            Some(policy) if policy.starts_with("allkeys") => refusals.push(format!(
-                "Redis may evict Pages (maxmemory-policy {policy}): set maxmemory-policy noeviction"
+            Some(policy) if policy != "noeviction" => refusals.push(format!(
+                "Redis may evict what it must keep (maxmemory-policy {policy}): set maxmemory-policy noeviction"
             )),
             Some(_) => {}
             None => warnings.push("Redis does not let us read its settings: make sure of maxmemory-policy noeviction and appendonly yes".to_owned()),
@@ -501,19 +501,30 @@ impl RedisStore {
     }
 }
 
+/// Waits until everything this connection wrote is on the server's disk.
 async fn wait_for_disk(connection: &mut Connection) -> Result<(), StoreError> {
     let millis = u64::try_from(FSYNC.as_millis()).unwrap_or(0);
-    let asked: RedisResult<(i64, i64)> = redis::cmd("WAITAOF")
-        .arg(1)
-        .arg(0)
-        .arg(millis)
-        .query_async(connection)
-        .await;
+    let mut ask = redis::cmd("WAITAOF");
+    let asked: RedisResult<(i64, i64)> =
+        ask.arg(1).arg(0).arg(millis).query_async(connection).await;
     match asked {
         Ok((local, _)) if local >= 1 => Ok(()),
         Ok(_) => Err(StoreError::Unavailable(
             "the log did not reach the disk in time".to_owned(),
         )),
+        // Before 7.2 there is no WAITAOF; there a log that is synced before every answer will do.
+        Err(error) if error.to_string().contains("unknown command") => {
+            let mut ask = redis::cmd("CONFIG");
+            let asked: RedisResult<Vec<String>> = ask
+                .arg("GET")
+                .arg("appendfsync")
+                .query_async(connection)
+                .await;
+            match asked {
+                Ok(pair) if pair.get(1).is_some_and(|policy| policy == "always") => Ok(()),
+                _ => Err(unavailable(&error)),
+            }
+        }
         Err(error) => Err(unavailable(&error)),
     }
 }

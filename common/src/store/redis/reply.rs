@@ -96,12 +96,16 @@ pub(super) fn stored(answer: RedisResult<Reply>) -> Result<Versioned<Stored>, St
         .into_iter()
         .map(|(name, value)| (text(name), text(value)))
         .collect();
+    // Exactly what the script takes for a version.
+    let plain =
+        |version: &String| version.bytes().all(|b| b.is_ascii_digit()) && !version.starts_with('0');
     let version = attributes
         .remove(codec::VERSION)
+        .filter(plain)
         .and_then(|version| version.parse().ok());
     let decoded = match version {
         Some(_) => codec::decode(&attributes),
-        None => Err("the version is missing".to_owned()),
+        None => Err("the version is missing or no number".to_owned()),
     };
     let version = version.unwrap_or(0);
     Ok(match decoded {

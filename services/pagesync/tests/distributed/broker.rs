@@ -87,6 +87,14 @@ async fn a_broker_that_restarts_freezes_or_blocks_loses_nothing_and_delays_no_an
 
     broker.freeze().await;
     client.publish().await.unwrap_err();
+    let begun = Instant::now();
+    queue.depth(Lane::Webhooks).await.unwrap_err();
+    queue.release(Lane::Webhooks).await.unwrap();
+    let took = begun.elapsed();
+    assert!(
+        took < Duration::from_secs(22),
+        "a frozen broker held depth and release for {took:?}"
+    );
     broker.thaw().await;
     client.publish_again("a freeze").await;
 

@@ -83,10 +83,14 @@ async fn a_foreign_key_in_a_pages_place_is_corrupt_and_written_over() {
         ],
     )
     .await;
-    let held = store
-        .load(&[page_id(1), page_id(2), page_id(3)])
-        .await
-        .unwrap();
+    for (page, odd) in [(4, "x"), (5, "07")] {
+        let commit = registration(&page_id(page), 0, Millis(1));
+        store.commit(&[commit]).await.unwrap();
+        let key = format!("{{pagesync}}:page:{page}");
+        raw(redis, &["HSET", &key, "_version", odd]).await;
+    }
+    let ids: Vec<_> = (1..=5).map(page_id).collect();
+    let held = store.load(&ids).await.unwrap();
     assert!(
         held.iter()
             .all(|held| matches!(held.value, Stored::Corrupt(_))),
@@ -94,9 +98,9 @@ async fn a_foreign_key_in_a_pages_place_is_corrupt_and_written_over() {
     );
     assert_eq!(
         held.iter().map(|held| held.version).collect::<Vec<_>>(),
-        [0, 0, 7]
+        [0, 0, 7, 0, 0]
     );
-    for (page, expected) in [(1, 0), (2, 0), (3, 7)] {
+    for (page, expected) in [(1, 0), (2, 0), (3, 7), (4, 0), (5, 0)] {
         let commit = registration(&page_id(page), expected, Millis(1));
         assert_eq!(store.commit(&[commit]).await.unwrap(), [Outcome::Applied]);
     }

@@ -9,6 +9,7 @@ use common::pages::registration;
 use common::records::dead_letter;
 use common::store::{Commit, Outcome, Store, Stored, Versioned};
 use model::id::PageId;
+use model::job::Lane;
 use serde_json::Value as Json;
 
 use crate::Tally;
@@ -41,8 +42,7 @@ struct Scene {
     /// In a distributed deployment ingress, then worker; else the one process.
     processes: Vec<Process>,
     servers: Option<(Server, Server)>,
-    /// Lives as long as the data in it.
-    _place: Place,
+    place: Place,
     store: Arc<dyn Store>,
     next_page: u64,
 }
@@ -116,7 +116,7 @@ impl Scene {
         Self {
             processes,
             servers,
-            _place: place,
+            place,
             store,
             next_page: 1_000_000,
         }
@@ -280,5 +280,9 @@ impl Scene {
             println!("unexpected: a dead letter, {}", letter.reason);
         }
         tally.unexpected += letters.len() as u64;
+        let queue = self.place.queue().await;
+        for lane in Lane::ALL {
+            tally.unexpected += queue.depth(lane).await.unwrap().messages;
+        }
     }
 }

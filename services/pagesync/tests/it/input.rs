@@ -1,7 +1,12 @@
 //! Bad and odd input, B05 to B35: one table of what is sent, what is answered, what comes of it.
 //! What a table cannot hold (the handshake, raw HTTP, sizes, replays) is in `limits.rs`.
 
+use std::collections::BTreeMap;
+
 use common::records::dead_letter;
+use model::id::{PageId, Subject};
+use model::job::Lane;
+use model::value::Canonical;
 use simulator::bytes::{signature_256, signature_sha1};
 
 use crate::BACKEND;
@@ -162,7 +167,11 @@ fn bodies() -> Vec<Case> {
         ),
         signed("B13", change("\"Café 😢\""), name("Café 😢")),
         signed("B15", "", After::Letter("ends too early")),
-        signed("B16 text", "hello", After::Letter("not JSON")),
+        signed(
+            "B16 text",
+            "hello",
+            After::Letter("webhook in JSON: it is not JSON, at line 1 column 1"),
+        ),
         signed(
             "B16 cut",
             r#"{"object":"page","entry":[{"id":"1""#,
@@ -178,16 +187,24 @@ fn bodies() -> Vec<Case> {
             change(&deep),
             After::LetterAndWanted("the value of name cannot be read"),
         ),
-        signed("B18 body", deep.clone(), After::Letter("wrong type")),
+        signed(
+            "B18 body",
+            deep.clone(),
+            After::Letter(
+                "webhook in JSON: a part has the wrong type, is missing or is there twice, at line 1 column 1",
+            ),
+        ),
         signed(
             "B19 body",
             r#"{"object":"page","object":"page","entry":[]}"#,
-            After::Letter("there twice"),
+            After::Letter(
+                "webhook in JSON: a part has the wrong type, is missing or is there twice, at line 1 column 25",
+            ),
         ),
         signed(
             "B19 id",
             pages(r#"[{"id":"{page}","id":"{page}","time":1750000000,"changed_fields":["name"]}]"#),
-            After::Letter("there twice"),
+            After::Letter("an entry cannot be read"),
         ),
         signed(
             "B24 user",
@@ -297,6 +314,13 @@ fn bodies() -> Vec<Case> {
             ),
             name("zebra"),
         ),
+        signed(
+            "B35 other order",
+            entry(
+                r#""changes":[{"field":"name","value":"apple"},{"field":"name","value":"zebra"}]"#,
+            ),
+            name("zebra"),
+        ),
     ]
 }
 
@@ -362,6 +386,11 @@ fn values() -> Vec<Case> {
             change(r#"{"b":1,"a":[true]}"#),
             name(r#"{"a":[true],"b":1}"#),
         ),
+        signed(
+            "B31 array",
+            change(r#"["b",{"z":1,"a":null}]"#),
+            name(r#"["b",{"a":null,"z":1}]"#),
+        ),
         signed("B31 number", change("17"), name("17")),
         signed("B31 bool", change("false"), name("false")),
         signed(
@@ -381,8 +410,14 @@ fn values() -> Vec<Case> {
         ),
         signed(
             "B32 not utf-8",
-            [change("\"").into_bytes(), vec![0xff, 0xfe]].concat(),
-            After::Letter("not JSON"),
+            [
+                br#"{"object":"page","entry":[{"id":"1","changes":[{"field":"name","value":""#
+                    .as_slice(),
+                &[0xff, 0xfe],
+                br#""}]}]}"#,
+            ]
+            .concat(),
+            After::Letter("webhook in JSON: it is not JSON, at line 1 column 73"),
         ),
         signed(
             "B33 html",
@@ -452,6 +487,16 @@ async fn check_after(deployment: &Deployment, letters: &[String], case: &Case, p
                 .unwrap()
                 .plain();
             assert_eq!(&plain, expected, "{}", case.id);
+            assert!(
+                state.polling.need.is_some(),
+                "{}: a read must verify it",
+                case.id
+            );
+            let cut = state
+                .registers
+                .values()
+                .any(|held| held.value.as_ref().is_some_and(Canonical::is_cut));
+            assert_eq!(cut, expected.len() > 8000, "{}", case.id);
         }
         After::Wanted => assert!(
             state.registers.is_empty() && wanted,
@@ -470,6 +515,36 @@ async fn check_after(deployment: &Deployment, letters: &[String], case: &Case, p
             assert!(has_letter(part), "{}: {letters:?}", case.id);
             assert!(state.registers.is_empty() && wanted, "{}", case.id);
         }
+    }
+}
+
+/// Exactly as many letters and counts as the table asks for: no row lives on another's evidence.
+fn check_counts(deployment: &Deployment, reasons: &[String], cases: &[Case]) {
+    let mut letters: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut counted: BTreeMap<&'static str, u64> = BTreeMap::new();
+    for case in cases {
+        match &case.after {
+            After::Letter(part) | After::LetterAndWanted(part) => {
+                *letters.entry(part).or_default() += 1;
+            }
+            After::Counted(name) => *counted.entry(name).or_default() += 1,
+            After::Nothing | After::Name(_) | After::Wanted => {}
+        }
+    }
+    for (part, expected) in &letters {
+        let found = reasons
+            .iter()
+            .filter(|reason| reason.contains(part))
+            .count();
+        assert_eq!(found, *expected, "letters that say {part}: {reasons:?}");
+    }
+    assert_eq!(
+        reasons.len(),
+        letters.values().sum::<usize>(),
+        "{reasons:?}"
+    );
+    for (name, expected) in counted {
+        assert_eq!(deployment.counted(name), expected, "counted as {name}");
     }
 }
 
@@ -512,6 +587,13 @@ async fn odd_input_is_answered_kept_counted_or_refused_by_rule() {
     for (case, page) in cases.iter().zip(&pages) {
         check_after(&deployment, &reasons, case, *page).await;
     }
-    assert!(deployment.page(&page_id(u64::MAX)).await.is_none());
+    let stranger = PageId::parse("77777777777777777777").unwrap();
+    assert!(deployment.page(&stranger).await.is_none(), "B28: no state");
+    let due = deployment.store.due(Lane::PollsNow, 1000).await.unwrap();
+    assert!(
+        due.iter()
+            .all(|(subject, _)| *subject != Subject::Page(stranger.clone()))
+    );
+    check_counts(&deployment, &reasons, &cases);
     deployment.finish().await;
 }

@@ -7,7 +7,7 @@ use simulator::bytes::{signature_256, signature_sha1};
 
 use crate::BACKEND;
 use crate::support::deployment::{APP_SECRET, Deployment, VERIFY_TOKEN};
-use crate::support::page_id;
+use crate::support::{eventually, page_id};
 
 /// A change of the name of Page `{page}`.
 fn change(value: &str) -> String {
@@ -139,6 +139,12 @@ async fn b20_b22_lengths_that_lie_are_refused_without_reading_on() {
         closed && status.is_none_or(|status| status == 400),
         "length and chunks: {status:?}"
     );
+    let long = format!("{head}content-length: {}\r\n\r\n{body}", body.len() + 9);
+    let (status, closed) = exchange(&address, long.as_bytes()).await;
+    assert!(
+        closed && status.is_none_or(|status| status == 400),
+        "longer than the body: {status:?}"
+    );
     let short = format!("{head}content-length: {}\r\n\r\n{body}", body.len() - 1);
     assert_eq!(
         exchange(&address, short.as_bytes()).await.0,
@@ -196,6 +202,76 @@ async fn b36_a_replayed_body_changes_nothing() {
     deployment.finish().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn b38_b39_the_public_listener_serves_nothing_else_and_bounds_what_it_reads() {
+    let deployment = Deployment::start(BACKEND).await;
+    let client = reqwest::Client::new();
+    let get = async |path: &str| {
+        let answer = client.get(deployment.url(path)).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    assert_eq!(get("/").await, (200, r#"{"status":"ok"}"#.to_owned()));
+    assert_eq!(get("/livez").await, (200, "ok\n".to_owned()));
+    for private in ["/metrics", "/readyz", "/v1/pages", "/facebook/other"] {
+        assert_eq!(get(private).await.0, 404, "{private}");
+    }
+    let put = client
+        .put(deployment.url("/facebook/webhook"))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(put.status().as_u16(), 405);
+    assert!(put.headers().get("access-control-allow-origin").is_none());
+    let address = deployment.url("").replace("http://", "");
+    let many = "x-many: 1\r\n".repeat(200);
+    let long = format!("x-long: {}\r\n", "x".repeat(64 * 1024));
+    for odd in [many, long, "x: a\rb\r\n".to_owned()] {
+        let request = format!("GET /livez HTTP/1.1\r\nhost: x\r\n{odd}\r\n");
+        let (status, closed) = exchange(&address, request.as_bytes()).await;
+        assert!(closed && matches!(status, Some(400 | 431)), "{status:?}");
+    }
+    deployment.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_sends_its_headers_slowly_is_closed() {
+    let deployment = Deployment::start(BACKEND).await;
+    let address = deployment.url("").replace("http://", "");
+    let begun = std::time::Instant::now();
+    hyper_raw::wait_for_close(&address, b"GET /livez HTTP/1.1\r\nhost: x\r\n").await;
+    let took = begun.elapsed().as_secs();
+    assert!((5..20).contains(&took), "closed after {took} s");
+    deployment.finish().await;
+}
+
+/// A queue that does not take it: 503 within 4 s, and Facebook sends it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_made_durable_is_answered_503_in_time_and_accepted_later() {
+    let deployment = Deployment::start(BACKEND).await;
+    let id = page_id(9);
+    deployment.add(std::slice::from_ref(&id)).await;
+    let body = change(r#""later""#).replace("{page}", "9");
+    deployment.place.limit_webhooks(Some(1)).await;
+    let refused = eventually("a full lane", || async {
+        let begun = std::time::Instant::now();
+        let status = deployment.deliver(body.clone()).await;
+        (status == 503).then(|| begun.elapsed())
+    })
+    .await;
+    assert!(
+        refused < std::time::Duration::from_secs(4),
+        "answered after {refused:?}"
+    );
+    deployment.place.limit_webhooks(None).await;
+    eventually("the lane to take it", || async {
+        (deployment.deliver(body.clone()).await == 200).then_some(())
+    })
+    .await;
+    deployment.settle().await;
+    assert_eq!(deployment.name(&id).await, Some(json!("later")));
+    deployment.finish().await;
+}
+
 /// HTTP by hand, for what a client library would not send.
 mod hyper_raw {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -208,6 +284,7 @@ mod hyper_raw {
         let sending = tokio::spawn(async move {
             // The server may answer and close before it has everything.
             let _ = write.write_all(&bytes).await;
+            let _ = write.shutdown().await;
             write
         });
         let mut answer = Vec::new();
@@ -229,5 +306,13 @@ mod hyper_raw {
             .nth(1)
             .and_then(|status| status.parse().ok());
         (status, closed)
+    }
+
+    /// Sends some bytes, then nothing, until the server closes the connection.
+    pub(super) async fn wait_for_close(address: &str, bytes: &[u8]) {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest).await;
     }
 }

@@ -302,6 +302,23 @@ impl Place {
         }
     }
 
+    /// Makes the webhook lane full at so many bytes, or as roomy as it was.
+    pub(crate) async fn limit_webhooks(&self, bytes: Option<u64>) {
+        match self {
+            Self::Embedded(directory) => {
+                let file =
+                    rusqlite::Connection::open(directory.path().join("pagesync.db")).unwrap();
+                let bytes = i64::try_from(bytes.unwrap_or(1 << 31)).unwrap();
+                let limit = "UPDATE lanes SET max_bytes = ?1 WHERE lane = 'webhooks'";
+                assert_eq!(file.execute(limit, [bytes]).unwrap(), 1);
+            }
+            Self::Distributed { vhost, .. } => {
+                let bytes = bytes.unwrap_or(1 << 30);
+                vhost.limit_queue("pagesync.v1.webhooks", bytes).await;
+            }
+        }
+    }
+
     /// Trims the feed.
     pub(crate) async fn forget_feed_up_to(&self, n: u64) {
         match self {

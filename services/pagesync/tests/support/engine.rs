@@ -176,38 +176,46 @@ impl Server {
     }
 }
 
+/// Works with our images and with the official ones.
 async fn container(kind: Kind, ports: &[u16]) -> ContainerAsync<GenericImage> {
     let (name, tag) = image(kind);
-    let image = GenericImage::new(name, tag);
-    let (inside, files): (&[u16], &[(&str, &str)]) = match kind {
-        Kind::RabbitMq => (
-            &[5672, 15672],
-            &[(
-                "/run/pagesync/rabbitmq/test.conf",
-                "loopback_users = none\nmanagement.tcp.port = 15672\n",
-            )],
-        ),
-        Kind::Redis => (
-            &[6379],
-            &[(
-                "/run/pagesync/redis/test.conf",
-                "protected-mode no\ndatabases 256\nappendfsync always\n",
-            )],
-        ),
-    };
     // We ask the server itself whether it is up.
-    let mut request = image
+    let mut request = GenericImage::new(name, tag)
         .with_wait_for(WaitFor::Nothing)
         .with_label(LABEL.0, LABEL.1)
         .with_hostname("server");
-    for (path, text) in files {
-        request = request.with_copy_to(*path, text.as_bytes().to_vec());
-    }
+    let inside: &[u16] = match kind {
+        Kind::RabbitMq => {
+            let conf = "loopback_users = none\nmanagement.tcp.port = 15672\n";
+            for directory in ["/run/pagesync/rabbitmq", "/etc/rabbitmq/conf.d"] {
+                let path = format!("{directory}/90-test.conf");
+                request = request.with_copy_to(path, conf.as_bytes().to_vec());
+            }
+            &[5672, 15672]
+        }
+        Kind::Redis => {
+            let command = ["redis-server", "--dir", "/tmp", "--protected-mode", "no"];
+            request = request.with_cmd(command.into_iter().chain(REDIS_SETTINGS));
+            &[6379]
+        }
+    };
     for (outside, inside) in ports.iter().zip(inside) {
         request = request.with_mapped_port(*outside, ContainerPort::Tcp(*inside));
     }
     request.start().await.unwrap()
 }
+
+/// A database for each test, and a log that is on disk before an answer leaves.
+const REDIS_SETTINGS: [&str; 8] = [
+    "--databases",
+    "256",
+    "--appendonly",
+    "yes",
+    "--appendfsync",
+    "always",
+    "--save",
+    "",
+];
 
 impl Process {
     fn start(kind: Kind, ports: &[u16]) -> Self {
@@ -237,9 +245,8 @@ impl Process {
             }
             Kind::Redis => {
                 let mut command = Command::new("redis-server");
-                command.args(["--port", &ports[0].to_string(), "--databases", "256"]);
-                command.args(["--appendonly", "yes", "--appendfsync", "always"]);
-                command.args(["--save", "", "--dir"]);
+                command.args(["--port", &ports[0].to_string()]);
+                command.args(REDIS_SETTINGS).arg("--dir");
                 command.arg(&self.directory);
                 command
             }

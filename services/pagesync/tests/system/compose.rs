@@ -56,8 +56,6 @@ impl Project {
 
     /// The Pages as a worker sees them.
     fn pages(&self) -> Vec<Json> {
-        let listed = self.run(&["exec", "-T", "ingress", "true"]);
-        drop(listed);
         let listed = self.run(&[
             "run",
             "--rm",
@@ -175,4 +173,26 @@ async fn four_workers_under_load_lose_nothing_when_one_is_killed() {
     let plain = "redis-cli --no-auth-warning -a \"$(sed 's/^requirepass //' /run/pagesync/redis/10-password.conf)\" HGET '{pagesync}:page:100000000000001' name";
     let name = project.run(&["exec", "-T", "redis", "sh", "-c", plain]);
     assert_eq!(name.trim(), "Renamed at the simulator");
+
+    let twice = project
+        .pages()
+        .iter()
+        .filter(|page| page["id"] != "100000000000001" && page["version"].as_u64() > Some(2))
+        .count();
+    assert_eq!(twice, 0, "effects applied twice");
+    let letters = [
+        "run",
+        "--rm",
+        "-T",
+        "demo-pages",
+        "dead-letter",
+        "list",
+        "--output",
+        "json",
+    ];
+    assert!(
+        project.run(&letters).trim_end().ends_with("[]"),
+        "no dead letters"
+    );
+    project.run(&["down", "-v"]);
 }

@@ -9,10 +9,13 @@ use std::collections::BTreeMap;
 
 use model::due::Polling;
 use model::field::FieldName;
+use model::id::Subject;
 use model::page::{Origin, Page, Register, Source, Status};
 use model::time::Millis;
 use model::value::Canonical;
 use serde::{Deserialize, Serialize};
+
+use super::StoreError;
 
 /// Status of the Page.
 pub const STATUS: &str = "_status";
@@ -70,13 +73,9 @@ pub fn encode(page: &Page) -> Attributes {
             attributes.insert(field.to_string(), value.plain());
         }
     }
-    attributes.insert(REGISTERS.to_owned(), json(&packed));
-    attributes.insert(POLLING.to_owned(), json(&page.polling));
+    attributes.insert(REGISTERS.to_owned(), to_json(&packed));
+    attributes.insert(POLLING.to_owned(), to_json(&page.polling));
     attributes
-}
-
-fn json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).unwrap_or_else(|error| unreachable!("plain data encodes: {error}"))
 }
 
 /// The Page with these attributes, or what is wrong with them.
@@ -130,6 +129,22 @@ pub fn decode(attributes: &Attributes) -> Result<Page, String> {
         registers,
         polling,
     })
+}
+
+/// JSON text of what we store.
+pub(super) fn to_json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_else(|error| unreachable!("plain data encodes: {error}"))
+}
+
+/// What we stored, from its JSON text.
+pub(super) fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|error| StoreError::Unexpected(error.to_string()))
+}
+
+/// A subject from the due index.
+pub(super) fn subject(text: &str) -> Result<Subject, StoreError> {
+    let odd = || StoreError::Unexpected("a due subject that is none".to_owned());
+    Subject::parse(text).ok_or_else(odd)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use model::time::Millis;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde_json::Value as Json;
 
+use super::codec::{from_json, subject, to_json};
 use super::{
     Changes, Commit, Corrupt, Cursor, DueWrite, FEED, FeedEntry, HISTORY, Health, HistoryEntry,
     Key, Kind, Outcome, PageWrite, RecordWrite, Store, StoreError, Stored, Versioned, codec,
@@ -470,19 +471,6 @@ fn stored(row: &Row<'_>, first: usize) -> rusqlite::Result<Versioned<Stored>> {
         Err(reason) => Stored::Corrupt(Corrupt { raw: text, reason }),
     };
     Ok(Versioned { version, value })
-}
-
-fn subject(text: &str) -> Result<Subject, StoreError> {
-    Subject::parse(text)
-        .ok_or_else(|| StoreError::Unexpected("a due subject that is none".to_owned()))
-}
-
-fn to_json(value: &impl serde::Serialize) -> String {
-    serde_json::to_string(value).unwrap_or_else(|error| unreachable!("plain data encodes: {error}"))
-}
-
-fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, StoreError> {
-    serde_json::from_str(text).map_err(|error| StoreError::Unexpected(error.to_string()))
 }
 
 /// SQLite counts to 2^63; no clock does.

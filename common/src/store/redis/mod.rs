@@ -29,14 +29,15 @@ use redis::{
 };
 use serde_json::Value as Json;
 
+use super::codec::{from_json, subject};
 use super::{
     Changes, Commit, Cursor, FeedEntry, Health, HistoryEntry, Key, Kind, Outcome, RecordWrite,
     Store, StoreError, Stored, Versioned, codec,
 };
 use payload::Payload;
 use reply::{
-    PREFIX, due_key, feed_entry, feed_key, feed_n_key, from_json, history_key, index_key, millis,
-    outcome, page_key, pairs, parse, record_key, stored, subject, unavailable,
+    PREFIX, due_key, feed_entry, feed_key, feed_n_key, history_key, index_key, millis, outcome,
+    page_key, pairs, parse, record_key, stored, unavailable,
 };
 
 /// Our deadline for connecting and for every answer: the client's default, 500 ms, is too short for

@@ -136,7 +136,7 @@ impl Payload {
             .iter()
             .map(|write| due(write, &mut keys))
             .collect();
-        let commit = json(&Wire {
+        let commit = codec::to_json(&Wire {
             expect,
             page,
             records,
@@ -163,10 +163,10 @@ fn page<'a>(write: &'a PageWrite, keys: &mut Keys) -> WirePage<'a> {
         entries: write
             .changes
             .iter()
-            .map(|change| json(&HistoryEntry::new(change, write.at, version)))
+            .map(|change| codec::to_json(&HistoryEntry::new(change, write.at, version)))
             .collect(),
         keep: HISTORY,
-        feed_entry: FeedEntry::new(write).map_or(String::new(), |entry| json(&entry)),
+        feed_entry: FeedEntry::new(write).map_or(String::new(), |entry| codec::to_json(&entry)),
         feed_keep: FEED,
     }
 }
@@ -206,8 +206,4 @@ fn due(write: &DueWrite, keys: &mut Keys) -> WireDue {
         lane: lane.map(|lane| keys.index(due_key(lane))),
         at: write.due.map(|(_, at)| at.to_string()),
     }
-}
-
-fn json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).unwrap_or_else(|error| unreachable!("plain data encodes: {error}"))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use model::id::{PageId, Subject};
+use model::id::PageId;
 use model::job::Lane;
 use model::time::Millis;
 use redis::{RedisError, RedisResult, Value as Reply, from_redis_value};
@@ -57,10 +57,6 @@ pub(super) fn unavailable(error: &RedisError) -> StoreError {
 pub(super) fn parse<T: redis::FromRedisValue>(reply: Option<Reply>) -> Result<T, StoreError> {
     let reply = reply.ok_or_else(|| StoreError::Unexpected("an answer is missing".to_owned()))?;
     from_redis_value(reply).map_err(|error| StoreError::Unexpected(error.to_string()))
-}
-
-pub(super) fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, StoreError> {
-    serde_json::from_str(text).map_err(|error| StoreError::Unexpected(error.to_string()))
 }
 
 /// What stands under a Page's key. Bytes that are not text, another type of key, attributes that do
@@ -130,7 +126,7 @@ pub(super) fn feed_entry(
         .and_then(|(n, _)| n.parse().ok())
         .ok_or_else(odd)?;
     let entry = fields.get(1).ok_or_else(odd)?;
-    Ok((n, from_json(entry)?))
+    Ok((n, codec::from_json(entry)?))
 }
 
 pub(super) fn pairs(flat: Vec<String>) -> Result<Vec<(String, f64)>, StoreError> {
@@ -141,11 +137,6 @@ pub(super) fn pairs(flat: Vec<String>) -> Result<Vec<(String, f64)>, StoreError>
         pairs.push((member, score.parse().map_err(|_| odd())?));
     }
     Ok(pairs)
-}
-
-pub(super) fn subject(text: &str) -> Result<Subject, StoreError> {
-    Subject::parse(text)
-        .ok_or_else(|| StoreError::Unexpected("a due subject that is none".to_owned()))
 }
 
 #[expect(

@@ -64,7 +64,9 @@ impl Backends {
                 })
             }
             Backend::Distributed => {
-                let (queue, ended) = open_queue(config, role).await?;
+                let queue = RabbitMq::open(config.rabbitmq_url.expose_secret(), role).await?;
+                let ended = queue.ended();
+                let queue = Arc::new(queue);
                 let url = config.redis_url.expose_secret();
                 let store = Arc::new(RedisStore::open(url, config.redis_durability)?);
                 Ok(Self {
@@ -105,6 +107,8 @@ pub async fn open_queue(
     role: &str,
 ) -> Result<(Arc<dyn Queue>, CancellationToken), OpenError> {
     let queue = RabbitMq::open(config.rabbitmq_url.expose_secret(), role).await?;
+    // Connects ahead of the first publish.
+    queue.is_ready();
     let ended = queue.ended();
     Ok((Arc::new(queue), ended))
 }

@@ -50,7 +50,7 @@ pub trait Queue: Send + Sync + std::fmt::Debug {
     /// How much waits in a lane.
     async fn depth(&self, lane: Lane) -> Result<Depth, QueueError>;
 
-    /// Whether a publish would be tried now.
+    /// Whether a publish would be tried now. Asking begins to make it so.
     fn is_ready(&self) -> bool;
 }
 

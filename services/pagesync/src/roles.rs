@@ -13,6 +13,7 @@ use common::lifecycle::Lifecycle;
 use common::queue::Queue;
 use common::store::Store;
 use common::telemetry::{Metrics, init_logs};
+use model::job::Lane;
 use secrecy::ExposeSecret as _;
 use simulator::delivery::Faults;
 use tokio::net::TcpListener;
@@ -114,20 +115,20 @@ async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("cannot listen on {address} ({key})"))
 }
 
+/// Ingress is ready when a publish would be tried; who works on a store, when the store takes a
+/// write and the queue answers.
 fn readiness(queue: Arc<dyn Queue>, store: Option<Arc<dyn Store>>) -> Ready {
     Arc::new(move || {
         let (queue, store) = (queue.clone(), store.clone());
         Box::pin(async move {
-            if !queue.is_ready() {
-                return Err("the queue is not available".to_owned());
-            }
-            match store {
-                Some(store) => match store.check().await {
-                    Ok(health) => health.verdict(),
-                    Err(error) => Err(error.to_string()),
-                },
-                None => Ok(()),
-            }
+            let Some(store) = store else {
+                let down = || "the queue is not available".to_owned();
+                return queue.is_ready().then_some(()).ok_or_else(down);
+            };
+            let depth = queue.depth(Lane::Webhooks).await;
+            depth.map_err(|error| error.to_string())?;
+            let health = store.check().await.map_err(|error| error.to_string())?;
+            health.verdict()
         })
     })
 }

@@ -10,7 +10,7 @@ mod consume;
 mod publish;
 mod topology;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,6 +18,7 @@ use model::job::{Job, Lane};
 use tokio_util::sync::CancellationToken;
 
 use super::{Delivery, Depth, Queue, QueueError, groups};
+use connection::Target;
 use consume::Consumers;
 pub(super) use consume::Receipt;
 use publish::Publisher;
@@ -30,29 +31,39 @@ const OPERATION: Duration = Duration::from_secs(5);
 /// The queue of a distributed deployment.
 #[derive(Debug)]
 pub struct RabbitMq {
-    publisher: Publisher,
+    target: Arc<Target>,
+    /// Started when first needed: a worker publishes nothing and keeps no connection for it.
+    publisher: OnceLock<Publisher>,
     consumers: Consumers,
+    ended: CancellationToken,
 }
 
 impl RabbitMq {
     /// Uses the broker at `uri` (`amqp://user:password@host:5672/vhost`). Declares the queues; fails
     /// only if they exist with other settings. A broker that is away is waited for in the background.
     pub async fn open(uri: &str, role: &str) -> Result<Self, QueueError> {
-        let target = Arc::new(connection::Target::new(uri, role)?);
+        let target = Arc::new(Target::new(uri, role)?);
         match target.connect_and_declare("check").await {
             Ok(connection) => connection::close(&connection).await,
             Err(error @ QueueError::Mismatch(_)) => return Err(error),
             Err(error) => tracing::warn!(error = %error, "the broker does not answer yet"),
         }
         Ok(Self {
-            publisher: Publisher::start(target.clone()),
-            consumers: Consumers::new(target),
+            publisher: OnceLock::new(),
+            consumers: Consumers::new(target.clone()),
+            target,
+            ended: CancellationToken::new(),
         })
     }
 
     /// Cancelled when the publishing task has ended: by a panic, or because this was dropped.
     pub fn ended(&self) -> CancellationToken {
-        self.publisher.ended()
+        self.ended.clone()
+    }
+
+    fn publisher(&self) -> &Publisher {
+        let start = || Publisher::start(self.target.clone(), self.ended.clone());
+        self.publisher.get_or_init(start)
     }
 }
 
@@ -61,7 +72,7 @@ impl Queue for RabbitMq {
     async fn publish(&self, lane: Lane, jobs: &[Job]) -> Result<(), QueueError> {
         let answers = groups(lane, jobs)
             .into_iter()
-            .map(|group| self.publisher.submit(lane, group));
+            .map(|group| self.publisher().submit(lane, group));
         let all = futures_util::future::join_all(answers.collect::<Vec<_>>());
         let late = || QueueError::Unavailable("no confirm in time".to_owned());
         let answers = tokio::time::timeout(PUBLISH_DEADLINE, all)
@@ -86,6 +97,6 @@ impl Queue for RabbitMq {
     }
 
     fn is_ready(&self) -> bool {
-        self.publisher.is_up()
+        self.publisher().is_up()
     }
 }

@@ -55,7 +55,6 @@ struct Pending {
 #[derive(Debug)]
 pub(super) struct Publisher {
     pending: Arc<Pending>,
-    ended: CancellationToken,
     _stop: DropGuard,
 }
 
@@ -68,33 +67,28 @@ impl std::fmt::Debug for Pending {
 }
 
 impl Publisher {
-    pub(super) fn start(target: Arc<Target>) -> Self {
+    /// Starts connecting. `ended` is cancelled when nothing is published any more.
+    pub(super) fn start(target: Arc<Target>, ended: CancellationToken) -> Self {
         let state = watch::Sender::new(State::Down);
         let pending = Arc::new(Pending {
             requests: Mutex::default(),
             arrived: Notify::new(),
             state,
         });
-        let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
+        let stop = CancellationToken::new();
         let supervised = stop
             .clone()
             .run_until_cancelled_owned(supervise(target, pending.clone()));
         // Cancelled however the task ends, by a panic too.
-        let guard = ended.clone().drop_guard();
+        let guard = ended.drop_guard();
         tokio::spawn(async move {
             let _ended = guard;
             supervised.await;
         });
         Self {
             pending,
-            ended,
             _stop: stop.drop_guard(),
         }
-    }
-
-    /// Cancelled when nothing is published any more.
-    pub(super) fn ended(&self) -> CancellationToken {
-        self.ended.clone()
     }
 
     pub(super) fn is_up(&self) -> bool {

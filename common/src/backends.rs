@@ -100,6 +100,20 @@ impl Backends {
     }
 }
 
+/// Opens only the store: most commands have no business with the queue.
+pub fn open_store(config: &Config, clock: Clock) -> Result<Arc<dyn Store>, OpenError> {
+    Ok(match config.backend {
+        Backend::Embedded => {
+            let database = Database::open(&config.data_dir, Access::Guest)?;
+            Arc::new(EmbeddedStore::new(Arc::new(database), clock))
+        }
+        Backend::Distributed => {
+            let url = config.redis_url.expose_secret();
+            Arc::new(RedisStore::open(url, config.redis_durability)?)
+        }
+    })
+}
+
 /// Opens only the queue of a distributed deployment: ingress has no business with the store. The
 /// token is [`Backends::ended`].
 pub async fn open_queue(

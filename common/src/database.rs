@@ -101,11 +101,17 @@ pub struct Database {
 impl Database {
     /// Opens `pagesync.db` in `directory`, making both if they are not there.
     pub fn open(directory: &Path, access: Access) -> Result<Self, DatabaseError> {
+        let directory = &std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
         let path = directory.join("pagesync.db");
         let refuse = |reason: String| DatabaseError::Open {
             path: path.display().to_string(),
             reason,
         };
+        if access == Access::Guest && !path.exists() {
+            let remedy =
+                "there is none: run this where `pagesync up` runs, or set PAGESYNC_DATA_DIR";
+            return Err(refuse(remedy.to_owned()));
+        }
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)

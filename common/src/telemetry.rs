@@ -3,6 +3,7 @@
 //!
 //! Must not: carry a body, a token, a signature or a value of a field.
 
+use std::io::IsTerminal as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -22,6 +23,7 @@ pub fn init_logs(filter: &str, format: LogFormat) {
     let filter = EnvFilter::builder().parse_lossy(format!("lapin=off,{filter}"));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     let _ = match format {
         LogFormat::Json => lines.json().flatten_event(true).try_init(),

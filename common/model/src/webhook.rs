@@ -245,6 +245,9 @@ pub struct Reading {
     pub announced: bool,
     /// Its `entry.time` on Facebook's clock; `None` if missing, unreadable or too far ahead.
     pub sent: Option<Millis>,
+    /// How far ahead of our clock its `entry.time` is, if too far to be believed. Either clock may
+    /// be wrong.
+    pub ahead: Option<Duration>,
     /// Webhook fields that map to a field nobody tracks, by name.
     pub untracked: BTreeMap<&'static str, u64>,
     /// Parts that could not be read: their shape.
@@ -271,11 +274,16 @@ impl RawEntry {
             .id
             .and_then(read_id)
             .ok_or("the id of an entry is not a Page id")?;
+        let time = wire.time.and_then(read_time);
+        let believed = |time: Millis| time <= received.plus(MAX_AHEAD);
         let mut reading = Reading {
             id,
             observations: Vec::new(),
             announced: false,
-            sent: wire.time.and_then(|time| read_time(time, received)),
+            sent: time.filter(|time| believed(*time)),
+            ahead: time
+                .filter(|time| !believed(*time))
+                .map(|time| received.until(time)),
             untracked: BTreeMap::new(),
             problems: Vec::new(),
         };
@@ -351,14 +359,13 @@ fn depth(value: &Value) -> usize {
     }
 }
 
-fn read_time(raw: &RawValue, received: Millis) -> Option<Millis> {
+fn read_time(raw: &RawValue) -> Option<Millis> {
     let number: u64 = raw.get().parse().ok().filter(|number| *number > 0)?;
-    let sent = if number < FIRST_MILLIS {
+    Some(if number < FIRST_MILLIS {
         Millis(number * 1000)
     } else {
         Millis(number)
-    };
-    (sent <= received.plus(MAX_AHEAD)).then_some(sent)
+    })
 }
 
 #[cfg(test)]

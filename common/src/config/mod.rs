@@ -154,8 +154,8 @@ impl Config {
     pub fn read(environment: &Environment, role: Role) -> Result<Self, Problems> {
         let mut reader = Reader::new(environment);
         reader.refuse_unknown();
-        let backend = reader.optional("PAGESYNC_BACKEND", |text| text.parse().ok());
-        let backend = backend.unwrap_or(match role {
+        let given = reader.optional("PAGESYNC_BACKEND", |text| text.parse().ok());
+        let backend = given.unwrap_or(match role {
             Role::Ingress | Role::Worker => Backend::Distributed,
             // A command beside services that are told where their servers are means these.
             Role::Command if reader.names_servers() => Backend::Distributed,
@@ -163,6 +163,10 @@ impl Config {
         });
         if backend == Backend::Embedded && matches!(role, Role::Ingress | Role::Worker) {
             let what = "is embedded, and the embedded backend is one process";
+            reader.problem("PAGESYNC_BACKEND", what.to_owned());
+        }
+        if given.is_none() && role == Role::Up && reader.names_servers() {
+            let what = "is not set while a broker or a Redis is named: commands would use these";
             reader.problem("PAGESYNC_BACKEND", what.to_owned());
         }
         let needs_secret = role.takes_webhooks() || role == Role::Simulator;
@@ -214,7 +218,10 @@ fn log_format(text: &str) -> Option<LogFormat> {
 
 fn log_filter(text: &str) -> Option<String> {
     let parsed: Result<tracing_subscriber::EnvFilter, _> = text.parse();
-    parsed.is_ok().then(|| text.to_owned())
+    // A bare word is a target that nobody has: it would silence everything.
+    let levels = ["off", "error", "warn", "info", "debug", "trace"];
+    let names_level = levels.iter().any(|level| text.contains(level));
+    (parsed.is_ok() && names_level).then(|| text.to_owned())
 }
 
 fn tracked(text: &str) -> Option<TrackedFields> {
@@ -286,9 +293,10 @@ mod tests {
             ("FACEBOOK_APP_SECRET", secret),
             ("FACEBOOK_VERIFY_TOKEN", "default_verify_token"),
             ("PAGESYNC_BACKEND", "distributed"),
+            ("PAGESYNC_LOG", "loud"),
         ];
         let report = Config::read(&environment(&bad), Role::Up).unwrap_err();
-        assert_eq!(report.0.len(), 6, "{report}");
+        assert_eq!(report.0.len(), 7, "{report}");
         assert!(!report.to_string().contains("hunter2"), "{report}");
         let unknown = report
             .0
@@ -338,5 +346,18 @@ mod tests {
     fn a_single_role_cannot_use_the_embedded_backend() {
         let found = problems(&[("PAGESYNC_BACKEND", "embedded")], Role::Worker);
         assert_eq!(found[0].0, "PAGESYNC_BACKEND");
+    }
+
+    #[test]
+    fn up_and_the_commands_beside_it_cannot_mean_different_backends() {
+        let url = ("PAGESYNC_REDIS_URL", "redis://127.0.0.1/0");
+        assert_eq!(problems(&[url], Role::Up)[0].0, "PAGESYNC_BACKEND");
+        let command = Config::read(&environment(&[url]), Role::Command).unwrap();
+        assert_eq!(command.backend, Backend::Distributed);
+        let said = [url, ("PAGESYNC_BACKEND", "embedded")];
+        for role in [Role::Up, Role::Command] {
+            let config = Config::read(&environment(&said), role).unwrap();
+            assert_eq!(config.backend, Backend::Embedded);
+        }
     }
 }

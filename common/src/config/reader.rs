@@ -32,7 +32,11 @@ impl<'a> Reader<'a> {
         let Setting {
             accepted, example, ..
         } = settings::find(key);
-        let remedy = format!("accepted: {accepted}; for example {key}={example}");
+        let remedy = if settings::find(key).secret {
+            format!("accepted: {accepted}")
+        } else {
+            format!("accepted: {accepted}; for example {key}={example}")
+        };
         self.problems.push(Problem {
             key: key.to_owned(),
             what,

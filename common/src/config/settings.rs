@@ -86,17 +86,19 @@ pub const SETTINGS: [Setting; 17] = [
         example: "https://your-app.example/facebook/webhook",
         about: "Where Facebook posts webhooks. The simulator posts there too.",
     },
-    plain(
-        "PAGESYNC_BACKEND",
-        "",
-        "embedded or distributed",
-        "embedded: one process, one file. distributed: RabbitMQ and Redis. Unset: distributed for ingress and worker, and for commands where a broker or Redis is named; else embedded.",
-    ),
+    Setting {
+        key: "PAGESYNC_BACKEND",
+        secret: false,
+        default: None,
+        accepted: "embedded or distributed",
+        example: "embedded",
+        about: "embedded: one process, one file. distributed: RabbitMQ and Redis. Unset: distributed for ingress and worker, and for commands where a broker or Redis is named; else embedded.",
+    },
     plain(
         "PAGESYNC_DATA_DIR",
         "pagesync-data",
         "a directory",
-        "Where the embedded database is.",
+        "Where the embedded database is, relative to where pagesync is started; better absolute.",
     ),
     secret(
         "PAGESYNC_RABBITMQ_URL",
@@ -152,7 +154,7 @@ pub const SETTINGS: [Setting; 17] = [
         "PAGESYNC_VERIFY_AFTER",
         "10s",
         "a number with s, m or h",
-        "How long after a webhook its Page is read again.",
+        "How long after a webhook its Page is due for a read (reads come with the next release).",
     ),
     plain(
         "PAGESYNC_LOG",
@@ -177,7 +179,8 @@ pub(super) fn find(key: &str) -> Setting {
 /// The text of `.env.example`.
 pub fn env_example() -> String {
     let mut text = String::from(
-        "# Every setting of pagesync. Copy to .env and fill in; the real environment wins over .env.\n\
+        "# Every setting of pagesync. Copy to .env and fill in. .env is read from the directory pagesync is\n\
+         # started in; the real environment wins over it.\n\
          # A secret may also be read from a file: KEY_FILE=/path instead of KEY=.\n\
          # Made by `pagesync config example`; a test keeps it so.\n",
     );

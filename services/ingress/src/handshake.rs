@@ -38,6 +38,7 @@ pub(crate) async fn verify(
     let token = one("hub.verify_token").unwrap_or_default();
     let is_ours = digest(token).ct_eq(&digest(parts.verify_token.expose_secret()));
     if one("hub.mode") != Some("subscribe") || !bool::from(is_ours) {
+        parts.wrong_token.count(parts.clock.now());
         return StatusCode::FORBIDDEN.into_response();
     }
     let harmless = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';

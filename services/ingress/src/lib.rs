@@ -5,6 +5,7 @@
 //! a body, serve anything to an operator.
 
 pub mod handshake;
+pub mod refusals;
 pub mod signature;
 pub mod webhook;
 
@@ -18,6 +19,7 @@ use common::http;
 use common::lifecycle::Lifecycle;
 use common::queue::Queue;
 use common::telemetry::Metrics;
+use refusals::Refusals;
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 
@@ -36,6 +38,10 @@ pub struct Parts {
     pub verify_token: SecretString,
     /// Whether the legacy signature alone is enough.
     pub allow_sha1: bool,
+    /// Webhooks without the signature that is asked for, or with a wrong one.
+    pub unsigned: Refusals,
+    /// Handshakes with another token.
+    pub wrong_token: Refusals,
 }
 
 impl Parts {
@@ -48,6 +54,12 @@ impl Parts {
             app_secrets: config.app_secrets.clone(),
             verify_token: config.verify_token.clone(),
             allow_sha1: config.allow_sha1,
+            unsigned: Refusals::new(
+                "webhooks refused: X-Hub-Signature-256 is missing or does not fit FACEBOOK_APP_SECRET",
+            ),
+            wrong_token: Refusals::new(
+                "handshakes refused: hub.verify_token is not FACEBOOK_VERIFY_TOKEN",
+            ),
         }
     }
 }

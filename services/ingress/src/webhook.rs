@@ -40,6 +40,9 @@ pub(crate) async fn receive(State(parts): State<Arc<Parts>>, request: Request) -
         Err(status) => status,
     };
     Metrics::count(&parts.metrics.answers, label(status));
+    if status == StatusCode::UNAUTHORIZED {
+        parts.unsigned.count(parts.clock.now());
+    }
     match status {
         StatusCode::OK => axum::Json(serde_json::json!({"status": "success"})).into_response(),
         // What is left of the body will not be read.

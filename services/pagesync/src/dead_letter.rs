@@ -64,7 +64,7 @@ pub async fn run(
                     output::print(&format!("would replay {id}"))?;
                 } else {
                     dead_letter::replay(store, queue, &id).await?;
-                    output::print(&format!("replayed {id}"))?;
+                    output::print(&format!("put {id} into the queue again"))?;
                 }
             }
             Ok(())

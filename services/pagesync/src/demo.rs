@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use common::backends::Backends;
 use common::clock::Clock;
 use common::config::{Config, Environment, LogFormat, Role};
-use common::pages::{self, rfc3339};
+use common::pages;
 use common::records::dead_letter;
 use common::store::{Stored, Versioned};
 use common::telemetry::init_logs;
@@ -132,7 +132,10 @@ pub async fn run(seconds: u64, format: Format) -> anyhow::Result<()> {
         client,
         begun: Instant::now(),
     };
-    stage.play(seconds).await?;
+    tokio::select! {
+        played = stage.play(seconds) => played?,
+        _ = tokio::signal::ctrl_c() => output::print("ended early")?,
+    }
     stage.show(format).await?;
     running.lifecycle.stop();
     running.lifecycle.finish().await.map_err(anyhow::Error::msg)
@@ -197,10 +200,8 @@ impl Stage {
                 let noted = self
                     .change(which, what, value, |page| Some(page.polling.need) != known)
                     .await?;
-                let due = self.load(which).await?.and_then(|page| page.polling.due());
-                let due = due.map_or("never".to_owned(), |(_, at)| rfc3339(at));
                 format!(
-                    "{} changes its {what}; the webhook says only that it did: noted after {noted}, read due {due}",
+                    "{} changes its {what}; the webhook says only that it did: noted after {noted}, a read is wanted (reads come with the next release)",
                     CAST[which].id
                 )
             }
@@ -289,10 +290,7 @@ impl Stage {
             } = held
             {
                 output::print(&page::show(format, &id, version, &page)?)?;
-                let due = page.polling.due().map_or("none".to_owned(), |(lane, at)| {
-                    format!("{} in lane {lane}", rfc3339(at))
-                });
-                output::print(&format!("next read due: {due}\n"))?;
+                output::print("")?;
             }
         }
         let kept = dead_letter::all(&*self.backends.store).await?;
@@ -307,8 +305,9 @@ impl Stage {
             &rows,
         ))?;
         output::print(&format!(
-            "\nDeliveries, as Facebook counts them: {}",
-            self.simulator.tally().json()
+            "
+Facebook's side: {}",
+            self.simulator.tally().sentence()
         ))
     }
 }

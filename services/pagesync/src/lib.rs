@@ -12,7 +12,7 @@ pub mod page;
 pub mod roles;
 
 use anyhow::Context as _;
-use common::backends::Backends;
+use common::backends::{Backends, open_store};
 use common::clock::Clock;
 use common::config::{Config, Role, settings};
 use common::database::Access;
@@ -40,29 +40,19 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Config(ConfigCommand::Example) => output::print(&settings::env_example()),
         Command::Page(command) => {
-            page::run(
-                &operator(&config(Role::Command)?).await?,
-                command,
-                cli.output,
-            )
-            .await
+            let config = config(Role::Command)?;
+            init_logs("error", config.log_format);
+            let store = open_store(&config, Clock::system()).context("cannot open the store")?;
+            page::run(&*store, command, cli.output).await
         }
         Command::DeadLetter(command) => {
-            dead_letter::run(
-                &operator(&config(Role::Command)?).await?,
-                command,
-                cli.output,
-            )
-            .await
+            let config = config(Role::Command)?;
+            init_logs("error", config.log_format);
+            let opened = Backends::open(&config, "command", Access::Guest, Clock::system()).await;
+            let backends = opened.context("cannot open queue and store")?;
+            dead_letter::run(&backends, command, cli.output).await
         }
     }
-}
-
-/// The backends as a command beside the running process sees them.
-async fn operator(config: &Config) -> anyhow::Result<Backends> {
-    init_logs("error", config.log_format);
-    let opened = Backends::open(config, "command", Access::Guest, Clock::system()).await;
-    opened.context("cannot open queue and store")
 }
 
 /// How many rows a listing command asks for at once.

@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 
 use anyhow::{Context as _, bail};
-use common::backends::Backends;
 use common::clock::Clock;
 use common::pages::{self, rfc3339};
 use common::store::{Store, Stored, Versioned};
@@ -16,8 +15,7 @@ use crate::output::{self, Format, cell, harmless};
 use crate::{LISTING, listing};
 
 /// Does one of them.
-pub async fn run(backends: &Backends, command: PageCommand, format: Format) -> anyhow::Result<()> {
-    let store = &*backends.store;
+pub async fn run(store: &dyn Store, command: PageCommand, format: Format) -> anyhow::Result<()> {
     match command {
         PageCommand::Add { ids, dry_run } => add(store, &ids, dry_run).await,
         PageCommand::List => listing(
@@ -201,8 +199,12 @@ fn explain(id: &PageId, version: u64, page: &Page) -> String {
         let _ = writeln!(text, "A read begun after {} is asked for.", rfc3339(asked));
     }
     let _ = match polling.due() {
-        Some((lane, at)) => writeln!(text, "Next read: due {} in lane {lane}.", rfc3339(at)),
-        None => writeln!(text, "Next read: none is due."),
+        Some((lane, at)) => writeln!(
+            text,
+            "A read is wanted from {} on, in lane {lane}; reads come with the next release.",
+            rfc3339(at)
+        ),
+        None => writeln!(text, "No read is wanted."),
     };
     text
 }

@@ -41,15 +41,15 @@ pub async fn run(config: &Config, role: Role) -> anyhow::Result<()> {
     let running = start(config, role).await?;
     tracing::info!(
         role = role.name(),
+        backend = ?config.backend,
+        version = env!("CARGO_PKG_VERSION"),
         listen.public = running.public.map(|address| address.to_string()),
         listen.private = %running.private,
-        "ready"
+        "listening"
     );
-    running
-        .lifecycle
-        .run_until_signal()
-        .await
-        .map_err(anyhow::Error::msg)
+    let ended = running.lifecycle.run_until_signal().await;
+    tracing::info!("stopped");
+    ended.map_err(anyhow::Error::msg)
 }
 
 /// Starts a role's tasks.
@@ -65,13 +65,6 @@ pub async fn start(config: &Config, role: Role) -> anyhow::Result<Running> {
         let (queue, ended) = (backends.queue.clone(), backends.ended.clone());
         (queue, ended, Some(backends))
     };
-    let watching = lifecycle.clone();
-    lifecycle.spawn("queue and store", async move {
-        tokio::select! {
-            () = ended.cancelled() => Err("a task behind them ended"),
-            () = watching.stopping() => Ok(()),
-        }
-    });
     let mut public = None;
     if matches!(role, Role::Up | Role::Ingress) {
         let listener = bind(config.listen, "PAGESYNC_LISTEN").await?;
@@ -100,6 +93,13 @@ pub async fn start(config: &Config, role: Role) -> anyhow::Result<Running> {
         "private listener",
         serve(listener, router, lifecycle.clone()),
     );
+    let watching = lifecycle.clone();
+    lifecycle.spawn("queue and store", async move {
+        tokio::select! {
+            () = ended.cancelled() => Err("a task behind them ended"),
+            () = watching.stopping() => Ok(()),
+        }
+    });
     Ok(Running {
         public,
         private,

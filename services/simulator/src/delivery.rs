@@ -137,6 +137,13 @@ impl Tally {
         }
     }
 
+    /// The numbers in a sentence.
+    pub fn sentence(&self) -> String {
+        let load = |n: &AtomicU64| n.load(Ordering::SeqCst);
+        let (events, sent, accepted) = (load(&self.events), load(&self.sent), load(&self.accepted));
+        format!("{events} changes announced in {sent} deliveries, {accepted} of them answered 200")
+    }
+
     /// The numbers.
     pub fn json(&self) -> Value {
         let load = |n: &AtomicU64| n.load(Ordering::SeqCst);

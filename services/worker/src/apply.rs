@@ -92,6 +92,14 @@ impl Work {
                 .get_or_create(&Label { name })
                 .inc_by(*n);
         }
+        if let Some(ahead) = reading.ahead {
+            let seconds = ahead.as_secs();
+            tracing::warn!(
+                ahead.seconds = seconds,
+                "a webhook is from the future of this host: its value is not kept, only that something changed. Is the clock right?"
+            );
+            Metrics::count(&parts.metrics.jobs_done, "from_the_future");
+        }
         if let Some(problem) = reading.problems.first() {
             self.keep(parts, job, problem, "unreadable");
         }
@@ -191,7 +199,7 @@ fn decide(
     let done = |name| Metrics::count(&parts.metrics.jobs_done, name);
     let (before, mut page, letter) = match held.value {
         Stored::Unknown => {
-            tracing::info!(page.id = %id, "a webhook for a Page nobody connected");
+            tracing::info!(page.id = %id, "a webhook for a Page that is not registered: `pagesync page add` registers it");
             done("unknown_page");
             return None;
         }

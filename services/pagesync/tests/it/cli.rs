@@ -134,7 +134,7 @@ async fn an_operator_registers_looks_explains_and_replays_beside_the_running_pro
     let explained = text(&beside(directory, &["page", "explain", "1170558113"]).stdout);
     assert!(
         explained.contains("first seen by webhook at 2025-06-15T15:06:40Z")
-            && explained.contains("Next read: due"),
+            && explained.contains("A read is wanted from"),
         "{explained}"
     );
     let listed = beside(directory, &["page", "list", "--output", "ndjson"]);
@@ -162,7 +162,10 @@ async fn an_operator_registers_looks_explains_and_replays_beside_the_running_pro
         "{letter}"
     );
     let replayed = beside(directory, &["dead-letter", "replay", &id]);
-    assert_eq!(text(&replayed.stdout), format!("replayed {id}\n"));
+    assert_eq!(
+        text(&replayed.stdout),
+        format!("put {id} into the queue again\n")
+    );
     // It cannot be read this time either, and is the same letter again.
     crate::support::eventually("the letter to be back", || async {
         let letters = beside(directory, &["dead-letter", "list", "--output", "json"]);

@@ -65,6 +65,10 @@ impl Place {
     pub(crate) fn store(&self) -> Arc<dyn Store> {
         match self {
             Self::Embedded(directory) => {
+                // A guest makes no database; in a deployment the owner has made it.
+                if !directory.path().join("pagesync.db").exists() {
+                    drop(Database::open(directory.path(), Access::Owner).unwrap());
+                }
                 let database = Database::open(directory.path(), Access::Guest).unwrap();
                 Arc::new(EmbeddedStore::new(Arc::new(database), Clock::system()))
             }

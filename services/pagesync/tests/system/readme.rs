@@ -4,6 +4,8 @@
 use std::path::Path;
 use std::process::Command;
 
+use common::database::{Access, Database};
+
 /// A command of the README and what runs it.
 const RUN_BY: [(&str, &str); 3] = [
     (
@@ -50,6 +52,9 @@ fn run(arguments: &str, directory: &Path) {
 #[test]
 fn every_command_of_the_readme_is_run() {
     let directory = tempfile::tempdir().unwrap();
+    // The commands work beside a deployment: there must have been one.
+    let data = directory.path().join("pagesync-data");
+    drop(Database::open(&data, Access::Owner).unwrap());
     let commands = commands();
     assert!(commands.len() >= 5, "{commands:?}");
     for command in commands {

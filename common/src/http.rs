@@ -17,7 +17,7 @@ use axum::routing::get;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use model::job::Lane;
+use model::lane::Lane;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::job::Lane;
+use crate::lane::Lane;
 use crate::time::Millis;
 
 /// A notice is answered by a read at least this much later than the notice was sent: Graph may

@@ -3,7 +3,7 @@
 //! A message is a JSON list, each item `{"v":1,"<kind>":{...}}`. Invariant: [`decode`] is total. What
 //! it cannot read, of whatever version or origin, becomes a [`Job::Unreadable`] that keeps the bytes.
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
 use crate::id::Subject;
+use crate::lane::Lane;
 use crate::time::Millis;
 use crate::webhook::RawEntry;
 
@@ -19,43 +20,6 @@ use crate::webhook::RawEntry;
 pub const VERSION: u64 = 1;
 /// How a dead letter's reason begins when its job is of a version this build does not know.
 pub const NEWER_VERSION: &str = "newer version";
-
-/// A separate line of work. A flood in one does not delay the others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Lane {
-    /// What Facebook signed.
-    Webhooks,
-    /// Reads somebody waits for.
-    PollsNow,
-    /// The daily reads.
-    PollsDaily,
-}
-
-impl Lane {
-    /// Every lane.
-    pub const ALL: [Self; 3] = [Self::Webhooks, Self::PollsNow, Self::PollsDaily];
-
-    /// Its name in queues, keys and metrics.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Webhooks => "webhooks",
-            Self::PollsNow => "polls_now",
-            Self::PollsDaily => "polls_daily",
-        }
-    }
-
-    /// The lane of that name.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|lane| lane.name() == name)
-    }
-}
-
-impl fmt::Display for Lane {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
 
 /// A due poll, taken by one scheduler.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

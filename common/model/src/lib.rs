@@ -4,12 +4,14 @@
 //! Invariant: everything here is a function of its arguments. Nothing waits, reads a clock, or
 //! touches a network or a disk; a test (`tests/it/tidy.rs` of the executable) checks that.
 //!
-//! Reading order: [`time`], [`id`], [`value`], [`field`], [`page`], [`due`], [`webhook`], [`job`].
+//! Reading order: [`time`], [`id`], [`value`], [`field`], [`page`], [`lane`], [`due`],
+//! [`webhook`], [`job`].
 
 pub mod due;
 pub mod field;
 pub mod id;
 pub mod job;
+pub mod lane;
 pub mod page;
 #[cfg(test)]
 mod properties;

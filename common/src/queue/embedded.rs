@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use model::job::{Job, Lane, decode, message};
+use model::job::{Job, decode, message};
+use model::lane::Lane;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use tokio::sync::Notify;
 

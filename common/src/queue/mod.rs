@@ -7,7 +7,8 @@ pub mod embedded;
 pub mod rabbitmq;
 
 use async_trait::async_trait;
-use model::job::{Job, Lane, encode};
+use model::job::{Job, encode};
+use model::lane::Lane;
 
 /// Most jobs in one message.
 pub const MAX_JOBS: usize = 256;

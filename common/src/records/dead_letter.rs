@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use model::job::{Job, JobId, Lane, Unreadable, decode_one, encode};
+use model::job::{Job, JobId, Unreadable, decode_one, encode};
+use model::lane::Lane;
 use model::time::Millis;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use model::id::{PageId, Subject};
-use model::job::{Claim, Lane};
+use model::job::Claim;
+use model::lane::Lane;
 use model::page::Status;
 use model::time::Millis;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};

@@ -19,7 +19,8 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use common::telemetry::{Label, Metrics};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use model::job::{Job, Lane, Unreadable};
+use model::job::{Job, Unreadable};
+use model::lane::Lane;
 use model::webhook::{Intake, intake};
 
 use crate::Parts;

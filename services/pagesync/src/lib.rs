@@ -2,6 +2,7 @@
 //!
 //! Commands are skins: the verbs are in `common`, beside their nouns.
 
+pub mod cast;
 pub mod cli;
 pub mod dead_letter;
 pub mod demo;

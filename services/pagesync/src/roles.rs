@@ -13,12 +13,12 @@ use common::lifecycle::Lifecycle;
 use common::queue::Queue;
 use common::store::Store;
 use common::telemetry::{Metrics, init_logs};
-use model::job::Lane;
+use model::lane::Lane;
 use secrecy::ExposeSecret as _;
 use simulator::delivery::Faults;
 use tokio::net::TcpListener;
 
-use crate::demo::CAST;
+use crate::cast::CAST;
 
 /// A started role.
 #[derive(Debug)]

@@ -19,7 +19,7 @@ use common::queue::{Delivery, Queue};
 use common::store::{Store, StoreError};
 use common::telemetry::Metrics;
 use model::field::TrackedFields;
-use model::job::Lane;
+use model::lane::Lane;
 
 use outage::Gate;
 

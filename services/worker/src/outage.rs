@@ -3,7 +3,7 @@
 
 use common::backoff::Backoff;
 use common::lifecycle::Lifecycle;
-use model::job::Lane;
+use model::lane::Lane;
 use tokio::sync::{Mutex, watch};
 
 use crate::{Parts, suspects};

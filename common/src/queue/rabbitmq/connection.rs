@@ -1,11 +1,10 @@
 //! Connecting to the broker, with our deadlines: lapin has none.
 
-use std::future::Future;
-
 use lapin::{Connection, ConnectionProperties};
 
 use super::super::QueueError;
-use super::{OPERATION, topology};
+use super::deadline::{bounded, describe};
+use super::topology;
 
 /// Seconds between heartbeats: a dead peer is noticed after two.
 const HEARTBEAT: u16 = 8;
@@ -66,16 +65,4 @@ impl Target {
 /// Closes in order if the broker takes part; else the socket goes with the last handle.
 pub(super) async fn close(connection: &Connection) {
     let _ = bounded(connection.close(200, "bye".into())).await;
-}
-
-pub(super) async fn bounded<T>(operation: impl Future<Output = T>) -> Result<T, QueueError> {
-    let late =
-        |_| QueueError::Unavailable(format!("the broker did not answer within {OPERATION:?}"));
-    tokio::time::timeout(OPERATION, operation)
-        .await
-        .map_err(late)
-}
-
-pub(super) fn describe(error: &lapin::Error) -> QueueError {
-    QueueError::Unavailable(error.to_string())
 }

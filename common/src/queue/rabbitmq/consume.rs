@@ -13,11 +13,13 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, Consumer};
-use model::job::{Lane, decode};
+use model::job::decode;
+use model::lane::Lane;
 use tokio::sync::{Mutex, Notify};
 
 use super::super::{Delivery, Depth, QueueError, Receipt as AnyReceipt};
-use super::connection::{Target, bounded, describe};
+use super::connection::Target;
+use super::deadline::{bounded, describe};
 use super::topology::{DEAD, declare, queue_name};
 
 /// Messages in hand per consumer.

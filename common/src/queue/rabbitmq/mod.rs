@@ -7,6 +7,7 @@
 
 mod connection;
 mod consume;
+mod deadline;
 mod publish;
 mod topology;
 
@@ -14,7 +15,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use model::job::{Job, Lane};
+use model::job::Job;
+use model::lane::Lane;
 use tokio_util::sync::CancellationToken;
 
 use super::{Delivery, Depth, Queue, QueueError, groups};
@@ -25,8 +27,6 @@ use publish::Publisher;
 
 /// A publish is answered within this, whatever the broker does.
 pub const PUBLISH_DEADLINE: Duration = Duration::from_millis(3500);
-/// Connecting, declaring, closing: each within this.
-const OPERATION: Duration = Duration::from_secs(5);
 
 /// The queue of a distributed deployment.
 #[derive(Debug)]

@@ -12,13 +12,15 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, Event};
-use model::job::{Lane, message};
+use model::job::message;
+use model::lane::Lane;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::super::{MAX_BYTES, MAX_JOBS, QueueError};
-use super::connection::{Target, bounded, close, describe};
+use super::connection::{Target, close};
+use super::deadline::{bounded, describe};
 use super::topology::queue_name;
 use crate::backoff::Backoff;
 

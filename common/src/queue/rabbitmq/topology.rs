@@ -4,10 +4,10 @@
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ErrorKind};
-use model::job::Lane;
+use model::lane::Lane;
 
 use super::super::QueueError;
-use super::connection::{bounded, describe};
+use super::deadline::{bounded, describe};
 
 /// Where the broker puts what it delivered too often.
 pub(super) const DEAD: &str = "pagesync.v1.dead";

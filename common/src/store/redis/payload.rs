@@ -1,6 +1,6 @@
 //! A commit as the script wants it: its keys, and a text that names them by index.
 
-use model::job::Lane;
+use model::lane::Lane;
 use model::page::Status;
 use serde::Serialize;
 

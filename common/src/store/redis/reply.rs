@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use model::id::PageId;
-use model::job::Lane;
+use model::lane::Lane;
 use model::time::Millis;
 use redis::{RedisError, RedisResult, Value as Reply, from_redis_value};
 

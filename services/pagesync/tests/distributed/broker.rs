@@ -12,7 +12,8 @@ use common::queue::{Queue, QueueError};
 use common::store::Stored;
 use common::telemetry::Metrics;
 use model::field::TrackedFields;
-use model::job::{Job, Lane, encode, message};
+use model::job::{Job, encode, message};
+use model::lane::Lane;
 
 use crate::support::deployment::Place;
 use crate::support::engine::{Kind, Server};

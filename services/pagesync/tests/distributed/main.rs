@@ -15,6 +15,8 @@ mod broker;
 mod corpus;
 #[path = "../it/input.rs"]
 mod input;
+#[path = "../it/input_table.rs"]
+mod input_table;
 #[path = "../it/limits.rs"]
 mod limits;
 #[path = "../it/queue.rs"]

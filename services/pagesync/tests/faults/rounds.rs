@@ -9,7 +9,7 @@ use common::pages::registration;
 use common::records::dead_letter;
 use common::store::{Commit, Outcome, Store, Stored, Versioned};
 use model::id::PageId;
-use model::job::Lane;
+use model::lane::Lane;
 use serde_json::Value as Json;
 
 use crate::Tally;

@@ -13,6 +13,7 @@
 mod cli;
 mod corpus;
 mod input;
+mod input_table;
 mod limits;
 mod queue;
 mod store;

@@ -6,7 +6,8 @@ use std::time::Duration;
 use common::queue::{Delivery, Queue, QueueError};
 use futures_util::future::join_all;
 use model::id::Subject;
-use model::job::{Claim, Job, Lane, Unreadable, encode};
+use model::job::{Claim, Job, Unreadable, encode};
+use model::lane::Lane;
 use model::time::Millis;
 
 use crate::BACKEND;

@@ -10,7 +10,7 @@ use common::store::{
 use futures_util::future::join_all;
 use model::field::FieldName;
 use model::id::{PageId, Subject};
-use model::job::Lane;
+use model::lane::Lane;
 use model::page::{Observation, Page, Source};
 use model::time::Millis;
 use model::value::Canonical;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use common::store::{Changes, Commit, Cursor, DueWrite, PageWrite, Stored, Versioned};
 use futures_util::future::join_all;
 use model::id::{PageId, Subject};
-use model::job::Lane;
+use model::lane::Lane;
 use model::page::{Page, Status};
 use model::time::Millis;
 

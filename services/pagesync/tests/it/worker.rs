@@ -18,7 +18,8 @@ use common::store::{
 use common::telemetry::Metrics;
 use model::field::TrackedFields;
 use model::id::{PageId, Subject};
-use model::job::{Claim, Job, Lane, NEWER_VERSION, Unreadable};
+use model::job::{Claim, Job, NEWER_VERSION, Unreadable};
+use model::lane::Lane;
 use model::time::Millis;
 use serde_json::{Value as Json, json};
 

@@ -14,7 +14,7 @@ use common::store::embedded::EmbeddedStore;
 use common::store::redis::{Durability, RedisStore};
 use common::store::{Store, Stored, Versioned};
 use model::id::PageId;
-use model::job::Lane;
+use model::lane::Lane;
 use model::page::Page;
 use pagesync::roles::{self, Running};
 use simulator::bytes::signature_256;

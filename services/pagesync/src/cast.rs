@@ -1,0 +1,40 @@
+//! The Pages of the demo and of the simulator role.
+
+use serde_json::json;
+
+/// A Page of the demo.
+#[derive(Debug, Clone, Copy)]
+pub struct CastPage {
+    /// Its id.
+    pub id: &'static str,
+    /// Its name at the start.
+    pub name: &'static str,
+    phone: &'static str,
+}
+
+/// The Pages of the demo.
+pub const CAST: [CastPage; 3] = [
+    CastPage {
+        id: "100000000000001",
+        name: "Café Aurora",
+        phone: "+49 30 1234567",
+    },
+    CastPage {
+        id: "100000000000002",
+        name: "Bookshop at the Harbour",
+        phone: "+45 33 123 456",
+    },
+    CastPage {
+        id: "100000000000003",
+        name: "Fahrradwerkstatt Süd",
+        phone: "+43 1 234 5678",
+    },
+];
+
+impl CastPage {
+    /// The Page as Graph would give it.
+    pub fn as_graph(&self) -> simulator::world::Page {
+        let page = json!({"id": self.id, "name": self.name, "phone": self.phone, "category": "Local business"});
+        page.as_object().cloned().unwrap_or_default()
+    }
+}

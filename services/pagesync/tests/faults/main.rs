@@ -4,7 +4,7 @@
 //! `cargo test -p pagesync --test faults -- [--rounds N] [--backend embedded|distributed] [--seed S]`
 //!
 //! Each webhook names a Page of its own, so that each one lost is seen, and each effect counted: a
-//! Page that was registered and named once is at version 2 with one history entry.
+//! Page that was registered and named once is at version 2.
 
 #![expect(
     clippy::unwrap_used,

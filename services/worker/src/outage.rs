@@ -44,10 +44,7 @@ impl Gate {
         let mut outages = self.outages.lock().await;
         if *outages == seen {
             *outages += 1;
-            self.closed.send_replace(true);
-            if let Err(error) = parts.queue.release(Lane::Webhooks).await {
-                tracing::warn!(error = %error, "cannot give the lane back; the queue will");
-            }
+            self.close(parts).await;
         }
         let mut backoff = Backoff::default();
         loop {
@@ -57,11 +54,24 @@ impl Gate {
             }
             match probe(parts).await {
                 Ok(()) => break,
-                Err(reason) => tracing::warn!(reason, "the store is still away"),
+                Err(reason) => {
+                    tracing::warn!(reason, "the store is still away");
+                    self.close(parts).await;
+                }
             }
         }
         tracing::info!("the store takes writes again");
         self.closed.send_replace(false);
+    }
+
+    /// Stops the hands that wait for a message and gives the lane back, once an outage.
+    async fn close(&self, parts: &Parts) {
+        if self.closed.send_replace(true) {
+            return;
+        }
+        if let Err(error) = parts.queue.release(Lane::Webhooks).await {
+            tracing::warn!(error = %error, "cannot give the lane back; the queue will");
+        }
     }
 }
 

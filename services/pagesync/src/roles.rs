@@ -96,8 +96,10 @@ pub async fn start(config: &Config, role: Role) -> anyhow::Result<Running> {
     let watching = lifecycle.clone();
     lifecycle.spawn("queue and store", async move {
         tokio::select! {
-            () = ended.cancelled() => Err("a task behind them ended"),
+            // First: once the process ends, so do they, and that is no failure.
+            biased;
             () = watching.stopping() => Ok(()),
+            () = ended.cancelled() => Err("a task behind them ended"),
         }
     });
     Ok(Running {

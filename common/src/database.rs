@@ -9,7 +9,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -93,7 +93,6 @@ type Read = Box<dyn FnOnce(&Connection) + Send>;
 pub struct Database {
     writes: mpsc::Sender<Write>,
     reads: mpsc::Sender<Read>,
-    path: PathBuf,
     ended: CancellationToken,
     _lock: Option<File>,
 }
@@ -149,15 +148,9 @@ impl Database {
         Ok(Self {
             writes,
             reads,
-            path,
             ended,
             _lock: lock,
         })
-    }
-
-    /// Where the file is.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     /// Cancelled when the database does nothing any more: its disk failed, or it was dropped.

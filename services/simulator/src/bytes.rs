@@ -1,7 +1,7 @@
 //! The bytes Facebook puts on the wire, and how it signs them.
 //!
 //! Source: "Getting Started" of Graph API webhooks: the payload is signed in its escaped form,
-//! non-ASCII as `\uXXXX` with lower-case digits; captures show `/`, `<`, `%` and `@` escaped too.
+//! non-ASCII as `\u` and four lower-case digits; captures show `/`, `<`, `%` and `@` escaped too.
 
 use std::fmt::Write as _;
 

@@ -113,16 +113,3 @@ pub fn open_store(config: &Config, clock: Clock) -> Result<Arc<dyn Store>, OpenE
         }
     })
 }
-
-/// Opens only the queue of a distributed deployment: ingress has no business with the store. The
-/// token is [`Backends::ended`].
-pub async fn open_queue(
-    config: &Config,
-    role: &str,
-) -> Result<(Arc<dyn Queue>, CancellationToken), OpenError> {
-    let queue = RabbitMq::open(config.rabbitmq_url.expose_secret(), role).await?;
-    // Connects ahead of the first publish.
-    queue.is_ready();
-    let ended = queue.ended();
-    Ok((Arc::new(queue), ended))
-}

@@ -1,19 +1,25 @@
 //! The ground every service of pagesync stands on, and the only crate that names a driver.
 //!
 //! Reading order: [`queue`] and [`store`] are the two traits, each with two backends;
-//! [`pages`] and [`records`] are the verbs on what is kept; [`backends`] picks a backend;
+//! [`pages`] and [`records`] are the verbs on what is kept; [`graph`] asks Facebook, [`custody`] keeps
+//! its tokens; [`slots`] knows local days; [`backends`] picks a backend;
 //! the rest is what a process needs to live: [`config`], [`clock`], [`lifecycle`], [`http`],
-//! [`telemetry`], [`database`].
+//! [`telemetry`], [`tls`], [`database`].
 
 pub mod backends;
 pub mod backoff;
 pub mod clock;
 pub mod config;
+pub mod custody;
 pub mod database;
+pub mod graph;
 pub mod http;
+pub mod invitation;
 pub mod lifecycle;
 pub mod pages;
 pub mod queue;
 pub mod records;
+pub mod slots;
 pub mod store;
 pub mod telemetry;
+pub mod tls;

@@ -29,6 +29,49 @@ pub async fn add(store: &dyn Store, id: &PageId, now: Millis) -> Result<bool, St
     }
 }
 
+/// Asks for a read now; answers with when it is due. `None`: there is no such Page.
+pub async fn ask(
+    store: &dyn Store,
+    id: &PageId,
+    now: Millis,
+) -> Result<Option<Millis>, StoreError> {
+    loop {
+        let held = store.load(std::slice::from_ref(id)).await?.pop();
+        let Some(Versioned {
+            version,
+            value: Stored::Page(mut page),
+        }) = held
+        else {
+            return Ok(None);
+        };
+        if page.status == Status::Forgotten {
+            return Ok(None);
+        }
+        page.polling.ask(now);
+        // Somebody asks by hand: what failed before is no reason to wait.
+        page.polling.not_before = None;
+        let due = page.polling.due();
+        let write = PageWrite {
+            id: id.clone(),
+            expected: version,
+            page: *page,
+            changes: Vec::new(),
+            at: now,
+        };
+        let commit = Commit {
+            page: Some(write),
+            due: vec![DueWrite {
+                subject: Subject::Page(id.clone()),
+                due,
+            }],
+            ..Commit::default()
+        };
+        if store.commit(&[commit]).await? == [Outcome::Applied] {
+            return Ok(due.map(|(_, at)| at));
+        }
+    }
+}
+
 /// The commit that registers a Page which has nothing yet: it wants its first read.
 pub fn registration(id: &PageId, expected: u64, now: Millis) -> Commit {
     let mut page = Page::default();

@@ -55,6 +55,14 @@ pub struct Metrics {
     pub commits: Family<Label, Counter>,
     /// Dead letters kept, by why.
     pub dead_letters: Family<Label, Counter>,
+    /// Polls begun, by the kind of their subject.
+    pub polls: Family<Label, Counter>,
+    /// What answers of Graph came to.
+    pub graph: Family<Label, Counter>,
+    /// Polls published, by lane.
+    pub polls_published: Family<Label, Counter>,
+    /// Logins, by what became of them.
+    pub logins: Family<Label, Counter>,
     /// From receiving a webhook to its commit.
     pub visible_seconds: Histogram,
     /// Messages waiting, by lane; set when the metrics are read.
@@ -73,6 +81,10 @@ impl Default for Metrics {
             jobs_done: Family::default(),
             commits: Family::default(),
             dead_letters: Family::default(),
+            polls: Family::default(),
+            graph: Family::default(),
+            polls_published: Family::default(),
+            logins: Family::default(),
             visible_seconds: Histogram::new([
                 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0,
             ]),
@@ -113,6 +125,26 @@ impl Default for Metrics {
             "dead_letters",
             "Dead letters kept, by why",
             metrics.dead_letters.clone(),
+        );
+        registry.register(
+            "polls",
+            "Polls begun, by subject",
+            metrics.polls.clone(),
+        );
+        registry.register(
+            "graph_answers",
+            "What answers of Graph came to",
+            metrics.graph.clone(),
+        );
+        registry.register(
+            "polls_published",
+            "Polls published, by lane",
+            metrics.polls_published.clone(),
+        );
+        registry.register(
+            "logins",
+            "Logins, by what became of them",
+            metrics.logins.clone(),
         );
         registry.register(
             "webhook_visible_seconds",

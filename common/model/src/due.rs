@@ -109,6 +109,21 @@ impl Polling {
         }
     }
 
+    /// The attempt begun at `started` did what was wanted, of something that has no daily slot.
+    pub fn done(&mut self, started: Millis) {
+        self.answered = self.answered.max(Some(started));
+        self.failures = 0;
+        self.not_before = None;
+        if !self.ask_is_open() {
+            self.ask_at = None;
+        }
+    }
+
+    /// No attempt was made, and none is to be made before `resume`.
+    pub fn defer(&mut self, resume: Millis) {
+        self.not_before = self.not_before.max(Some(resume));
+    }
+
     /// The attempt failed; nothing before `resume`.
     pub fn fail(&mut self, resume: Millis) {
         self.failures = self.failures.saturating_add(1);

@@ -136,6 +136,22 @@ impl TrackedFields {
         Self(fields.into_iter().collect())
     }
 
+    /// Each of them, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &FieldName> {
+        self.0.iter()
+    }
+
+    /// The webhook fields that announce any of them, in order.
+    pub fn webhook_fields(&self) -> Vec<&'static str> {
+        let announced = |name: &&str| match announces(name) {
+            Some(Announces::Value(field) | Announces::Hint(field)) => {
+                self.0.iter().any(|tracked| tracked.as_str() == field)
+            }
+            None => false,
+        };
+        WEBHOOK_FIELDS.into_iter().filter(announced).collect()
+    }
+
     /// Whether `field` is kept.
     pub fn contains(&self, field: &FieldName) -> bool {
         self.0.contains(field)
@@ -202,6 +218,40 @@ pub fn announces(webhook_field: &str) -> Option<Announces> {
         _ => return None,
     })
 }
+
+/// Every webhook field that [`announces`] knows.
+pub const WEBHOOK_FIELDS: [&str; 30] = [
+    "affiliation",
+    "attire",
+    "awards",
+    "bio",
+    "birthday",
+    "category",
+    "company_overview",
+    "culinary_team",
+    "current_location",
+    "description",
+    "email",
+    "founded",
+    "general_info",
+    "general_manager",
+    "hometown",
+    "hours",
+    "location",
+    "members",
+    "mission",
+    "name",
+    "parking",
+    "payment_options",
+    "personal_info",
+    "personal_interests",
+    "phone",
+    "picture",
+    "price_range",
+    "products",
+    "public_transit",
+    "website",
+];
 
 /// The name under which a webhook field that is not kept is counted: its own if Facebook documents
 /// it, else `unknown`, so that a sender cannot make up metrics.
@@ -293,6 +343,14 @@ mod tests {
             &named("Website"),
             &json!([{"id": "1", "name": "Website"}])
         ));
+    }
+
+    #[test]
+    fn what_is_tracked_says_what_to_subscribe_to() {
+        assert!(WEBHOOK_FIELDS.iter().all(|name| announces(name).is_some()));
+        let tracked = TrackedFields::default().webhook_fields();
+        assert!(tracked.contains(&"email") && tracked.contains(&"name"), "{tracked:?}");
+        assert!(!tracked.contains(&"parking"));
     }
 
     #[test]

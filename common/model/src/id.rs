@@ -61,19 +61,89 @@ impl fmt::Display for PageId {
     }
 }
 
-/// What a poll is about. Written `page:<id>` wherever it is a key.
+/// A person who logged in, by the app-scoped id Facebook gives: digits, as a Page's. A connection is
+/// one such person.
+pub type UserId = PageId;
+
+/// Names a login that is being completed: 64 hexadecimal digits, the hash of its state.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct GrantId(String);
+
+impl GrantId {
+    /// Takes a text as the id of a grant.
+    pub fn parse(text: &str) -> Option<Self> {
+        let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        (text.len() == 64 && text.bytes().all(hex)).then(|| Self(text.to_owned()))
+    }
+
+    /// The digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for GrantId {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::parse(&text).ok_or_else(|| "a grant is named by 64 hexadecimal digits".to_owned())
+    }
+}
+
+impl From<GrantId> for String {
+    fn from(id: GrantId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for GrantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a poll is about. Written `<kind>:<id>` wherever it is a key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Subject {
     /// One Page, read with its own token.
     Page(PageId),
+    /// All Pages of one person, read from `/me/accounts`.
+    Connection(UserId),
+    /// A login to be completed: its token is exchanged.
+    Grant(GrantId),
+    /// The app's subscription on one Page.
+    Subscription(PageId),
+    /// The app's own subscription: callback and fields.
+    App,
 }
 
 impl Subject {
     /// Takes a text in the form of its `Display`.
     pub fn parse(text: &str) -> Option<Self> {
-        let id = text.strip_prefix("page:")?;
-        PageId::parse(id).ok().map(Self::Page)
+        if text == "app" {
+            return Some(Self::App);
+        }
+        let (kind, id) = text.split_once(':')?;
+        match kind {
+            "page" => PageId::parse(id).ok().map(Self::Page),
+            "connection" => UserId::parse(id).ok().map(Self::Connection),
+            "grant" => GrantId::parse(id).map(Self::Grant),
+            "subscription" => PageId::parse(id).ok().map(Self::Subscription),
+            _ => None,
+        }
+    }
+
+    /// The kind alone, as metrics and logs have it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Page(_) => "page",
+            Self::Connection(_) => "connection",
+            Self::Grant(_) => "grant",
+            Self::Subscription(_) => "subscription",
+            Self::App => "app",
+        }
     }
 }
 
@@ -81,6 +151,10 @@ impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Page(id) => write!(f, "page:{id}"),
+            Self::Connection(id) => write!(f, "connection:{id}"),
+            Self::Grant(id) => write!(f, "grant:{id}"),
+            Self::Subscription(id) => write!(f, "subscription:{id}"),
+            Self::App => f.write_str("app"),
         }
     }
 }
@@ -89,7 +163,7 @@ impl TryFrom<String> for Subject {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        Self::parse(&text).ok_or_else(|| "a subject is written page:<id>".to_owned())
+        Self::parse(&text).ok_or_else(|| "a subject is written <kind>:<id>".to_owned())
     }
 }
 
@@ -121,5 +195,17 @@ mod tests {
         check("*", false);
         check("１２３", false);
         check("1 ", false);
+    }
+
+    #[test]
+    fn a_subject_survives_its_text_and_nothing_else_is_one() {
+        let grant = "0a".repeat(32);
+        for text in ["page:1", "connection:2", "subscription:3", "app"] {
+            assert_eq!(Subject::parse(text).unwrap().to_string(), text);
+        }
+        assert!(Subject::parse(&format!("grant:{grant}")).is_some());
+        for text in ["", "page:", "page:0", "app:1", "grant:0a", "token:1", "page:1:2"] {
+            assert_eq!(Subject::parse(text), None, "{text}");
+        }
     }
 }

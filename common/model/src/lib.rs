@@ -4,7 +4,7 @@
 //! Invariant: everything here is a function of its arguments. Nothing waits, reads a clock, or
 //! touches a network or a disk; a test (`tests/it/tidy.rs` of the executable) checks that.
 //!
-//! Reading order: [`time`], [`id`], [`value`], [`field`], [`page`], [`lane`], [`due`],
+//! Reading order: [`time`], [`id`], [`value`], [`field`], [`page`], [`read`], [`lane`], [`due`],
 //! [`webhook`], [`job`].
 
 pub mod due;
@@ -15,6 +15,7 @@ pub mod lane;
 pub mod page;
 #[cfg(test)]
 mod properties;
+pub mod read;
 pub mod time;
 pub mod value;
 pub mod webhook;

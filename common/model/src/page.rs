@@ -4,7 +4,7 @@
 //! total order, so duplicates, reordering and replays cannot change where it ends. This is the only
 //! place that knows the rule; the stores compare versions and nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::due::Polling;
 use crate::field::FieldName;
+use crate::id::UserId;
 use crate::time::Millis;
 use crate::value::Canonical;
 
@@ -100,16 +101,49 @@ pub enum Status {
     /// Kept up to date.
     #[default]
     Active,
+    /// Facebook says it does not exist, or that nobody of ours may see it.
+    Unreachable,
+    /// Every token for it is dead: somebody must log in again. Webhooks are still kept.
+    NeedsLogin,
+    /// The token lacks a permission that reading needs.
+    NeedsPermission,
+    /// Its token is sealed with a key this worker does not have.
+    NeedsKey,
+    /// No token for it came: the person lacks a role on it, or it was registered by hand.
+    NoToken,
+    /// Three or more known fields vanished at once from a read. Their values are kept.
+    Degraded,
     /// Its stored form could not be read; it was started again and waits for a read.
     Corrupt,
     /// Erased on request. Nothing is kept but this and the version, and no webhook revives it.
     Forgotten,
 }
 
+impl Status {
+    /// Every one.
+    pub const ALL: [Self; 9] = [
+        Self::Active,
+        Self::Unreachable,
+        Self::NeedsLogin,
+        Self::NeedsPermission,
+        Self::NeedsKey,
+        Self::NoToken,
+        Self::Degraded,
+        Self::Corrupt,
+        Self::Forgotten,
+    ];
+}
+
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Active => "active",
+            Self::Unreachable => "unreachable",
+            Self::NeedsLogin => "needs_login",
+            Self::NeedsPermission => "needs_permission",
+            Self::NeedsKey => "needs_key",
+            Self::NoToken => "no_token",
+            Self::Degraded => "degraded",
             Self::Corrupt => "corrupt",
             Self::Forgotten => "forgotten",
         })
@@ -120,7 +154,7 @@ impl FromStr for Status {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        [Self::Active, Self::Corrupt, Self::Forgotten]
+        Self::ALL
             .into_iter()
             .find(|status| status.to_string() == text)
             .ok_or_else(|| format!("unknown status of {} bytes", text.len()))
@@ -136,6 +170,10 @@ pub struct Page {
     pub registers: BTreeMap<FieldName, Register>,
     /// What decides when it is read next.
     pub polling: Polling,
+    /// Whose logins cover it.
+    pub connections: BTreeSet<UserId>,
+    /// Known fields that the last read asked for and did not get.
+    pub absent: BTreeSet<FieldName>,
 }
 
 impl Page {
@@ -170,12 +208,11 @@ impl Page {
         })
     }
 
-    /// When `field` was last proven by a read that asked for it, on Facebook's clock.
+    /// When a read last proved the value of `field`, on Facebook's clock. `None`: a webhook said it
+    /// since, or the last read asked for the field and did not get it.
     pub fn proven_at(&self, field: &FieldName) -> Option<Millis> {
-        self.registers
-            .contains_key(field)
-            .then_some(self.polling.read)
-            .flatten()
+        let register = self.registers.get(field)?;
+        (register.source == Source::Poll).then_some(register.stamp)
     }
 }
 

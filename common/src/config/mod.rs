@@ -14,9 +14,12 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use model::field::{FieldName, TrackedFields};
 use secrecy::SecretString;
 
+use crate::custody::{self, Keys, PublicKey};
+use crate::slots::Days;
 use crate::store::redis::Durability;
 use reader::Reader;
 
@@ -53,6 +56,8 @@ pub enum Role {
     Ingress,
     /// Applies jobs.
     Worker,
+    /// Publishes what is due.
+    Scheduler,
     /// The Facebook simulator.
     Simulator,
     /// An operator's command.
@@ -66,13 +71,25 @@ impl Role {
             Self::Up => "up",
             Self::Ingress => "ingress",
             Self::Worker => "worker",
+            Self::Scheduler => "scheduler",
             Self::Simulator => "simulator",
             Self::Command => "command",
         }
     }
 
-    fn takes_webhooks(self) -> bool {
+    /// Whether it takes webhooks and logins.
+    fn faces_public(self) -> bool {
         matches!(self, Self::Up | Self::Ingress)
+    }
+
+    /// Whether it asks Graph as the app and for people.
+    fn polls(self) -> bool {
+        matches!(self, Self::Up | Self::Worker)
+    }
+
+    /// Whether it is one of several services on servers.
+    fn is_single(self) -> bool {
+        matches!(self, Self::Ingress | Self::Worker | Self::Scheduler)
     }
 }
 
@@ -83,6 +100,15 @@ pub enum LogFormat {
     Json,
     /// For a person at a terminal.
     Text,
+}
+
+/// Who may log in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Login {
+    /// Whoever may use the app.
+    Open,
+    /// Who has a signed link.
+    Invited,
 }
 
 /// The whole configuration.
@@ -114,8 +140,32 @@ pub struct Config {
     pub verify_after: Duration,
     /// Where the simulator listens.
     pub simulator_listen: SocketAddr,
-    /// Where Facebook posts to: our public address, as the simulator must know it.
+    /// Where Facebook posts to: our public address as Facebook reaches it.
     pub webhook_address: Option<String>,
+    /// The app's id at Facebook; empty where it is not needed.
+    pub app_id: String,
+    /// Where the dialog sends people back to; empty where it is not needed.
+    pub redirect_uri: String,
+    /// Who may log in.
+    pub login: Login,
+    /// Signs invitations.
+    pub state_secret: Option<SecretString>,
+    /// What people are asked to allow.
+    pub scopes: Vec<String>,
+    /// Seals tokens, where only that is allowed.
+    pub token_public: Option<PublicKey>,
+    /// Opens tokens. The embedded backend has a file beside its database instead.
+    pub token_keys: Option<Keys>,
+    /// The Graph API.
+    pub graph_url: String,
+    /// Where people log in.
+    pub dialog_url: String,
+    /// Which version of Graph is asked for.
+    pub graph_version: String,
+    /// Whether another callback than ours is replaced.
+    pub take_over_callback: bool,
+    /// Local days and their slots.
+    pub days: Days,
     /// Which log lines.
     pub log: String,
     /// How they look.
@@ -156,12 +206,12 @@ impl Config {
         reader.refuse_unknown();
         let given = reader.optional("PAGESYNC_BACKEND", |text| text.parse().ok());
         let backend = given.unwrap_or(match role {
-            Role::Ingress | Role::Worker => Backend::Distributed,
+            Role::Ingress | Role::Worker | Role::Scheduler => Backend::Distributed,
             // A command beside services that are told where their servers are means these.
             Role::Command if reader.names_servers() => Backend::Distributed,
             Role::Up | Role::Simulator | Role::Command => Backend::Embedded,
         });
-        if backend == Backend::Embedded && matches!(role, Role::Ingress | Role::Worker) {
+        if backend == Backend::Embedded && role.is_single() {
             let what = "is embedded, and the embedded backend is one process";
             reader.problem("PAGESYNC_BACKEND", what.to_owned());
         }
@@ -169,13 +219,18 @@ impl Config {
             let what = "is not set while a broker or a Redis is named: commands would use these";
             reader.problem("PAGESYNC_BACKEND", what.to_owned());
         }
-        let needs_secret = role.takes_webhooks() || role == Role::Simulator;
-        let app_secret = reader.secret("FACEBOOK_APP_SECRET", 16, needs_secret);
+        let needs_app = role.faces_public() || role.polls() || role == Role::Simulator;
+        let app_secret = reader.secret("FACEBOOK_APP_SECRET", 16, needs_app);
         let previous = reader.secret("PAGESYNC_APP_SECRET_PREVIOUS", 16, false);
-        let webhook_address = reader.optional("FACEBOOK_WEBHOOK_ADDRESS", web_address);
-        if role == Role::Simulator && webhook_address.is_none() {
-            reader.problem("FACEBOOK_WEBHOOK_ADDRESS", "is missing".to_owned());
-        }
+        let webhook_address = reader.needed("FACEBOOK_WEBHOOK_ADDRESS", role.polls(), web_address);
+        let needs_token = role.faces_public() || role.polls();
+        let login = reader.value("PAGESYNC_LOGIN", login);
+        let invites = login == Login::Invited && role.faces_public();
+        let (token_public, token_keys) = keys(&mut reader, role, backend);
+        let zone = reader.value("PAGESYNC_TIME_ZONE", |name| TimeZone::get(name).ok());
+        let spread = reader.value("PAGESYNC_POLL_SPREAD", |text| {
+            seconds(text).filter(|spread| *spread <= Duration::from_secs(23 * 3600))
+        });
         let config = Self {
             backend,
             data_dir: reader.value("PAGESYNC_DATA_DIR", |text| Some(text.into())),
@@ -186,13 +241,29 @@ impl Config {
             operator_listen: reader.value("PAGESYNC_OPERATOR_LISTEN", |text| text.parse().ok()),
             app_secrets: app_secret.into_iter().chain(previous).collect(),
             verify_token: reader
-                .secret("FACEBOOK_VERIFY_TOKEN", 8, role.takes_webhooks())
+                .secret("FACEBOOK_VERIFY_TOKEN", 8, needs_token)
                 .unwrap_or_default(),
             allow_sha1: reader.value("PAGESYNC_ALLOW_SHA1", |text| text.parse().ok()),
             tracked: reader.value("PAGESYNC_FIELDS", tracked),
             verify_after: reader.value("PAGESYNC_VERIFY_AFTER", seconds),
             simulator_listen: reader.value("PAGESYNC_SIMULATOR_LISTEN", |text| text.parse().ok()),
             webhook_address,
+            app_id: reader
+                .needed("FACEBOOK_APP_ID", needs_app, app_id)
+                .unwrap_or_default(),
+            redirect_uri: reader
+                .needed("FACEBOOK_REDIRECT_URI", role.faces_public(), redirect_uri)
+                .unwrap_or_default(),
+            login,
+            state_secret: reader.secret("STATE_TOKEN_SECRET", 16, invites),
+            scopes: reader.value("PAGESYNC_SCOPES", scopes),
+            token_public,
+            token_keys,
+            graph_url: reader.value("PAGESYNC_GRAPH_URL", web_address),
+            dialog_url: reader.value("PAGESYNC_DIALOG_URL", web_address),
+            graph_version: reader.value("PAGESYNC_GRAPH_VERSION", graph_version),
+            take_over_callback: reader.value("PAGESYNC_TAKE_OVER_CALLBACK", |text| text.parse().ok()),
+            days: Days::new(zone, spread),
             log: reader.value("PAGESYNC_LOG", log_filter),
             log_format: reader.value("PAGESYNC_LOG_FORMAT", log_format),
         };
@@ -232,9 +303,88 @@ fn tracked(text: &str) -> Option<TrackedFields> {
     fields.map(TrackedFields::new)
 }
 
+/// The keys a role may have. Who must not open tokens refuses what opens them.
+fn keys(
+    reader: &mut Reader<'_>,
+    role: Role,
+    backend: Backend,
+) -> (Option<PublicKey>, Option<Keys>) {
+    const PUBLIC: &str = "PAGESYNC_TOKEN_PUBLIC_KEY";
+    const PRIVATE: &str = "PAGESYNC_TOKEN_PRIVATE_KEYS";
+    use secrecy::ExposeSecret as _;
+    let required = backend == Backend::Distributed;
+    let public = reader.secret(PUBLIC, 1, required && role == Role::Ingress);
+    let private = reader.secret(PRIVATE, 1, required && role == Role::Worker);
+    let mut parsed = (None, None);
+    if let Some(text) = public {
+        if custody::looks_private(text.expose_secret()) {
+            reader.problem(PUBLIC, "is a private key".to_owned());
+        } else {
+            match PublicKey::parse(text.expose_secret()) {
+                Ok(key) => parsed.0 = Some(key),
+                Err(error) => reader.problem(PUBLIC, format!("cannot be used: {error}")),
+            }
+        }
+    }
+    if let Some(text) = private {
+        if matches!(role, Role::Ingress | Role::Scheduler) {
+            let what = "is given, and this role must not be able to open tokens";
+            reader.problem(PRIVATE, what.to_owned());
+            return parsed;
+        }
+        match Keys::parse(text.expose_secret()) {
+            Ok(keys) => parsed.1 = Some(keys),
+            Err(error) => reader.problem(PRIVATE, format!("cannot be used: {error}")),
+        }
+    }
+    parsed
+}
+
+fn login(text: &str) -> Option<Login> {
+    match text {
+        "open" => Some(Login::Open),
+        "invited" => Some(Login::Invited),
+        _ => None,
+    }
+}
+
+fn app_id(text: &str) -> Option<String> {
+    let digits = (15..=20).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    digits.then(|| text.to_owned())
+}
+
+fn scopes(text: &str) -> Option<Vec<String>> {
+    let scopes = text.split(',').map(|scope| scope.trim().to_owned());
+    let named = |scope: &String| {
+        !scope.is_empty() && scope.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+    };
+    let scopes: Vec<String> = scopes.collect();
+    scopes.iter().all(named).then_some(scopes)
+}
+
+fn graph_version(text: &str) -> Option<String> {
+    let (major, minor) = text.strip_prefix('v')?.split_once('.')?;
+    let number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    (number(major) && number(minor)).then(|| text.to_owned())
+}
+
+fn redirect_uri(text: &str) -> Option<String> {
+    web_address(text).filter(|text| text.ends_with("/facebook/callback"))
+}
+
+/// Tokens and people pass through these addresses: without TLS only on this host or in a private
+/// network of containers, whose names have no dot.
 fn web_address(text: &str) -> Option<String> {
-    let is_web = text.starts_with("http://") || text.starts_with("https://");
-    is_web.then(|| text.to_owned())
+    let url = reqwest::Url::parse(text).ok()?;
+    let host = url.host_str()?;
+    let is_private = !host.contains('.') || host.starts_with("127.");
+    let is_fit = match url.scheme() {
+        "https" => true,
+        "http" => is_private,
+        _ => false,
+    };
+    let is_bare = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
+    (is_fit && is_bare).then(|| text.to_owned())
 }
 
 /// `10s`, `5m`, `1h`.
@@ -257,6 +407,9 @@ mod tests {
         let good = [
             ("FACEBOOK_APP_SECRET", "0123456789abcdef0123456789abcdef"),
             ("FACEBOOK_VERIFY_TOKEN", "verify-me-please"),
+            ("FACEBOOK_APP_ID", "100200300400500"),
+            ("FACEBOOK_REDIRECT_URI", "http://localhost:5000/facebook/callback"),
+            ("FACEBOOK_WEBHOOK_ADDRESS", "https://bot.example/facebook/webhook"),
         ];
         good.iter()
             .chain(pairs)
@@ -273,13 +426,15 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_enough_but_for_the_two_secrets() {
+    fn defaults_are_enough_but_for_the_app_and_its_addresses() {
         let config = Config::read(&environment(&[]), Role::Up).unwrap();
         assert_eq!(config.backend, Backend::Embedded);
         assert_eq!(config.listen.to_string(), "0.0.0.0:5000");
         assert_eq!(config.verify_after, Duration::from_secs(10));
         assert_eq!(config.tracked, TrackedFields::default());
-        assert!(Config::read(&Environment::new(), Role::Worker).is_ok());
+        assert!(Config::read(&Environment::new(), Role::Scheduler).is_ok());
+        let Problems(missing) = Config::read(&Environment::new(), Role::Up).unwrap_err();
+        assert_eq!(missing.len(), 5, "{missing:?}");
     }
 
     #[test]
@@ -343,8 +498,51 @@ mod tests {
     }
 
     #[test]
+    fn only_a_worker_may_open_tokens() {
+        let key = custody::PrivateKey::generate();
+        let (private, public) = (key.text(), key.public().text());
+        let private = private.expose_secret();
+        let ingress = |pairs: &[(&str, &str)]| Config::read(&environment(pairs), Role::Ingress);
+        assert!(ingress(&[("PAGESYNC_TOKEN_PUBLIC_KEY", &public)]).is_ok());
+        assert!(ingress(&[]).is_err(), "ingress seals");
+        for role in [Role::Ingress, Role::Scheduler] {
+            let both = [
+                ("PAGESYNC_TOKEN_PUBLIC_KEY", public.as_str()),
+                ("PAGESYNC_TOKEN_PRIVATE_KEYS", private),
+            ];
+            assert_eq!(problems(&both, role)[0].0, "PAGESYNC_TOKEN_PRIVATE_KEYS");
+        }
+        let swapped = problems(&[("PAGESYNC_TOKEN_PUBLIC_KEY", private)], Role::Ingress);
+        assert_eq!(swapped[0].1, "is a private key");
+        assert!(Config::read(&environment(&[]), Role::Worker).is_err());
+        let worker = environment(&[("PAGESYNC_TOKEN_PRIVATE_KEYS", private)]);
+        assert!(Config::read(&worker, Role::Worker).is_ok());
+    }
+
+    #[test]
+    fn addresses_that_tokens_pass_through_need_tls() {
+        for (key, bad) in [
+            ("PAGESYNC_GRAPH_URL", "http://graph.facebook.com"),
+            ("PAGESYNC_GRAPH_URL", "ftp://simulator"),
+            ("FACEBOOK_REDIRECT_URI", "http://bot.example/facebook/callback"),
+            ("FACEBOOK_REDIRECT_URI", "https://bot.example/elsewhere"),
+            ("FACEBOOK_WEBHOOK_ADDRESS", "https://me:secret@bot.example/facebook/webhook"),
+            ("PAGESYNC_GRAPH_VERSION", "25.0"),
+            ("PAGESYNC_TIME_ZONE", "Mars/Olympus"),
+            ("PAGESYNC_POLL_SPREAD", "24h"),
+            ("FACEBOOK_APP_ID", "1234"),
+            ("FACEBOOK_APP_ID", "my_app"),
+            ("PAGESYNC_SCOPES", "pages show list"),
+        ] {
+            let found = problems(&[(key, bad)], Role::Up);
+            assert_eq!(found.len(), 1, "{key}: {found:?}");
+            assert_eq!(found[0].0, key);
+        }
+    }
+
+    #[test]
     fn a_single_role_cannot_use_the_embedded_backend() {
-        let found = problems(&[("PAGESYNC_BACKEND", "embedded")], Role::Worker);
+        let found = problems(&[("PAGESYNC_BACKEND", "embedded")], Role::Scheduler);
         assert_eq!(found[0].0, "PAGESYNC_BACKEND");
     }
 

@@ -142,6 +142,21 @@ impl<'a> Reader<'a> {
         parsed
     }
 
+    /// A setting without a default that some roles need.
+    pub(super) fn needed<T>(
+        &mut self,
+        key: &str,
+        required: bool,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        let problems = self.problems.len();
+        let given = self.optional(key, parse);
+        if given.is_none() && required && self.problems.len() == problems {
+            self.problem(key, "is missing".to_owned());
+        }
+        given
+    }
+
     /// A setting that has a default. After a problem it is the default, so that reading goes on.
     pub(super) fn value<T>(&mut self, key: &str, parse: impl Fn(&str) -> Option<T>) -> T {
         let given = self.optional(key, &parse);

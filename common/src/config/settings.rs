@@ -38,6 +38,22 @@ const fn plain(
     }
 }
 
+const fn needed(
+    key: &'static str,
+    accepted: &'static str,
+    example: &'static str,
+    about: &'static str,
+) -> Setting {
+    Setting {
+        key,
+        secret: false,
+        default: None,
+        accepted,
+        example,
+        about,
+    }
+}
+
 const fn secret(
     key: &'static str,
     default: Option<&'static str>,
@@ -56,13 +72,19 @@ const fn secret(
 }
 
 /// All of them, in the order of `.env.example`.
-pub const SETTINGS: [Setting; 17] = [
+pub const SETTINGS: [Setting; 30] = [
+    needed(
+        "FACEBOOK_APP_ID",
+        "15 to 20 digits",
+        "100200300400500",
+        "The app, from its dashboard. One deployment serves one app. Needed by up, ingress, worker and simulator.",
+    ),
     secret(
         "FACEBOOK_APP_SECRET",
         None,
         "the app secret from the app's dashboard, 16 characters or more",
         "replace_with_the_app_secret",
-        "Signs webhooks. Needed by up, ingress and simulator.",
+        "Signs webhooks and proves calls to Graph. Needed by up, ingress, worker and simulator.",
     ),
     secret(
         "PAGESYNC_APP_SECRET_PREVIOUS",
@@ -76,23 +98,84 @@ pub const SETTINGS: [Setting; 17] = [
         None,
         "8 characters or more, the same as in the app's dashboard",
         "replace_with_a_long_random_text",
-        "Proves to Facebook that the callback is ours. Needed by up and ingress.",
+        "Proves to Facebook that the callback is ours. Needed by up, ingress and worker.",
     ),
-    Setting {
-        key: "FACEBOOK_WEBHOOK_ADDRESS",
-        secret: false,
-        default: None,
-        accepted: "an http:// or https:// address",
-        example: "https://your-app.example/facebook/webhook",
-        about: "Where Facebook posts webhooks. The simulator posts there too.",
-    },
+    needed(
+        "FACEBOOK_WEBHOOK_ADDRESS",
+        "an https:// address (http:// only for a loopback address or a host without a dot)",
+        "https://your-app.example/facebook/webhook",
+        "Where Facebook posts webhooks: this deployment as Facebook reaches it. Needed by up and worker.",
+    ),
+    needed(
+        "FACEBOOK_REDIRECT_URI",
+        "an https:// address (http:// only for a loopback address or a host without a dot) that ends with /facebook/callback",
+        "https://your-app.example/facebook/callback",
+        "Where the dialog sends people back to, exactly as in the app's dashboard. Needed by up and ingress.",
+    ),
+    plain(
+        "PAGESYNC_LOGIN",
+        "open",
+        "open or invited",
+        "open: whoever may use the app may connect Pages. invited: only through a link that `pagesync connect url` signs.",
+    ),
+    secret(
+        "STATE_TOKEN_SECRET",
+        None,
+        "16 characters or more",
+        "replace_with_secure_token",
+        "Signs invitations. Needed with PAGESYNC_LOGIN=invited.",
+    ),
+    plain(
+        "PAGESYNC_SCOPES",
+        "pages_show_list,pages_read_engagement,pages_manage_metadata,business_management",
+        "permission names, separated by commas",
+        "What people are asked to allow.",
+    ),
+    secret(
+        "PAGESYNC_TOKEN_PUBLIC_KEY",
+        None,
+        "a key that begins with pagesync-public-, made by pagesync keys generate",
+        "pagesync-public-...",
+        "Seals tokens. Needed by ingress. up makes a key file of its own.",
+    ),
+    secret(
+        "PAGESYNC_TOKEN_PRIVATE_KEYS",
+        None,
+        "keys that begin with pagesync-private-, separated by commas, the current one first",
+        "pagesync-private-...",
+        "Open tokens. Needed by worker, refused by ingress and scheduler.",
+    ),
+    plain(
+        "PAGESYNC_GRAPH_URL",
+        "https://graph.facebook.com",
+        "an https:// address (http:// only for a loopback address or a host without a dot)",
+        "The Graph API.",
+    ),
+    plain(
+        "PAGESYNC_DIALOG_URL",
+        "https://www.facebook.com",
+        "an https:// address (http:// only for a loopback address or a host without a dot)",
+        "Where people log in, as their browsers reach it.",
+    ),
+    plain(
+        "PAGESYNC_GRAPH_VERSION",
+        "v25.0",
+        "a version of the Graph API, such as v25.0",
+        "Which version is asked for.",
+    ),
+    plain(
+        "PAGESYNC_TAKE_OVER_CALLBACK",
+        "false",
+        "true or false",
+        "Facebook posts the webhooks of an app to one address. true: replace another address than ours. false: say so and leave it.",
+    ),
     Setting {
         key: "PAGESYNC_BACKEND",
         secret: false,
         default: None,
         accepted: "embedded or distributed",
         example: "embedded",
-        about: "embedded: one process, one file. distributed: RabbitMQ and Redis. Unset: distributed for ingress and worker, and for commands where a broker or Redis is named; else embedded.",
+        about: "embedded: one process, one file. distributed: RabbitMQ and Redis. Unset: distributed for ingress, worker and scheduler, and for commands where a broker or Redis is named; else embedded.",
     },
     plain(
         "PAGESYNC_DATA_DIR",
@@ -124,7 +207,7 @@ pub const SETTINGS: [Setting; 17] = [
         "PAGESYNC_LISTEN",
         "0.0.0.0:5000",
         "address:port",
-        "The public listener: Facebook's webhooks.",
+        "The public listener: Facebook's webhooks and logins.",
     ),
     plain(
         "PAGESYNC_OPERATOR_LISTEN",
@@ -154,7 +237,19 @@ pub const SETTINGS: [Setting; 17] = [
         "PAGESYNC_VERIFY_AFTER",
         "10s",
         "a number with s, m or h",
-        "How long after a webhook its Page is due for a read (reads come with the next release).",
+        "How long after a webhook its Page is read, to have the last word.",
+    ),
+    plain(
+        "PAGESYNC_TIME_ZONE",
+        "UTC",
+        "the name of a time zone, such as Europe/Berlin",
+        "The daily poll begins at midnight there.",
+    ),
+    plain(
+        "PAGESYNC_POLL_SPREAD",
+        "1h",
+        "a number with s, m or h, at most 23h",
+        "How long after midnight the last daily poll begins.",
     ),
     plain(
         "PAGESYNC_LOG",

@@ -5,7 +5,7 @@
 //! (`s` string, `j` JSON, `c` cut string, `n` null); never the value again. Invariant: [`decode`]
 //! of [`encode`] is the same Page; anything else is an error, never a guess.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use model::due::Polling;
 use model::field::FieldName;
@@ -23,6 +23,10 @@ pub const STATUS: &str = "_status";
 pub const REGISTERS: &str = "_registers";
 /// The numbers behind its due time.
 pub const POLLING: &str = "_polling";
+/// Whose logins cover it.
+pub const CONNECTIONS: &str = "_connections";
+/// Known fields that the last read did not get.
+pub const ABSENT: &str = "_absent";
 /// How often it was written. Kept by the store, outside of what is encoded here.
 pub const VERSION: &str = "_version";
 
@@ -75,6 +79,12 @@ pub fn encode(page: &Page) -> Attributes {
     }
     attributes.insert(REGISTERS.to_owned(), to_json(&packed));
     attributes.insert(POLLING.to_owned(), to_json(&page.polling));
+    if !page.connections.is_empty() {
+        attributes.insert(CONNECTIONS.to_owned(), to_json(&page.connections));
+    }
+    if !page.absent.is_empty() {
+        attributes.insert(ABSENT.to_owned(), to_json(&page.absent));
+    }
     attributes
 }
 
@@ -98,6 +108,8 @@ pub fn decode(attributes: &Attributes) -> Result<Page, String> {
         .map_err(|error| unreadable(REGISTERS, error))?;
     let polling: Polling =
         serde_json::from_str(attribute(POLLING)?).map_err(|error| unreadable(POLLING, error))?;
+    let connections = set(attributes, CONNECTIONS)?;
+    let absent = set(attributes, ABSENT)?;
     let mut registers = BTreeMap::new();
     for (field, Packed(stamp, source, first, first_source, form)) in packed {
         let plain = || attribute(field.as_str());
@@ -128,7 +140,18 @@ pub fn decode(attributes: &Attributes) -> Result<Page, String> {
         status,
         registers,
         polling,
+        connections,
+        absent,
     })
+}
+
+/// A set that is stored only if it has members.
+fn set<T: Ord + serde::de::DeserializeOwned>(
+    attributes: &Attributes,
+    name: &str,
+) -> Result<BTreeSet<T>, String> {
+    let text = attributes.get(name).map_or("[]", String::as_str);
+    serde_json::from_str(text).map_err(|error| format!("{name} cannot be read: {error}"))
 }
 
 /// JSON text of what we store.
@@ -174,6 +197,8 @@ mod tests {
                 source: Source::Webhook,
             });
         }
+        page.connections.insert(model::id::PageId::parse("77").unwrap());
+        page.absent.insert(FieldName::parse("phone").unwrap());
         page.polling.notice(
             Some(Millis(5)),
             Millis(6),

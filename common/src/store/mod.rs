@@ -184,6 +184,30 @@ pub enum Kind {
     DeadLetter,
     /// The place where [`Store::check`] proves that it can write.
     Check,
+    /// A login under way, by the hash of its state: [`crate::records::login`].
+    Login,
+    /// A login being completed: [`crate::records::grant`].
+    Grant,
+    /// A person who logged in: [`crate::records::connection`].
+    Connection,
+    /// Counts the lives of a connection; commits made with its tokens are guarded by it.
+    Epoch,
+    /// A person's sealed token: [`crate::records::token`].
+    UserToken,
+    /// A Page's sealed token, as one person gives it: [`crate::records::token`].
+    PageToken,
+    /// The app's subscription on a Page: [`crate::records::subscription`].
+    Subscription,
+    /// The one Facebook app of this store, and its own subscription: [`crate::records::app`].
+    App,
+    /// A limit of Facebook's that is used up: [`crate::records::throttle`].
+    Throttle,
+    /// A field that Graph refused: [`crate::records::quarantine`].
+    Quarantine,
+    /// One daily poll of one connection: [`crate::records::run`].
+    Run,
+    /// A signed probe that came out of the worker: [`crate::records::probe`].
+    Probe,
 }
 
 impl Kind {
@@ -192,6 +216,18 @@ impl Kind {
         match self {
             Self::DeadLetter => "dead_letter",
             Self::Check => "check",
+            Self::Login => "login",
+            Self::Grant => "grant",
+            Self::Connection => "connection",
+            Self::Epoch => "epoch",
+            Self::UserToken => "user_token",
+            Self::PageToken => "page_token",
+            Self::Subscription => "subscription",
+            Self::App => "app",
+            Self::Throttle => "throttle",
+            Self::Quarantine => "quarantine",
+            Self::Run => "run",
+            Self::Probe => "probe",
         }
     }
 }

@@ -1,10 +1,12 @@
-//! The public face: takes what Facebook signs and makes it durable.
+//! The public face: takes what Facebook signs and makes it durable; sends people to Facebook's dialog
+//! and takes them back.
 //!
 //! Invariants: no answer 200 to an event that applies before the queue says it is durable; the
-//! webhook path knows the queue and nothing else, no store, no token. Must not: echo input, log
-//! a body, serve anything to an operator.
+//! webhook path knows the queue and nothing else, no store, no token; tokens are sealed here and
+//! never opened. Must not: echo input, log a body, serve anything to an operator.
 
 pub mod handshake;
+pub mod oauth;
 pub mod refusals;
 pub mod signature;
 pub mod webhook;
@@ -19,6 +21,7 @@ use common::http;
 use common::lifecycle::Lifecycle;
 use common::queue::Queue;
 use common::telemetry::Metrics;
+use oauth::OAuth;
 use refusals::Refusals;
 use secrecy::SecretString;
 use tokio::net::TcpListener;
@@ -42,12 +45,21 @@ pub struct Parts {
     pub unsigned: Refusals,
     /// Handshakes with another token.
     pub wrong_token: Refusals,
+    /// Logins.
+    pub oauth: OAuth,
 }
 
 impl Parts {
     /// The parts a configuration asks for.
-    pub fn new(config: &Config, queue: Arc<dyn Queue>, metrics: Metrics, clock: Clock) -> Self {
+    pub fn new(
+        config: &Config,
+        queue: Arc<dyn Queue>,
+        oauth: OAuth,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> Self {
         Self {
+            oauth,
             queue,
             metrics,
             clock,
@@ -74,6 +86,8 @@ pub fn router(parts: Parts) -> Router {
         )
         .route("/livez", get(async || "ok\n"))
         .route("/facebook/webhook", webhook)
+        .route("/facebook/login", get(oauth::login::begin))
+        .route("/facebook/callback", get(oauth::callback::end))
         .with_state(Arc::new(parts))
 }
 

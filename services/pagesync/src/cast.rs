@@ -34,7 +34,15 @@ pub const CAST: [CastPage; 3] = [
 impl CastPage {
     /// The Page as Graph would give it.
     pub fn as_graph(&self) -> simulator::world::Page {
-        let page = json!({"id": self.id, "name": self.name, "phone": self.phone, "category": "Local business"});
+        let picture = format!("https://scontent.example/v/{}.jpg", self.id);
+        let page = json!({
+            "id": self.id, "name": self.name, "phone": self.phone, "category": "Local business",
+            "category_list": [{"id": "2500", "name": "Local business"}],
+            "about": "One of three Pages of the demo", "link": format!("https://www.facebook.com/{}", self.id),
+            "emails": ["hello@example.org"], "fan_count": 1234, "followers_count": 1300,
+            "is_published": true, "is_permanently_closed": false, "verification_status": "not_verified",
+            "picture": {"data": {"cache_key": self.id, "is_silhouette": false, "url": picture}},
+        });
         page.as_object().cloned().unwrap_or_default()
     }
 }

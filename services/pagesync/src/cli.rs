@@ -29,20 +29,34 @@ pub enum Command {
     },
     /// Run everything in this process, on the embedded database.
     Up,
-    /// Take webhooks (distributed backend).
+    /// Take webhooks and logins (distributed backend).
     Ingress,
-    /// Apply what the queue holds (distributed backend).
+    /// Apply what the queue holds, ask Facebook (distributed backend).
     Worker,
-    /// Be Facebook: /_sim/pages changes Pages, webhooks follow.
+    /// Publish the polls that are due (distributed backend).
+    Scheduler,
+    /// Be Facebook: dialog, Graph, and /_sim to change things; webhooks follow.
     Simulator,
     /// Ask the process on the private listener whether it is ready; for health checks.
     Health,
-    /// Write the secrets of a compose deployment into a directory. Keeps what is there.
+    /// Ask four questions and write .env; or, with --secrets, write the secrets of a compose
+    /// deployment into directories, keeping what is there.
     Init {
-        /// Where.
-        #[arg(long)]
-        secrets: PathBuf,
+        /// Where the secrets of all services go.
+        #[arg(long, requires = "worker_secrets")]
+        secrets: Option<PathBuf>,
+        /// Where the secrets of the worker alone go.
+        #[arg(long, requires = "secrets")]
+        worker_secrets: Option<PathBuf>,
     },
+    /// Work with logins.
+    #[command(subcommand)]
+    Connect(ConnectCommand),
+    /// What is due next, and how the daily polls went.
+    Schedule,
+    /// Work with the keys that tokens are sealed with.
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// Look at the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -61,6 +75,52 @@ pub enum ConfigCommand {
     Show,
     /// The text of .env.example.
     Example,
+}
+
+/// Work with logins.
+#[derive(Debug, Subcommand)]
+pub enum ConnectCommand {
+    /// The address where people connect their Pages; an invitation where logins need one.
+    Url {
+        /// How many days an invitation is good.
+        #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..=90))]
+        days: u64,
+    },
+    /// Everybody who connected.
+    List,
+    /// One connection: permissions, Pages, last walk, problems.
+    Show {
+        /// Id of the person, from the list.
+        id: String,
+    },
+    /// Forget the tokens of a connection. Its Pages stay with what is known of them.
+    Disconnect {
+        /// Id of the person, from the list.
+        id: String,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Log in at a simulated Facebook and allow everything; for demos.
+    #[command(hide = true)]
+    Simulated {
+        /// Our public listener, as this machine reaches it.
+        #[arg(long)]
+        ingress: String,
+    },
+}
+
+/// Work with the keys that tokens are sealed with.
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Print a new pair for .env: the public key for ingress, the private key for the worker.
+    Generate,
+    /// Seal every token to the current key. Safe to repeat; the running processes go on.
+    Rotate {
+        /// Afterwards forget the older keys of the embedded key file, if nothing needs them.
+        #[arg(long)]
+        drop_old: bool,
+    },
 }
 
 /// Work with Pages.
@@ -86,6 +146,15 @@ pub enum PageCommand {
     Explain {
         /// Page id.
         id: String,
+    },
+    /// Read Pages at Facebook now.
+    Poll {
+        /// Page ids.
+        #[arg(required = true)]
+        ids: Vec<String>,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// The last changes of a Page.
     History {

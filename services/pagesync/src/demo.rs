@@ -1,13 +1,14 @@
 //! `pagesync demo`: the main job on a simulated Facebook, in one process, on a database that is
-//! gone afterwards. Everything shown went over HTTP, through the queue and the worker.
+//! gone afterwards: three Pages connect through the real login, then a minute of changes. Everything
+//! shown went over HTTP, through the queue and the worker.
 
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use common::backends::Backends;
-use common::clock::Clock;
 use common::config::{Config, Environment, LogFormat, Role};
-use common::pages;
 use common::records::dead_letter;
 use common::store::{Stored, Versioned};
 use common::telemetry::init_logs;
@@ -16,6 +17,8 @@ use model::id::PageId;
 use serde_json::{Value as Json, json};
 use simulator::bytes::signature_256;
 use simulator::delivery::{Faults, change_now};
+use simulator::facebook::App;
+use simulator::visitor::{Decision, Visitor};
 use simulator::{Options, Simulator};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -24,6 +27,9 @@ use crate::cast::CAST;
 use crate::output::{self, Format};
 use crate::{dead_letter as letters, init, page, roles};
 
+/// How long after the play the last verification may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 struct Stage {
     simulator: Simulator,
     backends: Backends,
@@ -31,6 +37,9 @@ struct Stage {
     app_secret: String,
     client: reqwest::Client,
     begun: Instant,
+    /// Announced changes whose value is still to be read: Page, field, value, when it changed.
+    // Tiny critical sections, never across an await.
+    unread: Mutex<Vec<(usize, &'static str, &'static str, Instant)>>,
 }
 
 /// Plays for `seconds` and shows what came of it.
@@ -38,71 +47,92 @@ pub async fn run(seconds: u64, format: Format) -> anyhow::Result<()> {
     init_logs("error", LogFormat::Text);
     let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
     let app_secret = init::random()?;
+    let control = TcpListener::bind("127.0.0.1:0").await?;
+    let facebook = format!("http://{}", control.local_addr()?);
+    let public = format!("http://127.0.0.1:{}", free_port()?);
+    let environment = settings(directory.path(), &facebook, &public, &app_secret)?;
+    let config = Config::read(&environment, Role::Up)?;
+    let simulator = simulate(&config, &app_secret)?;
+    tokio::spawn(simulator::serve(simulator.clone(), control));
+    let running = roles::start(&config, Role::Up).await?;
+    output::print(&format!(
+        "pagesync, a Facebook simulator and an embedded database in one process.\n\
+         public:     {public}/facebook/login (log in again) and /facebook/webhook\n\
+         health:     http://{}/readyz and /metrics\n\
+         Facebook:   {facebook}/_sim/pages (PATCH /_sim/pages/<id> changes a Page)\n",
+        running.private
+    ))?;
+    let stage = Stage {
+        simulator,
+        backends: running.backends.clone(),
+        callback: format!("{public}/facebook/webhook"),
+        app_secret,
+        client: reqwest::Client::new(),
+        begun: Instant::now(),
+        unread: Mutex::default(),
+    };
+    let played = tokio::select! {
+        played = stage.perform(&public, seconds) => played,
+        _ = tokio::signal::ctrl_c() => output::print("ended early"),
+    };
+    played?;
+    stage.show(format).await?;
+    running.lifecycle.stop();
+    running.lifecycle.finish().await.map_err(anyhow::Error::msg)
+}
+
+/// A port of this host that nobody listens on.
+fn free_port() -> anyhow::Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+fn settings(
+    directory: &Path,
+    facebook: &str,
+    public: &str,
+    app_secret: &str,
+) -> anyhow::Result<Environment> {
+    let listen = public.trim_start_matches("http://").to_owned();
     let settings = [
-        ("PAGESYNC_DATA_DIR", directory.path().display().to_string()),
-        ("PAGESYNC_LISTEN", "127.0.0.1:0".to_owned()),
+        ("PAGESYNC_BACKEND", "embedded".to_owned()),
+        ("PAGESYNC_DATA_DIR", directory.display().to_string()),
+        ("PAGESYNC_LISTEN", listen),
         ("PAGESYNC_OPERATOR_LISTEN", "127.0.0.1:0".to_owned()),
-        ("FACEBOOK_APP_SECRET", app_secret.clone()),
+        ("PAGESYNC_GRAPH_URL", facebook.to_owned()),
+        ("PAGESYNC_DIALOG_URL", facebook.to_owned()),
+        ("FACEBOOK_APP_ID", "100200300400500".to_owned()),
+        ("FACEBOOK_APP_SECRET", app_secret.to_owned()),
         ("FACEBOOK_VERIFY_TOKEN", init::random()?),
+        ("FACEBOOK_WEBHOOK_ADDRESS", format!("{public}/facebook/webhook")),
+        ("FACEBOOK_REDIRECT_URI", format!("{public}/facebook/callback")),
     ];
-    let environment: Environment = settings
+    Ok(settings
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value))
-        .collect();
-    let config = Config::read(&environment, Role::Up)?;
-    let running = roles::start(&config, Role::Up).await?;
-    let public = running.public.context("up has a public listener")?;
-    let callback = format!("http://{public}/facebook/webhook");
-    let faults = Faults {
-        duplicate: 0.3,
-        ..Faults::default()
-    };
+        .collect())
+}
+
+fn simulate(config: &Config, app_secret: &str) -> anyhow::Result<Simulator> {
     let options = Options {
-        callback: callback.clone(),
-        app_secret: app_secret.clone(),
+        app: App {
+            id: config.app_id.clone(),
+            secret: app_secret.to_owned(),
+            redirect_uris: vec![config.redirect_uri.clone()],
+        },
+        callback: None,
         seed: 1,
-        faults,
+        faults: Faults {
+            duplicate: 0.3,
+            ..Faults::default()
+        },
     };
     let simulator = Simulator::start(&options);
-    let control = TcpListener::bind("127.0.0.1:0").await?;
-    let control_address = control.local_addr()?;
-    tokio::spawn(simulator::serve(simulator.clone(), control));
-    let backends = running.backends.clone().context("up has a store")?;
     for cast in CAST {
         simulator
             .put_page(&cast.as_graph())
             .map_err(anyhow::Error::msg)?;
-        pages::add(
-            &*backends.store,
-            &PageId::parse(cast.id)?,
-            Clock::system().now(),
-        )
-        .await?;
     }
-    output::print(&format!(
-        "pagesync, a Facebook simulator and an embedded database in one process.\n\
-         webhooks:   {callback}\n\
-         health:     http://{}/readyz and /metrics\n\
-         Facebook:   http://{control_address}/_sim/pages (PATCH /_sim/pages/<id> changes a Page)\n\
-         Playing {seconds} seconds of changes on three Pages; three of ten deliveries come twice.\n",
-        running.private
-    ))?;
-    let client = reqwest::Client::new();
-    let stage = Stage {
-        simulator,
-        backends,
-        callback,
-        app_secret,
-        client,
-        begun: Instant::now(),
-    };
-    tokio::select! {
-        played = stage.play(seconds) => played?,
-        _ = tokio::signal::ctrl_c() => output::print("ended early")?,
-    }
-    stage.show(format).await?;
-    running.lifecycle.stop();
-    running.lifecycle.finish().await.map_err(anyhow::Error::msg)
+    Ok(simulator)
 }
 
 /// What happens on the stage, in this order, evenly spread over the time.
@@ -116,33 +146,92 @@ enum Scene {
 }
 
 const SCENES: [Scene; 12] = [
-    Scene::Rename(0, "Café Aurora & Rösterei ☕"),
     Scene::Announce(1, "phone", "+45 33 999 000"),
-    Scene::Rename(2, "Fahrradwerkstatt Süd-West"),
-    Scene::Forge,
-    Scene::Announce(0, "category", "Coffee shop"),
-    Scene::Rename(1, "Bookshop <at> the Harbour"),
-    Scene::Garble,
+    Scene::Rename(0, "Café Aurora & Rösterei ☕"),
     Scene::Announce(2, "hours", "closed on Mondays"),
+    Scene::Forge,
+    Scene::Rename(2, "Fahrradwerkstatt Süd-West"),
+    Scene::Garble,
+    Scene::Rename(1, "Bookshop <at> the Harbour"),
     Scene::Stranger,
     Scene::Rename(0, "Aurora 100% Arabica"),
-    Scene::Announce(1, "website", "https://harbour.example/books"),
     Scene::Rename(2, "Radwerk"),
+    Scene::Rename(1, "Harbour Books"),
+    Scene::Rename(0, "Aurora"),
 ];
 
 impl Stage {
+    async fn perform(&self, public: &str, seconds: u64) -> anyhow::Result<()> {
+        self.connect(public).await?;
+        output::print(&format!(
+            "\nPlaying {seconds} seconds of changes on three Pages; three of ten deliveries come twice.\n"
+        ))?;
+        tokio::try_join!(self.play(seconds), self.watch(seconds))?;
+        self.simulator.tally().settled().await;
+        Ok(())
+    }
+
+    /// A person opens the login, allows everything in Facebook's dialog, and is sent back.
+    async fn connect(&self, public: &str) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        let mut visitor = Visitor::new()?;
+        let login = format!("{public}/facebook/login");
+        let callback = visitor.log_in(&login, &Decision::default()).await?;
+        let callback = callback.map_err(|_| anyhow::anyhow!("the login was not sent back"))?;
+        let answer: Json = visitor.get(&callback).await?.json().await?;
+        output::print(&format!(
+            "A person logs in at {login}, allows the app in Facebook's dialog and comes back after {} ms.\n\
+             webhook test: {}, Pages read: {}",
+            begun.elapsed().as_millis(),
+            answer["webhook_test"]["status"].as_str().unwrap_or("?"),
+            answer["polling_test"].as_array().map_or(0, Vec::len),
+        ))?;
+        for page in answer["pages"]["data"].as_array().into_iter().flatten() {
+            let text = |name: &str| page[name].as_str().unwrap_or("-").to_owned();
+            output::print(&format!("  {}  {}, phone {}", text("id"), text("name"), text("phone")))?;
+        }
+        Ok(())
+    }
+
     async fn play(&self, seconds: u64) -> anyhow::Result<()> {
+        let begun = Instant::now();
         let step = Duration::from_secs(seconds) / u32::try_from(SCENES.len())?;
         for (i, scene) in (0_u32..).zip(SCENES) {
-            tokio::time::sleep_until(self.begun + step * i).await;
+            tokio::time::sleep_until(begun + step * i).await;
             let line = self.scene(scene).await?;
-            output::print(&format!(
-                "{:>5.1} s  {line}",
-                self.begun.elapsed().as_secs_f64()
-            ))?;
+            self.say(&line)?;
         }
-        tokio::time::sleep_until(self.begun + Duration::from_secs(seconds)).await;
-        self.simulator.tally().settled().await;
+        tokio::time::sleep_until(begun + Duration::from_secs(seconds)).await;
+        Ok(())
+    }
+
+    fn say(&self, line: &str) -> anyhow::Result<()> {
+        output::print(&format!("{:>5.1} s  {line}", self.begun.elapsed().as_secs_f64()))
+    }
+
+    /// Says when a verification read brought a value that its webhook did not carry.
+    async fn watch(&self, seconds: u64) -> anyhow::Result<()> {
+        let until = Instant::now() + Duration::from_secs(seconds) + PATIENCE;
+        let announcements = SCENES.iter().filter(|scene| matches!(scene, Scene::Announce(..)));
+        let mut left = announcements.count();
+        let mut look = tokio::time::interval(Duration::from_millis(50));
+        while left > 0 && Instant::now() < until {
+            look.tick().await;
+            let waiting = self.unread.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            for (which, what, value, since) in waiting {
+                let page = self.load(which).await?;
+                if page.is_some_and(|page| field(&page, what) == json!(value)) {
+                    self.unread.lock().unwrap_or_else(PoisonError::into_inner).retain(|(w, f, ..)| (*w, *f) != (which, what));
+                    left -= 1;
+                    self.say(&format!(
+                        "{} has its new {what}: {value:?}, read {:.1} s after the change, by the verification",
+                        CAST[which].id,
+                        since.elapsed().as_secs_f64()
+                    ))?;
+                }
+            }
+        }
+        anyhow::ensure!(left == 0, "a verification read did not come");
         Ok(())
     }
 
@@ -164,8 +253,10 @@ impl Stage {
                 let noted = self
                     .change(which, what, value, |page| Some(page.polling.need) != known)
                     .await?;
+                let mut unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
+                unread.push((which, what, value, Instant::now()));
                 format!(
-                    "{} changes its {what}; the webhook says only that it did: noted after {noted}, a read is wanted (reads come with the next release)",
+                    "{} changes its {what}; the webhook says only that it did: noted after {noted}, a read follows",
                     CAST[which].id
                 )
             }

@@ -1,4 +1,5 @@
-//! `pagesync init --secrets`: the secrets of a compose deployment, one file each, made once.
+//! `pagesync init --secrets`: the secrets of a compose deployment, one file each, made once. What opens
+//! tokens goes into a directory of its own: only the worker gets that volume.
 //!
 //! What is there is kept; what the environment gives (the app secret, the verify token) replaces
 //! what was made up. Must not print a secret.
@@ -7,21 +8,24 @@ use std::fmt::Write as _;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use common::config::Environment;
+use common::custody::{Keys, PrivateKey};
+use secrecy::ExposeSecret as _;
 
 use crate::output;
 
 /// Writes what is missing.
-pub fn run(directory: &Path, environment: &Environment) -> anyhow::Result<()> {
-    for part in ["", "rabbitmq", "redis"] {
-        let path = directory.join(part);
+pub fn run(directory: &Path, worker: &Path, environment: &Environment) -> anyhow::Result<()> {
+    let parts = ["", "rabbitmq", "redis"].map(|part| directory.join(part));
+    for path in parts.iter().map(PathBuf::as_path).chain([worker]) {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
         made.with_context(|| format!("cannot make {}", path.display()))?;
     }
     let mut made = Vec::new();
+    token_keys(directory, worker, &mut made)?;
     let broker = read_or_make(directory, "rabbitmq_password", None, &mut made)?;
     let redis = read_or_make(directory, "redis_password", None, &mut made)?;
     let files = [
@@ -42,12 +46,12 @@ pub fn run(directory: &Path, environment: &Environment) -> anyhow::Result<()> {
     for (name, key) in [
         ("app_secret", "FACEBOOK_APP_SECRET"),
         ("verify_token", "FACEBOOK_VERIFY_TOKEN"),
+        ("state_secret", "STATE_TOKEN_SECRET"),
     ] {
         let given = environment.get(key).filter(|text| !text.is_empty());
         if given.is_none() && !directory.join(name).exists() {
-            output::complain(&format!(
-                "no {key} given: made one up, good for the simulator only"
-            ));
+            let fit = if key == "STATE_TOKEN_SECRET" { "good" } else { "good for the simulator only" };
+            output::complain(&format!("no {key} given: made one up, {fit}"));
         }
         read_or_make(directory, name, given.map(String::as_str), &mut made)?;
     }
@@ -57,6 +61,26 @@ pub fn run(directory: &Path, environment: &Environment) -> anyhow::Result<()> {
         made.join(", ")
     };
     output::print(&format!("secrets in {}: made {made}", directory.display()))
+}
+
+/// The pair that seals and opens tokens. The public half is written again each time: it follows from
+/// the first private key.
+fn token_keys(
+    directory: &Path,
+    worker: &Path,
+    made: &mut Vec<&'static str>,
+) -> anyhow::Result<()> {
+    let path = worker.join("token_private_keys");
+    if !path.exists() {
+        let key = PrivateKey::generate();
+        write(&path, &format!("{}\n", key.text().expose_secret()))?;
+        made.push("token_private_keys");
+    }
+    let text = std::fs::read_to_string(&path);
+    let text = text.with_context(|| format!("cannot read {}", path.display()))?;
+    let keys = Keys::parse(&text).with_context(|| format!("{}", path.display()))?;
+    let public = keys.current().text();
+    write(&directory.join("token_public_key"), &format!("{public}\n"))
 }
 
 fn read_or_make(
@@ -82,7 +106,7 @@ fn read_or_make(
     }
 }
 
-fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+pub(crate) fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     let open = OpenOptions::new()
         .create(true)
         .write(true)

@@ -4,36 +4,65 @@
 
 pub mod cast;
 pub mod cli;
+pub mod connect;
 pub mod dead_letter;
 pub mod demo;
 pub mod environment;
 pub mod init;
+pub mod keys;
 pub mod output;
 pub mod page;
+pub mod questions;
 pub mod roles;
+pub mod schedule;
+
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use common::backends::{Backends, open_store};
 use common::clock::Clock;
-use common::config::{Config, Role, settings};
+use common::config::{Config, Environment, Role, settings};
 use common::database::Access;
+use common::store::Store;
 use common::telemetry::init_logs;
 
-use cli::{Cli, Command, ConfigCommand};
+use cli::{Cli, Command, ConfigCommand, ConnectCommand, KeysCommand};
 use output::Format;
 
 /// Does what the command line asks for.
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
+    common::tls::provide();
     let environment = environment::snapshot()?;
     let config = |role| Config::read(&environment, role);
     match cli.command {
         Command::Up => roles::run(&config(Role::Up)?, Role::Up).await,
         Command::Ingress => roles::run(&config(Role::Ingress)?, Role::Ingress).await,
         Command::Worker => roles::run(&config(Role::Worker)?, Role::Worker).await,
+        Command::Scheduler => roles::run(&config(Role::Scheduler)?, Role::Scheduler).await,
         Command::Simulator => roles::simulator(&config(Role::Simulator)?).await,
         Command::Health => roles::health(&config(Role::Command)?).await,
         Command::Demo { seconds } => demo::run(seconds, cli.output).await,
-        Command::Init { secrets } => init::run(&secrets, &environment),
+        Command::Init {
+            secrets: Some(secrets),
+            worker_secrets: Some(worker),
+        } => init::run(&secrets, &worker, &environment),
+        Command::Init { .. } => questions::run(),
+        Command::Keys(KeysCommand::Generate) => keys::generate(),
+        Command::Keys(KeysCommand::Rotate { drop_old }) => {
+            let (config, store) = store_of(&environment)?;
+            keys::rotate(&config, &*store, drop_old).await
+        }
+        Command::Connect(command) => {
+            let (config, store) = match command {
+                ConnectCommand::Url { .. } | ConnectCommand::Simulated { .. } => (config(Role::Command)?, None),
+                _ => store_of(&environment).map(|(config, store)| (config, Some(store)))?,
+            };
+            connect::run(&config, store.as_deref(), command, cli.output).await
+        }
+        Command::Schedule => {
+            let (config, store) = store_of(&environment)?;
+            schedule::run(&config, &*store, cli.output).await
+        }
         Command::Config(ConfigCommand::Show) => {
             config(Role::Command)?;
             let rows = settings::shown(&environment);
@@ -41,9 +70,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Config(ConfigCommand::Example) => output::print(&settings::env_example()),
         Command::Page(command) => {
-            let config = config(Role::Command)?;
-            init_logs("error", config.log_format);
-            let store = open_store(&config, Clock::system()).context("cannot open the store")?;
+            let (_, store) = store_of(&environment)?;
             page::run(&*store, command, cli.output).await
         }
         Command::DeadLetter(command) => {
@@ -54,6 +81,14 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
             dead_letter::run(&backends, command, cli.output).await
         }
     }
+}
+
+/// The store a command works on, beside the processes that are running.
+fn store_of(environment: &Environment) -> anyhow::Result<(Config, Arc<dyn Store>)> {
+    let config = Config::read(environment, Role::Command)?;
+    init_logs("error", config.log_format);
+    let store = open_store(&config, Clock::system()).context("cannot open the store")?;
+    Ok((config, store))
 }
 
 /// How many rows a listing command asks for at once.

@@ -31,6 +31,7 @@ pub async fn run(store: &dyn Store, command: PageCommand, format: Format) -> any
             let (id, version, page) = load(store, &id).await?;
             output::print(&explain(&id, version, &page))
         }
+        PageCommand::Poll { ids, dry_run } => poll(store, &ids, dry_run).await,
         PageCommand::History { id } => history(store, &id, format).await,
     }
 }
@@ -79,6 +80,23 @@ async fn add(store: &dyn Store, ids: &[String], dry_run: bool) -> anyhow::Result
             format!("registered Page {id}")
         } else {
             format!("Page {id} is already registered")
+        };
+        output::print(&line)?;
+    }
+    Ok(())
+}
+
+async fn poll(store: &dyn Store, ids: &[String], dry_run: bool) -> anyhow::Result<()> {
+    let ids: Vec<PageId> = ids.iter().map(|id| parse(id)).collect::<Result<_, _>>()?;
+    for id in ids {
+        load(store, id.as_str()).await?;
+        let line = if dry_run {
+            format!("would read Page {id}")
+        } else {
+            match pages::ask(store, &id, Clock::system().now()).await? {
+                Some(at) => format!("Page {id} is read from {} on", rfc3339(at)),
+                None => format!("Page {id} is gone meanwhile"),
+            }
         };
         output::print(&line)?;
     }
@@ -181,6 +199,14 @@ fn explain(id: &PageId, version: u64, page: &Page) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "  {name} = {value}\n      {first}{last}; {proven}.");
     }
+    let logins: Vec<&str> = page.connections.iter().map(PageId::as_str).collect();
+    let _ = match logins.as_slice() {
+        [] => writeln!(text, "No login covers it: `pagesync connect url` says where to connect it."),
+        logins => writeln!(text, "Covered by the login of {}.", logins.join(", ")),
+    };
+    for field in &page.absent {
+        let _ = writeln!(text, "The last read asked for {field} and did not get it; its value is kept until a second read agrees.");
+    }
     let polling = &page.polling;
     if let Some(need) = polling
         .need
@@ -201,10 +227,10 @@ fn explain(id: &PageId, version: u64, page: &Page) -> String {
     let _ = match polling.due() {
         Some((lane, at)) => writeln!(
             text,
-            "A read is wanted from {} on, in lane {lane}; reads come with the next release.",
+            "It is read next from {} on, in lane {lane}.",
             rfc3339(at)
         ),
-        None => writeln!(text, "No read is wanted."),
+        None => writeln!(text, "It is not read: no login covers it."),
     };
     text
 }

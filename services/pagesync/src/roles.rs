@@ -4,18 +4,20 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use common::backends::{Backends, open_queue};
+use common::backends::Backends;
 use common::clock::Clock;
-use common::config::{Backend, Config, Role};
+use common::config::{Config, Role};
 use common::database::Access;
 use common::http::{Ready, private_router, serve};
 use common::lifecycle::Lifecycle;
 use common::queue::Queue;
 use common::store::Store;
 use common::telemetry::{Metrics, init_logs};
+use ingress::oauth::OAuth;
 use model::lane::Lane;
 use secrecy::ExposeSecret as _;
 use simulator::delivery::Faults;
+use simulator::facebook::App;
 use tokio::net::TcpListener;
 
 use crate::cast::CAST;
@@ -31,8 +33,8 @@ pub struct Running {
     pub lifecycle: Lifecycle,
     /// What it counts.
     pub metrics: Metrics,
-    /// What it works on; ingress of a distributed deployment has no store.
-    pub backends: Option<Backends>,
+    /// What it works on.
+    pub backends: Backends,
 }
 
 /// Runs a role until a signal.
@@ -54,46 +56,55 @@ pub async fn run(config: &Config, role: Role) -> anyhow::Result<()> {
 
 /// Starts a role's tasks.
 pub async fn start(config: &Config, role: Role) -> anyhow::Result<Running> {
-    let (lifecycle, metrics, clock) = (Lifecycle::default(), Metrics::default(), Clock::system());
-    let ingress_only = role == Role::Ingress && config.backend == Backend::Distributed;
-    let (queue, ended, backends) = if ingress_only {
-        let (queue, ended) = open_queue(config, role.name()).await?;
-        (queue, ended, None)
-    } else {
-        let backends = Backends::open(config, role.name(), Access::Owner, clock.clone()).await?;
+    start_at(config, role, Clock::system()).await
+}
+
+/// Starts a role's tasks on a clock of the caller's.
+pub async fn start_at(config: &Config, role: Role, clock: Clock) -> anyhow::Result<Running> {
+    let (lifecycle, metrics) = (Lifecycle::default(), Metrics::default());
+    let backends = Backends::open(config, role.name(), Access::Owner, clock.clone()).await?;
+    let (queue, store) = (backends.queue.clone(), backends.store.clone());
+    let face = matches!(role, Role::Up | Role::Ingress);
+    // Ingress takes webhooks without the store: it must not wait for it, nor look at its settings.
+    if role != Role::Ingress {
         backends.check().await?;
-        let (queue, ended) = (backends.queue.clone(), backends.ended.clone());
-        (queue, ended, Some(backends))
-    };
+    }
     let mut public = None;
-    if matches!(role, Role::Up | Role::Ingress) {
+    if face {
         let listener = bind(config.listen, "PAGESYNC_LISTEN").await?;
-        public = Some(listener.local_addr()?);
-        let parts = ingress::Parts::new(config, queue.clone(), metrics.clone(), clock.clone());
+        let own = listener.local_addr()?;
+        public = Some(own);
+        // Connects ahead of the first publish.
+        queue.is_ready();
+        let oauth = OAuth::new(config, store.clone(), metrics.clone(), clock.clone(), own);
+        let oauth = oauth.map_err(anyhow::Error::msg)?;
+        let parts = ingress::Parts::new(config, queue.clone(), oauth, metrics.clone(), clock.clone());
         lifecycle.spawn("ingress", ingress::run(parts, listener, lifecycle.clone()));
     }
-    if let (Role::Up | Role::Worker, Some(backends)) = (role, &backends) {
-        let parts = worker::Parts::new(
-            config,
-            queue.clone(),
-            backends.store.clone(),
-            metrics.clone(),
+    if matches!(role, Role::Up | Role::Worker) {
+        let things = (queue.clone(), store.clone());
+        let parts = worker::Parts::new(config, things, metrics.clone(), clock.clone(), lifecycle.clone());
+        let parts = parts.map_err(anyhow::Error::msg)?;
+        lifecycle.spawn("worker", worker::run(parts));
+    }
+    if matches!(role, Role::Up | Role::Scheduler) {
+        let parts = scheduler::Parts {
+            queue: queue.clone(),
+            store: store.clone(),
+            metrics: metrics.clone(),
             clock,
-        );
-        lifecycle.spawn("worker", worker::run(parts, lifecycle.clone()));
+        };
+        lifecycle.spawn("scheduler", scheduler::run(parts, lifecycle.clone()));
     }
     let listener = bind(config.operator_listen, "PAGESYNC_OPERATOR_LISTEN").await?;
     let private = listener.local_addr()?;
-    let ready = readiness(
-        queue.clone(),
-        backends.as_ref().map(|backends| backends.store.clone()),
-    );
-    let router = private_router(metrics.clone(), queue, ready);
+    let works_on_store = (role != Role::Ingress).then_some(store);
+    let router = private_router(metrics.clone(), queue.clone(), readiness(queue, works_on_store));
     lifecycle.spawn(
         "private listener",
         serve(listener, router, lifecycle.clone()),
     );
-    let watching = lifecycle.clone();
+    let (watching, ended) = (lifecycle.clone(), backends.ended.clone());
     lifecycle.spawn("queue and store", async move {
         tokio::select! {
             // First: once the process ends, so do they, and that is no failure.
@@ -141,6 +152,7 @@ pub async fn health(config: &Config) -> anyhow::Result<()> {
     if address.ip().is_unspecified() {
         address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
     }
+    common::tls::provide();
     let client = reqwest::Client::builder()
         .timeout(std::time::Duration::from_secs(4))
         .build()?;
@@ -155,16 +167,17 @@ pub async fn health(config: &Config) -> anyhow::Result<()> {
 /// Runs the simulator until a signal, with the Pages of the demo.
 pub async fn simulator(config: &Config) -> anyhow::Result<()> {
     init_logs(&config.log, config.log_format);
-    let Some(callback) = config.webhook_address.clone() else {
-        bail!("FACEBOOK_WEBHOOK_ADDRESS is missing")
-    };
     let Some(secret) = config.app_secrets.first() else {
         bail!("FACEBOOK_APP_SECRET is missing")
     };
-    let app_secret = secret.expose_secret().to_owned();
+    let app = App {
+        id: config.app_id.clone(),
+        secret: secret.expose_secret().to_owned(),
+        redirect_uris: vec![config.redirect_uri.clone()],
+    };
     let options = simulator::Options {
-        callback,
-        app_secret,
+        app,
+        callback: None,
         seed: any_seed(),
         faults: Faults::default(),
     };

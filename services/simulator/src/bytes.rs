@@ -33,6 +33,11 @@ pub fn escaped(json: &Value) -> String {
     out
 }
 
+/// HMAC-SHA256 in hexadecimal digits: `appsecret_proof`.
+pub fn hmac_hex(key: &str, text: &[u8]) -> String {
+    signature_256(key, text).replacen("sha256=", "", 1)
+}
+
 /// The value of `X-Hub-Signature-256`.
 pub fn signature_256(app_secret: &str, body: &[u8]) -> String {
     let mac =

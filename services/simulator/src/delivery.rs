@@ -25,6 +25,40 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Facebook puts at most this many updates into one delivery.
 const MAX_BATCH: usize = 1000;
 
+/// Webhook fields of a Page's profile. Source: "Webhooks Reference: Page", v26.
+pub const WEBHOOK_FIELDS: [&str; 30] = [
+    "affiliation",
+    "attire",
+    "awards",
+    "bio",
+    "birthday",
+    "category",
+    "company_overview",
+    "culinary_team",
+    "current_location",
+    "description",
+    "email",
+    "founded",
+    "general_info",
+    "general_manager",
+    "hometown",
+    "hours",
+    "location",
+    "members",
+    "mission",
+    "name",
+    "parking",
+    "payment_options",
+    "personal_info",
+    "personal_interests",
+    "phone",
+    "picture",
+    "price_range",
+    "products",
+    "public_transit",
+    "website",
+];
+
 /// Habits of the sender; each a probability from 0 to 1, but for `include_values`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -57,6 +91,8 @@ pub struct Event {
     field: &'static str,
     value: Option<Value>,
     time: u64,
+    /// Where it goes, and whether with values: as the app was subscribed when it happened.
+    target: (String, bool),
 }
 
 impl Event {
@@ -102,7 +138,19 @@ impl Event {
             field,
             value,
             time,
+            target: (String::new(), true),
         })
+    }
+
+    /// Its webhook field.
+    pub fn field(&self) -> &'static str {
+        self.field
+    }
+
+    /// The same, on its way to a callback, with its value or without.
+    #[must_use]
+    pub fn to(self, target: (String, bool)) -> Self {
+        Self { target, ..self }
     }
 }
 
@@ -180,12 +228,11 @@ pub(crate) struct Sender {
     post: Arc<Post>,
     faults: Arc<Mutex<Faults>>,
     chance: fastrand::Rng,
-    held_back: VecDeque<(String, usize)>,
+    held_back: VecDeque<(String, String, usize)>,
 }
 
 struct Post {
     client: reqwest::Client,
-    callback: String,
     app_secret: String,
     room: Semaphore,
     tally: Arc<Tally>,
@@ -195,8 +242,7 @@ impl Sender {
     pub(crate) fn new(options: &Options, faults: Arc<Mutex<Faults>>, tally: Arc<Tally>) -> Self {
         let post = Post {
             client: reqwest::Client::new(),
-            callback: options.callback.clone(),
-            app_secret: options.app_secret.clone(),
+            app_secret: options.app.secret.clone(),
             room: Semaphore::new(AT_ONCE),
             tally,
         };
@@ -213,17 +259,20 @@ impl Sender {
         while let Some(first) = arriving.recv().await {
             let faults = *self.faults.lock().unwrap_or_else(PoisonError::into_inner);
             let mut events = vec![first];
+            // The callback changes only when the app is subscribed anew: then nothing is waiting.
             while events.len() < MAX_BATCH && self.chance.f64() < faults.batch {
                 let Ok(next) = arriving.try_recv() else { break };
                 events.push(next);
             }
             let entries: Vec<Value> = events
                 .chunk_by(|a, b| a.page == b.page && a.time == b.time)
-                .map(|together| entry(together, faults.include_values))
+                .map(|together| entry(together, faults.include_values && together[0].target.1))
                 .collect();
-            let delivery = (body(&entries), events.len());
+            let callback = events[0].target.0.clone();
+            let delivery = (callback, body(&entries), events.len());
             if self.chance.f64() < faults.duplicate {
-                self.post.clone().send((delivery.0.clone(), 0));
+                let (callback, body, _) = delivery.clone();
+                self.post.clone().send((callback, body, 0));
             }
             if self.chance.f64() < faults.reorder && !arriving.is_empty() {
                 self.held_back.push_back(delivery);
@@ -238,14 +287,14 @@ impl Sender {
 }
 
 impl Post {
-    fn send(self: Arc<Self>, (body, events): (String, usize)) {
+    fn send(self: Arc<Self>, (callback, body, events): (String, String, usize)) {
         tokio::spawn(async move {
             let Ok(_place) = self.room.acquire().await else {
                 return;
             };
             for pause in RETRIES {
                 tokio::time::sleep(Duration::from_secs(pause)).await;
-                if self.post(&body).await {
+                if self.post(&callback, &body).await {
                     break;
                 }
             }
@@ -254,11 +303,11 @@ impl Post {
     }
 
     /// One attempt; only 200 counts.
-    async fn post(&self, body: &str) -> bool {
+    async fn post(&self, callback: &str, body: &str) -> bool {
         self.tally.sent.fetch_add(1, Ordering::SeqCst);
         let request = self
             .client
-            .post(&self.callback)
+            .post(callback)
             .timeout(PATIENCE)
             .header("accept", "*/*")
             .header("content-type", "application/json")

@@ -1,6 +1,7 @@
-//! A Facebook that runs on a laptop. So far: Pages that can be changed, and the webhooks those
-//! changes cause, in Facebook's exact bytes and with its habits: batches, duplicates, disorder,
-//! values left out, retries.
+//! A Facebook that runs on a laptop: the dialog, the Graph API with one app, people and Pages, both
+//! layers of subscriptions, and the webhooks that changes cause, in Facebook's exact bytes and with
+//! its habits: batches, duplicates, disorder, values left out, retries. `README.md` says how true
+//! each of these is.
 //!
 //! Invariant: shares no type with pagesync. It is the second opinion: a wrong field name here and
 //! there must not cancel out.
@@ -8,6 +9,10 @@
 pub mod bytes;
 pub mod control;
 pub mod delivery;
+mod dialog;
+pub mod facebook;
+mod graph;
+pub mod visitor;
 pub mod world;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,15 +22,17 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use delivery::{Event, Faults, Sender, Tally};
+use facebook::{App, Facebook};
 use world::World;
 
 /// What a simulator is told at its start.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where deliveries are posted.
-    pub callback: String,
-    /// Signs them.
-    pub app_secret: String,
+    /// The one app there is; its secret signs deliveries.
+    pub app: App,
+    /// Subscribes the app on both layers from the start, for every Page, as if by hand: where its
+    /// webhooks go.
+    pub callback: Option<String>,
     /// Decides every choice that is left to chance.
     pub seed: u64,
     /// Facebook's habits.
@@ -36,22 +43,32 @@ pub struct Options {
 #[derive(Debug, Clone)]
 pub struct Simulator {
     // Tiny critical sections, never across an await.
+    // Where both are locked, `facebook` is first.
+    facebook: Arc<Mutex<Facebook>>,
     world: Arc<Mutex<World>>,
     faults: Arc<Mutex<Faults>>,
     tally: Arc<Tally>,
     events: mpsc::UnboundedSender<Event>,
+    http: reqwest::Client,
 }
 
 impl Simulator {
     /// Starts delivering; runs until the last handle is dropped and everything is delivered.
     pub fn start(options: &Options) -> Self {
+        provide_tls();
         let (events, arriving) = mpsc::unbounded_channel();
+        let mut facebook = Facebook::new(options.app.clone(), options.seed);
+        if let Some(callback) = &options.callback {
+            facebook.preinstall(callback);
+        }
         let faults = Arc::new(Mutex::new(options.faults));
         let tally = Arc::new(Tally::default());
         let sender = Sender::new(options, faults.clone(), tally.clone());
         tokio::spawn(sender.run(arriving));
         Self {
+            facebook: Arc::new(Mutex::new(facebook)),
             world: Arc::default(),
+            http: reqwest::Client::new(),
             faults,
             tally,
             events,
@@ -68,14 +85,19 @@ impl Simulator {
         self.world().pages()
     }
 
-    /// Changes fields of a Page as its owner would; each changed field that has a webhook causes one.
+    /// Changes fields of a Page as its owner would; each changed field that has a webhook, and that
+    /// the app is subscribed to on both layers, causes one.
     pub fn change(&self, id: &str, fields: world::Page) -> Result<world::Page, String> {
-        let (page, changed) = self.world().change(id, fields)?;
+        let facebook = self.facebook();
+        let now = facebook.now();
+        let (page, changed) = self.world().change(id, fields, now)?;
         for (field, value) in changed {
-            if let Some(event) = Event::of(id, &field, value, now()) {
+            let event = Event::of(id, &field, value, now);
+            let target = event.as_ref().and_then(|event| facebook.delivers(id, event.field()));
+            if let (Some(event), Some(target)) = (event, target) {
                 self.tally.expect();
                 // Fails only while the simulator is being dropped.
-                let _ = self.events.send(event);
+                let _ = self.events.send(event.to(target));
             }
         }
         Ok(page)
@@ -91,14 +113,29 @@ impl Simulator {
         *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = faults;
     }
 
-    fn world(&self) -> std::sync::MutexGuard<'_, World> {
+    /// What this Facebook knows beside its Pages.
+    pub fn facebook(&self) -> std::sync::MutexGuard<'_, Facebook> {
+        self.facebook.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+
+    pub(crate) fn world(&self) -> std::sync::MutexGuard<'_, World> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Serves the control surface for ever.
+/// Serves dialog, Graph and the control surface for ever.
 pub async fn serve(simulator: Simulator, listener: TcpListener) -> std::io::Result<()> {
     axum::serve(listener, control::router(simulator)).await
+}
+
+/// reqwest is built without a TLS provider of its own: a client can be made only after this.
+pub(crate) fn provide_tls() {
+    // Fails only if there is one already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
 /// UNIX time in seconds, as `entry.time` has it.

@@ -11,6 +11,9 @@ pub type Page = Map<String, Value>;
 #[derive(Debug, Default)]
 pub struct World {
     pages: BTreeMap<String, Page>,
+    /// What a Page was before its last change, and when that was.
+    before: BTreeMap<String, (u64, Page)>,
+    reads: u64,
 }
 
 impl World {
@@ -24,6 +27,25 @@ impl World {
         Ok(())
     }
 
+    /// Every Page as a read sees it at `now`: for `stale` seconds after a change, as it was before.
+    pub fn read(&self, now: u64, stale: u64) -> impl Iterator<Item = Page> {
+        self.pages.iter().map(move |(id, page)| {
+            let old = self.before.get(id).filter(|(at, _)| now < at + stale);
+            old.map_or(page, |(_, before)| before).clone()
+        })
+    }
+
+    /// Removes a Page as its owner would.
+    pub fn remove(&mut self, id: &str) -> bool {
+        self.pages.remove(id).is_some()
+    }
+
+    /// Counts a read, so that each can be told from the one before.
+    pub fn count_read(&mut self) -> u64 {
+        self.reads += 1;
+        self.reads
+    }
+
     /// Every Page.
     pub fn pages(&self) -> Vec<Page> {
         self.pages.values().cloned().collect()
@@ -34,12 +56,14 @@ impl World {
         &mut self,
         id: &str,
         fields: Page,
+        now: u64,
     ) -> Result<(Page, Vec<(String, Value)>), String> {
         let page = self
             .pages
             .get_mut(id)
             .ok_or_else(|| format!("there is no Page {id}"))?;
         let mut changed = Vec::new();
+        self.before.insert(id.to_owned(), (now, page.clone()));
         for (field, value) in fields {
             if field == "id" {
                 return Err("the id of a Page does not change".to_owned());

@@ -7,17 +7,18 @@
 use std::collections::BTreeMap;
 
 use common::records::dead_letter::{self, Trial};
+use common::records::probe;
 use common::store::{
     Commit, Corrupt, DueWrite, Outcome, PageWrite, RecordWrite, StoreError, Stored, Versioned,
 };
 use common::telemetry::{Label, Metrics};
 use model::id::{PageId, Subject};
-use model::job::{Job, Unreadable, decode_one};
+use model::job::{Claim, Job, Unreadable, decode_one};
 use model::page::{Change, Observation, Page, Status};
 use model::time::Millis;
 use model::webhook::{EntryId, Intake, RawEntry, intake};
 
-use crate::Parts;
+use crate::{Parts, poll};
 
 /// What a group of jobs says of one Page.
 #[derive(Debug, Default)]
@@ -32,6 +33,9 @@ struct PageWork {
 struct Work {
     pages: BTreeMap<PageId, PageWork>,
     letters: Vec<Commit>,
+    /// Probes that came through.
+    proofs: Vec<Commit>,
+    polls: Vec<Claim>,
 }
 
 /// Does a group of jobs. `Ok`: everything is in the store, as state or as dead letter.
@@ -57,12 +61,7 @@ impl Work {
         match job {
             Job::Webhook { entry, received } => self.webhook(parts, job, entry, *received),
             Job::Unreadable(unreadable) => self.unreadable(parts, job, unreadable),
-            Job::Poll(_) => self.keep(
-                parts,
-                job,
-                "a poll does not belong into this lane",
-                "misplaced",
-            ),
+            Job::Poll(claim) => self.polls.push(claim.clone()),
         }
     }
 
@@ -105,6 +104,12 @@ impl Work {
         }
         let EntryId::Page(id) = reading.id else {
             Metrics::count(&parts.metrics.jobs_done, "test");
+            if let Some(nonce) = entry.probe() {
+                self.proofs.push(Commit {
+                    records: vec![probe::arrived(&nonce, parts.clock.now())],
+                    ..Commit::default()
+                });
+            }
             return;
         };
         if reading.announced {
@@ -140,8 +145,12 @@ impl Work {
 }
 
 async fn finish(parts: &Parts, mut work: Work) -> Result<(), StoreError> {
+    work.letters.append(&mut work.proofs);
     if !work.letters.is_empty() {
         parts.store.commit(&work.letters).await?;
+    }
+    for claim in std::mem::take(&mut work.polls) {
+        poll::poll(parts, &claim).await?;
     }
     while !work.pages.is_empty() {
         let ids: Vec<PageId> = work.pages.keys().cloned().collect();
@@ -253,7 +262,7 @@ fn decide(
 }
 
 /// A Page in place of one that cannot be read, and the dead letter that keeps what stood there.
-fn start_again(parts: &Parts, id: &PageId, corrupt: Corrupt, now: Millis) -> (Page, RecordWrite) {
+pub(crate) fn start_again(parts: &Parts, id: &PageId, corrupt: Corrupt, now: Millis) -> (Page, RecordWrite) {
     let Corrupt { raw, reason } = corrupt;
     tracing::error!(page.id = %id, reason, "a stored Page cannot be read; it starts again");
     Metrics::count(&parts.metrics.dead_letters, "corrupt_page");

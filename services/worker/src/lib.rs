@@ -1,11 +1,13 @@
 //! The worker: takes jobs from the queue, applies them to the store, acknowledges.
 //!
 //! Invariants: a message is acknowledged only when everything it asked for is in the store, or kept
-//! there as a dead letter; while the store is away nothing is held and nothing is tried. It
-//! publishes nothing. Any number of workers may run at once.
+//! there as a dead letter; while the store is away nothing is held and nothing is tried; every poll
+//! ends in a commit that says when the next one is. It publishes nothing, and it alone opens tokens.
+//! Any number of workers may run at once.
 
 mod apply;
 pub mod outage;
+mod poll;
 pub mod suspects;
 
 use std::sync::Arc;
@@ -14,17 +16,22 @@ use std::time::Duration;
 use common::backoff::Backoff;
 use common::clock::Clock;
 use common::config::Config;
+use common::custody::{self, Keyring};
+use common::graph::Graph;
 use common::lifecycle::Lifecycle;
 use common::queue::{Delivery, Queue};
+use common::slots::Days;
 use common::store::{Store, StoreError};
 use common::telemetry::Metrics;
 use model::field::TrackedFields;
 use model::lane::Lane;
 
 use outage::Gate;
+use secrecy::SecretString;
 
-/// Deliveries worked on at the same time. More makes larger groups at the store, not more work.
-const HANDS: usize = 4;
+/// Deliveries worked on at the same time, by lane. More for webhooks makes larger groups at the
+/// store, not more work; polls mostly wait for Facebook.
+const HANDS: [(Lane, usize); 3] = [(Lane::Webhooks, 4), (Lane::PollsNow, 8), (Lane::PollsDaily, 4)];
 /// A message delivered this often is taken apart.
 pub const SUSPECT_FROM: u32 = 3;
 
@@ -45,6 +52,27 @@ pub struct Parts {
     pub verify_after: Duration,
     /// Names this process among others, for the trials of dead letters.
     pub process: Arc<str>,
+    /// Asks Facebook.
+    pub graph: Graph,
+    /// Opens tokens.
+    pub keyring: Keyring,
+    /// Local days and their slots.
+    pub days: Days,
+    /// What Facebook is told of us.
+    pub callback: Callback,
+    /// Long walks end early when the process is asked to end.
+    pub lifecycle: Lifecycle,
+}
+
+/// The app's subscription as it should be.
+#[derive(Debug, Clone)]
+pub struct Callback {
+    /// Where webhooks go.
+    pub address: String,
+    /// What the handshake proves.
+    pub verify_token: SecretString,
+    /// Whether another address than ours is replaced.
+    pub take_over: bool,
 }
 
 /// A name no other process has.
@@ -56,31 +84,46 @@ impl Parts {
     /// The parts a configuration asks for.
     pub fn new(
         config: &Config,
-        queue: Arc<dyn Queue>,
-        store: Arc<dyn Store>,
+        (queue, store): (Arc<dyn Queue>, Arc<dyn Store>),
         metrics: Metrics,
         clock: Clock,
-    ) -> Self {
-        let (tracked, verify_after) = (config.tracked.clone(), config.verify_after);
-        Self {
+        lifecycle: Lifecycle,
+    ) -> Result<Self, String> {
+        let keyring = match config.token_keys.clone() {
+            Some(keys) => Keyring::Given(keys),
+            None => custody::key_file(&config.data_dir).map_err(|error| error.to_string())?,
+        };
+        Ok(Self {
             queue,
             store,
             metrics,
+            graph: Graph::new(config, clock.clone())?,
             clock,
-            tracked,
-            verify_after,
+            tracked: config.tracked.clone(),
+            verify_after: config.verify_after,
             process: process_name(),
-        }
+            keyring,
+            days: config.days.clone(),
+            callback: Callback {
+                address: config.webhook_address.clone().unwrap_or_default(),
+                verify_token: config.verify_token.clone(),
+                take_over: config.take_over_callback,
+            },
+            lifecycle,
+        })
     }
 }
 
 /// Works until the process is asked to end, then finishes what it holds.
-pub async fn run(parts: Parts, lifecycle: Lifecycle) -> Result<(), String> {
+pub async fn run(parts: Parts) -> Result<(), String> {
     let gate = Arc::new(Gate::default());
     let mut hands = tokio::task::JoinSet::new();
-    hands.spawn(sweep_at_start(parts.clone(), lifecycle.clone()));
-    for _ in 0..HANDS {
-        hands.spawn(work(parts.clone(), gate.clone(), lifecycle.clone()));
+    prepare(&parts).await?;
+    hands.spawn(sweep_at_start(parts.clone()));
+    for (lane, hands_of_lane) in HANDS {
+        for _ in 0..hands_of_lane {
+            hands.spawn(work(parts.clone(), lane, gate.clone()));
+        }
     }
     while let Some(ended) = hands.join_next().await {
         ended.map_err(|panic| panic.to_string())?;
@@ -88,26 +131,42 @@ pub async fn run(parts: Parts, lifecycle: Lifecycle) -> Result<(), String> {
     Ok(())
 }
 
-/// Letters that an earlier process left untried, or that only this build understands.
-async fn sweep_at_start(parts: Parts, lifecycle: Lifecycle) {
+/// Makes sure that the store serves this app. `Err`: it belongs to another.
+async fn prepare(parts: &Parts) -> Result<(), String> {
     let mut backoff = Backoff::default();
-    while let Err(error) = suspects::sweep(&parts).await {
-        tracing::warn!(error = %error, "cannot look through the dead letters yet");
+    loop {
+        match poll::app::prepare(parts).await {
+            Ok(claimed) => return claimed,
+            Err(error) => tracing::warn!(error = %error, "the store does not answer yet"),
+        }
         tokio::select! {
-            () = lifecycle.stopping() => return,
+            () = parts.lifecycle.stopping() => return Ok(()),
             () = backoff.wait() => {}
         }
     }
 }
 
-async fn work(parts: Parts, gate: Arc<Gate>, lifecycle: Lifecycle) {
+/// Letters that an earlier process left untried, or that only this build understands.
+async fn sweep_at_start(parts: Parts) {
+    let mut backoff = Backoff::default();
+    while let Err(error) = suspects::sweep(&parts).await {
+        tracing::warn!(error = %error, "cannot look through the dead letters yet");
+        tokio::select! {
+            () = parts.lifecycle.stopping() => return,
+            () = backoff.wait() => {}
+        }
+    }
+}
+
+async fn work(parts: Parts, lane: Lane, gate: Arc<Gate>) {
+    let lifecycle = parts.lifecycle.clone();
     let mut backoff = Backoff::default();
     while !lifecycle.is_stopping() {
         let outages = gate.pass().await;
         let received = tokio::select! {
             () = lifecycle.stopping() => return,
             () = gate.closed() => continue,
-            received = parts.queue.receive(Lane::Webhooks) => received,
+            received = parts.queue.receive(lane) => received,
         };
         let delivery = match received {
             Ok(delivery) => delivery,
@@ -145,7 +204,7 @@ pub async fn handle(parts: &Parts, delivery: Delivery) -> Result<(), StoreError>
     if delivery.attempt >= SUSPECT_FROM {
         return suspects::take_apart(parts, delivery).await;
     }
-    apply::apply(parts, &delivery.jobs).await?;
+    Box::pin(apply::apply(parts, &delivery.jobs)).await?;
     settle(parts, delivery).await;
     Ok(())
 }

@@ -38,7 +38,7 @@ impl Gate {
         let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
     }
 
-    /// Sits out an outage met after `seen` others. The first to meet it gives the lane back and
+    /// Sits out an outage met after `seen` others. The first to meet it gives the lanes back and
     /// probes the store; the rest wait here.
     pub async fn wait_out(&self, parts: &Parts, lifecycle: &Lifecycle, seen: u64) {
         let mut outages = self.outages.lock().await;
@@ -64,13 +64,15 @@ impl Gate {
         self.closed.send_replace(false);
     }
 
-    /// Stops the hands that wait for a message and gives the lane back, once an outage.
+    /// Stops the hands that wait for a message and gives the lanes back, once an outage.
     async fn close(&self, parts: &Parts) {
         if self.closed.send_replace(true) {
             return;
         }
-        if let Err(error) = parts.queue.release(Lane::Webhooks).await {
-            tracing::warn!(error = %error, "cannot give the lane back; the queue will");
+        for lane in Lane::ALL {
+            if let Err(error) = parts.queue.release(lane).await {
+                tracing::warn!(lane = %lane, error = %error, "cannot give the lane back; the queue will");
+            }
         }
     }
 }

@@ -1,0 +1,427 @@
+//! Custody of tokens: sealed to a public key with HPKE (RFC 9180, base mode, X25519, HKDF-SHA256,
+//! ChaCha20-Poly1305), the name of the record as associated data.
+//!
+//! Invariants: a [`Token`] has no text form, no encoding and no way out of this crate but a request
+//! to Graph; who has only a [`PublicKey`] can seal and not open; a sealed token moved to another
+//! record does not open. Must not: log, print or store a token or a private key.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use hpke::aead::ChaCha20Poly1305;
+use hpke::kdf::HkdfSha256;
+use hpke::kem::X25519HkdfSha256;
+use hpke::{Deserializable as _, Kem as _, OpModeR, OpModeS, Serializable as _};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+type Suite = X25519HkdfSha256;
+type HpkePublic = <Suite as hpke::Kem>::PublicKey;
+type HpkePrivate = <Suite as hpke::Kem>::PrivateKey;
+type Encapped = <Suite as hpke::Kem>::EncappedKey;
+
+/// What both sides say about the purpose.
+const INFO: &[u8] = b"pagesync token v1";
+const PUBLIC: &str = "pagesync-public-";
+const PRIVATE: &str = "pagesync-private-";
+const ENCAPPED_BYTES: usize = 32;
+
+/// A token of Facebook. It goes into a request to Graph and nowhere else.
+#[derive(Clone)]
+pub struct Token(SecretString);
+
+impl Token {
+    /// Takes a text as a token.
+    pub fn new(text: String) -> Self {
+        Self(SecretString::from(text))
+    }
+
+    /// For the header of a request.
+    pub(crate) fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token")
+    }
+}
+
+/// A sealed token as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sealed {
+    /// Which key it is sealed to.
+    pub key: String,
+    /// Encapsulated key and ciphertext.
+    body: String,
+}
+
+/// Why a token could not be sealed or opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CustodyError {
+    /// Nobody here has the key it was sealed to.
+    #[error("a token is sealed to key {0}, which PAGESYNC_TOKEN_PRIVATE_KEYS does not hold")]
+    NoKey(String),
+    /// It is damaged, or belongs to another record.
+    #[error("a sealed token does not open: it is damaged or was moved")]
+    Damaged,
+    /// A text that is not a key.
+    #[error("not a key: {0}")]
+    NotAKey(&'static str),
+    /// The key file.
+    #[error("the key file {path}: {why}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// Seals. Its text begins with `pagesync-public-`.
+#[derive(Clone)]
+pub struct PublicKey {
+    id: String,
+    key: HpkePublic,
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PublicKey({})", self.id)
+    }
+}
+
+impl PublicKey {
+    fn of(key: HpkePublic) -> Self {
+        let digest = Sha256::digest(key.to_bytes());
+        let id = digest[..6].iter().fold(String::new(), |mut id, byte| {
+            use fmt::Write as _;
+            // Writing to a String cannot fail.
+            let _ = write!(id, "{byte:02x}");
+            id
+        });
+        Self { id, key }
+    }
+
+    /// Takes a text as a public key.
+    pub fn parse(text: &str) -> Result<Self, CustodyError> {
+        let wrong = "a public key begins with pagesync-public-";
+        let bytes = decode(text, PUBLIC).ok_or(CustodyError::NotAKey(wrong))?;
+        let key = HpkePublic::from_bytes(&bytes);
+        key.map(Self::of).map_err(|_| CustodyError::NotAKey("the key is not of its length"))
+    }
+
+    /// Its text.
+    pub fn text(&self) -> String {
+        format!("{PUBLIC}{}", BASE64.encode(self.key.to_bytes()))
+    }
+
+    /// Names it: the beginning of its hash.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Seals a token for the record `name`.
+    pub fn seal(&self, token: &Token, name: &str) -> Result<Sealed, CustodyError> {
+        let sealed = hpke::single_shot_seal::<ChaCha20Poly1305, HkdfSha256, Suite>(
+            &OpModeS::Base,
+            &self.key,
+            INFO,
+            token.expose().as_bytes(),
+            name.as_bytes(),
+        );
+        let (encapped, ciphertext) = sealed.map_err(|_| CustodyError::Damaged)?;
+        let mut body = encapped.to_bytes().to_vec();
+        body.extend(ciphertext);
+        Ok(Sealed {
+            key: self.id.clone(),
+            body: BASE64.encode(body),
+        })
+    }
+}
+
+/// Opens. Its text begins with `pagesync-private-`.
+#[derive(Clone)]
+pub struct PrivateKey {
+    public: PublicKey,
+    key: HpkePrivate,
+}
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PrivateKey({})", self.public.id)
+    }
+}
+
+impl PrivateKey {
+    /// A new one.
+    pub fn generate() -> Self {
+        let (key, public) = Suite::gen_keypair();
+        let public = PublicKey::of(public);
+        Self { public, key }
+    }
+
+    /// Takes a text as a private key.
+    pub fn parse(text: &str) -> Result<Self, CustodyError> {
+        let wrong = "a private key begins with pagesync-private-";
+        let bytes = decode(text, PRIVATE).ok_or(CustodyError::NotAKey(wrong))?;
+        let key = HpkePrivate::from_bytes(&bytes);
+        let key = key.map_err(|_| CustodyError::NotAKey("the key is not of its length"))?;
+        let public = PublicKey::of(Suite::sk_to_pk(&key));
+        Ok(Self { public, key })
+    }
+
+    /// Its text, for the file or variable it is kept in.
+    pub fn text(&self) -> SecretString {
+        SecretString::from(format!("{PRIVATE}{}", BASE64.encode(self.key.to_bytes())))
+    }
+
+    /// The key that seals for it.
+    pub fn public(&self) -> &PublicKey {
+        &self.public
+    }
+
+    fn open(&self, sealed: &Sealed, name: &str) -> Option<Token> {
+        let body = BASE64.decode(&sealed.body).ok()?;
+        let (encapped, ciphertext) = body.split_at_checked(ENCAPPED_BYTES)?;
+        let opened = hpke::single_shot_open::<ChaCha20Poly1305, HkdfSha256, Suite>(
+            &OpModeR::Base,
+            &self.key,
+            &Encapped::from_bytes(encapped).ok()?,
+            INFO,
+            ciphertext,
+            name.as_bytes(),
+        );
+        String::from_utf8(opened.ok()?).ok().map(Token::new)
+    }
+}
+
+fn decode(text: &str, prefix: &str) -> Option<Vec<u8>> {
+    BASE64.decode(text.trim().strip_prefix(prefix)?).ok()
+}
+
+/// Whether a text is a private key: who must not have one refuses it.
+pub fn looks_private(text: &str) -> bool {
+    text.contains(PRIVATE)
+}
+
+/// The keys of a worker: the first seals, all open.
+#[derive(Debug, Clone)]
+pub struct Keys(Vec<PrivateKey>);
+
+impl Keys {
+    /// Takes a list of private keys, separated by commas, spaces or lines, the current one first.
+    pub fn parse(text: &str) -> Result<Self, CustodyError> {
+        let separator = |c: char| c == ',' || c.is_whitespace();
+        let texts = text.split(separator).filter(|text| !text.is_empty());
+        let keys: Vec<PrivateKey> = texts.map(PrivateKey::parse).collect::<Result<_, _>>()?;
+        if keys.is_empty() {
+            return Err(CustodyError::NotAKey("there is none"));
+        }
+        Ok(Self(keys))
+    }
+
+    /// The key that seals now.
+    pub fn current(&self) -> &PublicKey {
+        self.0[0].public()
+    }
+
+    /// Opens what was sealed for the record `name`.
+    pub fn open(&self, sealed: &Sealed, name: &str) -> Result<Token, CustodyError> {
+        let key = self.0.iter().find(|key| key.public.id == sealed.key);
+        let key = key.ok_or_else(|| CustodyError::NoKey(sealed.key.clone()))?;
+        key.open(sealed, name).ok_or(CustodyError::Damaged)
+    }
+
+    /// The list with a new key in front.
+    pub fn with_new(&self) -> Self {
+        let mut keys = vec![PrivateKey::generate()];
+        keys.extend(self.0.iter().cloned());
+        Self(keys)
+    }
+
+    /// The list without all but the current key.
+    pub fn only_current(&self) -> Self {
+        Self(self.0[..1].to_vec())
+    }
+
+    /// The text [`Self::parse`] takes.
+    fn text(&self) -> SecretString {
+        let lines = self.0.iter().fold(String::new(), |mut lines, key| {
+            lines.push_str(key.text().expose_secret());
+            lines.push('\n');
+            lines
+        });
+        SecretString::from(lines)
+    }
+}
+
+/// Where a worker finds its keys.
+#[derive(Debug, Clone)]
+pub enum Keyring {
+    /// Given by the configuration.
+    Given(Keys),
+    /// In a file of the embedded backend, read again at each use: `pagesync keys rotate` changes it
+    /// while we run.
+    File(PathBuf),
+}
+
+impl Keyring {
+    /// The keys as they are now.
+    pub fn keys(&self) -> Result<Keys, CustodyError> {
+        match self {
+            Self::Given(keys) => Ok(keys.clone()),
+            Self::File(path) => read_file(path),
+        }
+    }
+}
+
+/// Who may seal and need not be able to open.
+#[derive(Debug, Clone)]
+pub enum Sealer {
+    /// A public key given by the configuration.
+    Given(PublicKey),
+    /// The ring of the process we share with a worker.
+    Ring(Keyring),
+}
+
+impl Sealer {
+    /// Seals a token for the record `name`.
+    pub fn seal(&self, token: &Token, name: &str) -> Result<Sealed, CustodyError> {
+        match self {
+            Self::Given(key) => key.seal(token, name),
+            Self::Ring(ring) => ring.keys()?.current().seal(token, name),
+        }
+    }
+}
+
+/// The key file of the embedded backend, made on the first call, mode 0600.
+pub fn key_file(data_dir: &Path) -> Result<Keyring, CustodyError> {
+    let path = data_dir.join("token.keys");
+    if !path.exists() {
+        write_file(&path, &Keys(vec![PrivateKey::generate()]))?;
+    }
+    read_file(&path)?;
+    Ok(Keyring::File(path))
+}
+
+fn read_file(path: &Path) -> Result<Keys, CustodyError> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let failed = |why: String| CustodyError::File {
+        path: path.to_owned(),
+        why,
+    };
+    let about = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?;
+    if about.permissions().mode() & 0o077 != 0 {
+        return Err(failed("others may read it: chmod 600".to_owned()));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    Keys::parse(&text)
+}
+
+/// Writes the key file so that a crash leaves the old or the new one.
+pub fn write_file(path: &Path, keys: &Keys) -> Result<(), CustodyError> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let write = || {
+        if let Some(directory) = path.parent() {
+            std::fs::create_dir_all(directory)?;
+        }
+        let new = path.with_extension("keys.new");
+        let _ = std::fs::remove_file(&new);
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.create_new(true).write(true).mode(0o600).open(&new)?;
+        file.write_all(keys.text().expose_secret().as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&new, path)?;
+        std::fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    };
+    write().map_err(|error: std::io::Error| CustodyError::File {
+        path: path.to_owned(),
+        why: error.to_string(),
+    })
+}
+
+/// So many random bytes from the operating system, as URL-safe text.
+pub fn random_text(bytes: usize) -> Result<String, getrandom::Error> {
+    let mut random = vec![0; bytes];
+    getrandom::fill(&mut random)?;
+    Ok(BASE64.encode(random))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys() -> Keys {
+        Keys(vec![PrivateKey::generate()])
+    }
+
+    #[test]
+    fn a_token_opens_with_its_key_in_its_record_and_nowhere_else() {
+        let (keys, others) = (keys(), keys());
+        let token = Token::new("EAAB+/=&?% ü".to_owned());
+        let sealed = keys.current().seal(&token, "token:user.7").unwrap();
+        assert_eq!(keys.open(&sealed, "token:user.7").unwrap().expose(), token.expose());
+        let moved = keys.open(&sealed, "token:user.8").unwrap_err();
+        assert_eq!(moved, CustodyError::Damaged);
+        let no_key = others.open(&sealed, "token:user.7").unwrap_err();
+        assert_eq!(no_key, CustodyError::NoKey(keys.current().id().to_owned()));
+        for i in 0..sealed.body.len() {
+            let mut bytes = sealed.body.clone().into_bytes();
+            bytes[i] = if bytes[i] == b'A' { b'B' } else { b'A' };
+            let body = String::from_utf8(bytes).unwrap();
+            let damaged = Sealed { body, ..sealed.clone() };
+            assert!(keys.open(&damaged, "token:user.7").is_err(), "byte {i}");
+        }
+    }
+
+    #[test]
+    fn the_same_token_never_looks_the_same() {
+        let keys = keys();
+        let token = Token::new("EAAB".to_owned());
+        let seal = || keys.current().seal(&token, "t").unwrap();
+        assert_ne!(seal(), seal());
+    }
+
+    #[test]
+    fn keys_survive_their_text_and_are_told_apart() {
+        let key = PrivateKey::generate();
+        let text = key.text();
+        let again = PrivateKey::parse(text.expose_secret()).unwrap();
+        assert_eq!(again.public().text(), key.public().text());
+        assert_eq!(PublicKey::parse(&key.public().text()).unwrap().id(), key.public().id());
+        assert!(PublicKey::parse(text.expose_secret()).is_err());
+        assert!(PrivateKey::parse(&key.public().text()).is_err());
+        assert!(looks_private(text.expose_secret()) && !looks_private(&key.public().text()));
+        assert!(!format!("{key:?} {:?}", Token::new("secret".to_owned())).contains("secret"));
+    }
+
+    #[test]
+    fn the_key_file_is_made_once_private_and_refused_when_it_is_not() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let id = |ring: &Keyring| ring.keys().unwrap().current().id().to_owned();
+        let first = id(&key_file(directory.path()).unwrap());
+        assert_eq!(id(&key_file(directory.path()).unwrap()), first);
+        let path = directory.path().join("token.keys");
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(key_file(directory.path()).is_err());
+    }
+
+    #[test]
+    fn a_new_key_seals_and_the_old_one_still_opens() {
+        let old = keys();
+        let sealed = old.current().seal(&Token::new("t".to_owned()), "r").unwrap();
+        let both = old.with_new();
+        assert_ne!(both.current().id(), old.current().id());
+        assert!(both.open(&sealed, "r").is_ok());
+        assert!(both.only_current().open(&sealed, "r").is_err());
+    }
+}

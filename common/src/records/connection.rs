@@ -1,0 +1,245 @@
+//! Connections: one person each, whose login covers Pages.
+//!
+//! Invariant: every commit that is made with a connection's tokens is guarded by the version of its
+//! epoch, so that what was disconnected cannot be written by a poll that was already under way.
+
+use std::fmt;
+
+use model::due::Polling;
+use model::id::{PageId, Subject, UserId};
+use model::page;
+use model::time::Millis;
+use serde::{Deserialize, Serialize};
+
+use super::{all, commit, get, put, token};
+use crate::store::{
+    Commit, DueWrite, Key, Kind, Outcome, PageWrite, RecordWrite, Store, StoreError, Stored,
+    Versioned,
+};
+
+/// What can be said of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// It works.
+    #[default]
+    Active,
+    /// Its token is dead: the person must log in again.
+    NeedsLogin,
+    /// A permission is missing.
+    NeedsPermission,
+    /// Its token is sealed with a key the worker does not have.
+    NeedsKey,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Active => "active",
+            Self::NeedsLogin => "needs_login",
+            Self::NeedsPermission => "needs_permission",
+            Self::NeedsKey => "needs_key",
+        })
+    }
+}
+
+/// A connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connection {
+    /// Who.
+    pub user: UserId,
+    /// Their name at Facebook.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Its state.
+    #[serde(default)]
+    pub status: Status,
+    /// When the person last logged in, on our clock.
+    pub connected: Millis,
+    /// What they allowed.
+    #[serde(default)]
+    pub scopes: Vec<String>,
+    /// When the token ends; `None`: never.
+    #[serde(default)]
+    pub expires: Option<Millis>,
+    /// When Facebook stops giving data until the next login; `None`: not said.
+    #[serde(default)]
+    pub data_access_expires: Option<Millis>,
+    /// When it is walked next.
+    #[serde(default)]
+    pub polling: Polling,
+    /// A walk that is not finished.
+    #[serde(default)]
+    pub walk: Option<Walk>,
+    /// The last finished walk.
+    #[serde(default)]
+    pub last: Option<Walked>,
+    /// Why the last attempt failed.
+    #[serde(default)]
+    pub problem: Option<String>,
+    /// How many Pages a call asks for; less than 100 after Facebook wanted to be asked for less.
+    #[serde(default = "result_page")]
+    pub result_page: usize,
+}
+
+/// Pages asked for at once, unless Facebook wants less.
+pub const RESULT_PAGE: usize = 100;
+
+fn result_page() -> usize {
+    RESULT_PAGE
+}
+
+/// A walk through the Pages of a connection that goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Walk {
+    /// When it began, on our clock. Tokens it found bear it.
+    pub begun: Millis,
+    /// Where the next result page begins; `None`: at the start.
+    pub after: Option<String>,
+    /// Stamp of its first answer: nothing it says is older.
+    pub stamp: Option<Millis>,
+    /// Pages so far.
+    pub pages: u64,
+    /// Calls so far.
+    pub calls: u64,
+}
+
+/// A finished walk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Walked {
+    /// When it began, on our clock.
+    pub begun: Millis,
+    /// When it ended.
+    pub ended: Millis,
+    /// Pages it listed.
+    pub pages: u64,
+    /// Calls it took.
+    pub calls: u64,
+}
+
+/// The record of a connection.
+pub fn key(user: &UserId) -> Key {
+    Key::new(Kind::Connection, user.as_str())
+}
+
+/// The record that counts its lives.
+pub fn epoch_key(user: &UserId) -> Key {
+    Key::new(Kind::Epoch, user.as_str())
+}
+
+/// One connection.
+pub async fn find(
+    store: &dyn Store,
+    user: &UserId,
+) -> Result<Option<Versioned<Connection>>, StoreError> {
+    get(store, &key(user)).await
+}
+
+/// Every connection.
+pub async fn list(store: &dyn Store) -> Result<Vec<Connection>, StoreError> {
+    let found = all::<Connection>(store, Kind::Connection, "").await?;
+    Ok(found.into_iter().map(|(_, held)| held.value).collect())
+}
+
+/// The guard for commits made with its tokens.
+pub async fn guard(store: &dyn Store, user: &UserId) -> Result<(Key, u64), StoreError> {
+    let key = epoch_key(user);
+    let held = store.record(&key).await?;
+    Ok((key, held.map_or(0, |held| held.version)))
+}
+
+/// The write of a connection and of its due time.
+pub fn save(connection: &Connection, expected: u64) -> Commit {
+    Commit {
+        records: vec![put(key(&connection.user), connection, Some(expected), None)],
+        due: vec![due(connection)],
+        ..Commit::default()
+    }
+}
+
+/// Its due time.
+pub fn due(connection: &Connection) -> DueWrite {
+    DueWrite {
+        subject: Subject::Connection(connection.user.clone()),
+        due: connection.polling.due(),
+    }
+}
+
+/// Ends a connection here: its tokens and itself are gone, and nothing that was under way can write
+/// with them. The Pages stay with what is known of them. `Ok(None)`: there is none.
+pub async fn disconnect(store: &dyn Store, user: &UserId) -> Result<Option<usize>, StoreError> {
+    let Some(_) = find(store, user).await? else {
+        return Ok(None);
+    };
+    let epoch = put(epoch_key(user), &serde_json::json!({}), None, None);
+    super::write(store, vec![epoch]).await?;
+    let tokens = all::<token::Held>(store, Kind::PageToken, &token::prefix(user)).await?;
+    for some in tokens.chunks(DELETES) {
+        let gone = some.iter().map(|(id, _)| delete(Key::new(Kind::PageToken, id)));
+        super::write(store, gone.collect()).await?;
+    }
+    for page in tokens.iter().filter_map(|(id, _)| token::page_of(id)) {
+        uncover(store, user, &page).await?;
+    }
+    let ended = Commit {
+        records: vec![delete(token::of_user(user)), delete(key(user))],
+        due: vec![DueWrite {
+            subject: Subject::Connection(user.clone()),
+            due: None,
+        }],
+        ..Commit::default()
+    };
+    commit(store, ended).await?;
+    Ok(Some(tokens.len()))
+}
+
+/// Records deleted in one commit.
+const DELETES: usize = 200;
+
+/// Takes a person off a Page. A Page that nobody covers any more is not read.
+async fn uncover(store: &dyn Store, user: &UserId, id: &PageId) -> Result<(), StoreError> {
+    loop {
+        let held = store.load(std::slice::from_ref(id)).await?.pop();
+        let Some(Versioned {
+            version,
+            value: Stored::Page(mut page),
+        }) = held
+        else {
+            return Ok(());
+        };
+        if !page.connections.remove(user) {
+            return Ok(());
+        }
+        let mut due = Vec::new();
+        if page.connections.is_empty() {
+            page.status = page::Status::NoToken;
+            page.polling.slot = None;
+            due.push(DueWrite {
+                subject: Subject::Page(id.clone()),
+                due: page.polling.due(),
+            });
+        }
+        let write = PageWrite {
+            id: id.clone(),
+            expected: version,
+            at: page.polling.answered.unwrap_or_default(),
+            page: *page,
+            changes: Vec::new(),
+        };
+        let next = Commit {
+            page: Some(write),
+            due,
+            ..Commit::default()
+        };
+        if commit(store, next).await? == Outcome::Applied {
+            return Ok(());
+        }
+    }
+}
+
+fn delete(key: Key) -> RecordWrite {
+    RecordWrite::Delete {
+        key,
+        expected: None,
+    }
+}

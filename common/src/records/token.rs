@@ -1,0 +1,133 @@
+//! Sealed tokens. Invariant: the name a token is sealed for is the record it stands in.
+
+use model::id::{GrantId, PageId, UserId};
+use model::time::Millis;
+use serde::{Deserialize, Serialize};
+
+use super::grant::{self, Grant, Stage};
+use super::{all, put, write};
+use crate::custody::{CustodyError, Keys, PublicKey, Sealed, Token};
+use crate::store::{Key, Kind, Outcome, RecordWrite, Store, StoreError, Versioned};
+
+/// A token as it stands in its record.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Held {
+    /// The token, sealed for this record.
+    pub sealed: Sealed,
+    /// When it was obtained, on our clock. Of a Page's token: when the walk that listed it began.
+    pub obtained: Millis,
+}
+
+/// The record of a person's token.
+pub fn of_user(user: &UserId) -> Key {
+    Key::new(Kind::UserToken, user.as_str())
+}
+
+/// The record of a Page's token as `user` gives it.
+pub fn of_page(user: &UserId, page: &PageId) -> Key {
+    Key::new(Kind::PageToken, format!("{user}.{page}"))
+}
+
+/// What the ids of all Page tokens of a person begin with.
+pub fn prefix(user: &UserId) -> String {
+    format!("{user}.")
+}
+
+/// The Page in the id of a Page token.
+pub fn page_of(id: &str) -> Option<PageId> {
+    PageId::parse(id.split_once('.')?.1).ok()
+}
+
+/// The name a token is sealed for.
+pub fn name(key: &Key) -> String {
+    format!("{}:{}", key.kind.name(), key.id)
+}
+
+/// The write that keeps a token.
+pub fn keep(
+    key: Key,
+    token: &Token,
+    public: &PublicKey,
+    obtained: Millis,
+) -> Result<RecordWrite, CustodyError> {
+    let sealed = public.seal(token, &name(&key))?;
+    Ok(put(key, &Held { sealed, obtained }, None, None))
+}
+
+/// The token of a record.
+pub fn open(key: &Key, held: &Held, keys: &Keys) -> Result<Token, CustodyError> {
+    keys.open(&held.sealed, &name(key))
+}
+
+/// What a rotation of keys came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Sealed anew.
+    pub resealed: u64,
+    /// Sealed to an older key still.
+    pub old: u64,
+    /// Sealed to a key that is not here.
+    pub lost: u64,
+}
+
+/// How many tokens are sealed to another key than the current one.
+pub async fn left(store: &dyn Store, keys: &Keys) -> Result<Report, StoreError> {
+    let mut report = Report::default();
+    for kind in [Kind::UserToken, Kind::PageToken] {
+        for (_, held) in all::<Held>(store, kind, "").await? {
+            report.old += u64::from(held.value.sealed.key != keys.current().id());
+        }
+    }
+    for (_, held) in all::<Grant>(store, Kind::Grant, "").await? {
+        if let Stage::Sealed(sealed) = held.value.stage {
+            report.old += u64::from(sealed.key != keys.current().id());
+        }
+    }
+    Ok(report)
+}
+
+/// Seals every token to the current key, one commit each, each only on the version it was read at:
+/// whoever writes a token meanwhile is right. Repeating it is safe.
+pub async fn reseal(store: &dyn Store, keys: &Keys) -> Result<Report, StoreError> {
+    let mut report = Report::default();
+    for kind in [Kind::UserToken, Kind::PageToken] {
+        for (id, Versioned { version, value }) in all::<Held>(store, kind, "").await? {
+            if value.sealed.key == keys.current().id() {
+                continue;
+            }
+            let key = Key::new(kind, id);
+            let opened = open(&key, &value, keys);
+            let sealed = opened.and_then(|token| keys.current().seal(&token, &name(&key)));
+            let Ok(sealed) = sealed else {
+                report.lost += 1;
+                continue;
+            };
+            let held = Held { sealed, ..value };
+            match write(store, vec![put(key, &held, Some(version), None)]).await? {
+                Outcome::Applied => report.resealed += 1,
+                Outcome::Stale => report.old += 1,
+            }
+        }
+    }
+    for (id, Versioned { version, value }) in all::<Grant>(store, Kind::Grant, "").await? {
+        let (Stage::Sealed(sealed), Some(id)) = (&value.stage, GrantId::parse(&id)) else {
+            continue;
+        };
+        if sealed.key == keys.current().id() {
+            continue;
+        }
+        let name = grant::seal_name(&id);
+        let sealed = keys.open(sealed, &name).and_then(|token| keys.current().seal(&token, &name));
+        let Ok(sealed) = sealed else {
+            report.lost += 1;
+            continue;
+        };
+        let stage = Stage::Sealed(sealed);
+        let next = put(grant::key(&id), &Grant { stage, ..value }, Some(version), Some(grant::TTL));
+        match write(store, vec![next]).await? {
+            Outcome::Applied => report.resealed += 1,
+            Outcome::Stale => report.old += 1,
+        }
+    }
+    Ok(report)
+}

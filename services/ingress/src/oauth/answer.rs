@@ -1,0 +1,230 @@
+//! What a person or a program gets: JSON, or HTML where the browser asks for it. Everything that came
+//! from outside is escaped; no answer may be stored or framed.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use model::id::GrantId;
+use serde_json::{Value as Json, json};
+
+use super::progress::{Connected, Progress, look, missing};
+use super::{OAuth, probe};
+
+/// How long a program waits for the login to be complete.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(200);
+
+fn wants_html(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    accept.is_some_and(|accept| accept.contains("text/html"))
+}
+
+const CLOSED: [(HeaderName, &str); 4] = [
+    (header::CACHE_CONTROL, "no-store"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    ),
+];
+
+fn html(status: StatusCode, title: &str, refresh: bool, body: &str) -> Response {
+    let refresh = if refresh { r#"<meta http-equiv="refresh" content="1">"# } else { "" };
+    let text = format!(
+        r#"<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">{refresh}<title>{title}</title><style>body{{font:16px/1.5 system-ui,sans-serif;max-width:44rem;margin:3rem auto;padding:0 1rem;color:#1c1e21}}table{{border-collapse:collapse;width:100%}}td,th{{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #ddd}}.bad{{color:#a3182a}}.good{{color:#17663a}}</style></head><body><h1>{title}</h1>{body}</body></html>"#,
+    );
+    let kind = [(header::CONTENT_TYPE, "text/html; charset=utf-8")];
+    (status, CLOSED, kind, text).into_response()
+}
+
+fn as_json(status: StatusCode, body: &Json) -> Response {
+    let kind = [(header::CONTENT_TYPE, "application/json")];
+    (status, CLOSED, kind, body.to_string()).into_response()
+}
+
+/// Text made harmless for HTML.
+fn escape(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            '\'' => safe.push_str("&#39;"),
+            c => safe.push(c),
+        }
+    }
+    safe
+}
+
+/// A login that did not work.
+pub(super) fn refusal(headers: &HeaderMap, status: StatusCode, word: &str, text: &str) -> Response {
+    if wants_html(headers) {
+        let body = format!(r#"<p class="bad">{}</p><p><a href="/facebook/login">Begin again</a></p>"#, escape(text));
+        html(status, "Not connected", false, &body)
+    } else {
+        as_json(status, &json!({"error": {"code": word, "message": text}}))
+    }
+}
+
+/// How far the login is: a program waits for the end, a browser looks every second.
+pub(super) async fn progress(oauth: &OAuth, headers: &HeaderMap, id: &GrantId) -> Response {
+    let unavailable = |error: &dyn std::fmt::Display| {
+        tracing::error!(error = %error, "the progress of a login cannot be read");
+        let text = "This cannot be shown right now. Please reload the page in a minute.";
+        refusal(headers, StatusCode::SERVICE_UNAVAILABLE, "unavailable", text)
+    };
+    if wants_html(headers) {
+        return match look(oauth, id).await {
+            Ok(progress) => page(oauth, &progress),
+            Err(error) => unavailable(&error),
+        };
+    }
+    let (progress, probed) = tokio::join!(wait(oauth, id), probe::test(oauth));
+    match progress {
+        Ok(progress) => program(oauth, &progress, probed),
+        Err(error) => unavailable(&error),
+    }
+}
+
+async fn wait(oauth: &OAuth, id: &GrantId) -> Result<Progress, common::store::StoreError> {
+    let until = tokio::time::Instant::now() + PATIENCE;
+    let mut tick = tokio::time::interval(LOOK);
+    loop {
+        tick.tick().await;
+        let progress = look(oauth, id).await?;
+        let ended = match &progress {
+            Progress::Waiting => false,
+            Progress::Failed(_) => true,
+            Progress::Connected(connected) => connected.complete,
+        };
+        if ended || tokio::time::Instant::now() >= until {
+            return Ok(progress);
+        }
+    }
+}
+
+/// The answer of the seed, and what else there is to know under `connection`.
+fn program(oauth: &OAuth, progress: &Progress, probed: Result<(), String>) -> Response {
+    let test = match probed {
+        Ok(()) => json!({"status": "success"}),
+        Err(message) => json!({"status": "error", "message": message}),
+    };
+    let empty = |status: StatusCode, connection: Json| {
+        let body = json!({"pages": {"data": [], "paging": {}}, "webhook_test": test.clone(), "polling_test": [], "connection": connection});
+        as_json(status, &body)
+    };
+    match progress {
+        Progress::Waiting => empty(StatusCode::OK, json!({"status": "pending"})),
+        Progress::Failed(why) => empty(
+            StatusCode::BAD_GATEWAY,
+            json!({"status": "error", "message": why}),
+        ),
+        Progress::Connected(connected) => {
+            let pages: Vec<Json> = connected.pages.iter().map(|row| plain(&row.view)).collect();
+            let result = |row: &super::progress::Row| {
+                let status = if row.read { "success" } else { "pending" };
+                json!({"page_id": row.view.id, "result": {"status": status}})
+            };
+            let polled: Vec<Json> = connected.pages.iter().map(result).collect();
+            let body = json!({
+                "pages": {"data": pages, "paging": {}},
+                "webhook_test": test,
+                "polling_test": polled,
+                "connection": about(oauth, connected),
+            });
+            as_json(StatusCode::OK, &body)
+        }
+    }
+}
+
+fn plain(view: &common::pages::PageView) -> Json {
+    let mut page = serde_json::Map::new();
+    page.insert("id".to_owned(), json!(view.id));
+    for (name, field) in &view.fields {
+        if !field.value.is_null() {
+            page.insert(name.clone(), field.value.clone());
+        }
+    }
+    Json::Object(page)
+}
+
+fn about(oauth: &OAuth, connected: &Connected) -> Json {
+    let connection = &connected.connection;
+    let status = if connected.complete || connection.last.is_some() {
+        connection.status.to_string()
+    } else {
+        "pending".to_owned()
+    };
+    json!({
+        "user_id": connection.user,
+        "status": status,
+        "problem": connection.problem,
+        "missing_permissions": missing(&oauth.config.scopes, &connection.scopes),
+    })
+}
+
+fn page(oauth: &OAuth, progress: &Progress) -> Response {
+    match progress {
+        Progress::Waiting => html(StatusCode::OK, "Connecting", true, "<p>Facebook is being asked. This page goes on by itself.</p>"),
+        Progress::Failed(why) => {
+            let body = format!(r#"<p class="bad">{}</p><p><a href="/facebook/login">Begin again</a></p>"#, escape(why));
+            html(StatusCode::BAD_GATEWAY, "Not connected", false, &body)
+        }
+        Progress::Connected(connected) => connected_page(oauth, connected),
+    }
+}
+
+fn connected_page(oauth: &OAuth, connected: &Connected) -> Response {
+    let connection = &connected.connection;
+    let name = connection.name.as_deref().unwrap_or("a person");
+    let mut body = format!("<p>Connected as <b>{}</b>.</p>", escape(name));
+    for lacking in missing(&oauth.config.scopes, &connection.scopes) {
+        let _ = write!(
+            body,
+            r#"<p class="bad">The permission {} was not given: {}.</p>"#,
+            escape(&lacking.permission),
+            lacking.consequence
+        );
+    }
+    if let Some(problem) = &connection.problem {
+        let _ = write!(body, r#"<p class="bad">{}</p>"#, escape(problem));
+    }
+    if connected.complete || !connected.pages.is_empty() {
+        let _ = write!(body, "<p>{} Pages</p><table><tr><th>Page</th><th>Id</th><th>State</th></tr>", connected.pages.len());
+        for row in &connected.pages {
+            let name = row.view.fields.get("name").and_then(|field| field.value.as_str());
+            let state = if row.read { "read" } else { "waiting" };
+            let _ = write!(
+                body,
+                r#"<tr><td>{}</td><td>{}</td><td class="good">{state}, {}</td></tr>"#,
+                escape(name.unwrap_or("")),
+                row.view.id,
+                row.view.status
+            );
+        }
+        body.push_str("</table>");
+    } else {
+        body.push_str("<p>Looking for your Pages. This page goes on by itself.</p>");
+    }
+    let title = if connected.complete { "Connected" } else { "Connecting" };
+    html(StatusCode::OK, title, !connected.complete, &body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_people_chose_cannot_be_markup() {
+        assert_eq!(
+            escape(r#"<img onerror="x">&'"#),
+            "&lt;img onerror=&quot;x&quot;&gt;&amp;&#39;"
+        );
+    }
+}

@@ -1,0 +1,179 @@
+//! `GET /facebook/callback`: the way back from the dialog.
+//!
+//! | what comes | answer |
+//! |---|---|
+//! | no state, an unknown, expired or foreign one | 400, nothing exchanged |
+//! | the person said no, or Facebook reports an error | 403 or 400, the state is used up |
+//! | a state and a code | the code is exchanged once; then the progress of the grant |
+//! | the same once more, from the same browser | the same answer, nothing exchanged |
+
+use std::sync::Arc;
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use common::graph::error::GraphError;
+use common::records::grant::{self, Grant};
+use common::records::login::{self, Login, Stage};
+use common::records::{commit, get, put, write};
+use common::store::{Commit, DueWrite, Outcome, StoreError, Versioned};
+use common::telemetry::Metrics;
+use model::id::{GrantId, Subject};
+use model::lane::Lane;
+use subtle::ConstantTimeEq as _;
+
+use super::{OAuth, answer, cookie};
+use crate::Parts;
+
+/// Longest code that is taken to Facebook; real ones have a few hundred characters.
+const MAX_CODE: usize = 4096;
+
+/// A refusal: status, word for programs, sentence for people.
+type Refusal = (StatusCode, &'static str, String);
+
+/// Ends a login.
+pub(crate) async fn end(
+    State(parts): State<Arc<Parts>>,
+    headers: HeaderMap,
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+) -> Response {
+    let oauth = &parts.oauth;
+    let query = query.map_or_else(|_| Vec::new(), |Query(pairs)| pairs);
+    match take(oauth, &headers, &query).await {
+        Ok(id) => answer::progress(oauth, &headers, &id).await,
+        Err((status, word, text)) => {
+            Metrics::count(&oauth.metrics.logins, word);
+            answer::refusal(&headers, status, word, &text)
+        }
+    }
+}
+
+/// The one value of a parameter; two values are none.
+fn one<'a>(query: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    let mut values = query.iter().filter(|(key, _)| key == name);
+    let (_, value) = values.next()?;
+    values.next().is_none().then_some(value.as_str())
+}
+
+fn bad(word: &'static str, text: &str) -> Refusal {
+    (StatusCode::BAD_REQUEST, word, text.to_owned())
+}
+
+fn unavailable(error: &StoreError) -> Refusal {
+    tracing::error!(error = %error, "a login cannot go on");
+    let text = "This cannot be completed right now. Please reload the page in a minute.";
+    (StatusCode::SERVICE_UNAVAILABLE, "unavailable", text.to_owned())
+}
+
+/// Finds the login, exchanges its code if nobody has; answers with the grant to follow.
+async fn take(
+    oauth: &OAuth,
+    headers: &HeaderMap,
+    query: &[(String, String)],
+) -> Result<GrantId, Refusal> {
+    let state = one(query, "state").filter(|state| !state.is_empty() && state.len() <= 256);
+    let state = state.ok_or_else(|| bad("state_missing", "The state of the login is missing. Please begin again at /facebook/login."))?;
+    let id = login::id(state);
+    let held: Option<Versioned<Login>> = get(&*oauth.store, &login::key(&id))
+        .await
+        .map_err(|error| unavailable(&error))?;
+    let unknown = "This login is not known here, or it began more than ten minutes ago. Please begin again at /facebook/login.";
+    let Versioned { version, value } = held.ok_or_else(|| bad("state_unknown", unknown))?;
+    let browser = login::hash(cookie(headers).unwrap_or_default());
+    if !bool::from(browser.as_bytes().ct_eq(value.browser.as_bytes())) {
+        let text = "This login began in another browser. Please begin again at /facebook/login.";
+        return Err(bad("other_browser", text));
+    }
+    match value.stage {
+        Stage::Taken => return Ok(id),
+        Stage::Failed(why) => return Err(bad("failed", &why)),
+        Stage::Waiting => {}
+    }
+    if let Some(refusal) = said_no(query) {
+        settle(oauth, &id, version, &value, Stage::Failed(refusal.2.clone())).await?;
+        return Err(refusal);
+    }
+    let code = one(query, "code").filter(|code| !code.is_empty() && code.len() <= MAX_CODE);
+    let code = code.ok_or_else(|| bad("code_missing", "The code of the login is missing. Please begin again at /facebook/login."))?;
+    if settle(oauth, &id, version, &value, Stage::Taken).await? == Outcome::Stale {
+        // Another request of the same browser was faster: it has the code.
+        return Ok(id);
+    }
+    exchange(oauth, &id, &value, version + 1, code).await?;
+    Ok(id)
+}
+
+/// Whether the person or Facebook ended it. Source: "Manually build a login flow"; the second form,
+/// without `error`, is from captures.
+fn said_no(query: &[(String, String)]) -> Option<Refusal> {
+    let names = ["error", "error_code", "error_reason", "error_message"];
+    names.iter().find_map(|name| one(query, name))?;
+    let denied = one(query, "error") == Some("access_denied");
+    Some(if denied {
+        let text = "Facebook says that access was not allowed. Nothing was connected; you can begin again at /facebook/login.";
+        (StatusCode::FORBIDDEN, "access_denied", text.to_owned())
+    } else {
+        let said = ["error_description", "error_message", "error"];
+        let said = said.iter().find_map(|name| one(query, name)).unwrap_or("");
+        let said: String = said.chars().take(200).collect();
+        bad("facebook_error", &format!("Facebook could not complete the login: {said}"))
+    })
+}
+
+async fn settle(
+    oauth: &OAuth,
+    id: &GrantId,
+    version: u64,
+    login: &Login,
+    stage: Stage,
+) -> Result<Outcome, Refusal> {
+    let login = Login {
+        stage,
+        ..login.clone()
+    };
+    let ttl = Some(login::ANSWER_TTL);
+    let put = put(login::key(id), &login, Some(version), ttl);
+    let written = write(&*oauth.store, vec![put]).await;
+    written.map_err(|error| unavailable(&error))
+}
+
+async fn exchange(
+    oauth: &OAuth,
+    id: &GrantId,
+    login: &Login,
+    version: u64,
+    code: &str,
+) -> Result<(), Refusal> {
+    let granted = oauth.graph.exchange_code(code, &oauth.config.redirect_uri).await;
+    let granted = match granted {
+        Ok(granted) => granted,
+        Err(error) => {
+            tracing::warn!(error = %error, "a code could not be exchanged");
+            let passes = matches!(error, GraphError::Transient(_) | GraphError::Throttled { .. });
+            let status = if passes { StatusCode::BAD_GATEWAY } else { StatusCode::BAD_REQUEST };
+            let text = "Facebook did not accept the login. Please begin again at /facebook/login.";
+            settle(oauth, id, version, login, Stage::Failed(text.to_owned())).await?;
+            return Err((status, "exchange_failed", text.to_owned()));
+        }
+    };
+    let sealed = oauth.sealer.seal(&granted.token, &grant::seal_name(id));
+    let sealed = sealed.map_err(|error| unavailable(&StoreError::Unexpected(error.to_string())))?;
+    let now = oauth.clock.now();
+    let grant = Grant {
+        begun: now,
+        failures: 0,
+        stage: grant::Stage::Sealed(sealed),
+    };
+    let next = Commit {
+        records: vec![put(grant::key(id), &grant, Some(0), Some(grant::TTL))],
+        due: vec![DueWrite {
+            subject: Subject::Grant(id.clone()),
+            due: Some((Lane::PollsNow, now)),
+        }],
+        ..Commit::default()
+    };
+    commit(&*oauth.store, next).await.map_err(|error| unavailable(&error))?;
+    Metrics::count(&oauth.metrics.logins, "exchanged");
+    Ok(())
+}

@@ -1,0 +1,72 @@
+//! `pagesync keys ...`.
+
+use anyhow::{Context as _, bail};
+use common::config::{Backend, Config};
+use common::custody::{self, Keyring, Keys, PrivateKey};
+use common::records::token;
+use common::store::Store;
+use secrecy::ExposeSecret as _;
+
+use crate::output;
+
+/// Prints a new pair. This is the one place where a key is shown, because it was asked for.
+pub fn generate() -> anyhow::Result<()> {
+    let key = PrivateKey::generate();
+    output::print(&format!(
+        "# ingress\nPAGESYNC_TOKEN_PUBLIC_KEY={}\n# worker only; put it before the keys that are there\nPAGESYNC_TOKEN_PRIVATE_KEYS={}",
+        key.public().text(),
+        key.text().expose_secret()
+    ))
+}
+
+/// Seals every token to the current key. On the embedded backend that is a new one, unless an
+/// earlier run was cut off; elsewhere it is the first of `PAGESYNC_TOKEN_PRIVATE_KEYS`.
+pub async fn rotate(config: &Config, store: &dyn Store, drop_old: bool) -> anyhow::Result<()> {
+    let file = match (&config.token_keys, config.backend) {
+        (Some(_), _) => None,
+        (None, Backend::Embedded) => {
+            let Keyring::File(path) = custody::key_file(&config.data_dir)? else {
+                bail!("the key file is not a file");
+            };
+            Some(path)
+        }
+        (None, Backend::Distributed) => {
+            bail!("PAGESYNC_TOKEN_PRIVATE_KEYS is missing: run this where the worker runs")
+        }
+    };
+    let keys = match &file {
+        Some(path) => {
+            let held = Keyring::File(path.clone()).keys()?;
+            let unfinished = token::left(store, &held).await?.old > 0;
+            if unfinished || drop_old {
+                held
+            } else {
+                let next = held.with_new();
+                custody::write_file(path, &next)?;
+                next
+            }
+        }
+        None => config.token_keys.clone().context("keys")?,
+    };
+    let report = token::reseal(store, &keys).await?;
+    output::print(&format!(
+        "sealed {} tokens to key {}; {} still need an older key, {} cannot be opened by any key here",
+        report.resealed,
+        keys.current().id(),
+        report.old,
+        report.lost
+    ))?;
+    if report.old + report.lost > 0 {
+        bail!("not every token is sealed to the current key: run `pagesync keys rotate` again");
+    }
+    match (&file, drop_old) {
+        (Some(path), true) => drop_older(path, &keys),
+        (Some(_), false) => output::print("older keys are kept until `pagesync keys rotate --drop-old`"),
+        (None, _) => output::print("older keys may be taken out of PAGESYNC_TOKEN_PRIVATE_KEYS once ingress has the new public key"),
+    }
+}
+
+fn drop_older(path: &std::path::Path, keys: &Keys) -> anyhow::Result<()> {
+    custody::write_file(path, &keys.only_current())?;
+    output::print("the older keys are gone")
+}

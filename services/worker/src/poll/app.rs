@@ -1,0 +1,110 @@
+//! The app's own subscription: Facebook posts the webhooks of an app to one address, and only fields
+//! subscribed here as well as on a Page are sent. Source: "Subscriptions edge" of Graph API webhooks.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use common::graph::calls::AppSubscription;
+use common::graph::error::GraphError;
+use common::records::app::{self, App};
+use common::records::{commit, get};
+use common::store::{Commit, StoreError, Versioned};
+use model::id::Subject;
+use secrecy::ExposeSecret as _;
+
+use super::{doubled, is_due, limits, save};
+use crate::Parts;
+
+/// The handshake needs ingress to be up: at the first start it may be a moment later than we are.
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+
+/// Claims the store for our app, and makes its subscription due if nobody has seen it as it should
+/// be. The inner error says that the store belongs to another app.
+pub(crate) async fn prepare(parts: &Parts) -> Result<Result<(), String>, StoreError> {
+    if let Err(theirs) = app::claim(&*parts.store, parts.graph.app_id()).await? {
+        return Ok(Err(format!(
+            "this store belongs to the Facebook app {theirs}, not to FACEBOOK_APP_ID: one store serves one app"
+        )));
+    }
+    let mut next = Commit::default();
+    ask(parts, &mut next).await?;
+    commit(&*parts.store, next).await?;
+    Ok(Ok(()))
+}
+
+/// Adds to a commit that the subscription is due, unless it was seen with our callback.
+pub(super) async fn ask(parts: &Parts, next: &mut Commit) -> Result<(), StoreError> {
+    let Some(Versioned { version, mut value }) = get::<App>(&*parts.store, &app::key()).await?
+    else {
+        return Ok(());
+    };
+    if value.callback.as_ref() == Some(&parts.callback.address) && value.problem.is_none() {
+        return Ok(());
+    }
+    value.polling.ask(parts.clock.now());
+    value.polling.not_before = None;
+    let polling = value.polling.clone();
+    let more = save(app::key(), &value, version, Subject::App, &polling);
+    next.records.extend(more.records);
+    next.due.extend(more.due);
+    Ok(())
+}
+
+pub(super) async fn poll(parts: &Parts) -> Result<(), StoreError> {
+    let Some(Versioned { version, mut value }) = get::<App>(&*parts.store, &app::key()).await?
+    else {
+        return Ok(());
+    };
+    let now = parts.clock.now();
+    if is_due(&value.polling, now) {
+        let found = reconcile(parts, &value).await;
+        limits::note(parts, limits::Whose::default(), found.as_ref().err()).await?;
+        match found {
+            Ok(callback) => {
+                value.callback = Some(callback);
+                value.seen = Some(now);
+                value.problem = None;
+                value.polling.done(now);
+                value.polling.slot = Some(parts.days.next_slot(&Subject::App, now));
+            }
+            Err(error) => {
+                tracing::error!(error = %error, "the app's subscription is not as it should be");
+                let pause = doubled(FIRST_PAUSE, LONGEST_PAUSE, value.polling.failures);
+                value.problem = Some(error.to_string());
+                value.polling.fail(now.plus(pause));
+            }
+        }
+    }
+    let polling = value.polling.clone();
+    commit(&*parts.store, save(app::key(), &value, version, Subject::App, &polling)).await?;
+    Ok(())
+}
+
+/// Makes Facebook's side what it should be; answers with the callback it has.
+async fn reconcile(parts: &Parts, known: &App) -> Result<String, GraphError> {
+    let ours = &parts.callback.address;
+    let wanted = parts.tracked.webhook_fields();
+    let there = parts.graph.app_subscription().await?;
+    let foreign = |there: &AppSubscription| there.active && there.callback != *ours;
+    if there.as_ref().is_some_and(foreign) && !parts.callback.take_over {
+        let what = "Facebook posts this app's webhooks to another address than FACEBOOK_WEBHOOK_ADDRESS: give this deployment an app of its own, or set PAGESYNC_TAKE_OVER_CALLBACK=true";
+        return Err(GraphError::Configuration(what.to_owned()));
+    }
+    let fields: BTreeSet<String> = there
+        .iter()
+        .flat_map(|there| there.fields.iter().cloned())
+        .chain(wanted.iter().map(|name| (*name).to_owned()))
+        .collect();
+    let complete = there.as_ref().is_some_and(|there| {
+        there.active && there.callback == *ours && fields.len() == there.fields.len()
+    });
+    // `include_values` cannot be read back: it is set once by us, so that we know it is.
+    if !complete || known.callback.as_ref() != Some(ours) {
+        let fields: Vec<String> = fields.into_iter().collect();
+        let verify_token = parts.callback.verify_token.expose_secret();
+        parts.graph.subscribe_app(ours, verify_token, &fields).await?;
+        tracing::info!(fields = fields.len(), "the app's subscription was set");
+    }
+    Ok(ours.clone())
+}

@@ -1,0 +1,151 @@
+//! Completing a login: the short-lived token becomes a long-lived one, and a connection.
+
+use std::time::Duration;
+
+use common::custody::Token;
+use common::graph::calls::{Granted, TokenInfo};
+use common::graph::error::GraphError;
+use common::records::connection::{self, Connection, RESULT_PAGE, Status};
+use common::records::grant::{self, Grant, Stage};
+use common::records::{commit, get, put, token};
+use common::store::{Commit, DueWrite, StoreError, Versioned};
+use model::due::Polling;
+use model::id::{GrantId, Subject, UserId};
+use model::lane::Lane;
+use model::time::Millis;
+
+use super::{app, doubled, forget_due, limits};
+use crate::Parts;
+
+/// A person waits: the first pauses are short.
+const FIRST_PAUSE: Duration = Duration::from_secs(3);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// A login that worked.
+struct Person {
+    user: UserId,
+    name: Option<String>,
+    granted: Granted,
+    info: TokenInfo,
+}
+
+pub(super) async fn poll(parts: &Parts, id: &GrantId) -> Result<(), StoreError> {
+    let key = grant::key(id);
+    let subject = Subject::Grant(id.clone());
+    let Some(Versioned {
+        version,
+        value: Grant {
+            begun,
+            failures,
+            stage: Stage::Sealed(sealed),
+        },
+    }) = get(&*parts.store, &key).await?
+    else {
+        commit(&*parts.store, forget_due(subject)).await?;
+        return Ok(());
+    };
+    let opened = parts
+        .keyring
+        .keys()
+        .and_then(|keys| keys.open(&sealed, &grant::seal_name(id)));
+    let person = match opened {
+        Ok(short) => complete(parts, &short).await,
+        Err(error) => Err(GraphError::Configuration(error.to_string())),
+    };
+    let error = person.as_ref().err();
+    limits::note(parts, limits::Whose::default(), error).await?;
+    let now = parts.clock.now();
+    let mut next = match &person {
+        Ok(person) => connect(parts, person, now).await?,
+        Err(_) => Commit::default(),
+    };
+    let passes = |error: &GraphError| {
+        matches!(error, GraphError::Transient(_) | GraphError::Throttled { .. } | GraphError::Odd(_))
+    };
+    let (stage, failures, due) = match &person {
+        Ok(person) => (Stage::Connected(person.user.clone()), 0, None),
+        Err(error) if passes(error) => {
+            let at = now.plus(doubled(FIRST_PAUSE, LONGEST_PAUSE, failures));
+            (Stage::Sealed(sealed), failures + 1, Some((Lane::PollsNow, at)))
+        }
+        Err(error) => {
+            tracing::warn!(error = %error, "a login cannot be completed");
+            (Stage::Failed(error.to_string()), failures, None)
+        }
+    };
+    let record = Grant {
+        begun,
+        failures,
+        stage,
+    };
+    next.records.push(put(key, &record, Some(version), Some(grant::TTL)));
+    next.due.push(DueWrite { subject, due });
+    commit(&*parts.store, next).await?;
+    Ok(())
+}
+
+/// Exchanges, and makes sure that the token is a person's, of this app.
+async fn complete(parts: &Parts, short: &Token) -> Result<Person, GraphError> {
+    let granted = parts.graph.extend(short).await?;
+    let info = parts.graph.debug_token(&granted.token).await?;
+    let refuse = |why: &str| Err(GraphError::Configuration(why.to_owned()));
+    if !info.is_valid {
+        return refuse("the token is not valid");
+    }
+    if info.app_id != parts.graph.app_id() {
+        return refuse("the token belongs to another app");
+    }
+    if !matches!(info.kind.as_str(), "USER" | "SYSTEM_USER") {
+        return refuse("the token is not a person's");
+    }
+    let Some(user) = info.user.clone() else {
+        return refuse("the token does not say whose it is");
+    };
+    let name = parts.graph.name(&granted.token).await?;
+    Ok(Person {
+        user,
+        name,
+        granted,
+        info,
+    })
+}
+
+/// The commit that makes or renews a connection, due now.
+async fn connect(parts: &Parts, person: &Person, now: Millis) -> Result<Commit, StoreError> {
+    let user = &person.user;
+    let held = connection::find(&*parts.store, user).await?;
+    let (version, mut polling, last) = held.map_or((0, Polling::default(), None), |held| {
+        (held.version, held.value.polling, held.value.last)
+    });
+    polling.ask(now);
+    // A person waits: what failed before the login is no reason to wait.
+    (polling.not_before, polling.started, polling.failures) = (None, None, 0);
+    let lives = person.granted.lives.map(|lives| now.plus(lives));
+    let connection = Connection {
+        user: user.clone(),
+        name: person.name.clone(),
+        status: Status::Active,
+        connected: now,
+        scopes: person.info.scopes.clone(),
+        expires: person.info.expires.or(lives),
+        data_access_expires: person.info.data_access_expires,
+        polling,
+        walk: None,
+        last,
+        problem: None,
+        result_page: RESULT_PAGE,
+    };
+    let mut commit = connection::save(&connection, version);
+    let keys = parts.keyring.keys();
+    let kept = keys.and_then(|keys| {
+        token::keep(token::of_user(user), &person.granted.token, keys.current(), now)
+    });
+    match kept {
+        Ok(kept) => commit.records.push(kept),
+        Err(error) => return Err(StoreError::Unexpected(error.to_string())),
+    }
+    commit.guards.push(connection::guard(&*parts.store, user).await?);
+    app::ask(parts, &mut commit).await?;
+    tracing::info!(connection = %user, scopes = ?connection.scopes, "a person connected");
+    Ok(commit)
+}

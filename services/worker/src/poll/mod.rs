@@ -1,0 +1,95 @@
+//! Polls: reads of Facebook that were due, and what else is done with a token.
+//!
+//! Invariants: every poll ends in a commit that sets the next time; a job whose subject is not due
+//! does nothing; nothing sleeps while it holds a delivery; a commit made with a token is guarded by
+//! the epoch of the connection it came from.
+
+pub(crate) mod app;
+mod connection;
+mod grant;
+mod limits;
+mod page;
+mod subscription;
+mod walk;
+
+use std::time::Duration;
+
+use common::graph::error::GraphError;
+use common::records::put;
+use common::store::{Commit, DueWrite, Key, StoreError};
+use common::telemetry::Metrics;
+use model::due::Polling;
+use model::id::Subject;
+use model::job::Claim;
+use model::time::Millis;
+use serde::Serialize;
+
+use crate::Parts;
+
+/// The pauses after failures that pass by themselves.
+const FIRST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_secs(6 * 3600);
+/// The pause after a failure that somebody must mend: a dead token costs one call a day.
+const A_DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Does what is due.
+pub(crate) async fn poll(parts: &Parts, claim: &Claim) -> Result<(), StoreError> {
+    Metrics::count(&parts.metrics.polls, claim.subject.kind());
+    let done = match &claim.subject {
+        Subject::Page(id) => page::poll(parts, id).await,
+        Subject::Connection(user) => connection::poll(parts, user, claim.lane).await,
+        Subject::Grant(id) => grant::poll(parts, id).await,
+        Subject::Subscription(page) => subscription::poll(parts, page).await,
+        Subject::App => app::poll(parts).await,
+    };
+    match done {
+        Err(StoreError::Unexpected(what)) => {
+            // Nothing that comes again would be different: the lease brings it back.
+            tracing::error!(subject = %claim.subject, what, "a poll met a record it cannot read");
+            Ok(())
+        }
+        done => done,
+    }
+}
+
+/// Whether a subject is due now.
+fn is_due(polling: &Polling, now: Millis) -> bool {
+    polling.due().is_some_and(|(_, at)| at <= now)
+}
+
+/// Nothing before this after `failures` failures, the last of them `error`.
+fn resume(error: &GraphError, failures: u32, now: Millis) -> Millis {
+    match error {
+        GraphError::Token { .. }
+        | GraphError::Permission(_)
+        | GraphError::Missing
+        | GraphError::Configuration(_) => now.plus(A_DAY),
+        _ => now.plus(doubled(FIRST_PAUSE, LONGEST_PAUSE, failures)),
+    }
+}
+
+/// `first`, doubled for each failure, with jitter of a fifth so that many do not come back in step.
+fn doubled(first: Duration, longest: Duration, failures: u32) -> Duration {
+    let whole = first.saturating_mul(1 << failures.min(16)).min(longest);
+    whole.mul_f64(0.9 + fastrand::f64() / 5.0)
+}
+
+/// The write of a record and of its subject's due time.
+fn save<T: Serialize>(key: Key, value: &T, version: u64, subject: Subject, polling: &Polling) -> Commit {
+    Commit {
+        records: vec![put(key, value, Some(version), None)],
+        due: vec![DueWrite {
+            subject,
+            due: polling.due(),
+        }],
+        ..Commit::default()
+    }
+}
+
+/// The commit that forgets when a subject is due, for one that is gone.
+fn forget_due(subject: Subject) -> Commit {
+    Commit {
+        due: vec![DueWrite { subject, due: None }],
+        ..Commit::default()
+    }
+}

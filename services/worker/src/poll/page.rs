@@ -1,0 +1,309 @@
+//! Reading one Page with its own token: the verification after a webhook, a wish of an operator, the
+//! second look at a value that is missing.
+
+use common::custody::{CustodyError, Token};
+use common::graph::calls::PageAnswer;
+use common::graph::error::GraphError;
+use common::records::connection::{self, Connection};
+use common::records::{get, quarantine, token, write};
+use common::slots::AFTER_WALK;
+use common::store::{
+    Commit, DueWrite, Key, Outcome, PageWrite, StoreError, Stored, Versioned,
+};
+use common::telemetry::Metrics;
+use model::field::FieldName;
+use model::id::{PageId, Subject, UserId};
+use model::lane::Lane;
+use model::page::{Change, Page, Status};
+use model::read::{Read, Reader};
+use model::time::Millis;
+use serde_json::{Map, Value as Json};
+
+use super::{A_DAY, forget_due, is_due, limits, resume};
+use crate::Parts;
+use crate::apply::start_again;
+
+/// Fields Graph may refuse in one read before we give up.
+const HEALINGS: usize = 30;
+
+/// Why there is no token for a Page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoToken {
+    /// No login covers it, or none gave a token for it.
+    None,
+    /// There is one, sealed with a key we do not have.
+    NoKey,
+}
+
+impl NoToken {
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Self::None => "no login gives a token for this Page",
+            Self::NoKey => "the token is sealed with a key that is not here",
+        }
+    }
+}
+
+/// A Page as it was read.
+struct Answer {
+    object: Map<String, Json>,
+    stamp: Millis,
+    asked: Vec<FieldName>,
+}
+
+/// What an attempt to read a Page came to.
+enum Attempt {
+    Read(Answer),
+    NoToken(NoToken),
+    Deferred(Millis),
+    Failed(GraphError),
+}
+
+/// A token for a Page, of a login that works if there is one, and whose it is.
+pub(super) async fn token_of(
+    parts: &Parts,
+    page: &PageId,
+) -> Result<Result<(Token, UserId), NoToken>, StoreError> {
+    let held = parts.store.load(std::slice::from_ref(page)).await?.pop();
+    let connections = match held {
+        Some(Versioned {
+            value: Stored::Page(page),
+            ..
+        }) => page.connections,
+        _ => return Ok(Err(NoToken::None)),
+    };
+    let mut why = NoToken::None;
+    let mut second_choice = None;
+    for user in connections {
+        let key = token::of_page(&user, page);
+        let Some(held) = get::<token::Held>(&*parts.store, &key).await? else {
+            continue;
+        };
+        let opened = parts
+            .keyring
+            .keys()
+            .and_then(|keys| token::open(&key, &held.value, &keys));
+        match opened {
+            Ok(token) => {
+                let login = connection::find(&*parts.store, &user).await?;
+                let works = login.is_some_and(|held| held.value.status == connection::Status::Active);
+                if works {
+                    return Ok(Ok((token, user)));
+                }
+                second_choice = Some((token, user));
+            }
+            Err(CustodyError::NoKey(_)) => why = NoToken::NoKey,
+            Err(error) => tracing::error!(page.id = %page, error = %error, "a token does not open"),
+        }
+    }
+    Ok(second_choice.ok_or(why))
+}
+
+pub(super) async fn poll(parts: &Parts, id: &PageId) -> Result<(), StoreError> {
+    let begun = parts.clock.now();
+    let Some(held) = load(parts, id).await? else {
+        let gone = forget_due(Subject::Page(id.clone()));
+        parts.store.commit(&[gone]).await?;
+        return Ok(());
+    };
+    let attempt = if matches!(&held.value, Stored::Page(page) if !is_due(&page.polling, begun)) {
+        None
+    } else {
+        Some(attempt(parts, id).await?)
+    };
+    let guard = match &attempt {
+        Some((_, Some(user))) => Some(connection::guard(&*parts.store, user).await?),
+        _ => None,
+    };
+    let slot = next_slot(parts, id, attempt.as_ref().and_then(|(_, user)| user.as_ref())).await?;
+    let mut held = held;
+    loop {
+        let Some(commit) = decide(parts, id, held, (begun, slot), attempt.as_ref().map(|(attempt, _)| attempt), guard.clone()) else {
+            return Ok(());
+        };
+        if parts.store.commit(&[commit]).await? == [Outcome::Applied] {
+            return Ok(());
+        }
+        if let Some(guard) = &guard
+            && connection::guard(&*parts.store, &parse_user(&guard.0)).await? != *guard
+        {
+            // Disconnected meanwhile: what was read with its token is not ours any more.
+            return Ok(());
+        }
+        // A webhook came first: the same answer is merged into the newer Page.
+        let Some(again) = load(parts, id).await? else {
+            return Ok(());
+        };
+        held = again;
+    }
+}
+
+fn parse_user(key: &Key) -> UserId {
+    UserId::parse(&key.id).unwrap_or_else(|_| unreachable!("an epoch is named by its user"))
+}
+
+/// The Page, unless it is unknown or forgotten.
+async fn load(parts: &Parts, id: &PageId) -> Result<Option<Versioned<Stored>>, StoreError> {
+    let held = parts.store.load(std::slice::from_ref(id)).await?.pop();
+    Ok(held.filter(|held| match &held.value {
+        Stored::Unknown => false,
+        Stored::Page(page) => page.status != Status::Forgotten,
+        Stored::Corrupt(_) => true,
+    }))
+}
+
+async fn attempt(parts: &Parts, id: &PageId) -> Result<(Attempt, Option<UserId>), StoreError> {
+    let (token, user) = match token_of(parts, id).await? {
+        Ok(found) => found,
+        Err(why) => return Ok((Attempt::NoToken(why), None)),
+    };
+    let whose = limits::Whose {
+        user: None,
+        page: Some(id),
+    };
+    if let Some(until) = limits::closed(parts, whose, Lane::PollsNow).await? {
+        return Ok((Attempt::Deferred(until), Some(user)));
+    }
+    let answer = read(parts, id, &token).await?;
+    let throttled = limits::note(parts, whose, answer.as_ref().err()).await?;
+    let attempt = match (answer, throttled) {
+        (_, Some(until)) => Attempt::Deferred(until),
+        (Ok(answer), None) => Attempt::Read(answer),
+        (Err(error), None) => Attempt::Failed(error),
+    };
+    Ok((attempt, Some(user)))
+}
+
+/// Asks for every tracked field that Graph has; a field it refuses is left out from now on.
+async fn read(parts: &Parts, id: &PageId, token: &Token) -> Result<Result<Answer, GraphError>, StoreError> {
+    let tracked: Vec<FieldName> = parts.tracked.iter().cloned().collect();
+    for _ in 0..HEALINGS {
+        let left_out = quarantine::names(&*parts.store).await?;
+        let asked = quarantine::without(&tracked, &left_out);
+        match parts.graph.page(token, id, &asked).await {
+            Err(GraphError::UnknownField(name)) if tracked.iter().any(|field| field.as_str() == name) => {
+                leave_out(parts, &name).await?;
+            }
+            Ok(PageAnswer { object, stamp: Ok(stamp) }) => {
+                return Ok(Ok(Answer { object, stamp, asked }));
+            }
+            Ok(PageAnswer { stamp: Err(why), .. }) => return Ok(Err(GraphError::Odd(why.to_owned()))),
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+    Ok(Err(GraphError::Odd("Graph refuses one field after the other".to_owned())))
+}
+
+/// Leaves a field out of every read for a week.
+pub(super) async fn leave_out(parts: &Parts, name: &str) -> Result<(), StoreError> {
+    tracing::warn!(field = name, "Graph has no such field: it is left out for a week. Is it in PAGESYNC_FIELDS by mistake?");
+    Metrics::count(&parts.metrics.graph, "field_left_out");
+    write(&*parts.store, vec![quarantine::leave_out(name, parts.clock.now())]).await?;
+    Ok(())
+}
+
+/// When the Page is read next if nothing happens: after the walk that covers it, else in a slot of
+/// its own.
+async fn next_slot(parts: &Parts, id: &PageId, user: Option<&UserId>) -> Result<Millis, StoreError> {
+    let now = parts.clock.now();
+    if let Some(user) = user
+        && let Some(Versioned { value: Connection { polling, status, .. }, .. }) = connection::find(&*parts.store, user).await?
+        && status == connection::Status::Active
+        && let Some(slot) = polling.slot.filter(|slot| *slot > now)
+    {
+        return Ok(slot.plus(AFTER_WALK));
+    }
+    Ok(parts.days.next_slot(&Subject::Page(id.clone()), now))
+}
+
+/// The commit an attempt ends in; without an attempt only the due time is set right.
+fn decide(
+    parts: &Parts,
+    id: &PageId,
+    held: Versioned<Stored>,
+    (begun, slot): (Millis, Millis),
+    attempt: Option<&Attempt>,
+    guard: Option<(Key, u64)>,
+) -> Option<Commit> {
+    let now = parts.clock.now();
+    let (mut page, letter) = match held.value {
+        Stored::Unknown => return None,
+        Stored::Page(page) if page.status == Status::Forgotten => return None,
+        Stored::Page(page) => (*page, None),
+        Stored::Corrupt(corrupt) => {
+            let (page, letter) = start_again(parts, id, corrupt, now);
+            (page, Some(letter))
+        }
+    };
+    let changes = attempt.map_or_else(Vec::new, |attempt| {
+        page.polling.start(begun);
+        take(parts, id, &mut page, (begun, slot), attempt)
+    });
+    Some(Commit {
+        due: vec![DueWrite {
+            subject: Subject::Page(id.clone()),
+            due: page.polling.due(),
+        }],
+        page: Some(PageWrite {
+            id: id.clone(),
+            expected: held.version,
+            page,
+            changes,
+            at: now,
+        }),
+        records: letter.into_iter().collect(),
+        guards: guard.into_iter().collect(),
+    })
+}
+
+/// Takes the attempt into the Page.
+fn take(
+    parts: &Parts,
+    id: &PageId,
+    page: &mut Page,
+    (begun, slot): (Millis, Millis),
+    attempt: &Attempt,
+) -> Vec<Change> {
+    let now = parts.clock.now();
+    let done = |name| Metrics::count(&parts.metrics.graph, name);
+    match attempt {
+        Attempt::Read(Answer { object, stamp, asked }) => {
+            done("page_read");
+            let outcome = page.read(&Read {
+                asked,
+                object,
+                stamp: *stamp,
+                reader: Reader::Own,
+            });
+            page.polling.succeed(begun, *stamp, slot);
+            if outcome.wants_another {
+                page.polling.ask(now);
+            }
+            if page.status == Status::Degraded {
+                tracing::warn!(page.id = %id, "three or more known fields are missing at once: their values are kept");
+            }
+            return outcome.changes;
+        }
+        Attempt::NoToken(why) => {
+            page.status = match why {
+                NoToken::None => Status::NoToken,
+                NoToken::NoKey => Status::NeedsKey,
+            };
+            page.polling.fail(now.plus(A_DAY));
+        }
+        Attempt::Deferred(until) => page.polling.defer(*until),
+        Attempt::Failed(error) => {
+            done(error.class());
+            tracing::warn!(page.id = %id, error = %error, "a Page could not be read");
+            page.status = match error {
+                GraphError::Token { .. } => Status::NeedsLogin,
+                GraphError::Permission(_) => Status::NeedsPermission,
+                GraphError::Missing => Status::Unreachable,
+                _ => page.status,
+            };
+            let at = resume(error, page.polling.failures, now);
+            page.polling.fail(at);
+        }
+    }
+    Vec::new()
+}

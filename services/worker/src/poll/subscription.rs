@@ -1,0 +1,100 @@
+//! The app's subscription on one Page. The list that is set replaces the one before, so what is
+//! there is kept: another product may use the same app. Source: "Page subscribed apps".
+
+use std::collections::BTreeSet;
+
+use common::custody::Token;
+use common::graph::error::GraphError;
+use common::records::subscription::{self, Subscription};
+use common::records::{commit, get};
+use common::store::{StoreError, Versioned};
+use model::id::{PageId, Subject};
+use model::lane::Lane;
+
+use super::page::{NoToken, token_of};
+use super::{A_DAY, forget_due, is_due, limits, resume, save};
+use crate::Parts;
+
+pub(super) async fn poll(parts: &Parts, page: &PageId) -> Result<(), StoreError> {
+    let key = subscription::key(page);
+    let subject = Subject::Subscription(page.clone());
+    let held = get::<Subscription>(&*parts.store, &key).await?;
+    let Some(Versioned { version, mut value }) = held else {
+        commit(&*parts.store, forget_due(subject)).await?;
+        return Ok(());
+    };
+    let now = parts.clock.now();
+    let whose = limits::Whose {
+        user: None,
+        page: Some(page),
+    };
+    if is_due(&value.polling, now) {
+        if let Some(until) = limits::closed(parts, whose, Lane::PollsNow).await? {
+            value.polling.defer(until);
+        } else {
+            match token_of(parts, page).await? {
+                Ok((token, _)) => {
+                    let done = reconcile(parts, page, &token, &value).await;
+                    limits::note(parts, whose, done.as_ref().err()).await?;
+                    settle(&mut value, done, now);
+                }
+                Err(why) => {
+                    value.problem = Some(NoToken::text(why).to_owned());
+                    value.polling.fail(now.plus(A_DAY));
+                }
+            }
+        }
+    }
+    let polling = value.polling.clone();
+    commit(&*parts.store, save(key, &value, version, subject, &polling)).await?;
+    Ok(())
+}
+
+/// What Facebook has after an attempt, and what it refused.
+type Done = Result<(BTreeSet<String>, BTreeSet<String>), GraphError>;
+
+fn settle(value: &mut Subscription, done: Done, now: model::time::Millis) {
+    match done {
+        Ok((fields, refused)) => {
+            let problem = |refused: &BTreeSet<String>| {
+                let names: Vec<&str> = refused.iter().map(String::as_str).collect();
+                format!("Facebook refuses {}", names.join(", "))
+            };
+            value.problem = (!refused.is_empty()).then(|| problem(&refused));
+            (value.fields, value.refused) = (fields, refused);
+            value.seen = Some(now);
+            value.polling.done(now);
+        }
+        Err(error) => {
+            value.problem = Some(error.to_string());
+            let at = resume(&error, value.polling.failures, now);
+            value.polling.fail(at);
+        }
+    }
+}
+
+/// Makes Facebook's side what it should be.
+async fn reconcile(parts: &Parts, page: &PageId, token: &Token, known: &Subscription) -> Done {
+    let there = parts.graph.page_subscription(token, page).await?;
+    let there: BTreeSet<String> = there.unwrap_or_default().into_iter().collect();
+    let wanted = parts.tracked.webhook_fields().into_iter().map(ToOwned::to_owned);
+    let mut wanted: BTreeSet<String> = wanted.filter(|name| !known.refused.contains(name)).collect();
+    let mut refused = known.refused.clone();
+    while !wanted.is_subset(&there) {
+        let all: Vec<String> = there.union(&wanted).cloned().collect();
+        match parts.graph.subscribe_page(token, page, &all).await {
+            Ok(()) => return Ok((all.into_iter().collect(), refused)),
+            Err(GraphError::Permission(names)) => {
+                // It names what it refuses; the rest may be taken.
+                let named: BTreeSet<String> = names.split(',').map(ToOwned::to_owned).collect();
+                if named.is_disjoint(&wanted) {
+                    return Err(GraphError::Permission(names));
+                }
+                wanted.retain(|name| !named.contains(name));
+                refused.extend(named);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((there, refused))
+}

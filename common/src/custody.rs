@@ -112,7 +112,8 @@ impl PublicKey {
         let wrong = "a public key begins with pagesync-public-";
         let bytes = decode(text, PUBLIC).ok_or(CustodyError::NotAKey(wrong))?;
         let key = HpkePublic::from_bytes(&bytes);
-        key.map(Self::of).map_err(|_| CustodyError::NotAKey("the key is not of its length"))
+        key.map(Self::of)
+            .map_err(|_| CustodyError::NotAKey("the key is not of its length"))
     }
 
     /// Its text.
@@ -334,7 +335,11 @@ pub fn write_file(path: &Path, keys: &Keys) -> Result<(), CustodyError> {
         let new = path.with_extension("keys.new");
         let _ = std::fs::remove_file(&new);
         let mut options = std::fs::OpenOptions::new();
-        let mut file = options.create_new(true).write(true).mode(0o600).open(&new)?;
+        let mut file = options
+            .create_new(true)
+            .write(true)
+            .mode(0o600)
+            .open(&new)?;
         file.write_all(keys.text().expose_secret().as_bytes())?;
         file.sync_all()?;
         std::fs::rename(&new, path)?;
@@ -366,7 +371,10 @@ mod tests {
         let (keys, others) = (keys(), keys());
         let token = Token::new("EAAB+/=&?% ü".to_owned());
         let sealed = keys.current().seal(&token, "token:user.7").unwrap();
-        assert_eq!(keys.open(&sealed, "token:user.7").unwrap().expose(), token.expose());
+        assert_eq!(
+            keys.open(&sealed, "token:user.7").unwrap().expose(),
+            token.expose()
+        );
         let moved = keys.open(&sealed, "token:user.8").unwrap_err();
         assert_eq!(moved, CustodyError::Damaged);
         let no_key = others.open(&sealed, "token:user.7").unwrap_err();
@@ -375,7 +383,10 @@ mod tests {
             let mut bytes = sealed.body.clone().into_bytes();
             bytes[i] = if bytes[i] == b'A' { b'B' } else { b'A' };
             let body = String::from_utf8(bytes).unwrap();
-            let damaged = Sealed { body, ..sealed.clone() };
+            let damaged = Sealed {
+                body,
+                ..sealed.clone()
+            };
             assert!(keys.open(&damaged, "token:user.7").is_err(), "byte {i}");
         }
     }
@@ -394,7 +405,10 @@ mod tests {
         let text = key.text();
         let again = PrivateKey::parse(text.expose_secret()).unwrap();
         assert_eq!(again.public().text(), key.public().text());
-        assert_eq!(PublicKey::parse(&key.public().text()).unwrap().id(), key.public().id());
+        assert_eq!(
+            PublicKey::parse(&key.public().text()).unwrap().id(),
+            key.public().id()
+        );
         assert!(PublicKey::parse(text.expose_secret()).is_err());
         assert!(PrivateKey::parse(&key.public().text()).is_err());
         assert!(looks_private(text.expose_secret()) && !looks_private(&key.public().text()));
@@ -418,7 +432,10 @@ mod tests {
     #[test]
     fn a_new_key_seals_and_the_old_one_still_opens() {
         let old = keys();
-        let sealed = old.current().seal(&Token::new("t".to_owned()), "r").unwrap();
+        let sealed = old
+            .current()
+            .seal(&Token::new("t".to_owned()), "r")
+            .unwrap();
         let both = old.with_new();
         assert_ne!(both.current().id(), old.current().id());
         assert!(both.open(&sealed, "r").is_ok());

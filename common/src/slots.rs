@@ -48,7 +48,9 @@ impl Days {
 
     /// The slot of `subject` in the local day after the one of `now`.
     pub fn slot_on_next_day(&self, subject: &Subject, now: Millis) -> Millis {
-        let tomorrow = self.local(now).and_then(|local| local.date().tomorrow().ok());
+        let tomorrow = self
+            .local(now)
+            .and_then(|local| local.date().tomorrow().ok());
         let slot = tomorrow.and_then(|day| self.slot_of(subject, day));
         slot.unwrap_or_else(|| now.plus(Duration::from_secs(24 * 3600)))
     }
@@ -64,14 +66,19 @@ impl Days {
     /// How long after midnight the slot of a subject is: always less than the spread.
     fn offset(&self, subject: &Subject) -> Duration {
         let digest = Sha256::digest(subject.to_string());
-        let hash = digest[..8].iter().fold(0_u64, |hash, byte| hash << 8 | u64::from(*byte));
-        let spread = u64::try_from(self.spread.as_millis()).unwrap_or(u64::MAX).max(1);
+        let hash = digest[..8]
+            .iter()
+            .fold(0_u64, |hash, byte| hash << 8 | u64::from(*byte));
+        let spread = u64::try_from(self.spread.as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1);
         Duration::from_millis(hash % spread)
     }
 
     /// The local day of an instant, `2026-11-22`.
     pub fn day(&self, at: Millis) -> String {
-        self.local(at).map_or_else(String::new, |local| local.date().to_string())
+        self.local(at)
+            .map_or_else(String::new, |local| local.date().to_string())
     }
 
     /// The local days after the day of `from` and before the day of `to`, oldest first, at most
@@ -156,7 +163,10 @@ mod tests {
         slots.sort_unstable();
         assert!(slots[0] >= at("2026-11-22T23:00:00Z"));
         assert!(slots[198] < at("2026-11-23T00:00:00Z"));
-        let half = slots.iter().filter(|slot| **slot < at("2026-11-22T23:30:00Z")).count();
+        let half = slots
+            .iter()
+            .filter(|slot| **slot < at("2026-11-22T23:30:00Z"))
+            .count();
         assert!((60..140).contains(&half), "{half} of 199 in the first half");
     }
 
@@ -168,6 +178,9 @@ mod tests {
         assert!(between("2026-11-20T00:10:00Z", "2026-11-21T09:00:00Z", 30).is_empty());
         let three = between("2026-11-20T00:10:00Z", "2026-11-24T09:00:00Z", 30);
         assert_eq!(three, ["2026-11-21", "2026-11-22", "2026-11-23"]);
-        assert_eq!(between("2020-01-01T00:00:00Z", "2026-11-24T09:00:00Z", 30).len(), 30);
+        assert_eq!(
+            between("2020-01-01T00:00:00Z", "2026-11-24T09:00:00Z", 30).len(),
+            30
+        );
     }
 }

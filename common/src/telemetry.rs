@@ -126,11 +126,7 @@ impl Default for Metrics {
             "Dead letters kept, by why",
             metrics.dead_letters.clone(),
         );
-        registry.register(
-            "polls",
-            "Polls begun, by subject",
-            metrics.polls.clone(),
-        );
+        registry.register("polls", "Polls begun, by subject", metrics.polls.clone());
         registry.register(
             "graph_answers",
             "What answers of Graph came to",

@@ -30,7 +30,7 @@ pub struct Polling {
     /// that changes all the time is still read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verify_at: Option<Millis>,
-    /// A read must begin later than this: somebody asked for one (an operator, a login), or a notice
+    /// A read must begin at this or later: somebody asked for one (an operator, a login), or a notice
     /// came without a time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub asked: Option<Millis>,
@@ -137,7 +137,7 @@ impl Polling {
 
     fn ask_is_open(&self) -> bool {
         self.asked
-            .is_some_and(|asked| self.answered.is_none_or(|answered| answered <= asked))
+            .is_some_and(|asked| self.answered.is_none_or(|answered| answered < asked))
     }
 
     /// Whether a read is wanted before the daily one.

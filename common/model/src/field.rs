@@ -349,7 +349,10 @@ mod tests {
     fn what_is_tracked_says_what_to_subscribe_to() {
         assert!(WEBHOOK_FIELDS.iter().all(|name| announces(name).is_some()));
         let tracked = TrackedFields::default().webhook_fields();
-        assert!(tracked.contains(&"email") && tracked.contains(&"name"), "{tracked:?}");
+        assert!(
+            tracked.contains(&"email") && tracked.contains(&"name"),
+            "{tracked:?}"
+        );
         assert!(!tracked.contains(&"parking"));
     }
 

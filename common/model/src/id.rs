@@ -204,7 +204,9 @@ mod tests {
             assert_eq!(Subject::parse(text).unwrap().to_string(), text);
         }
         assert!(Subject::parse(&format!("grant:{grant}")).is_some());
-        for text in ["", "page:", "page:0", "app:1", "grant:0a", "token:1", "page:1:2"] {
+        for text in [
+            "", "page:", "page:0", "app:1", "grant:0a", "token:1", "page:1:2",
+        ] {
             assert_eq!(Subject::parse(text), None, "{text}");
         }
     }

@@ -257,7 +257,7 @@ proptest! {
             }
         }
         let notice_open = notices.iter().any(|sent| !reads.iter().any(|(_, stamp)| *stamp > sent.plus(STALE_READS)));
-        let wish_open = wishes.iter().any(|asked| !reads.iter().any(|(started, _)| started > asked));
+        let wish_open = wishes.iter().any(|asked| !reads.iter().any(|(started, _)| started >= asked));
         if notice_open || wish_open {
             prop_assert!(polling.wanted());
         }

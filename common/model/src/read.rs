@@ -31,12 +31,7 @@ pub enum NoStamp {
 
 /// The lower bound of the instant an answer was made: its `Date` less its `Age` less the time the
 /// request took, to the second below. `now` is our clock.
-pub fn stamp(
-    date: Millis,
-    age: Duration,
-    took: Duration,
-    now: Millis,
-) -> Result<Millis, NoStamp> {
+pub fn stamp(date: Millis, age: Duration, took: Duration, now: Millis) -> Result<Millis, NoStamp> {
     if date > now.plus(AHEAD) {
         return Err(NoStamp::Ahead);
     }
@@ -113,7 +108,11 @@ impl Page {
             };
             outcome.changes.extend(self.observe(&seen));
         }
-        self.status = if degraded { Status::Degraded } else { Status::Active };
+        self.status = if degraded {
+            Status::Degraded
+        } else {
+            Status::Active
+        };
         outcome
     }
 
@@ -132,7 +131,10 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn fields(names: &[&str]) -> Vec<FieldName> {
-        names.iter().filter_map(|name| FieldName::parse(name)).collect()
+        names
+            .iter()
+            .filter_map(|name| FieldName::parse(name))
+            .collect()
     }
 
     fn read(page: &mut Page, object: &Value, second: u64, reader: Reader) -> Outcome {
@@ -147,7 +149,11 @@ mod tests {
 
     fn value(page: &Page, field: &str) -> Option<String> {
         let field = FieldName::parse(field).unwrap();
-        page.registers.get(&field)?.value.as_ref().map(Canonical::plain)
+        page.registers
+            .get(&field)?
+            .value
+            .as_ref()
+            .map(Canonical::plain)
     }
 
     #[test]
@@ -175,7 +181,12 @@ mod tests {
     #[test]
     fn a_known_value_is_cleared_by_the_second_read_of_the_pages_own_token() {
         let mut page = Page::default();
-        read(&mut page, &json!({"name": "n", "phone": "1"}), 10, Reader::Bulk);
+        read(
+            &mut page,
+            &json!({"name": "n", "phone": "1"}),
+            10,
+            Reader::Bulk,
+        );
         for reader in [Reader::Bulk, Reader::Bulk] {
             let outcome = read(&mut page, &json!({"name": "n"}), 20, reader);
             assert!(outcome.wants_another);

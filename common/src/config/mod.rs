@@ -262,7 +262,8 @@ impl Config {
             graph_url: reader.value("PAGESYNC_GRAPH_URL", web_address),
             dialog_url: reader.value("PAGESYNC_DIALOG_URL", web_address),
             graph_version: reader.value("PAGESYNC_GRAPH_VERSION", graph_version),
-            take_over_callback: reader.value("PAGESYNC_TAKE_OVER_CALLBACK", |text| text.parse().ok()),
+            take_over_callback: reader
+                .value("PAGESYNC_TAKE_OVER_CALLBACK", |text| text.parse().ok()),
             days: Days::new(zone, spread),
             log: reader.value("PAGESYNC_LOG", log_filter),
             log_format: reader.value("PAGESYNC_LOG_FORMAT", log_format),
@@ -408,8 +409,14 @@ mod tests {
             ("FACEBOOK_APP_SECRET", "0123456789abcdef0123456789abcdef"),
             ("FACEBOOK_VERIFY_TOKEN", "verify-me-please"),
             ("FACEBOOK_APP_ID", "100200300400500"),
-            ("FACEBOOK_REDIRECT_URI", "http://localhost:5000/facebook/callback"),
-            ("FACEBOOK_WEBHOOK_ADDRESS", "https://bot.example/facebook/webhook"),
+            (
+                "FACEBOOK_REDIRECT_URI",
+                "http://localhost:5000/facebook/callback",
+            ),
+            (
+                "FACEBOOK_WEBHOOK_ADDRESS",
+                "https://bot.example/facebook/webhook",
+            ),
         ];
         good.iter()
             .chain(pairs)
@@ -524,9 +531,15 @@ mod tests {
         for (key, bad) in [
             ("PAGESYNC_GRAPH_URL", "http://graph.facebook.com"),
             ("PAGESYNC_GRAPH_URL", "ftp://simulator"),
-            ("FACEBOOK_REDIRECT_URI", "http://bot.example/facebook/callback"),
+            (
+                "FACEBOOK_REDIRECT_URI",
+                "http://bot.example/facebook/callback",
+            ),
             ("FACEBOOK_REDIRECT_URI", "https://bot.example/elsewhere"),
-            ("FACEBOOK_WEBHOOK_ADDRESS", "https://me:secret@bot.example/facebook/webhook"),
+            (
+                "FACEBOOK_WEBHOOK_ADDRESS",
+                "https://me:secret@bot.example/facebook/webhook",
+            ),
             ("PAGESYNC_GRAPH_VERSION", "25.0"),
             ("PAGESYNC_TIME_ZONE", "Mars/Olympus"),
             ("PAGESYNC_POLL_SPREAD", "24h"),

@@ -128,11 +128,19 @@ fn expansion(field: &FieldName) -> &str {
 
 fn field_list(fields: &[FieldName], extras: &[&str]) -> String {
     let names = ["id"].into_iter().chain(fields.iter().map(expansion));
-    names.chain(extras.iter().copied()).collect::<Vec<_>>().join(",")
+    names
+        .chain(extras.iter().copied())
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 impl Graph {
-    fn get<'a>(&self, path: &'a str, caller: Caller<'a>, parameters: Vec<(&'a str, String)>) -> Request<'a> {
+    fn get<'a>(
+        &self,
+        path: &'a str,
+        caller: Caller<'a>,
+        parameters: Vec<(&'a str, String)>,
+    ) -> Request<'a> {
         Request {
             method: Method::GET,
             path,
@@ -143,7 +151,11 @@ impl Graph {
 
     /// Exchanges the code of a login for a short-lived token of the person.
     pub async fn exchange_code(&self, code: &str, redirect: &str) -> Result<Granted, GraphError> {
-        self.exchange(vec![("code", code.to_owned()), ("redirect_uri", redirect.to_owned())]).await
+        self.exchange(vec![
+            ("code", code.to_owned()),
+            ("redirect_uri", redirect.to_owned()),
+        ])
+        .await
     }
 
     /// Exchanges a short-lived token for one that lives about 60 days: the Page tokens that come of
@@ -172,12 +184,18 @@ impl Graph {
     /// What a token is.
     pub async fn debug_token(&self, token: &Token) -> Result<TokenInfo, GraphError> {
         let parameters = vec![("input_token", token.expose().to_owned())];
-        let reply = self.ask(self.get("debug_token", Caller::App, parameters)).await?;
+        let reply = self
+            .ask(self.get("debug_token", Caller::App, parameters))
+            .await?;
         let data = reply.body.get("data").filter(|data| data.is_object());
         let data = data.ok_or_else(|| GraphError::Odd("debug_token without data".to_owned()))?;
         let scopes = data.get("scopes").and_then(Json::as_array);
         let user = data.get("user_id");
-        let user = user.and_then(|id| id.as_str().map(ToOwned::to_owned).or_else(|| Some(id.as_u64()?.to_string())));
+        let user = user.and_then(|id| {
+            id.as_str()
+                .map(ToOwned::to_owned)
+                .or_else(|| Some(id.as_u64()?.to_string()))
+        });
         Ok(TokenInfo {
             app_id: text(data, "app_id").unwrap_or_default(),
             kind: text(data, "type").unwrap_or_default(),
@@ -196,7 +214,9 @@ impl Graph {
     /// The name of the person whose token it is.
     pub async fn name(&self, token: &Token) -> Result<Option<String>, GraphError> {
         let parameters = vec![("fields", "id,name".to_owned())];
-        let reply = self.ask(self.get("me", Caller::Token(token), parameters)).await?;
+        let reply = self
+            .ask(self.get("me", Caller::Token(token), parameters))
+            .await?;
         Ok(text(&reply.body, "name"))
     }
 
@@ -215,7 +235,9 @@ impl Graph {
             (LOCALE.0, LOCALE.1.to_owned()),
         ];
         parameters.extend(after.map(|after| ("after", after.to_owned())));
-        let Reply { mut body, stamp } = self.ask(self.get("me/accounts", Caller::Token(token), parameters)).await?;
+        let Reply { mut body, stamp } = self
+            .ask(self.get("me/accounts", Caller::Token(token), parameters))
+            .await?;
         let after = next_cursor(&body)?;
         let Some(Json::Array(items)) = body.get_mut("data").map(Json::take) else {
             return Err(GraphError::Odd("/me/accounts without data".to_owned()));
@@ -239,12 +261,16 @@ impl Graph {
             ("fields", field_list(fields, &[])),
             (LOCALE.0, LOCALE.1.to_owned()),
         ];
-        let reply = self.ask(self.get(id.as_str(), Caller::Token(token), parameters)).await?;
+        let reply = self
+            .ask(self.get(id.as_str(), Caller::Token(token), parameters))
+            .await?;
         let Json::Object(object) = reply.body else {
             return Err(GraphError::Odd("a Page that is no object".to_owned()));
         };
         if object.get("id").and_then(Json::as_str) != Some(id.as_str()) {
-            return Err(GraphError::Odd("another object than the one asked for".to_owned()));
+            return Err(GraphError::Odd(
+                "another object than the one asked for".to_owned(),
+            ));
         }
         Ok(PageAnswer {
             object,
@@ -253,18 +279,32 @@ impl Graph {
     }
 
     /// Which fields of a Page this app is subscribed to; `None`: it is not installed there.
-    pub async fn page_subscription(&self, token: &Token, id: &PageId) -> Result<Option<Vec<String>>, GraphError> {
+    pub async fn page_subscription(
+        &self,
+        token: &Token,
+        id: &PageId,
+    ) -> Result<Option<Vec<String>>, GraphError> {
         let path = format!("{id}/subscribed_apps");
         let parameters = vec![("fields", "id,name,subscribed_fields".to_owned())];
-        let reply = self.ask(self.get(&path, Caller::Token(token), parameters)).await?;
+        let reply = self
+            .ask(self.get(&path, Caller::Token(token), parameters))
+            .await?;
         let apps = reply.body.get("data").and_then(Json::as_array);
         // Other apps are listed too: theirs is not ours.
-        let ours = apps.into_iter().flatten().find(|app| app["id"] == *self.app_id);
+        let ours = apps
+            .into_iter()
+            .flatten()
+            .find(|app| app["id"] == *self.app_id);
         Ok(ours.map(|app| strings(app.get("subscribed_fields"))))
     }
 
     /// Subscribes this app to exactly these fields of a Page: the list replaces the one before.
-    pub async fn subscribe_page(&self, token: &Token, id: &PageId, fields: &[String]) -> Result<(), GraphError> {
+    pub async fn subscribe_page(
+        &self,
+        token: &Token,
+        id: &PageId,
+        fields: &[String],
+    ) -> Result<(), GraphError> {
         let path = format!("{id}/subscribed_apps");
         let request = Request {
             method: Method::POST,
@@ -303,9 +343,16 @@ impl Graph {
         let path = format!("{}/subscriptions", self.app_id);
         let reply = self.ask(self.get(&path, Caller::App, Vec::new())).await?;
         let all = reply.body.get("data").and_then(Json::as_array);
-        let pages = all.into_iter().flatten().find(|one| one["object"] == "page");
+        let pages = all
+            .into_iter()
+            .flatten()
+            .find(|one| one["object"] == "page");
         Ok(pages.map(|one| {
-            let fields = one.get("fields").and_then(Json::as_array).into_iter().flatten();
+            let fields = one
+                .get("fields")
+                .and_then(Json::as_array)
+                .into_iter()
+                .flatten();
             AppSubscription {
                 callback: text(one, "callback_url").unwrap_or_default(),
                 active: one.get("active") == Some(&Json::Bool(true)),
@@ -315,7 +362,12 @@ impl Graph {
     }
 
     /// Sets it. Facebook asks the callback for its handshake before it answers.
-    pub async fn subscribe_app(&self, callback: &str, verify_token: &str, fields: &[String]) -> Result<(), GraphError> {
+    pub async fn subscribe_app(
+        &self,
+        callback: &str,
+        verify_token: &str,
+        fields: &[String],
+    ) -> Result<(), GraphError> {
         let path = format!("{}/subscriptions", self.app_id);
         let parameters = vec![
             ("object", "page".to_owned()),
@@ -337,10 +389,11 @@ impl Graph {
 /// The address of the dialog where a person allows this app to see their Pages.
 pub fn dialog(config: &crate::config::Config, state: &str) -> Option<Url> {
     let mut url = Url::parse(&config.dialog_url).ok()?;
-    url.path_segments_mut()
-        .ok()?
-        .pop_if_empty()
-        .extend([config.graph_version.as_str(), "dialog", "oauth"]);
+    url.path_segments_mut().ok()?.pop_if_empty().extend([
+        config.graph_version.as_str(),
+        "dialog",
+        "oauth",
+    ]);
     url.query_pairs_mut()
         .append_pair("client_id", &config.app_id)
         .append_pair("redirect_uri", &config.redirect_uri)
@@ -352,7 +405,8 @@ pub fn dialog(config: &crate::config::Config, state: &str) -> Option<Url> {
 
 fn strings(list: Option<&Json>) -> Vec<String> {
     let list = list.and_then(Json::as_array).into_iter().flatten();
-    list.filter_map(|item| item.as_str().map(ToOwned::to_owned)).collect()
+    list.filter_map(|item| item.as_str().map(ToOwned::to_owned))
+        .collect()
 }
 
 /// `{"success": true}`, or `"true"` as the documentation has it in one place.
@@ -373,12 +427,13 @@ fn next_cursor(body: &Json) -> Result<Option<String>, GraphError> {
     }
     let cursor = body.pointer("/paging/cursors/after").and_then(Json::as_str);
     let harmless = |c: char| c.is_ascii_alphanumeric() || "_-=".contains(c);
-    let cursor = cursor.filter(|cursor| {
-        (1..=MAX_CURSOR).contains(&cursor.len()) && cursor.chars().all(harmless)
-    });
+    let cursor = cursor
+        .filter(|cursor| (1..=MAX_CURSOR).contains(&cursor.len()) && cursor.chars().all(harmless));
     match cursor {
         Some(cursor) => Ok(Some(cursor.to_owned())),
-        None => Err(GraphError::Odd("a next result page without a usable cursor".to_owned())),
+        None => Err(GraphError::Odd(
+            "a next result page without a usable cursor".to_owned(),
+        )),
     }
 }
 
@@ -387,7 +442,10 @@ fn account(item: Json) -> Option<Account> {
         return None;
     };
     let token = object.remove("access_token");
-    let token = token.as_ref().and_then(Json::as_str).filter(|token| !token.is_empty());
+    let token = token
+        .as_ref()
+        .and_then(Json::as_str)
+        .filter(|token| !token.is_empty());
     let token = token.map(|token| Token::new(token.to_owned()));
     let id = PageId::parse(object.get("id")?.as_str()?).ok()?;
     Some(Account { id, token, object })

@@ -59,7 +59,9 @@ impl fmt::Display for GraphError {
             Self::Throttled { bucket, .. } => write!(f, "too many calls for the {bucket:?} limit"),
             Self::TooMuch => f.write_str("Facebook wants to be asked for less at once"),
             Self::UnknownField(name) => write!(f, "Graph has no field {name}"),
-            Self::Token { subcode: Some(code) } => write!(f, "the token is dead ({code})"),
+            Self::Token {
+                subcode: Some(code),
+            } => write!(f, "the token is dead ({code})"),
             Self::Token { subcode: None } => f.write_str("the token is not valid"),
             Self::Permission(what) => write!(f, "a permission is missing: {what}"),
             Self::Missing => f.write_str("it does not exist, or the token may not see it"),
@@ -181,7 +183,10 @@ fn and(subcode: Option<u64>) -> String {
 fn permission(message: &str, code: u64) -> String {
     let named = |word: &&str| word.starts_with("pages_") || *word == "business_management";
     let words = message.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    words.filter(|word| named(&word)).next_back().map_or_else(|| format!("code {code}"), ToOwned::to_owned)
+    words
+        .filter(|word| named(&word))
+        .next_back()
+        .map_or_else(|| format!("code {code}"), ToOwned::to_owned)
 }
 
 /// The fields a refused subscription names: `To subscribe to the <x> field, ...`, one a line; or

@@ -158,13 +158,19 @@ impl Graph {
         self.read(response, begun).await
     }
 
-    async fn read(&self, mut response: reqwest::Response, begun: Instant) -> Result<Reply, GraphError> {
+    async fn read(
+        &self,
+        mut response: reqwest::Response,
+        begun: Instant,
+    ) -> Result<Reply, GraphError> {
         let status = response.status().as_u16();
         let headers = response.headers().clone();
         let mut bytes = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| network(&error))? {
             if bytes.len() + chunk.len() > MAX_ANSWER {
-                return Err(GraphError::Odd(format!("an answer over {MAX_ANSWER} bytes")));
+                return Err(GraphError::Odd(format!(
+                    "an answer over {MAX_ANSWER} bytes"
+                )));
             }
             bytes.extend_from_slice(&chunk);
         }
@@ -188,7 +194,9 @@ impl Graph {
             }
             body => {
                 let error = failed(body.as_ref());
-                let trace = body.as_ref().and_then(|body| body.pointer("/error/fbtrace_id"));
+                let trace = body
+                    .as_ref()
+                    .and_then(|body| body.pointer("/error/fbtrace_id"));
                 tracing::debug!(status, error = %error, fbtrace_id = trace.and_then(Json::as_str), "Graph refused");
                 Err(match (error, body) {
                     (GraphError::Permission(_) | GraphError::Configuration(_), Some(body))

@@ -32,7 +32,10 @@ pub fn stamp(headers: &HeaderMap, took: Duration, now: Millis) -> Result<Millis,
     let (Some(date), None) = (dates.next(), dates.next()) else {
         return Err("it has no Date, or several");
     };
-    let date = date.to_str().ok().and_then(|text| httpdate::parse_http_date(text).ok());
+    let date = date
+        .to_str()
+        .ok()
+        .and_then(|text| httpdate::parse_http_date(text).ok());
     let since = date.and_then(|date| date.duration_since(std::time::UNIX_EPOCH).ok());
     let date = since.ok_or("its Date cannot be read")?;
     let age = match headers.get(AGE) {
@@ -63,15 +66,34 @@ pub fn usage(headers: &HeaderMap) -> BTreeMap<String, Usage> {
     };
     let mut usage = BTreeMap::new();
     if let Some(app) = json("x-app-usage") {
-        usage.insert("app".to_owned(), Usage { percent: percent(&app), regain: Duration::ZERO });
+        usage.insert(
+            "app".to_owned(),
+            Usage {
+                percent: percent(&app),
+                regain: Duration::ZERO,
+            },
+        );
     }
     let cases = json("x-business-use-case-usage");
-    for (id, list) in cases.as_ref().and_then(Json::as_object).into_iter().flatten() {
+    for (id, list) in cases
+        .as_ref()
+        .and_then(Json::as_object)
+        .into_iter()
+        .flatten()
+    {
         let pages = list.as_array().into_iter().flatten();
         for one in pages.filter(|one| one["type"] == "pages") {
-            let minutes = one["estimated_time_to_regain_access"].as_f64().unwrap_or(0.0);
+            let minutes = one["estimated_time_to_regain_access"]
+                .as_f64()
+                .unwrap_or(0.0);
             let regain = Duration::from_secs_f64(minutes.clamp(0.0, 1440.0) * 60.0);
-            usage.insert(format!("page:{id}"), Usage { percent: percent(one), regain });
+            usage.insert(
+                format!("page:{id}"),
+                Usage {
+                    percent: percent(one),
+                    regain,
+                },
+            );
         }
     }
     usage
@@ -79,8 +101,15 @@ pub fn usage(headers: &HeaderMap) -> BTreeMap<String, Usage> {
 
 fn percent(usage: &Json) -> u64 {
     let names = ["call_count", "total_time", "total_cputime"];
-    let worst = names.iter().filter_map(|name| usage.get(*name)?.as_f64()).fold(0.0, f64::max);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
+    let worst = names
+        .iter()
+        .filter_map(|name| usage.get(*name)?.as_f64())
+        .fold(0.0, f64::max);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "clamped"
+    )]
     let percent = worst.clamp(0.0, 10_000.0) as u64;
     percent
 }
@@ -108,7 +137,10 @@ mod tests {
         // 1750000000 is 15:06:40 of that day.
         let date = ("date", "Sun, 15 Jun 2025 15:06:40 GMT");
         assert_eq!(stamped(&[date]), Ok(Millis(1_749_999_999_000)));
-        assert_eq!(stamped(&[date, ("age", "10")]), Ok(Millis(1_749_999_989_000)));
+        assert_eq!(
+            stamped(&[date, ("age", "10")]),
+            Ok(Millis(1_749_999_989_000))
+        );
         assert!(stamped(&[]).is_err());
         assert!(stamped(&[date, date]).is_err());
         assert!(stamped(&[("date", "yesterday")]).is_err());
@@ -116,13 +148,19 @@ mod tests {
         assert!(stamped(&[date, ("age", "-1")]).is_err());
         assert!(stamped(&[("date", "Mon, 15 Jun 2026 15:06:40 GMT")]).is_err());
         let behind = stamped(&[("date", "Sat, 15 Jun 2024 15:06:40 GMT")]).unwrap();
-        assert!(behind < NOW, "Facebook's clock is believed where it is behind ours");
+        assert!(
+            behind < NOW,
+            "Facebook's clock is believed where it is behind ours"
+        );
     }
 
     #[test]
     fn usage_is_read_tolerantly() {
         let read = usage(&headers(&[
-            ("x-app-usage", r#"{"call_count":91,"total_cputime":15.5,"total_time":12,"new":"x"}"#),
+            (
+                "x-app-usage",
+                r#"{"call_count":91,"total_cputime":15.5,"total_time":12,"new":"x"}"#,
+            ),
             (
                 "x-business-use-case-usage",
                 r#"{"112":[{"type":"pages","call_count":101,"estimated_time_to_regain_access":7},{"type":"messenger","call_count":300}]}"#,

@@ -34,7 +34,11 @@ pub async fn claim(store: &dyn Store, app_id: &str) -> Result<Result<(), String>
     loop {
         if let Some(held) = get::<App>(store, &key()).await? {
             let theirs = held.value.app_id;
-            return Ok(if theirs == app_id { Ok(()) } else { Err(theirs) });
+            return Ok(if theirs == app_id {
+                Ok(())
+            } else {
+                Err(theirs)
+            });
         }
         let app = App {
             app_id: app_id.to_owned(),

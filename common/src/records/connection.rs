@@ -175,7 +175,9 @@ pub async fn disconnect(store: &dyn Store, user: &UserId) -> Result<Option<usize
     super::write(store, vec![epoch]).await?;
     let tokens = all::<token::Held>(store, Kind::PageToken, &token::prefix(user)).await?;
     for some in tokens.chunks(DELETES) {
-        let gone = some.iter().map(|(id, _)| delete(Key::new(Kind::PageToken, id)));
+        let gone = some
+            .iter()
+            .map(|(id, _)| delete(Key::new(Kind::PageToken, id)));
         super::write(store, gone.collect()).await?;
     }
     for page in tokens.iter().filter_map(|(id, _)| token::page_of(id)) {

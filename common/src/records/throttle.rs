@@ -39,7 +39,10 @@ pub fn key(bucket: &str) -> Key {
 
 /// The state of a bucket; open if nothing is known.
 pub async fn find(store: &dyn Store, bucket: &str) -> Result<Throttle, StoreError> {
-    Ok(get(store, &key(bucket)).await?.map(|held| held.value).unwrap_or_default())
+    Ok(get(store, &key(bucket))
+        .await?
+        .map(|held| held.value)
+        .unwrap_or_default())
 }
 
 impl Throttle {
@@ -47,7 +50,9 @@ impl Throttle {
     /// a row up to an hour.
     #[must_use]
     pub fn closed(self, now: Millis, wait: Option<Duration>) -> Self {
-        let doubled = SHORTEST.saturating_mul(1 << self.closings.min(8)).min(LONGEST);
+        let doubled = SHORTEST
+            .saturating_mul(1 << self.closings.min(8))
+            .min(LONGEST);
         let until = now.plus(wait.unwrap_or_default().max(doubled));
         Self {
             closed_until: until.max(self.closed_until),
@@ -60,7 +65,10 @@ impl Throttle {
     pub fn noted(self, now: Millis, percent: u64, regain: Duration) -> Option<Self> {
         if percent >= 100 {
             let closed = self.closed_until > now;
-            return (!closed).then(|| Self { percent, ..self.closed(now, Some(regain)) });
+            return (!closed).then(|| Self {
+                percent,
+                ..self.closed(now, Some(regain))
+            });
         }
         (percent >= DEFER_AT && self.deferred_until <= now).then(|| Self {
             percent,
@@ -100,6 +108,10 @@ mod tests {
         assert!(deferred.deferred_until > NOW && deferred.closed_until < NOW);
         let closed = open().noted(NOW, 120, Duration::ZERO).unwrap();
         assert!(closed.closed_until > NOW);
-        assert_eq!(closed.noted(NOW, 130, Duration::ZERO), None, "closed already");
+        assert_eq!(
+            closed.noted(NOW, 130, Duration::ZERO),
+            None,
+            "closed already"
+        );
     }
 }

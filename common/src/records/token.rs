@@ -12,8 +12,8 @@ use crate::store::{Key, Kind, Outcome, RecordWrite, Store, StoreError, Versioned
 /// A token as it stands in its record.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Held {
-    /// The token, sealed for this record.
-    pub sealed: Sealed,
+    /// The token, sealed for this record; `None`: the Page is listed, and no token was given for it.
+    pub sealed: Option<Sealed>,
     /// When it was obtained, on our clock. Of a Page's token: when the walk that listed it began.
     pub obtained: Millis,
 }
@@ -46,17 +46,22 @@ pub fn name(key: &Key) -> String {
 /// The write that keeps a token.
 pub fn keep(
     key: Key,
-    token: &Token,
+    token: Option<&Token>,
     public: &PublicKey,
     obtained: Millis,
 ) -> Result<RecordWrite, CustodyError> {
-    let sealed = public.seal(token, &name(&key))?;
+    let sealed = token
+        .map(|token| public.seal(token, &name(&key)))
+        .transpose()?;
     Ok(put(key, &Held { sealed, obtained }, None, None))
 }
 
-/// The token of a record.
-pub fn open(key: &Key, held: &Held, keys: &Keys) -> Result<Token, CustodyError> {
-    keys.open(&held.sealed, &name(key))
+/// The token of a record, if it holds one.
+pub fn open(key: &Key, held: &Held, keys: &Keys) -> Result<Option<Token>, CustodyError> {
+    held.sealed
+        .as_ref()
+        .map(|sealed| keys.open(sealed, &name(key)))
+        .transpose()
 }
 
 /// What a rotation of keys came to.
@@ -75,7 +80,8 @@ pub async fn left(store: &dyn Store, keys: &Keys) -> Result<Report, StoreError> 
     let mut report = Report::default();
     for kind in [Kind::UserToken, Kind::PageToken] {
         for (_, held) in all::<Held>(store, kind, "").await? {
-            report.old += u64::from(held.value.sealed.key != keys.current().id());
+            let sealed = held.value.sealed;
+            report.old += u64::from(sealed.is_some_and(|sealed| sealed.key != keys.current().id()));
         }
     }
     for (_, held) in all::<Grant>(store, Kind::Grant, "").await? {
@@ -92,18 +98,26 @@ pub async fn reseal(store: &dyn Store, keys: &Keys) -> Result<Report, StoreError
     let mut report = Report::default();
     for kind in [Kind::UserToken, Kind::PageToken] {
         for (id, Versioned { version, value }) in all::<Held>(store, kind, "").await? {
-            if value.sealed.key == keys.current().id() {
+            let is_current = |sealed: &Sealed| sealed.key == keys.current().id();
+            if value.sealed.as_ref().is_none_or(is_current) {
                 continue;
             }
             let key = Key::new(kind, id);
             let opened = open(&key, &value, keys);
-            let sealed = opened.and_then(|token| keys.current().seal(&token, &name(&key)));
-            let Ok(sealed) = sealed else {
+            let next = opened.and_then(|token| {
+                keep(key.clone(), token.as_ref(), keys.current(), value.obtained)
+            });
+            let Ok(RecordWrite::Put { body, .. }) = next else {
                 report.lost += 1;
                 continue;
             };
-            let held = Held { sealed, ..value };
-            match write(store, vec![put(key, &held, Some(version), None)]).await? {
+            let next = RecordWrite::Put {
+                key,
+                body,
+                expected: Some(version),
+                ttl: None,
+            };
+            match write(store, vec![next]).await? {
                 Outcome::Applied => report.resealed += 1,
                 Outcome::Stale => report.old += 1,
             }
@@ -117,13 +131,20 @@ pub async fn reseal(store: &dyn Store, keys: &Keys) -> Result<Report, StoreError
             continue;
         }
         let name = grant::seal_name(&id);
-        let sealed = keys.open(sealed, &name).and_then(|token| keys.current().seal(&token, &name));
+        let sealed = keys
+            .open(sealed, &name)
+            .and_then(|token| keys.current().seal(&token, &name));
         let Ok(sealed) = sealed else {
             report.lost += 1;
             continue;
         };
         let stage = Stage::Sealed(sealed);
-        let next = put(grant::key(&id), &Grant { stage, ..value }, Some(version), Some(grant::TTL));
+        let next = put(
+            grant::key(&id),
+            &Grant { stage, ..value },
+            Some(version),
+            Some(grant::TTL),
+        );
         match write(store, vec![next]).await? {
             Outcome::Applied => report.resealed += 1,
             Outcome::Stale => report.old += 1,

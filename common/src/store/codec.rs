@@ -197,7 +197,8 @@ mod tests {
                 source: Source::Webhook,
             });
         }
-        page.connections.insert(model::id::PageId::parse("77").unwrap());
+        page.connections
+            .insert(model::id::PageId::parse("77").unwrap());
         page.absent.insert(FieldName::parse("phone").unwrap());
         page.polling.notice(
             Some(Millis(5)),

@@ -41,7 +41,9 @@ pub async fn run(
 
 fn parse(id: &str) -> anyhow::Result<UserId> {
     UserId::parse(id).map_err(|_| {
-        anyhow::anyhow!("a connection is named by the person's id, digits: see `pagesync connect list`")
+        anyhow::anyhow!(
+            "a connection is named by the person's id, digits: see `pagesync connect list`"
+        )
     })
 }
 
@@ -51,8 +53,13 @@ fn url(config: &Config, days: u64) -> anyhow::Result<String> {
     match config.login {
         Login::Open => Ok(format!("{base}/facebook/login")),
         Login::Invited => {
-            let secret = config.state_secret.as_ref().context("STATE_TOKEN_SECRET is missing")?;
-            let until = Clock::system().now().plus(Duration::from_secs(days * 24 * 3600));
+            let secret = config
+                .state_secret
+                .as_ref()
+                .context("STATE_TOKEN_SECRET is missing")?;
+            let until = Clock::system()
+                .now()
+                .plus(Duration::from_secs(days * 24 * 3600));
             let invitation = invitation::sign(secret, until);
             Ok(format!("{base}/facebook/login?invitation={invitation}"))
         }
@@ -63,7 +70,15 @@ async fn list(store: &dyn Store, format: Format) -> anyhow::Result<()> {
     let rows: Vec<(Vec<String>, Json)> = connection::list(store).await?.iter().map(row).collect();
     listing(
         format,
-        &["connection", "name", "status", "Pages", "last walk", "next", "problem"],
+        &[
+            "connection",
+            "name",
+            "status",
+            "Pages",
+            "last walk",
+            "next",
+            "problem",
+        ],
         &rows,
     )
 }
@@ -106,9 +121,11 @@ async fn show(store: &dyn Store, id: &str, format: Format) -> anyhow::Result<()>
         .collect();
     json["covers"] = json!(covered);
     output::print(&output::one(format, &json, || {
-        let lines = json.as_object().into_iter().flatten().map(|(name, value)| {
-            vec![name.replace('_', " "), output::cell(value, 100)]
-        });
+        let lines = json
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(name, value)| vec![name.replace('_', " "), output::cell(value, 100)]);
         output::table(&["", ""], lines)
     }))
 }
@@ -129,21 +146,33 @@ async fn disconnect(
         return output::print(&format!("would disconnect {user}"));
     }
     let token = own_token(config, store, &user).await?;
-    let pages = connection::disconnect(store, &user).await?.unwrap_or_default();
-    output::print(&format!("disconnected {user}: the tokens of {pages} Pages are gone; what is known of the Pages stays"))?;
+    let pages = connection::disconnect(store, &user)
+        .await?
+        .unwrap_or_default();
+    output::print(&format!(
+        "disconnected {user}: the tokens of {pages} Pages are gone; what is known of the Pages stays"
+    ))?;
     match token {
         Some(token) if !config.app_id.is_empty() && !config.app_secrets.is_empty() => {
             let graph = Graph::new(config, Clock::system()).map_err(anyhow::Error::msg)?;
             match graph.revoke(&token).await {
                 Ok(()) => output::print("Facebook knows: the app has no permission any more"),
-                Err(error) => output::print(&format!("Facebook could not be told ({error}): the person may remove the app in their settings")),
+                Err(error) => output::print(&format!(
+                    "Facebook could not be told ({error}): the person may remove the app in their settings"
+                )),
             }
         }
-        _ => output::print("Facebook was not told, for the token cannot be opened here: the person may remove the app in their settings"),
+        _ => output::print(
+            "Facebook was not told, for the token cannot be opened here: the person may remove the app in their settings",
+        ),
     }
 }
 
-async fn own_token(config: &Config, store: &dyn Store, user: &UserId) -> anyhow::Result<Option<Token>> {
+async fn own_token(
+    config: &Config,
+    store: &dyn Store,
+    user: &UserId,
+) -> anyhow::Result<Option<Token>> {
     let ring = match (&config.token_keys, config.backend) {
         (Some(keys), _) => Keyring::Given(keys.clone()),
         (None, Backend::Embedded) => custody::key_file(&config.data_dir)?,
@@ -153,7 +182,7 @@ async fn own_token(config: &Config, store: &dyn Store, user: &UserId) -> anyhow:
     let Some(held) = get::<token::Held>(store, &key).await? else {
         return Ok(None);
     };
-    Ok(token::open(&key, &held.value, &ring.keys()?).ok())
+    Ok(token::open(&key, &held.value, &ring.keys()?).ok().flatten())
 }
 
 /// Logs in as the demo's person would: through the real login, the simulated dialog, the real

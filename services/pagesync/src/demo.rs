@@ -83,7 +83,9 @@ pub async fn run(seconds: u64, format: Format) -> anyhow::Result<()> {
 
 /// A port of this host that nobody listens on.
 fn free_port() -> anyhow::Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?
+        .local_addr()?
+        .port())
 }
 
 fn settings(
@@ -103,8 +105,14 @@ fn settings(
         ("FACEBOOK_APP_ID", "100200300400500".to_owned()),
         ("FACEBOOK_APP_SECRET", app_secret.to_owned()),
         ("FACEBOOK_VERIFY_TOKEN", init::random()?),
-        ("FACEBOOK_WEBHOOK_ADDRESS", format!("{public}/facebook/webhook")),
-        ("FACEBOOK_REDIRECT_URI", format!("{public}/facebook/callback")),
+        (
+            "FACEBOOK_WEBHOOK_ADDRESS",
+            format!("{public}/facebook/webhook"),
+        ),
+        (
+            "FACEBOOK_REDIRECT_URI",
+            format!("{public}/facebook/callback"),
+        ),
     ];
     Ok(settings
         .into_iter()
@@ -188,7 +196,12 @@ impl Stage {
         ))?;
         for page in answer["pages"]["data"].as_array().into_iter().flatten() {
             let text = |name: &str| page[name].as_str().unwrap_or("-").to_owned();
-            output::print(&format!("  {}  {}, phone {}", text("id"), text("name"), text("phone")))?;
+            output::print(&format!(
+                "  {}  {}, phone {}",
+                text("id"),
+                text("name"),
+                text("phone")
+            ))?;
         }
         Ok(())
     }
@@ -206,22 +219,34 @@ impl Stage {
     }
 
     fn say(&self, line: &str) -> anyhow::Result<()> {
-        output::print(&format!("{:>5.1} s  {line}", self.begun.elapsed().as_secs_f64()))
+        output::print(&format!(
+            "{:>5.1} s  {line}",
+            self.begun.elapsed().as_secs_f64()
+        ))
     }
 
     /// Says when a verification read brought a value that its webhook did not carry.
     async fn watch(&self, seconds: u64) -> anyhow::Result<()> {
         let until = Instant::now() + Duration::from_secs(seconds) + PATIENCE;
-        let announcements = SCENES.iter().filter(|scene| matches!(scene, Scene::Announce(..)));
+        let announcements = SCENES
+            .iter()
+            .filter(|scene| matches!(scene, Scene::Announce(..)));
         let mut left = announcements.count();
         let mut look = tokio::time::interval(Duration::from_millis(50));
         while left > 0 && Instant::now() < until {
             look.tick().await;
-            let waiting = self.unread.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let waiting = self
+                .unread
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone();
             for (which, what, value, since) in waiting {
                 let page = self.load(which).await?;
                 if page.is_some_and(|page| field(&page, what) == json!(value)) {
-                    self.unread.lock().unwrap_or_else(PoisonError::into_inner).retain(|(w, f, ..)| (*w, *f) != (which, what));
+                    self.unread
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .retain(|(w, f, ..)| (*w, *f) != (which, what));
                     left -= 1;
                     self.say(&format!(
                         "{} has its new {what}: {value:?}, read {:.1} s after the change, by the verification",

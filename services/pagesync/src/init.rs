@@ -50,7 +50,11 @@ pub fn run(directory: &Path, worker: &Path, environment: &Environment) -> anyhow
     ] {
         let given = environment.get(key).filter(|text| !text.is_empty());
         if given.is_none() && !directory.join(name).exists() {
-            let fit = if key == "STATE_TOKEN_SECRET" { "good" } else { "good for the simulator only" };
+            let fit = if key == "STATE_TOKEN_SECRET" {
+                "good"
+            } else {
+                "good for the simulator only"
+            };
             output::complain(&format!("no {key} given: made one up, {fit}"));
         }
         read_or_make(directory, name, given.map(String::as_str), &mut made)?;
@@ -65,11 +69,7 @@ pub fn run(directory: &Path, worker: &Path, environment: &Environment) -> anyhow
 
 /// The pair that seals and opens tokens. The public half is written again each time: it follows from
 /// the first private key.
-fn token_keys(
-    directory: &Path,
-    worker: &Path,
-    made: &mut Vec<&'static str>,
-) -> anyhow::Result<()> {
+fn token_keys(directory: &Path, worker: &Path, made: &mut Vec<&'static str>) -> anyhow::Result<()> {
     let path = worker.join("token_private_keys");
     if !path.exists() {
         let key = PrivateKey::generate();

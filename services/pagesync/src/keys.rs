@@ -61,8 +61,12 @@ pub async fn rotate(config: &Config, store: &dyn Store, drop_old: bool) -> anyho
     }
     match (&file, drop_old) {
         (Some(path), true) => drop_older(path, &keys),
-        (Some(_), false) => output::print("older keys are kept until `pagesync keys rotate --drop-old`"),
-        (None, _) => output::print("older keys may be taken out of PAGESYNC_TOKEN_PRIVATE_KEYS once ingress has the new public key"),
+        (Some(_), false) => {
+            output::print("older keys are kept until `pagesync keys rotate --drop-old`")
+        }
+        (None, _) => output::print(
+            "older keys may be taken out of PAGESYNC_TOKEN_PRIVATE_KEYS once ingress has the new public key",
+        ),
     }
 }
 

@@ -54,7 +54,9 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Connect(command) => {
             let (config, store) = match command {
-                ConnectCommand::Url { .. } | ConnectCommand::Simulated { .. } => (config(Role::Command)?, None),
+                ConnectCommand::Url { .. } | ConnectCommand::Simulated { .. } => {
+                    (config(Role::Command)?, None)
+                }
                 _ => store_of(&environment).map(|(config, store)| (config, Some(store)))?,
             };
             connect::run(&config, store.as_deref(), command, cli.output).await

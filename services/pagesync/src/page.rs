@@ -201,11 +201,17 @@ fn explain(id: &PageId, version: u64, page: &Page) -> String {
     }
     let logins: Vec<&str> = page.connections.iter().map(PageId::as_str).collect();
     let _ = match logins.as_slice() {
-        [] => writeln!(text, "No login covers it: `pagesync connect url` says where to connect it."),
+        [] => writeln!(
+            text,
+            "No login covers it: `pagesync connect url` says where to connect it."
+        ),
         logins => writeln!(text, "Covered by the login of {}.", logins.join(", ")),
     };
     for field in &page.absent {
-        let _ = writeln!(text, "The last read asked for {field} and did not get it; its value is kept until a second read agrees.");
+        let _ = writeln!(
+            text,
+            "The last read asked for {field} and did not get it; its value is kept until a second read agrees."
+        );
     }
     let polling = &page.polling;
     if let Some(need) = polling
@@ -220,7 +226,7 @@ fn explain(id: &PageId, version: u64, page: &Page) -> String {
     }
     if let Some(asked) = polling
         .asked
-        .filter(|asked| polling.answered.is_none_or(|answered| answered <= *asked))
+        .filter(|asked| polling.answered.is_none_or(|answered| answered < *asked))
     {
         let _ = writeln!(text, "A read begun after {} is asked for.", rfc3339(asked));
     }

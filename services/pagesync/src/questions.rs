@@ -16,9 +16,15 @@ pub fn run() -> anyhow::Result<()> {
     if path.exists() {
         bail!("there is a .env here already: move it away to begin anew");
     }
-    let app_id = ask("The app's id, from its dashboard at developers.facebook.com", "")?;
+    let app_id = ask(
+        "The app's id, from its dashboard at developers.facebook.com",
+        "",
+    )?;
     let app_secret = ask("The app's secret (App settings, Basic)", "")?;
-    let address = ask("This deployment as Facebook reaches it, such as https://bot.example", "")?;
+    let address = ask(
+        "This deployment as Facebook reaches it, such as https://bot.example",
+        "",
+    )?;
     let zone = ask("Time zone of the daily poll", "UTC")?;
     let address = address.trim_end_matches('/');
     let verify_token = init::random()?;
@@ -26,8 +32,14 @@ pub fn run() -> anyhow::Result<()> {
         ("FACEBOOK_APP_ID", app_id),
         ("FACEBOOK_APP_SECRET", app_secret),
         ("FACEBOOK_VERIFY_TOKEN", verify_token.clone()),
-        ("FACEBOOK_WEBHOOK_ADDRESS", format!("{address}/facebook/webhook")),
-        ("FACEBOOK_REDIRECT_URI", format!("{address}/facebook/callback")),
+        (
+            "FACEBOOK_WEBHOOK_ADDRESS",
+            format!("{address}/facebook/webhook"),
+        ),
+        (
+            "FACEBOOK_REDIRECT_URI",
+            format!("{address}/facebook/callback"),
+        ),
         ("STATE_TOKEN_SECRET", init::random()?),
         ("PAGESYNC_TIME_ZONE", zone),
     ];
@@ -36,10 +48,14 @@ pub fn run() -> anyhow::Result<()> {
         .map(|(key, value)| ((*key).to_owned(), value.clone()))
         .collect();
     Config::read(&environment, Role::Up)?;
-    let lines = settings.iter().map(|(key, value)| format!("{key}={value}\n"));
-    let text: String = std::iter::once("# Written by `pagesync init`; every setting is in .env.example.\n".to_owned())
-        .chain(lines)
-        .collect();
+    let lines = settings
+        .iter()
+        .map(|(key, value)| format!("{key}={value}\n"));
+    let text: String = std::iter::once(
+        "# Written by `pagesync init`; every setting is in .env.example.\n".to_owned(),
+    )
+    .chain(lines)
+    .collect();
     init::write(path, &text)?;
     output::print(&format!(
         "wrote .env (mode 0600). At developers.facebook.com, in the app's dashboard:\n\
@@ -52,11 +68,20 @@ pub fn run() -> anyhow::Result<()> {
 }
 
 fn ask(question: &str, default: &str) -> anyhow::Result<String> {
-    let hint = if default.is_empty() { String::new() } else { format!(" [{default}]") };
+    let hint = if default.is_empty() {
+        String::new()
+    } else {
+        format!(" [{default}]")
+    };
     let mut out = std::io::stderr().lock();
-    write!(out, "{question}{hint}: ").and_then(|()| out.flush()).context("cannot ask")?;
+    write!(out, "{question}{hint}: ")
+        .and_then(|()| out.flush())
+        .context("cannot ask")?;
     let mut line = String::new();
-    let read = std::io::stdin().lock().read_line(&mut line).context("cannot read an answer")?;
+    let read = std::io::stdin()
+        .lock()
+        .read_line(&mut line)
+        .context("cannot read an answer")?;
     let answer = line.trim();
     match (answer.is_empty(), default.is_empty()) {
         (true, true) if read == 0 => bail!("the input ended before every question was answered"),

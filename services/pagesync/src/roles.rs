@@ -78,12 +78,19 @@ pub async fn start_at(config: &Config, role: Role, clock: Clock) -> anyhow::Resu
         queue.is_ready();
         let oauth = OAuth::new(config, store.clone(), metrics.clone(), clock.clone(), own);
         let oauth = oauth.map_err(anyhow::Error::msg)?;
-        let parts = ingress::Parts::new(config, queue.clone(), oauth, metrics.clone(), clock.clone());
+        let parts =
+            ingress::Parts::new(config, queue.clone(), oauth, metrics.clone(), clock.clone());
         lifecycle.spawn("ingress", ingress::run(parts, listener, lifecycle.clone()));
     }
     if matches!(role, Role::Up | Role::Worker) {
         let things = (queue.clone(), store.clone());
-        let parts = worker::Parts::new(config, things, metrics.clone(), clock.clone(), lifecycle.clone());
+        let parts = worker::Parts::new(
+            config,
+            things,
+            metrics.clone(),
+            clock.clone(),
+            lifecycle.clone(),
+        );
         let parts = parts.map_err(anyhow::Error::msg)?;
         lifecycle.spawn("worker", worker::run(parts));
     }
@@ -99,7 +106,11 @@ pub async fn start_at(config: &Config, role: Role, clock: Clock) -> anyhow::Resu
     let listener = bind(config.operator_listen, "PAGESYNC_OPERATOR_LISTEN").await?;
     let private = listener.local_addr()?;
     let works_on_store = (role != Role::Ingress).then_some(store);
-    let router = private_router(metrics.clone(), queue.clone(), readiness(queue, works_on_store));
+    let router = private_router(
+        metrics.clone(),
+        queue.clone(),
+        readiness(queue, works_on_store),
+    );
     lifecycle.spawn(
         "private listener",
         serve(listener, router, lifecycle.clone()),

@@ -56,7 +56,9 @@ pub async fn run(config: &Config, store: &dyn Store, format: Format) -> anyhow::
             }),
         );
         let slot = config.days.day(common::clock::Clock::system().now());
-        format!("Due next (the first {SHOWN} of each lane; local day {slot})\n{due}\n\nDaily polls, newest first\n{runs}")
+        format!(
+            "Due next (the first {SHOWN} of each lane; local day {slot})\n{due}\n\nDaily polls, newest first\n{runs}"
+        )
     }))
 }
 

@@ -89,11 +89,19 @@ async fn publish(
     now: Millis,
 ) -> Result<usize, String> {
     // Looked at first: most of the time nothing is due, and the broker need not be asked.
-    let next = parts.store.due(lane, 1).await.map_err(|error| error.to_string())?;
+    let next = parts
+        .store
+        .due(lane, 1)
+        .await
+        .map_err(|error| error.to_string())?;
     if next.first().is_none_or(|(_, at)| *at > now) {
         return Ok(0);
     }
-    let depth = parts.queue.depth(lane).await.map_err(|error| error.to_string())?;
+    let depth = parts
+        .queue
+        .depth(lane)
+        .await
+        .map_err(|error| error.to_string())?;
     if depth.messages >= DEPTH {
         return Ok(0);
     }
@@ -115,7 +123,10 @@ async fn publish(
             () = backoff.wait() => {}
         }
     }
-    let published = parts.metrics.polls_published.get_or_create(&Label { name: lane.name() });
+    let published = parts
+        .metrics
+        .polls_published
+        .get_or_create(&Label { name: lane.name() });
     published.inc_by(jobs.len() as u64);
     Ok(jobs.len())
 }

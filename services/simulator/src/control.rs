@@ -31,7 +31,10 @@ pub fn router(simulator: Simulator) -> Router {
         .route("/_sim/subscriptions", get(subscriptions))
         .route("/_sim/faults", put(faults))
         .route("/_sim/deliveries", get(deliveries))
-        .route("/{version}/dialog/oauth", get(dialog::show).post(dialog::decide))
+        .route(
+            "/{version}/dialog/oauth",
+            get(dialog::show).post(dialog::decide),
+        )
         .fallback(graph::handle)
         .with_state(simulator)
 }
@@ -89,7 +92,9 @@ async fn put_people(
     Json(people): Json<Vec<Person>>,
 ) -> StatusCode {
     let mut facebook = simulator.facebook();
-    facebook.people.extend(people.into_iter().map(|person| (person.id.clone(), person)));
+    facebook
+        .people
+        .extend(people.into_iter().map(|person| (person.id.clone(), person)));
     StatusCode::CREATED
 }
 
@@ -123,7 +128,10 @@ async fn set_replies(
     State(simulator): State<Simulator>,
     Json(replies): Json<Vec<Canned>>,
 ) -> StatusCode {
-    simulator.facebook().canned = replies.into_iter().filter(|canned| canned.times > 0).collect();
+    simulator.facebook().canned = replies
+        .into_iter()
+        .filter(|canned| canned.times > 0)
+        .collect();
     StatusCode::NO_CONTENT
 }
 
@@ -152,7 +160,10 @@ async fn kill_tokens(State(simulator): State<Simulator>, Json(death): Json<Death
     let mut facebook = simulator.facebook();
     for token in facebook.tokens.values_mut() {
         let user = death.user.as_ref().is_none_or(|user| *user == token.user);
-        let page = death.page.as_deref().is_none_or(|page| graph::page_of(token) == Some(page));
+        let page = death
+            .page
+            .as_deref()
+            .is_none_or(|page| graph::page_of(token) == Some(page));
         if user && page {
             token.dead = Some(death.subcode);
         }

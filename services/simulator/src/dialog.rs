@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
+use axum::Form;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse as _, Response};
-use axum::Form;
 use serde_json::Value;
 
 use crate::Simulator;
@@ -21,11 +21,17 @@ fn one<'a>(pairs: &'a [(String, String)], name: &str) -> &'a str {
 }
 
 fn all<'a>(pairs: &'a [(String, String)], name: &'a str) -> impl Iterator<Item = &'a str> {
-    pairs.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+    pairs
+        .iter()
+        .filter(move |(key, _)| key == name)
+        .map(|(_, value)| value.as_str())
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }
 
 /// What is wrong with the request, as Facebook shows it: the app learns nothing.
@@ -34,7 +40,12 @@ fn blocked(simulator: &Simulator, query: &[(String, String)]) -> Option<Response
     let redirect = one(query, "redirect_uri");
     let text = if one(query, "client_id") != facebook.app.id {
         "Invalid App ID: The provided app ID does not look like a valid app ID."
-    } else if !facebook.app.redirect_uris.iter().any(|allowed| allowed == redirect) {
+    } else if !facebook
+        .app
+        .redirect_uris
+        .iter()
+        .any(|allowed| allowed == redirect)
+    {
         "URL Blocked: This redirect failed because the redirect URI is not white-listed in the app's client OAuth settings."
     } else if one(query, "state").is_empty() {
         "Something went wrong: the state parameter is missing."
@@ -57,7 +68,12 @@ pub(crate) async fn show(
     let facebook = simulator.facebook();
     let mut people = String::new();
     for person in facebook.people.values() {
-        let _ = write!(people, r#"<option value="{}">{}</option>"#, person.id, escape(&person.name));
+        let _ = write!(
+            people,
+            r#"<option value="{}">{}</option>"#,
+            person.id,
+            escape(&person.name)
+        );
     }
     let mut pages = String::new();
     for page in simulator.world().pages().iter().take(500) {
@@ -70,9 +86,15 @@ pub(crate) async fn show(
         );
     }
     let mut scopes = String::new();
-    for scope in one(&query, "scope").split([',', ' ']).filter(|scope| !scope.is_empty()) {
+    for scope in one(&query, "scope")
+        .split([',', ' '])
+        .filter(|scope| !scope.is_empty())
+    {
         let scope = escape(scope);
-        let _ = write!(scopes, r#"<p><label><input type="checkbox" name="scopes" value="{scope}" checked> {scope}</label></p>"#);
+        let _ = write!(
+            scopes,
+            r#"<p><label><input type="checkbox" name="scopes" value="{scope}" checked> {scope}</label></p>"#
+        );
     }
     let form = format!(
         r#"<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Simulated Facebook</title></head><body style="font:16px system-ui;max-width:40rem;margin:3rem auto"><h1>Simulated Facebook</h1><form method="post"><input type="hidden" name="ticked" value="yes"><p>Log in as <select name="user">{people}</select></p><h2>Pages the app may see</h2>{pages}<h2>What it may do</h2>{scopes}<p><button name="decision" value="approve" id="approve">Allow</button> <button name="decision" value="deny" id="deny">Not now</button></p></form></body></html>"#
@@ -123,7 +145,10 @@ fn approve(simulator: &Simulator, query: &[(String, String)], form: &[(String, S
     let declined: BTreeSet<&str> = all(form, "declined").collect();
     if let Some(person) = facebook.people.get_mut(&user) {
         person.ticked = (is_form || !pages.is_empty()).then_some(pages);
-        for scope in one(query, "scope").split([',', ' ']).filter(|scope| !scope.is_empty()) {
+        for scope in one(query, "scope")
+            .split([',', ' '])
+            .filter(|scope| !scope.is_empty())
+        {
             let granted = (!is_form || scopes.contains(scope)) && !declined.contains(scope);
             person.permissions.insert(scope.to_owned(), granted);
         }

@@ -228,7 +228,10 @@ impl Facebook {
         self.subscription = Some(AppSubscription {
             callback: callback.to_owned(),
             include_values: true,
-            fields: WEBHOOK_FIELDS.iter().map(|name| (*name).to_owned()).collect(),
+            fields: WEBHOOK_FIELDS
+                .iter()
+                .map(|name| (*name).to_owned())
+                .collect(),
         });
         self.preinstalled = true;
     }
@@ -280,7 +283,8 @@ impl Facebook {
 
     /// Whether a person lets the app see a Page, as far as people and ticks go.
     pub fn manages(&self, user: &str, page: &str) -> bool {
-        let among = |set: &Option<BTreeSet<String>>| set.as_ref().is_none_or(|set| set.contains(page));
+        let among =
+            |set: &Option<BTreeSet<String>>| set.as_ref().is_none_or(|set| set.contains(page));
         let person = self.people.get(user);
         person.is_some_and(|person| among(&person.pages) && among(&person.ticked))
     }
@@ -288,7 +292,10 @@ impl Facebook {
     /// Where and whether a change of a webhook field of a Page is delivered, with values or without.
     pub fn delivers(&self, page: &str, field: &str) -> Option<(String, bool)> {
         let app = self.subscription.as_ref()?;
-        let on_page = self.installed.get(page).is_some_and(|fields| fields.contains(field));
+        let on_page = self
+            .installed
+            .get(page)
+            .is_some_and(|fields| fields.contains(field));
         (app.fields.contains(field) && (on_page || self.preinstalled))
             .then(|| (app.callback.clone(), app.include_values))
     }

@@ -93,7 +93,9 @@ impl Simulator {
         let (page, changed) = self.world().change(id, fields, now)?;
         for (field, value) in changed {
             let event = Event::of(id, &field, value, now);
-            let target = event.as_ref().and_then(|event| facebook.delivers(id, event.field()));
+            let target = event
+                .as_ref()
+                .and_then(|event| facebook.delivers(id, event.field()));
             if let (Some(event), Some(target)) = (event, target) {
                 self.tally.expect();
                 // Fails only while the simulator is being dropped.

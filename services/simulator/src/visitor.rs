@@ -54,7 +54,11 @@ impl Visitor {
     }
 
     /// Asks for an address and for this type of answer.
-    pub async fn get_as(&mut self, address: &str, accept: &str) -> Result<Response, reqwest::Error> {
+    pub async fn get_as(
+        &mut self,
+        address: &str,
+        accept: &str,
+    ) -> Result<Response, reqwest::Error> {
         let address = self.reached(address);
         let host = host(&address);
         let mut request = self.client.get(&address).header(header::ACCEPT, accept);
@@ -83,8 +87,18 @@ impl Visitor {
         let mut form = vec![("decision", if decision.deny { "deny" } else { "approve" })];
         form.push(("user", &decision.user));
         form.extend(decision.pages.iter().map(|page| ("pages", page.as_str())));
-        form.extend(decision.declined.iter().map(|scope| ("declined", scope.as_str())));
-        let decided = self.client.post(self.reached(&dialog)).form(&form).send().await?;
+        form.extend(
+            decision
+                .declined
+                .iter()
+                .map(|scope| ("declined", scope.as_str())),
+        );
+        let decided = self
+            .client
+            .post(self.reached(&dialog))
+            .form(&form)
+            .send()
+            .await?;
         Ok(location(&decided).ok_or(decided))
     }
 
@@ -102,7 +116,8 @@ impl Visitor {
 
 fn host(address: &str) -> String {
     let url = Url::parse(address).ok();
-    url.and_then(|url| url.host_str().map(ToOwned::to_owned)).unwrap_or_default()
+    url.and_then(|url| url.host_str().map(ToOwned::to_owned))
+        .unwrap_or_default()
 }
 
 fn location(answer: &Response) -> Option<String> {

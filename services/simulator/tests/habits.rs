@@ -15,6 +15,7 @@ use axum::routing::post;
 use serde_json::{Map, Value, json};
 use simulator::bytes::signature_256;
 use simulator::delivery::Faults;
+use simulator::facebook::App;
 use simulator::{Options, Simulator};
 use tokio::net::TcpListener;
 
@@ -72,8 +73,12 @@ async fn play(faults: Faults, refusals: u32, changes: u32) -> Vec<String> {
         .with_state(callback.clone());
     tokio::spawn(async move { axum::serve(listener, router).await });
     let options = Options {
-        callback: address,
-        app_secret: SECRET.to_owned(),
+        callback: Some(address),
+        app: App {
+            id: "100200300400500".to_owned(),
+            secret: SECRET.to_owned(),
+            redirect_uris: Vec::new(),
+        },
         seed: 7,
         faults,
     };

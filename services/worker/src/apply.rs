@@ -262,7 +262,12 @@ fn decide(
 }
 
 /// A Page in place of one that cannot be read, and the dead letter that keeps what stood there.
-pub(crate) fn start_again(parts: &Parts, id: &PageId, corrupt: Corrupt, now: Millis) -> (Page, RecordWrite) {
+pub(crate) fn start_again(
+    parts: &Parts,
+    id: &PageId,
+    corrupt: Corrupt,
+    now: Millis,
+) -> (Page, RecordWrite) {
     let Corrupt { raw, reason } = corrupt;
     tracing::error!(page.id = %id, reason, "a stored Page cannot be read; it starts again");
     Metrics::count(&parts.metrics.dead_letters, "corrupt_page");

@@ -31,7 +31,11 @@ use secrecy::SecretString;
 
 /// Deliveries worked on at the same time, by lane. More for webhooks makes larger groups at the
 /// store, not more work; polls mostly wait for Facebook.
-const HANDS: [(Lane, usize); 3] = [(Lane::Webhooks, 4), (Lane::PollsNow, 8), (Lane::PollsDaily, 4)];
+const HANDS: [(Lane, usize); 3] = [
+    (Lane::Webhooks, 4),
+    (Lane::PollsNow, 8),
+    (Lane::PollsDaily, 4),
+];
 /// A message delivered this often is taken apart.
 pub const SUSPECT_FROM: u32 = 3;
 

@@ -263,7 +263,7 @@ pub const PROBE: &str = "pagesync-probe-";
 impl RawEntry {
     /// The nonce of our own probe, if this is one: a change of `name` of the id `0`.
     pub fn probe(&self) -> Option<String> {
-        let entry: serde_json::Value = serde_json::from_str(&self.0).ok()?;
+        let entry: Value = serde_json::from_str(&self.0).ok()?;
         let value = entry.pointer("/changes/0/value")?.as_str()?;
         let nonce = value.strip_prefix(PROBE).filter(|_| entry["id"] == "0")?;
         let harmless = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';

@@ -18,7 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const LOOK: Duration = Duration::from_millis(200);
 
 fn wants_html(headers: &HeaderMap) -> bool {
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let accept = headers
+        .get(header::ACCEPT)
+        .and_then(|value| value.to_str().ok());
     accept.is_some_and(|accept| accept.contains("text/html"))
 }
 
@@ -33,7 +35,11 @@ const CLOSED: [(HeaderName, &str); 4] = [
 ];
 
 fn html(status: StatusCode, title: &str, refresh: bool, body: &str) -> Response {
-    let refresh = if refresh { r#"<meta http-equiv="refresh" content="1">"# } else { "" };
+    let refresh = if refresh {
+        r#"<meta http-equiv="refresh" content="1">"#
+    } else {
+        ""
+    };
     let text = format!(
         r#"<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">{refresh}<title>{title}</title><style>body{{font:16px/1.5 system-ui,sans-serif;max-width:44rem;margin:3rem auto;padding:0 1rem;color:#1c1e21}}table{{border-collapse:collapse;width:100%}}td,th{{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #ddd}}.bad{{color:#a3182a}}.good{{color:#17663a}}</style></head><body><h1>{title}</h1>{body}</body></html>"#,
     );
@@ -65,7 +71,10 @@ fn escape(text: &str) -> String {
 /// A login that did not work.
 pub(super) fn refusal(headers: &HeaderMap, status: StatusCode, word: &str, text: &str) -> Response {
     if wants_html(headers) {
-        let body = format!(r#"<p class="bad">{}</p><p><a href="/facebook/login">Begin again</a></p>"#, escape(text));
+        let body = format!(
+            r#"<p class="bad">{}</p><p><a href="/facebook/login">Begin again</a></p>"#,
+            escape(text)
+        );
         html(status, "Not connected", false, &body)
     } else {
         as_json(status, &json!({"error": {"code": word, "message": text}}))
@@ -77,7 +86,12 @@ pub(super) async fn progress(oauth: &OAuth, headers: &HeaderMap, id: &GrantId) -
     let unavailable = |error: &dyn std::fmt::Display| {
         tracing::error!(error = %error, "the progress of a login cannot be read");
         let text = "This cannot be shown right now. Please reload the page in a minute.";
-        refusal(headers, StatusCode::SERVICE_UNAVAILABLE, "unavailable", text)
+        refusal(
+            headers,
+            StatusCode::SERVICE_UNAVAILABLE,
+            "unavailable",
+            text,
+        )
     };
     if wants_html(headers) {
         return match look(oauth, id).await {
@@ -171,9 +185,17 @@ fn about(oauth: &OAuth, connected: &Connected) -> Json {
 
 fn page(oauth: &OAuth, progress: &Progress) -> Response {
     match progress {
-        Progress::Waiting => html(StatusCode::OK, "Connecting", true, "<p>Facebook is being asked. This page goes on by itself.</p>"),
+        Progress::Waiting => html(
+            StatusCode::OK,
+            "Connecting",
+            true,
+            "<p>Facebook is being asked. This page goes on by itself.</p>",
+        ),
         Progress::Failed(why) => {
-            let body = format!(r#"<p class="bad">{}</p><p><a href="/facebook/login">Begin again</a></p>"#, escape(why));
+            let body = format!(
+                r#"<p class="bad">{}</p><p><a href="/facebook/login">Begin again</a></p>"#,
+                escape(why)
+            );
             html(StatusCode::BAD_GATEWAY, "Not connected", false, &body)
         }
         Progress::Connected(connected) => connected_page(oauth, connected),
@@ -196,9 +218,17 @@ fn connected_page(oauth: &OAuth, connected: &Connected) -> Response {
         let _ = write!(body, r#"<p class="bad">{}</p>"#, escape(problem));
     }
     if connected.complete || !connected.pages.is_empty() {
-        let _ = write!(body, "<p>{} Pages</p><table><tr><th>Page</th><th>Id</th><th>State</th></tr>", connected.pages.len());
+        let _ = write!(
+            body,
+            "<p>{} Pages</p><table><tr><th>Page</th><th>Id</th><th>State</th></tr>",
+            connected.pages.len()
+        );
         for row in &connected.pages {
-            let name = row.view.fields.get("name").and_then(|field| field.value.as_str());
+            let name = row
+                .view
+                .fields
+                .get("name")
+                .and_then(|field| field.value.as_str());
             let state = if row.read { "read" } else { "waiting" };
             let _ = write!(
                 body,
@@ -212,7 +242,11 @@ fn connected_page(oauth: &OAuth, connected: &Connected) -> Response {
     } else {
         body.push_str("<p>Looking for your Pages. This page goes on by itself.</p>");
     }
-    let title = if connected.complete { "Connected" } else { "Connecting" };
+    let title = if connected.complete {
+        "Connected"
+    } else {
+        "Connecting"
+    };
     html(StatusCode::OK, title, !connected.complete, &body)
 }
 

@@ -63,7 +63,11 @@ fn bad(word: &'static str, text: &str) -> Refusal {
 fn unavailable(error: &StoreError) -> Refusal {
     tracing::error!(error = %error, "a login cannot go on");
     let text = "This cannot be completed right now. Please reload the page in a minute.";
-    (StatusCode::SERVICE_UNAVAILABLE, "unavailable", text.to_owned())
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        "unavailable",
+        text.to_owned(),
+    )
 }
 
 /// Finds the login, exchanges its code if nobody has; answers with the grant to follow.
@@ -73,7 +77,12 @@ async fn take(
     query: &[(String, String)],
 ) -> Result<GrantId, Refusal> {
     let state = one(query, "state").filter(|state| !state.is_empty() && state.len() <= 256);
-    let state = state.ok_or_else(|| bad("state_missing", "The state of the login is missing. Please begin again at /facebook/login."))?;
+    let state = state.ok_or_else(|| {
+        bad(
+            "state_missing",
+            "The state of the login is missing. Please begin again at /facebook/login.",
+        )
+    })?;
     let id = login::id(state);
     let held: Option<Versioned<Login>> = get(&*oauth.store, &login::key(&id))
         .await
@@ -91,11 +100,23 @@ async fn take(
         Stage::Waiting => {}
     }
     if let Some(refusal) = said_no(query) {
-        settle(oauth, &id, version, &value, Stage::Failed(refusal.2.clone())).await?;
+        settle(
+            oauth,
+            &id,
+            version,
+            &value,
+            Stage::Failed(refusal.2.clone()),
+        )
+        .await?;
         return Err(refusal);
     }
     let code = one(query, "code").filter(|code| !code.is_empty() && code.len() <= MAX_CODE);
-    let code = code.ok_or_else(|| bad("code_missing", "The code of the login is missing. Please begin again at /facebook/login."))?;
+    let code = code.ok_or_else(|| {
+        bad(
+            "code_missing",
+            "The code of the login is missing. Please begin again at /facebook/login.",
+        )
+    })?;
     if settle(oauth, &id, version, &value, Stage::Taken).await? == Outcome::Stale {
         // Another request of the same browser was faster: it has the code.
         return Ok(id);
@@ -117,7 +138,10 @@ fn said_no(query: &[(String, String)]) -> Option<Refusal> {
         let said = ["error_description", "error_message", "error"];
         let said = said.iter().find_map(|name| one(query, name)).unwrap_or("");
         let said: String = said.chars().take(200).collect();
-        bad("facebook_error", &format!("Facebook could not complete the login: {said}"))
+        bad(
+            "facebook_error",
+            &format!("Facebook could not complete the login: {said}"),
+        )
     })
 }
 
@@ -145,13 +169,23 @@ async fn exchange(
     version: u64,
     code: &str,
 ) -> Result<(), Refusal> {
-    let granted = oauth.graph.exchange_code(code, &oauth.config.redirect_uri).await;
+    let granted = oauth
+        .graph
+        .exchange_code(code, &oauth.config.redirect_uri)
+        .await;
     let granted = match granted {
         Ok(granted) => granted,
         Err(error) => {
             tracing::warn!(error = %error, "a code could not be exchanged");
-            let passes = matches!(error, GraphError::Transient(_) | GraphError::Throttled { .. });
-            let status = if passes { StatusCode::BAD_GATEWAY } else { StatusCode::BAD_REQUEST };
+            let passes = matches!(
+                error,
+                GraphError::Transient(_) | GraphError::Throttled { .. }
+            );
+            let status = if passes {
+                StatusCode::BAD_GATEWAY
+            } else {
+                StatusCode::BAD_REQUEST
+            };
             let text = "Facebook did not accept the login. Please begin again at /facebook/login.";
             settle(oauth, id, version, login, Stage::Failed(text.to_owned())).await?;
             return Err((status, "exchange_failed", text.to_owned()));
@@ -173,7 +207,9 @@ async fn exchange(
         }],
         ..Commit::default()
     };
-    commit(&*oauth.store, next).await.map_err(|error| unavailable(&error))?;
+    commit(&*oauth.store, next)
+        .await
+        .map_err(|error| unavailable(&error))?;
     Metrics::count(&oauth.metrics.logins, "exchanged");
     Ok(())
 }

@@ -45,7 +45,12 @@ pub(crate) async fn begin(
         Err(reason) => {
             tracing::error!(reason, "a login cannot begin");
             let text = "Logins are not possible right now. Please try again in a minute.";
-            answer::refusal(&headers, StatusCode::SERVICE_UNAVAILABLE, "unavailable", text)
+            answer::refusal(
+                &headers,
+                StatusCode::SERVICE_UNAVAILABLE,
+                "unavailable",
+                text,
+            )
         }
     }
 }
@@ -76,7 +81,11 @@ async fn prepare(oauth: &OAuth, headers: &HeaderMap) -> Result<(String, String),
         stage: Stage::Waiting,
     };
     let key = login::key(&login::id(&state));
-    let kept = write(&*oauth.store, vec![put(key, &login, Some(0), Some(login::TTL))]).await;
+    let kept = write(
+        &*oauth.store,
+        vec![put(key, &login, Some(0), Some(login::TTL))],
+    )
+    .await;
     kept.map_err(|error| error.to_string())?;
     // Lax, not Strict: the way back from Facebook is a navigation from another site.
     let secure = if oauth.config.redirect_uri.starts_with("https://") {
@@ -84,8 +93,7 @@ async fn prepare(oauth: &OAuth, headers: &HeaderMap) -> Result<(String, String),
     } else {
         ""
     };
-    let cookie = format!(
-        "{COOKIE}={browser}; Path=/facebook; Max-Age=3600; HttpOnly; SameSite=Lax{secure}"
-    );
+    let cookie =
+        format!("{COOKIE}={browser}; Path=/facebook; Max-Age=3600; HttpOnly; SameSite=Lax{secure}");
     Ok((address.into(), cookie))
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use axum::http::{HeaderMap, header};
 use common::clock::Clock;
 use common::config::Config;
-use common::custody::{Sealer, self};
+use common::custody::{self, Sealer};
 use common::graph::Graph;
 use common::store::Store;
 use common::telemetry::Metrics;

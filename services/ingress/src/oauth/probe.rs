@@ -25,7 +25,11 @@ pub(super) async fn test(oauth: &OAuth) -> Result<(), String> {
     let change = json!({"field": "name", "value": format!("{PROBE}{nonce}")});
     let entry = json!({"id": "0", "time": seconds, "changes": [change]});
     let body = json!({"object": "page", "entry": [entry]}).to_string();
-    let secret = oauth.config.app_secrets.first().ok_or("there is no app secret")?;
+    let secret = oauth
+        .config
+        .app_secrets
+        .first()
+        .ok_or("there is no app secret")?;
     let mac = Hmac::<Sha256>::new_from_slice(secret.expose_secret().as_bytes())
         .map_err(|error| error.to_string())?;
     let tag = mac.chain_update(&body).finalize().into_bytes();
@@ -43,9 +47,13 @@ pub(super) async fn test(oauth: &OAuth) -> Result<(), String> {
         .header("x-hub-signature-256", signature)
         .body(body);
     let answer = request.send().await;
-    let status = answer.map_err(|_| "our own listener does not answer".to_owned())?.status();
+    let status = answer
+        .map_err(|_| "our own listener does not answer".to_owned())?
+        .status();
     if status != reqwest::StatusCode::OK {
-        return Err(format!("ingress answered {status}: the queue does not take webhooks"));
+        return Err(format!(
+            "ingress answered {status}: the queue does not take webhooks"
+        ));
     }
     let arrived = async {
         let mut look = tokio::time::interval(LOOK);
@@ -58,5 +66,7 @@ pub(super) async fn test(oauth: &OAuth) -> Result<(), String> {
         }
     };
     let waited = tokio::time::timeout(PATIENCE, arrived).await;
-    waited.map_err(|_| "the queue took it, and no worker brought it to the store within 5 s".to_owned())
+    waited.map_err(|_| {
+        "the queue took it, and no worker brought it to the store within 5 s".to_owned()
+    })
 }

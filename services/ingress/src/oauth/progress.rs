@@ -59,7 +59,9 @@ pub(super) fn missing(wanted: &[String], granted: &[String]) -> Vec<Missing> {
             consequence: match permission.as_str() {
                 "pages_show_list" => "no Page can be found",
                 "pages_read_engagement" => "the fields of Pages cannot be read",
-                "pages_manage_metadata" => "no webhook arrives: changes are seen at the daily poll only",
+                "pages_manage_metadata" => {
+                    "no webhook arrives: changes are seen at the daily poll only"
+                }
                 "business_management" => "Pages that belong to a business are not listed",
                 _ => "what needs it does not work",
             },
@@ -82,7 +84,10 @@ pub(super) async fn look(oauth: &OAuth, id: &GrantId) -> Result<Progress, StoreE
         return Ok(Progress::Failed("the connection was ended".to_owned()));
     };
     let connection = held.value;
-    let walked = connection.last.as_ref().is_some_and(|last| last.begun >= value.begun);
+    let walked = connection
+        .last
+        .as_ref()
+        .is_some_and(|last| last.begun >= value.begun);
     let failed = connection.status != connection::Status::Active;
     let mut connected = Connected {
         connection,
@@ -104,7 +109,10 @@ async fn rows(
     let store = &*oauth.store;
     let prefix = token::prefix(&connection.user);
     let tokens = all::<token::Held>(store, Kind::PageToken, &prefix).await?;
-    let ids: Vec<PageId> = tokens.iter().filter_map(|(id, _)| token::page_of(id)).collect();
+    let ids: Vec<PageId> = tokens
+        .iter()
+        .filter_map(|(id, _)| token::page_of(id))
+        .collect();
     let mut rows = Vec::new();
     for some in ids.chunks(500) {
         for (id, held) in some.iter().zip(store.load(some).await?) {

@@ -10,12 +10,10 @@ use common::pages;
 use common::queue::rabbitmq::{PUBLISH_DEADLINE, RabbitMq};
 use common::queue::{Queue, QueueError};
 use common::store::Stored;
-use common::telemetry::Metrics;
-use model::field::TrackedFields;
 use model::job::{Job, encode, message};
 use model::lane::Lane;
 
-use crate::support::deployment::Place;
+use crate::support::deployment::{Place, worker_parts};
 use crate::support::engine::{Kind, Server};
 use crate::support::servers::{shared_broker, vhost};
 use crate::support::{TestBackend, eventually, page_id, webhook_job};
@@ -198,15 +196,10 @@ async fn what_the_broker_gave_up_on_is_taken_apart_and_done() {
         .await;
     let lifecycle = Lifecycle::default();
     let parts = worker::Parts {
-        queue: queue.clone(),
-        store: store.clone(),
-        metrics: Metrics::default(),
-        clock: Clock::system(),
-        tracked: TrackedFields::default(),
-        verify_after: Duration::from_secs(10),
-        process: worker::process_name(),
+        lifecycle: lifecycle.clone(),
+        ..worker_parts(&place, queue.clone(), store.clone())
     };
-    lifecycle.spawn("worker", worker::run(parts, lifecycle.clone()));
+    lifecycle.spawn("worker", worker::run(parts));
     eventually("both Pages to be named", || async {
         let held = store.load(&[page_id(1), page_id(2)]).await.unwrap();
         let named = |held: &common::store::Versioned<Stored>| matches!(&held.value, Stored::Page(page) if !page.registers.is_empty());

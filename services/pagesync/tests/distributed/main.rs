@@ -11,14 +11,20 @@
 )]
 
 mod broker;
+#[path = "../it/connect.rs"]
+mod connect;
 #[path = "../it/corpus.rs"]
 mod corpus;
+#[path = "../it/daily.rs"]
+mod daily;
 #[path = "../it/input.rs"]
 mod input;
 #[path = "../it/input_table.rs"]
 mod input_table;
 #[path = "../it/limits.rs"]
 mod limits;
+#[path = "../it/poll.rs"]
+mod poll;
 #[path = "../it/queue.rs"]
 mod queue;
 mod redis;

@@ -43,7 +43,7 @@ impl Process {
         command.arg(self.role).env_clear().envs(&self.environment);
         self.child = Some(command.stdout(Stdio::null()).spawn().unwrap());
         let url = format!("http://127.0.0.1:{}/readyz", self.private);
-        let client = reqwest::Client::new();
+        let client = crate::support::client();
         within(
             Duration::from_secs(60),
             &format!("{} to be ready", self.role),

@@ -48,7 +48,7 @@ async fn b08_b14_settings_admit_the_legacy_signature_and_the_previous_secret() {
 #[tokio::test(flavor = "multi_thread")]
 async fn b01_to_b04_the_handshake_echoes_the_challenge_to_who_knows_the_token() {
     let deployment = Deployment::start(BACKEND).await;
-    let client = reqwest::Client::new();
+    let client = crate::support::client();
     let get = async |query: &[(&str, &str)]| {
         let answer = client
             .get(deployment.url("/facebook/webhook"))
@@ -205,7 +205,7 @@ async fn b36_a_replayed_body_changes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn b38_b39_the_public_listener_serves_nothing_else_and_bounds_what_it_reads() {
     let deployment = Deployment::start(BACKEND).await;
-    let client = reqwest::Client::new();
+    let client = crate::support::client();
     let get = async |path: &str| {
         let answer = client.get(deployment.url(path)).send().await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())

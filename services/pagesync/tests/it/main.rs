@@ -11,10 +11,13 @@
 )]
 
 mod cli;
+mod connect;
 mod corpus;
+mod daily;
 mod input;
 mod input_table;
 mod limits;
+mod poll;
 mod queue;
 mod store;
 mod store_index;

@@ -15,8 +15,6 @@ use common::store::{
     Changes, Commit, Cursor, Health, HistoryEntry, Key, Kind, Outcome, Store, StoreError, Stored,
     Versioned,
 };
-use common::telemetry::Metrics;
-use model::field::TrackedFields;
 use model::id::{PageId, Subject};
 use model::job::{Claim, Job, NEWER_VERSION, Unreadable};
 use model::lane::Lane;
@@ -24,7 +22,7 @@ use model::time::Millis;
 use serde_json::{Value as Json, json};
 
 use crate::BACKEND;
-use crate::support::deployment::{Deployment, Place};
+use crate::support::deployment::{Deployment, Place, worker_parts};
 use crate::support::{eventually, page_id, webhook_job};
 
 /// The real store, with switches for bad days.
@@ -145,9 +143,8 @@ impl Bench {
         let place = Place::new(BACKEND).await;
         let (queue, store) = (place.queue().await, place.store());
         for page in pages {
-            pages::add(&*store, &page_id(*page), Clock::system().now())
-                .await
-                .unwrap();
+            let commit = pages::registration(&page_id(*page), 0, Clock::system().now());
+            store.commit(&[commit]).await.unwrap();
         }
         Self {
             place,
@@ -157,20 +154,16 @@ impl Bench {
     }
 
     fn parts(&self, store: Arc<dyn Store>) -> worker::Parts {
-        worker::Parts {
-            queue: self.queue.clone(),
-            store,
-            metrics: Metrics::default(),
-            clock: Clock::system(),
-            tracked: TrackedFields::default(),
-            verify_after: Duration::from_secs(10),
-            process: worker::process_name(),
-        }
+        worker_parts(&self.place, self.queue.clone(), store)
     }
 
     fn start(&self, store: Arc<dyn Store>) -> Lifecycle {
         let lifecycle = Lifecycle::default();
-        lifecycle.spawn("worker", worker::run(self.parts(store), lifecycle.clone()));
+        let parts = worker::Parts {
+            lifecycle: lifecycle.clone(),
+            ..self.parts(store)
+        };
+        lifecycle.spawn("worker", worker::run(parts));
         lifecycle
     }
 

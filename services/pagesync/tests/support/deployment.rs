@@ -1,10 +1,10 @@
 //! A deployment in this process: real roles on free ports, on the backend of this test binary.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use common::backends::Backends;
 use common::clock::Clock;
 use common::config::{Config, Environment, Role};
+use common::custody::PrivateKey;
 use common::database::{Access, Database};
 use common::pages;
 use common::queue::Queue;
@@ -13,16 +13,20 @@ use common::queue::rabbitmq::RabbitMq;
 use common::store::embedded::EmbeddedStore;
 use common::store::redis::{Durability, RedisStore};
 use common::store::{Store, Stored, Versioned};
+use common::telemetry::Label;
+use model::due::Polling;
 use model::id::PageId;
 use model::lane::Lane;
 use model::page::Page;
 use pagesync::roles::{self, Running};
+use secrecy::ExposeSecret as _;
 use simulator::bytes::signature_256;
 use tempfile::TempDir;
 
 use super::servers::{Vhost, database, shared_broker, shared_redis, vhost};
-use super::{TestBackend, eventually};
+use super::{TestBackend, client, eventually};
 
+pub(crate) const APP_ID: &str = "100200300400500";
 pub(crate) const APP_SECRET: &str = "0123456789abcdef0123456789abcdef";
 pub(crate) const VERIFY_TOKEN: &str = "a verify token with spaces & signs";
 
@@ -78,13 +82,27 @@ impl Place {
         }
     }
 
-    /// The settings of a process on this place, listening on free ports.
-    pub(crate) fn environment(&self, extra: &[(&str, &str)]) -> Environment {
+    /// The settings of a process of `role` on this place, listening on free ports. Verification is a
+    /// day away unless a test wants it.
+    pub(crate) fn environment(&self, role: Role, extra: &[(&str, &str)]) -> Environment {
         let mut settings = vec![
+            ("FACEBOOK_APP_ID", APP_ID.to_owned()),
             ("FACEBOOK_APP_SECRET", APP_SECRET.to_owned()),
             ("FACEBOOK_VERIFY_TOKEN", VERIFY_TOKEN.to_owned()),
+            (
+                "FACEBOOK_REDIRECT_URI",
+                "http://localhost:5000/facebook/callback".to_owned(),
+            ),
+            (
+                "FACEBOOK_WEBHOOK_ADDRESS",
+                "http://localhost:5000/facebook/webhook".to_owned(),
+            ),
+            // Nobody listens there: who wants Facebook starts a simulator.
+            ("PAGESYNC_GRAPH_URL", "http://127.0.0.1:9".to_owned()),
+            ("PAGESYNC_DIALOG_URL", "http://127.0.0.1:9".to_owned()),
             ("PAGESYNC_LISTEN", "127.0.0.1:0".to_owned()),
             ("PAGESYNC_OPERATOR_LISTEN", "127.0.0.1:0".to_owned()),
+            ("PAGESYNC_VERIFY_AFTER", "24h".to_owned()),
         ];
         match self {
             Self::Embedded(directory) => {
@@ -95,6 +113,17 @@ impl Place {
                 settings.push(("PAGESYNC_BACKEND", "distributed".to_owned()));
                 settings.push(("PAGESYNC_RABBITMQ_URL", vhost.amqp.clone()));
                 settings.push(("PAGESYNC_REDIS_URL", redis.clone()));
+                let key = sealing_key();
+                match role {
+                    Role::Ingress => {
+                        settings.push(("PAGESYNC_TOKEN_PUBLIC_KEY", key.public().text()))
+                    }
+                    Role::Worker => settings.push((
+                        "PAGESYNC_TOKEN_PRIVATE_KEYS",
+                        key.text().expose_secret().to_owned(),
+                    )),
+                    _ => {}
+                }
             }
         }
         let extra = extra.iter().map(|(key, value)| (*key, (*value).to_owned()));
@@ -104,17 +133,47 @@ impl Place {
             .map(|(key, value)| (key.to_owned(), value))
             .collect()
     }
+
+    /// The roles that make up a deployment here.
+    pub(crate) fn roles(&self) -> Vec<Role> {
+        match self {
+            Self::Embedded(_) => vec![Role::Up],
+            Self::Distributed { .. } => vec![Role::Ingress, Role::Worker, Role::Scheduler],
+        }
+    }
 }
 
-/// Ingress and worker at work.
+/// The pair that seals and opens the tokens of a test run.
+pub(crate) fn sealing_key() -> &'static PrivateKey {
+    static KEY: OnceLock<PrivateKey> = OnceLock::new();
+    KEY.get_or_init(PrivateKey::generate)
+}
+
+/// What a worker on this place works with.
+pub(crate) fn worker_parts(
+    place: &Place,
+    queue: Arc<dyn Queue>,
+    store: Arc<dyn Store>,
+) -> worker::Parts {
+    let environment = place.environment(Role::Worker, &[("PAGESYNC_VERIFY_AFTER", "10s")]);
+    let role = if matches!(place, Place::Embedded(_)) {
+        Role::Up
+    } else {
+        Role::Worker
+    };
+    let config = Config::read(&environment, role).unwrap();
+    let metrics = common::telemetry::Metrics::default();
+    let (clock, lifecycle) = (Clock::system(), common::lifecycle::Lifecycle::default());
+    worker::Parts::new(&config, (queue, store), metrics, clock, lifecycle).unwrap()
+}
+
+/// Roles at work.
 #[derive(Debug)]
 pub(crate) struct Deployment {
     pub(crate) place: Place,
-    ingress: Running,
-    /// In a distributed deployment; the embedded one has both in one.
-    worker: Option<Running>,
+    pub(crate) roles: Vec<(Role, Running)>,
     pub(crate) store: Arc<dyn Store>,
-    client: reqwest::Client,
+    pub(crate) client: reqwest::Client,
     finished: bool,
 }
 
@@ -128,42 +187,61 @@ impl Deployment {
     }
 
     pub(crate) async fn start_on(place: Place, extra: &[(&str, &str)]) -> Self {
-        let environment = place.environment(extra);
-        let start = async |role| {
-            let config = Config::read(&environment, role).unwrap();
-            roles::start(&config, role).await.unwrap()
-        };
-        let (ingress, worker) = match place {
-            Place::Embedded(_) => (start(Role::Up).await, None),
-            Place::Distributed { .. } => {
-                (start(Role::Ingress).await, Some(start(Role::Worker).await))
-            }
-        };
-        let working = worker.as_ref().unwrap_or(&ingress);
-        let store = working.backends.as_ref().unwrap().store.clone();
+        let roles = place.roles();
+        Self::start_roles(place, &roles, extra, &Clock::system()).await
+    }
+
+    pub(crate) async fn start_roles(
+        place: Place,
+        wanted: &[Role],
+        extra: &[(&str, &str)],
+        clock: &Clock,
+    ) -> Self {
+        let mut roles = Vec::new();
+        for role in wanted {
+            let config = Config::read(&place.environment(*role, extra), *role).unwrap();
+            let running = roles::start_at(&config, *role, clock.clone())
+                .await
+                .unwrap();
+            roles.push((*role, running));
+        }
+        let store = roles[0].1.backends.store.clone();
         let deployment = Self {
             store,
             place,
-            ingress,
-            worker,
-            client: reqwest::Client::new(),
+            roles,
+            client: client(),
             finished: false,
         };
         eventually("readiness", || async {
-            let ready = deployment.get_private("readyz").await;
-            (ready.0 == 200).then_some(())
+            for (_, running) in &deployment.roles {
+                let ready = deployment.private(running, "readyz").await;
+                if ready.0 != 200 {
+                    return None;
+                }
+            }
+            Some(())
         })
         .await;
         deployment
     }
 
-    pub(crate) fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.ingress.public.unwrap())
+    /// The role that faces the public.
+    pub(crate) fn face(&self) -> &Running {
+        &self.roles[0].1
     }
 
-    /// Asks the private listener of ingress.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.face().public.unwrap())
+    }
+
+    /// Asks the private listener of the public face.
     pub(crate) async fn get_private(&self, path: &str) -> (u16, String) {
-        let url = format!("http://{}/{path}", self.ingress.private);
+        self.private(self.face(), path).await
+    }
+
+    pub(crate) async fn private(&self, running: &Running, path: &str) -> (u16, String) {
+        let url = format!("http://{}/{path}", running.private);
         let answer = self.client.get(url).send().await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
     }
@@ -192,9 +270,13 @@ impl Deployment {
 
     pub(crate) async fn add(&self, ids: &[PageId]) {
         for id in ids {
-            pages::add(&*self.store, id, Clock::system().now())
-                .await
-                .unwrap();
+            let mut commit = pages::registration(id, 0, Clock::system().now());
+            // No first read: these tests are about webhooks.
+            commit.due.clear();
+            if let Some(write) = &mut commit.page {
+                write.page.polling = Polling::default();
+            }
+            self.store.commit(&[commit]).await.unwrap();
         }
     }
 
@@ -228,48 +310,56 @@ impl Deployment {
             .map(model::value::Canonical::to_json)
     }
 
-    /// How often ingress counted a part as `name`, or the worker a job.
+    /// How often a role counted a part of a webhook, or a job, as `name`.
     pub(crate) fn counted(&self, name: &'static str) -> u64 {
-        let label = common::telemetry::Label { name };
+        let label = Label { name };
         let of = |running: &Running| {
             let parts = running.metrics.counted.get_or_create(&label).get();
             parts + running.metrics.jobs_done.get_or_create(&label).get()
         };
-        of(&self.ingress) + self.worker.as_ref().map_or(0, of)
+        self.roles.iter().map(|(_, running)| of(running)).sum()
     }
 
-    /// Waits until the worker has done everything ingress made durable.
+    /// Waits until everything that was published is done.
     pub(crate) async fn settle(&self) {
-        let working = self.worker.as_ref().unwrap_or(&self.ingress);
         eventually("the queue to be worked off", || async {
-            let published = self.ingress.metrics.jobs_published.get();
-            (working.metrics.jobs_acknowledged.get() >= published).then_some(())
+            let (mut published, mut done) = (0, 0);
+            for (_, Running { metrics, .. }) in &self.roles {
+                published += metrics.jobs_published.get();
+                for lane in [Lane::PollsNow, Lane::PollsDaily] {
+                    let label = Label { name: lane.name() };
+                    published += metrics.polls_published.get_or_create(&label).get();
+                }
+                done += metrics.jobs_acknowledged.get();
+            }
+            (done >= published).then_some(())
         })
         .await;
     }
 
-    /// Ends the roles in order and makes sure that nothing is left in a queue.
+    /// Ends the roles, the schedulers first, and makes sure that no webhook is left in the queue.
+    /// Polls may be: what was due is due again.
     pub(crate) async fn finish(mut self) {
         self.settle().await;
-        for running in [Some(&self.ingress), self.worker.as_ref()]
-            .into_iter()
-            .flatten()
-        {
+        let order = |role: &Role| match role {
+            Role::Scheduler => 0,
+            Role::Worker => 2,
+            _ => 1,
+        };
+        self.roles.sort_by_key(|(role, _)| order(role));
+        for (role, running) in &self.roles {
+            if *role == Role::Worker {
+                self.settle().await;
+            }
             running.lifecycle.stop();
             running.lifecycle.finish().await.unwrap();
         }
-        let backends: Option<&Backends> = self.ingress.backends.as_ref();
-        let queue = match backends {
-            Some(backends) => backends.queue.clone(),
-            None => self.place.queue().await,
+        let queue = match &self.place {
+            Place::Embedded(_) => self.roles[0].1.backends.queue.clone(),
+            Place::Distributed { .. } => self.place.queue().await,
         };
-        for lane in Lane::ALL {
-            assert_eq!(
-                queue.depth(lane).await.unwrap().messages,
-                0,
-                "left in {lane}"
-            );
-        }
+        let left = queue.depth(Lane::Webhooks).await.unwrap().messages;
+        assert_eq!(left, 0, "webhooks left in the queue");
         self.finished = true;
     }
 }

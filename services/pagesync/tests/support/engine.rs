@@ -145,7 +145,7 @@ impl Server {
     async fn wait_until_up(&self) {
         // A server that listens may not answer yet: ask for what tests will ask for.
         let port = *self.ports.last().unwrap();
-        let client = reqwest::Client::new();
+        let client = crate::support::client();
         within(Duration::from_secs(90), "a server to come up", || async {
             match self.kind {
                 Kind::Redis => {

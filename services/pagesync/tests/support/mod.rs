@@ -7,6 +7,7 @@
 
 pub(crate) mod deployment;
 pub(crate) mod engine;
+pub(crate) mod facebook;
 pub(crate) mod servers;
 
 use std::future::Future;
@@ -64,6 +65,15 @@ pub(crate) fn webhook_job(n: u64, name: &str) -> Job {
         entry,
         received: Millis(1_750_000_000_500),
     }
+}
+
+/// An HTTP client that follows no redirect.
+pub(crate) fn client() -> reqwest::Client {
+    common::tls::provide();
+    reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .unwrap()
 }
 
 /// A port nobody listens on now.

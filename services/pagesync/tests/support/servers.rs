@@ -58,7 +58,7 @@ impl Vhost {
 
     async fn manage(&self, method: reqwest::Method, path: &str, body: &str) {
         let path = path.replace("{vhost}", &self.name);
-        let answer = reqwest::Client::new()
+        let answer = crate::support::client()
             .request(method, format!("{}/{path}", self.management))
             .basic_auth("guest", Some("guest"))
             .header("content-type", "application/json")
@@ -85,7 +85,7 @@ impl Vhost {
             "payload": payload,
             "payload_encoding": "string",
         });
-        let answer = reqwest::Client::new()
+        let answer = crate::support::client()
             .post(format!(
                 "{}/exchanges/{}/amq.default/publish",
                 self.management, self.name

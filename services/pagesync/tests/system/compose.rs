@@ -107,7 +107,7 @@ async fn four_workers_under_load_lose_nothing_when_one_is_killed() {
     };
     project.compose(&["down", "-v", "--remove-orphans"]);
     project.run(&["up", "-d", "--build", "--scale", "worker=4"]);
-    let client = reqwest::Client::new();
+    let client = crate::support::client();
     let simulated = format!("http://127.0.0.1:{}/_sim/pages", project.simulator);
     within(Duration::from_secs(120), "the simulator", || async {
         let answer = client.get(&simulated).send().await.ok()?;

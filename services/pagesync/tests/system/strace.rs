@@ -15,7 +15,7 @@ async fn a_200_leaves_only_after_the_webhook_was_written_and_synced() {
     let directory = tempfile::tempdir().unwrap();
     let trace = directory.path().join("trace");
     let (public, private) = (free_port(), free_port());
-    let mut environment = place.environment(&[]);
+    let mut environment = place.environment(Role::Up, &[]);
     environment.insert("PAGESYNC_LISTEN".to_owned(), format!("127.0.0.1:{public}"));
     environment.insert(
         "PAGESYNC_OPERATOR_LISTEN".to_owned(),
@@ -31,7 +31,7 @@ async fn a_200_leaves_only_after_the_webhook_was_written_and_synced() {
         .stderr(Stdio::null())
         .spawn()
         .expect("strace: ./test installs it");
-    let client = reqwest::Client::new();
+    let client = crate::support::client();
     let ready = format!("http://127.0.0.1:{private}/readyz");
     within(Duration::from_secs(60), "the traced process", || async {
         let answer = client.get(&ready).send().await.ok()?;

@@ -15,7 +15,14 @@ const DEFAULT_LIMIT: usize = 25;
 /// How many ids or batched requests a call may have.
 const MAX_AT_ONCE: usize = 50;
 
-const TASKS: [&str; 6] = ["ADVERTISE", "ANALYZE", "CREATE_CONTENT", "MANAGE", "MESSAGING", "MODERATE"];
+const TASKS: [&str; 6] = [
+    "ADVERTISE",
+    "ANALYZE",
+    "CREATE_CONTENT",
+    "MANAGE",
+    "MESSAGING",
+    "MODERATE",
+];
 
 pub(super) fn me(simulator: &Simulator, call: &Call) -> Answer {
     let token = call.token()?;
@@ -23,11 +30,17 @@ pub(super) fn me(simulator: &Simulator, call: &Call) -> Answer {
         return node(simulator, call, page);
     }
     let asked = fields::parse(call.parameter("fields").unwrap_or("id,name"));
-    if let Some(field) = asked.iter().find(|field| !["id", "name"].contains(&field.name.as_str())) {
+    if let Some(field) = asked
+        .iter()
+        .find(|field| !["id", "name"].contains(&field.name.as_str()))
+    {
         return Err(fields::nonexisting(&field.name, "User"));
     }
     let facebook = simulator.facebook();
-    let name = facebook.people.get(&token.user).map(|person| person.name.clone());
+    let name = facebook
+        .people
+        .get(&token.user)
+        .map(|person| person.name.clone());
     Ok(json!({"id": token.user, "name": name}))
 }
 
@@ -37,13 +50,21 @@ pub(super) fn accounts(simulator: &Simulator, call: &Call) -> Answer {
     if token.kind != Kind::User {
         return Err(fields::nonexisting("accounts", "Page"));
     }
-    let asked = call.parameter("fields").unwrap_or("access_token,category,category_list,name,id,tasks");
+    let asked = call
+        .parameter("fields")
+        .unwrap_or("access_token,category,category_list,name,id,tasks");
     let asked = fields::parse(asked);
     fields::check(&asked)?;
     let limit = match call.parameter("limit").map(str::parse::<usize>) {
         None => DEFAULT_LIMIT,
         Some(Ok(limit)) if limit > 0 => limit,
-        Some(_) => return Err(Refusal::oauth(100, None, "(#100) Param limit must be greater than 0")),
+        Some(_) => {
+            return Err(Refusal::oauth(
+                100,
+                None,
+                "(#100) Param limit must be greater than 0",
+            ));
+        }
     };
     let habits = simulator.facebook().habits.clone();
     if limit > habits.max_limit {
@@ -54,7 +75,11 @@ pub(super) fn accounts(simulator: &Simulator, call: &Call) -> Answer {
     let listed = listed(simulator, token);
     let hollow = usize::from(habits.hollow && from == 0);
     let from = from.saturating_sub(usize::from(habits.hollow));
-    let until = if hollow == 1 { from } else { (from + limit).min(listed.len()) };
+    let until = if hollow == 1 {
+        from
+    } else {
+        (from + limit).min(listed.len())
+    };
     let locale = call.parameter("locale").unwrap_or("de_DE");
     let data: Vec<Value> = listed
         .get(from..until)
@@ -65,10 +90,14 @@ pub(super) fn accounts(simulator: &Simulator, call: &Call) -> Answer {
     let mut answer = json!({"data": data});
     if !data.is_empty() || hollow == 1 {
         let shift = usize::from(habits.hollow);
-        answer["paging"] = json!({"cursors": {"before": cursor(from + shift), "after": cursor(until + shift)}});
+        answer["paging"] =
+            json!({"cursors": {"before": cursor(from + shift), "after": cursor(until + shift)}});
         if until < listed.len() {
             // As Facebook does: with the token in the address. Nobody should follow it.
-            let next = format!("https://graph.facebook.com/v25.0/me/accounts?access_token=EAASinTheAddress&limit={limit}&after={}", cursor(until + shift));
+            let next = format!(
+                "https://graph.facebook.com/v25.0/me/accounts?access_token=EAASinTheAddress&limit={limit}&after={}",
+                cursor(until + shift)
+            );
             answer["paging"]["next"] = json!(next);
         }
     }
@@ -87,13 +116,27 @@ fn listed(simulator: &Simulator, token: &Token) -> Vec<Page> {
     simulator
         .world()
         .read(facebook.now(), facebook.habits.stale_reads)
-        .filter(|page| page.get("id").and_then(Value::as_str).is_some_and(|id| facebook.manages(&token.user, id)))
+        .filter(|page| {
+            page.get("id")
+                .and_then(Value::as_str)
+                .is_some_and(|id| facebook.manages(&token.user, id))
+        })
         .filter(|page| business || !page.contains_key("owner_business"))
         .collect()
 }
 
-fn row(simulator: &Simulator, token: &Token, page: &Page, asked: &[fields::Asked], locale: &str) -> Map<String, Value> {
-    let id = page.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
+fn row(
+    simulator: &Simulator,
+    token: &Token,
+    page: &Page,
+    asked: &[fields::Asked],
+    locale: &str,
+) -> Map<String, Value> {
+    let id = page
+        .get("id")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned();
     let mut row = fields::view(page, asked, locale, simulator.world().count_read());
     let wants = |name: &str| asked.iter().any(|field| field.name == name);
     let mut facebook = simulator.facebook();
@@ -101,15 +144,28 @@ fn row(simulator: &Simulator, token: &Token, page: &Page, asked: &[fields::Asked
         row.insert("tasks".to_owned(), json!(TASKS));
     }
     if wants("is_webhooks_subscribed") {
-        row.insert("is_webhooks_subscribed".to_owned(), json!(facebook.installed.contains_key(&id)));
+        row.insert(
+            "is_webhooks_subscribed".to_owned(),
+            json!(facebook.installed.contains_key(&id)),
+        );
     }
-    let gives = facebook.people.get(&token.user).is_some_and(|person| !person.without_token.contains(&id));
+    let gives = facebook
+        .people
+        .get(&token.user)
+        .is_some_and(|person| !person.without_token.contains(&id));
     if wants("access_token") && gives {
         // From a long-lived token come Page tokens that do not end; from a short one, short ones.
-        let lives = token.expires.map(|expires| expires.saturating_sub(token.issued));
-        let expires = token.expires.filter(|_| lives.is_some_and(|lives| lives < LONG_LIFE));
+        let lives = token
+            .expires
+            .map(|expires| expires.saturating_sub(token.issued));
+        let expires = token
+            .expires
+            .filter(|_| lives.is_some_and(|lives| lives < LONG_LIFE));
         let held = facebook.tokens.iter().find(|(_, held)| {
-            held.kind == Kind::Page(id.clone()) && held.user == token.user && held.dead.is_none() && held.expires == expires
+            held.kind == Kind::Page(id.clone())
+                && held.user == token.user
+                && held.dead.is_none()
+                && held.expires == expires
         });
         let held = held.map(|(text, _)| text.clone());
         let text = held.unwrap_or_else(|| facebook.issue(Kind::Page(id), &token.user, expires));
@@ -124,7 +180,10 @@ fn cursor(offset: usize) -> String {
 
 fn offset(cursor: Option<&str>) -> Result<usize, Refusal> {
     let Some(cursor) = cursor else { return Ok(0) };
-    let text = BASE64.decode(cursor).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let text = BASE64
+        .decode(cursor)
+        .ok()
+        .and_then(|bytes| String::from_utf8(bytes).ok());
     let offset = text.and_then(|text| text.strip_prefix("page-")?.parse().ok());
     offset.ok_or_else(|| Refusal::oauth(100, None, "(#100) Invalid cursors values"))
 }
@@ -139,7 +198,10 @@ pub(super) fn node(simulator: &Simulator, call: &Call, id: &str) -> Answer {
         Some(own) => own == id,
         None => true,
     };
-    let page = simulator.world().read(facebook.now(), facebook.habits.stale_reads).find(|page| page.get("id").and_then(Value::as_str) == Some(id));
+    let page = simulator
+        .world()
+        .read(facebook.now(), facebook.habits.stale_reads)
+        .find(|page| page.get("id").and_then(Value::as_str) == Some(id));
     let Some(page) = page.filter(|_| may && facebook.manages(&token.user, id)) else {
         return Err(Refusal::missing(id));
     };
@@ -154,9 +216,16 @@ pub(super) fn node(simulator: &Simulator, call: &Call, id: &str) -> Answer {
 
 /// `/?ids=`: several objects with one token; one bad id fails them all.
 pub(super) fn ids(simulator: &Simulator, call: &Call) -> Answer {
-    let ids: Vec<&str> = call.parameter("ids").unwrap_or_default().split(',').collect();
+    let ids: Vec<&str> = call
+        .parameter("ids")
+        .unwrap_or_default()
+        .split(',')
+        .collect();
     if ids.len() > MAX_AT_ONCE {
-        let message = format!("(#100) Too many IDs. Maximum: {MAX_AT_ONCE}. Provided: {}.", ids.len());
+        let message = format!(
+            "(#100) Too many IDs. Maximum: {MAX_AT_ONCE}. Provided: {}.",
+            ids.len()
+        );
         return Err(Refusal::oauth(100, None, &message));
     }
     let objects: Result<Map<String, Value>, Refusal> = ids
@@ -173,21 +242,38 @@ pub(super) async fn batch(simulator: &Simulator, call: &Call) -> Answer {
         .and_then(|text| serde_json::from_str(text).ok())
         .ok_or_else(|| Refusal::oauth(100, None, "(#100) batch parameter must be a JSON array"))?;
     if parts.len() > MAX_AT_ONCE {
-        let message = format!("Too many requests in batch message. Maximum batch size is {MAX_AT_ONCE}");
+        let message =
+            format!("Too many requests in batch message. Maximum batch size is {MAX_AT_ONCE}");
         return Err(Refusal::new(400, "GraphBatchException", 0, None, &message));
     }
     let mut answers = Vec::new();
     for part in parts {
         let address = part["relative_url"].as_str().unwrap_or_default();
         let (path, query) = address.split_once('?').unwrap_or((address, ""));
-        let mut path: Vec<String> = path.split('/').filter(|part| !part.is_empty()).map(ToOwned::to_owned).collect();
+        let mut path: Vec<String> = path
+            .split('/')
+            .filter(|part| !part.is_empty())
+            .map(ToOwned::to_owned)
+            .collect();
         let _ = super::served(&mut path);
         let mut parameters = super::pairs(query.as_bytes());
-        parameters.extend(super::pairs(part["body"].as_str().unwrap_or_default().as_bytes()));
-        let held = parameters.get("access_token").and_then(|text| simulator.facebook().tokens.get(text).cloned());
-        let method = part["method"].as_str().and_then(|text| text.parse().ok()).unwrap_or(Method::GET);
+        parameters.extend(super::pairs(
+            part["body"].as_str().unwrap_or_default().as_bytes(),
+        ));
+        let held = parameters
+            .get("access_token")
+            .and_then(|text| simulator.facebook().tokens.get(text).cloned());
+        let method = part["method"]
+            .as_str()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(Method::GET);
         let caller = held.map_or_else(|| call.caller.clone(), Caller::Token);
-        let one = Call { method, path, parameters, caller };
+        let one = Call {
+            method,
+            path,
+            parameters,
+            caller,
+        };
         let (code, body) = match Box::pin(dispatch(simulator, &one)).await {
             Ok(body) => (200, body),
             Err(refusal) => (refusal.status, json!({"error": refusal.error})),

@@ -8,21 +8,84 @@ use crate::world::Page;
 
 /// Fields of a Page that Graph knows; all others fail the whole call.
 const PAGE: [&str; 78] = [
-    "id", "name", "category", "category_list", "about", "description", "website", "link",
-    "username", "phone", "emails", "single_line_address", "location", "hours", "picture",
-    "fan_count", "followers_count", "verification_status", "is_published",
-    "is_permanently_closed", "is_webhooks_subscribed", "access_token", "tasks",
-    "is_always_open", "temporary_status", "overall_star_rating", "rating_count",
-    "were_here_count", "checkins", "talking_about_count", "cover", "price_range",
-    "payment_options", "parking", "mission", "products", "founded", "general_info",
-    "company_overview", "personal_info", "bio", "birthday", "awards", "culinary_team",
-    "general_manager", "hometown", "current_location", "attire", "public_transit", "members",
-    "affiliation", "has_transitioned_to_new_page_experience", "owner_business", "impressum",
-    "contact_address", "whatsapp_number", "instagram_business_account", "parent_page",
-    "store_number", "has_lead_access", "is_owned", "can_post", "promotion_eligible", "keywords",
-    "name_with_location_descriptor", "unread_message_count", "unread_notif_count",
-    "unseen_message_count", "new_like_count", "features", "genre", "network", "plot_outline",
-    "press_contact", "season", "starring", "studio", "written_by",
+    "id",
+    "name",
+    "category",
+    "category_list",
+    "about",
+    "description",
+    "website",
+    "link",
+    "username",
+    "phone",
+    "emails",
+    "single_line_address",
+    "location",
+    "hours",
+    "picture",
+    "fan_count",
+    "followers_count",
+    "verification_status",
+    "is_published",
+    "is_permanently_closed",
+    "is_webhooks_subscribed",
+    "access_token",
+    "tasks",
+    "is_always_open",
+    "temporary_status",
+    "overall_star_rating",
+    "rating_count",
+    "were_here_count",
+    "checkins",
+    "talking_about_count",
+    "cover",
+    "price_range",
+    "payment_options",
+    "parking",
+    "mission",
+    "products",
+    "founded",
+    "general_info",
+    "company_overview",
+    "personal_info",
+    "bio",
+    "birthday",
+    "awards",
+    "culinary_team",
+    "general_manager",
+    "hometown",
+    "current_location",
+    "attire",
+    "public_transit",
+    "members",
+    "affiliation",
+    "has_transitioned_to_new_page_experience",
+    "owner_business",
+    "impressum",
+    "contact_address",
+    "whatsapp_number",
+    "instagram_business_account",
+    "parent_page",
+    "store_number",
+    "has_lead_access",
+    "is_owned",
+    "can_post",
+    "promotion_eligible",
+    "keywords",
+    "name_with_location_descriptor",
+    "unread_message_count",
+    "unread_notif_count",
+    "unseen_message_count",
+    "new_like_count",
+    "features",
+    "genre",
+    "network",
+    "plot_outline",
+    "press_contact",
+    "season",
+    "starring",
+    "studio",
+    "written_by",
 ];
 
 /// One field that is asked for.
@@ -50,27 +113,40 @@ pub(super) fn parse(text: &str) -> Vec<Asked> {
     parts.push(&text[start..]);
     let field = |part: &str| {
         let name = part.split(['{', '.', '(']).next().unwrap_or(part).trim();
-        let inner = part.split_once('{').map(|(_, inner)| inner.trim_end_matches('}'));
+        let inner = part
+            .split_once('{')
+            .map(|(_, inner)| inner.trim_end_matches('}'));
         Asked {
             name: name.to_owned(),
             inner: inner.map_or_else(Vec::new, |inner| {
-                inner.split(',').map(|name| name.trim().to_owned()).collect()
+                inner
+                    .split(',')
+                    .map(|name| name.trim().to_owned())
+                    .collect()
             }),
         }
     };
-    parts.into_iter().filter(|part| !part.is_empty()).map(field).collect()
+    parts
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .map(field)
+        .collect()
 }
 
 /// Refuses the first field that does not exist, in Graph's words.
 pub(super) fn check(asked: &[Asked]) -> Result<(), Refusal> {
-    match asked.iter().find(|field| !PAGE.contains(&field.name.as_str())) {
+    match asked
+        .iter()
+        .find(|field| !PAGE.contains(&field.name.as_str()))
+    {
         None => Ok(()),
         Some(field) => Err(nonexisting(&field.name, "Page")),
     }
 }
 
 pub(super) fn nonexisting(name: &str, kind: &str) -> Refusal {
-    let message = format!("(#100) Tried accessing nonexisting field ({name}) on node type ({kind})");
+    let message =
+        format!("(#100) Tried accessing nonexisting field ({name}) on node type ({kind})");
     Refusal::oauth(100, None, &message)
 }
 
@@ -111,7 +187,9 @@ fn localized(value: &Value, locale: &str) -> Value {
 fn picture(value: &Value, inner: &[String], reads: u64) -> Value {
     let mut data = value.get("data").unwrap_or(value).clone();
     if let Some(url) = data.get("url").and_then(Value::as_str) {
-        data["url"] = json!(format!("{url}?_nc_ohc={reads}&oh=00_{reads:x}&oe=6{reads:07x}"));
+        data["url"] = json!(format!(
+            "{url}?_nc_ohc={reads}&oh=00_{reads:x}&oe=6{reads:07x}"
+        ));
     }
     if let (Some(data), false) = (data.as_object_mut(), inner.is_empty()) {
         data.retain(|name, _| inner.iter().any(|wanted| wanted == name));
@@ -136,7 +214,10 @@ mod tests {
         for name in ["email", "created_time"] {
             let refusal = check(&parse(&format!("id,{name}"))).unwrap_err();
             let message = refusal.error["message"].as_str().unwrap().to_owned();
-            assert_eq!(message, format!("(#100) Tried accessing nonexisting field ({name}) on node type (Page)"));
+            assert_eq!(
+                message,
+                format!("(#100) Tried accessing nonexisting field ({name}) on node type (Page)")
+            );
         }
     }
 }

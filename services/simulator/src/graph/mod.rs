@@ -33,8 +33,15 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
-    pub(crate) fn new(status: u16, kind: &str, code: u64, subcode: Option<u64>, message: &str) -> Self {
-        let mut error = json!({"message": message, "type": kind, "code": code, "fbtrace_id": "AsimTrace"});
+    pub(crate) fn new(
+        status: u16,
+        kind: &str,
+        code: u64,
+        subcode: Option<u64>,
+        message: &str,
+    ) -> Self {
+        let mut error =
+            json!({"message": message, "type": kind, "code": code, "fbtrace_id": "AsimTrace"});
         if let Some(subcode) = subcode {
             error["error_subcode"] = json!(subcode);
         }
@@ -128,7 +135,12 @@ pub(crate) async fn handle(
     let caller = match authenticate(&simulator, &headers, &parameters) {
         Ok(caller) => caller,
         Err(refusal) => {
-            let unproven = Call { method, path, parameters, caller: Caller::Nobody };
+            let unproven = Call {
+                method,
+                path,
+                parameters,
+                caller: Caller::Nobody,
+            };
             let canned = count(&simulator, &unproven);
             return respond(&simulator, &version, canned, Err(refusal));
         }
@@ -188,8 +200,13 @@ fn authenticate(
     headers: &HeaderMap,
     parameters: &BTreeMap<String, String>,
 ) -> Result<Caller, Refusal> {
-    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let bearer = bearer.and_then(|text| text.strip_prefix("Bearer ").or_else(|| text.strip_prefix("OAuth ")));
+    let bearer = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
+    let bearer = bearer.and_then(|text| {
+        text.strip_prefix("Bearer ")
+            .or_else(|| text.strip_prefix("OAuth "))
+    });
     let Some(text) = bearer.or_else(|| parameters.get("access_token").map(String::as_str)) else {
         return Ok(Caller::Nobody);
     };
@@ -199,19 +216,27 @@ fn authenticate(
         return Ok(Caller::App);
     }
     let token = facebook.tokens.get(text).cloned();
-    let token = token.ok_or_else(|| Refusal::oauth(190, None, "Invalid OAuth access token - Cannot parse access token"))?;
+    let token = token.ok_or_else(|| {
+        Refusal::oauth(
+            190,
+            None,
+            "Invalid OAuth access token - Cannot parse access token",
+        )
+    })?;
     if let Some(subcode) = dead(&token, facebook.now()) {
         let message = format!("Error validating access token: the session is over ({subcode})");
         return Err(Refusal::oauth(190, Some(subcode), &message));
     }
     match parameters.get("appsecret_proof") {
-        Some(proof) if *proof != crate::bytes::hmac_hex(&app.secret, text.as_bytes()) => Err(Refusal::new(
-            400,
-            "GraphMethodException",
-            100,
-            None,
-            "Invalid appsecret_proof provided in the API argument",
-        )),
+        Some(proof) if *proof != crate::bytes::hmac_hex(&app.secret, text.as_bytes()) => {
+            Err(Refusal::new(
+                400,
+                "GraphMethodException",
+                100,
+                None,
+                "Invalid appsecret_proof provided in the API argument",
+            ))
+        }
         None if facebook.habits.require_proof => Err(Refusal::new(
             400,
             "GraphMethodException",
@@ -264,7 +289,10 @@ fn respond(
     let date = UNIX_EPOCH + Duration::from_secs(facebook.now());
     let mut headers: BTreeMap<String, Option<String>> = BTreeMap::from([
         ("date".to_owned(), Some(httpdate::fmt_http_date(date))),
-        ("content-type".to_owned(), Some("application/json; charset=UTF-8".to_owned())),
+        (
+            "content-type".to_owned(),
+            Some("application/json; charset=UTF-8".to_owned()),
+        ),
         ("facebook-api-version".to_owned(), Some(version.to_owned())),
         ("cache-control".to_owned(), Some("no-store".to_owned())),
     ]);

@@ -10,7 +10,8 @@ use crate::facebook::{CODE_LIFE, Facebook, Kind, LONG_LIFE, SHORT_LIFE};
 pub(super) fn access_token(simulator: &Simulator, call: &Call) -> Answer {
     let mut facebook = simulator.facebook();
     if call.parameter("client_id") != Some(facebook.app.id.as_str()) {
-        let message = "Error validating application. Cannot get application info due to a system error.";
+        let message =
+            "Error validating application. Cannot get application info due to a system error.";
         return Err(Refusal::oauth(101, None, message));
     }
     if call.parameter("client_secret") != Some(facebook.app.secret.as_str()) {
@@ -32,9 +33,14 @@ pub(super) fn access_token(simulator: &Simulator, call: &Call) -> Answer {
             let text = call.parameter("fb_exchange_token").unwrap_or_default();
             let held = facebook.tokens.get(text).cloned();
             let held = held.filter(|token| token.kind == Kind::User);
-            let held = held.ok_or_else(|| Refusal::oauth(190, None, "Invalid OAuth access token."))?;
+            let held =
+                held.ok_or_else(|| Refusal::oauth(190, None, "Invalid OAuth access token."))?;
             if let Some(subcode) = dead(&held, facebook.now()) {
-                return Err(Refusal::oauth(190, Some(subcode), "Error validating access token: the session is over"));
+                return Err(Refusal::oauth(
+                    190,
+                    Some(subcode),
+                    "Error validating access token: the session is over",
+                ));
             }
             let expires = facebook.now() + LONG_LIFE;
             let text = facebook.issue(Kind::User, &held.user, Some(expires));
@@ -52,15 +58,29 @@ pub(super) fn access_token(simulator: &Simulator, call: &Call) -> Answer {
 /// Uses a code up; answers with whose it is.
 fn redeem(facebook: &mut Facebook, call: &Call) -> Result<String, Refusal> {
     let now = facebook.now();
-    let code = facebook.codes.get_mut(call.parameter("code").unwrap_or_default());
+    let code = facebook
+        .codes
+        .get_mut(call.parameter("code").unwrap_or_default());
     let Some(code) = code else {
-        return Err(Refusal::oauth(100, Some(36009), "Invalid verification code format."));
+        return Err(Refusal::oauth(
+            100,
+            Some(36009),
+            "Invalid verification code format.",
+        ));
     };
     if code.used {
-        return Err(Refusal::oauth(100, Some(36009), "This authorization code has been used."));
+        return Err(Refusal::oauth(
+            100,
+            Some(36009),
+            "This authorization code has been used.",
+        ));
     }
     if now > code.issued + CODE_LIFE {
-        return Err(Refusal::oauth(100, Some(36007), "This authorization code has expired."));
+        return Err(Refusal::oauth(
+            100,
+            Some(36007),
+            "This authorization code has expired.",
+        ));
     }
     if call.parameter("redirect_uri") != Some(code.redirect_uri.as_str()) {
         let message = "Error validating verification code. Please make sure your redirect_uri is identical to the one you used in the OAuth dialog request";
@@ -73,7 +93,11 @@ fn redeem(facebook: &mut Facebook, call: &Call) -> Result<String, Refusal> {
 /// `/debug_token`, with the app's token.
 pub(super) fn debug_token(simulator: &Simulator, call: &Call) -> Answer {
     if !matches!(call.caller, Caller::App) {
-        return Err(Refusal::oauth(100, None, "(#100) You must provide an app access token, or a user access token that is an owner or developer of the app"));
+        return Err(Refusal::oauth(
+            100,
+            None,
+            "(#100) You must provide an app access token, or a user access token that is an owner or developer of the app",
+        ));
     }
     let facebook = simulator.facebook();
     let text = call.parameter("input_token").unwrap_or_default();
@@ -90,10 +114,12 @@ pub(super) fn debug_token(simulator: &Simulator, call: &Call) -> Answer {
         .collect();
     let granular: Vec<Value> = scopes
         .iter()
-        .map(|scope| match person.and_then(|person| person.ticked.as_ref()) {
-            Some(ticked) => json!({"scope": scope, "target_ids": ticked}),
-            None => json!({"scope": scope}),
-        })
+        .map(
+            |scope| match person.and_then(|person| person.ticked.as_ref()) {
+                Some(ticked) => json!({"scope": scope, "target_ids": ticked}),
+                None => json!({"scope": scope}),
+            },
+        )
         .collect();
     let death = dead(token, facebook.now());
     let mut data = json!({
@@ -112,7 +138,8 @@ pub(super) fn debug_token(simulator: &Simulator, call: &Call) -> Answer {
         data["profile_id"] = json!(page);
     }
     if let Some(subcode) = death {
-        data["error"] = json!({"code": 190, "message": "Error validating access token", "subcode": subcode});
+        data["error"] =
+            json!({"code": 190, "message": "Error validating access token", "subcode": subcode});
     }
     Ok(json!({ "data": data }))
 }
@@ -125,7 +152,11 @@ pub(super) fn permissions(simulator: &Simulator, call: &Call) -> Answer {
         if let Some(person) = facebook.people.get_mut(&user) {
             person.permissions.clear();
         }
-        for token in facebook.tokens.values_mut().filter(|token| token.user == user) {
+        for token in facebook
+            .tokens
+            .values_mut()
+            .filter(|token| token.user == user)
+        {
             token.dead = Some(458);
         }
         return Ok(json!({"success": true}));

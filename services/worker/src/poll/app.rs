@@ -77,7 +77,11 @@ pub(super) async fn poll(parts: &Parts) -> Result<(), StoreError> {
         }
     }
     let polling = value.polling.clone();
-    commit(&*parts.store, save(app::key(), &value, version, Subject::App, &polling)).await?;
+    commit(
+        &*parts.store,
+        save(app::key(), &value, version, Subject::App, &polling),
+    )
+    .await?;
     Ok(())
 }
 
@@ -103,7 +107,10 @@ async fn reconcile(parts: &Parts, known: &App) -> Result<String, GraphError> {
     if !complete || known.callback.as_ref() != Some(ours) {
         let fields: Vec<String> = fields.into_iter().collect();
         let verify_token = parts.callback.verify_token.expose_secret();
-        parts.graph.subscribe_app(ours, verify_token, &fields).await?;
+        parts
+            .graph
+            .subscribe_app(ours, verify_token, &fields)
+            .await?;
         tracing::info!(fields = fields.len(), "the app's subscription was set");
     }
     Ok(ours.clone())

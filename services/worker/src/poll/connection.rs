@@ -11,7 +11,9 @@ use common::graph::error::GraphError;
 use common::records::connection::{self, Connection, RESULT_PAGE, Status, Walk, Walked};
 use common::records::{all, commit, get, quarantine, run, token};
 use common::slots::AFTER_WALK;
-use common::store::{Commit, DueWrite, Key, Kind, Outcome, PageWrite, StoreError, Stored, Versioned};
+use common::store::{
+    Commit, DueWrite, Key, Kind, Outcome, PageWrite, StoreError, Stored, Versioned,
+};
 use model::field::FieldName;
 use model::id::{Subject, UserId};
 use model::lane::Lane;
@@ -48,8 +50,13 @@ enum Stop {
 }
 
 pub(super) async fn poll(parts: &Parts, user: &UserId, lane: Lane) -> Result<(), StoreError> {
-    let Some(Versioned { version, mut value }) = connection::find(&*parts.store, user).await? else {
-        commit(&*parts.store, super::forget_due(Subject::Connection(user.clone()))).await?;
+    let Some(Versioned { version, mut value }) = connection::find(&*parts.store, user).await?
+    else {
+        commit(
+            &*parts.store,
+            super::forget_due(Subject::Connection(user.clone())),
+        )
+        .await?;
         return Ok(());
     };
     let now = parts.clock.now();
@@ -111,21 +118,19 @@ pub(super) async fn poll(parts: &Parts, user: &UserId, lane: Lane) -> Result<(),
 }
 
 /// The person's token, or why there is none.
-async fn open(
-    parts: &Parts,
-    user: &UserId,
-) -> Result<Result<Token, (Status, String)>, StoreError> {
+async fn open(parts: &Parts, user: &UserId) -> Result<Result<Token, (Status, String)>, StoreError> {
     let key = token::of_user(user);
     let Some(held) = get::<token::Held>(&*parts.store, &key).await? else {
         return Ok(Err((Status::NeedsLogin, "there is no token".to_owned())));
     };
     let keys = parts.keyring.keys();
-    Ok(keys
-        .and_then(|keys| token::open(&key, &held.value, &keys))
-        .map_err(|error| match error {
-            CustodyError::NoKey(_) => (Status::NeedsKey, error.to_string()),
-            error => (Status::NeedsLogin, error.to_string()),
-        }))
+    let opened = keys.and_then(|keys| token::open(&key, &held.value, &keys));
+    Ok(match opened {
+        Ok(Some(token)) => Ok(token),
+        Ok(None) => Err((Status::NeedsLogin, "there is no token".to_owned())),
+        Err(error @ CustodyError::NoKey(_)) => Err((Status::NeedsKey, error.to_string())),
+        Err(error) => Err((Status::NeedsLogin, error.to_string())),
+    })
 }
 
 /// A connection that cannot be used today: its day is skipped, it is looked at again tomorrow.
@@ -150,7 +155,13 @@ fn subject(user: &UserId) -> Subject {
     Subject::Connection(user.clone())
 }
 
-fn row(parts: &Parts, user: &UserId, result: run::Result, slot: Millis, walked: Option<&Walked>) -> run::Run {
+fn row(
+    parts: &Parts,
+    user: &UserId,
+    result: run::Result,
+    slot: Millis,
+    walked: Option<&Walked>,
+) -> run::Run {
     run::Run {
         connection: user.clone(),
         day: parts.days.day(slot),
@@ -171,7 +182,8 @@ async fn update(
     change: impl Fn(&mut Connection, &mut Commit, Millis) -> bool,
 ) -> Result<Option<Connection>, StoreError> {
     loop {
-        let Some(Versioned { version, mut value }) = connection::find(&*parts.store, user).await? else {
+        let Some(Versioned { version, mut value }) = connection::find(&*parts.store, user).await?
+        else {
             return Ok(None);
         };
         let mut extra = Commit::default();
@@ -249,13 +261,25 @@ impl Job<'_> {
     }
 
     /// Commits how far the walk is.
-    async fn step(&self, walk: &Walk, result_page: usize) -> Result<Option<Connection>, StoreError> {
-        update(self.parts, self.user, Some(&self.guard), |connection, _, _| {
-            let ours = connection.walk.as_ref().map(|held| (held.begun, held.calls));
-            connection.walk = Some(walk.clone());
-            connection.result_page = result_page;
-            ours == Some((walk.begun, walk.calls - 1))
-        })
+    async fn step(
+        &self,
+        walk: &Walk,
+        result_page: usize,
+    ) -> Result<Option<Connection>, StoreError> {
+        update(
+            self.parts,
+            self.user,
+            Some(&self.guard),
+            |connection, _, _| {
+                let ours = connection
+                    .walk
+                    .as_ref()
+                    .map(|held| (held.begun, held.calls));
+                connection.walk = Some(walk.clone());
+                connection.result_page = result_page;
+                ours == Some((walk.begun, walk.calls - 1))
+            },
+        )
         .await
     }
 
@@ -273,13 +297,21 @@ impl Job<'_> {
             let mut extras = EXTRAS.to_vec();
             extras.retain(|extra| !left_out.iter().any(|name| name == extra));
             let (limit, after) = (connection.result_page, walk.after.as_deref());
-            let answer = parts.graph.accounts(&self.token, &asked, &extras, limit, after).await;
+            let answer = parts
+                .graph
+                .accounts(&self.token, &asked, &extras, limit, after)
+                .await;
             match answer {
                 Err(GraphError::TooMuch) if limit > 1 => {
-                    tracing::info!(limit, "Facebook wants to be asked for less: half as many Pages at once");
+                    tracing::info!(
+                        limit,
+                        "Facebook wants to be asked for less: half as many Pages at once"
+                    );
                     connection.result_page = limit / 2;
                 }
-                Err(GraphError::UnknownField(name)) if !left_out.contains(&name) && name != "access_token" => {
+                Err(GraphError::UnknownField(name))
+                    if !left_out.contains(&name) && name != "access_token" =>
+                {
                     page::leave_out(parts, &name).await?;
                 }
                 Err(error) => return Ok(Err(error)),
@@ -292,7 +324,9 @@ impl Job<'_> {
                 }
             }
         }
-        Ok(Err(GraphError::Odd("Graph refuses one field after the other".to_owned())))
+        Ok(Err(GraphError::Odd(
+            "Graph refuses one field after the other".to_owned(),
+        )))
     }
 
     /// When the Pages of this walk are read by themselves if a later walk misses them.
@@ -353,7 +387,11 @@ impl Job<'_> {
         };
         let day = days.day(walked.begun);
         let late = slot.until(walked.begun) > run::LATE;
-        let result = if late { run::Result::RanLate } else { run::Result::Ran };
+        let result = if late {
+            run::Result::RanLate
+        } else {
+            run::Result::Ran
+        };
         let ran = run::Run {
             day: day.clone(),
             ..row(self.parts, self.user, result, slot, Some(walked))
@@ -375,7 +413,9 @@ impl Job<'_> {
     async fn look_for_the_unlisted(&self, walk: &Walk) -> Result<(), StoreError> {
         let store = &*self.parts.store;
         let held = all::<token::Held>(store, Kind::PageToken, &token::prefix(self.user)).await?;
-        let unlisted = held.into_iter().filter(|(_, held)| held.value.obtained < walk.begun);
+        let unlisted = held
+            .into_iter()
+            .filter(|(_, held)| held.value.obtained < walk.begun);
         for id in unlisted.filter_map(|(id, _)| token::page_of(&id)) {
             let loaded = store.load(std::slice::from_ref(&id)).await?.pop();
             let Some(Versioned {
@@ -413,32 +453,42 @@ impl Job<'_> {
 
     async fn fail(&self, error: &GraphError, throttled: Option<Millis>) -> Result<(), StoreError> {
         tracing::warn!(connection = %self.user, error = %error, "the Pages of a connection could not be read");
-        update(self.parts, self.user, Some(&self.guard), |connection, extra, now| {
-            if let Some(until) = throttled {
-                connection.polling.defer(until);
-                return true;
-            }
-            connection.status = match error {
-                GraphError::Token { .. } => Status::NeedsLogin,
-                GraphError::Permission(_) => Status::NeedsPermission,
-                _ => connection.status,
-            };
-            connection.problem = Some(error.to_string());
-            let begun = connection.walk.as_ref().map_or(now, |walk| walk.begun);
-            let waits_a_day = connection.status != Status::Active;
-            if let Some(slot) = connection.polling.slot.filter(|slot| waits_a_day && *slot <= begun) {
-                let row = row(self.parts, self.user, run::Result::Skipped, slot, None);
-                extra.records.push(run::write(&row));
-                connection.polling.slot = Some(self.parts.days.slot_on_next_day(&subject(self.user), begun));
-            }
-            if !matches!(error, GraphError::Transient(_)) {
-                // A cursor may be why; the next walk begins anew.
-                connection.walk = None;
-            }
-            let at = resume(error, connection.polling.failures, now);
-            connection.polling.fail(at);
-            true
-        })
+        update(
+            self.parts,
+            self.user,
+            Some(&self.guard),
+            |connection, extra, now| {
+                if let Some(until) = throttled {
+                    connection.polling.defer(until);
+                    return true;
+                }
+                connection.status = match error {
+                    GraphError::Token { .. } => Status::NeedsLogin,
+                    GraphError::Permission(_) => Status::NeedsPermission,
+                    _ => connection.status,
+                };
+                connection.problem = Some(error.to_string());
+                let begun = connection.walk.as_ref().map_or(now, |walk| walk.begun);
+                let waits_a_day = connection.status != Status::Active;
+                if let Some(slot) = connection
+                    .polling
+                    .slot
+                    .filter(|slot| waits_a_day && *slot <= begun)
+                {
+                    let row = row(self.parts, self.user, run::Result::Skipped, slot, None);
+                    extra.records.push(run::write(&row));
+                    connection.polling.slot =
+                        Some(self.parts.days.slot_on_next_day(&subject(self.user), begun));
+                }
+                if !matches!(error, GraphError::Transient(_)) {
+                    // A cursor may be why; the next walk begins anew.
+                    connection.walk = None;
+                }
+                let at = resume(error, connection.polling.failures, now);
+                connection.polling.fail(at);
+                true
+            },
+        )
         .await
         .map(drop)
     }

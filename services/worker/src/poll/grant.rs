@@ -34,11 +34,12 @@ pub(super) async fn poll(parts: &Parts, id: &GrantId) -> Result<(), StoreError> 
     let subject = Subject::Grant(id.clone());
     let Some(Versioned {
         version,
-        value: Grant {
-            begun,
-            failures,
-            stage: Stage::Sealed(sealed),
-        },
+        value:
+            Grant {
+                begun,
+                failures,
+                stage: Stage::Sealed(sealed),
+            },
     }) = get(&*parts.store, &key).await?
     else {
         commit(&*parts.store, forget_due(subject)).await?;
@@ -60,13 +61,20 @@ pub(super) async fn poll(parts: &Parts, id: &GrantId) -> Result<(), StoreError> 
         Err(_) => Commit::default(),
     };
     let passes = |error: &GraphError| {
-        matches!(error, GraphError::Transient(_) | GraphError::Throttled { .. } | GraphError::Odd(_))
+        matches!(
+            error,
+            GraphError::Transient(_) | GraphError::Throttled { .. } | GraphError::Odd(_)
+        )
     };
     let (stage, failures, due) = match &person {
         Ok(person) => (Stage::Connected(person.user.clone()), 0, None),
         Err(error) if passes(error) => {
             let at = now.plus(doubled(FIRST_PAUSE, LONGEST_PAUSE, failures));
-            (Stage::Sealed(sealed), failures + 1, Some((Lane::PollsNow, at)))
+            (
+                Stage::Sealed(sealed),
+                failures + 1,
+                Some((Lane::PollsNow, at)),
+            )
         }
         Err(error) => {
             tracing::warn!(error = %error, "a login cannot be completed");
@@ -78,7 +86,8 @@ pub(super) async fn poll(parts: &Parts, id: &GrantId) -> Result<(), StoreError> 
         failures,
         stage,
     };
-    next.records.push(put(key, &record, Some(version), Some(grant::TTL)));
+    next.records
+        .push(put(key, &record, Some(version), Some(grant::TTL)));
     next.due.push(DueWrite { subject, due });
     commit(&*parts.store, next).await?;
     Ok(())
@@ -138,13 +147,20 @@ async fn connect(parts: &Parts, person: &Person, now: Millis) -> Result<Commit, 
     let mut commit = connection::save(&connection, version);
     let keys = parts.keyring.keys();
     let kept = keys.and_then(|keys| {
-        token::keep(token::of_user(user), &person.granted.token, keys.current(), now)
+        token::keep(
+            token::of_user(user),
+            Some(&person.granted.token),
+            keys.current(),
+            now,
+        )
     });
     match kept {
         Ok(kept) => commit.records.push(kept),
         Err(error) => return Err(StoreError::Unexpected(error.to_string())),
     }
-    commit.guards.push(connection::guard(&*parts.store, user).await?);
+    commit
+        .guards
+        .push(connection::guard(&*parts.store, user).await?);
     app::ask(parts, &mut commit).await?;
     tracing::info!(connection = %user, scopes = ?connection.scopes, "a person connected");
     Ok(commit)

@@ -65,7 +65,11 @@ pub(super) async fn note(
         }
         let held = throttle::find(&*parts.store, &bucket).await?;
         if let Some(next) = held.noted(now, usage.percent, usage.regain) {
-            tracing::warn!(bucket, percent = usage.percent, "a limit of Facebook's is nearly used up");
+            tracing::warn!(
+                bucket,
+                percent = usage.percent,
+                "a limit of Facebook's is nearly used up"
+            );
             write(&*parts.store, vec![next.write(&bucket)]).await?;
         }
     }
@@ -73,7 +77,9 @@ pub(super) async fn note(
         return Ok(None);
     };
     let bucket = whose.bucket(*bucket);
-    let next = throttle::find(&*parts.store, &bucket).await?.closed(now, *wait);
+    let next = throttle::find(&*parts.store, &bucket)
+        .await?
+        .closed(now, *wait);
     tracing::warn!(bucket, until = %next.closed_until, "Facebook refuses more calls");
     write(&*parts.store, vec![next.write(&bucket)]).await?;
     Ok(Some(next.closed_until))

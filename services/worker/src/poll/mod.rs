@@ -75,7 +75,13 @@ fn doubled(first: Duration, longest: Duration, failures: u32) -> Duration {
 }
 
 /// The write of a record and of its subject's due time.
-fn save<T: Serialize>(key: Key, value: &T, version: u64, subject: Subject, polling: &Polling) -> Commit {
+fn save<T: Serialize>(
+    key: Key,
+    value: &T,
+    version: u64,
+    subject: Subject,
+    polling: &Polling,
+) -> Commit {
     Commit {
         records: vec![put(key, value, Some(version), None)],
         due: vec![DueWrite {

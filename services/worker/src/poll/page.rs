@@ -1,15 +1,15 @@
 //! Reading one Page with its own token: the verification after a webhook, a wish of an operator, the
 //! second look at a value that is missing.
 
+use std::time::Duration;
+
 use common::custody::{CustodyError, Token};
 use common::graph::calls::PageAnswer;
 use common::graph::error::GraphError;
 use common::records::connection::{self, Connection};
 use common::records::{get, quarantine, token, write};
 use common::slots::AFTER_WALK;
-use common::store::{
-    Commit, DueWrite, Key, Outcome, PageWrite, StoreError, Stored, Versioned,
-};
+use common::store::{Commit, DueWrite, Key, Outcome, PageWrite, StoreError, Stored, Versioned};
 use common::telemetry::Metrics;
 use model::field::FieldName;
 use model::id::{PageId, Subject, UserId};
@@ -84,9 +84,11 @@ pub(super) async fn token_of(
             .keys()
             .and_then(|keys| token::open(&key, &held.value, &keys));
         match opened {
-            Ok(token) => {
+            Ok(None) => {}
+            Ok(Some(token)) => {
                 let login = connection::find(&*parts.store, &user).await?;
-                let works = login.is_some_and(|held| held.value.status == connection::Status::Active);
+                let works =
+                    login.is_some_and(|held| held.value.status == connection::Status::Active);
                 if works {
                     return Ok(Ok((token, user)));
                 }
@@ -115,10 +117,22 @@ pub(super) async fn poll(parts: &Parts, id: &PageId) -> Result<(), StoreError> {
         Some((_, Some(user))) => Some(connection::guard(&*parts.store, user).await?),
         _ => None,
     };
-    let slot = next_slot(parts, id, attempt.as_ref().and_then(|(_, user)| user.as_ref())).await?;
+    let slot = next_slot(
+        parts,
+        id,
+        attempt.as_ref().and_then(|(_, user)| user.as_ref()),
+    )
+    .await?;
     let mut held = held;
     loop {
-        let Some(commit) = decide(parts, id, held, (begun, slot), attempt.as_ref().map(|(attempt, _)| attempt), guard.clone()) else {
+        let Some(commit) = decide(
+            parts,
+            id,
+            held,
+            (begun, slot),
+            attempt.as_ref().map(|(attempt, _)| attempt),
+            guard.clone(),
+        ) else {
             return Ok(());
         };
         if parts.store.commit(&[commit]).await? == [Outcome::Applied] {
@@ -175,39 +189,72 @@ async fn attempt(parts: &Parts, id: &PageId) -> Result<(Attempt, Option<UserId>)
 }
 
 /// Asks for every tracked field that Graph has; a field it refuses is left out from now on.
-async fn read(parts: &Parts, id: &PageId, token: &Token) -> Result<Result<Answer, GraphError>, StoreError> {
+async fn read(
+    parts: &Parts,
+    id: &PageId,
+    token: &Token,
+) -> Result<Result<Answer, GraphError>, StoreError> {
     let tracked: Vec<FieldName> = parts.tracked.iter().cloned().collect();
     for _ in 0..HEALINGS {
         let left_out = quarantine::names(&*parts.store).await?;
         let asked = quarantine::without(&tracked, &left_out);
         match parts.graph.page(token, id, &asked).await {
-            Err(GraphError::UnknownField(name)) if tracked.iter().any(|field| field.as_str() == name) => {
+            Err(GraphError::UnknownField(name))
+                if tracked.iter().any(|field| field.as_str() == name) =>
+            {
                 leave_out(parts, &name).await?;
             }
-            Ok(PageAnswer { object, stamp: Ok(stamp) }) => {
-                return Ok(Ok(Answer { object, stamp, asked }));
+            Ok(PageAnswer {
+                object,
+                stamp: Ok(stamp),
+            }) => {
+                return Ok(Ok(Answer {
+                    object,
+                    stamp,
+                    asked,
+                }));
             }
-            Ok(PageAnswer { stamp: Err(why), .. }) => return Ok(Err(GraphError::Odd(why.to_owned()))),
+            Ok(PageAnswer {
+                stamp: Err(why), ..
+            }) => return Ok(Err(GraphError::Odd(why.to_owned()))),
             Err(error) => return Ok(Err(error)),
         }
     }
-    Ok(Err(GraphError::Odd("Graph refuses one field after the other".to_owned())))
+    Ok(Err(GraphError::Odd(
+        "Graph refuses one field after the other".to_owned(),
+    )))
 }
 
 /// Leaves a field out of every read for a week.
 pub(super) async fn leave_out(parts: &Parts, name: &str) -> Result<(), StoreError> {
-    tracing::warn!(field = name, "Graph has no such field: it is left out for a week. Is it in PAGESYNC_FIELDS by mistake?");
+    tracing::warn!(
+        field = name,
+        "Graph has no such field: it is left out for a week. Is it in PAGESYNC_FIELDS by mistake?"
+    );
     Metrics::count(&parts.metrics.graph, "field_left_out");
-    write(&*parts.store, vec![quarantine::leave_out(name, parts.clock.now())]).await?;
+    write(
+        &*parts.store,
+        vec![quarantine::leave_out(name, parts.clock.now())],
+    )
+    .await?;
     Ok(())
 }
 
 /// When the Page is read next if nothing happens: after the walk that covers it, else in a slot of
 /// its own.
-async fn next_slot(parts: &Parts, id: &PageId, user: Option<&UserId>) -> Result<Millis, StoreError> {
+async fn next_slot(
+    parts: &Parts,
+    id: &PageId,
+    user: Option<&UserId>,
+) -> Result<Millis, StoreError> {
     let now = parts.clock.now();
     if let Some(user) = user
-        && let Some(Versioned { value: Connection { polling, status, .. }, .. }) = connection::find(&*parts.store, user).await?
+        && let Some(Versioned {
+            value: Connection {
+                polling, status, ..
+            },
+            ..
+        }) = connection::find(&*parts.store, user).await?
         && status == connection::Status::Active
         && let Some(slot) = polling.slot.filter(|slot| *slot > now)
     {
@@ -267,7 +314,11 @@ fn take(
     let now = parts.clock.now();
     let done = |name| Metrics::count(&parts.metrics.graph, name);
     match attempt {
-        Attempt::Read(Answer { object, stamp, asked }) => {
+        Attempt::Read(Answer {
+            object,
+            stamp,
+            asked,
+        }) => {
             done("page_read");
             let outcome = page.read(&Read {
                 asked,
@@ -277,7 +328,9 @@ fn take(
             });
             page.polling.succeed(begun, *stamp, slot);
             if outcome.wants_another {
-                page.polling.ask(now);
+                // Later than this one: or it would answer itself.
+                page.polling
+                    .ask(now.max(begun.plus(Duration::from_millis(1))));
             }
             if page.status == Status::Degraded {
                 tracing::warn!(page.id = %id, "three or more known fields are missing at once: their values are kept");

@@ -77,8 +77,14 @@ fn settle(value: &mut Subscription, done: Done, now: model::time::Millis) {
 async fn reconcile(parts: &Parts, page: &PageId, token: &Token, known: &Subscription) -> Done {
     let there = parts.graph.page_subscription(token, page).await?;
     let there: BTreeSet<String> = there.unwrap_or_default().into_iter().collect();
-    let wanted = parts.tracked.webhook_fields().into_iter().map(ToOwned::to_owned);
-    let mut wanted: BTreeSet<String> = wanted.filter(|name| !known.refused.contains(name)).collect();
+    let wanted = parts
+        .tracked
+        .webhook_fields()
+        .into_iter()
+        .map(ToOwned::to_owned);
+    let mut wanted: BTreeSet<String> = wanted
+        .filter(|name| !known.refused.contains(name))
+        .collect();
     let mut refused = known.refused.clone();
     while !wanted.is_subset(&there) {
         let all: Vec<String> = there.union(&wanted).cloned().collect();

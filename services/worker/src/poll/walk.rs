@@ -3,6 +3,7 @@
 //! subscribe it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use common::custody::Keys;
 use common::graph::calls::Account;
@@ -62,7 +63,11 @@ pub(super) async fn keep(
         }
         if stale {
             let (key, version) = listing.guard;
-            let held = parts.store.record(key).await?.map_or(0, |held| held.version);
+            let held = parts
+                .store
+                .record(key)
+                .await?
+                .map_or(0, |held| held.version);
             if held != *version {
                 return Ok(false);
             }
@@ -98,16 +103,19 @@ async fn decide(
         stamp: listing.stamp,
         reader: Reader::Bulk,
     });
-    page.polling.succeed(listing.begun, listing.stamp, listing.slot);
-    match &account.token {
-        Some(token) => {
-            let key = token::of_page(listing.user, &account.id);
-            match token::keep(key, token, listing.keys.current(), listing.begun) {
-                Ok(kept) => commit.records.push(kept),
-                Err(error) => return Err(StoreError::Unexpected(error.to_string())),
-            }
+    page.polling
+        .succeed(listing.begun, listing.stamp, listing.slot);
+    let key = token::of_page(listing.user, &account.id);
+    let given = account.token.as_ref();
+    match token::keep(key, given, listing.keys.current(), listing.begun) {
+        Ok(kept) => commit.records.push(kept),
+        Err(error) => return Err(StoreError::Unexpected(error.to_string())),
+    }
+    match given {
+        Some(_) => {
             if outcome.wants_another {
-                page.polling.ask(now);
+                page.polling
+                    .ask(now.max(listing.begun.plus(Duration::from_millis(1))));
             }
             let is_off = account.object.get("is_webhooks_subscribed") == Some(&Json::Bool(false));
             if is_new || is_off {
@@ -144,7 +152,9 @@ async fn subscribe(
 ) -> Result<(), StoreError> {
     let key = subscription::key(page);
     let held = get::<Subscription>(&*parts.store, &key).await?;
-    let (version, mut value) = held.map_or((0, Subscription::default()), |held| (held.version, held.value));
+    let (version, mut value) = held.map_or((0, Subscription::default()), |held| {
+        (held.version, held.value)
+    });
     value.polling.ask(now);
     commit.due.push(DueWrite {
         subject: Subject::Subscription(page.clone()),

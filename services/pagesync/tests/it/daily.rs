@@ -1,0 +1,189 @@
+//! The daily poll: once per connection and local day, whatever the number of schedulers, downtimes
+//! and the clocks do.
+
+use std::time::Duration;
+
+use common::records::all;
+use common::records::run::{Result as RunResult, Run};
+use common::store::Kind;
+use model::time::Millis;
+use serde_json::json;
+
+use crate::BACKEND;
+use crate::support::eventually;
+use crate::support::facebook::{Connected, Scene, manual, nth};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+async fn ledger(connected: &Connected) -> Vec<Run> {
+    let rows = all::<Run>(&*connected.deployment.store, Kind::Run, "")
+        .await
+        .unwrap();
+    rows.into_iter().map(|(_, held)| held.value).collect()
+}
+
+/// Moves on to the next slot of the connection and waits until it was walked; answers with the slot.
+async fn next_day(connected: &Connected) -> Millis {
+    let before = connected.connection().await;
+    let slot = before.polling.slot.unwrap();
+    connected.advance(connected.clock.now().until(slot) + Duration::from_secs(1));
+    walked(connected, before.last.unwrap().ended).await;
+    slot
+}
+
+async fn walked(connected: &Connected, since: Millis) {
+    eventually("a walk", || async {
+        let last = connected.connection().await.last.unwrap();
+        (last.ended > since).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_schedulers_walk_each_connection_once_a_local_day() {
+    let extra = [
+        ("PAGESYNC_TIME_ZONE", "Europe/Berlin"),
+        ("PAGESYNC_POLL_SPREAD", "30m"),
+    ];
+    let scene = Scene {
+        extra: &extra,
+        clock: manual(),
+        schedulers: 3,
+        pages: 3,
+    };
+    let connected = Connected::start(BACKEND, scene).await;
+    assert_eq!(connected.connect().await.0, 200);
+    let mut asked = connected.calls("GET me/accounts");
+    assert_eq!(asked, 1);
+    for n in 1..=4 {
+        // What nobody announced is found by the walk.
+        let mut page = connected.simulator.pages().remove(0);
+        page.insert("about".to_owned(), json!(format!("about {n}")));
+        connected.simulator.put_page(&page).unwrap();
+        next_day(&connected).await;
+        assert_eq!(connected.calls("GET me/accounts"), asked + 1, "day {n}");
+        asked += 1;
+        assert_eq!(
+            connected.field(0, "about").await,
+            json!(format!("about {n}"))
+        );
+    }
+    let rows = ledger(&connected).await;
+    assert_eq!(rows.len(), 4, "{rows:?}");
+    let mut days: Vec<&str> = rows.iter().map(|row| row.day.as_str()).collect();
+    days.dedup();
+    assert_eq!(days.len(), 4, "a row a day: {rows:?}");
+    assert!(
+        rows.iter()
+            .all(|row| row.result == RunResult::Ran && row.pages == 3 && row.calls == 1)
+    );
+    assert_eq!(connected.calls("GET {id}"), 0, "no Page is read by itself");
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_downtime_of_days_is_one_catch_up() {
+    let scene = Scene {
+        clock: manual(),
+        ..Scene::default()
+    };
+    let connected = Connected::start(BACKEND, scene).await;
+    assert_eq!(connected.connect().await.0, 200);
+    let slot = next_day(&connected).await;
+    let before = connected.connection().await.last.unwrap().ended;
+    let asked = connected.calls("GET me/accounts");
+    connected.advance(4 * DAY + Duration::from_secs(5 * 3600));
+    walked(&connected, before).await;
+    let rows = ledger(&connected).await;
+    let count = |result| rows.iter().filter(|row| row.result == result).count();
+    assert_eq!(
+        (
+            count(RunResult::Ran),
+            count(RunResult::RanLate),
+            count(RunResult::Missed)
+        ),
+        (1, 1, 3),
+        "{rows:?}"
+    );
+    assert_eq!(connected.calls("GET me/accounts"), asked + 1);
+    let next = connected.connection().await.polling.slot.unwrap();
+    assert!(
+        next > connected.clock.now() && slot < next,
+        "and then as ever"
+    );
+    next_day(&connected).await;
+    assert_eq!(connected.calls("GET me/accounts"), asked + 2);
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_login_costs_one_call_a_day_and_keeps_what_is_known() {
+    let scene = Scene {
+        clock: manual(),
+        ..Scene::default()
+    };
+    let connected = Connected::start(BACKEND, scene).await;
+    assert_eq!(connected.connect().await.0, 200);
+    for token in connected.simulator.facebook().tokens.values_mut() {
+        token.dead = Some(460);
+    }
+    let asked = connected.calls("GET me/accounts");
+    let slot = connected.connection().await.polling.slot.unwrap();
+    connected.advance(connected.clock.now().until(slot) + Duration::from_secs(1));
+    eventually("the refusal", || async {
+        let status = connected.connection().await.status;
+        (status == common::records::connection::Status::NeedsLogin).then_some(())
+    })
+    .await;
+    assert_eq!(connected.calls("GET me/accounts"), asked + 1);
+    let rows = ledger(&connected).await;
+    assert_eq!(rows[0].result, RunResult::Skipped);
+    assert_eq!(connected.field(0, "name").await, json!("Page 0"));
+    // A login mends it, at once.
+    assert_eq!(connected.connect().await.0, 200);
+    assert_eq!(
+        connected.connection().await.status,
+        common::records::connection::Status::Active
+    );
+    assert_eq!(connected.page(0).await.status, model::page::Status::Active);
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_left_the_list_is_asked_for_by_itself_once_a_day() {
+    let scene = Scene {
+        clock: manual(),
+        ..Scene::default()
+    };
+    let connected = Connected::start(BACKEND, scene).await;
+    assert_eq!(connected.connect().await.0, 200);
+    let client = crate::support::client();
+    let gone = client.delete(format!("{}/_sim/pages/{}", connected.facebook, nth(2)));
+    assert_eq!(gone.send().await.unwrap().status(), 204);
+    next_day(&connected).await;
+    connected.advance(Duration::from_secs(61));
+    eventually("the Page to be unreachable", || async {
+        let page = connected.page(2).await;
+        (page.status == model::page::Status::Unreachable).then_some(())
+    })
+    .await;
+    assert_eq!(connected.calls("GET {id}"), 1);
+    assert_eq!(
+        connected.field(2, "name").await,
+        json!("Page 2"),
+        "what is known stays"
+    );
+    // An empty list is no reason to doubt the others.
+    connected.reply(&json!([{"edge": "GET me/accounts", "body": {"data": []}}]));
+    next_day(&connected).await;
+    assert_eq!(connected.page(0).await.status, model::page::Status::Active);
+    assert!(
+        connected
+            .connection()
+            .await
+            .problem
+            .unwrap()
+            .contains("no Page")
+    );
+    connected.finish().await;
+}

@@ -1,0 +1,241 @@
+//! A deployment with a Facebook of its own: logins by the real flow, Pages, knobs.
+
+use std::time::Duration;
+
+use common::clock::Clock;
+use common::config::Role;
+use common::pages;
+use common::records::connection::{self, Connection};
+use model::field::FieldName;
+use model::id::PageId;
+use model::page::Page;
+use serde_json::{Value as Json, json};
+use simulator::delivery::Faults;
+use simulator::facebook::App;
+use simulator::visitor::{Decision, Visitor};
+use simulator::{Options, Simulator};
+use tokio::net::TcpListener;
+
+use super::deployment::{APP_ID, APP_SECRET, Deployment, Place};
+use super::{TestBackend, eventually, free_port};
+
+/// A deployment and the Facebook it talks to.
+#[derive(Debug)]
+pub(crate) struct Connected {
+    pub(crate) deployment: Deployment,
+    pub(crate) simulator: Simulator,
+    /// Where Facebook is.
+    pub(crate) facebook: String,
+    /// Where we are, as people see us.
+    pub(crate) public: String,
+    /// Our clock.
+    pub(crate) clock: Clock,
+}
+
+/// How a scene differs from the usual one.
+#[derive(Debug, Clone)]
+pub(crate) struct Scene<'a> {
+    pub(crate) extra: &'a [(&'a str, &'a str)],
+    pub(crate) clock: Clock,
+    /// Further schedulers, on the distributed backend.
+    pub(crate) schedulers: usize,
+    pub(crate) pages: usize,
+}
+
+impl Default for Scene<'_> {
+    fn default() -> Self {
+        Self {
+            extra: &[],
+            clock: Clock::system(),
+            schedulers: 1,
+            pages: 3,
+        }
+    }
+}
+
+/// The id of Page `n` of a scene.
+pub(crate) fn nth(n: usize) -> String {
+    format!("{}", 100_000_000_000_001 + n)
+}
+
+/// Page `n` as Facebook has it.
+pub(crate) fn page(n: usize) -> simulator::world::Page {
+    let id = nth(n);
+    let page = json!({
+        "id": id, "name": format!("Page {n}"), "category": "Coffee shop", "about": "about",
+        "category_list": [{"id": "197871390225897", "name": "Coffee shop"}],
+        "description": "description", "website": "https://page.example", "phone": "+49 30 1",
+        "link": format!("https://www.facebook.com/{id}"), "username": format!("page{n}"),
+        "emails": ["a@page.example"], "single_line_address": "Street 1, Town",
+        "location": {"city": "Town", "latitude": 52.5200066, "longitude": 13.404954},
+        "hours": {"mon_1_open": "09:00", "mon_1_close": "17:00"},
+        "picture": {"data": {"cache_key": id, "is_silhouette": false, "url": format!("https://cdn.example/{id}.jpg")}},
+        "fan_count": 17, "followers_count": 18, "verification_status": "not_verified",
+        "is_published": true, "is_permanently_closed": false,
+    });
+    page.as_object().cloned().unwrap()
+}
+
+impl Connected {
+    /// A deployment on this backend, nobody logged in.
+    pub(crate) async fn start(backend: TestBackend, scene: Scene<'_>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let facebook = format!("http://{}", listener.local_addr().unwrap());
+        let public = format!("http://127.0.0.1:{}", free_port());
+        let app = App {
+            id: APP_ID.to_owned(),
+            secret: APP_SECRET.to_owned(),
+            redirect_uris: vec![format!("{public}/facebook/callback")],
+        };
+        let simulator = Simulator::start(&Options {
+            app,
+            callback: None,
+            seed: 7,
+            faults: Faults::default(),
+        });
+        for n in 0..scene.pages {
+            simulator.put_page(&page(n)).unwrap();
+        }
+        tokio::spawn(simulator::serve(simulator.clone(), listener));
+        let place = Place::new(backend).await;
+        let mut settings = vec![
+            ("PAGESYNC_GRAPH_URL".to_owned(), facebook.clone()),
+            ("PAGESYNC_DIALOG_URL".to_owned(), facebook.clone()),
+            (
+                "PAGESYNC_LISTEN".to_owned(),
+                public.trim_start_matches("http://").to_owned(),
+            ),
+            (
+                "FACEBOOK_REDIRECT_URI".to_owned(),
+                format!("{public}/facebook/callback"),
+            ),
+            (
+                "FACEBOOK_WEBHOOK_ADDRESS".to_owned(),
+                format!("{public}/facebook/webhook"),
+            ),
+        ];
+        settings.extend(
+            scene
+                .extra
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
+        );
+        let mut wanted = place.roles();
+        if backend == TestBackend::Distributed {
+            wanted.extend(vec![Role::Scheduler; scene.schedulers - 1]);
+        }
+        let extra: Vec<(&str, &str)> = settings
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+            .collect();
+        let deployment = Deployment::start_roles(place, &wanted, &extra, &scene.clock).await;
+        Self {
+            deployment,
+            simulator,
+            facebook,
+            public,
+            clock: scene.clock,
+        }
+    }
+
+    pub(crate) fn login(&self) -> String {
+        format!("{}/facebook/login", self.public)
+    }
+
+    /// Logs in and allows everything; answers with status and body of the callback.
+    pub(crate) async fn connect(&self) -> (u16, Json) {
+        self.connect_as(&Decision::default()).await
+    }
+
+    pub(crate) async fn connect_as(&self, decision: &Decision) -> (u16, Json) {
+        let mut visitor = Visitor::new().unwrap();
+        let callback = visitor
+            .log_in(&self.login(), decision)
+            .await
+            .unwrap()
+            .unwrap();
+        answer(visitor.get(&callback).await.unwrap()).await
+    }
+
+    /// Page `n` as we have it.
+    pub(crate) async fn page(&self, n: usize) -> Page {
+        let held = self.deployment.page(&PageId::parse(&nth(n)).unwrap()).await;
+        held.unwrap_or_else(|| panic!("there is no Page {n}")).1
+    }
+
+    /// A field of Page `n` as we have it; null if it is unknown or has no value.
+    pub(crate) async fn field(&self, n: usize, name: &str) -> Json {
+        field(&self.page(n).await, name)
+    }
+
+    /// Asks for a read of Page `n` and waits until an attempt that began later has ended.
+    pub(crate) async fn read_again(&self, n: usize) -> Page {
+        let id = PageId::parse(&nth(n)).unwrap();
+        let before = self.deployment.page(&id).await.unwrap().1.polling;
+        pages::ask(&*self.deployment.store, &id, self.clock.now())
+            .await
+            .unwrap()
+            .unwrap();
+        eventually("a read", || async {
+            let page = self.deployment.page(&id).await?.1;
+            (page.polling.started > before.started).then_some(page)
+        })
+        .await
+    }
+
+    /// Moves our clock and Facebook's by as much.
+    pub(crate) fn advance(&self, by: Duration) {
+        self.simulator.facebook().ahead += i64::try_from(by.as_secs()).unwrap();
+        self.clock.advance(by);
+    }
+
+    /// The one connection of the scene.
+    pub(crate) async fn connection(&self) -> Connection {
+        let mut all = connection::list(&*self.deployment.store).await.unwrap();
+        assert_eq!(all.len(), 1, "{all:?}");
+        all.remove(0)
+    }
+
+    /// How often Facebook was asked for this, `GET me/accounts` or `GET {id}`.
+    pub(crate) fn calls(&self, edge: &str) -> u64 {
+        self.simulator
+            .facebook()
+            .calls
+            .get(edge)
+            .copied()
+            .unwrap_or(0)
+    }
+
+    /// Puts answers in the place of the next real ones.
+    pub(crate) fn reply(&self, canned: &Json) {
+        let canned: Vec<simulator::facebook::Canned> =
+            serde_json::from_value(canned.clone()).unwrap();
+        self.simulator.facebook().canned.extend(canned);
+    }
+
+    pub(crate) async fn finish(self) {
+        self.deployment.finish().await;
+    }
+}
+
+/// A field of a Page; null if it is unknown or has no value.
+pub(crate) fn field(page: &Page, name: &str) -> Json {
+    let held = page.registers.get(&FieldName::parse(name).unwrap());
+    held.and_then(|held| held.value.as_ref())
+        .map_or(Json::Null, model::value::Canonical::to_json)
+}
+
+/// Our clock, set to now and moved only by the test.
+pub(crate) fn manual() -> Clock {
+    Clock::manual(Clock::system().now())
+}
+
+/// Status and JSON body of an answer.
+pub(crate) async fn answer(answer: reqwest::Response) -> (u16, Json) {
+    let status = answer.status().as_u16();
+    let text = answer.text().await.unwrap();
+    (
+        status,
+        serde_json::from_str(&text).unwrap_or(Json::String(text)),
+    )
+}

@@ -70,37 +70,47 @@ pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
 }
 
+const VISIBLE_SECONDS: [f64; 12] = [
+    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0,
+];
+
 impl Default for Metrics {
     fn default() -> Self {
+        let metrics = Self::unregistered();
         let mut registry = Registry::with_prefix("pagesync");
-        let metrics = Self {
-            answers: Family::default(),
-            counted: Family::default(),
-            jobs_published: Counter::default(),
-            jobs_acknowledged: Counter::default(),
-            jobs_done: Family::default(),
-            commits: Family::default(),
-            dead_letters: Family::default(),
-            polls: Family::default(),
-            graph: Family::default(),
-            polls_published: Family::default(),
-            logins: Family::default(),
-            visible_seconds: Histogram::new([
-                0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0,
-            ]),
-            lane_messages: Family::default(),
-            registry: Arc::default(),
-        };
-        registry.register(
-            "webhook_answers",
-            "Answers to webhooks, by status",
-            metrics.answers.clone(),
-        );
-        registry.register(
-            "webhook_parts_counted",
-            "Parts of webhooks not kept, by name",
-            metrics.counted.clone(),
-        );
+        for (name, help, family) in [
+            (
+                "webhook_answers",
+                "Answers to webhooks, by status",
+                &metrics.answers,
+            ),
+            (
+                "webhook_parts_counted",
+                "Parts of webhooks not kept, by name",
+                &metrics.counted,
+            ),
+            ("jobs_done", "Jobs done, by result", &metrics.jobs_done),
+            ("commits", "Commits of Pages, by outcome", &metrics.commits),
+            (
+                "dead_letters",
+                "Dead letters kept, by why",
+                &metrics.dead_letters,
+            ),
+            ("polls", "Polls begun, by subject", &metrics.polls),
+            (
+                "graph_answers",
+                "What answers of Graph came to",
+                &metrics.graph,
+            ),
+            (
+                "polls_published",
+                "Polls published, by lane",
+                &metrics.polls_published,
+            ),
+            ("logins", "Logins, by what became of them", &metrics.logins),
+        ] {
+            registry.register(name, help, family.clone());
+        }
         registry.register(
             "jobs_published",
             "Jobs made durable",
@@ -108,39 +118,8 @@ impl Default for Metrics {
         );
         registry.register(
             "jobs_acknowledged",
-            "Jobs whose message was acknowledged",
+            "Jobs acknowledged",
             metrics.jobs_acknowledged.clone(),
-        );
-        registry.register(
-            "jobs_done",
-            "Jobs done, by result",
-            metrics.jobs_done.clone(),
-        );
-        registry.register(
-            "commits",
-            "Commits of Pages, by outcome",
-            metrics.commits.clone(),
-        );
-        registry.register(
-            "dead_letters",
-            "Dead letters kept, by why",
-            metrics.dead_letters.clone(),
-        );
-        registry.register("polls", "Polls begun, by subject", metrics.polls.clone());
-        registry.register(
-            "graph_answers",
-            "What answers of Graph came to",
-            metrics.graph.clone(),
-        );
-        registry.register(
-            "polls_published",
-            "Polls published, by lane",
-            metrics.polls_published.clone(),
-        );
-        registry.register(
-            "logins",
-            "Logins, by what became of them",
-            metrics.logins.clone(),
         );
         registry.register(
             "webhook_visible_seconds",
@@ -160,6 +139,25 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    fn unregistered() -> Self {
+        Self {
+            answers: Family::default(),
+            counted: Family::default(),
+            jobs_published: Counter::default(),
+            jobs_acknowledged: Counter::default(),
+            jobs_done: Family::default(),
+            commits: Family::default(),
+            dead_letters: Family::default(),
+            polls: Family::default(),
+            graph: Family::default(),
+            polls_published: Family::default(),
+            logins: Family::default(),
+            visible_seconds: Histogram::new(VISIBLE_SECONDS),
+            lane_messages: Family::default(),
+            registry: Arc::default(),
+        }
+    }
+
     /// Counts one more of `name`.
     pub fn count(family: &Family<Label, Counter>, name: &'static str) {
         family.get_or_create(&Label { name }).inc();

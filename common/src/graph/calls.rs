@@ -134,21 +134,17 @@ fn field_list(fields: &[FieldName], extras: &[&str]) -> String {
         .join(",")
 }
 
-impl Graph {
-    fn get<'a>(
-        &self,
-        path: &'a str,
-        caller: Caller<'a>,
-        parameters: Vec<(&'a str, String)>,
-    ) -> Request<'a> {
-        Request {
-            method: Method::GET,
-            path,
-            parameters,
-            caller,
-        }
+/// A call that only reads.
+fn get<'a>(path: &'a str, caller: Caller<'a>, parameters: Vec<(&'a str, String)>) -> Request<'a> {
+    Request {
+        method: Method::GET,
+        path,
+        parameters,
+        caller,
     }
+}
 
+impl Graph {
     /// Exchanges the code of a login for a short-lived token of the person.
     pub async fn exchange_code(&self, code: &str, redirect: &str) -> Result<Granted, GraphError> {
         self.exchange(vec![
@@ -185,7 +181,7 @@ impl Graph {
     pub async fn debug_token(&self, token: &Token) -> Result<TokenInfo, GraphError> {
         let parameters = vec![("input_token", token.expose().to_owned())];
         let reply = self
-            .ask(self.get("debug_token", Caller::App, parameters))
+            .ask(get("debug_token", Caller::App, parameters))
             .await?;
         let data = reply.body.get("data").filter(|data| data.is_object());
         let data = data.ok_or_else(|| GraphError::Odd("debug_token without data".to_owned()))?;
@@ -215,7 +211,7 @@ impl Graph {
     pub async fn name(&self, token: &Token) -> Result<Option<String>, GraphError> {
         let parameters = vec![("fields", "id,name".to_owned())];
         let reply = self
-            .ask(self.get("me", Caller::Token(token), parameters))
+            .ask(get("me", Caller::Token(token), parameters))
             .await?;
         Ok(text(&reply.body, "name"))
     }
@@ -236,7 +232,7 @@ impl Graph {
         ];
         parameters.extend(after.map(|after| ("after", after.to_owned())));
         let Reply { mut body, stamp } = self
-            .ask(self.get("me/accounts", Caller::Token(token), parameters))
+            .ask(get("me/accounts", Caller::Token(token), parameters))
             .await?;
         let after = next_cursor(&body)?;
         let Some(Json::Array(items)) = body.get_mut("data").map(Json::take) else {
@@ -262,7 +258,7 @@ impl Graph {
             (LOCALE.0, LOCALE.1.to_owned()),
         ];
         let reply = self
-            .ask(self.get(id.as_str(), Caller::Token(token), parameters))
+            .ask(get(id.as_str(), Caller::Token(token), parameters))
             .await?;
         let Json::Object(object) = reply.body else {
             return Err(GraphError::Odd("a Page that is no object".to_owned()));
@@ -287,7 +283,7 @@ impl Graph {
         let path = format!("{id}/subscribed_apps");
         let parameters = vec![("fields", "id,name,subscribed_fields".to_owned())];
         let reply = self
-            .ask(self.get(&path, Caller::Token(token), parameters))
+            .ask(get(&path, Caller::Token(token), parameters))
             .await?;
         let apps = reply.body.get("data").and_then(Json::as_array);
         // Other apps are listed too: theirs is not ours.
@@ -341,7 +337,7 @@ impl Graph {
     /// The app's own subscription to Pages; `None`: there is none.
     pub async fn app_subscription(&self) -> Result<Option<AppSubscription>, GraphError> {
         let path = format!("{}/subscriptions", self.app_id);
-        let reply = self.ask(self.get(&path, Caller::App, Vec::new())).await?;
+        let reply = self.ask(get(&path, Caller::App, Vec::new())).await?;
         let all = reply.body.get("data").and_then(Json::as_array);
         let pages = all
             .into_iter()

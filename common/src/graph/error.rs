@@ -157,10 +157,9 @@ fn by_code(code: u64, subcode: Option<u64>, message: &str) -> GraphError {
         (1, _) if message.contains("reduce the amount of data") => GraphError::TooMuch,
         (1, Some(2_853_006)) => GraphError::Permission("a role on the Page".to_owned()),
         (1 | 2, _) => GraphError::Transient(format!("code {code}")),
-        (4 | 341 | 613, _) => throttled(Limit::App),
+        (4 | 341 | 613 | 80000 | 80002..=80014, _) => throttled(Limit::App),
         (17, _) => throttled(Limit::User),
         (32 | 80001 | 368, _) => throttled(Limit::Page),
-        (80000..=80014, _) => throttled(Limit::App),
         (102 | 190 | 450 | 452 | 463 | 467, _) => GraphError::Token { subcode },
         (100, Some(33)) | (21 | 803, _) => GraphError::Missing,
         (100, _) => match unknown_field(message) {
@@ -182,11 +181,9 @@ fn and(subcode: Option<u64>) -> String {
 /// The permission a message names; its code if it names none.
 fn permission(message: &str, code: u64) -> String {
     let named = |word: &&str| word.starts_with("pages_") || *word == "business_management";
-    let words = message.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    words
-        .filter(|word| named(&word))
-        .next_back()
-        .map_or_else(|| format!("code {code}"), ToOwned::to_owned)
+    let mut words = message.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let last = words.rfind(named);
+    last.map_or_else(|| format!("code {code}"), ToOwned::to_owned)
 }
 
 /// The fields a refused subscription names: `To subscribe to the <x> field, ...`, one a line; or

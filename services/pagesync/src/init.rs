@@ -21,7 +21,7 @@ use crate::output;
 pub fn run(directory: &Path, worker: &Path, environment: &Environment) -> anyhow::Result<()> {
     let parts = ["", "rabbitmq", "redis"].map(|part| directory.join(part));
     for path in parts.iter().map(PathBuf::as_path).chain([worker]) {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
         made.with_context(|| format!("cannot make {}", path.display()))?;
     }
     let mut made = Vec::new();

@@ -116,7 +116,7 @@ impl Place {
                 let key = sealing_key();
                 match role {
                     Role::Ingress => {
-                        settings.push(("PAGESYNC_TOKEN_PUBLIC_KEY", key.public().text()))
+                        settings.push(("PAGESYNC_TOKEN_PUBLIC_KEY", key.public().text()));
                     }
                     Role::Worker => settings.push((
                         "PAGESYNC_TOKEN_PRIVATE_KEYS",

@@ -67,7 +67,7 @@ pub(crate) fn page(n: usize) -> simulator::world::Page {
         "description": "description", "website": "https://page.example", "phone": "+49 30 1",
         "link": format!("https://www.facebook.com/{id}"), "username": format!("page{n}"),
         "emails": ["a@page.example"], "single_line_address": "Street 1, Town",
-        "location": {"city": "Town", "latitude": 52.5200066, "longitude": 13.404954},
+        "location": {"city": "Town", "latitude": 52.520_006_6, "longitude": 13.404_954},
         "hours": {"mon_1_open": "09:00", "mon_1_close": "17:00"},
         "picture": {"data": {"cache_key": id, "is_silhouette": false, "url": format!("https://cdn.example/{id}.jpg")}},
         "fan_count": 17, "followers_count": 18, "verification_status": "not_verified",

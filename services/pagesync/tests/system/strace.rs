@@ -4,6 +4,7 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use common::config::Role;
 use simulator::bytes::signature_256;
 
 use crate::support::deployment::{APP_SECRET, Place};

@@ -333,9 +333,10 @@ fn lay_over(body: &mut Value, patch: &serde_json::Map<String, Value>) {
     if patch.is_empty() {
         return;
     }
-    let objects: Vec<&mut Value> = match body.get("data").is_some_and(Value::is_array) {
-        true => body["data"].as_array_mut().into_iter().flatten().collect(),
-        false => vec![body],
+    let objects: Vec<&mut Value> = if body.get("data").is_some_and(Value::is_array) {
+        body["data"].as_array_mut().into_iter().flatten().collect()
+    } else {
+        vec![body]
     };
     for object in objects.into_iter().filter_map(Value::as_object_mut) {
         for (name, value) in patch {

@@ -111,22 +111,20 @@ async fn decide(
         Ok(kept) => commit.records.push(kept),
         Err(error) => return Err(StoreError::Unexpected(error.to_string())),
     }
-    match given {
-        Some(_) => {
-            if outcome.wants_another {
-                page.polling
-                    .ask(now.max(listing.begun.plus(Duration::from_millis(1))));
-            }
-            let is_off = account.object.get("is_webhooks_subscribed") == Some(&Json::Bool(false));
-            if is_new || is_off {
-                subscribe(parts, &account.id, &mut commit, now).await?;
-            }
+    if given.is_some() {
+        if outcome.wants_another {
+            // Later than this one: or it would answer itself.
+            page.polling
+                .ask(now.max(listing.begun.plus(Duration::from_millis(1))));
         }
-        None => {
-            Metrics::count(&parts.metrics.graph, "page_without_token");
-            if page.connections.len() == 1 {
-                page.status = Status::NoToken;
-            }
+        let is_off = account.object.get("is_webhooks_subscribed") == Some(&Json::Bool(false));
+        if is_new || is_off {
+            subscribe(parts, &account.id, &mut commit, now).await?;
+        }
+    } else {
+        Metrics::count(&parts.metrics.graph, "page_without_token");
+        if page.connections.len() == 1 {
+            page.status = Status::NoToken;
         }
     }
     commit.due.push(DueWrite {

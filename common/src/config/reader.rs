@@ -48,7 +48,7 @@ impl<'a> Reader<'a> {
         let known = |key: &str| {
             SETTINGS
                 .iter()
-                .any(|s| s.key == key || (s.secret && key.strip_suffix("_FILE") == Some(s.key)))
+                .any(|s| s.key == key || key.strip_suffix("_FILE") == Some(s.key))
         };
         let unknown: Vec<&String> = self
             .environment
@@ -79,7 +79,7 @@ impl<'a> Reader<'a> {
         let file = self
             .environment
             .get(&file_key)
-            .filter(|path| setting.secret && !path.is_empty());
+            .filter(|path| !path.is_empty());
         match (plain, file) {
             (Some(_), Some(_)) => {
                 self.problem(key, format!("is given twice: here and in {file_key}"));

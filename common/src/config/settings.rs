@@ -9,8 +9,7 @@ use super::Environment;
 pub struct Setting {
     /// The environment variable.
     pub key: &'static str,
-    /// Whether its value must never be shown. A secret may also come from the file named by
-    /// `<key>_FILE`.
+    /// Whether its value must never be shown.
     pub secret: bool,
     /// What it is if it is not given.
     pub default: Option<&'static str>,
@@ -276,7 +275,7 @@ pub fn env_example() -> String {
     let mut text = String::from(
         "# Every setting of pagesync. Copy to .env and fill in. .env is read from the directory pagesync is\n\
          # started in; the real environment wins over it.\n\
-         # A secret may also be read from a file: KEY_FILE=/path instead of KEY=.\n\
+         # Any setting may also be read from a file: KEY_FILE=/path instead of KEY=.\n\
          # Made by `pagesync config example`; a test keeps it so.\n",
     );
     for Setting {
@@ -309,12 +308,15 @@ pub fn shown(environment: &Environment) -> Vec<(&'static str, String, &'static s
         .iter()
         .map(|setting| {
             let file = format!("{}_FILE", setting.key);
-            match (given(setting.key), given(&file).filter(|_| setting.secret)) {
+            match (given(setting.key), given(&file)) {
                 (Some(_), _) if setting.secret => {
                     (setting.key, "(secret)".to_owned(), "environment")
                 }
                 (Some(text), _) => (setting.key, text.clone(), "environment"),
-                (None, Some(path)) => (setting.key, format!("(secret in {path})"), "file"),
+                (None, Some(path)) if setting.secret => {
+                    (setting.key, format!("(secret in {path})"), "file")
+                }
+                (None, Some(path)) => (setting.key, format!("(in {path})"), "file"),
                 (None, None) if setting.secret && setting.default.is_some() => {
                     (setting.key, "(secret)".to_owned(), "default")
                 }

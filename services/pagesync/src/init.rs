@@ -43,6 +43,9 @@ pub fn run(directory: &Path, worker: &Path, environment: &Environment) -> anyhow
     for (name, text) in files {
         write(&directory.join(name), &text)?;
     }
+    for (name, text) in facebook(environment)? {
+        write(&directory.join(name), &format!("{text}\n"))?;
+    }
     for (name, key) in [
         ("app_secret", "FACEBOOK_APP_SECRET"),
         ("verify_token", "FACEBOOK_VERIFY_TOKEN"),
@@ -65,6 +68,52 @@ pub fn run(directory: &Path, worker: &Path, environment: &Environment) -> anyhow
         made.join(", ")
     };
     output::print(&format!("secrets in {}: made {made}", directory.display()))
+}
+
+/// Which Facebook the services talk to, and how it reaches them: the real one if an app is given, else
+/// the simulator of the profile `demo`.
+fn facebook(environment: &Environment) -> anyhow::Result<Vec<(&'static str, String)>> {
+    let given = |key: &str| {
+        environment
+            .get(key)
+            .filter(|text| !text.is_empty())
+            .cloned()
+    };
+    let port = |key: &str, default: &str| given(key).unwrap_or_else(|| default.to_owned());
+    let Some(app_id) = given("FACEBOOK_APP_ID") else {
+        let (ingress, simulator) = (port("INGRESS_PORT", "5000"), port("SIMULATOR_PORT", "5100"));
+        output::complain("no FACEBOOK_APP_ID given: set up for the simulator of the profile demo");
+        return Ok(vec![
+            ("app_id", "100200300400500".to_owned()),
+            (
+                "redirect_uri",
+                format!("http://localhost:{ingress}/facebook/callback"),
+            ),
+            (
+                "webhook_address",
+                "http://ingress:5000/facebook/webhook".to_owned(),
+            ),
+            ("graph_url", "http://simulator:5100".to_owned()),
+            ("dialog_url", format!("http://localhost:{simulator}")),
+        ]);
+    };
+    let needed = |key: &str| {
+        given(key).with_context(|| format!("{key} is missing, and FACEBOOK_APP_ID is given"))
+    };
+    let or = |key: &str, default: &str| given(key).unwrap_or_else(|| default.to_owned());
+    Ok(vec![
+        ("app_id", app_id),
+        ("redirect_uri", needed("FACEBOOK_REDIRECT_URI")?),
+        ("webhook_address", needed("FACEBOOK_WEBHOOK_ADDRESS")?),
+        (
+            "graph_url",
+            or("PAGESYNC_GRAPH_URL", "https://graph.facebook.com"),
+        ),
+        (
+            "dialog_url",
+            or("PAGESYNC_DIALOG_URL", "https://www.facebook.com"),
+        ),
+    ])
 }
 
 /// The pair that seals and opens tokens. The public half is written again each time: it follows from

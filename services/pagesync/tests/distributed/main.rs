@@ -15,8 +15,12 @@ mod broker;
 mod connect;
 #[path = "../it/corpus.rs"]
 mod corpus;
+#[path = "../it/custody.rs"]
+mod custody;
 #[path = "../it/daily.rs"]
 mod daily;
+#[path = "../it/defects.rs"]
+mod defects;
 #[path = "../it/input.rs"]
 mod input;
 #[path = "../it/input_table.rs"]
@@ -35,6 +39,8 @@ mod store_index;
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "some of it is for the other test binaries")]
 mod support;
+#[path = "../it/walks.rs"]
+mod walks;
 #[path = "../it/worker.rs"]
 mod worker;
 

@@ -13,7 +13,6 @@
 #![expect(clippy::print_stdout, reason = "the run reports on standard output")]
 
 mod load;
-mod process;
 mod rounds;
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "the harness needs only some of it")]

@@ -18,9 +18,9 @@ use serde_json::Value as Json;
 
 use crate::Tally;
 use crate::load::{CONNECTIONS, Load, name_of};
-use crate::process::Process;
 use crate::support::deployment::Place;
 use crate::support::engine::{Kind, Server};
+use crate::support::process::Process;
 use crate::support::servers::{database, vhost};
 use crate::support::{TestBackend, page_id, within};
 

@@ -13,7 +13,9 @@
 mod cli;
 mod connect;
 mod corpus;
+mod custody;
 mod daily;
+mod defects;
 mod input;
 mod input_table;
 mod limits;
@@ -25,6 +27,7 @@ mod store_index;
 #[expect(dead_code, reason = "some of it is for the other test binaries")]
 mod support;
 mod tidy;
+mod walks;
 mod worker;
 
 use support::TestBackend;

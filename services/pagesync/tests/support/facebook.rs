@@ -76,44 +76,56 @@ pub(crate) fn page(n: usize) -> simulator::world::Page {
     page.as_object().cloned().unwrap()
 }
 
-impl Connected {
-    /// A deployment on this backend, nobody logged in.
-    pub(crate) async fn start(backend: TestBackend, scene: Scene<'_>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let facebook = format!("http://{}", listener.local_addr().unwrap());
-        let public = format!("http://127.0.0.1:{}", free_port());
-        let app = App {
+/// A Facebook on a free port, with these Pages, that serves until the test ends.
+pub(crate) async fn facebook(public: &str, pages: usize) -> (Simulator, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let simulator = Simulator::start(&Options {
+        app: App {
             id: APP_ID.to_owned(),
             secret: APP_SECRET.to_owned(),
             redirect_uris: vec![format!("{public}/facebook/callback")],
-        };
-        let simulator = Simulator::start(&Options {
-            app,
-            callback: None,
-            seed: 7,
-            faults: Faults::default(),
-        });
-        for n in 0..scene.pages {
-            simulator.put_page(&page(n)).unwrap();
-        }
-        tokio::spawn(simulator::serve(simulator.clone(), listener));
+        },
+        callback: None,
+        seed: 7,
+        faults: Faults::default(),
+    });
+    for n in 0..pages {
+        simulator.put_page(&page(n)).unwrap();
+    }
+    tokio::spawn(simulator::serve(simulator.clone(), listener));
+    (simulator, address)
+}
+
+/// The settings that make a deployment at `public` talk to that Facebook.
+pub(crate) fn settings(public: &str, facebook: &str) -> Vec<(String, String)> {
+    [
+        ("PAGESYNC_GRAPH_URL", facebook.to_owned()),
+        ("PAGESYNC_DIALOG_URL", facebook.to_owned()),
+        (
+            "PAGESYNC_LISTEN",
+            public.trim_start_matches("http://").to_owned(),
+        ),
+        (
+            "FACEBOOK_REDIRECT_URI",
+            format!("{public}/facebook/callback"),
+        ),
+        (
+            "FACEBOOK_WEBHOOK_ADDRESS",
+            format!("{public}/facebook/webhook"),
+        ),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .to_vec()
+}
+
+impl Connected {
+    /// A deployment on this backend, nobody logged in.
+    pub(crate) async fn start(backend: TestBackend, scene: Scene<'_>) -> Self {
+        let public = format!("http://127.0.0.1:{}", free_port());
+        let (simulator, facebook) = facebook(&public, scene.pages).await;
         let place = Place::new(backend).await;
-        let mut settings = vec![
-            ("PAGESYNC_GRAPH_URL".to_owned(), facebook.clone()),
-            ("PAGESYNC_DIALOG_URL".to_owned(), facebook.clone()),
-            (
-                "PAGESYNC_LISTEN".to_owned(),
-                public.trim_start_matches("http://").to_owned(),
-            ),
-            (
-                "FACEBOOK_REDIRECT_URI".to_owned(),
-                format!("{public}/facebook/callback"),
-            ),
-            (
-                "FACEBOOK_WEBHOOK_ADDRESS".to_owned(),
-                format!("{public}/facebook/webhook"),
-            ),
-        ];
+        let mut settings = settings(&public, &facebook);
         settings.extend(
             scene
                 .extra

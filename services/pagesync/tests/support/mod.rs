@@ -8,6 +8,7 @@
 pub(crate) mod deployment;
 pub(crate) mod engine;
 pub(crate) mod facebook;
+pub(crate) mod process;
 pub(crate) mod servers;
 
 use std::future::Future;

@@ -39,6 +39,7 @@ impl Project {
             .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."))
             .env("INGRESS_PORT", self.ingress.to_string())
             .env("SIMULATOR_PORT", self.simulator.to_string())
+            .env_remove("FACEBOOK_APP_ID")
             .env_remove("FACEBOOK_APP_SECRET")
             .output()
             .expect("docker-compose: ./test installs it")
@@ -60,7 +61,7 @@ impl Project {
             "run",
             "--rm",
             "-T",
-            "demo-pages",
+            "demo-login",
             "page",
             "list",
             "--output",
@@ -106,7 +107,8 @@ async fn four_workers_under_load_lose_nothing_when_one_is_killed() {
         simulator: free_port(),
     };
     project.compose(&["down", "-v", "--remove-orphans"]);
-    project.run(&["up", "-d", "--build", "--scale", "worker=4"]);
+    let scaled = ["--scale", "worker=4", "--scale", "scheduler=2"];
+    project.run(&[&["up", "-d", "--build"], &scaled[..]].concat());
     let client = crate::support::client();
     let simulated = format!("http://127.0.0.1:{}/_sim/pages", project.simulator);
     within(Duration::from_secs(120), "the simulator", || async {
@@ -114,13 +116,57 @@ async fn four_workers_under_load_lose_nothing_when_one_is_killed() {
         answer.status().is_success().then_some(())
     })
     .await;
+    // The one-shot login connects three Pages by the real flow.
+    within(Duration::from_secs(60), "three connected Pages", || async {
+        let pages = project.pages();
+        let active = pages.iter().filter(|page| page["status"] == "active");
+        (active.count() == 3).then_some(())
+    })
+    .await;
+    let page = project.run(&[
+        "run",
+        "--rm",
+        "-T",
+        "demo-login",
+        "page",
+        "show",
+        "100000000000002",
+        "--output",
+        "json",
+    ]);
+    let page: Json = serde_json::from_str(&page[page.find('{').expect("JSON")..]).unwrap();
+    let phone = &page["fields"]["phone"];
+    assert_eq!(
+        (&phone["value"], &phone["source"]),
+        (&json!("+45 33 123 456"), &json!("poll"))
+    );
+    assert!(phone["proven_at"].is_string(), "{phone}");
+    let login = client
+        .get(format!(
+            "http://127.0.0.1:{}/facebook/login",
+            project.ingress
+        ))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(login.status(), 302);
+    for service in ["ingress", "scheduler"] {
+        let looked = project.compose(&[
+            "exec",
+            "-T",
+            service,
+            "cat",
+            "/run/pagesync-worker/token_private_keys",
+        ]);
+        assert!(!looked.status.success(), "{service} has what opens tokens");
+    }
     let secret = project
         .run(&["exec", "-T", "ingress", "cat", "/run/pagesync/app_secret"])
         .trim()
         .to_owned();
     let pages: Vec<u64> = (FIRST_PAGE..FIRST_PAGE + WEBHOOKS).collect();
     let ids: Vec<String> = pages.iter().map(ToString::to_string).collect();
-    let add = ["run", "--rm", "-T", "demo-pages", "page", "add"];
+    let add = ["run", "--rm", "-T", "demo-login", "page", "add"];
     project.run(
         &add.into_iter()
             .chain(ids.iter().map(String::as_str))
@@ -177,14 +223,18 @@ async fn four_workers_under_load_lose_nothing_when_one_is_killed() {
     let twice = project
         .pages()
         .iter()
-        .filter(|page| page["id"] != "100000000000001" && page["version"].as_u64() > Some(2))
+        .filter(|page| {
+            let ours = page["id"].as_str().unwrap().starts_with("200");
+            // Registered, named, and found to have no token.
+            ours && page["version"].as_u64() > Some(3)
+        })
         .count();
     assert_eq!(twice, 0, "effects applied twice");
     let letters = [
         "run",
         "--rm",
         "-T",
-        "demo-pages",
+        "demo-login",
         "dead-letter",
         "list",
         "--output",

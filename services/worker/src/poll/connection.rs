@@ -94,6 +94,8 @@ pub(super) async fn poll(parts: &Parts, user: &UserId, lane: Lane) -> Result<(),
         calls: 0,
     });
     let mut start = connection::save(&value, version);
+    // The claim's lease stands while we walk: another due time would be claimed again.
+    start.due.clear();
     start.guards.push(guard.clone());
     if commit(&*parts.store, start).await? == Outcome::Stale {
         return Ok(());
@@ -113,7 +115,10 @@ pub(super) async fn poll(parts: &Parts, user: &UserId, lane: Lane) -> Result<(),
     match ended {
         Ok(walk) => job.finish(&walk).await,
         Err(Stop::Error(error)) => job.fail(&error, throttled).await,
-        Err(Stop::Pause | Stop::Lost) => Ok(()),
+        Err(Stop::Pause) => update(parts, user, Some(&job.guard), Due::Settle, |_, _, _| true)
+            .await
+            .map(drop),
+        Err(Stop::Lost) => Ok(()),
     }
 }
 
@@ -136,7 +141,7 @@ async fn open(parts: &Parts, user: &UserId) -> Result<Result<Token, (Status, Str
 /// A connection that cannot be used today: its day is skipped, it is looked at again tomorrow.
 async fn skip(parts: &Parts, user: &UserId, status: Status, why: &str) -> Result<(), StoreError> {
     tracing::warn!(connection = %user, why, "a connection cannot be used");
-    update(parts, user, None, |connection, commit, now| {
+    update(parts, user, None, Due::Settle, |connection, commit, now| {
         if let Some(slot) = connection.polling.slot.filter(|slot| *slot <= now) {
             let row = row(parts, user, run::Result::Skipped, slot, None);
             commit.records.push(run::write(&row));
@@ -173,12 +178,22 @@ fn row(
     }
 }
 
+/// What a commit does to the due time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Due {
+    /// The attempt is over: as the connection says.
+    Settle,
+    /// It goes on under the lease of its claim.
+    Leave,
+}
+
 /// Changes a connection and commits, on whatever version it has now. `change` answers whether the
 /// connection is still what the caller thinks it is. `Ok(None)`: it is not.
 async fn update(
     parts: &Parts,
     user: &UserId,
     guard: Option<&(Key, u64)>,
+    due: Due,
     change: impl Fn(&mut Connection, &mut Commit, Millis) -> bool,
 ) -> Result<Option<Connection>, StoreError> {
     loop {
@@ -193,6 +208,9 @@ async fn update(
         let mut next = connection::save(&value, version);
         next.records.append(&mut extra.records);
         next.guards.extend(guard.cloned());
+        if due == Due::Leave {
+            next.due.clear();
+        }
         if commit(&*parts.store, next).await? == Outcome::Applied {
             return Ok(Some(value));
         }
@@ -270,6 +288,7 @@ impl Job<'_> {
             self.parts,
             self.user,
             Some(&self.guard),
+            Due::Leave,
             |connection, _, _| {
                 let ours = connection
                     .walk
@@ -348,7 +367,7 @@ impl Job<'_> {
 
     async fn finish(&self, walk: &Walk) -> Result<(), StoreError> {
         let parts = self.parts;
-        let done = update(parts, self.user, Some(&self.guard), |connection, extra, now| {
+        let done = update(parts, self.user, Some(&self.guard), Due::Settle, |connection, extra, now| {
             if connection.walk.as_ref().map(|held| held.begun) != Some(walk.begun) {
                 return false;
             }
@@ -457,6 +476,7 @@ impl Job<'_> {
             self.parts,
             self.user,
             Some(&self.guard),
+            Due::Settle,
             |connection, extra, now| {
                 if let Some(until) = throttled {
                     connection.polling.defer(until);

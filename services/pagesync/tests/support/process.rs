@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use common::config::Environment;
 
-use crate::support::{free_port, within};
+use super::{client, free_port, within};
 
 /// One role as a process that can be killed and started again on the same ports.
 #[derive(Debug)]
@@ -18,8 +18,17 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    pub(crate) async fn start(role: &'static str, mut environment: Environment) -> Self {
-        let (public, private) = (free_port(), free_port());
+    pub(crate) async fn start(role: &'static str, environment: Environment) -> Self {
+        Self::start_on(role, environment, free_port()).await
+    }
+
+    /// Starts it with its public listener on this port.
+    pub(crate) async fn start_on(
+        role: &'static str,
+        mut environment: Environment,
+        public: u16,
+    ) -> Self {
+        let private = free_port();
         environment.insert("PAGESYNC_LISTEN".to_owned(), format!("127.0.0.1:{public}"));
         environment.insert(
             "PAGESYNC_OPERATOR_LISTEN".to_owned(),
@@ -43,7 +52,7 @@ impl Process {
         command.arg(self.role).env_clear().envs(&self.environment);
         self.child = Some(command.stdout(Stdio::null()).spawn().unwrap());
         let url = format!("http://127.0.0.1:{}/readyz", self.private);
-        let client = crate::support::client();
+        let client = client();
         within(
             Duration::from_secs(60),
             &format!("{} to be ready", self.role),
@@ -58,6 +67,18 @@ impl Process {
             },
         )
         .await;
+    }
+
+    /// The most memory it ever had in use, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let id = self.child.as_ref().unwrap().id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmHWM:"))
+            .unwrap();
+        let kilobytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        kilobytes * 1024
     }
 
     pub(crate) fn webhook_url(&self) -> String {

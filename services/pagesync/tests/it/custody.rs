@@ -1,0 +1,359 @@
+//! Tokens are nowhere but at Facebook and sealed: canaries, keys, disconnecting.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use common::clock::Clock;
+use common::config::{Config, Role};
+use common::custody::{Keys, PrivateKey};
+use common::records::connection;
+use common::records::{all, token};
+use common::store::Kind;
+use model::id::PageId;
+use model::lane::Lane;
+use model::page::Status;
+use secrecy::ExposeSecret as _;
+use serde_json::json;
+use simulator::visitor::{Decision, Visitor};
+
+use crate::BACKEND;
+use crate::support::deployment::{APP_SECRET, Place, VERIFY_TOKEN, raw};
+use crate::support::facebook::{Connected, Scene, facebook, manual, nth, settings};
+use crate::support::{client, eventually, free_port, within};
+
+/// What no place but Facebook may show.
+const CANARY: &str = "CANARYc0ffee";
+
+/// A process that logs everything there is to log into a file.
+struct Loud {
+    child: std::process::Child,
+    private: u16,
+}
+
+impl Loud {
+    fn start(
+        role: Role,
+        place: &Place,
+        extra: &[(String, String)],
+        port: u16,
+        log: &std::path::Path,
+    ) -> Self {
+        let private = free_port();
+        let mut environment = place.environment(role, &[]);
+        environment.extend(extra.iter().cloned());
+        environment.extend([
+            ("PAGESYNC_LISTEN".to_owned(), format!("127.0.0.1:{port}")),
+            (
+                "PAGESYNC_OPERATOR_LISTEN".to_owned(),
+                format!("127.0.0.1:{private}"),
+            ),
+            ("PAGESYNC_LOG".to_owned(), "trace".to_owned()),
+        ]);
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pagesync"));
+        command.arg(role.name()).env_clear().envs(environment);
+        let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        Self { child, private }
+    }
+}
+
+/// Every byte a deployment keeps: the database file with its log, or every key of Redis.
+async fn everything_kept(place: &Place) -> String {
+    match place {
+        Place::Embedded(directory) => {
+            let mut all = String::new();
+            for name in ["pagesync.db", "pagesync.db-wal"] {
+                let bytes = std::fs::read(directory.path().join(name)).unwrap_or_default();
+                all.push_str(&String::from_utf8_lossy(&bytes));
+            }
+            all
+        }
+        Place::Distributed { redis, .. } => {
+            let mut all = String::new();
+            let keys = raw(redis, &["KEYS", "*"]).await;
+            let redis::Value::Array(keys) = keys else {
+                panic!("{keys:?}")
+            };
+            assert!(keys.len() > 10, "{} keys", keys.len());
+            for key in keys {
+                let name: String = redis::from_redis_value(key).unwrap();
+                let dump = raw(redis, &["TYPE", &name]).await;
+                let kind: String = redis::from_redis_value(dump).unwrap();
+                let value = match kind.as_str() {
+                    "hash" => raw(redis, &["HGETALL", &name]).await,
+                    "zset" => raw(redis, &["ZRANGE", &name, "0", "-1"]).await,
+                    "stream" => raw(redis, &["XRANGE", &name, "-", "+"]).await,
+                    "list" => raw(redis, &["LRANGE", &name, "0", "-1"]).await,
+                    "set" => raw(redis, &["SMEMBERS", &name]).await,
+                    _ => raw(redis, &["GET", &name]).await,
+                };
+                all.push_str(&format!("{name} {value:?}\n"));
+            }
+            all
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_token_is_in_logs_queue_store_answers_or_metrics() {
+    let port = free_port();
+    let public = format!("http://127.0.0.1:{port}");
+    let (simulator, address) = facebook(&public, 3).await;
+    simulator.facebook().habits.token_suffix = CANARY.to_owned();
+    let place = Place::new(BACKEND).await;
+    let logs = tempfile::tempdir().unwrap();
+    let log = logs.path().join("log");
+    let extra = settings(&public, &address);
+    let roles = place.roles();
+    let mut processes = Vec::new();
+    for role in roles {
+        let port = if matches!(role, Role::Up | Role::Ingress) {
+            port
+        } else {
+            free_port()
+        };
+        processes.push(Loud::start(role, &place, &extra, port, &log));
+    }
+    let http = client();
+    for process in &processes {
+        let url = format!("http://127.0.0.1:{}/readyz", process.private);
+        within(Duration::from_secs(60), "a loud process", || async {
+            let answer = http.get(&url).send().await.ok()?;
+            answer.status().is_success().then_some(())
+        })
+        .await;
+    }
+    let mut visitor = Visitor::new().unwrap();
+    let login = format!("{public}/facebook/login");
+    let callback = visitor
+        .log_in(&login, &Decision::default())
+        .await
+        .unwrap()
+        .unwrap();
+    let code = callback
+        .split("code=")
+        .nth(1)
+        .unwrap()
+        .split('&')
+        .next()
+        .unwrap()
+        .to_owned();
+    let mut seen = visitor.get(&callback).await.unwrap().text().await.unwrap();
+    assert!(
+        seen.contains("\"webhook_test\":{\"status\":\"success\"}"),
+        "{seen}"
+    );
+    seen.push_str(
+        &visitor
+            .get_as(&callback, "text/html")
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap(),
+    );
+    // A read with a Page's token, one that fails with the token in the text, and a webhook.
+    let store = place.store();
+    let id = PageId::parse(&nth(0)).unwrap();
+    let token = simulator.facebook().tokens.keys().next().cloned().unwrap();
+    let error = json!({"error": {"message": format!("Malformed access token {token}"), "type": "OAuthException", "code": 190}});
+    let canned = json!({"edge": "GET {id}", "status": 400, "body": error});
+    simulator
+        .facebook()
+        .canned
+        .push(serde_json::from_value(canned).unwrap());
+    common::pages::ask(&*store, &id, Clock::system().now())
+        .await
+        .unwrap();
+    eventually("the failed read", || async {
+        let held = store
+            .load(std::slice::from_ref(&id))
+            .await
+            .unwrap()
+            .pop()
+            .unwrap();
+        matches!(held.value, common::store::Stored::Page(page) if page.status == Status::NeedsLogin)
+            .then_some(())
+    })
+    .await;
+    for process in &processes {
+        let url = format!("http://127.0.0.1:{}/metrics", process.private);
+        seen.push_str(&http.get(url).send().await.unwrap().text().await.unwrap());
+    }
+    let kept = everything_kept(&place).await;
+    for process in &mut processes {
+        process.child.kill().unwrap();
+        process.child.wait().unwrap();
+    }
+    // What the broker still holds, if anything.
+    let queue = place.queue().await;
+    for lane in Lane::ALL {
+        let depth = queue.depth(lane).await.unwrap().messages;
+        for _ in 0..depth {
+            let delivery = queue.receive(lane).await.unwrap();
+            seen.push_str(&format!("{:?}", delivery.jobs));
+        }
+    }
+    let logged = std::fs::read_to_string(&log).unwrap();
+    assert!(
+        logged.len() > 10_000,
+        "trace was on: {} bytes",
+        logged.len()
+    );
+    let private = std::fs::read_to_string(match &place {
+        Place::Embedded(directory) => directory.path().join("token.keys"),
+        Place::Distributed { .. } => "/dev/null".into(),
+    });
+    let mut secrets = vec![
+        CANARY.to_owned(),
+        APP_SECRET.to_owned(),
+        VERIFY_TOKEN.to_owned(),
+        code,
+    ];
+    secrets.extend(private.unwrap().lines().map(ToOwned::to_owned));
+    secrets.push("pagesync-private-".to_owned());
+    for secret in &secrets {
+        for (place, text) in [("logs", &logged), ("answers", &seen), ("store", &kept)] {
+            let at = text.find(secret.as_str());
+            let near = at.map(|at| {
+                let from = text.floor_char_boundary(at.saturating_sub(200));
+                text[from..at].to_owned()
+            });
+            assert_eq!(near, None, "a secret is in the {place}");
+        }
+    }
+    assert!(kept.contains("Page 0"), "the search reads what is kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_rotated_while_the_deployment_runs() {
+    let connected = Connected::start(
+        BACKEND,
+        Scene {
+            clock: manual(),
+            ..Scene::default()
+        },
+    )
+    .await;
+    assert_eq!(connected.connect().await.0, 200);
+    let store = &*connected.deployment.store;
+    let key_of = async || {
+        let tokens = all::<token::Held>(store, Kind::PageToken, "")
+            .await
+            .unwrap();
+        let mut keys: Vec<String> = tokens
+            .into_iter()
+            .map(|(_, held)| held.value.sealed.unwrap().key)
+            .collect();
+        keys.dedup();
+        keys
+    };
+    let before = key_of().await;
+    assert_eq!(before.len(), 1);
+    let old = match &connected.deployment.place {
+        Place::Embedded(directory) => {
+            std::fs::read_to_string(directory.path().join("token.keys")).unwrap()
+        }
+        Place::Distributed { .. } => crate::support::deployment::sealing_key()
+            .text()
+            .expose_secret()
+            .to_owned(),
+    };
+    let both = format!("{}\n{old}", PrivateKey::generate().text().expose_secret());
+    let keys = Keys::parse(&both).unwrap();
+    let report = token::reseal(store, &keys).await.unwrap();
+    assert_eq!(
+        (report.resealed, report.old, report.lost),
+        (4, 0, 0),
+        "a person's and three Pages'"
+    );
+    assert_eq!(key_of().await, [keys.current().id()]);
+    let again = token::reseal(store, &keys).await.unwrap();
+    assert_eq!((again.resealed, again.old), (0, 0), "safe to repeat");
+    // A worker that does not have the key yet says so, and keeps what is known.
+    connected.advance(Duration::from_secs(61));
+    let page = connected.read_again(0).await;
+    assert_eq!(page.status, Status::NeedsKey);
+    assert_eq!(connected.field(0, "name").await, json!("Page 0"));
+    if let Place::Embedded(directory) = &connected.deployment.place {
+        // The running process reads its key file at each use.
+        common::custody::write_file(&directory.path().join("token.keys"), &keys).unwrap();
+        connected.advance(Duration::from_secs(61));
+        assert_eq!(connected.read_again(0).await.status, Status::Active);
+    }
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_disconnected_is_not_written_again_and_its_tokens_are_gone() {
+    let connected = Connected::start(BACKEND, Scene::default()).await;
+    assert_eq!(connected.connect().await.0, 200);
+    let user = connected.connection().await.user;
+    let store = &*connected.deployment.store;
+    let guard = connection::guard(store, &user).await.unwrap();
+    let gone = connection::disconnect(store, &user).await.unwrap();
+    assert_eq!(gone, Some(3));
+    for kind in [Kind::UserToken, Kind::PageToken, Kind::Connection] {
+        assert!(
+            store.records(kind, None, 10).await.unwrap().is_empty(),
+            "{kind:?}"
+        );
+    }
+    let page = connected.page(0).await;
+    assert_eq!(
+        (page.status, page.connections.len(), page.polling.due()),
+        (Status::NoToken, 0, None)
+    );
+    assert_eq!(
+        connected.field(0, "name").await,
+        json!("Page 0"),
+        "what is known stays"
+    );
+    assert_ne!(
+        connection::guard(store, &user).await.unwrap(),
+        guard,
+        "what was under way cannot commit"
+    );
+    assert_eq!(connection::disconnect(store, &user).await.unwrap(), None);
+    // The same person may come back.
+    assert_eq!(connected.connect().await.0, 200);
+    assert_eq!(connected.page(0).await.status, Status::Active);
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_of_another_app_is_refused() {
+    let connected = Connected::start(BACKEND, Scene::default()).await;
+    let Connected { deployment, .. } = connected;
+    let store = deployment.store.clone();
+    eventually("the store to be claimed", || async {
+        let held = common::records::get::<common::records::app::App>(
+            &*store,
+            &common::records::app::key(),
+        )
+        .await
+        .unwrap();
+        held.map(drop)
+    })
+    .await;
+    let refused = common::records::app::claim(&*store, "999999999999999")
+        .await
+        .unwrap();
+    assert_eq!(refused, Err(crate::support::deployment::APP_ID.to_owned()));
+    let environment = deployment.place.environment(
+        Role::Ingress,
+        &[(
+            "PAGESYNC_TOKEN_PRIVATE_KEYS",
+            PrivateKey::generate().text().expose_secret(),
+        )],
+    );
+    let refused = Config::read(&environment, Role::Ingress)
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("PAGESYNC_TOKEN_PRIVATE_KEYS"), "{refused}");
+    deployment.finish().await;
+}

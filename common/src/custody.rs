@@ -391,6 +391,20 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+        #[test]
+        fn p16_any_token_for_any_record_comes_back_and_only_there(text in ".{0,300}", name in ".{0,60}", other in ".{0,60}") {
+            let keys = keys();
+            let sealed = keys.current().seal(&Token::new(text.clone()), &name).unwrap();
+            let opened = keys.open(&sealed, &name).unwrap();
+            proptest::prop_assert_eq!(opened.expose(), text);
+            if name != other {
+                proptest::prop_assert!(keys.open(&sealed, &other).is_err());
+            }
+        }
+    }
+
     #[test]
     fn the_same_token_never_looks_the_same() {
         let keys = keys();

@@ -15,6 +15,8 @@ pub mod lane;
 pub mod page;
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod race;
 pub mod read;
 pub mod time;
 pub mod value;

@@ -271,3 +271,33 @@ proptest! {
         }
     }
 }
+
+/// What a reader of changes knows, starting from nothing.
+fn replay(
+    page: &mut std::collections::BTreeMap<FieldName, Option<Canonical>>,
+    changes: &[crate::page::Change],
+) {
+    for change in changes {
+        page.insert(change.field.clone(), change.after.clone());
+    }
+}
+
+proptest! {
+    /// P11: who replays the changes in their order holds the state, counters aside; P12: what was seen
+    /// before is no change.
+    #[test]
+    fn p11_p12_replaying_changes_gives_the_state(seen in vec(observation(), 0..12)) {
+        let mut page = Page::default();
+        let mut known = std::collections::BTreeMap::new();
+        for one in &seen {
+            let changes: Vec<_> = page.observe(one).into_iter().collect();
+            replay(&mut known, &changes);
+            prop_assert_eq!(page.observe(one), None);
+        }
+        for (field, register) in &page.registers {
+            if !field.is_counter() {
+                prop_assert_eq!(&known.get(field).cloned().flatten(), &register.value);
+            }
+        }
+    }
+}

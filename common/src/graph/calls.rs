@@ -107,6 +107,59 @@ fn granted(reply: &Reply) -> Result<Granted, GraphError> {
     })
 }
 
+fn token_info(body: &Json) -> Result<TokenInfo, GraphError> {
+    let data = body.get("data").filter(|data| data.is_object());
+    let data = data.ok_or_else(|| GraphError::Odd("debug_token without data".to_owned()))?;
+    let user = data.get("user_id");
+    let number = |id: &Json| Some(id.as_u64()?.to_string());
+    let user = user.and_then(|id| id.as_str().map(ToOwned::to_owned).or_else(|| number(id)));
+    Ok(TokenInfo {
+        app_id: text(data, "app_id").unwrap_or_default(),
+        kind: text(data, "type").unwrap_or_default(),
+        user: user.and_then(|id| UserId::parse(&id).ok()),
+        scopes: strings(data.get("scopes")),
+        expires: seconds(data, "expires_at"),
+        data_access_expires: seconds(data, "data_access_expires_at"),
+        is_valid: data.get("is_valid") == Some(&Json::Bool(true)),
+    })
+}
+
+/// The fields of the app with this id, among all apps that are subscribed.
+fn fields_of_app(body: &Json, app_id: &str) -> Option<Vec<String>> {
+    let apps = body.get("data").and_then(Json::as_array);
+    // Other apps are listed too: theirs is not ours.
+    let ours = apps.into_iter().flatten().find(|app| app["id"] == app_id);
+    ours.map(|app| strings(app.get("subscribed_fields")))
+}
+
+/// The app's subscription to Pages, among those to other objects.
+fn page_subscription_of(body: &Json) -> Option<AppSubscription> {
+    let all = body.get("data").and_then(Json::as_array);
+    let pages = all
+        .into_iter()
+        .flatten()
+        .find(|one| one["object"] == "page")?;
+    let fields = pages
+        .get("fields")
+        .and_then(Json::as_array)
+        .into_iter()
+        .flatten();
+    Some(AppSubscription {
+        callback: text(pages, "callback_url").unwrap_or_default(),
+        active: pages.get("active") == Some(&Json::Bool(true)),
+        fields: fields.filter_map(|field| text(field, "name")).collect(),
+    })
+}
+
+/// The rows of a list, and where it goes on.
+fn listed(mut body: Json) -> Result<(Vec<Account>, Option<String>), GraphError> {
+    let after = next_cursor(&body)?;
+    let Some(Json::Array(items)) = body.get_mut("data").map(Json::take) else {
+        return Err(GraphError::Odd("/me/accounts without data".to_owned()));
+    };
+    Ok((items.into_iter().filter_map(account).collect(), after))
+}
+
 /// At the token endpoint code 1 means a wrong secret, not "later": nothing but a failing server is
 /// worth another try there. Source: captures.
 fn final_unless_server(error: GraphError) -> GraphError {
@@ -183,28 +236,7 @@ impl Graph {
         let reply = self
             .ask(get("debug_token", Caller::App, parameters))
             .await?;
-        let data = reply.body.get("data").filter(|data| data.is_object());
-        let data = data.ok_or_else(|| GraphError::Odd("debug_token without data".to_owned()))?;
-        let scopes = data.get("scopes").and_then(Json::as_array);
-        let user = data.get("user_id");
-        let user = user.and_then(|id| {
-            id.as_str()
-                .map(ToOwned::to_owned)
-                .or_else(|| Some(id.as_u64()?.to_string()))
-        });
-        Ok(TokenInfo {
-            app_id: text(data, "app_id").unwrap_or_default(),
-            kind: text(data, "type").unwrap_or_default(),
-            user: user.and_then(|id| UserId::parse(&id).ok()),
-            scopes: scopes
-                .into_iter()
-                .flatten()
-                .filter_map(|scope| scope.as_str().map(ToOwned::to_owned))
-                .collect(),
-            expires: seconds(data, "expires_at"),
-            data_access_expires: seconds(data, "data_access_expires_at"),
-            is_valid: data.get("is_valid") == Some(&Json::Bool(true)),
-        })
+        token_info(&reply.body)
     }
 
     /// The name of the person whose token it is.
@@ -231,14 +263,10 @@ impl Graph {
             (LOCALE.0, LOCALE.1.to_owned()),
         ];
         parameters.extend(after.map(|after| ("after", after.to_owned())));
-        let Reply { mut body, stamp } = self
+        let Reply { body, stamp } = self
             .ask(get("me/accounts", Caller::Token(token), parameters))
             .await?;
-        let after = next_cursor(&body)?;
-        let Some(Json::Array(items)) = body.get_mut("data").map(Json::take) else {
-            return Err(GraphError::Odd("/me/accounts without data".to_owned()));
-        };
-        let accounts = items.into_iter().filter_map(account).collect();
+        let (accounts, after) = listed(body)?;
         Ok(Accounts {
             accounts,
             after,
@@ -285,13 +313,7 @@ impl Graph {
         let reply = self
             .ask(get(&path, Caller::Token(token), parameters))
             .await?;
-        let apps = reply.body.get("data").and_then(Json::as_array);
-        // Other apps are listed too: theirs is not ours.
-        let ours = apps
-            .into_iter()
-            .flatten()
-            .find(|app| app["id"] == *self.app_id);
-        Ok(ours.map(|app| strings(app.get("subscribed_fields"))))
+        Ok(fields_of_app(&reply.body, &self.app_id))
     }
 
     /// Subscribes this app to exactly these fields of a Page: the list replaces the one before.
@@ -338,23 +360,7 @@ impl Graph {
     pub async fn app_subscription(&self) -> Result<Option<AppSubscription>, GraphError> {
         let path = format!("{}/subscriptions", self.app_id);
         let reply = self.ask(get(&path, Caller::App, Vec::new())).await?;
-        let all = reply.body.get("data").and_then(Json::as_array);
-        let pages = all
-            .into_iter()
-            .flatten()
-            .find(|one| one["object"] == "page");
-        Ok(pages.map(|one| {
-            let fields = one
-                .get("fields")
-                .and_then(Json::as_array)
-                .into_iter()
-                .flatten();
-            AppSubscription {
-                callback: text(one, "callback_url").unwrap_or_default(),
-                active: one.get("active") == Some(&Json::Bool(true)),
-                fields: fields.filter_map(|field| text(field, "name")).collect(),
-            }
-        }))
+        Ok(page_subscription_of(&reply.body))
     }
 
     /// Sets it. Facebook asks the callback for its handshake before it answers.
@@ -445,4 +451,102 @@ fn account(item: Json) -> Option<Account> {
     let token = token.map(|token| Token::new(token.to_owned()));
     let id = PageId::parse(object.get("id")?.as_str()?).ok()?;
     Some(Account { id, token, object })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One reply of `replies.jsonl`.
+    #[derive(serde::Deserialize)]
+    struct Recorded {
+        kind: String,
+        #[serde(default)]
+        status: Option<u16>,
+        body: Json,
+        /// The class of the error, or what was read.
+        expect: Json,
+    }
+
+    fn replies() -> Vec<Recorded> {
+        let lines = include_str!("replies.jsonl").lines();
+        lines
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn every_kind_of_error_has_its_class() {
+        let mut seen = 0;
+        for reply in replies().into_iter().filter(|reply| reply.kind == "error") {
+            let body = (!reply.body.is_string()).then_some(&reply.body);
+            let error = GraphError::of(reply.status.unwrap(), body);
+            let found = match &error {
+                GraphError::UnknownField(name) | GraphError::Permission(name) => {
+                    serde_json::json!([error.class(), name])
+                }
+                GraphError::Token { subcode } => serde_json::json!([error.class(), subcode]),
+                GraphError::Throttled { bucket, .. } => {
+                    serde_json::json!([error.class(), format!("{bucket:?}")])
+                }
+                error => serde_json::json!([error.class()]),
+            };
+            assert_eq!(found, reply.expect, "{}", reply.body);
+            seen += 1;
+        }
+        assert!(seen >= 40, "{seen}");
+    }
+
+    #[test]
+    fn every_kind_of_answer_is_read() {
+        for reply in replies() {
+            let stamp = Ok(Millis(0));
+            let found = match reply.kind.as_str() {
+                "accounts" => {
+                    let (accounts, after) = listed(reply.body).unwrap();
+                    let rows = accounts
+                        .iter()
+                        .map(|one| (one.id.to_string(), one.token.is_some()));
+                    serde_json::json!({"rows": rows.collect::<Vec<_>>(), "after": after})
+                }
+                "debug_token" => {
+                    let info = token_info(&reply.body).unwrap();
+                    serde_json::json!({"app": info.app_id, "kind": info.kind, "valid": info.is_valid,
+                        "user": info.user, "scopes": info.scopes.len(), "expires": info.expires})
+                }
+                "granted" => {
+                    let granted = granted(&Reply {
+                        body: reply.body,
+                        stamp,
+                    })
+                    .unwrap();
+                    serde_json::json!(granted.lives.map(|lives| lives.as_secs()))
+                }
+                "success" => serde_json::json!(
+                    success(&Reply {
+                        body: reply.body,
+                        stamp
+                    })
+                    .is_ok()
+                ),
+                "subscribed_apps" => {
+                    serde_json::json!(fields_of_app(&reply.body, "100200300400500"))
+                }
+                "app_subscriptions" => {
+                    let found = page_subscription_of(&reply.body);
+                    serde_json::json!(found.map(|found| (
+                        found.callback,
+                        found.active,
+                        found.fields
+                    )))
+                }
+                "refused_fields" => {
+                    serde_json::json!(super::super::error::refused_fields(&reply.body))
+                }
+                "error" => continue,
+                other => panic!("{other}"),
+            };
+            assert_eq!(found, reply.expect, "{}", reply.kind);
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! What every store must do beyond commits: the due index, the feed, lists, damage, the check.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use common::store::{Changes, Commit, Cursor, DueWrite, PageWrite, Stored, Versioned};
@@ -226,4 +226,87 @@ async fn a_check_writes_and_names_the_epoch() {
     assert_eq!(first.refusals, [] as [String; 0]);
     assert_eq!(store.1.check().await.unwrap().epoch, first.epoch);
     assert!(!first.epoch.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p13_three_schedulers_and_crashes_publish_each_due_page_once_and_once_more_for_each_crash()
+{
+    const PAGES: u64 = 60;
+    let (place, store) = Place::new(BACKEND).await.into_store();
+    let subjects: Vec<Subject> = (1..=PAGES).map(|n| Subject::Page(page_id(n))).collect();
+    let due = |at: Option<Millis>| Commit {
+        due: subjects
+            .iter()
+            .map(|subject| DueWrite {
+                subject: subject.clone(),
+                due: at.map(|at| (Lane::PollsNow, at)),
+            })
+            .collect(),
+        ..Commit::default()
+    };
+    let lease = Duration::from_secs(900);
+    for seed in 0..10 {
+        let mut chance = fastrand::Rng::with_seed(seed);
+        store.commit(&[due(Some(Millis(1000)))]).await.unwrap();
+        let mut now = Millis(1000);
+        // What explains a second publish: a crash of who held it, or a lease that ran out meanwhile.
+        let (mut published, mut excused) = (BTreeMap::new(), BTreeMap::new());
+        let mut hands: [Vec<Subject>; 3] = Default::default();
+        for _ in 0..60 {
+            let who = chance.usize(0..3);
+            let hand = &mut hands[who];
+            match chance.u8(0..4) {
+                0 | 1 => {
+                    let claims = store
+                        .claim_due(Lane::PollsNow, now, lease, chance.usize(1..20))
+                        .await
+                        .unwrap();
+                    hand.extend(claims.into_iter().map(|claim| claim.subject));
+                }
+                // It published what it had in hand, and the worker was done at once.
+                2 => {
+                    let done = hand.drain(..).map(|subject| {
+                        *published.entry(subject.clone()).or_insert(0_u64) += 1;
+                        DueWrite { subject, due: None }
+                    });
+                    let done = Commit {
+                        due: done.collect(),
+                        ..Commit::default()
+                    };
+                    store.commit(&[done]).await.unwrap();
+                }
+                _ => {
+                    for subject in hands.iter().flatten() {
+                        *excused.entry(subject.clone()).or_insert(0_u64) += 1;
+                    }
+                    hands[who].clear();
+                    now = now.plus(lease);
+                }
+            }
+        }
+        for hand in &mut hands {
+            for subject in hand.drain(..) {
+                *excused.entry(subject).or_insert(0) += 1;
+            }
+        }
+        // The last scheduler lives on.
+        now = now.plus(lease);
+        let rest = store
+            .claim_due(Lane::PollsNow, now, lease, 1000)
+            .await
+            .unwrap();
+        for claim in rest {
+            *published.entry(claim.subject).or_insert(0) += 1;
+        }
+        for subject in &subjects {
+            let times = published.get(subject).copied().unwrap_or(0);
+            let crashes = excused.get(subject).copied().unwrap_or(0);
+            assert!(
+                (1..=1 + crashes).contains(&times),
+                "seed {seed}, {subject}: {times} times, {crashes} crashes"
+            );
+        }
+        store.commit(&[due(None)]).await.unwrap();
+    }
+    drop(place);
 }

@@ -10,6 +10,7 @@
     reason = "a scenario, a table and a walk read best whole"
 )]
 
+mod broken;
 mod broker;
 #[path = "../it/connect.rs"]
 mod connect;

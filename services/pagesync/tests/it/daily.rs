@@ -49,7 +49,7 @@ async fn three_schedulers_walk_each_connection_once_a_local_day() {
         extra: &extra,
         clock: manual(),
         schedulers: 3,
-        pages: 3,
+        ..Scene::default()
     };
     let connected = Connected::start(BACKEND, scene).await;
     assert_eq!(connected.connect().await.0, 200);

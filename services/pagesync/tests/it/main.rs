@@ -11,6 +11,7 @@
 )]
 
 mod cli;
+mod cli_connect;
 mod connect;
 mod corpus;
 mod custody;

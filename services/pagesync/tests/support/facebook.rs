@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use common::clock::Clock;
-use common::config::Role;
+use common::config::{Config, Role};
 use common::pages;
 use common::records::connection::{self, Connection};
 use model::field::FieldName;
 use model::id::PageId;
 use model::page::Page;
+use pagesync::roles;
 use serde_json::{Value as Json, json};
 use simulator::delivery::Faults;
 use simulator::facebook::App;
@@ -30,6 +31,8 @@ pub(crate) struct Connected {
     pub(crate) public: String,
     /// Our clock.
     pub(crate) clock: Clock,
+    /// The settings of its roles beside the usual ones.
+    pub(crate) settings: Vec<(String, String)>,
 }
 
 /// How a scene differs from the usual one.
@@ -40,6 +43,10 @@ pub(crate) struct Scene<'a> {
     /// Further schedulers, on the distributed backend.
     pub(crate) schedulers: usize,
     pub(crate) pages: usize,
+    /// The host people's browsers reach Facebook at.
+    pub(crate) dialog_host: &'a str,
+    /// The roles that are started; empty: all of the backend.
+    pub(crate) only: &'a [Role],
 }
 
 impl Default for Scene<'_> {
@@ -49,6 +56,8 @@ impl Default for Scene<'_> {
             clock: Clock::system(),
             schedulers: 1,
             pages: 3,
+            dialog_host: "127.0.0.1",
+            only: &[],
         }
     }
 }
@@ -126,13 +135,19 @@ impl Connected {
         let (simulator, facebook) = facebook(&public, scene.pages).await;
         let place = Place::new(backend).await;
         let mut settings = settings(&public, &facebook);
+        let dialog = facebook.replace("127.0.0.1", scene.dialog_host);
+        settings.push(("PAGESYNC_DIALOG_URL".to_owned(), dialog));
         settings.extend(
             scene
                 .extra
                 .iter()
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
         );
-        let mut wanted = place.roles();
+        let mut wanted = if scene.only.is_empty() {
+            place.roles()
+        } else {
+            scene.only.to_vec()
+        };
         if backend == TestBackend::Distributed {
             wanted.extend(vec![Role::Scheduler; scene.schedulers - 1]);
         }
@@ -147,7 +162,23 @@ impl Connected {
             facebook,
             public,
             clock: scene.clock,
+            settings,
         }
+    }
+
+    /// Starts one more role.
+    pub(crate) async fn add_role(&mut self, role: Role) {
+        let extra: Vec<(&str, &str)> = self
+            .settings
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+            .collect();
+        let environment = self.deployment.place.environment(role, &extra);
+        let config = Config::read(&environment, role).unwrap();
+        let running = roles::start_at(&config, role, self.clock.clone())
+            .await
+            .unwrap();
+        self.deployment.roles.push((role, running));
     }
 
     pub(crate) fn login(&self) -> String {

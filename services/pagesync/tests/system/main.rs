@@ -11,6 +11,7 @@
     reason = "a walk through a whole system reads best whole"
 )]
 
+mod browser;
 mod compose;
 mod readme;
 mod strace;

@@ -12,7 +12,7 @@ use common::store::{Commit, StoreError, Versioned};
 use model::id::Subject;
 use secrecy::ExposeSecret as _;
 
-use super::{doubled, is_due, limits, save};
+use super::{doubled, is_due, limits, save, settle};
 use crate::Parts;
 
 /// The handshake needs ingress to be up: at the first start it may be a moment later than we are.
@@ -52,37 +52,43 @@ pub(super) async fn ask(parts: &Parts, next: &mut Commit) -> Result<(), StoreErr
 }
 
 pub(super) async fn poll(parts: &Parts) -> Result<(), StoreError> {
-    let Some(Versioned { version, mut value }) = get::<App>(&*parts.store, &app::key()).await?
-    else {
+    let (key, subject) = (app::key(), Subject::App);
+    let Some(held) = get::<App>(&*parts.store, &key).await? else {
         return Ok(());
     };
     let now = parts.clock.now();
-    if is_due(&value.polling, now) {
-        let found = reconcile(parts, &value).await;
+    let found = if is_due(&held.value.polling, now) {
+        let found = reconcile(parts, &held.value).await;
         limits::note(parts, limits::Whose::default(), found.as_ref().err()).await?;
-        match found {
-            Ok(callback) => {
-                value.callback = Some(callback);
-                value.seen = Some(now);
-                value.problem = None;
-                value.polling.done(now);
-                value.polling.slot = Some(parts.days.next_slot(&Subject::App, now));
-            }
-            Err(error) => {
-                tracing::error!(error = %error, "the app's subscription is not as it should be");
-                let pause = doubled(FIRST_PAUSE, LONGEST_PAUSE, value.polling.failures);
-                value.problem = Some(error.to_string());
-                value.polling.fail(now.plus(pause));
-            }
+        if let Err(error) = &found {
+            tracing::error!(error = %error, "the app's subscription is not as it should be");
         }
-    }
-    let polling = value.polling.clone();
-    commit(
-        &*parts.store,
-        save(app::key(), &value, version, Subject::App, &polling),
+        Some(found)
+    } else {
+        None
+    };
+    let polling = |app: &App| app.polling.clone();
+    settle(
+        parts,
+        (&key, &subject),
+        polling,
+        |app: &mut App| match &found {
+            None => {}
+            Some(Ok(callback)) => {
+                app.callback = Some(callback.clone());
+                app.seen = Some(now);
+                app.problem = None;
+                app.polling.done(now);
+                app.polling.slot = Some(parts.days.next_slot(&subject, now));
+            }
+            Some(Err(error)) => {
+                let pause = doubled(FIRST_PAUSE, LONGEST_PAUSE, app.polling.failures);
+                app.problem = Some(error.to_string());
+                app.polling.fail(now.plus(pause));
+            }
+        },
     )
-    .await?;
-    Ok(())
+    .await
 }
 
 /// Makes Facebook's side what it should be; answers with the callback it has.

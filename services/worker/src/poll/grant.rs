@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use common::custody::Token;
+use common::custody::{Sealed, Token};
 use common::graph::calls::{Granted, TokenInfo};
 use common::graph::error::GraphError;
 use common::records::connection::{self, Connection, RESULT_PAGE, Status};
 use common::records::grant::{self, Grant, Stage};
 use common::records::{commit, get, put, token};
-use common::store::{Commit, DueWrite, StoreError, Versioned};
+use common::store::{Commit, DueWrite, Outcome, StoreError, Versioned};
 use model::due::Polling;
 use model::id::{GrantId, Subject, UserId};
 use model::lane::Lane;
@@ -55,21 +55,53 @@ pub(super) async fn poll(parts: &Parts, id: &GrantId) -> Result<(), StoreError> 
     };
     let error = person.as_ref().err();
     limits::note(parts, limits::Whose::default(), error).await?;
-    let now = parts.clock.now();
-    let mut next = match &person {
-        Ok(person) => connect(parts, person, now).await?,
-        Err(_) => Commit::default(),
+    let (stage, failures, due) = decide(parts, &person, sealed, failures);
+    let record = Grant {
+        begun,
+        failures,
+        stage,
     };
+    loop {
+        let mut next = match &person {
+            Ok(person) => connect(parts, person, parts.clock.now()).await?,
+            Err(_) => Commit::default(),
+        };
+        next.records
+            .push(put(key.clone(), &record, Some(version), Some(grant::TTL)));
+        next.due.push(DueWrite {
+            subject: subject.clone(),
+            due,
+        });
+        if commit(&*parts.store, next).await? == Outcome::Applied {
+            return Ok(());
+        }
+        // The connection or the app was written meanwhile: the token is good for the next try. Was it
+        // the grant itself, another worker has done this.
+        let held = parts.store.record(&key).await?;
+        if held.is_none_or(|held| held.version != version) {
+            return Ok(());
+        }
+    }
+}
+
+/// Where the grant stands after an attempt, and when the next one is.
+fn decide(
+    parts: &Parts,
+    person: &Result<Person, GraphError>,
+    sealed: Sealed,
+    failures: u32,
+) -> (Stage, u32, Option<(Lane, Millis)>) {
     let passes = |error: &GraphError| {
         matches!(
             error,
             GraphError::Transient(_) | GraphError::Throttled { .. } | GraphError::Odd(_)
         )
     };
-    let (stage, failures, due) = match &person {
+    match person {
         Ok(person) => (Stage::Connected(person.user.clone()), 0, None),
         Err(error) if passes(error) => {
-            let at = now.plus(doubled(FIRST_PAUSE, LONGEST_PAUSE, failures));
+            let pause = doubled(FIRST_PAUSE, LONGEST_PAUSE, failures);
+            let at = parts.clock.now().plus(pause);
             (
                 Stage::Sealed(sealed),
                 failures + 1,
@@ -80,17 +112,7 @@ pub(super) async fn poll(parts: &Parts, id: &GrantId) -> Result<(), StoreError> 
             tracing::warn!(error = %error, "a login cannot be completed");
             (Stage::Failed(error.to_string()), failures, None)
         }
-    };
-    let record = Grant {
-        begun,
-        failures,
-        stage,
-    };
-    next.records
-        .push(put(key, &record, Some(version), Some(grant::TTL)));
-    next.due.push(DueWrite { subject, due });
-    commit(&*parts.store, next).await?;
-    Ok(())
+    }
 }
 
 /// Exchanges, and makes sure that the token is a person's, of this app.

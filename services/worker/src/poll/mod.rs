@@ -15,14 +15,15 @@ mod walk;
 use std::time::Duration;
 
 use common::graph::error::GraphError;
-use common::records::put;
-use common::store::{Commit, DueWrite, Key, StoreError};
+use common::records::{commit, get, put};
+use common::store::{Commit, DueWrite, Key, Outcome, StoreError, Versioned};
 use common::telemetry::Metrics;
 use model::due::Polling;
 use model::id::Subject;
 use model::job::Claim;
 use model::time::Millis;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::Parts;
 
@@ -89,6 +90,28 @@ fn save<T: Serialize>(
             due: polling.due(),
         }],
         ..Commit::default()
+    }
+}
+
+/// Writes what an attempt came to into a record and its subject's due time, on whatever version the
+/// record has by now: whoever wrote it meanwhile asked for something else. A record that is gone stays
+/// gone.
+async fn settle<T: Serialize + DeserializeOwned>(
+    parts: &Parts,
+    (key, subject): (&Key, &Subject),
+    polling: impl Fn(&T) -> Polling,
+    change: impl Fn(&mut T),
+) -> Result<(), StoreError> {
+    loop {
+        let Some(Versioned { version, mut value }) = get::<T>(&*parts.store, key).await? else {
+            return Ok(());
+        };
+        change(&mut value);
+        let due = polling(&value);
+        let next = save(key.clone(), &value, version, subject.clone(), &due);
+        if commit(&*parts.store, next).await? == Outcome::Applied {
+            return Ok(());
+        }
     }
 }
 

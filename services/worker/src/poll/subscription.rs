@@ -10,64 +10,84 @@ use common::records::{commit, get};
 use common::store::{StoreError, Versioned};
 use model::id::{PageId, Subject};
 use model::lane::Lane;
+use model::time::Millis;
 
 use super::page::{NoToken, token_of};
-use super::{A_DAY, forget_due, is_due, limits, resume, save};
+use super::{A_DAY, forget_due, is_due, limits, resume, settle};
 use crate::Parts;
 
 pub(super) async fn poll(parts: &Parts, page: &PageId) -> Result<(), StoreError> {
     let key = subscription::key(page);
     let subject = Subject::Subscription(page.clone());
     let held = get::<Subscription>(&*parts.store, &key).await?;
-    let Some(Versioned { version, mut value }) = held else {
+    let Some(Versioned { value, .. }) = held else {
         commit(&*parts.store, forget_due(subject)).await?;
         return Ok(());
     };
     let now = parts.clock.now();
+    let attempt = if is_due(&value.polling, now) {
+        Some(attempt(parts, page, &value).await?)
+    } else {
+        None
+    };
+    let polling = |value: &Subscription| value.polling.clone();
+    settle(parts, (&key, &subject), polling, |value| {
+        if let Some(attempt) = &attempt {
+            take(value, attempt, now);
+        }
+    })
+    .await
+}
+
+/// What an attempt came to.
+enum Attempt {
+    Deferred(Millis),
+    NoToken(NoToken),
+    Done(Done),
+}
+
+async fn attempt(
+    parts: &Parts,
+    page: &PageId,
+    known: &Subscription,
+) -> Result<Attempt, StoreError> {
     let whose = limits::Whose {
         user: None,
         page: Some(page),
     };
-    if is_due(&value.polling, now) {
-        if let Some(until) = limits::closed(parts, whose, Lane::PollsNow).await? {
-            value.polling.defer(until);
-        } else {
-            match token_of(parts, page).await? {
-                Ok((token, _)) => {
-                    let done = reconcile(parts, page, &token, &value).await;
-                    limits::note(parts, whose, done.as_ref().err()).await?;
-                    settle(&mut value, done, now);
-                }
-                Err(why) => {
-                    value.problem = Some(NoToken::text(why).to_owned());
-                    value.polling.fail(now.plus(A_DAY));
-                }
-            }
-        }
+    if let Some(until) = limits::closed(parts, whose, Lane::PollsNow).await? {
+        return Ok(Attempt::Deferred(until));
     }
-    let polling = value.polling.clone();
-    commit(&*parts.store, save(key, &value, version, subject, &polling)).await?;
-    Ok(())
+    let token = match token_of(parts, page).await? {
+        Ok((token, _)) => token,
+        Err(why) => return Ok(Attempt::NoToken(why)),
+    };
+    let done = reconcile(parts, page, &token, known).await;
+    let throttled = limits::note(parts, whose, done.as_ref().err()).await?;
+    Ok(throttled.map_or(Attempt::Done(done), Attempt::Deferred))
 }
 
 /// What Facebook has after an attempt, and what it refused.
 type Done = Result<(BTreeSet<String>, BTreeSet<String>), GraphError>;
 
-fn settle(value: &mut Subscription, done: Done, now: model::time::Millis) {
-    match done {
-        Ok((fields, refused)) => {
-            let problem = |refused: &BTreeSet<String>| {
-                let names: Vec<&str> = refused.iter().map(String::as_str).collect();
-                format!("Facebook refuses {}", names.join(", "))
-            };
-            value.problem = (!refused.is_empty()).then(|| problem(&refused));
-            (value.fields, value.refused) = (fields, refused);
+fn take(value: &mut Subscription, attempt: &Attempt, now: Millis) {
+    match attempt {
+        Attempt::Deferred(until) => value.polling.defer(*until),
+        Attempt::NoToken(why) => {
+            value.problem = Some(why.text().to_owned());
+            value.polling.fail(now.plus(A_DAY));
+        }
+        Attempt::Done(Ok((fields, refused))) => {
+            let names: Vec<&str> = refused.iter().map(String::as_str).collect();
+            let problem = format!("Facebook refuses {}", names.join(", "));
+            value.problem = (!names.is_empty()).then_some(problem);
+            (value.fields, value.refused) = (fields.clone(), refused.clone());
             value.seen = Some(now);
             value.polling.done(now);
         }
-        Err(error) => {
+        Attempt::Done(Err(error)) => {
             value.problem = Some(error.to_string());
-            let at = resume(&error, value.polling.failures, now);
+            let at = resume(error, value.polling.failures, now);
             value.polling.fail(at);
         }
     }

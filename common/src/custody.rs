@@ -29,7 +29,19 @@ const PUBLIC: &str = "pagesync-public-";
 const PRIVATE: &str = "pagesync-private-";
 const ENCAPPED_BYTES: usize = 32;
 
-/// A token of Facebook. It goes into a request to Graph and nowhere else.
+/// A token of Facebook. It goes into a request to Graph and nowhere else: it cannot be printed,
+///
+/// ```compile_fail
+/// let token = common::custody::Token::new("EAAB".to_owned());
+/// println!("{token}");
+/// ```
+///
+/// nor encoded.
+///
+/// ```compile_fail
+/// let token = common::custody::Token::new("EAAB".to_owned());
+/// serde_json::to_string(&token);
+/// ```
 #[derive(Clone)]
 pub struct Token(SecretString);
 
@@ -236,6 +248,11 @@ impl Keys {
         let key = self.0.iter().find(|key| key.public.id == sealed.key);
         let key = key.ok_or_else(|| CustodyError::NoKey(sealed.key.clone()))?;
         key.open(sealed, name).ok_or(CustodyError::Damaged)
+    }
+
+    /// Whether one of them opens what was sealed to the key with this id.
+    pub fn hold(&self, id: &str) -> bool {
+        self.0.iter().any(|key| key.public.id == id)
     }
 
     /// The list with a new key in front.

@@ -151,6 +151,20 @@ fn page_subscription_of(body: &Json) -> Option<AppSubscription> {
     })
 }
 
+/// The Page in an answer, if it is the one that was asked for.
+fn page_object(body: Json, id: &PageId) -> Result<Map<String, Json>, GraphError> {
+    let Json::Object(object) = body else {
+        return Err(GraphError::Odd("a Page that is no object".to_owned()));
+    };
+    if object.get("id").and_then(Json::as_str) == Some(id.as_str()) {
+        Ok(object)
+    } else {
+        Err(GraphError::Odd(
+            "another object than the one asked for".to_owned(),
+        ))
+    }
+}
+
 /// The rows of a list, and where it goes on.
 fn listed(mut body: Json) -> Result<(Vec<Account>, Option<String>), GraphError> {
     let after = next_cursor(&body)?;
@@ -158,17 +172,6 @@ fn listed(mut body: Json) -> Result<(Vec<Account>, Option<String>), GraphError> 
         return Err(GraphError::Odd("/me/accounts without data".to_owned()));
     };
     Ok((items.into_iter().filter_map(account).collect(), after))
-}
-
-/// At the token endpoint code 1 means a wrong secret, not "later": nothing but a failing server is
-/// worth another try there. Source: captures.
-fn final_unless_server(error: GraphError) -> GraphError {
-    match error {
-        GraphError::Transient(code) if code.starts_with("code 1") => {
-            GraphError::Configuration("the app secret is wrong, or Facebook failed".to_owned())
-        }
-        error => error,
-    }
 }
 
 /// How a field is asked for.
@@ -227,7 +230,7 @@ impl Graph {
             parameters,
             caller: Caller::Nobody,
         };
-        granted(&self.ask(request).await.map_err(final_unless_server)?)
+        granted(&self.ask(request).await?)
     }
 
     /// What a token is.
@@ -285,21 +288,11 @@ impl Graph {
             ("fields", field_list(fields, &[])),
             (LOCALE.0, LOCALE.1.to_owned()),
         ];
-        let reply = self
+        let Reply { body, stamp } = self
             .ask(get(id.as_str(), Caller::Token(token), parameters))
             .await?;
-        let Json::Object(object) = reply.body else {
-            return Err(GraphError::Odd("a Page that is no object".to_owned()));
-        };
-        if object.get("id").and_then(Json::as_str) != Some(id.as_str()) {
-            return Err(GraphError::Odd(
-                "another object than the one asked for".to_owned(),
-            ));
-        }
-        Ok(PageAnswer {
-            object,
-            stamp: reply.stamp,
-        })
+        let object = page_object(body, id)?;
+        Ok(PageAnswer { object, stamp })
     }
 
     /// Which fields of a Page this app is subscribed to; `None`: it is not installed there.
@@ -328,18 +321,6 @@ impl Graph {
             method: Method::POST,
             path: &path,
             parameters: vec![("subscribed_fields", fields.join(","))],
-            caller: Caller::Token(token),
-        };
-        self.ask(request).await.and_then(|reply| success(&reply))
-    }
-
-    /// Takes this app off a Page.
-    pub async fn unsubscribe_page(&self, token: &Token, id: &PageId) -> Result<(), GraphError> {
-        let path = format!("{id}/subscribed_apps");
-        let request = Request {
-            method: Method::DELETE,
-            path: &path,
-            parameters: Vec::new(),
             caller: Caller::Token(token),
         };
         self.ask(request).await.and_then(|reply| success(&reply))
@@ -543,6 +524,11 @@ mod tests {
                 "refused_fields" => {
                     serde_json::json!(super::super::error::refused_fields(&reply.body))
                 }
+                "page" => {
+                    let id = PageId::parse("20531316728").unwrap();
+                    serde_json::json!(page_object(reply.body, &id).unwrap().len())
+                }
+                "other" => serde_json::json!(super::super::is_answer(200, &reply.body)),
                 "error" => continue,
                 other => panic!("{other}"),
             };

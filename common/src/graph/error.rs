@@ -103,11 +103,14 @@ impl GraphError {
         let code = number("code").or_else(|| code_in(message));
         let is_transient = error.get("is_transient") == Some(&Json::Bool(true));
         let kind = error.get("type").and_then(Json::as_str);
-        if is_transient {
-            return Self::Transient(format!("code {}", code.unwrap_or_default()));
-        }
         match (code, kind) {
-            (Some(code), _) => by_code(code, subcode, message),
+            (Some(code), _) => match by_code(code, subcode, message) {
+                // A used up limit says that it passes, too: what matters is that we stop calling.
+                error @ (Self::Throttled { .. } | Self::TooMuch) => error,
+                _ if is_transient => Self::Transient(format!("code {code}")),
+                error => error,
+            },
+            (None, _) if is_transient => Self::Transient("no code".to_owned()),
             (None, Some("OAuthException")) => Self::Token { subcode },
             (None, _) => by_status(status),
         }
@@ -133,14 +136,13 @@ fn code_in(message: &str) -> Option<u64> {
 fn by_status(status: u16) -> GraphError {
     match status {
         200..=299 => GraphError::Odd(format!("{status} without what was asked for")),
-        401 => GraphError::Token { subcode: None },
-        404 => GraphError::Missing,
         429 => GraphError::Throttled {
             bucket: Limit::App,
             wait: None,
         },
         300..=399 => GraphError::Odd(format!("a redirect ({status}), which is not followed")),
-        500..=599 => GraphError::Transient(format!("status {status}")),
+        // Graph says why a token is dead or an object is missing; an edge in between does not.
+        401 | 404 | 500..=599 => GraphError::Transient(format!("status {status}")),
         _ => GraphError::Odd(format!("status {status} without a Graph error")),
     }
 }
@@ -155,11 +157,20 @@ fn by_code(code: u64, subcode: Option<u64>, message: &str) -> GraphError {
     let throttled = |bucket| GraphError::Throttled { bucket, wait: None };
     match (code, subcode) {
         (1, _) if message.contains("reduce the amount of data") => GraphError::TooMuch,
+        // Elsewhere code 1 passes by itself; at the token endpoint it may mean this.
+        (1, _) if message.contains("client secret") => {
+            GraphError::Configuration("FACEBOOK_APP_SECRET is not this app's".to_owned())
+        }
         (1, Some(2_853_006)) => GraphError::Permission("a role on the Page".to_owned()),
         (1 | 2, _) => GraphError::Transient(format!("code {code}")),
         (4 | 341 | 613 | 80000 | 80002..=80014, _) => throttled(Limit::App),
         (17, _) => throttled(Limit::User),
-        (32 | 80001 | 368, _) => throttled(Limit::Page),
+        (32 | 80001, _) => throttled(Limit::Page),
+        // Blocked for abuse: a day, and a person should look.
+        (368, _) => GraphError::Throttled {
+            bucket: Limit::Page,
+            wait: Some(Duration::from_secs(24 * 3600)),
+        },
         (102 | 190 | 450 | 452 | 463 | 467, _) => GraphError::Token { subcode },
         (100, Some(33)) | (21 | 803, _) => GraphError::Missing,
         (100, _) => match unknown_field(message) {

@@ -60,6 +60,8 @@ pub struct Graph {
 struct Seen {
     usage: BTreeMap<String, Usage>,
     version_warned: bool,
+    /// Answers by another version than the one asked for.
+    other_version: u64,
 }
 
 /// One request. Parameters go into the query of a GET or DELETE and into the form of a POST.
@@ -102,6 +104,11 @@ impl Graph {
     /// What answers said of limits since the last call of this, by bucket.
     pub fn take_usage(&self) -> BTreeMap<String, Usage> {
         std::mem::take(&mut self.seen().usage)
+    }
+
+    /// How many answers another version served since the last call of this.
+    pub fn take_other_version(&self) -> u64 {
+        std::mem::take(&mut self.seen().other_version)
     }
 
     fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
@@ -179,19 +186,23 @@ impl Graph {
         self.remember(usage.clone(), reply::version(&headers));
         let body: Option<Json> = serde_json::from_slice(&bytes).ok();
         let failed = |body: Option<&Json>| {
-            let wait = usage.values().map(|usage| usage.regain).max();
+            let pages = usage
+                .iter()
+                .filter(|(bucket, _)| bucket.starts_with("page:"));
+            let regain = pages.map(|(_, usage)| usage.regain).max();
             match GraphError::of(status, body) {
-                GraphError::Throttled { bucket, .. } => GraphError::Throttled {
-                    bucket,
-                    wait: wait.filter(|wait| !wait.is_zero()),
+                GraphError::Throttled {
+                    bucket: error::Limit::Page,
+                    wait,
+                } => GraphError::Throttled {
+                    bucket: error::Limit::Page,
+                    wait: wait.max(regain.filter(|regain| !regain.is_zero())),
                 },
                 error => error,
             }
         };
         match body {
-            Some(body) if (200..300).contains(&status) && body.get("error").is_none() => {
-                Ok(Reply { body, stamp })
-            }
+            Some(body) if is_answer(status, &body) => Ok(Reply { body, stamp }),
             body => {
                 let error = failed(body.as_ref());
                 let trace = body
@@ -214,6 +225,7 @@ impl Graph {
         let mut seen = self.seen();
         seen.usage.extend(usage);
         let other = served.filter(|served| *served != self.version);
+        seen.other_version += u64::from(other.is_some());
         if let Some(served) = other.filter(|_| !seen.version_warned) {
             seen.version_warned = true;
             tracing::warn!(
@@ -223,6 +235,11 @@ impl Graph {
             );
         }
     }
+}
+
+/// Whether a JSON body answers the question: errors come with status 200 too.
+fn is_answer(status: u16, body: &Json) -> bool {
+    (200..300).contains(&status) && body.get("error").is_none() && body.get("error_code").is_none()
 }
 
 /// What the network did, without the address that was asked.

@@ -155,6 +155,23 @@ mod tests {
     }
 
     #[test]
+    fn the_version_that_served_is_known() {
+        let real = [
+            ("facebook-api-version", "v22.0"),
+            (
+                "x-ad-api-version-warning",
+                "The call has been auto-upgraded to v22.0 as v20.0 will be deprecated.",
+            ),
+            (
+                "www-authenticate",
+                "OAuth \"Facebook Platform\" \"invalid_request\" \"x\"",
+            ),
+        ];
+        assert_eq!(version(&headers(&real)).as_deref(), Some("v22.0"));
+        assert_eq!(version(&headers(&[])), None);
+    }
+
+    #[test]
     fn usage_is_read_tolerantly() {
         let read = usage(&headers(&[
             (

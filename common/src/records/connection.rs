@@ -6,7 +6,7 @@
 use std::fmt;
 
 use model::due::Polling;
-use model::id::{PageId, Subject, UserId};
+use model::id::{Subject, UserId};
 use model::page;
 use model::time::Millis;
 use serde::{Deserialize, Serialize};
@@ -171,68 +171,65 @@ pub async fn disconnect(store: &dyn Store, user: &UserId) -> Result<Option<usize
     let Some(_) = find(store, user).await? else {
         return Ok(None);
     };
-    let epoch = put(epoch_key(user), &serde_json::json!({}), None, None);
-    super::write(store, vec![epoch]).await?;
-    let tokens = all::<token::Held>(store, Kind::PageToken, &token::prefix(user)).await?;
-    for some in tokens.chunks(DELETES) {
-        let gone = some
-            .iter()
-            .map(|(id, _)| delete(Key::new(Kind::PageToken, id)));
-        super::write(store, gone.collect()).await?;
+    let ended = || put(epoch_key(user), &serde_json::json!({}), None, None);
+    super::write(store, vec![ended()]).await?;
+    let mut gone = 0;
+    // Again until nothing is left: a walk that was under way may have written once more.
+    loop {
+        let tokens = all::<token::Held>(store, Kind::PageToken, &token::prefix(user)).await?;
+        if tokens.is_empty() {
+            break;
+        }
+        gone += tokens.len();
+        for (id, _) in tokens {
+            uncover(store, user, Key::new(Kind::PageToken, id)).await?;
+        }
     }
-    for page in tokens.iter().filter_map(|(id, _)| token::page_of(id)) {
-        uncover(store, user, &page).await?;
-    }
-    let ended = Commit {
-        records: vec![delete(token::of_user(user)), delete(key(user))],
+    let end = Commit {
+        records: vec![delete(token::of_user(user)), delete(key(user)), ended()],
         due: vec![DueWrite {
             subject: Subject::Connection(user.clone()),
             due: None,
         }],
         ..Commit::default()
     };
-    commit(store, ended).await?;
-    Ok(Some(tokens.len()))
+    commit(store, end).await?;
+    Ok(Some(gone))
 }
 
-/// Records deleted in one commit.
-const DELETES: usize = 200;
-
-/// Takes a person off a Page. A Page that nobody covers any more is not read.
-async fn uncover(store: &dyn Store, user: &UserId, id: &PageId) -> Result<(), StoreError> {
+/// Takes a person off a Page together with their token for it. A Page that nobody covers any more is
+/// not read.
+async fn uncover(store: &dyn Store, user: &UserId, token: Key) -> Result<(), StoreError> {
     loop {
-        let held = store.load(std::slice::from_ref(id)).await?.pop();
-        let Some(Versioned {
-            version,
-            value: Stored::Page(mut page),
-        }) = held
-        else {
-            return Ok(());
-        };
-        if !page.connections.remove(user) {
-            return Ok(());
-        }
-        let mut due = Vec::new();
-        if page.connections.is_empty() {
-            page.status = page::Status::NoToken;
-            page.polling.slot = None;
-            due.push(DueWrite {
-                subject: Subject::Page(id.clone()),
-                due: page.polling.due(),
-            });
-        }
-        let write = PageWrite {
-            id: id.clone(),
-            expected: version,
-            at: page.polling.answered.unwrap_or_default(),
-            page: *page,
-            changes: Vec::new(),
-        };
-        let next = Commit {
-            page: Some(write),
-            due,
+        let mut next = Commit {
+            records: vec![delete(token.clone())],
             ..Commit::default()
         };
+        if let Some(id) = token::page_of(&token.id) {
+            let held = store.load(std::slice::from_ref(&id)).await?.pop();
+            if let Some(Versioned {
+                version,
+                value: Stored::Page(mut page),
+            }) = held
+                && page.connections.remove(user)
+            {
+                if page.connections.is_empty() {
+                    page.status = page::Status::NoToken;
+                    page.polling.slot = None;
+                    next.due.push(DueWrite {
+                        subject: Subject::Page(id.clone()),
+                        due: page.polling.due(),
+                    });
+                }
+                next.page = Some(PageWrite {
+                    id,
+                    expected: version,
+                    at: page.polling.answered.unwrap_or_default(),
+                    page: *page,
+                    changes: Vec::new(),
+                });
+            }
+        }
         if commit(store, next).await? == Outcome::Applied {
             return Ok(());
         }

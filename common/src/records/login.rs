@@ -13,6 +13,8 @@ use crate::store::{Key, Kind};
 
 /// How long a person may take in the dialog.
 pub const TTL: Duration = Duration::from_secs(600);
+/// How long the exchange of a code may take until there is a grant.
+pub const EXCHANGE: Duration = Duration::from_secs(60);
 /// How long the answer to a completed login can be asked for again.
 pub const ANSWER_TTL: Duration = Duration::from_secs(3600);
 
@@ -35,8 +37,8 @@ pub enum Stage {
     /// Nothing yet.
     #[default]
     Waiting,
-    /// Its code was taken: the grant of the same name has the rest.
-    Taken,
+    /// Its code was taken then: the grant of the same name has the rest.
+    Taken(Millis),
     /// It failed for good.
     Failed(String),
 }

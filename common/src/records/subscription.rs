@@ -19,10 +19,30 @@ pub struct Subscription {
     pub fields: BTreeSet<String>,
     /// Wanted fields that Facebook refused.
     pub refused: BTreeSet<String>,
+    /// When Facebook was last asked, on our clock.
+    pub tried: Option<Millis>,
     /// When it was last seen at Facebook, on our clock.
     pub seen: Option<Millis>,
     /// Why the last attempt failed.
     pub problem: Option<String>,
+}
+
+impl Subscription {
+    /// Whether the list of Pages gives a reason to look again: the Page is new, Facebook says that the
+    /// app is off it and not everything was refused, or other fields are wanted than before.
+    pub fn is_wanted(&self, is_off: bool, wanted: &[&str]) -> bool {
+        let is_known = |name: &&str| self.fields.contains(*name) || self.refused.contains(*name);
+        let is_lost = is_off && !self.fields.is_empty();
+        let unsettled = self.tried.is_none() || !wanted.iter().all(is_known);
+        is_lost || (unsettled && !self.polling.wanted())
+    }
+
+    /// The person logged in again, perhaps with more permissions: what was refused may be taken now.
+    pub fn renew(&mut self) {
+        self.refused.clear();
+        self.tried = None;
+        (self.polling.not_before, self.polling.failures) = (None, 0);
+    }
 }
 
 /// The record of a Page's subscription.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use model::time::Millis;
 use serde::{Deserialize, Serialize};
 
-use super::{get, put};
-use crate::store::{Key, Kind, RecordWrite, Store, StoreError};
+use super::{get, put, write};
+use crate::store::{Key, Kind, Outcome, Store, StoreError, Versioned};
 
 /// The app's bucket.
 pub const APP: &str = "app";
@@ -48,8 +48,16 @@ pub async fn find(store: &dyn Store, bucket: &str) -> Result<Throttle, StoreErro
 impl Throttle {
     /// What it is after Facebook refused: closed for `wait`, else for 5 minutes, doubled each time in
     /// a row up to an hour.
+    /// Calls that were under way at the same time are one refusal.
     #[must_use]
     pub fn closed(self, now: Millis, wait: Option<Duration>) -> Self {
+        if self.closed_until > now {
+            let told = now.plus(wait.unwrap_or_default());
+            return Self {
+                closed_until: self.closed_until.max(told),
+                ..self
+            };
+        }
         let doubled = SHORTEST
             .saturating_mul(1 << self.closings.min(8))
             .min(LONGEST);
@@ -76,10 +84,33 @@ impl Throttle {
             ..self
         })
     }
+}
 
-    /// The write of it.
-    pub fn write(&self, bucket: &str) -> RecordWrite {
-        put(key(bucket), self, None, Some(MEMORY))
+/// Changes a bucket, on whatever it is by now. `None`: there is nothing to write.
+pub async fn update(
+    store: &dyn Store,
+    bucket: &str,
+    now: Millis,
+    change: impl Fn(Throttle) -> Option<Throttle>,
+) -> Result<Option<Throttle>, StoreError> {
+    loop {
+        let held: Option<Versioned<Throttle>> = get(store, &key(bucket)).await?;
+        let (version, held) =
+            held.map_or((0, Throttle::default()), |held| (held.version, held.value));
+        let Some(next) = change(held) else {
+            return Ok(None);
+        };
+        // It must outlive what it says.
+        let until = next.closed_until.max(next.deferred_until);
+        let put = put(
+            key(bucket),
+            &next,
+            Some(version),
+            Some(now.until(until) + MEMORY),
+        );
+        if write(store, vec![put]).await? == Outcome::Applied {
+            return Ok(Some(next));
+        }
     }
 }
 
@@ -92,9 +123,16 @@ mod tests {
     #[test]
     fn pauses_double_up_to_an_hour_and_facebooks_word_counts_if_longer() {
         let mut throttle = Throttle::default();
+        let mut now = NOW;
         for minutes in [5, 10, 20, 40, 60, 60] {
-            throttle = throttle.closed(NOW, None);
-            assert_eq!(NOW.until(throttle.closed_until).as_secs(), minutes * 60);
+            throttle = throttle.closed(now, None);
+            assert_eq!(now.until(throttle.closed_until).as_secs(), minutes * 60);
+            let burst = throttle.clone().closed(now, None);
+            assert_eq!(
+                burst, throttle,
+                "calls under way at the same time are one refusal"
+            );
+            now = throttle.closed_until;
         }
         let told = Throttle::default().closed(NOW, Some(Duration::from_secs(7200)));
         assert_eq!(NOW.until(told.closed_until).as_secs(), 7200);

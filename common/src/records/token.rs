@@ -75,18 +75,32 @@ pub struct Report {
     pub lost: u64,
 }
 
+impl Report {
+    fn count(&mut self, sealed: &Sealed, keys: &Keys) {
+        if sealed.key == keys.current().id() {
+            return;
+        }
+        if keys.hold(&sealed.key) {
+            self.old += 1;
+        } else {
+            self.lost += 1;
+        }
+    }
+}
+
 /// How many tokens are sealed to another key than the current one.
 pub async fn left(store: &dyn Store, keys: &Keys) -> Result<Report, StoreError> {
     let mut report = Report::default();
     for kind in [Kind::UserToken, Kind::PageToken] {
         for (_, held) in all::<Held>(store, kind, "").await? {
-            let sealed = held.value.sealed;
-            report.old += u64::from(sealed.is_some_and(|sealed| sealed.key != keys.current().id()));
+            if let Some(sealed) = &held.value.sealed {
+                report.count(sealed, keys);
+            }
         }
     }
     for (_, held) in all::<Grant>(store, Kind::Grant, "").await? {
-        if let Stage::Sealed(sealed) = held.value.stage {
-            report.old += u64::from(sealed.key != keys.current().id());
+        if let Stage::Sealed(sealed) = &held.value.stage {
+            report.count(sealed, keys);
         }
     }
     Ok(report)

@@ -206,16 +206,14 @@ impl Store for EmbeddedStore {
             Ok(rows)
         });
         let taken = taken.await.map_err(unavailable)?;
-        taken
-            .into_iter()
-            .map(|(text, at)| {
-                Ok(Claim {
-                    subject: subject(&text)?,
-                    lane,
-                    due: Millis(at),
-                })
+        let claim = |(text, at): (String, u64)| {
+            Some(Claim {
+                subject: subject(&text)?,
+                lane,
+                due: Millis(at),
             })
-            .collect()
+        };
+        Ok(taken.into_iter().filter_map(claim).collect())
     }
 
     async fn due(&self, lane: Lane, limit: usize) -> Result<Vec<(Subject, Millis)>, StoreError> {
@@ -231,9 +229,8 @@ impl Store for EmbeddedStore {
                     .collect()
             })
             .await?;
-        rows.into_iter()
-            .map(|(text, at)| Ok((subject(&text)?, Millis(at))))
-            .collect()
+        let entry = |(text, at): (String, u64)| Some((subject(&text)?, Millis(at)));
+        Ok(rows.into_iter().filter_map(entry).collect())
     }
 
     async fn record(&self, key: &Key) -> Result<Option<Versioned<Json>>, StoreError> {

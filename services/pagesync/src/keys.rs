@@ -56,7 +56,12 @@ pub async fn rotate(config: &Config, store: &dyn Store, drop_old: bool) -> anyho
         report.old,
         report.lost
     ))?;
-    if report.old + report.lost > 0 {
+    if report.lost > 0 {
+        output::print(
+            "a login gives those that cannot be opened a new token: `pagesync connect url`",
+        )?;
+    }
+    if report.old > 0 {
         bail!("not every token is sealed to the current key: run `pagesync keys rotate` again");
     }
     match (&file, drop_old) {

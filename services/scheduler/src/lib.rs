@@ -25,6 +25,9 @@ pub const LEASE: Duration = Duration::from_secs(15 * 60);
 pub const DEPTH: u64 = 1000;
 /// Claims taken at once.
 const BATCH: usize = 100;
+/// Entries of the due index that are looked at before the broker is asked: more than one, so that one
+/// of a newer version does not hide the rest.
+const LOOK: usize = 16;
 /// Between two looks at the due index.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -91,10 +94,10 @@ async fn publish(
     // Looked at first: most of the time nothing is due, and the broker need not be asked.
     let next = parts
         .store
-        .due(lane, 1)
+        .due(lane, LOOK)
         .await
         .map_err(|error| error.to_string())?;
-    if next.first().is_none_or(|(_, at)| *at > now) {
+    if next.iter().all(|(_, at)| *at > now) {
         return Ok(0);
     }
     let depth = parts

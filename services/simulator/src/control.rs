@@ -2,7 +2,7 @@
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::routing::{delete, get, patch, put};
+use axum::routing::{delete, get, patch, post, put};
 use axum::{Json, Router};
 use serde_json::Value;
 
@@ -30,6 +30,7 @@ pub fn router(simulator: Simulator) -> Router {
         .route("/_sim/tokens", delete(kill_tokens))
         .route("/_sim/subscriptions", get(subscriptions))
         .route("/_sim/faults", put(faults))
+        .route("/_sim/test-button", post(test_button))
         .route("/_sim/deliveries", get(deliveries))
         .route(
             "/{version}/dialog/oauth",
@@ -177,4 +178,10 @@ async fn subscriptions(State(simulator): State<Simulator>) -> Json<Value> {
         serde_json::json!({"callback": app.callback, "include_values": app.include_values, "fields": app.fields})
     });
     Json(serde_json::json!({"app": app, "pages": facebook.installed}))
+}
+
+async fn test_button(State(simulator): State<Simulator>) -> Result<StatusCode, Refusal> {
+    let pressed = simulator.press_test_button();
+    pressed.map_err(|reason| refusal(StatusCode::CONFLICT, &reason))?;
+    Ok(StatusCode::ACCEPTED)
 }

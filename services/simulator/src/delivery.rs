@@ -71,6 +71,10 @@ pub struct Faults {
     pub batch: f64,
     /// Whether values are sent at all; without, entries carry `changed_fields`.
     pub include_values: bool,
+    /// Page ids are numbers, as in some real deliveries.
+    pub number_ids: bool,
+    /// Times are in milliseconds, as in some real deliveries.
+    pub millisecond_times: bool,
 }
 
 impl Default for Faults {
@@ -80,6 +84,8 @@ impl Default for Faults {
             reorder: 0.0,
             batch: 0.5,
             include_values: true,
+            number_ids: false,
+            millisecond_times: false,
         }
     }
 }
@@ -210,9 +216,18 @@ pub fn body(entries: &[Value]) -> String {
 }
 
 /// The entry of some changes of one Page that are announced together.
-fn entry(events: &[Event], include_values: bool) -> Value {
-    let (page, time) = (&events[0].page, events[0].time);
-    if !include_values {
+fn entry(events: &[Event], faults: Faults) -> Value {
+    let first = &events[0];
+    let page = match first.page.parse::<u64>() {
+        Ok(number) if faults.number_ids => json!(number),
+        _ => json!(first.page),
+    };
+    let time = if faults.millisecond_times {
+        first.time * 1000
+    } else {
+        first.time
+    };
+    if !(faults.include_values && first.target.1) {
         let fields: Vec<&str> = events.iter().map(|event| event.field).collect();
         return json!({"id": page, "time": time, "changed_fields": fields});
     }
@@ -266,7 +281,7 @@ impl Sender {
             }
             let entries: Vec<Value> = events
                 .chunk_by(|a, b| a.page == b.page && a.time == b.time)
-                .map(|together| entry(together, faults.include_values && together[0].target.1))
+                .map(|together| entry(together, faults))
                 .collect();
             let callback = events[0].target.0.clone();
             let delivery = (callback, body(&entries), events.len());

@@ -150,8 +150,11 @@ pub struct Habits {
     pub headers: BTreeMap<String, String>,
     /// Seconds for which reads still show what was before a change.
     pub stale_reads: u64,
-    /// New tokens belong to another app.
-    pub foreign_tokens: bool,
+    /// New tokens belong to this app instead of ours.
+    pub token_app: Option<String>,
+    /// A new app-level subscription adds to the fields before instead of replacing them: sources
+    /// disagree about the real one.
+    pub amend_app_fields: bool,
 }
 
 impl Default for Habits {
@@ -163,7 +166,8 @@ impl Default for Habits {
             token_suffix: String::new(),
             headers: BTreeMap::new(),
             stale_reads: 0,
-            foreign_tokens: false,
+            token_app: None,
+            amend_app_fields: false,
         }
     }
 }
@@ -253,11 +257,8 @@ impl Facebook {
     /// A new token.
     pub fn issue(&mut self, kind: Kind, user: &str, expires: Option<u64>) -> String {
         let text = self.text("EAAS", 60) + &self.habits.token_suffix.clone();
-        let app = if self.habits.foreign_tokens {
-            "999999999999999".to_owned()
-        } else {
-            self.app.id.clone()
-        };
+        let ours = || self.app.id.clone();
+        let app = self.habits.token_app.clone().unwrap_or_else(ours);
         let token = Token {
             kind,
             user: user.to_owned(),

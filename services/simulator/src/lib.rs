@@ -105,6 +105,23 @@ impl Simulator {
         Ok(page)
     }
 
+    /// The Test button of the dashboard: a made-up change of the id 0.
+    pub fn press_test_button(&self) -> Result<(), String> {
+        let facebook = self.facebook();
+        let app = facebook
+            .subscription
+            .as_ref()
+            .ok_or("the app is not subscribed")?;
+        let event = Event::of("0", "name", serde_json::json!("Test Page"), facebook.now());
+        let event = event.ok_or("there is no such field")?;
+        self.tally.expect();
+        // Fails only while the simulator is being dropped.
+        let _ = self
+            .events
+            .send(event.to((app.callback.clone(), app.include_values)));
+        Ok(())
+    }
+
     /// How deliveries went so far.
     pub fn tally(&self) -> &Tally {
         &self.tally

@@ -99,6 +99,8 @@ const PLAIN: Faults = Faults {
     reorder: 0.0,
     batch: 0.0,
     include_values: true,
+    number_ids: false,
+    millisecond_times: false,
 };
 
 fn entries(bodies: &[String]) -> Vec<Value> {

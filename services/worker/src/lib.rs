@@ -36,6 +36,8 @@ const HANDS: [(Lane, usize); 3] = [
     (Lane::PollsNow, 8),
     (Lane::PollsDaily, 4),
 ];
+/// How long what is in hand may take once the process is asked to end.
+const LAST_WORK: Duration = Duration::from_secs(20);
 /// A message delivered this often is taken apart.
 pub const SUSPECT_FROM: u32 = 3;
 
@@ -185,7 +187,16 @@ async fn work(parts: Parts, lane: Lane, gate: Arc<Gate>) {
         backoff.reset();
         // A task of its own: a panic drops the delivery, which comes again, and nothing else.
         let (mine, attempt, jobs) = (parts.clone(), delivery.attempt, delivery.jobs.len());
-        let outcome = tokio::spawn(async move { handle(&mine, delivery).await }).await;
+        let mut task = tokio::spawn(async move { handle(&mine, delivery).await });
+        let outcome = tokio::select! {
+            outcome = &mut task => outcome,
+            () = out_of_time(&lifecycle) => {
+                // Facebook answers too slowly for the end of the process: the delivery comes again.
+                task.abort();
+                tracing::warn!(lane = %lane, delivery.jobs = jobs, "not done in time to end; it comes again");
+                return;
+            }
+        };
         match outcome {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
@@ -201,6 +212,12 @@ async fn work(parts: Parts, lane: Lane, gate: Arc<Gate>) {
             }
         }
     }
+}
+
+/// Resolves when the process was asked to end and what is in hand has had its time.
+async fn out_of_time(lifecycle: &Lifecycle) {
+    lifecycle.stopping().await;
+    tokio::time::sleep(LAST_WORK).await;
 }
 
 /// Does one delivery. `Err`: the store could not take it; the delivery is dropped.

@@ -30,9 +30,18 @@ pub(crate) async fn take_apart(parts: &Parts, delivery: Delivery) -> Result<(), 
         records: vec![dead_letter::keep(job, &reason, now, Trial::Untried)],
         ..Commit::default()
     };
-    let letters: Vec<Commit> = delivery.jobs.iter().map(keep).collect();
-    parts.store.commit(&letters).await?;
-    let ids: Vec<String> = delivery.jobs.iter().map(dead_letter::id).collect();
+    // A poll needs no letter: its subject is due again when the lease of its claim is over.
+    let kept = || {
+        delivery
+            .jobs
+            .iter()
+            .filter(|job| !matches!(job, Job::Poll(_)))
+    };
+    let letters: Vec<Commit> = kept().map(keep).collect();
+    if !letters.is_empty() {
+        parts.store.commit(&letters).await?;
+    }
+    let ids: Vec<String> = kept().map(dead_letter::id).collect();
     settle(parts, delivery).await;
     for id in ids {
         try_alone(parts, &id).await?;

@@ -186,6 +186,11 @@ impl RedisStore {
         }
         if self.durability == Durability::Fsync {
             wait_for_disk(&mut connection).await?;
+        } else if commits.iter().any(cannot_be_polled_again) {
+            // As far as this server can say; `check` warns of one that cannot.
+            if let Err(error) = wait_for_disk(&mut connection).await {
+                tracing::debug!(error = %error, "a token was written, and is not known to be on disk");
+            }
         }
         let unanswered =
             || StoreError::Unavailable("the commit script does not stay loaded".to_owned());
@@ -318,16 +323,14 @@ impl Store for RedisStore {
                 .await
                 .map_err(|error| unavailable(&error))?,
         )?;
-        taken
-            .into_iter()
-            .map(|(text, at)| {
-                Ok(Claim {
-                    subject: subject(&text)?,
-                    lane,
-                    due: millis(at),
-                })
+        let claim = |(text, at): (String, f64)| {
+            Some(Claim {
+                subject: subject(&text)?,
+                lane,
+                due: millis(at),
             })
-            .collect()
+        };
+        Ok(taken.into_iter().filter_map(claim).collect())
     }
 
     async fn due(&self, lane: Lane, limit: usize) -> Result<Vec<(Subject, Millis)>, StoreError> {
@@ -343,10 +346,8 @@ impl Store for RedisStore {
             .arg("WITHSCORES");
         let answers = self.ask_all(&mut pipeline).await?;
         let flat: Vec<String> = parse(answers.into_iter().next())?;
-        pairs(flat)?
-            .into_iter()
-            .map(|(text, at)| Ok((subject(&text)?, millis(at))))
-            .collect()
+        let entry = |(text, at): (String, f64)| Some((subject(&text)?, millis(at)));
+        Ok(pairs(flat)?.into_iter().filter_map(entry).collect())
     }
 
     async fn record(&self, key: &Key) -> Result<Option<Versioned<Json>>, StoreError> {
@@ -459,6 +460,16 @@ impl RedisStore {
         }
         Ok(found)
     }
+}
+
+/// Whether a commit holds what no poll could bring back: a login, or the end of one.
+fn cannot_be_polled_again(commit: &Commit) -> bool {
+    commit.records.iter().any(|write| {
+        let (RecordWrite::Put { key, .. }
+        | RecordWrite::Delete { key, .. }
+        | RecordWrite::Add { key, .. }) = write;
+        matches!(key.kind, Kind::Grant | Kind::UserToken | Kind::Epoch)
+    })
 }
 
 /// Waits until everything this connection wrote is on the server's disk.

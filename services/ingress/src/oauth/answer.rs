@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use common::records::connection::Status;
 use model::id::GrantId;
 use serde_json::{Value as Json, json};
 
-use super::progress::{Connected, Progress, look, missing};
+use super::progress::{Connected, Progress, Row, look, missing};
 use super::{OAuth, probe};
 
 /// How long a program waits for the login to be complete.
@@ -134,16 +135,26 @@ fn program(oauth: &OAuth, progress: &Progress, probed: Result<(), String>) -> Re
         as_json(status, &body)
     };
     match progress {
-        Progress::Waiting => empty(StatusCode::OK, json!({"status": "pending"})),
+        Progress::Waiting => {
+            let text = "no worker has taken this login yet; it goes on as soon as one does";
+            empty(
+                StatusCode::OK,
+                json!({"status": "pending", "message": text}),
+            )
+        }
         Progress::Failed(why) => empty(
             StatusCode::BAD_GATEWAY,
             json!({"status": "error", "message": why}),
         ),
         Progress::Connected(connected) => {
             let pages: Vec<Json> = connected.pages.iter().map(|row| plain(&row.view)).collect();
-            let result = |row: &super::progress::Row| {
-                let status = if row.read { "success" } else { "pending" };
-                json!({"page_id": row.view.id, "result": {"status": status}})
+            let result = |row: &Row| {
+                let result = match (&connection_problem(connected), row.read) {
+                    (_, true) => json!({"status": "success"}),
+                    (Some(problem), false) => json!({"status": "error", "message": problem}),
+                    (None, false) => json!({"status": "pending"}),
+                };
+                json!({"page_id": row.view.id, "result": result})
             };
             let polled: Vec<Json> = connected.pages.iter().map(result).collect();
             let body = json!({
@@ -155,6 +166,18 @@ fn program(oauth: &OAuth, progress: &Progress, probed: Result<(), String>) -> Re
             as_json(StatusCode::OK, &body)
         }
     }
+}
+
+/// Why the Pages of a connection cannot be read, if they cannot.
+fn connection_problem(connected: &Connected) -> Option<String> {
+    let connection = &connected.connection;
+    let is_off = connection.status != Status::Active;
+    is_off.then(|| {
+        connection
+            .problem
+            .clone()
+            .unwrap_or_else(|| connection.status.to_string())
+    })
 }
 
 fn plain(view: &common::pages::PageView) -> Json {

@@ -40,7 +40,7 @@ pub(crate) async fn end(
 ) -> Response {
     let oauth = &parts.oauth;
     let query = query.map_or_else(|_| Vec::new(), |Query(pairs)| pairs);
-    match take(oauth, &headers, &query).await {
+    match take(&parts, &headers, &query).await {
         Ok(id) => answer::progress(oauth, &headers, &id).await,
         Err((status, word, text)) => {
             Metrics::count(&oauth.metrics.logins, word);
@@ -72,10 +72,11 @@ fn unavailable(error: &StoreError) -> Refusal {
 
 /// Finds the login, exchanges its code if nobody has; answers with the grant to follow.
 async fn take(
-    oauth: &OAuth,
+    parts: &Arc<Parts>,
     headers: &HeaderMap,
     query: &[(String, String)],
 ) -> Result<GrantId, Refusal> {
+    let oauth = &parts.oauth;
     let state = one(query, "state").filter(|state| !state.is_empty() && state.len() <= 256);
     let state = state.ok_or_else(|| {
         bad(
@@ -88,14 +89,19 @@ async fn take(
         .await
         .map_err(|error| unavailable(&error))?;
     let unknown = "This login is not known here, or it began more than ten minutes ago. Please begin again at /facebook/login.";
-    let Versioned { version, value } = held.ok_or_else(|| bad("state_unknown", unknown))?;
+    // Also by our own clock: the store forgets it a little later.
+    let fresh = held.filter(|held| {
+        let age = held.value.begun.until(oauth.clock.now());
+        age <= login::TTL || held.value.stage != Stage::Waiting
+    });
+    let Versioned { version, value } = fresh.ok_or_else(|| bad("state_unknown", unknown))?;
     let browser = login::hash(cookie(headers).unwrap_or_default());
     if !bool::from(browser.as_bytes().ct_eq(value.browser.as_bytes())) {
         let text = "This login began in another browser. Please begin again at /facebook/login.";
         return Err(bad("other_browser", text));
     }
     match value.stage {
-        Stage::Taken => return Ok(id),
+        Stage::Taken(_) => return Ok(id),
         Stage::Failed(why) => return Err(bad("failed", &why)),
         Stage::Waiting => {}
     }
@@ -117,12 +123,21 @@ async fn take(
             "The code of the login is missing. Please begin again at /facebook/login.",
         )
     })?;
-    if settle(oauth, &id, version, &value, Stage::Taken).await? == Outcome::Stale {
+    if settle(oauth, &id, version, &value, Stage::Taken(oauth.clock.now())).await? == Outcome::Stale
+    {
         // Another request of the same browser was faster: it has the code.
         return Ok(id);
     }
-    exchange(oauth, &id, &value, version + 1, code).await?;
-    Ok(id)
+    // A task of its own: a browser that goes away must not cut the exchange of a code in two.
+    let (parts, grant, code) = (parts.clone(), id.clone(), code.to_owned());
+    let exchanged =
+        tokio::spawn(
+            async move { exchange(&parts.oauth, &grant, &value, version + 1, &code).await },
+        );
+    match exchanged.await {
+        Ok(exchanged) => exchanged.map(|()| id),
+        Err(panic) => Err(unavailable(&StoreError::Unexpected(panic.to_string()))),
+    }
 }
 
 /// Whether the person or Facebook ended it. Source: "Manually build a login flow"; the second form,
@@ -192,7 +207,19 @@ async fn exchange(
         }
     };
     let sealed = oauth.sealer.seal(&granted.token, &grant::seal_name(id));
-    let sealed = sealed.map_err(|error| unavailable(&StoreError::Unexpected(error.to_string())))?;
+    let sealed = match sealed {
+        Ok(sealed) => sealed,
+        Err(error) => {
+            tracing::error!(error = %error, "a token cannot be sealed: the login is lost");
+            let text = "This deployment cannot keep the login. Please tell its operator.";
+            settle(oauth, id, version, login, Stage::Failed(text.to_owned())).await?;
+            return Err((
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "unavailable",
+                text.to_owned(),
+            ));
+        }
+    };
     let now = oauth.clock.now();
     let grant = Grant {
         begun: now,

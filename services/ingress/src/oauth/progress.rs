@@ -3,6 +3,7 @@
 use common::pages::{self, PageView};
 use common::records::connection::{self, Connection};
 use common::records::grant::{self, Grant, Stage};
+use common::records::login::{self, Login};
 use common::records::subscription::{self, Subscription};
 use common::records::{all, get, token};
 use common::store::{Kind, StoreError, Stored, Versioned};
@@ -73,7 +74,7 @@ pub(super) fn missing(wanted: &[String], granted: &[String]) -> Vec<Missing> {
 pub(super) async fn look(oauth: &OAuth, id: &GrantId) -> Result<Progress, StoreError> {
     let store = &*oauth.store;
     let Some(Versioned { value, .. }) = get::<Grant>(store, &grant::key(id)).await? else {
-        return Ok(Progress::Waiting);
+        return without_grant(oauth, id).await;
     };
     let user = match value.stage {
         Stage::Sealed(_) => return Ok(Progress::Waiting),
@@ -99,6 +100,19 @@ pub(super) async fn look(oauth: &OAuth, id: &GrantId) -> Result<Progress, StoreE
         connected.complete |= settled(oauth, &connected.pages).await?;
     }
     Ok(Progress::Connected(Box::new(connected)))
+}
+
+/// The code was taken, and there is no grant: it is being exchanged, or who did so is gone.
+async fn without_grant(oauth: &OAuth, id: &GrantId) -> Result<Progress, StoreError> {
+    let held = get::<Login>(&*oauth.store, &login::key(id)).await?;
+    let failed = |text: &str| Ok(Progress::Failed(text.to_owned()));
+    match held.map(|held| held.value.stage) {
+        Some(login::Stage::Taken(at)) if at.until(oauth.clock.now()) > login::EXCHANGE => {
+            failed("The login was interrupted. Please begin again at /facebook/login.")
+        }
+        Some(login::Stage::Failed(why)) => failed(&why),
+        _ => Ok(Progress::Waiting),
+    }
 }
 
 async fn rows(

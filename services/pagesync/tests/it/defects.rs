@@ -37,8 +37,8 @@ async fn defect_01_only_fields_that_exist_are_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn defect_02_the_version_is_configured_and_lives() {
-    let extra = [("PAGESYNC_GRAPH_VERSION", "v24.0")];
+async fn defect_02_the_version_is_configured_and_one_that_expired_is_noticed() {
+    let extra = [("PAGESYNC_GRAPH_VERSION", "v20.0")];
     let connected = Connected::start(
         BACKEND,
         Scene {
@@ -52,25 +52,19 @@ async fn defect_02_the_version_is_configured_and_lives() {
         sent.headers()["location"]
             .to_str()
             .unwrap()
-            .contains("/v24.0/dialog/oauth?")
+            .contains("/v20.0/dialog/oauth?")
     );
-    let old = client()
-        .get(format!("{}/v19.0/me", connected.facebook))
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(
-        old.headers()["facebook-api-version"],
-        "v21.0",
-        "an expired version is served by another"
-    );
-    let odd = client()
-        .get(format!("{}/v2.80/me/feed", connected.facebook))
-        .send()
-        .await
-        .unwrap();
-    let (status, body) = answer(odd).await;
-    assert_eq!((status, &body["error"]["code"]), (400, &json!(2500)));
+    assert_eq!(connected.connect().await.0, 200);
+    let label = common::telemetry::Label {
+        name: "another_version",
+    };
+    let noticed: u64 = connected
+        .deployment
+        .roles
+        .iter()
+        .map(|(_, role)| role.metrics.graph.get_or_create(&label).get())
+        .sum();
+    assert!(noticed > 0, "v20.0 is served by v21.0");
     connected.finish().await;
 }
 
@@ -114,6 +108,27 @@ async fn defect_04_both_layers_are_subscribed() {
         (connected.field(0, "name").await == json!("Delivered")).then_some(())
     })
     .await;
+    // Without one of the layers nothing is delivered.
+    connected.simulator.facebook().installed.remove(&nth(1));
+    let (_, before) = answer(
+        client()
+            .get(format!("{}/_sim/deliveries", connected.facebook))
+            .send()
+            .await
+            .unwrap(),
+    )
+    .await;
+    let change = json!({"name": "Silent"}).as_object().cloned().unwrap();
+    connected.simulator.change(&nth(1), change).unwrap();
+    let (_, after) = answer(
+        client()
+            .get(format!("{}/_sim/deliveries", connected.facebook))
+            .send()
+            .await
+            .unwrap(),
+    )
+    .await;
+    assert_eq!(before["events"], after["events"]);
     connected.finish().await;
 }
 
@@ -158,18 +173,19 @@ async fn defect_06_the_strong_signature_is_asked_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn defect_07_the_token_is_long_lived_before_pages_are_read() {
     let connected = connected().await;
-    let facebook = connected.simulator.facebook();
-    let pages: Vec<_> = facebook
+    let pages: Vec<_> = connected
+        .simulator
+        .facebook()
         .tokens
         .values()
         .filter(|token| token.kind != simulator::facebook::Kind::User)
+        .cloned()
         .collect();
     assert_eq!(pages.len(), 3);
     assert!(
         pages.iter().all(|token| token.expires.is_none()),
         "Page tokens that do not end"
     );
-    drop(facebook);
     connected.finish().await;
 }
 
@@ -195,9 +211,13 @@ async fn defect_08_every_result_page_is_read_once_and_kept() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn defect_09_another_apps_subscription_does_not_hide_ours() {
-    // The simulated Facebook lists another app, subscribed to `name`, on every Page.
+    // The simulated Facebook lists another app first, subscribed to everything, on every Page.
     let connected = connected().await;
-    assert!(connected.simulator.facebook().installed[&nth(0)].contains("name"));
+    let ours = connected.simulator.facebook().installed[&nth(0)].clone();
+    assert!(
+        ours.contains("name") && !ours.contains("parking"),
+        "what we want, not what they have: {ours:?}"
+    );
     connected.finish().await;
 }
 

@@ -1,11 +1,11 @@
 //! People, Pages, lists of Pages; several at once.
 
-use axum::http::Method;
+use axum::http::{HeaderMap, Method};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use serde_json::{Map, Value, json};
 
-use super::{Answer, Call, Caller, Refusal, dispatch, fields, page_of};
+use super::{Answer, Call, Refusal, dispatch, fields, page_of};
 use crate::Simulator;
 use crate::facebook::{Kind, LONG_LIFE, Token};
 use crate::world::Page;
@@ -260,21 +260,28 @@ pub(super) async fn batch(simulator: &Simulator, call: &Call) -> Answer {
         parameters.extend(super::pairs(
             part["body"].as_str().unwrap_or_default().as_bytes(),
         ));
-        let held = parameters
+        let own = parameters
             .get("access_token")
-            .and_then(|text| simulator.facebook().tokens.get(text).cloned());
+            .map(|_| super::authenticate(simulator, &HeaderMap::new(), &parameters));
         let method = part["method"]
             .as_str()
             .and_then(|text| text.parse().ok())
             .unwrap_or(Method::GET);
-        let caller = held.map_or_else(|| call.caller.clone(), Caller::Token);
-        let one = Call {
-            method,
-            path,
-            parameters,
-            caller,
+        let answer = match own.unwrap_or_else(|| Ok(call.caller.clone())) {
+            Ok(caller) => {
+                let one = Call {
+                    method,
+                    path,
+                    parameters,
+                    caller,
+                };
+                // Each part counts as a call of its own.
+                super::count(simulator, &one);
+                Box::pin(dispatch(simulator, &one)).await
+            }
+            Err(refusal) => Err(refusal),
         };
-        let (code, body) = match Box::pin(dispatch(simulator, &one)).await {
+        let (code, body) = match answer {
             Ok(body) => (200, body),
             Err(refusal) => (refusal.status, json!({"error": refusal.error})),
         };

@@ -259,7 +259,8 @@ pub(crate) async fn dispatch(simulator: &Simulator, call: &Call) -> Answer {
     match (call.method.as_str(), path.as_slice()) {
         ("GET" | "POST", ["oauth", "access_token"]) => oauth::access_token(simulator, call),
         ("GET", ["debug_token"]) => oauth::debug_token(simulator, call),
-        ("GET" | "DELETE", ["me", "permissions"]) => oauth::permissions(simulator, call),
+        ("GET" | "DELETE", ["me", "permissions"]) => oauth::permissions(simulator, call, None),
+        ("DELETE", ["me", "permissions", one]) => oauth::permissions(simulator, call, Some(one)),
         ("GET", ["me", "accounts"]) => edges::accounts(simulator, call),
         ("GET", ["me"]) => edges::me(simulator, call),
         ("GET", []) => edges::ids(simulator, call),

@@ -144,13 +144,18 @@ pub(super) fn debug_token(simulator: &Simulator, call: &Call) -> Answer {
     Ok(json!({ "data": data }))
 }
 
-/// `/me/permissions`: what the person allowed; DELETE takes it all back.
-pub(super) fn permissions(simulator: &Simulator, call: &Call) -> Answer {
+/// `/me/permissions`: what the person allowed; DELETE takes one or all of it back.
+pub(super) fn permissions(simulator: &Simulator, call: &Call, one: Option<&str>) -> Answer {
     let user = call.token()?.user.clone();
     let mut facebook = simulator.facebook();
     if call.method == axum::http::Method::DELETE {
         if let Some(person) = facebook.people.get_mut(&user) {
-            person.permissions.clear();
+            person
+                .permissions
+                .retain(|name, _| one.is_some_and(|one| one != name));
+        }
+        if one.is_some() {
+            return Ok(json!({"success": true}));
         }
         for token in facebook
             .tokens

@@ -60,9 +60,14 @@ pub(super) async fn of_app(simulator: &Simulator, call: &Call, id: &str) -> Answ
             json!({"data": simulator.facebook().subscription.iter().map(shown).collect::<Vec<_>>()}),
         ),
         "DELETE" => {
-            simulator.facebook().subscription = None;
+            delete_of_app(simulator, call);
             Ok(json!({"success": true}))
         }
+        "POST" if call.parameter("object") != Some("page") => Err(Refusal::oauth(
+            100,
+            None,
+            "(#100) This Facebook has subscriptions to the object page only",
+        )),
         "POST" => {
             let callback = call
                 .parameter("callback_url")
@@ -70,14 +75,40 @@ pub(super) async fn of_app(simulator: &Simulator, call: &Call, id: &str) -> Answ
                 .to_owned();
             let verify_token = call.parameter("verify_token").unwrap_or_default();
             shake_hands(simulator, &callback, verify_token).await?;
-            simulator.facebook().subscription = Some(AppSubscription {
+            let mut facebook = simulator.facebook();
+            let mut fields = list(call.parameter("fields"));
+            if let Some(before) = facebook
+                .subscription
+                .take()
+                .filter(|_| facebook.habits.amend_app_fields)
+            {
+                fields.extend(before.fields);
+            }
+            facebook.subscription = Some(AppSubscription {
                 callback,
                 include_values: call.parameter("include_values") == Some("true"),
-                fields: list(call.parameter("fields")),
+                fields,
             });
             Ok(json!({"success": true}))
         }
         _ => Err(Refusal::oauth(100, None, "Unsupported request")),
+    }
+}
+
+/// Without an object everything goes, with fields only these.
+fn delete_of_app(simulator: &Simulator, call: &Call) {
+    let mut facebook = simulator.facebook();
+    if call
+        .parameter("object")
+        .is_some_and(|object| object != "page")
+    {
+        return;
+    }
+    match (call.parameter("fields"), &mut facebook.subscription) {
+        (Some(fields), Some(held)) => held
+            .fields
+            .retain(|field| !list(Some(fields)).contains(field)),
+        (_, held) => *held = None,
     }
 }
 
@@ -141,7 +172,7 @@ pub(super) fn of_page(simulator: &Simulator, call: &Call, page: &str) -> Answer 
                 json!({"category": "Business", "name": "Simulated app", "id": facebook.app.id, "subscribed_fields": fields})
             });
             // Another app on the same Page, as most have one.
-            let other = json!({"category": "Business", "name": "Another app", "id": "300000000000009", "subscribed_fields": ["name", "feed"]});
+            let other = json!({"category": "Business", "name": "Another app", "id": "300000000000009", "subscribed_fields": WEBHOOK_FIELDS});
             Ok(json!({"data": std::iter::once(other).chain(ours).collect::<Vec<_>>()}))
         }
         "DELETE" => {

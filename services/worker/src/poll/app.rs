@@ -10,6 +10,7 @@ use common::records::app::{self, App};
 use common::records::{commit, get};
 use common::store::{Commit, StoreError, Versioned};
 use model::id::Subject;
+use model::time::Millis;
 use secrecy::ExposeSecret as _;
 
 use super::{doubled, is_due, limits, save, settle};
@@ -51,13 +52,13 @@ pub(super) async fn ask(parts: &Parts, next: &mut Commit) -> Result<(), StoreErr
     Ok(())
 }
 
-pub(super) async fn poll(parts: &Parts) -> Result<(), StoreError> {
+pub(super) async fn poll(parts: &Parts, claimed: Millis) -> Result<(), StoreError> {
     let (key, subject) = (app::key(), Subject::App);
     let Some(held) = get::<App>(&*parts.store, &key).await? else {
         return Ok(());
     };
     let now = parts.clock.now();
-    let found = if is_due(&held.value.polling, now) {
+    let found = if is_due(&held.value.polling, now, claimed) {
         let found = reconcile(parts, &held.value).await;
         limits::note(parts, limits::Whose::default(), found.as_ref().err()).await?;
         if let Err(error) = &found {

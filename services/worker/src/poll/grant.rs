@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use common::custody::{Sealed, Token};
+use common::custody::{CustodyError, Sealed, Token};
 use common::graph::calls::{Granted, TokenInfo};
 use common::graph::error::GraphError;
 use common::records::connection::{self, Connection, RESULT_PAGE, Status};
@@ -42,7 +42,7 @@ pub(super) async fn poll(parts: &Parts, id: &GrantId) -> Result<(), StoreError> 
             },
     }) = get(&*parts.store, &key).await?
     else {
-        commit(&*parts.store, forget_due(subject)).await?;
+        commit(&*parts.store, forget_due(subject, key)).await?;
         return Ok(());
     };
     let opened = parts
@@ -51,7 +51,13 @@ pub(super) async fn poll(parts: &Parts, id: &GrantId) -> Result<(), StoreError> 
         .and_then(|keys| keys.open(&sealed, &grant::seal_name(id)));
     let person = match opened {
         Ok(short) => complete(parts, &short).await,
-        Err(error) => Err(GraphError::Configuration(error.to_string())),
+        // The file may be back in a moment; a key or a seal will not.
+        Err(error @ CustodyError::File { .. }) => Err(GraphError::Transient(error.to_string())),
+        Err(error) => {
+            tracing::error!(error = %error, "the token of a login does not open here");
+            let text = "this deployment could not open its own seal";
+            Err(GraphError::Configuration(text.to_owned()))
+        }
     };
     let error = person.as_ref().err();
     limits::note(parts, limits::Whose::default(), error).await?;

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use common::graph::error::{GraphError, Limit};
-use common::records::{throttle, write};
+use common::records::throttle;
 use common::store::StoreError;
+use common::telemetry::Label;
 use model::id::{PageId, UserId};
 use model::lane::Lane;
 use model::time::Millis;
@@ -21,9 +22,11 @@ pub(super) struct Whose<'a> {
 impl Whose<'_> {
     fn bucket(&self, limit: Limit) -> String {
         match (limit, self.user, self.page) {
-            (Limit::User, Some(user), _) => format!("user:{user}"),
-            (Limit::Page, _, Some(page)) => format!("page:{page}"),
-            _ => throttle::APP.to_owned(),
+            (Limit::App, _, _) | (_, None, None) => throttle::APP.to_owned(),
+            (Limit::User, Some(user), _) | (Limit::Page, Some(user), None) => {
+                format!("user:{user}")
+            }
+            (_, _, Some(page)) => format!("page:{page}"),
         }
     }
 }
@@ -59,28 +62,37 @@ pub(super) async fn note(
     error: Option<&GraphError>,
 ) -> Result<Option<Millis>, StoreError> {
     let now = parts.clock.now();
+    let other = Label {
+        name: "another_version",
+    };
+    parts
+        .metrics
+        .graph
+        .get_or_create(&other)
+        .inc_by(parts.graph.take_other_version());
     for (bucket, usage) in parts.graph.take_usage() {
         if usage.percent < throttle::DEFER_AT {
             continue;
         }
-        let held = throttle::find(&*parts.store, &bucket).await?;
-        if let Some(next) = held.noted(now, usage.percent, usage.regain) {
+        let note = |held: throttle::Throttle| held.noted(now, usage.percent, usage.regain);
+        if throttle::update(&*parts.store, &bucket, now, note)
+            .await?
+            .is_some()
+        {
             tracing::warn!(
                 bucket,
                 percent = usage.percent,
                 "a limit of Facebook's is nearly used up"
             );
-            write(&*parts.store, vec![next.write(&bucket)]).await?;
         }
     }
     let Some(GraphError::Throttled { bucket, wait }) = error else {
         return Ok(None);
     };
     let bucket = whose.bucket(*bucket);
-    let next = throttle::find(&*parts.store, &bucket)
-        .await?
-        .closed(now, *wait);
-    tracing::warn!(bucket, until = %next.closed_until, "Facebook refuses more calls");
-    write(&*parts.store, vec![next.write(&bucket)]).await?;
-    Ok(Some(next.closed_until))
+    let close = |held: throttle::Throttle| Some(held.closed(now, *wait));
+    let closed = throttle::update(&*parts.store, &bucket, now, close).await?;
+    let until = closed.map_or(now, |closed| closed.closed_until);
+    tracing::warn!(bucket, until = %until, "Facebook refuses more calls");
+    Ok(Some(until))
 }

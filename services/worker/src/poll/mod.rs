@@ -8,9 +8,11 @@ pub(crate) mod app;
 mod connection;
 mod grant;
 mod limits;
+mod listing;
 mod page;
 mod subscription;
 mod walk;
+mod walked;
 
 use std::time::Duration;
 
@@ -37,11 +39,11 @@ const A_DAY: Duration = Duration::from_secs(24 * 3600);
 pub(crate) async fn poll(parts: &Parts, claim: &Claim) -> Result<(), StoreError> {
     Metrics::count(&parts.metrics.polls, claim.subject.kind());
     let done = match &claim.subject {
-        Subject::Page(id) => page::poll(parts, id).await,
-        Subject::Connection(user) => connection::poll(parts, user, claim.lane).await,
+        Subject::Page(id) => page::poll(parts, id, claim.due).await,
+        Subject::Connection(user) => connection::poll(parts, user, claim).await,
         Subject::Grant(id) => grant::poll(parts, id).await,
-        Subject::Subscription(page) => subscription::poll(parts, page).await,
-        Subject::App => app::poll(parts).await,
+        Subject::Subscription(page) => subscription::poll(parts, page, claim.due).await,
+        Subject::App => app::poll(parts, claim.due).await,
     };
     match done {
         Err(StoreError::Unexpected(what)) => {
@@ -53,9 +55,10 @@ pub(crate) async fn poll(parts: &Parts, claim: &Claim) -> Result<(), StoreError>
     }
 }
 
-/// Whether a subject is due now.
-fn is_due(polling: &Polling, now: Millis) -> bool {
-    polling.due().is_some_and(|(_, at)| at <= now)
+/// Whether a subject is due now, by our clock or by that of the scheduler that claimed it at `claimed`:
+/// were it only ours, a scheduler whose clock is ahead would claim it again at once, and again.
+fn is_due(polling: &Polling, now: Millis, claimed: Millis) -> bool {
+    polling.due().is_some_and(|(_, at)| at <= now.max(claimed))
 }
 
 /// Nothing before this after `failures` failures, the last of them `error`.
@@ -115,10 +118,11 @@ async fn settle<T: Serialize + DeserializeOwned>(
     }
 }
 
-/// The commit that forgets when a subject is due, for one that is gone.
-fn forget_due(subject: Subject) -> Commit {
+/// The commit that forgets when a subject is due, if its record is gone indeed.
+fn forget_due(subject: Subject, record: Key) -> Commit {
     Commit {
         due: vec![DueWrite { subject, due: None }],
+        guards: vec![(record, 0)],
         ..Commit::default()
     }
 }

@@ -19,7 +19,7 @@ use model::read::{Read, Reader};
 use model::time::Millis;
 use serde_json::{Map, Value as Json};
 
-use super::{A_DAY, forget_due, is_due, limits, resume};
+use super::{A_DAY, is_due, limits, resume};
 use crate::Parts;
 use crate::apply::start_again;
 
@@ -59,101 +59,121 @@ enum Attempt {
     Failed(GraphError),
 }
 
-/// A token for a Page, of a login that works if there is one, and whose it is.
-pub(super) async fn token_of(
+/// A token for a Page.
+pub(super) struct Candidate {
+    pub(super) token: Token,
+    /// Whose login gave it.
+    pub(super) user: UserId,
+    /// For commits that are made with it. Read before the token is used.
+    guard: (Key, u64),
+    /// The login works, and listed the Page in its last walk.
+    good: bool,
+}
+
+/// The tokens for a Page, the best first; at least one.
+pub(super) async fn candidates(
     parts: &Parts,
     page: &PageId,
-) -> Result<Result<(Token, UserId), NoToken>, StoreError> {
-    let held = parts.store.load(std::slice::from_ref(page)).await?.pop();
-    let connections = match held {
-        Some(Versioned {
-            value: Stored::Page(page),
-            ..
-        }) => page.connections,
-        _ => return Ok(Err(NoToken::None)),
-    };
+) -> Result<Result<Vec<Candidate>, NoToken>, StoreError> {
+    let store = &*parts.store;
     let mut why = NoToken::None;
-    let mut second_choice = None;
-    for user in connections {
+    let mut found = Vec::new();
+    for user in covering(parts, page).await? {
+        let guard = connection::guard(store, &user).await?;
         let key = token::of_page(&user, page);
-        let Some(held) = get::<token::Held>(&*parts.store, &key).await? else {
+        let Some(held) = get::<token::Held>(store, &key).await? else {
             continue;
         };
-        let opened = parts
-            .keyring
-            .keys()
-            .and_then(|keys| token::open(&key, &held.value, &keys));
-        match opened {
+        let keys = parts.keyring.keys();
+        match keys.and_then(|keys| token::open(&key, &held.value, &keys)) {
             Ok(None) => {}
             Ok(Some(token)) => {
-                let login = connection::find(&*parts.store, &user).await?;
-                let works =
-                    login.is_some_and(|held| held.value.status == connection::Status::Active);
-                if works {
-                    return Ok(Ok((token, user)));
-                }
-                second_choice = Some((token, user));
+                let login = connection::find(store, &user).await?.map(|held| held.value);
+                let good = login.is_some_and(|login| {
+                    let last = login.last.map(|last| last.begun);
+                    login.status == connection::Status::Active && Some(held.value.obtained) >= last
+                });
+                found.push(Candidate {
+                    token,
+                    user,
+                    guard,
+                    good,
+                });
             }
             Err(CustodyError::NoKey(_)) => why = NoToken::NoKey,
             Err(error) => tracing::error!(page.id = %page, error = %error, "a token does not open"),
         }
     }
-    Ok(second_choice.ok_or(why))
+    found.sort_by_key(|candidate| !candidate.good);
+    Ok(if found.is_empty() {
+        Err(why)
+    } else {
+        Ok(found)
+    })
 }
 
-pub(super) async fn poll(parts: &Parts, id: &PageId) -> Result<(), StoreError> {
+/// Whose logins cover a Page. One that cannot be read from the store does not say; the tokens do.
+async fn covering(parts: &Parts, id: &PageId) -> Result<Vec<UserId>, StoreError> {
+    let held = parts.store.load(std::slice::from_ref(id)).await?.pop();
+    match held.map(|held| held.value) {
+        Some(Stored::Page(page)) => Ok(page.connections.into_iter().collect()),
+        Some(Stored::Corrupt(_)) => {
+            let mut found = Vec::new();
+            for login in connection::list(&*parts.store).await? {
+                let key = token::of_page(&login.user, id);
+                if parts.store.record(&key).await?.is_some() {
+                    found.push(login.user);
+                }
+            }
+            Ok(found)
+        }
+        Some(Stored::Unknown) | None => Ok(Vec::new()),
+    }
+}
+
+/// What was tried, and with whose token in the end.
+struct Tried {
+    attempt: Attempt,
+    with: Option<(UserId, (Key, u64))>,
+    /// Whose logins cover the Page.
+    covering: Vec<UserId>,
+}
+
+pub(super) async fn poll(parts: &Parts, id: &PageId, claimed: Millis) -> Result<(), StoreError> {
     let begun = parts.clock.now();
-    let Some(held) = load(parts, id).await? else {
-        let gone = forget_due(Subject::Page(id.clone()));
-        parts.store.commit(&[gone]).await?;
+    let Some(mut held) = load(parts, id).await? else {
+        // Unknown or forgotten: the lease of the claim stands, and whoever revives it sets its time.
         return Ok(());
     };
-    let attempt = if matches!(&held.value, Stored::Page(page) if !is_due(&page.polling, begun)) {
+    let not_due =
+        matches!(&held.value, Stored::Page(page) if !is_due(&page.polling, begun, claimed));
+    let tried = if not_due {
         None
     } else {
         Some(attempt(parts, id).await?)
     };
-    let guard = match &attempt {
-        Some((_, Some(user))) => Some(connection::guard(&*parts.store, user).await?),
-        _ => None,
-    };
-    let slot = next_slot(
-        parts,
-        id,
-        attempt.as_ref().and_then(|(_, user)| user.as_ref()),
-    )
-    .await?;
-    let mut held = held;
+    let with = tried.as_ref().and_then(|tried| tried.with.as_ref());
+    let slot = next_slot(parts, id, with.map(|(user, _)| user)).await?;
     loop {
-        let Some(commit) = decide(
-            parts,
-            id,
-            held,
-            (begun, slot),
-            attempt.as_ref().map(|(attempt, _)| attempt),
-            guard.clone(),
-        ) else {
+        let Some(mut next) = decide(parts, id, held, (begun, slot), tried.as_ref()) else {
             return Ok(());
         };
-        if parts.store.commit(&[commit]).await? == [Outcome::Applied] {
+        next.guards.extend(with.map(|(_, guard)| guard.clone()));
+        if parts.store.commit(&[next]).await? == [Outcome::Applied] {
             return Ok(());
         }
-        if let Some(guard) = &guard
-            && connection::guard(&*parts.store, &parse_user(&guard.0)).await? != *guard
+        if let Some((user, guard)) = with
+            && connection::guard(&*parts.store, user).await? != *guard
         {
             // Disconnected meanwhile: what was read with its token is not ours any more.
             return Ok(());
         }
-        // A webhook came first: the same answer is merged into the newer Page.
+        // A webhook or a walk came first: the same answer is merged into the newer Page.
         let Some(again) = load(parts, id).await? else {
             return Ok(());
         };
         held = again;
     }
-}
-
-fn parse_user(key: &Key) -> UserId {
-    UserId::parse(&key.id).unwrap_or_else(|_| unreachable!("an epoch is named by its user"))
 }
 
 /// The Page, unless it is unknown or forgotten.
@@ -166,26 +186,57 @@ async fn load(parts: &Parts, id: &PageId) -> Result<Option<Versioned<Stored>>, S
     }))
 }
 
-async fn attempt(parts: &Parts, id: &PageId) -> Result<(Attempt, Option<UserId>), StoreError> {
-    let (token, user) = match token_of(parts, id).await? {
-        Ok(found) => found,
-        Err(why) => return Ok((Attempt::NoToken(why), None)),
+/// Reads with the best token; with the next one where a token or its person is the trouble.
+async fn attempt(parts: &Parts, id: &PageId) -> Result<Tried, StoreError> {
+    let covering = covering(parts, id).await?;
+    let tried = |attempt, with| Tried {
+        attempt,
+        with,
+        covering,
     };
-    let whose = limits::Whose {
-        user: None,
-        page: Some(id),
+    let candidates = match candidates(parts, id).await? {
+        Ok(candidates) => candidates,
+        Err(why) => return Ok(tried(Attempt::NoToken(why), None)),
     };
-    if let Some(until) = limits::closed(parts, whose, Lane::PollsNow).await? {
-        return Ok((Attempt::Deferred(until), Some(user)));
+    let mut failed = None;
+    for Candidate {
+        token, user, guard, ..
+    } in candidates
+    {
+        let whose = limits::Whose {
+            user: Some(&user),
+            page: Some(id),
+        };
+        if let Some(until) = limits::closed(parts, whose, Lane::PollsNow).await? {
+            return Ok(tried(Attempt::Deferred(until), Some((user, guard))));
+        }
+        let answer = read(parts, id, &token).await?;
+        let throttled = limits::note(parts, whose, answer.as_ref().err()).await?;
+        let attempt = match (answer, throttled) {
+            (_, Some(until)) => Attempt::Deferred(until),
+            (Ok(answer), None) => Attempt::Read(answer),
+            (
+                Err(
+                    error @ (GraphError::Token { .. }
+                    | GraphError::Permission(_)
+                    | GraphError::Missing),
+                ),
+                None,
+            ) => {
+                if matches!(error, GraphError::Token { .. }) {
+                    super::walked::ask_for_tokens(parts, &user).await?;
+                }
+                failed.get_or_insert((error, user, guard));
+                continue;
+            }
+            (Err(error), None) => Attempt::Failed(error),
+        };
+        return Ok(tried(attempt, Some((user, guard))));
     }
-    let answer = read(parts, id, &token).await?;
-    let throttled = limits::note(parts, whose, answer.as_ref().err()).await?;
-    let attempt = match (answer, throttled) {
-        (_, Some(until)) => Attempt::Deferred(until),
-        (Ok(answer), None) => Attempt::Read(answer),
-        (Err(error), None) => Attempt::Failed(error),
-    };
-    Ok((attempt, Some(user)))
+    Ok(match failed {
+        Some((error, user, guard)) => tried(Attempt::Failed(error), Some((user, guard))),
+        None => tried(Attempt::NoToken(NoToken::None), None),
+    })
 }
 
 /// Asks for every tracked field that Graph has; a field it refuses is left out from now on.
@@ -269,8 +320,7 @@ fn decide(
     id: &PageId,
     held: Versioned<Stored>,
     (begun, slot): (Millis, Millis),
-    attempt: Option<&Attempt>,
-    guard: Option<(Key, u64)>,
+    tried: Option<&Tried>,
 ) -> Option<Commit> {
     let now = parts.clock.now();
     let (mut page, letter) = match held.value {
@@ -278,13 +328,24 @@ fn decide(
         Stored::Page(page) if page.status == Status::Forgotten => return None,
         Stored::Page(page) => (*page, None),
         Stored::Corrupt(corrupt) => {
-            let (page, letter) = start_again(parts, id, corrupt, now);
+            let (mut page, letter) = start_again(parts, id, corrupt, now);
+            page.connections.extend(
+                tried
+                    .iter()
+                    .flat_map(|tried| tried.covering.iter().cloned()),
+            );
             (page, Some(letter))
         }
     };
-    let changes = attempt.map_or_else(Vec::new, |attempt| {
+    let changes = tried.map_or_else(Vec::new, |tried| {
         page.polling.start(begun);
-        take(parts, id, &mut page, (begun, slot), attempt)
+        let is_late =
+            page.polling.answered >= Some(begun) && !matches!(tried.attempt, Attempt::Read(_));
+        if is_late {
+            // A walk that began later has read it: that this attempt failed is no news.
+            return Vec::new();
+        }
+        take(parts, id, &mut page, (begun, slot), &tried.attempt)
     });
     Some(Commit {
         due: vec![DueWrite {
@@ -299,7 +360,7 @@ fn decide(
             at: now,
         }),
         records: letter.into_iter().collect(),
-        guards: guard.into_iter().collect(),
+        guards: Vec::new(),
     })
 }
 

@@ -12,20 +12,20 @@ use model::id::{PageId, Subject};
 use model::lane::Lane;
 use model::time::Millis;
 
-use super::page::{NoToken, token_of};
+use super::page::{Candidate, NoToken, candidates};
 use super::{A_DAY, forget_due, is_due, limits, resume, settle};
 use crate::Parts;
 
-pub(super) async fn poll(parts: &Parts, page: &PageId) -> Result<(), StoreError> {
+pub(super) async fn poll(parts: &Parts, page: &PageId, claimed: Millis) -> Result<(), StoreError> {
     let key = subscription::key(page);
     let subject = Subject::Subscription(page.clone());
     let held = get::<Subscription>(&*parts.store, &key).await?;
     let Some(Versioned { value, .. }) = held else {
-        commit(&*parts.store, forget_due(subject)).await?;
+        commit(&*parts.store, forget_due(subject, key)).await?;
         return Ok(());
     };
     let now = parts.clock.now();
-    let attempt = if is_due(&value.polling, now) {
+    let attempt = if is_due(&value.polling, now, claimed) {
         Some(attempt(parts, page, &value).await?)
     } else {
         None
@@ -51,17 +51,18 @@ async fn attempt(
     page: &PageId,
     known: &Subscription,
 ) -> Result<Attempt, StoreError> {
+    let mut candidates = match candidates(parts, page).await? {
+        Ok(candidates) => candidates,
+        Err(why) => return Ok(Attempt::NoToken(why)),
+    };
+    let Candidate { token, user, .. } = candidates.swap_remove(0);
     let whose = limits::Whose {
-        user: None,
+        user: Some(&user),
         page: Some(page),
     };
     if let Some(until) = limits::closed(parts, whose, Lane::PollsNow).await? {
         return Ok(Attempt::Deferred(until));
     }
-    let token = match token_of(parts, page).await? {
-        Ok((token, _)) => token,
-        Err(why) => return Ok(Attempt::NoToken(why)),
-    };
     let done = reconcile(parts, page, &token, known).await;
     let throttled = limits::note(parts, whose, done.as_ref().err()).await?;
     Ok(throttled.map_or(Attempt::Done(done), Attempt::Deferred))
@@ -71,6 +72,9 @@ async fn attempt(
 type Done = Result<(BTreeSet<String>, BTreeSet<String>), GraphError>;
 
 fn take(value: &mut Subscription, attempt: &Attempt, now: Millis) {
+    if matches!(attempt, Attempt::Done(_)) {
+        value.tried = Some(now);
+    }
     match attempt {
         Attempt::Deferred(until) => value.polling.defer(*until),
         Attempt::NoToken(why) => {

@@ -1,163 +1,202 @@
-//! One result page of a walk: what `/me/accounts` says of some Pages becomes state, one commit per
-//! Page with its token, its due time and, for a Page that is new or was unsubscribed, the wish to
-//! subscribe it.
+//! Walking through the Pages of one person: discovery, tokens and the daily poll in one.
+//!
+//! Invariant: each result page is committed before the next is asked for, with the cursor that leads
+//! on, so a walk that is cut off goes on where it was and repeats at most one result page.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use common::custody::Keys;
-use common::graph::calls::Account;
-use common::records::subscription::{self, Subscription};
-use common::records::{get, put, token};
-use common::store::{Commit, DueWrite, Key, Outcome, PageWrite, StoreError, Stored, Versioned};
-use common::telemetry::Metrics;
+use common::custody::Token;
+use common::graph::calls::Accounts;
+use common::graph::error::GraphError;
+use common::records::connection::{Connection, Walk};
+use common::records::quarantine;
+use common::slots::AFTER_WALK;
+use common::store::{Key, StoreError};
 use model::field::FieldName;
-use model::id::{PageId, Subject, UserId};
-use model::page::{Page, Status};
-use model::read::{Read, Reader};
+use model::id::UserId;
 use model::time::Millis;
-use serde_json::Value as Json;
 
+use super::listing::{Listing, keep};
+use super::page;
+use super::walked::{Due, subject, update};
 use crate::Parts;
-use crate::apply::start_again;
 
-/// What every Page of a result page has in common.
-pub(super) struct Listing<'a> {
+/// How long one job walks. What is left is due again at once.
+const AT_MOST: Duration = Duration::from_secs(60);
+/// A walk that takes more result pages than this is going in circles.
+const MAX_CALLS: u64 = 10_000;
+/// Asked for beside the tracked fields.
+const EXTRAS: [&str; 3] = ["access_token", "tasks", "is_webhooks_subscribed"];
+
+/// One job on a connection.
+pub(super) struct Job<'a> {
+    pub(super) parts: &'a Parts,
     pub(super) user: &'a UserId,
-    /// When the walk began, on our clock.
+    pub(super) token: Token,
+    pub(super) guard: (Key, u64),
+    /// When the walk began.
     pub(super) begun: Millis,
-    /// When the result page was made at the earliest, on Facebook's clock.
-    pub(super) stamp: Millis,
-    pub(super) asked: &'a [FieldName],
-    /// When its Pages are read next if nothing happens.
-    pub(super) slot: Millis,
-    pub(super) keys: &'a Keys,
-    pub(super) guard: &'a (Key, u64),
 }
 
-/// Commits a result page. `Ok(false)`: the connection was ended meanwhile, nothing more may be
-/// written for it.
-pub(super) async fn keep(
-    parts: &Parts,
-    listing: &Listing<'_>,
-    accounts: Vec<Account>,
-) -> Result<bool, StoreError> {
-    // Facebook may list a Page twice: the later is as good as the earlier.
-    let mut open: BTreeMap<PageId, Account> = accounts
-        .into_iter()
-        .map(|account| (account.id.clone(), account))
-        .collect();
-    while !open.is_empty() {
-        let ids: Vec<PageId> = open.keys().cloned().collect();
-        let mut commits = Vec::with_capacity(ids.len());
-        for (id, held) in ids.iter().zip(parts.store.load(&ids).await?) {
-            commits.push(decide(parts, listing, &open[id], held).await?);
-        }
-        let outcomes = parts.store.commit(&commits).await?;
-        let mut stale = false;
-        for (id, outcome) in ids.iter().zip(outcomes) {
-            stale |= outcome == Outcome::Stale;
-            if outcome == Outcome::Applied {
-                open.remove(id);
+/// Why a job stops before the walk is done.
+pub(super) enum Stop {
+    /// Facebook, until the next attempt.
+    Error(GraphError),
+    /// Our own time is up; the walk goes on in the next job.
+    Pause,
+    /// Somebody else has the connection now, or it is ended.
+    Lost,
+}
+
+impl Job<'_> {
+    /// Goes through the result pages. `Ok`: the walk is complete.
+    pub(super) async fn walk(
+        &self,
+        mut connection: Connection,
+    ) -> Result<Result<Walk, Stop>, StoreError> {
+        let parts = self.parts;
+        let until = tokio::time::Instant::now() + AT_MOST;
+        let slot = self.slot_of_pages(&connection);
+        let last = connection.last.as_ref().map(|last| last.begun);
+        let renewed = last < Some(connection.connected);
+        loop {
+            // Read anew for each result page: a rotation may have made a new key meanwhile.
+            let keys = match parts.keyring.keys() {
+                Ok(keys) => keys,
+                Err(error) => return Err(StoreError::Unexpected(error.to_string())),
+            };
+            let Some(walk) = connection.walk.clone() else {
+                return Ok(Err(Stop::Lost));
+            };
+            if tokio::time::Instant::now() >= until || parts.lifecycle.is_stopping() {
+                return Ok(Err(Stop::Pause));
+            }
+            let (accounts, asked, stamp) = match self.ask(&mut connection, &walk).await? {
+                Ok(answer) => answer,
+                Err(error) => return Ok(Err(Stop::Error(error))),
+            };
+            let circles = accounts.after.is_some() && accounts.after == walk.after;
+            let found = accounts.accounts.len() as u64;
+            let listing = Listing {
+                user: self.user,
+                begun: walk.begun,
+                stamp,
+                asked: &asked,
+                renewed,
+                slot,
+                keys: &keys,
+                guard: &self.guard,
+            };
+            if !keep(parts, &listing, accounts.accounts).await? {
+                return Ok(Err(Stop::Lost));
+            }
+            if circles || walk.calls >= MAX_CALLS {
+                let why = "the list of Pages goes in circles".to_owned();
+                return Ok(Err(Stop::Error(GraphError::Odd(why))));
+            }
+            let next = Walk {
+                after: accounts.after.clone(),
+                stamp: walk.stamp.or(Some(stamp)),
+                pages: walk.pages + found,
+                calls: walk.calls + 1,
+                ..walk
+            };
+            if accounts.after.is_none() {
+                return Ok(Ok(next));
+            }
+            match self.step(&next, connection.result_page).await? {
+                Some(held) => connection = held,
+                None => return Ok(Err(Stop::Lost)),
             }
         }
-        if stale {
-            let (key, version) = listing.guard;
-            let held = parts
-                .store
-                .record(key)
-                .await?
-                .map_or(0, |held| held.version);
-            if held != *version {
-                return Ok(false);
+    }
+
+    /// Commits how far the walk is.
+    async fn step(
+        &self,
+        walk: &Walk,
+        result_page: usize,
+    ) -> Result<Option<Connection>, StoreError> {
+        update(
+            self.parts,
+            self.user,
+            Some(&self.guard),
+            Due::Leave,
+            |connection, _, _| {
+                let ours = connection
+                    .walk
+                    .as_ref()
+                    .map(|held| (held.begun, held.calls));
+                connection.walk = Some(walk.clone());
+                connection.result_page = result_page;
+                // It goes on: what failed before is over.
+                connection.polling.failures = 0;
+                ours == Some((walk.begun, walk.calls - 1))
+            },
+        )
+        .await
+    }
+
+    /// Asks for a result page: for less if Facebook wants it, without fields it does not have.
+    async fn ask(
+        &self,
+        connection: &mut Connection,
+        walk: &Walk,
+    ) -> Result<Result<(Accounts, Vec<FieldName>, Millis), GraphError>, StoreError> {
+        let parts = self.parts;
+        let tracked: Vec<FieldName> = parts.tracked.iter().cloned().collect();
+        for _ in 0..tracked.len() + EXTRAS.len() + 8 {
+            let left_out = quarantine::names(&*parts.store).await?;
+            let asked = quarantine::without(&tracked, &left_out);
+            let mut extras = EXTRAS.to_vec();
+            extras.retain(|extra| !left_out.iter().any(|name| name == extra));
+            let (limit, after) = (connection.result_page, walk.after.as_deref());
+            let answer = parts
+                .graph
+                .accounts(&self.token, &asked, &extras, limit, after)
+                .await;
+            match answer {
+                Err(GraphError::TooMuch) if limit > 1 => {
+                    tracing::info!(
+                        limit,
+                        "Facebook wants to be asked for less: half as many Pages at once"
+                    );
+                    connection.result_page = limit / 2;
+                }
+                Err(GraphError::UnknownField(name))
+                    if !left_out.contains(&name) && name != "access_token" =>
+                {
+                    page::leave_out(parts, &name).await?;
+                }
+                Err(error) => return Ok(Err(error)),
+                Ok(accounts) => {
+                    let stamp = accounts.stamp;
+                    return Ok(match stamp {
+                        Ok(stamp) => Ok((accounts, asked, stamp)),
+                        Err(why) => Err(GraphError::Odd(why.to_owned())),
+                    });
+                }
             }
         }
+        Ok(Err(GraphError::Odd(
+            "Graph refuses one field after the other".to_owned(),
+        )))
     }
-    Ok(true)
-}
 
-async fn decide(
-    parts: &Parts,
-    listing: &Listing<'_>,
-    account: &Account,
-    held: Versioned<Stored>,
-) -> Result<Commit, StoreError> {
-    let now = parts.clock.now();
-    let mut commit = Commit {
-        guards: vec![listing.guard.clone()],
-        ..Commit::default()
-    };
-    let mut page = match held.value {
-        Stored::Page(page) if page.status != Status::Forgotten => *page,
-        Stored::Unknown | Stored::Page(_) => Page::default(),
-        Stored::Corrupt(corrupt) => {
-            let (page, letter) = start_again(parts, &account.id, corrupt, now);
-            commit.records.push(letter);
-            page
-        }
-    };
-    let is_new = page.connections.insert(listing.user.clone());
-    let outcome = page.read(&Read {
-        asked: listing.asked,
-        object: &account.object,
-        stamp: listing.stamp,
-        reader: Reader::Bulk,
-    });
-    page.polling
-        .succeed(listing.begun, listing.stamp, listing.slot);
-    let key = token::of_page(listing.user, &account.id);
-    let given = account.token.as_ref();
-    match token::keep(key, given, listing.keys.current(), listing.begun) {
-        Ok(kept) => commit.records.push(kept),
-        Err(error) => return Err(StoreError::Unexpected(error.to_string())),
+    /// When the Pages of this walk are read by themselves if a later walk misses them.
+    fn slot_of_pages(&self, connection: &Connection) -> Millis {
+        let now = self.parts.clock.now();
+        self.next_slot(connection, now).plus(AFTER_WALK)
     }
-    if given.is_some() {
-        if outcome.wants_another {
-            // Later than this one: or it would answer itself.
-            page.polling
-                .ask(now.max(listing.begun.plus(Duration::from_millis(1))));
-        }
-        let is_off = account.object.get("is_webhooks_subscribed") == Some(&Json::Bool(false));
-        if is_new || is_off {
-            subscribe(parts, &account.id, &mut commit, now).await?;
-        }
-    } else {
-        Metrics::count(&parts.metrics.graph, "page_without_token");
-        if page.connections.len() == 1 {
-            page.status = Status::NoToken;
-        }
-    }
-    commit.due.push(DueWrite {
-        subject: Subject::Page(account.id.clone()),
-        due: page.polling.due(),
-    });
-    commit.page = Some(PageWrite {
-        id: account.id.clone(),
-        expected: held.version,
-        page,
-        changes: outcome.changes,
-        at: now,
-    });
-    Ok(commit)
-}
 
-/// Adds to a commit that the Page wants to be subscribed.
-async fn subscribe(
-    parts: &Parts,
-    page: &PageId,
-    commit: &mut Commit,
-    now: Millis,
-) -> Result<(), StoreError> {
-    let key = subscription::key(page);
-    let held = get::<Subscription>(&*parts.store, &key).await?;
-    let (version, mut value) = held.map_or((0, Subscription::default()), |held| {
-        (held.version, held.value)
-    });
-    value.polling.ask(now);
-    commit.due.push(DueWrite {
-        subject: Subject::Subscription(page.clone()),
-        due: value.polling.due(),
-    });
-    commit.records.push(put(key, &value, Some(version), None));
-    Ok(())
+    /// The slot after a walk: of the next local day after a daily one, else the one that stands.
+    pub(super) fn next_slot(&self, connection: &Connection, now: Millis) -> Millis {
+        let begun = connection.walk.as_ref().map_or(now, |walk| walk.begun);
+        let days = &self.parts.days;
+        match connection.polling.slot {
+            Some(slot) if slot <= begun => days.slot_on_next_day(&subject(self.user), begun),
+            Some(slot) => slot,
+            None => days.next_slot(&subject(self.user), now),
+        }
+    }
 }

@@ -84,6 +84,10 @@ pub(super) fn refusal(headers: &HeaderMap, status: StatusCode, word: &str, text:
 
 /// How far the login is: a program waits for the end, a browser looks every second.
 pub(super) async fn progress(oauth: &OAuth, headers: &HeaderMap, id: &GrantId) -> Response {
+    let Ok(_place) = oauth.crowd.followers.try_acquire() else {
+        let text = "Too many people are logging in right now. Please reload the page in a moment.";
+        return refusal(headers, StatusCode::SERVICE_UNAVAILABLE, "too_many", text);
+    };
     let unavailable = |error: &dyn std::fmt::Display| {
         tracing::error!(error = %error, "the progress of a login cannot be read");
         let text = "This cannot be shown right now. Please reload the page in a minute.";

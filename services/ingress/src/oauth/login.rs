@@ -32,6 +32,11 @@ pub(crate) async fn begin(
         let text = "Logins here need an invitation: a link that `pagesync connect url` makes.";
         return answer::refusal(&headers, StatusCode::FORBIDDEN, "not_invited", text);
     }
+    if !oauth.crowd.admits(oauth.clock.now()) {
+        Metrics::count(&oauth.metrics.logins, "too_many");
+        let text = "Too many people are logging in right now. Please try again in a moment.";
+        return answer::refusal(&headers, StatusCode::TOO_MANY_REQUESTS, "too_many", text);
+    }
     match prepare(oauth, &headers).await {
         Ok((address, cookie)) => {
             Metrics::count(&oauth.metrics.logins, "begun");

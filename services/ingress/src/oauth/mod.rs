@@ -11,7 +11,7 @@ pub mod probe;
 mod progress;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::http::{HeaderMap, header};
 use common::clock::Clock;
@@ -20,6 +20,8 @@ use common::custody::{self, Sealer};
 use common::graph::Graph;
 use common::store::Store;
 use common::telemetry::Metrics;
+use model::time::Millis;
+use tokio::sync::Semaphore;
 
 /// The cookie that binds a login to the browser it began in.
 const COOKIE: &str = "pagesync_login";
@@ -36,6 +38,35 @@ pub struct OAuth {
     /// Our own public listener, for the probe.
     own: SocketAddr,
     http: reqwest::Client,
+    crowd: Crowd,
+}
+
+/// What anybody may make us do: each login is a record, each callback many looks at the store.
+#[derive(Debug)]
+struct Crowd {
+    /// The second, and how many logins began in it.
+    // Tiny critical sections, never across an await.
+    begun: Mutex<(u64, u32)>,
+    /// Callbacks that are followed at the same time.
+    followers: Semaphore,
+}
+
+/// Logins that may begin in one second.
+const LOGINS_A_SECOND: u32 = 50;
+/// Callbacks followed at the same time.
+const FOLLOWERS: usize = 64;
+
+impl Crowd {
+    /// Whether one more login may begin now.
+    fn admits(&self, now: Millis) -> bool {
+        let second = now.0 / 1000;
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        if begun.0 != second {
+            *begun = (second, 0);
+        }
+        begun.1 += 1;
+        begun.1 <= LOGINS_A_SECOND
+    }
 }
 
 impl OAuth {
@@ -60,6 +91,10 @@ impl OAuth {
         Ok(Self {
             graph: Graph::new(config, clock.clone())?,
             http: reqwest::Client::new(),
+            crowd: Crowd {
+                begun: Mutex::default(),
+                followers: Semaphore::new(FOLLOWERS),
+            },
             config: config.clone(),
             store,
             sealer,
@@ -81,4 +116,21 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
     let (_, value) = pairs.find(|(name, _)| *name == COOKIE)?;
     let harmless = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     (value.len() == 43 && value.bytes().all(harmless)).then_some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_logins_is_admitted_by_the_second() {
+        let crowd = Crowd {
+            begun: Mutex::default(),
+            followers: Semaphore::new(FOLLOWERS),
+        };
+        let admitted = |now: u64| (0..200).filter(|_| crowd.admits(Millis(now))).count();
+        assert_eq!(admitted(5000), 50);
+        assert_eq!(admitted(5999), 0);
+        assert_eq!(admitted(6000), 50);
+    }
 }

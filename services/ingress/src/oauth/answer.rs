@@ -35,12 +35,13 @@ const CLOSED: [(HeaderName, &str); 4] = [
     ),
 ];
 
-fn html(status: StatusCode, title: &str, refresh: bool, body: &str) -> Response {
-    let refresh = if refresh {
-        r#"<meta http-equiv="refresh" content="1">"#
-    } else {
-        ""
-    };
+/// With a refresh the browser asks for that address a second later. It must be named: Facebook sends
+/// people back with a fragment, and to reload an address with a fragment is to scroll.
+fn html(status: StatusCode, title: &str, refresh: Option<&str>, body: &str) -> Response {
+    let refresh = refresh.map_or_else(String::new, |address| {
+        let address = escape(address);
+        format!(r#"<meta http-equiv="refresh" content="1;url={address}">"#)
+    });
     let text = format!(
         r#"<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">{refresh}<title>{title}</title><style>body{{font:16px/1.5 system-ui,sans-serif;max-width:44rem;margin:3rem auto;padding:0 1rem;color:#1c1e21}}table{{border-collapse:collapse;width:100%}}td,th{{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #ddd}}.bad{{color:#a3182a}}.good{{color:#17663a}}</style></head><body><h1>{title}</h1>{body}</body></html>"#,
     );
@@ -76,14 +77,19 @@ pub(super) fn refusal(headers: &HeaderMap, status: StatusCode, word: &str, text:
             r#"<p class="bad">{}</p><p><a href="/facebook/login">Begin again</a></p>"#,
             escape(text)
         );
-        html(status, "Not connected", false, &body)
+        html(status, "Not connected", None, &body)
     } else {
         as_json(status, &json!({"error": {"code": word, "message": text}}))
     }
 }
 
 /// How far the login is: a program waits for the end, a browser looks every second.
-pub(super) async fn progress(oauth: &OAuth, headers: &HeaderMap, id: &GrantId) -> Response {
+pub(super) async fn progress(
+    oauth: &OAuth,
+    headers: &HeaderMap,
+    id: &GrantId,
+    state: &str,
+) -> Response {
     let Ok(_place) = oauth.crowd.followers.try_acquire() else {
         let text = "Too many people are logging in right now. Please reload the page in a moment.";
         return refusal(headers, StatusCode::SERVICE_UNAVAILABLE, "too_many", text);
@@ -100,7 +106,11 @@ pub(super) async fn progress(oauth: &OAuth, headers: &HeaderMap, id: &GrantId) -
     };
     if wants_html(headers) {
         return match look(oauth, id).await {
-            Ok(progress) => page(oauth, &progress),
+            Ok(progress) => page(
+                oauth,
+                &progress,
+                &format!("/facebook/callback?state={state}"),
+            ),
             Err(error) => unavailable(&error),
         };
     }
@@ -210,12 +220,12 @@ fn about(oauth: &OAuth, connected: &Connected) -> Json {
     })
 }
 
-fn page(oauth: &OAuth, progress: &Progress) -> Response {
+fn page(oauth: &OAuth, progress: &Progress, again: &str) -> Response {
     match progress {
         Progress::Waiting => html(
             StatusCode::OK,
             "Connecting",
-            true,
+            Some(again),
             "<p>Facebook is being asked. This page goes on by itself.</p>",
         ),
         Progress::Failed(why) => {
@@ -223,13 +233,13 @@ fn page(oauth: &OAuth, progress: &Progress) -> Response {
                 r#"<p class="bad">{}</p><p><a href="/facebook/login">Begin again</a></p>"#,
                 escape(why)
             );
-            html(StatusCode::BAD_GATEWAY, "Not connected", false, &body)
+            html(StatusCode::BAD_GATEWAY, "Not connected", None, &body)
         }
-        Progress::Connected(connected) => connected_page(oauth, connected),
+        Progress::Connected(connected) => connected_page(oauth, connected, again),
     }
 }
 
-fn connected_page(oauth: &OAuth, connected: &Connected) -> Response {
+fn connected_page(oauth: &OAuth, connected: &Connected, again: &str) -> Response {
     let connection = &connected.connection;
     let name = connection.name.as_deref().unwrap_or("a person");
     let mut body = format!("<p>Connected as <b>{}</b>.</p>", escape(name));
@@ -274,7 +284,8 @@ fn connected_page(oauth: &OAuth, connected: &Connected) -> Response {
     } else {
         "Connecting"
     };
-    html(StatusCode::OK, title, !connected.complete, &body)
+    let refresh = (!connected.complete).then_some(again);
+    html(StatusCode::OK, title, refresh, &body)
 }
 
 #[cfg(test)]

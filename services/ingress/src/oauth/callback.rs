@@ -41,7 +41,10 @@ pub(crate) async fn end(
     let oauth = &parts.oauth;
     let query = query.map_or_else(|_| Vec::new(), |Query(pairs)| pairs);
     match take(&parts, &headers, &query).await {
-        Ok(id) => answer::progress(oauth, &headers, &id).await,
+        Ok(id) => {
+            let state = one(&query, "state").unwrap_or_default();
+            answer::progress(oauth, &headers, &id, state).await
+        }
         Err((status, word, text)) => {
             Metrics::count(&oauth.metrics.logins, word);
             answer::refusal(&headers, status, word, &text)

@@ -37,6 +37,8 @@ mod redis;
 mod store;
 #[path = "../it/store_index.rs"]
 mod store_index;
+#[path = "../it/subscriptions.rs"]
+mod subscriptions;
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "some of it is for the other test binaries")]
 mod support;

@@ -9,8 +9,8 @@ use serde_json::{Value as Json, json};
 use simulator::visitor::{Decision, Visitor};
 
 use crate::BACKEND;
-use crate::support::deployment::{APP_ID, APP_SECRET};
-use crate::support::facebook::{Connected, Scene, answer, nth};
+use crate::support::deployment::{APP_ID, APP_SECRET, Place, raw};
+use crate::support::facebook::{Connected, Scene, answer, manual, nth};
 use crate::support::{client, eventually};
 
 async fn start() -> Connected {
@@ -364,6 +364,133 @@ async fn b45_each_missing_permission_says_what_does_not_work() {
         .unwrap()
         .value;
     assert!(held.refused.contains("name"), "{held:?}");
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_refused_for_a_missing_permission_is_subscribed_after_the_next_login() {
+    let connected = start().await;
+    let declined = Decision {
+        declined: vec!["pages_manage_metadata".to_owned()],
+        ..Decision::default()
+    };
+    assert_eq!(connected.connect_as(&declined).await.0, 200);
+    assert!(connected.simulator.facebook().installed.is_empty());
+    assert_eq!(connected.connect().await.0, 200);
+    eventually("the subscriptions", || async {
+        let facebook = connected.simulator.facebook();
+        let all = facebook.installed.len() == 3;
+        (all && facebook
+            .installed
+            .values()
+            .all(|fields| fields.contains("name")))
+        .then_some(())
+    })
+    .await;
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_moment_of_facebook_delays_a_login_and_does_not_end_it() {
+    let connected = start().await;
+    let failing = json!({"edge": "GET debug_token", "status": 500, "body": {"error": {"message": "An unknown error occurred", "code": 1}}});
+    connected.reply(&json!([failing]));
+    let (status, body) = connected.connect().await;
+    assert_eq!(
+        (status, body["polling_test"].as_array().unwrap().len()),
+        (200, 3),
+        "{body}"
+    );
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn b40_a_state_is_good_for_ten_minutes() {
+    let scene = Scene {
+        clock: manual(),
+        ..Scene::default()
+    };
+    let connected = Connected::start(BACKEND, scene).await;
+    let mut visitor = Visitor::new().unwrap();
+    let callback = visitor
+        .log_in(&connected.login(), &Decision::default())
+        .await
+        .unwrap()
+        .unwrap();
+    connected.clock.advance(std::time::Duration::from_secs(601));
+    let (status, body) = answer(visitor.get(&callback).await.unwrap()).await;
+    assert_eq!(
+        (status, &body["error"]["code"]),
+        (400, &json!("state_unknown"))
+    );
+    assert_eq!(connected.calls("POST oauth/access_token"), 0);
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_tracked_field_is_shown_with_its_source_and_proof_and_stands_in_the_store() {
+    let connected = start().await;
+    assert_eq!(connected.connect().await.0, 200);
+    let id = model::id::PageId::parse(&nth(1)).unwrap();
+    let (version, page) = connected.deployment.page(&id).await.unwrap();
+    let view = serde_json::to_value(common::pages::view(&id, version, &page)).unwrap();
+    assert_eq!(view["status"], "active");
+    for name in DEFAULT_TRACKED {
+        let field = &view["fields"][name];
+        assert!(!field["value"].is_null(), "{name}: {view}");
+        assert_eq!(field["source"], "poll", "{name}");
+        assert!(
+            field["changed_at"].is_string() && field["proven_at"].is_string(),
+            "{name}"
+        );
+        if let Place::Distributed { redis, .. } = &connected.deployment.place {
+            let key = format!("{{pagesync}}:page:{id}");
+            let plain: String =
+                redis::from_redis_value(raw(redis, &["HGET", &key, name]).await).unwrap();
+            let shown = field["value"]
+                .as_str()
+                .map_or_else(|| field["value"].to_string(), ToOwned::to_owned);
+            assert_eq!(plain.len(), shown.len(), "{name}: {plain}");
+        }
+    }
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_two_people_is_read_with_the_token_that_works() {
+    let scene = Scene {
+        clock: manual(),
+        ..Scene::default()
+    };
+    let connected = Connected::start(BACKEND, scene).await;
+    let bob = json!({"id": "200000000000002", "name": "Bob", "pages": [nth(0)]});
+    let bob: simulator::facebook::Person = serde_json::from_value(bob).unwrap();
+    connected
+        .simulator
+        .facebook()
+        .people
+        .insert(bob.id.clone(), bob);
+    assert_eq!(connected.connect().await.0, 200);
+    let as_bob = Decision {
+        user: "200000000000002".to_owned(),
+        ..Decision::default()
+    };
+    assert_eq!(connected.connect_as(&as_bob).await.0, 200);
+    assert_eq!(connected.page(0).await.connections.len(), 2);
+    for token in connected.simulator.facebook().tokens.values_mut() {
+        if token.user == "200000000000001" {
+            token.dead = Some(460);
+        }
+    }
+    connected.advance(std::time::Duration::from_secs(61));
+    let page = connected.read_again(0).await;
+    assert_eq!(
+        (page.status, page.polling.failures),
+        (Status::Active, 0),
+        "Bob's token reads it"
+    );
+    let page = connected.read_again(1).await;
+    assert_eq!(page.status, Status::NeedsLogin, "only Ada covers this one");
     connected.finish().await;
 }
 

@@ -345,6 +345,13 @@ async fn what_was_disconnected_is_not_written_again_and_its_tokens_are_gone() {
         guard,
         "what was under way cannot commit"
     );
+    // I8: a walk that was under way commits a Page and its token with the guard from before.
+    let late = common::store::Commit {
+        guards: vec![guard],
+        ..common::pages::registration(&PageId::parse("4711").unwrap(), 0, connected.clock.now())
+    };
+    let outcome = store.commit(&[late]).await.unwrap();
+    assert_eq!(outcome, [common::store::Outcome::Stale]);
     assert_eq!(connection::disconnect(store, &user).await.unwrap(), None);
     // The same person may come back.
     assert_eq!(connected.connect().await.0, 200);

@@ -186,3 +186,59 @@ async fn a_page_that_left_the_list_is_asked_for_by_itself_once_a_day() {
     );
     connected.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn days_of_23_and_of_25_hours_have_one_walk_each() {
+    // Berlin changes its clocks in the night of these days.
+    for noon in ["2027-03-27T12:00:00Z", "2027-10-30T12:00:00Z"] {
+        let start: jiff::Timestamp = noon.parse().unwrap();
+        let start = Millis(u64::try_from(start.as_millisecond()).unwrap());
+        let ahead = common::clock::Clock::system().now().until(start);
+        let scene = Scene {
+            extra: &[
+                ("PAGESYNC_TIME_ZONE", "Europe/Berlin"),
+                ("PAGESYNC_POLL_SPREAD", "3h"),
+            ],
+            clock: common::clock::Clock::manual(start),
+            ..Scene::default()
+        };
+        let connected = Connected::start(BACKEND, scene).await;
+        connected.simulator.facebook().ahead += i64::try_from(ahead.as_secs()).unwrap();
+        assert_eq!(connected.connect().await.0, 200);
+        let asked = connected.calls("GET me/accounts");
+        for n in 1..=3 {
+            next_day(&connected).await;
+            assert_eq!(connected.calls("GET me/accounts"), asked + n, "{noon} {n}");
+        }
+        let rows = ledger(&connected).await;
+        let mut days: Vec<&str> = rows.iter().map(|row| row.day.as_str()).collect();
+        days.dedup();
+        assert_eq!((rows.len(), days.len()), (3, 3), "{rows:?}");
+        connected.finish().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daily_poll_of_250_pages_asks_three_times_and_nothing_else() {
+    let scene = Scene {
+        clock: manual(),
+        pages: 250,
+        ..Scene::default()
+    };
+    let connected = Connected::start(BACKEND, scene).await;
+    connected.connect().await;
+    eventually("the first walk and its subscriptions", || async {
+        let settled = connected.simulator.facebook().installed.len() == 250;
+        let walked = connected.connection().await.last.is_some();
+        (settled && walked).then_some(())
+    })
+    .await;
+    connected.simulator.facebook().calls.clear();
+    next_day(&connected).await;
+    let reads: u64 = ["GET me/accounts", "GET {id}", "GET ?ids", "POST batch"]
+        .iter()
+        .map(|edge| connected.calls(edge))
+        .sum();
+    assert!(reads <= 250 / 100 + 2, "{reads} reads of Page data");
+    connected.finish().await;
+}

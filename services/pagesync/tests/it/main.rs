@@ -24,6 +24,7 @@ mod poll;
 mod queue;
 mod store;
 mod store_index;
+mod subscriptions;
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "some of it is for the other test binaries")]
 mod support;

@@ -161,10 +161,6 @@ async fn odd_answers_of_graph_change_nothing_and_are_asked_again() {
             json!({"body": whole, "headers": {"age": "999999"}}),
         ),
         (
-            "B53 a year ahead",
-            json!({"body": whole, "headers": {"date": "Sat, 20 Nov 2027 10:00:00 GMT"}}),
-        ),
-        (
             "a redirect",
             json!({"status": 302, "body": "", "headers": {"location": "http://169.254.169.254/"}}),
         ),
@@ -177,6 +173,12 @@ async fn odd_answers_of_graph_change_nothing_and_are_asked_again() {
         assert_eq!(field(&page, "name"), json!("Page 0"), "{name}");
         assert!(page.polling.failures > 0 && page.polling.wanted(), "{name}");
     }
+    connected.simulator.facebook().ahead += 400 * 24 * 3600;
+    connected.advance(Duration::from_secs(61));
+    let failures = connected.page(0).await.polling.failures;
+    let page = connected.read_again(0).await;
+    assert!(page.polling.failures > failures, "B53 a year ahead of us");
+    connected.simulator.facebook().ahead -= 400 * 24 * 3600;
     connected.advance(Duration::from_secs(61));
     let page = connected.read_again(0).await;
     assert_eq!((page.polling.failures, page.status), (0, Status::Active));
@@ -226,9 +228,32 @@ async fn each_failure_says_what_is_wrong_with_the_page_and_when_it_is_tried_agai
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_dead_page_token_is_replaced_by_a_walk_with_the_persons() {
+    let connected = connected().await;
+    for token in connected.simulator.facebook().tokens.values_mut() {
+        if token.kind == simulator::facebook::Kind::Page(nth(0)) {
+            token.dead = Some(190);
+        }
+    }
+    connected.advance(Duration::from_secs(2 * 3600));
+    let walks = connected.calls("GET me/accounts");
+    connected.read_again(0).await;
+    eventually("the Page to be active again", || async {
+        let page = connected.page(0).await;
+        (page.status == Status::Active && connected.calls("GET me/accounts") == walks + 1)
+            .then_some(())
+    })
+    .await;
+    connected.advance(Duration::from_secs(61));
+    let page = connected.read_again(0).await;
+    assert_eq!((page.status, page.polling.failures), (Status::Active, 0));
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_used_up_limit_stops_every_call_until_it_opens() {
     let connected = connected().await;
-    let error = json!({"message": "(#4) Application request limit reached", "type": "OAuthException", "code": 4});
+    let error = json!({"message": "(#4) Application request limit reached", "type": "OAuthException", "is_transient": true, "code": 4});
     connected.reply(&json!([{"edge": "GET {id}", "status": 403, "body": {"error": error}}]));
     let page = connected.read_again(0).await;
     assert_eq!(page.status, Status::Active, "the Page is not to blame");

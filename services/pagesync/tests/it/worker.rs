@@ -490,3 +490,76 @@ async fn several_workers_on_few_pages_end_with_the_newest_values_and_no_effect_t
         assert!(versions.is_sorted_by(|a, b| a < b), "{versions:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p10_i7_nothing_that_comes_late_revives_a_forgotten_page() {
+    let bench = Bench::new(&[1]).await;
+    let lifecycle = bench.start(bench.store.clone());
+    bench
+        .queue
+        .publish(Lane::Webhooks, &[webhook_job(1, "before")])
+        .await
+        .unwrap();
+    bench.wait_for_name(1, "before").await;
+    let held = bench
+        .store
+        .load(&[page_id(1)])
+        .await
+        .unwrap()
+        .pop()
+        .unwrap();
+    let forget = Commit {
+        page: Some(common::store::PageWrite {
+            id: page_id(1),
+            expected: held.version,
+            page: model::page::Page {
+                status: model::page::Status::Forgotten,
+                ..model::page::Page::default()
+            },
+            changes: Vec::new(),
+            at: Clock::system().now(),
+        }),
+        ..Commit::default()
+    };
+    assert_eq!(
+        bench.store.commit(&[forget]).await.unwrap(),
+        [Outcome::Applied]
+    );
+    // The same delivery again, a newer one, and a poll that was claimed before.
+    let claim = Claim {
+        subject: Subject::Page(page_id(1)),
+        lane: Lane::PollsNow,
+        due: Clock::system().now(),
+    };
+    let late = [webhook_job(1, "before"), webhook_job(1, "after")];
+    bench.queue.publish(Lane::Webhooks, &late).await.unwrap();
+    bench
+        .queue
+        .publish(Lane::PollsNow, &[Job::Poll(claim)])
+        .await
+        .unwrap();
+    bench
+        .queue
+        .publish(Lane::Webhooks, &[webhook_job(2, "unknown")])
+        .await
+        .unwrap();
+    eventually("the lanes to be empty", || async {
+        let webhooks = bench.queue.depth(Lane::Webhooks).await.unwrap().messages;
+        let polls = bench.queue.depth(Lane::PollsNow).await.unwrap().messages;
+        (webhooks + polls == 0).then_some(())
+    })
+    .await;
+    lifecycle.stop();
+    lifecycle.finish().await.unwrap();
+    let after = bench
+        .store
+        .load(&[page_id(1)])
+        .await
+        .unwrap()
+        .pop()
+        .unwrap();
+    assert_eq!(after.version, held.version + 1, "nothing was written");
+    assert!(
+        matches!(after.value, Stored::Page(page) if page.status == model::page::Status::Forgotten && page.registers.is_empty())
+    );
+}

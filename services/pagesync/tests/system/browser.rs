@@ -113,6 +113,10 @@ async fn a_person_logs_in_across_sites_and_another_browser_cannot_finish_it() {
     .await;
     let callback = person.current_url().await.unwrap();
     assert_eq!(callback.host_str(), Some("127.0.0.1"));
+    assert!(
+        !callback.as_str().contains("code="),
+        "the code is gone from the address: {callback}"
+    );
     let hidden = person
         .execute("return document.cookie", Vec::new())
         .await

@@ -5,6 +5,10 @@
     clippy::unwrap_used,
     reason = "a failed unwrap is a failed test, with its line"
 )]
+#![expect(
+    clippy::too_many_lines,
+    reason = "a walk through what Graph refuses reads best whole"
+)]
 
 use axum::Router;
 use axum::extract::Query;

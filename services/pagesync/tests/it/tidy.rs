@@ -68,10 +68,18 @@ fn the_model_is_pure() {
 
 #[test]
 fn the_simulator_knows_nothing_of_ours_and_services_not_of_each_other() {
-    let crates = ["model", "common", "ingress", "worker", "simulator"];
-    let allowed: [(&str, &[&str]); 3] = [
+    let crates = [
+        "model",
+        "common",
+        "ingress",
+        "worker",
+        "scheduler",
+        "simulator",
+    ];
+    let allowed: [(&str, &[&str]); 4] = [
         ("ingress", &["model", "common"]),
         ("worker", &["model", "common"]),
+        ("scheduler", &["model", "common"]),
         ("simulator", &[]),
     ];
     for (service, allowed) in allowed {

@@ -141,6 +141,11 @@ async fn four_workers_under_load_lose_nothing_when_one_is_killed() {
         (&json!("+45 33 123 456"), &json!("poll"))
     );
     assert!(phone["proven_at"].is_string(), "{phone}");
+    let said = project.run(&["logs", "--no-color", "demo-login"]);
+    assert!(
+        said.contains(r#""webhook_test":{"status":"success"}"#),
+        "{said}"
+    );
     let login = client
         .get(format!(
             "http://127.0.0.1:{}/facebook/login",

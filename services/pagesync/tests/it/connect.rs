@@ -146,12 +146,7 @@ async fn the_callback_connects_every_page_and_answers_in_the_shape_of_the_tutori
 #[tokio::test(flavor = "multi_thread")]
 async fn b40_a_state_works_once_in_its_browser_and_nowhere_else() {
     let connected = start().await;
-    let mut visitor = Visitor::new().unwrap();
-    let callback = visitor
-        .log_in(&connected.login(), &Decision::default())
-        .await
-        .unwrap()
-        .unwrap();
+    let (mut visitor, callback) = connected.visit(&Decision::default()).await;
     let code = callback
         .split("code=")
         .nth(1)
@@ -223,12 +218,7 @@ async fn b41_a_person_who_says_no_sees_so_and_nothing_is_kept() {
         (403, &json!("access_denied"))
     );
     // Facebook's other form, with markup where a person would read it.
-    let mut visitor = Visitor::new().unwrap();
-    let callback = visitor
-        .log_in(&connected.login(), &deny)
-        .await
-        .unwrap()
-        .unwrap();
+    let (mut visitor, callback) = connected.visit(&deny).await;
     let state = callback
         .split("state=")
         .nth(1)
@@ -284,12 +274,7 @@ async fn b42_b43_a_code_that_is_not_exchanged_leaves_nothing() {
         assert!(!body.to_string().contains("Sorry"), "{body}");
     }
     for code in ["x".repeat(5000), "a%20b".to_owned(), String::new()] {
-        let mut visitor = Visitor::new().unwrap();
-        let callback = visitor
-            .log_in(&connected.login(), &Decision::default())
-            .await
-            .unwrap()
-            .unwrap();
+        let (mut visitor, callback) = connected.visit(&Decision::default()).await;
         let state = callback
             .split("state=")
             .nth(1)
@@ -411,12 +396,7 @@ async fn b40_a_state_is_good_for_ten_minutes() {
         ..Scene::default()
     };
     let connected = Connected::start(BACKEND, scene).await;
-    let mut visitor = Visitor::new().unwrap();
-    let callback = visitor
-        .log_in(&connected.login(), &Decision::default())
-        .await
-        .unwrap()
-        .unwrap();
+    let (mut visitor, callback) = connected.visit(&Decision::default()).await;
     connected.clock.advance(std::time::Duration::from_secs(601));
     let (status, body) = answer(visitor.get(&callback).await.unwrap()).await;
     assert_eq!(
@@ -564,12 +544,7 @@ async fn a_browser_sees_the_progress_as_a_page_and_names_are_text() {
         .simulator
         .change(&nth(0), evil.as_object().cloned().unwrap())
         .unwrap();
-    let mut visitor = Visitor::new().unwrap();
-    let callback = visitor
-        .log_in(&connected.login(), &Decision::default())
-        .await
-        .unwrap()
-        .unwrap();
+    let (visitor, callback) = connected.visit(&Decision::default()).await;
     let last = eventually("the end of the progress", || {
         let mut visitor = visitor.clone();
         let callback = callback.clone();
@@ -651,12 +626,7 @@ async fn a_second_login_renews_the_connection_and_unticked_pages_are_asked_for_t
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_is_not_begun_twice_by_two_requests_at_once() {
     let connected = start().await;
-    let mut visitor = Visitor::new().unwrap();
-    let callback = visitor
-        .log_in(&connected.login(), &Decision::default())
-        .await
-        .unwrap()
-        .unwrap();
+    let (visitor, callback) = connected.visit(&Decision::default()).await;
     let (mut one, mut two) = (visitor.clone(), visitor);
     let (one, two) = tokio::join!(one.get(&callback), two.get(&callback));
     let (one, two): ((u16, Json), (u16, Json)) =

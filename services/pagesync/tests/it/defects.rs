@@ -7,7 +7,7 @@ use common::store::Kind;
 use model::field::DEFAULT_TRACKED;
 use serde_json::{Value as Json, json};
 use simulator::bytes::{signature_256, signature_sha1};
-use simulator::visitor::{Decision, Visitor};
+use simulator::visitor::Decision;
 
 use crate::BACKEND;
 use crate::support::client;
@@ -274,12 +274,7 @@ async fn defect_12_a_denial_is_called_a_denial() {
         deny: true,
         ..Decision::default()
     };
-    let mut visitor = Visitor::new().unwrap();
-    let callback = visitor
-        .log_in(&connected.login(), &deny)
-        .await
-        .unwrap()
-        .unwrap();
+    let (mut visitor, callback) = connected.visit(&deny).await;
     let (status, body) = answer(visitor.get(&callback).await.unwrap()).await;
     assert_eq!(
         (status, &body["error"]["code"]),

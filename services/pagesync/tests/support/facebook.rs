@@ -190,13 +190,15 @@ impl Connected {
         self.connect_as(&Decision::default()).await
     }
 
-    pub(crate) async fn connect_as(&self, decision: &Decision) -> (u16, Json) {
+    /// A new browser that decided in the dialog, and the address it is sent back to.
+    pub(crate) async fn visit(&self, decision: &Decision) -> (Visitor, String) {
         let mut visitor = Visitor::new().unwrap();
-        let callback = visitor
-            .log_in(&self.login(), decision)
-            .await
-            .unwrap()
-            .unwrap();
+        let sent = visitor.log_in(&self.login(), decision).await;
+        (visitor, sent.unwrap().unwrap())
+    }
+
+    pub(crate) async fn connect_as(&self, decision: &Decision) -> (u16, Json) {
+        let (mut visitor, callback) = self.visit(decision).await;
         answer(visitor.get(&callback).await.unwrap()).await
     }
 

@@ -8,16 +8,15 @@ use std::collections::BTreeMap;
 
 use common::records::dead_letter::{self, Trial};
 use common::records::probe;
-use common::store::{
-    Commit, Corrupt, DueWrite, Outcome, PageWrite, RecordWrite, StoreError, Stored, Versioned,
-};
+use common::store::{Commit, DueWrite, Outcome, PageWrite, StoreError, Stored, Versioned};
 use common::telemetry::{Label, Metrics};
 use model::id::{PageId, Subject};
 use model::job::{Claim, Job, Unreadable, decode_one};
-use model::page::{Change, Observation, Page, Status};
+use model::page::{Change, Observation, Status};
 use model::time::Millis;
 use model::webhook::{EntryId, Intake, RawEntry, intake};
 
+use crate::fresh::start_again;
 use crate::{Parts, poll};
 
 /// What a group of jobs says of one Page.
@@ -259,28 +258,4 @@ fn decide(
             .into_iter()
             .collect(),
     })
-}
-
-/// A Page in place of one that cannot be read, and the dead letter that keeps what stood there.
-pub(crate) fn start_again(
-    parts: &Parts,
-    id: &PageId,
-    corrupt: Corrupt,
-    now: Millis,
-) -> (Page, RecordWrite) {
-    let Corrupt { raw, reason } = corrupt;
-    tracing::error!(page.id = %id, reason, "a stored Page cannot be read; it starts again");
-    Metrics::count(&parts.metrics.dead_letters, "corrupt_page");
-    let mut page = Page {
-        status: Status::Corrupt,
-        ..Page::default()
-    };
-    page.polling.ask(now);
-    let why = format!("Page {id} could not be read from the store: {reason}");
-    let job = Job::Unreadable(Unreadable {
-        body: raw.into_bytes(),
-        reason,
-        received: now,
-    });
-    (page, dead_letter::keep(&job, &why, now, Trial::Settled))
 }

@@ -33,6 +33,8 @@ mod poll;
 #[path = "../it/queue.rs"]
 mod queue;
 mod redis;
+#[path = "../it/scheduler.rs"]
+mod scheduler_alone;
 #[path = "../it/store.rs"]
 mod store;
 #[path = "../it/store_index.rs"]

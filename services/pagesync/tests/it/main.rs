@@ -22,6 +22,8 @@ mod input_table;
 mod limits;
 mod poll;
 mod queue;
+#[path = "scheduler.rs"]
+mod scheduler_alone;
 mod store;
 mod store_index;
 mod subscriptions;

@@ -116,6 +116,11 @@ async fn a_killed_walk_goes_on_where_it_was() {
     })
     .await;
     stage.worker().kill();
+    // The scheduler too, at whatever it was doing: a lease is all it leaves.
+    if let Some(scheduler) = stage.processes.get_mut("scheduler") {
+        scheduler.kill();
+        scheduler.start_again().await;
+    }
     let before = stage.calls();
     assert!(before < 15, "killed in the middle");
     stage.worker().start_again().await;

@@ -13,7 +13,9 @@ use model::id::Subject;
 use model::time::Millis;
 use secrecy::ExposeSecret as _;
 
-use super::{doubled, is_due, limits, save, settle};
+use super::commits::{save, settle};
+use super::limits;
+use super::pace::{doubled, is_due};
 use crate::Parts;
 
 /// The handshake needs ingress to be up: at the first start it may be a moment later than we are.

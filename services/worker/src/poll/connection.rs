@@ -9,9 +9,12 @@ use common::store::{Outcome, StoreError, Versioned};
 use model::id::UserId;
 use model::job::Claim;
 
+use super::change::{Due, subject, update};
+use super::commits::forget_due;
+use super::limits;
+use super::pace::is_due;
 use super::walk::{Job, Stop};
-use super::walked::{Due, skip, subject, update};
-use super::{is_due, limits};
+use super::walked::skip;
 use crate::Parts;
 
 /// Cursors are not kept for longer: an older walk begins anew.
@@ -22,7 +25,7 @@ pub(super) async fn poll(parts: &Parts, user: &UserId, claim: &Claim) -> Result<
     else {
         commit(
             &*parts.store,
-            super::forget_due(subject(user), connection::key(user)),
+            forget_due(subject(user), connection::key(user)),
         )
         .await?;
         return Ok(());

@@ -14,7 +14,9 @@ use model::id::{GrantId, Subject, UserId};
 use model::lane::Lane;
 use model::time::Millis;
 
-use super::{app, doubled, forget_due, limits};
+use super::commits::forget_due;
+use super::pace::doubled;
+use super::{app, limits};
 use crate::Parts;
 
 /// A person waits: the first pauses are short.

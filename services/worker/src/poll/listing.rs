@@ -19,7 +19,7 @@ use model::time::Millis;
 use serde_json::Value as Json;
 
 use crate::Parts;
-use crate::apply::start_again;
+use crate::fresh::start_again;
 
 /// What every Page of a result page has in common.
 pub(super) struct Listing<'a> {

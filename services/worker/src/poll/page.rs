@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use common::custody::{CustodyError, Token};
+use common::custody::Token;
 use common::graph::calls::PageAnswer;
 use common::graph::error::GraphError;
 use common::records::connection::{self, Connection};
-use common::records::{get, quarantine, token, write};
+use common::records::quarantine;
 use common::slots::AFTER_WALK;
 use common::store::{Commit, DueWrite, Key, Outcome, PageWrite, StoreError, Stored, Versioned};
 use common::telemetry::Metrics;
@@ -19,30 +19,16 @@ use model::read::{Read, Reader};
 use model::time::Millis;
 use serde_json::{Map, Value as Json};
 
-use super::{A_DAY, is_due, limits, resume};
+use super::change::ask_for_tokens;
+use super::fields::leave_out;
+use super::limits;
+use super::pace::{A_DAY, is_due, resume};
+use super::tokens::{Candidate, NoToken, candidates, covering};
 use crate::Parts;
-use crate::apply::start_again;
+use crate::fresh::start_again;
 
 /// Fields Graph may refuse in one read before we give up.
 const HEALINGS: usize = 30;
-
-/// Why there is no token for a Page.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NoToken {
-    /// No login covers it, or none gave a token for it.
-    None,
-    /// There is one, sealed with a key we do not have.
-    NoKey,
-}
-
-impl NoToken {
-    pub(super) fn text(self) -> &'static str {
-        match self {
-            Self::None => "no login gives a token for this Page",
-            Self::NoKey => "the token is sealed with a key that is not here",
-        }
-    }
-}
 
 /// A Page as it was read.
 struct Answer {
@@ -57,78 +43,6 @@ enum Attempt {
     NoToken(NoToken),
     Deferred(Millis),
     Failed(GraphError),
-}
-
-/// A token for a Page.
-pub(super) struct Candidate {
-    pub(super) token: Token,
-    /// Whose login gave it.
-    pub(super) user: UserId,
-    /// For commits that are made with it. Read before the token is used.
-    guard: (Key, u64),
-    /// The login works, and listed the Page in its last walk.
-    good: bool,
-}
-
-/// The tokens for a Page, the best first; at least one.
-pub(super) async fn candidates(
-    parts: &Parts,
-    page: &PageId,
-) -> Result<Result<Vec<Candidate>, NoToken>, StoreError> {
-    let store = &*parts.store;
-    let mut why = NoToken::None;
-    let mut found = Vec::new();
-    for user in covering(parts, page).await? {
-        let guard = connection::guard(store, &user).await?;
-        let key = token::of_page(&user, page);
-        let Some(held) = get::<token::Held>(store, &key).await? else {
-            continue;
-        };
-        let keys = parts.keyring.keys();
-        match keys.and_then(|keys| token::open(&key, &held.value, &keys)) {
-            Ok(None) => {}
-            Ok(Some(token)) => {
-                let login = connection::find(store, &user).await?.map(|held| held.value);
-                let good = login.is_some_and(|login| {
-                    let last = login.last.map(|last| last.begun);
-                    login.status == connection::Status::Active && Some(held.value.obtained) >= last
-                });
-                found.push(Candidate {
-                    token,
-                    user,
-                    guard,
-                    good,
-                });
-            }
-            Err(CustodyError::NoKey(_)) => why = NoToken::NoKey,
-            Err(error) => tracing::error!(page.id = %page, error = %error, "a token does not open"),
-        }
-    }
-    found.sort_by_key(|candidate| !candidate.good);
-    Ok(if found.is_empty() {
-        Err(why)
-    } else {
-        Ok(found)
-    })
-}
-
-/// Whose logins cover a Page. One that cannot be read from the store does not say; the tokens do.
-async fn covering(parts: &Parts, id: &PageId) -> Result<Vec<UserId>, StoreError> {
-    let held = parts.store.load(std::slice::from_ref(id)).await?.pop();
-    match held.map(|held| held.value) {
-        Some(Stored::Page(page)) => Ok(page.connections.into_iter().collect()),
-        Some(Stored::Corrupt(_)) => {
-            let mut found = Vec::new();
-            for login in connection::list(&*parts.store).await? {
-                let key = token::of_page(&login.user, id);
-                if parts.store.record(&key).await?.is_some() {
-                    found.push(login.user);
-                }
-            }
-            Ok(found)
-        }
-        Some(Stored::Unknown) | None => Ok(Vec::new()),
-    }
 }
 
 /// What was tried, and with whose token in the end.
@@ -224,7 +138,7 @@ async fn attempt(parts: &Parts, id: &PageId) -> Result<Tried, StoreError> {
                 None,
             ) => {
                 if matches!(error, GraphError::Token { .. }) {
-                    super::walked::ask_for_tokens(parts, &user).await?;
+                    ask_for_tokens(parts, &user).await?;
                 }
                 failed.get_or_insert((error, user, guard));
                 continue;
@@ -274,21 +188,6 @@ async fn read(
     Ok(Err(GraphError::Odd(
         "Graph refuses one field after the other".to_owned(),
     )))
-}
-
-/// Leaves a field out of every read for a week.
-pub(super) async fn leave_out(parts: &Parts, name: &str) -> Result<(), StoreError> {
-    tracing::warn!(
-        field = name,
-        "Graph has no such field: it is left out for a week. Is it in PAGESYNC_FIELDS by mistake?"
-    );
-    Metrics::count(&parts.metrics.graph, "field_left_out");
-    write(
-        &*parts.store,
-        vec![quarantine::leave_out(name, parts.clock.now())],
-    )
-    .await?;
-    Ok(())
 }
 
 /// When the Page is read next if nothing happens: after the walk that covers it, else in a slot of

@@ -12,8 +12,10 @@ use model::id::{PageId, Subject};
 use model::lane::Lane;
 use model::time::Millis;
 
-use super::page::{Candidate, NoToken, candidates};
-use super::{A_DAY, forget_due, is_due, limits, resume, settle};
+use super::commits::{forget_due, settle};
+use super::limits;
+use super::pace::{A_DAY, is_due, resume};
+use super::tokens::{Candidate, NoToken, candidates};
 use crate::Parts;
 
 pub(super) async fn poll(parts: &Parts, page: &PageId, claimed: Millis) -> Result<(), StoreError> {

@@ -16,9 +16,9 @@ use model::field::FieldName;
 use model::id::UserId;
 use model::time::Millis;
 
+use super::change::{Due, subject, update};
+use super::fields::leave_out;
 use super::listing::{Listing, keep};
-use super::page;
-use super::walked::{Due, subject, update};
 use crate::Parts;
 
 /// How long one job walks. What is left is due again at once.
@@ -166,7 +166,7 @@ impl Job<'_> {
                 Err(GraphError::UnknownField(name))
                     if !left_out.contains(&name) && name != "access_token" =>
                 {
-                    page::leave_out(parts, &name).await?;
+                    leave_out(parts, &name).await?;
                 }
                 Err(error) => return Ok(Err(error)),
                 Ok(accounts) => {

@@ -1,24 +1,18 @@
 //! What became of a walk: the next due time, the ledger of daily polls, Pages that were not listed,
 //! failures.
 
-use std::time::Duration;
-
 use common::graph::error::GraphError;
-use common::records::connection::{self, Connection, RESULT_PAGE, Status, Walk, Walked};
+use common::records::connection::{Connection, RESULT_PAGE, Status, Walk, Walked};
 use common::records::{all, commit, run, token};
-use common::store::{
-    Commit, DueWrite, Key, Kind, Outcome, PageWrite, StoreError, Stored, Versioned,
-};
+use common::store::{Commit, DueWrite, Kind, PageWrite, StoreError, Stored, Versioned};
 use model::id::{Subject, UserId};
 use model::page::Status as PageStatus;
 use model::time::Millis;
 
+use super::change::{Due, subject, update};
+use super::pace::{A_DAY, resume};
 use super::walk::Job;
-use super::{A_DAY, resume};
 use crate::Parts;
-
-/// Two walks for new tokens are at least this far apart.
-const BETWEEN_WALKS: Duration = Duration::from_secs(3600);
 
 /// A connection that cannot be used today: its day is skipped, it is looked at again tomorrow.
 pub(super) async fn skip(
@@ -47,10 +41,6 @@ pub(super) async fn skip(
     .map(drop)
 }
 
-pub(super) fn subject(user: &UserId) -> Subject {
-    Subject::Connection(user.clone())
-}
-
 fn row(
     parts: &Parts,
     user: &UserId,
@@ -66,70 +56,6 @@ fn row(
         ended: walked.map(|walked| walked.ended),
         pages: walked.map_or(0, |walked| walked.pages),
         calls: walked.map_or(0, |walked| walked.calls),
-    }
-}
-
-/// What a commit does to the due time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Due {
-    /// The attempt is over: as the connection says.
-    Settle,
-    /// It goes on under the lease of its claim.
-    Leave,
-}
-
-/// A Page's token is dead, and the person's may be alive: a walk gives the Page a new one. At most one
-/// such walk in [`BETWEEN_WALKS`].
-pub(super) async fn ask_for_tokens(parts: &Parts, user: &UserId) -> Result<(), StoreError> {
-    update(parts, user, None, Due::Settle, |connection, _, now| {
-        let long_ago = |at: Millis| at.until(now) > BETWEEN_WALKS;
-        let may = connection.status == Status::Active
-            && connection.walk.is_none()
-            && connection
-                .last
-                .as_ref()
-                .is_some_and(|last| long_ago(last.ended));
-        if may {
-            connection.polling.ask(now);
-        }
-        may
-    })
-    .await
-    .map(drop)
-}
-
-/// Changes a connection and commits, on whatever version it has now. `change` answers whether the
-/// connection is still what the caller thinks it is. `Ok(None)`: it is not.
-pub(super) async fn update(
-    parts: &Parts,
-    user: &UserId,
-    guard: Option<&(Key, u64)>,
-    due: Due,
-    change: impl Fn(&mut Connection, &mut Commit, Millis) -> bool,
-) -> Result<Option<Connection>, StoreError> {
-    loop {
-        let Some(Versioned { version, mut value }) = connection::find(&*parts.store, user).await?
-        else {
-            return Ok(None);
-        };
-        let mut extra = Commit::default();
-        if !change(&mut value, &mut extra, parts.clock.now()) {
-            return Ok(None);
-        }
-        let mut next = connection::save(&value, version);
-        next.records.append(&mut extra.records);
-        next.guards.extend(guard.cloned());
-        if due == Due::Leave {
-            next.due.clear();
-        }
-        if commit(&*parts.store, next).await? == Outcome::Applied {
-            return Ok(Some(value));
-        }
-        if let Some(guard) = guard
-            && connection::guard(&*parts.store, user).await? != *guard
-        {
-            return Ok(None);
-        }
     }
 }
 

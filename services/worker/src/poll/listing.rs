@@ -154,10 +154,12 @@ async fn subscribe(
     let (version, mut value) = held.map_or((0, Subscription::default()), |held| {
         (held.version, held.value)
     });
-    if listing.renewed && (is_off || !value.refused.is_empty() || value.problem.is_some()) {
+    let unsettled = is_off || !value.refused.is_empty() || value.problem.is_some();
+    let renewed = listing.renewed && unsettled;
+    if renewed {
         value.renew();
     }
-    if !value.is_wanted(is_off, &parts.tracked.webhook_fields()) {
+    if !renewed && !value.is_wanted(is_off, &parts.tracked.webhook_fields()) {
         return Ok(());
     }
     value.polling.ask(parts.clock.now());

@@ -238,10 +238,12 @@ fn decide(
     };
     let changes = tried.map_or_else(Vec::new, |tried| {
         page.polling.start(begun);
-        let is_late =
-            page.polling.answered >= Some(begun) && !matches!(tried.attempt, Attempt::Read(_));
+        // A walk that began later has read it, or a login came since: that this attempt came to
+        // nothing is no news.
+        let read_since = page.polling.answered >= Some(begun);
+        let covered_since = page.connections.len() > tried.covering.len();
+        let is_late = !matches!(tried.attempt, Attempt::Read(_)) && (read_since || covered_since);
         if is_late {
-            // A walk that began later has read it: that this attempt failed is no news.
             return Vec::new();
         }
         take(parts, id, &mut page, (begun, slot), &tried.attempt)

@@ -338,7 +338,11 @@ fn read_file(path: &Path) -> Result<Keys, CustodyError> {
         return Err(failed("others may read it: chmod 600".to_owned()));
     }
     let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
-    Keys::parse(&text)
+    Keys::parse(&text).map_err(|error| {
+        failed(format!(
+            "{error}; put back a copy, or move it away and let people log in again"
+        ))
+    })
 }
 
 /// Writes the key file so that a crash leaves the old or the new one.

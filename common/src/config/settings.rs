@@ -236,7 +236,7 @@ pub const SETTINGS: [Setting; 30] = [
         "PAGESYNC_VERIFY_AFTER",
         "10s",
         "a number with s, m or h",
-        "How long after a webhook its Page is read, to have the last word.",
+        "How long after a webhook its Page is read, to have the last word; a Page is read at most once a minute.",
     ),
     plain(
         "PAGESYNC_TIME_ZONE",
@@ -275,6 +275,7 @@ pub fn env_example() -> String {
     let mut text = String::from(
         "# Every setting of pagesync. Copy to .env and fill in. .env is read from the directory pagesync is\n\
          # started in; the real environment wins over it.\n\
+         # A value with spaces, quotes or $ stands in '...': a bare $NAME is replaced.\n\
          # Any setting may also be read from a file: KEY_FILE=/path instead of KEY=.\n\
          # Made by `pagesync config example`; a test keeps it so.\n",
     );

@@ -162,7 +162,15 @@ impl Graph {
         };
         let begun = Instant::now();
         let response = builder.send().await.map_err(|error| network(&error))?;
-        self.read(response, begun).await
+        let answer = self.read(response, begun).await;
+        answer.map_err(|error| match (error, caller) {
+            // The app's own token is its id and its secret.
+            (GraphError::Token { .. }, Caller::App) => {
+                let what = "FACEBOOK_APP_ID and FACEBOOK_APP_SECRET do not belong together";
+                GraphError::Configuration(what.to_owned())
+            }
+            (error, _) => error,
+        })
     }
 
     async fn read(

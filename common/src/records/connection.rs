@@ -82,6 +82,36 @@ pub struct Connection {
     pub result_page: usize,
 }
 
+/// A permission that was not given, and what does not work without it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Missing {
+    /// Its name.
+    pub permission: String,
+    /// What does not work.
+    pub consequence: &'static str,
+}
+
+impl Connection {
+    /// The permissions of `wanted` that the person did not give.
+    pub fn missing(&self, wanted: &[String]) -> Vec<Missing> {
+        let absent = wanted.iter().filter(|scope| !self.scopes.contains(scope));
+        absent
+            .map(|permission| Missing {
+                permission: permission.clone(),
+                consequence: match permission.as_str() {
+                    "pages_show_list" => "no Page can be found",
+                    "pages_read_engagement" => "the fields of Pages cannot be read",
+                    "pages_manage_metadata" => {
+                        "no webhook arrives: changes are seen at the daily poll only"
+                    }
+                    "business_management" => "Pages that belong to a business are not listed",
+                    _ => "what needs it does not work",
+                },
+            })
+            .collect()
+    }
+}
+
 /// Pages asked for at once, unless Facebook wants less.
 pub const RESULT_PAGE: usize = 100;
 

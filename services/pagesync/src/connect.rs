@@ -30,8 +30,8 @@ pub async fn run(
     match (command, store) {
         (ConnectCommand::Url { days }, _) => output::print(&url(config, days)?),
         (ConnectCommand::Simulated { ingress }, _) => simulated(config, &ingress).await,
-        (ConnectCommand::List, Some(store)) => list(store, format).await,
-        (ConnectCommand::Show { id }, Some(store)) => show(store, &id, format).await,
+        (ConnectCommand::List, Some(store)) => list(config, store, format).await,
+        (ConnectCommand::Show { id }, Some(store)) => show(config, store, &id, format).await,
         (ConnectCommand::Disconnect { id, dry_run }, Some(store)) => {
             disconnect(config, store, &id, dry_run).await
         }
@@ -66,8 +66,12 @@ fn url(config: &Config, days: u64) -> anyhow::Result<String> {
     }
 }
 
-async fn list(store: &dyn Store, format: Format) -> anyhow::Result<()> {
-    let rows: Vec<(Vec<String>, Json)> = connection::list(store).await?.iter().map(row).collect();
+async fn list(config: &Config, store: &dyn Store, format: Format) -> anyhow::Result<()> {
+    let rows: Vec<(Vec<String>, Json)> = connection::list(store)
+        .await?
+        .iter()
+        .map(|connection| row(config, connection))
+        .collect();
     listing(
         format,
         &[
@@ -83,10 +87,16 @@ async fn list(store: &dyn Store, format: Format) -> anyhow::Result<()> {
     )
 }
 
-fn row(connection: &Connection) -> (Vec<String>, Json) {
+fn row(config: &Config, connection: &Connection) -> (Vec<String>, Json) {
     let pages = connection.last.as_ref().map(|last| last.pages);
     let last = connection.last.as_ref().map(|last| rfc3339(last.ended));
     let next = connection.polling.due().map(|(_, at)| rfc3339(at));
+    let missing = connection.missing(&config.scopes);
+    let lacks = missing
+        .iter()
+        .map(|lacking| format!("{} is missing: {}", lacking.permission, lacking.consequence));
+    let problems: Vec<String> = connection.problem.iter().cloned().chain(lacks).collect();
+    let problem = (!problems.is_empty()).then(|| problems.join("; "));
     let shown = |text: Option<String>| text.map_or("-".to_owned(), |text| harmless(&text));
     let cells = vec![
         connection.user.to_string(),
@@ -95,11 +105,11 @@ fn row(connection: &Connection) -> (Vec<String>, Json) {
         shown(pages.map(|pages| pages.to_string())),
         shown(last.clone()),
         shown(next.clone()),
-        shown(connection.problem.clone()),
+        shown(problem.clone()),
     ];
     let json = json!({
         "id": connection.user, "name": connection.name, "status": connection.status, "pages": pages,
-        "last_walk": last, "next": next, "problem": connection.problem,
+        "last_walk": last, "next": next, "problem": problem, "missing_permissions": missing,
         "permissions": connection.scopes, "connected_at": rfc3339(connection.connected),
         "expires_at": connection.expires.map(rfc3339),
         "data_access_expires_at": connection.data_access_expires.map(rfc3339),
@@ -108,11 +118,11 @@ fn row(connection: &Connection) -> (Vec<String>, Json) {
     (cells, json)
 }
 
-async fn show(store: &dyn Store, id: &str, format: Format) -> anyhow::Result<()> {
+async fn show(config: &Config, store: &dyn Store, id: &str, format: Format) -> anyhow::Result<()> {
     let user = parse(id)?;
     let held = connection::find(store, &user).await?;
     let held = held.with_context(|| format!("nobody connected as {user}"))?;
-    let (_, mut json) = row(&held.value);
+    let (_, mut json) = row(config, &held.value);
     let tokens = all::<token::Held>(store, Kind::PageToken, &token::prefix(&user)).await?;
     let covered: Vec<String> = tokens
         .iter()

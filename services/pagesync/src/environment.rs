@@ -27,12 +27,23 @@ pub fn snapshot() -> anyhow::Result<Environment> {
     Ok(environment)
 }
 
-fn read_dotenv(path: &Path) -> anyhow::Result<Environment> {
+/// The settings in a file of `KEY=value` lines; none if there is no such file.
+pub(crate) fn read_dotenv(path: &Path) -> anyhow::Result<Environment> {
     match dotenvy::from_path_iter(path) {
-        Ok(lines) => lines.collect::<Result<_, _>>().map_err(|_| {
-            // dotenvy's message repeats the line, which may hold a secret.
-            anyhow::anyhow!("{} has a line that is not KEY=value", path.display())
-        }),
+        Ok(lines) => {
+            let mut read = Environment::new();
+            let mut last = "the beginning".to_owned();
+            for line in lines {
+                // dotenvy's message repeats the line, which may hold a secret.
+                let (key, value) = line.map_err(|_| {
+                    let file = path.display();
+                    anyhow::anyhow!("{file} has a line after {last} that is not KEY=value: put a value with spaces, quotes or $ into '...'")
+                })?;
+                last.clone_from(&key);
+                read.insert(key, value);
+            }
+            Ok(read)
+        }
         Err(dotenvy::Error::Io(error)) if error.kind() == ErrorKind::NotFound => {
             Ok(Environment::new())
         }

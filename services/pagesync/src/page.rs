@@ -89,7 +89,10 @@ async fn add(store: &dyn Store, ids: &[String], dry_run: bool) -> anyhow::Result
 async fn poll(store: &dyn Store, ids: &[String], dry_run: bool) -> anyhow::Result<()> {
     let ids: Vec<PageId> = ids.iter().map(|id| parse(id)).collect::<Result<_, _>>()?;
     for id in ids {
-        load(store, id.as_str()).await?;
+        let (_, _, page) = load(store, id.as_str()).await?;
+        if page.connections.is_empty() {
+            bail!("no login covers Page {id}: `pagesync connect url` says where to connect it");
+        }
         let line = if dry_run {
             format!("would read Page {id}")
         } else {

@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use common::config::{Config, Environment, Role};
 
+use crate::environment::read_dotenv;
 use crate::{init, output};
 
 /// Asks on standard error, reads standard input, writes `.env`.
@@ -26,7 +27,7 @@ pub fn run() -> anyhow::Result<()> {
         "",
     )?;
     let zone = ask("Time zone of the daily poll", "UTC")?;
-    let address = address.trim_end_matches('/');
+    let address = origin(&address)?;
     let verify_token = init::random()?;
     let settings = [
         ("FACEBOOK_APP_ID", app_id),
@@ -50,21 +51,57 @@ pub fn run() -> anyhow::Result<()> {
     Config::read(&environment, Role::Up)?;
     let lines = settings
         .iter()
-        .map(|(key, value)| format!("{key}={value}\n"));
+        .map(|(key, value)| format!("{key}={}\n", quoted(value)));
     let text: String = std::iter::once(
         "# Written by `pagesync init`; every setting is in .env.example.\n".to_owned(),
     )
     .chain(lines)
     .collect();
     init::write(path, &text)?;
+    let read = read_dotenv(path)?;
+    for (key, value) in &settings {
+        if read.get(*key) != Some(value) {
+            bail!(
+                "{key} cannot be written into .env so that it is read back the same: give it by {key}_FILE"
+            );
+        }
+    }
     output::print(&format!(
         "wrote .env (mode 0600). At developers.facebook.com, in the app's dashboard:\n\
          \x20 Facebook Login, Valid OAuth Redirect URIs:   {address}/facebook/callback\n\
          \x20 App settings, Basic, App domains:            {}\n\
          The webhook is set up by pagesync itself at the first start: {address}/facebook/webhook\n\
          Then: `pagesync up`, and open {address}/facebook/login to connect Pages.",
-        address.split_once("://").map_or(address, |(_, host)| host)
+        reqwest::Url::parse(&address)?
+            .host_str()
+            .unwrap_or_default()
     ))
+}
+
+/// Scheme, host and port of an address, and nothing else.
+fn origin(address: &str) -> anyhow::Result<String> {
+    let url = reqwest::Url::parse(address).ok();
+    let url = url.filter(|url| url.path() == "/" && url.query().is_none() && url.has_host());
+    let url = url.context(
+        "the address of this deployment is a scheme and a host, such as https://bot.example",
+    )?;
+    Ok(url.origin().ascii_serialization())
+}
+
+/// A value as `.env` has it: in quotes where a character could mean something there.
+fn quoted(value: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || ":/._-@".contains(c);
+    if value.chars().all(plain) {
+        value.to_owned()
+    } else if value.contains('\'') {
+        let escaped = value
+            .replace('\\', "\\\\")
+            .replace('"', "\\\"")
+            .replace('$', "\\$");
+        format!("\"{escaped}\"")
+    } else {
+        format!("'{value}'")
+    }
 }
 
 fn ask(question: &str, default: &str) -> anyhow::Result<String> {

@@ -59,64 +59,110 @@ pub async fn start(config: &Config, role: Role) -> anyhow::Result<Running> {
     start_at(config, role, Clock::system()).await
 }
 
+/// What the tasks of a process share.
+struct Ground {
+    backends: Backends,
+    lifecycle: Lifecycle,
+    metrics: Metrics,
+    clock: Clock,
+}
+
 /// Starts a role's tasks on a clock of the caller's.
 pub async fn start_at(config: &Config, role: Role, clock: Clock) -> anyhow::Result<Running> {
-    let (lifecycle, metrics) = (Lifecycle::default(), Metrics::default());
     let backends = Backends::open(config, role.name(), Access::Owner, clock.clone()).await?;
-    let (queue, store) = (backends.queue.clone(), backends.store.clone());
-    let face = matches!(role, Role::Up | Role::Ingress);
+    let ground = Ground {
+        backends,
+        lifecycle: Lifecycle::default(),
+        metrics: Metrics::default(),
+        clock,
+    };
     // Ingress takes webhooks without the store: it must not wait for it, nor look at its settings.
     if role != Role::Ingress {
-        backends.check().await?;
+        ground.backends.check().await?;
     }
     let mut public = None;
-    if face {
-        let listener = bind(config.listen, "PAGESYNC_LISTEN").await?;
-        let own = listener.local_addr()?;
-        public = Some(own);
-        // Connects ahead of the first publish.
-        queue.is_ready();
-        let oauth = OAuth::new(config, store.clone(), metrics.clone(), clock.clone(), own);
-        let oauth = oauth.map_err(anyhow::Error::msg)?;
-        let parts =
-            ingress::Parts::new(config, queue.clone(), oauth, metrics.clone(), clock.clone());
-        lifecycle.spawn("ingress", ingress::run(parts, listener, lifecycle.clone()));
+    if matches!(role, Role::Up | Role::Ingress) {
+        public = Some(face(config, &ground).await?);
     }
     if matches!(role, Role::Up | Role::Worker) {
-        let things = (queue.clone(), store.clone());
-        let parts = worker::Parts::new(
-            config,
-            things,
-            metrics.clone(),
-            clock.clone(),
-            lifecycle.clone(),
-        );
-        let parts = parts.map_err(anyhow::Error::msg)?;
-        lifecycle.spawn("worker", worker::run(parts));
+        work(config, &ground)?;
     }
     if matches!(role, Role::Up | Role::Scheduler) {
-        let parts = scheduler::Parts {
-            queue: queue.clone(),
-            store: store.clone(),
-            metrics: metrics.clone(),
-            clock,
-        };
-        lifecycle.spawn("scheduler", scheduler::run(parts, lifecycle.clone()));
+        schedule(&ground);
     }
+    let private = watch(config, role, &ground).await?;
+    Ok(Running {
+        public,
+        private,
+        lifecycle: ground.lifecycle,
+        metrics: ground.metrics,
+        backends: ground.backends,
+    })
+}
+
+/// Starts ingress; answers with where it listens.
+async fn face(config: &Config, ground: &Ground) -> anyhow::Result<SocketAddr> {
+    let listener = bind(config.listen, "PAGESYNC_LISTEN").await?;
+    let own = listener.local_addr()?;
+    let (metrics, clock) = (ground.metrics.clone(), ground.clock.clone());
+    let Backends { queue, store, .. } = ground.backends.clone();
+    let lifecycle = ground.lifecycle.clone();
+    // Connects ahead of the first publish.
+    queue.is_ready();
+    let oauth = OAuth::new(
+        config,
+        store,
+        metrics.clone(),
+        clock.clone(),
+        own,
+        lifecycle.clone(),
+    );
+    let oauth = oauth.map_err(anyhow::Error::msg)?;
+    let parts = ingress::Parts::new(config, queue, oauth, metrics, clock);
+    let serving = ingress::run(parts, listener, lifecycle.clone());
+    lifecycle.spawn("ingress", serving);
+    Ok(own)
+}
+
+fn work(config: &Config, ground: &Ground) -> anyhow::Result<()> {
+    let Backends { queue, store, .. } = ground.backends.clone();
+    let (metrics, clock) = (ground.metrics.clone(), ground.clock.clone());
+    let lifecycle = ground.lifecycle.clone();
+    let parts = worker::Parts::new(config, (queue, store), metrics, clock, lifecycle);
+    let parts = parts.map_err(anyhow::Error::msg)?;
+    ground.lifecycle.spawn("worker", worker::run(parts));
+    Ok(())
+}
+
+fn schedule(ground: &Ground) {
+    let Backends { queue, store, .. } = ground.backends.clone();
+    let parts = scheduler::Parts {
+        queue,
+        store,
+        metrics: ground.metrics.clone(),
+        clock: ground.clock.clone(),
+    };
+    let running = scheduler::run(parts, ground.lifecycle.clone());
+    ground.lifecycle.spawn("scheduler", running);
+}
+
+/// Starts the private listener, and what ends the process with its queue or store; answers with where
+/// the listener is.
+async fn watch(config: &Config, role: Role, ground: &Ground) -> anyhow::Result<SocketAddr> {
+    let Backends {
+        queue,
+        store,
+        ended,
+    } = ground.backends.clone();
     let listener = bind(config.operator_listen, "PAGESYNC_OPERATOR_LISTEN").await?;
     let private = listener.local_addr()?;
     let works_on_store = (role != Role::Ingress).then_some(store);
-    let router = private_router(
-        metrics.clone(),
-        queue.clone(),
-        readiness(queue, works_on_store),
-    );
-    lifecycle.spawn(
-        "private listener",
-        serve(listener, router, lifecycle.clone()),
-    );
-    let (watching, ended) = (lifecycle.clone(), backends.ended.clone());
-    lifecycle.spawn("queue and store", async move {
+    let ready = readiness(queue.clone(), works_on_store);
+    let router = private_router(ground.metrics.clone(), queue, ready);
+    let serving = serve(listener, router, ground.lifecycle.clone());
+    ground.lifecycle.spawn("private listener", serving);
+    let watching = ground.lifecycle.clone();
+    ground.lifecycle.spawn("queue and store", async move {
         tokio::select! {
             // First: once the process ends, so do they, and that is no failure.
             biased;
@@ -124,13 +170,7 @@ pub async fn start_at(config: &Config, role: Role, clock: Clock) -> anyhow::Resu
             () = ended.cancelled() => Err("a task behind them ended"),
         }
     });
-    Ok(Running {
-        public,
-        private,
-        lifecycle,
-        metrics,
-        backends,
-    })
+    Ok(private)
 }
 
 async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
@@ -199,6 +239,7 @@ pub async fn simulator(config: &Config) -> anyhow::Result<()> {
             .map_err(anyhow::Error::msg)?;
     }
     let listener = bind(config.simulator_listen, "PAGESYNC_SIMULATOR_LISTEN").await?;
+    tracing::info!(listen = %listener.local_addr()?, "a simulated Facebook is listening; what it knows is in memory");
     let lifecycle = Lifecycle::default();
     let serving = lifecycle.clone();
     lifecycle.spawn("simulator", async move {

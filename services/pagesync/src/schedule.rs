@@ -3,7 +3,7 @@
 use common::config::Config;
 use common::pages::rfc3339;
 use common::records::run::Run;
-use common::records::{all, throttle};
+use common::records::{all, app, get, throttle};
 use common::store::{Kind, Store, Versioned};
 use model::lane::Lane;
 use serde_json::{Value as Json, json};
@@ -29,11 +29,17 @@ pub async fn run(config: &Config, store: &dyn Store, format: Format) -> anyhow::
     // Their ids begin with the day.
     runs.reverse();
     runs.truncate(SHOWN);
-    let app = throttle::find(store, throttle::APP).await?;
+    let limits = throttle::find(store, throttle::APP).await?;
+    let now = common::clock::Clock::system().now();
+    let own = get::<app::App>(store, &app::key())
+        .await?
+        .map(|held| held.value)
+        .unwrap_or_default();
     let json = json!({
+        "webhooks_problem": own.problem,
         "due": due.iter().map(|(lane, subject, at)| json!({"lane": lane, "subject": subject, "at": rfc3339(*at)})).collect::<Vec<_>>(),
         "runs": runs.iter().map(row).collect::<Vec<_>>(),
-        "closed_until": (app.closed_until.0 > 0).then(|| rfc3339(app.closed_until)),
+        "closed_until": (limits.closed_until.0 > 0).then(|| rfc3339(limits.closed_until)),
     });
     output::print(&output::one(format, &json, || {
         let due = output::table(
@@ -55,9 +61,20 @@ pub async fn run(config: &Config, store: &dyn Store, format: Format) -> anyhow::
                 ]
             }),
         );
-        let slot = config.days.day(common::clock::Clock::system().now());
+        let slot = config.days.day(now);
+        let limited = limits.closed_until > now;
+        let until = rfc3339(limits.closed_until);
+        let limit = if limited {
+            format!("Facebook limits calls until {until}: nothing is published before.\n")
+        } else {
+            String::new()
+        };
+        let problem = own.problem.as_ref();
+        let trouble = problem.map_or_else(String::new, |problem| {
+            format!("No webhooks: {}\n", output::harmless(problem))
+        });
         format!(
-            "Due next (the first {SHOWN} of each lane; local day {slot})\n{due}\n\nDaily polls, newest first\n{runs}"
+            "{limit}{trouble}Due next (the first {SHOWN} of each lane; local day {slot})\n{due}\n\nDaily polls, newest first\n{runs}"
         )
     }))
 }

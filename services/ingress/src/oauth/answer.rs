@@ -7,14 +7,17 @@ use std::time::Duration;
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use common::records::connection::Status;
+use common::store::StoreError;
 use model::id::GrantId;
 use serde_json::{Value as Json, json};
 
-use super::progress::{Connected, Progress, Row, look, missing};
+use super::progress::{Connected, Progress, Row, look, rows};
 use super::{OAuth, probe};
 
 /// How long a program waits for the login to be complete.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// Pages shown to a person.
+const SHOWN: usize = 200;
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -73,10 +76,10 @@ fn escape(text: &str) -> String {
 /// A login that did not work.
 pub(super) fn refusal(headers: &HeaderMap, status: StatusCode, word: &str, text: &str) -> Response {
     if wants_html(headers) {
-        let body = format!(
-            r#"<p class="bad">{}</p><p><a href="/facebook/login">Begin again</a></p>"#,
-            escape(text)
-        );
+        let mut body = format!(r#"<p class="bad">{}</p>"#, escape(text));
+        if word != "not_invited" {
+            body.push_str(r#"<p><a href="/facebook/login">Begin again</a></p>"#);
+        }
         html(status, "Not connected", None, &body)
     } else {
         as_json(status, &json!({"error": {"code": word, "message": text}}))
@@ -106,26 +109,33 @@ pub(super) async fn progress(
     };
     if wants_html(headers) {
         return match look(oauth, id).await {
-            Ok(progress) => page(
-                oauth,
-                &progress,
-                &format!("/facebook/callback?state={state}"),
-            ),
+            Ok(progress) => {
+                let again = format!("/facebook/callback?state={state}");
+                let shown = page(oauth, &progress, &again).await;
+                shown.unwrap_or_else(|error| unavailable(&error))
+            }
             Err(error) => unavailable(&error),
         };
     }
     let (progress, probed) = tokio::join!(wait(oauth, id), probe::test(oauth));
     match progress {
-        Ok(progress) => program(oauth, &progress, probed),
+        Ok(progress) => {
+            let answer = program(oauth, &progress, probed).await;
+            answer.unwrap_or_else(|error| unavailable(&error))
+        }
         Err(error) => unavailable(&error),
     }
 }
 
-async fn wait(oauth: &OAuth, id: &GrantId) -> Result<Progress, common::store::StoreError> {
+async fn wait(oauth: &OAuth, id: &GrantId) -> Result<Progress, StoreError> {
     let until = tokio::time::Instant::now() + PATIENCE;
     let mut tick = tokio::time::interval(LOOK);
     loop {
-        tick.tick().await;
+        tokio::select! {
+            _ = tick.tick() => {}
+            // The process ends: what is known now is the answer.
+            () = oauth.lifecycle.stopping() => return look(oauth, id).await,
+        }
         let progress = look(oauth, id).await?;
         let ended = match &progress {
             Progress::Waiting => false,
@@ -139,7 +149,11 @@ async fn wait(oauth: &OAuth, id: &GrantId) -> Result<Progress, common::store::St
 }
 
 /// The answer of the seed, and what else there is to know under `connection`.
-fn program(oauth: &OAuth, progress: &Progress, probed: Result<(), String>) -> Response {
+async fn program(
+    oauth: &OAuth,
+    progress: &Progress,
+    probed: Result<(), String>,
+) -> Result<Response, StoreError> {
     let test = match probed {
         Ok(()) => json!({"status": "success"}),
         Err(message) => json!({"status": "error", "message": message}),
@@ -148,7 +162,7 @@ fn program(oauth: &OAuth, progress: &Progress, probed: Result<(), String>) -> Re
         let body = json!({"pages": {"data": [], "paging": {}}, "webhook_test": test.clone(), "polling_test": [], "connection": connection});
         as_json(status, &body)
     };
-    match progress {
+    Ok(match progress {
         Progress::Waiting => {
             let text = "no worker has taken this login yet; it goes on as soon as one does";
             empty(
@@ -161,7 +175,8 @@ fn program(oauth: &OAuth, progress: &Progress, probed: Result<(), String>) -> Re
             json!({"status": "error", "message": why}),
         ),
         Progress::Connected(connected) => {
-            let pages: Vec<Json> = connected.pages.iter().map(|row| plain(&row.view)).collect();
+            let rows = rows_of(oauth, connected, usize::MAX).await?;
+            let pages: Vec<Json> = rows.iter().map(|row| plain(&row.view)).collect();
             let result = |row: &Row| {
                 let result = match (&connection_problem(connected), row.read) {
                     (_, true) => json!({"status": "success"}),
@@ -170,7 +185,7 @@ fn program(oauth: &OAuth, progress: &Progress, probed: Result<(), String>) -> Re
                 };
                 json!({"page_id": row.view.id, "result": result})
             };
-            let polled: Vec<Json> = connected.pages.iter().map(result).collect();
+            let polled: Vec<Json> = rows.iter().map(result).collect();
             let body = json!({
                 "pages": {"data": pages, "paging": {}},
                 "webhook_test": test,
@@ -179,6 +194,19 @@ fn program(oauth: &OAuth, progress: &Progress, probed: Result<(), String>) -> Re
             });
             as_json(StatusCode::OK, &body)
         }
+    })
+}
+
+/// Its Pages, once they are all there.
+async fn rows_of(
+    oauth: &OAuth,
+    connected: &Connected,
+    most: usize,
+) -> Result<Vec<Row>, StoreError> {
+    if connected.walked {
+        rows(oauth, connected, most).await
+    } else {
+        Ok(Vec::new())
     }
 }
 
@@ -216,12 +244,13 @@ fn about(oauth: &OAuth, connected: &Connected) -> Json {
         "user_id": connection.user,
         "status": status,
         "problem": connection.problem,
-        "missing_permissions": missing(&oauth.config.scopes, &connection.scopes),
+        "webhooks": connected.webhooks.clone().map_or(json!({"status": "success"}), |problem| json!({"status": "error", "message": problem})),
+        "missing_permissions": connection.missing(&oauth.config.scopes),
     })
 }
 
-fn page(oauth: &OAuth, progress: &Progress, again: &str) -> Response {
-    match progress {
+async fn page(oauth: &OAuth, progress: &Progress, again: &str) -> Result<Response, StoreError> {
+    Ok(match progress {
         Progress::Waiting => html(
             StatusCode::OK,
             "Connecting",
@@ -235,15 +264,18 @@ fn page(oauth: &OAuth, progress: &Progress, again: &str) -> Response {
             );
             html(StatusCode::BAD_GATEWAY, "Not connected", None, &body)
         }
-        Progress::Connected(connected) => connected_page(oauth, connected, again),
-    }
+        Progress::Connected(connected) => {
+            let rows = rows_of(oauth, connected, SHOWN).await?;
+            connected_page(oauth, connected, &rows, again)
+        }
+    })
 }
 
-fn connected_page(oauth: &OAuth, connected: &Connected, again: &str) -> Response {
+fn connected_page(oauth: &OAuth, connected: &Connected, rows: &[Row], again: &str) -> Response {
     let connection = &connected.connection;
     let name = connection.name.as_deref().unwrap_or("a person");
     let mut body = format!("<p>Connected as <b>{}</b>.</p>", escape(name));
-    for lacking in missing(&oauth.config.scopes, &connection.scopes) {
+    for lacking in connection.missing(&oauth.config.scopes) {
         let _ = write!(
             body,
             r#"<p class="bad">The permission {} was not given: {}.</p>"#,
@@ -254,28 +286,40 @@ fn connected_page(oauth: &OAuth, connected: &Connected, again: &str) -> Response
     if let Some(problem) = &connection.problem {
         let _ = write!(body, r#"<p class="bad">{}</p>"#, escape(problem));
     }
-    if connected.complete || !connected.pages.is_empty() {
+    if let Some(problem) = connected.webhooks.as_ref().filter(|_| connected.complete) {
+        let _ = write!(
+            body,
+            r#"<p class="bad">No webhooks: {}</p>"#,
+            escape(problem)
+        );
+    }
+    if connected.walked {
         let _ = write!(
             body,
             "<p>{} Pages</p><table><tr><th>Page</th><th>Id</th><th>State</th></tr>",
-            connected.pages.len()
+            connection.last.as_ref().map_or(0, |last| last.pages)
         );
-        for row in &connected.pages {
+        for row in rows {
             let name = row
                 .view
                 .fields
                 .get("name")
                 .and_then(|field| field.value.as_str());
             let state = if row.read { "read" } else { "waiting" };
+            let fine = row.read && row.view.status == model::page::Status::Active;
+            let class = if fine { "good" } else { "bad" };
             let _ = write!(
                 body,
-                r#"<tr><td>{}</td><td>{}</td><td class="good">{state}, {}</td></tr>"#,
+                r#"<tr><td>{}</td><td>{}</td><td class="{class}">{state}, {}</td></tr>"#,
                 escape(name.unwrap_or("")),
                 row.view.id,
                 row.view.status
             );
         }
         body.push_str("</table>");
+        if rows.len() >= SHOWN {
+            body.push_str("<p>The rest: <code>pagesync page list</code></p>");
+        }
     } else {
         body.push_str("<p>Looking for your Pages. This page goes on by itself.</p>");
     }

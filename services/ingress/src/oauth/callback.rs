@@ -204,9 +204,19 @@ async fn exchange(
             } else {
                 StatusCode::BAD_REQUEST
             };
-            let text = "Facebook did not accept the login. Please begin again at /facebook/login.";
+            let (word, text) = if passes {
+                (
+                    "facebook_unavailable",
+                    "Facebook does not answer right now. Please begin again at /facebook/login in a minute.",
+                )
+            } else {
+                (
+                    "exchange_failed",
+                    "Facebook did not accept the login. Please begin again at /facebook/login.",
+                )
+            };
             settle(oauth, id, version, login, Stage::Failed(text.to_owned())).await?;
-            return Err((status, "exchange_failed", text.to_owned()));
+            return Err((status, word, text.to_owned()));
         }
     };
     let sealed = oauth.sealer.seal(&granted.token, &grant::seal_name(id));

@@ -29,7 +29,7 @@ pub(crate) async fn begin(
     let oauth = &parts.oauth;
     if !is_invited(oauth, query.ok()) {
         Metrics::count(&oauth.metrics.logins, "not_invited");
-        let text = "Logins here need an invitation: a link that `pagesync connect url` makes.";
+        let text = "Logins here need an invitation that has not ended: ask whoever runs this for a new link.";
         return answer::refusal(&headers, StatusCode::FORBIDDEN, "not_invited", text);
     }
     if !oauth.crowd.admits(oauth.clock.now()) {

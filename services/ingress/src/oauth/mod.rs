@@ -18,6 +18,7 @@ use common::clock::Clock;
 use common::config::Config;
 use common::custody::{self, Sealer};
 use common::graph::Graph;
+use common::lifecycle::Lifecycle;
 use common::store::Store;
 use common::telemetry::Metrics;
 use model::time::Millis;
@@ -38,6 +39,8 @@ pub struct OAuth {
     /// Our own public listener, for the probe.
     own: SocketAddr,
     http: reqwest::Client,
+    /// Nobody is kept waiting when the process ends.
+    lifecycle: Lifecycle,
     crowd: Crowd,
 }
 
@@ -77,6 +80,7 @@ impl OAuth {
         metrics: Metrics,
         clock: Clock,
         mut own: SocketAddr,
+        lifecycle: Lifecycle,
     ) -> Result<Self, String> {
         let sealer = match (&config.token_public, &config.token_keys) {
             (Some(key), _) => Sealer::Given(key.clone()),
@@ -91,6 +95,7 @@ impl OAuth {
         Ok(Self {
             graph: Graph::new(config, clock.clone())?,
             http: reqwest::Client::new(),
+            lifecycle,
             crowd: Crowd {
                 begun: Mutex::default(),
                 followers: Semaphore::new(FOLLOWERS),

@@ -1,6 +1,7 @@
 //! How far a login is: read from the records the worker writes.
 
 use common::pages::{self, PageView};
+use common::records::app::{self, App};
 use common::records::connection::{self, Connection};
 use common::records::grant::{self, Grant, Stage};
 use common::records::login::{self, Login};
@@ -9,12 +10,13 @@ use common::records::{all, get, token};
 use common::store::{Kind, StoreError, Stored, Versioned};
 use model::id::{GrantId, PageId};
 use model::page::Status;
-use serde::Serialize;
+use model::time::Millis;
 
 use super::OAuth;
 
-/// Pages whose subscription is waited for.
-const SUBSCRIPTIONS: usize = 500;
+/// A login of so many Pages is complete when their subscriptions are settled, one of more as soon as
+/// all were read: subscribing takes two calls each.
+const SUBSCRIPTIONS: u64 = 100;
 
 /// How far a login is.
 #[derive(Debug)]
@@ -31,8 +33,13 @@ pub(super) enum Progress {
 #[derive(Debug)]
 pub(super) struct Connected {
     pub(super) connection: Connection,
-    pub(super) pages: Vec<Row>,
-    /// Every Page was read and every subscription settled: nothing more will come.
+    /// When the login came.
+    pub(super) since: Millis,
+    /// Its Pages were listed and read.
+    pub(super) walked: bool,
+    /// Why no webhooks can come, if they cannot.
+    pub(super) webhooks: Option<String>,
+    /// Nothing more will come that is waited for.
     pub(super) complete: bool,
 }
 
@@ -44,33 +51,7 @@ pub(super) struct Row {
     pub(super) read: bool,
 }
 
-/// A permission that was not given, and what does not work without it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Missing {
-    pub(super) permission: String,
-    pub(super) consequence: &'static str,
-}
-
-/// The permissions of `wanted` that are not in `granted`.
-pub(super) fn missing(wanted: &[String], granted: &[String]) -> Vec<Missing> {
-    let absent = wanted.iter().filter(|scope| !granted.contains(scope));
-    absent
-        .map(|permission| Missing {
-            permission: permission.clone(),
-            consequence: match permission.as_str() {
-                "pages_show_list" => "no Page can be found",
-                "pages_read_engagement" => "the fields of Pages cannot be read",
-                "pages_manage_metadata" => {
-                    "no webhook arrives: changes are seen at the daily poll only"
-                }
-                "business_management" => "Pages that belong to a business are not listed",
-                _ => "what needs it does not work",
-            },
-        })
-        .collect()
-}
-
-/// Looks once. `known` are Pages that need not be asked for their subscription any more.
+/// Looks once.
 pub(super) async fn look(oauth: &OAuth, id: &GrantId) -> Result<Progress, StoreError> {
     let store = &*oauth.store;
     let Some(Versioned { value, .. }) = get::<Grant>(store, &grant::key(id)).await? else {
@@ -85,21 +66,30 @@ pub(super) async fn look(oauth: &OAuth, id: &GrantId) -> Result<Progress, StoreE
         return Ok(Progress::Failed("the connection was ended".to_owned()));
     };
     let connection = held.value;
-    let walked = connection
+    let last = connection
         .last
         .as_ref()
-        .is_some_and(|last| last.begun >= value.begun);
+        .filter(|last| last.begun >= value.begun);
+    let walked = last.is_some();
+    let few = last.is_some_and(|last| last.pages <= SUBSCRIPTIONS);
     let failed = connection.status != connection::Status::Active;
-    let mut connected = Connected {
-        connection,
-        pages: Vec::new(),
-        complete: failed,
+    let app = get::<App>(store, &app::key()).await?.map(|held| held.value);
+    let app = app.unwrap_or_default();
+    let looked_at = app.seen >= Some(value.begun) || app.problem.is_some();
+    let unknown = || "Facebook was not asked yet where it posts webhooks to".to_owned();
+    let webhooks = if looked_at {
+        app.problem
+    } else {
+        Some(unknown())
     };
-    if walked {
-        connected.pages = rows(oauth, &connected.connection, value.begun).await?;
-        connected.complete |= settled(oauth, &connected.pages).await?;
-    }
-    Ok(Progress::Connected(Box::new(connected)))
+    let complete = failed || (walked && looked_at && (!few || settled(oauth, &connection).await?));
+    Ok(Progress::Connected(Box::new(Connected {
+        connection,
+        since: value.begun,
+        walked,
+        webhooks,
+        complete,
+    })))
 }
 
 /// The code was taken, and there is no grant: it is being exchanged, or who did so is gone.
@@ -115,27 +105,23 @@ async fn without_grant(oauth: &OAuth, id: &GrantId) -> Result<Progress, StoreErr
     }
 }
 
-async fn rows(
+/// The Pages of a connection, at most `most`.
+pub(super) async fn rows(
     oauth: &OAuth,
-    connection: &Connection,
-    since: model::time::Millis,
+    connected: &Connected,
+    most: usize,
 ) -> Result<Vec<Row>, StoreError> {
     let store = &*oauth.store;
-    let prefix = token::prefix(&connection.user);
-    let tokens = all::<token::Held>(store, Kind::PageToken, &prefix).await?;
-    let ids: Vec<PageId> = tokens
-        .iter()
-        .filter_map(|(id, _)| token::page_of(id))
-        .collect();
+    let ids = covered(oauth, &connected.connection).await?;
     let mut rows = Vec::new();
-    for some in ids.chunks(500) {
+    for some in ids[..ids.len().min(most)].chunks(500) {
         for (id, held) in some.iter().zip(store.load(some).await?) {
             if let Stored::Page(page) = &held.value
                 && page.status != Status::Forgotten
             {
                 rows.push(Row {
                     view: pages::view(id, held.version, page),
-                    read: page.polling.answered >= Some(since),
+                    read: page.polling.answered >= Some(connected.since),
                 });
             }
         }
@@ -143,11 +129,18 @@ async fn rows(
     Ok(rows)
 }
 
+/// The ids of its Pages.
+async fn covered(oauth: &OAuth, connection: &Connection) -> Result<Vec<PageId>, StoreError> {
+    let prefix = token::prefix(&connection.user);
+    let tokens = all::<token::Held>(&*oauth.store, Kind::PageToken, &prefix).await?;
+    let ids = tokens.iter().filter_map(|(id, _)| token::page_of(id));
+    Ok(ids.collect())
+}
+
 /// Whether Facebook's side of every Page is settled, one way or the other.
-async fn settled(oauth: &OAuth, rows: &[Row]) -> Result<bool, StoreError> {
-    for row in rows.iter().take(SUBSCRIPTIONS) {
-        let key = subscription::key(&row.view.id);
-        let held = get::<Subscription>(&*oauth.store, &key).await?;
+async fn settled(oauth: &OAuth, connection: &Connection) -> Result<bool, StoreError> {
+    for id in covered(oauth, connection).await? {
+        let held = get::<Subscription>(&*oauth.store, &subscription::key(&id)).await?;
         if held.is_some_and(|held| held.value.seen.is_none() && held.value.problem.is_none()) {
             return Ok(false);
         }

@@ -79,6 +79,33 @@ fn init_asks_four_questions_and_the_answers_are_enough() {
     assert!(text(&invited.stdout).starts_with("https://bot.example/facebook/login?invitation="));
     let again = typed(&directory, &[], &["init"], &answers);
     assert_eq!(again.status.code(), Some(1), "a .env is not overwritten");
+    // A value is read back as it was typed, whatever is in it.
+    for odd in [
+        "abcd$HOME1234567890 x",
+        "it's a secret of 16",
+        "a\\b\"c#d'e$f1234567",
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let answers = format!("{APP_ID}\n{odd}\nhttps://bot.example\n\n");
+        let output = typed(&directory, &[], &["init"], &answers);
+        assert!(output.status.success(), "{odd}: {}", text(&output.stderr));
+        let shown = typed(&directory, &[], &["config", "show"], "");
+        assert!(shown.status.success(), "{odd}: {}", text(&shown.stderr));
+    }
+    for address in [
+        "https://bot.example/facebook/webhook",
+        "https://bot.example?x=1",
+        "bot.example",
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let answers = format!("{APP_ID}\n{APP_SECRET}\n{address}\n\n");
+        let output = typed(&directory, &[], &["init"], &answers);
+        assert!(
+            text(&output.stderr).contains("a scheme and a host"),
+            "{address}"
+        );
+        assert!(!directory.path().join(".env").exists());
+    }
     let empty = tempfile::tempdir().unwrap();
     let bad = typed(
         &empty,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use common::records::app::{self, App};
 use common::records::get;
+use serde_json::json;
 use simulator::facebook::AppSubscription;
 
 use crate::BACKEND;
@@ -117,5 +118,37 @@ async fn a_page_keeps_the_fields_of_the_bot_and_comes_back_when_it_was_unsubscri
             .map(drop)
     })
     .await;
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_says_whether_webhooks_can_come_and_sets_up_what_was_lost() {
+    let connected = Connected::start(BACKEND, Scene::default()).await;
+    let (_, body) = connected.connect().await;
+    assert_eq!(
+        body["connection"]["webhooks"],
+        json!({"status": "success"}),
+        "{body}"
+    );
+    connected.simulator.facebook().subscription = None;
+    let (_, body) = connected.connect().await;
+    assert_eq!(
+        body["connection"]["webhooks"],
+        json!({"status": "success"}),
+        "{body}"
+    );
+    let there = connected.simulator.facebook().subscription.clone().unwrap();
+    assert!(there.callback.starts_with(&connected.public));
+    connected.simulator.facebook().subscription = Some(foreign());
+    let (_, body) = connected.connect().await;
+    let webhooks = &body["connection"]["webhooks"];
+    assert_eq!(webhooks["status"], "error", "{body}");
+    assert!(
+        webhooks["message"]
+            .as_str()
+            .unwrap()
+            .contains("another address"),
+        "{body}"
+    );
     connected.finish().await;
 }

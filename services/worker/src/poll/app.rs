@@ -4,11 +4,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use common::custody::Sealed;
 use common::graph::calls::AppSubscription;
 use common::graph::error::GraphError;
 use common::records::app::{self, App};
-use common::records::{commit, get};
-use common::store::{Commit, StoreError, Versioned};
+use common::records::{all, commit, get, token};
+use common::store::{Commit, Kind, StoreError, Versioned};
 use model::id::Subject;
 use model::time::Millis;
 use secrecy::ExposeSecret as _;
@@ -22,31 +23,49 @@ use crate::Parts;
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
-/// Claims the store for our app, and makes its subscription due if nobody has seen it as it should
-/// be. The inner error says that the store belongs to another app.
+/// Claims the store for our app, and makes its subscription due. The inner error says that the store belongs to another app.
 pub(crate) async fn prepare(parts: &Parts) -> Result<Result<(), String>, StoreError> {
     if let Err(theirs) = app::claim(&*parts.store, parts.graph.app_id()).await? {
         return Ok(Err(format!(
             "this store belongs to the Facebook app {theirs}, not to FACEBOOK_APP_ID: one store serves one app"
         )));
     }
+    warn_of_lost_keys(parts).await?;
     let mut next = Commit::default();
     ask(parts, &mut next).await?;
     commit(&*parts.store, next).await?;
     Ok(Ok(()))
 }
 
-/// Adds to a commit that the subscription is due, unless it was seen with our callback.
+/// Tokens that nobody here can open mean that the key file was lost or the wrong keys were given.
+async fn warn_of_lost_keys(parts: &Parts) -> Result<(), StoreError> {
+    let Ok(keys) = parts.keyring.keys() else {
+        return Ok(());
+    };
+    let held = all::<token::Held>(&*parts.store, Kind::UserToken, "").await?;
+    let is_lost = |sealed: &Sealed| !keys.hold(&sealed.key);
+    let lost = held
+        .iter()
+        .filter(|(_, held)| held.value.sealed.as_ref().is_some_and(is_lost));
+    let lost = lost.count();
+    if lost > 0 {
+        tracing::error!(
+            connections = lost,
+            "stored tokens are sealed to keys that are not here: give the old keys back (token.keys, PAGESYNC_TOKEN_PRIVATE_KEYS) or let people log in again"
+        );
+    }
+    Ok(())
+}
+
+/// Adds to a commit that the subscription is due: at each start and each login somebody looks whether
+/// webhooks can come at all.
 pub(super) async fn ask(parts: &Parts, next: &mut Commit) -> Result<(), StoreError> {
     let Some(Versioned { version, mut value }) = get::<App>(&*parts.store, &app::key()).await?
     else {
         return Ok(());
     };
-    if value.callback.as_ref() == Some(&parts.callback.address) && value.problem.is_none() {
-        return Ok(());
-    }
     value.polling.ask(parts.clock.now());
-    value.polling.not_before = None;
+    (value.polling.not_before, value.polling.failures) = (None, 0);
     let polling = value.polling.clone();
     let more = save(app::key(), &value, version, Subject::App, &polling);
     next.records.extend(more.records);

@@ -45,6 +45,7 @@ pub(super) async fn poll(parts: &Parts, user: &UserId, claim: &Claim) -> Result<
     };
     if let Some(until) = limits::closed(parts, whose, claim.lane).await? {
         value.polling.defer(until);
+        value.problem = Some(limits::sentence(until));
         commit(&*parts.store, connection::save(&value, version)).await?;
         return Ok(());
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use common::graph::error::{GraphError, Limit};
+use common::pages::rfc3339;
 use common::records::throttle;
 use common::store::StoreError;
 use common::telemetry::Label;
@@ -29,6 +30,11 @@ impl Whose<'_> {
             (_, _, Some(page)) => format!("page:{page}"),
         }
     }
+}
+
+/// What a person should know of it.
+pub(super) fn sentence(until: Millis) -> String {
+    format!("Facebook limits calls until {}", rfc3339(until))
 }
 
 /// Until when no call may be made; `None`: now.
@@ -93,6 +99,10 @@ pub(super) async fn note(
     let close = |held: throttle::Throttle| Some(held.closed(now, *wait));
     let closed = throttle::update(&*parts.store, &bucket, now, close).await?;
     let until = closed.map_or(now, |closed| closed.closed_until);
-    tracing::warn!(bucket, until = %until, "Facebook refuses more calls");
+    tracing::warn!(
+        bucket,
+        until = rfc3339(until),
+        "Facebook refuses more calls"
+    );
     Ok(Some(until))
 }

@@ -300,6 +300,7 @@ fn take(
             return outcome.changes;
         }
         Attempt::NoToken(why) => {
+            tracing::warn!(page.id = %id, why = why.text(), "a Page cannot be read");
             page.status = match why {
                 NoToken::None => Status::NoToken,
                 NoToken::NoKey => Status::NeedsKey,

@@ -10,6 +10,7 @@ use model::page::Status as PageStatus;
 use model::time::Millis;
 
 use super::change::{Due, subject, update};
+use super::limits;
 use super::pace::{A_DAY, resume};
 use super::walk::Job;
 use crate::Parts;
@@ -183,6 +184,7 @@ impl Job<'_> {
                 }
                 if let Some(until) = throttled {
                     connection.polling.defer(until);
+                    connection.problem = Some(limits::sentence(until));
                     return true;
                 }
                 let had_cursor = connection

@@ -58,35 +58,52 @@ pub fn put<T: Serialize>(
     }
 }
 
-/// Every record of a kind whose id begins with `prefix`, in the order of their ids. One that cannot
-/// be decoded is left out and logged: it must not hide the others.
+/// Records read from the store at once.
+const AT_ONCE: usize = 250;
+
+/// Records of a kind whose ids begin with `prefix`, in the order of their ids, a chunk at a time: `after`
+/// is where the last one ended. `None`: there are no more. One that cannot be decoded is left out and
+/// logged: it must not hide the others.
+pub async fn chunk<T: DeserializeOwned>(
+    store: &dyn Store,
+    kind: Kind,
+    prefix: &str,
+    after: &mut Option<String>,
+) -> Result<Option<Vec<(String, Versioned<T>)>>, StoreError> {
+    // Ids are printable; nothing sorts between a prefix and what begins with it.
+    let from = after
+        .clone()
+        .or_else(|| (!prefix.is_empty()).then(|| prefix.to_owned()));
+    let found = store.records(kind, from.as_deref(), AT_ONCE).await?;
+    let ours = |key: &Key| key.id.starts_with(prefix);
+    let Some((last, _)) = found.iter().rfind(|(key, _)| ours(key)) else {
+        return Ok(None);
+    };
+    *after = Some(last.id.clone());
+    let mut chunk = Vec::with_capacity(found.len());
+    for (key, Versioned { version, value }) in found.into_iter().filter(|(key, _)| ours(key)) {
+        match read(&key, value) {
+            Ok(value) => chunk.push((key.id, Versioned { version, value })),
+            Err(error) => {
+                tracing::error!(record.id = key.id, error = %error, "a record cannot be decoded");
+            }
+        }
+    }
+    Ok(Some(chunk))
+}
+
+/// All of them. For kinds of which there are as many as Pages, [`chunk`] takes less memory.
 pub async fn all<T: DeserializeOwned>(
     store: &dyn Store,
     kind: Kind,
     prefix: &str,
 ) -> Result<Vec<(String, Versioned<T>)>, StoreError> {
-    const AT_ONCE: usize = 500;
     let mut all = Vec::new();
-    // Ids are printable; nothing sorts between a prefix and what begins with it.
-    let mut after = (!prefix.is_empty()).then(|| prefix.to_owned());
-    loop {
-        let found = store.records(kind, after.as_deref(), AT_ONCE).await?;
-        let Some((last, _)) = found.last() else {
-            return Ok(all);
-        };
-        after = Some(last.id.clone());
-        for (key, Versioned { version, value }) in found {
-            if !key.id.starts_with(prefix) {
-                return Ok(all);
-            }
-            match read(&key, value) {
-                Ok(value) => all.push((key.id, Versioned { version, value })),
-                Err(error) => {
-                    tracing::error!(record.id = key.id, error = %error, "a record cannot be decoded");
-                }
-            }
-        }
+    let mut after = None;
+    while let Some(mut more) = chunk(store, kind, prefix, &mut after).await? {
+        all.append(&mut more);
     }
+    Ok(all)
 }
 
 /// Writes records together.

@@ -69,13 +69,13 @@ impl Process {
         .await;
     }
 
-    /// The most memory it ever had in use, in bytes.
-    pub(crate) fn peak_memory(&self) -> u64 {
+    /// How much memory it has in use, in bytes.
+    pub(crate) fn memory(&self) -> u64 {
         let id = self.child.as_ref().unwrap().id();
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
         let line = status
             .lines()
-            .find(|line| line.starts_with("VmHWM:"))
+            .find(|line| line.starts_with("VmRSS:"))
             .unwrap();
         let kilobytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
         kilobytes * 1024

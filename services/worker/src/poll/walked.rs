@@ -2,11 +2,11 @@
 //! failures.
 
 use common::graph::error::GraphError;
+use common::pages;
 use common::records::connection::{Connection, RESULT_PAGE, Status, Walk, Walked};
-use common::records::{all, commit, run, token};
-use common::store::{Commit, DueWrite, Kind, PageWrite, StoreError, Stored, Versioned};
-use model::id::{Subject, UserId};
-use model::page::Status as PageStatus;
+use common::records::{chunk, run, token};
+use common::store::{Commit, Kind, StoreError};
+use model::id::UserId;
 use model::time::Millis;
 
 use super::change::{Due, subject, update};
@@ -127,41 +127,18 @@ impl Job<'_> {
     /// Pages that earlier walks found and this one did not: their own tokens are asked.
     async fn look_for_the_unlisted(&self, walk: &Walk) -> Result<(), StoreError> {
         let store = &*self.parts.store;
-        let held = all::<token::Held>(store, Kind::PageToken, &token::prefix(self.user)).await?;
-        let unlisted = held
-            .into_iter()
-            .filter(|(_, held)| held.value.obtained < walk.begun);
-        for id in unlisted.filter_map(|(id, _)| token::page_of(&id)) {
-            let loaded = store.load(std::slice::from_ref(&id)).await?.pop();
-            let Some(Versioned {
-                version,
-                value: Stored::Page(mut page),
-            }) = loaded
-            else {
-                continue;
-            };
-            if page.status == PageStatus::Forgotten {
-                continue;
+        let prefix = token::prefix(self.user);
+        let mut after = None;
+        while let Some(held) =
+            chunk::<token::Held>(store, Kind::PageToken, &prefix, &mut after).await?
+        {
+            let unlisted = held
+                .into_iter()
+                .filter(|(_, held)| held.value.obtained < walk.begun);
+            for id in unlisted.filter_map(|(id, _)| token::page_of(&id)) {
+                tracing::info!(page.id = %id, connection = %self.user, "a Page is not listed any more: its own token is asked");
+                pages::ask(store, &id, self.parts.clock.now()).await?;
             }
-            tracing::info!(page.id = %id, connection = %self.user, "a Page is not listed any more: its own token is asked");
-            let now = self.parts.clock.now();
-            page.polling.ask(now);
-            let next = Commit {
-                due: vec![DueWrite {
-                    subject: Subject::Page(id.clone()),
-                    due: page.polling.due(),
-                }],
-                page: Some(PageWrite {
-                    id,
-                    expected: version,
-                    page: *page,
-                    changes: Vec::new(),
-                    at: now,
-                }),
-                ..Commit::default()
-            };
-            // Stale: somebody else wrote the Page; tomorrow's walk looks again.
-            commit(store, next).await?;
         }
         Ok(())
     }

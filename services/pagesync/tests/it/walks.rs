@@ -144,6 +144,13 @@ async fn few_calls_and_little_memory_however_many_pages() {
             calls <= pages as u64 / 100 + 2,
             "{calls} calls for {pages} Pages"
         );
+        if pages <= 250 {
+            // The large walk has time to subscribe many of its Pages; so must the small ones.
+            within(PATIENCE, "the subscriptions", || async {
+                (stage.simulator.facebook().installed.len() == pages).then_some(())
+            })
+            .await;
+        }
         let resident = stage.worker().memory();
         println!(
             "{pages} Pages: {calls} calls, {} KiB resident",

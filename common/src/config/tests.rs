@@ -1,0 +1,172 @@
+//! What a configuration accepts, refuses and never repeats.
+
+use super::*;
+use secrecy::ExposeSecret as _;
+
+fn environment(pairs: &[(&str, &str)]) -> Environment {
+    let good = [
+        ("FACEBOOK_APP_SECRET", "0123456789abcdef0123456789abcdef"),
+        ("FACEBOOK_VERIFY_TOKEN", "verify-me-please"),
+        ("FACEBOOK_APP_ID", "100200300400500"),
+        (
+            "FACEBOOK_REDIRECT_URI",
+            "http://localhost:5000/facebook/callback",
+        ),
+        (
+            "FACEBOOK_WEBHOOK_ADDRESS",
+            "https://bot.example/facebook/webhook",
+        ),
+    ];
+    good.iter()
+        .chain(pairs)
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+fn problems(pairs: &[(&str, &str)], role: Role) -> Vec<(String, String)> {
+    let Problems(problems) = Config::read(&environment(pairs), role).unwrap_err();
+    problems
+        .into_iter()
+        .map(|problem| (problem.key, problem.what))
+        .collect()
+}
+
+#[test]
+fn defaults_are_enough_but_for_the_app_and_its_addresses() {
+    let config = Config::read(&environment(&[]), Role::Up).unwrap();
+    assert_eq!(config.backend, Backend::Embedded);
+    assert_eq!(config.listen.to_string(), "0.0.0.0:5000");
+    assert_eq!(config.verify_after, Duration::from_secs(10));
+    assert_eq!(config.tracked, TrackedFields::default());
+    assert!(Config::read(&Environment::new(), Role::Scheduler).is_ok());
+    let Problems(missing) = Config::read(&Environment::new(), Role::Up).unwrap_err();
+    assert_eq!(missing.len(), 5, "{missing:?}");
+}
+
+#[test]
+fn every_problem_is_in_one_report_and_no_value_is() {
+    let secret = "hunter2-hunter2";
+    let bad = [
+        ("PAGESYNC_LISTEN", secret),
+        ("PAGESYNC_VERIFY_AFTER", secret),
+        ("PAGESYNC_REDIS_URL", "rediss://x"),
+        ("PAGESYNC_LISTN", secret),
+        ("FACEBOOK_APP_SECRET", secret),
+        ("FACEBOOK_VERIFY_TOKEN", "default_verify_token"),
+        ("PAGESYNC_BACKEND", "distributed"),
+        ("PAGESYNC_LOG", "loud"),
+    ];
+    let report = Config::read(&environment(&bad), Role::Up).unwrap_err();
+    assert_eq!(report.0.len(), 7, "{report}");
+    assert!(!report.to_string().contains("hunter2"), "{report}");
+    let unknown = report
+        .0
+        .iter()
+        .find(|problem| problem.key == "PAGESYNC_LISTN")
+        .unwrap();
+    assert_eq!(unknown.remedy, "did you mean PAGESYNC_LISTEN?");
+}
+
+#[test]
+fn a_secret_may_come_from_a_file_but_not_twice() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("secret");
+    std::fs::write(&path, "fedcba9876543210fedcba9876543210\n").unwrap();
+    let path = path.to_str().unwrap();
+    let config = Config::read(
+        &environment(&[
+            ("FACEBOOK_APP_SECRET", ""),
+            ("FACEBOOK_APP_SECRET_FILE", path),
+        ]),
+        Role::Up,
+    );
+    assert_eq!(
+        config.unwrap().app_secrets[0].expose_secret(),
+        "fedcba9876543210fedcba9876543210"
+    );
+    let twice = problems(&[("FACEBOOK_APP_SECRET_FILE", path)], Role::Up);
+    assert_eq!(
+        twice,
+        [(
+            "FACEBOOK_APP_SECRET".to_owned(),
+            "is given twice: here and in FACEBOOK_APP_SECRET_FILE".to_owned()
+        )]
+    );
+    std::fs::write(path, "\n").unwrap();
+    let empty = problems(
+        &[
+            ("FACEBOOK_APP_SECRET", ""),
+            ("FACEBOOK_APP_SECRET_FILE", path),
+        ],
+        Role::Up,
+    );
+    assert!(empty[0].1.starts_with("is empty"), "{empty:?}");
+}
+
+#[test]
+fn only_a_worker_may_open_tokens() {
+    let key = custody::PrivateKey::generate();
+    let (private, public) = (key.text(), key.public().text());
+    let private = private.expose_secret();
+    let ingress = |pairs: &[(&str, &str)]| Config::read(&environment(pairs), Role::Ingress);
+    assert!(ingress(&[("PAGESYNC_TOKEN_PUBLIC_KEY", &public)]).is_ok());
+    assert!(ingress(&[]).is_err(), "ingress seals");
+    for role in [Role::Ingress, Role::Scheduler] {
+        let both = [
+            ("PAGESYNC_TOKEN_PUBLIC_KEY", public.as_str()),
+            ("PAGESYNC_TOKEN_PRIVATE_KEYS", private),
+        ];
+        assert_eq!(problems(&both, role)[0].0, "PAGESYNC_TOKEN_PRIVATE_KEYS");
+    }
+    let swapped = problems(&[("PAGESYNC_TOKEN_PUBLIC_KEY", private)], Role::Ingress);
+    assert_eq!(swapped[0].1, "is a private key");
+    assert!(Config::read(&environment(&[]), Role::Worker).is_err());
+    let worker = environment(&[("PAGESYNC_TOKEN_PRIVATE_KEYS", private)]);
+    assert!(Config::read(&worker, Role::Worker).is_ok());
+}
+
+#[test]
+fn addresses_that_tokens_pass_through_need_tls() {
+    for (key, bad) in [
+        ("PAGESYNC_GRAPH_URL", "http://graph.facebook.com"),
+        ("PAGESYNC_GRAPH_URL", "ftp://simulator"),
+        (
+            "FACEBOOK_REDIRECT_URI",
+            "http://bot.example/facebook/callback",
+        ),
+        ("FACEBOOK_REDIRECT_URI", "https://bot.example/elsewhere"),
+        (
+            "FACEBOOK_WEBHOOK_ADDRESS",
+            "https://me:secret@bot.example/facebook/webhook",
+        ),
+        ("PAGESYNC_GRAPH_VERSION", "25.0"),
+        ("PAGESYNC_TIME_ZONE", "Mars/Olympus"),
+        ("PAGESYNC_POLL_SPREAD", "24h"),
+        ("FACEBOOK_APP_ID", "1234"),
+        ("FACEBOOK_APP_ID", "my_app"),
+        ("PAGESYNC_SCOPES", "pages show list"),
+    ] {
+        let found = problems(&[(key, bad)], Role::Up);
+        assert_eq!(found.len(), 1, "{key}: {found:?}");
+        assert_eq!(found[0].0, key);
+    }
+}
+
+#[test]
+fn a_single_role_cannot_use_the_embedded_backend() {
+    let found = problems(&[("PAGESYNC_BACKEND", "embedded")], Role::Scheduler);
+    assert_eq!(found[0].0, "PAGESYNC_BACKEND");
+}
+
+#[test]
+fn up_and_the_commands_beside_it_cannot_mean_different_backends() {
+    let url = ("PAGESYNC_REDIS_URL", "redis://127.0.0.1/0");
+    assert_eq!(problems(&[url], Role::Up)[0].0, "PAGESYNC_BACKEND");
+    let command = Config::read(&environment(&[url]), Role::Command).unwrap();
+    assert_eq!(command.backend, Backend::Distributed);
+    let said = [url, ("PAGESYNC_BACKEND", "embedded")];
+    for role in [Role::Up, Role::Command] {
+        let config = Config::read(&environment(&said), role).unwrap();
+        assert_eq!(config.backend, Backend::Embedded);
+    }
+}

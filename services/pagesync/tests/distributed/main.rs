@@ -28,6 +28,8 @@ mod input;
 mod input_table;
 #[path = "../it/limits.rs"]
 mod limits;
+#[path = "../it/logins.rs"]
+mod logins;
 #[path = "../it/poll.rs"]
 mod poll;
 #[path = "../it/queue.rs"]

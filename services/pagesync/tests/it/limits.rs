@@ -1,12 +1,13 @@
 //! Bad and odd input that takes more than a row of the table in `input.rs`: the handshake, settings,
 //! lengths that lie, large batches, replays.
 
+use common::clock::Clock;
 use hyper_raw::exchange;
 use serde_json::json;
 use simulator::bytes::{signature_256, signature_sha1};
 
 use crate::BACKEND;
-use crate::support::deployment::{APP_SECRET, Deployment, VERIFY_TOKEN};
+use crate::support::deployment::{APP_SECRET, Deployment, Place, VERIFY_TOKEN};
 use crate::support::{eventually, page_id};
 
 /// A change of the name of Page `{page}`.
@@ -247,7 +248,10 @@ async fn a_connection_that_sends_its_headers_slowly_is_closed() {
 /// A queue that does not take it: 503 within 4 s, and Facebook sends it again.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_made_durable_is_answered_503_in_time_and_accepted_later() {
-    let deployment = Deployment::start(BACKEND).await;
+    let place = Place::new(BACKEND).await;
+    let roles = place.roles();
+    // Where the worker is a process of its own, it is not there: it would empty the lane.
+    let mut deployment = Deployment::start_roles(place, &roles[..1], &[], &Clock::system()).await;
     let id = page_id(9);
     deployment.add(std::slice::from_ref(&id)).await;
     let body = change(r#""later""#).replace("{page}", "9");
@@ -263,6 +267,9 @@ async fn what_cannot_be_made_durable_is_answered_503_in_time_and_accepted_later(
         "answered after {refused:?}"
     );
     deployment.place.limit_webhooks(None).await;
+    for role in &roles[1..] {
+        deployment.join(*role).await;
+    }
     eventually("the lane to take it", || async {
         (deployment.deliver(body.clone()).await == 200).then_some(())
     })

@@ -20,6 +20,7 @@ mod defects;
 mod input;
 mod input_table;
 mod limits;
+mod logins;
 mod poll;
 mod queue;
 #[path = "scheduler.rs"]

@@ -199,11 +199,7 @@ impl Deployment {
     ) -> Self {
         let mut roles = Vec::new();
         for role in wanted {
-            let config = Config::read(&place.environment(*role, extra), *role).unwrap();
-            let running = roles::start_at(&config, *role, clock.clone())
-                .await
-                .unwrap();
-            roles.push((*role, running));
+            roles.push((*role, start_role(&place, *role, extra, clock).await));
         }
         let store = roles[0].1.backends.store.clone();
         let deployment = Self {
@@ -224,6 +220,12 @@ impl Deployment {
         })
         .await;
         deployment
+    }
+
+    /// A role that starts when the others are at work.
+    pub(crate) async fn join(&mut self, role: Role) {
+        let running = start_role(&self.place, role, &[], &Clock::system()).await;
+        self.roles.push((role, running));
     }
 
     /// The role that faces the public.
@@ -362,6 +364,11 @@ impl Deployment {
         assert_eq!(left, 0, "webhooks left in the queue");
         self.finished = true;
     }
+}
+
+async fn start_role(place: &Place, role: Role, extra: &[(&str, &str)], clock: &Clock) -> Running {
+    let config = Config::read(&place.environment(role, extra), role).unwrap();
+    roles::start_at(&config, role, clock.clone()).await.unwrap()
 }
 
 impl Drop for Deployment {

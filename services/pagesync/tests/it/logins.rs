@@ -1,0 +1,305 @@
+//! Logins of all kinds of people: with few permissions, twice, two of one Page, in bad moments. B46 and
+//! B48 of the bad inputs.
+
+use common::records::{all, login, token};
+use common::store::{Key, Kind};
+use model::field::DEFAULT_TRACKED;
+use model::page::Status;
+use serde_json::{Value as Json, json};
+use simulator::visitor::Decision;
+
+use crate::BACKEND;
+use crate::support::deployment::{Place, raw};
+use crate::support::facebook::{Connected, Scene, answer, manual, nth};
+use crate::support::{client, eventually};
+
+use crate::connect::start;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_refused_for_a_missing_permission_is_subscribed_after_the_next_login() {
+    let connected = start().await;
+    let declined = Decision {
+        declined: vec!["pages_manage_metadata".to_owned()],
+        ..Decision::default()
+    };
+    assert_eq!(connected.connect_as(&declined).await.0, 200);
+    assert!(connected.simulator.facebook().installed.is_empty());
+    assert_eq!(connected.connect().await.0, 200);
+    eventually("the subscriptions", || async {
+        let facebook = connected.simulator.facebook();
+        let all = facebook.installed.len() == 3;
+        (all && facebook
+            .installed
+            .values()
+            .all(|fields| fields.contains("name")))
+        .then_some(())
+    })
+    .await;
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_moment_of_facebook_delays_a_login_and_does_not_end_it() {
+    let connected = start().await;
+    let failing = json!({"edge": "GET debug_token", "status": 500, "body": {"error": {"message": "An unknown error occurred", "code": 1}}});
+    connected.reply(&json!([failing]));
+    let (status, body) = connected.connect().await;
+    assert_eq!(
+        (status, body["polling_test"].as_array().unwrap().len()),
+        (200, 3),
+        "{body}"
+    );
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn b40_a_state_is_good_for_ten_minutes() {
+    let scene = Scene {
+        clock: manual(),
+        ..Scene::default()
+    };
+    let connected = Connected::start(BACKEND, scene).await;
+    let (mut visitor, callback) = connected.visit(&Decision::default()).await;
+    connected.clock.advance(std::time::Duration::from_secs(601));
+    let (status, body) = answer(visitor.get(&callback).await.unwrap()).await;
+    assert_eq!(
+        (status, &body["error"]["code"]),
+        (400, &json!("state_unknown"))
+    );
+    assert_eq!(connected.calls("POST oauth/access_token"), 0);
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_tracked_field_is_shown_with_its_source_and_proof_and_stands_in_the_store() {
+    let connected = start().await;
+    assert_eq!(connected.connect().await.0, 200);
+    let id = model::id::PageId::parse(&nth(1)).unwrap();
+    let (version, page) = connected.deployment.page(&id).await.unwrap();
+    let view = serde_json::to_value(common::pages::view(&id, version, &page)).unwrap();
+    assert_eq!(view["status"], "active");
+    for name in DEFAULT_TRACKED {
+        let field = &view["fields"][name];
+        assert!(!field["value"].is_null(), "{name}: {view}");
+        assert_eq!(field["source"], "poll", "{name}");
+        assert!(
+            field["changed_at"].is_string() && field["proven_at"].is_string(),
+            "{name}"
+        );
+        if let Place::Distributed { redis, .. } = &connected.deployment.place {
+            let key = format!("{{pagesync}}:page:{id}");
+            let plain: String =
+                redis::from_redis_value(raw(redis, &["HGET", &key, name]).await).unwrap();
+            let shown = field["value"]
+                .as_str()
+                .map_or_else(|| field["value"].to_string(), ToOwned::to_owned);
+            assert_eq!(plain.len(), shown.len(), "{name}: {plain}");
+        }
+    }
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_two_people_is_read_with_the_token_that_works() {
+    let scene = Scene {
+        clock: manual(),
+        ..Scene::default()
+    };
+    let connected = Connected::start(BACKEND, scene).await;
+    let bob = json!({"id": "200000000000002", "name": "Bob", "pages": [nth(0)]});
+    let bob: simulator::facebook::Person = serde_json::from_value(bob).unwrap();
+    connected
+        .simulator
+        .facebook()
+        .people
+        .insert(bob.id.clone(), bob);
+    assert_eq!(connected.connect().await.0, 200);
+    let as_bob = Decision {
+        user: "200000000000002".to_owned(),
+        ..Decision::default()
+    };
+    assert_eq!(connected.connect_as(&as_bob).await.0, 200);
+    assert_eq!(connected.page(0).await.connections.len(), 2);
+    for token in connected.simulator.facebook().tokens.values_mut() {
+        if token.user == "200000000000001" {
+            token.dead = Some(460);
+        }
+    }
+    connected.advance(std::time::Duration::from_secs(61));
+    let page = connected.read_again(0).await;
+    assert_eq!(
+        (page.status, page.polling.failures),
+        (Status::Active, 0),
+        "Bob's token reads it"
+    );
+    let page = connected.read_again(1).await;
+    assert_eq!(page.status, Status::NeedsLogin, "only Ada covers this one");
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn b46_no_page_and_pages_listed_twice_are_handled() {
+    let connected = Connected::start(
+        BACKEND,
+        Scene {
+            pages: 0,
+            ..Scene::default()
+        },
+    )
+    .await;
+    let (status, body) = connected.connect().await;
+    assert_eq!((status, &body["pages"]["data"]), (200, &json!([])));
+    assert!(
+        body["connection"]["problem"]
+            .as_str()
+            .unwrap()
+            .contains("no Page"),
+        "{body}"
+    );
+    let page = json!({"id": nth(0), "name": "Twice", "access_token": "EAASx"});
+    let body = json!({"data": [page, page, {"id": "0"}, "odd", {"name": "nobody"}]});
+    connected.reply(&json!([{"edge": "GET me/accounts", "body": body}]));
+    let (status, body) = connected.connect().await;
+    assert_eq!(
+        (status, body["pages"]["data"].as_array().unwrap().len()),
+        (200, 1)
+    );
+    assert_eq!(connected.field(0, "name").await, json!("Twice"));
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn b48_a_page_without_a_token_is_listed_and_not_polled() {
+    let connected = start().await;
+    let ada = connected
+        .simulator
+        .facebook()
+        .people
+        .values_mut()
+        .next()
+        .map(|ada| {
+            ada.without_token.insert(nth(1));
+            ada.id.clone()
+        });
+    let (status, body) = connected.connect().await;
+    assert_eq!(
+        (status, body["pages"]["data"].as_array().unwrap().len()),
+        (200, 3)
+    );
+    let page = connected.page(1).await;
+    assert_eq!(page.status, Status::NoToken);
+    assert_eq!(connected.calls("GET {id}"), 0);
+    let key = Key::new(Kind::PageToken, format!("{}.{}", ada.unwrap(), nth(1)));
+    let held: token::Held = common::records::get(&*connected.deployment.store, &key)
+        .await
+        .unwrap()
+        .unwrap()
+        .value;
+    assert!(held.sealed.is_none());
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_sees_the_progress_as_a_page_and_names_are_text() {
+    let connected = start().await;
+    let evil = json!({"name": "<img src=x onerror=alert(1)>"});
+    connected
+        .simulator
+        .change(&nth(0), evil.as_object().cloned().unwrap())
+        .unwrap();
+    let (visitor, callback) = connected.visit(&Decision::default()).await;
+    let last = eventually("the end of the progress", || {
+        let mut visitor = visitor.clone();
+        let callback = callback.clone();
+        async move {
+            let page = visitor
+                .get_as(&callback, "text/html,*/*;q=0.8")
+                .await
+                .unwrap();
+            assert_eq!(page.status(), 200);
+            let page = page.text().await.unwrap();
+            assert!(!page.contains("EAAS"));
+            (!page.contains("http-equiv=\"refresh\"")).then_some(page)
+        }
+    })
+    .await;
+    assert!(
+        last.contains("Connected as <b>Ada Operator</b>") && last.contains("3 Pages"),
+        "{last}"
+    );
+    assert!(last.contains("&lt;img") && !last.contains("<img"), "{last}");
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_logins_need_an_invitation_only_its_link_leads_on() {
+    let extra = [
+        ("PAGESYNC_LOGIN", "invited"),
+        ("STATE_TOKEN_SECRET", "a-secret-for-invitations"),
+    ];
+    let connected = Connected::start(
+        BACKEND,
+        Scene {
+            extra: &extra,
+            ..Scene::default()
+        },
+    )
+    .await;
+    let (status, body) = answer(client().get(connected.login()).send().await.unwrap()).await;
+    assert_eq!(
+        (status, &body["error"]["code"]),
+        (403, &json!("not_invited"))
+    );
+    let secret = secrecy::SecretString::from(extra[1].1.to_owned());
+    let until = connected
+        .clock
+        .now()
+        .plus(std::time::Duration::from_secs(60));
+    let invitation = common::invitation::sign(&secret, until);
+    let invited = format!("{}?invitation={invitation}", connected.login());
+    assert_eq!(client().get(&invited).send().await.unwrap().status(), 302);
+    let forged = format!("{}?invitation={}x", connected.login(), invitation);
+    assert_eq!(client().get(&forged).send().await.unwrap().status(), 403);
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_login_renews_the_connection_and_unticked_pages_are_asked_for_themselves() {
+    let connected = start().await;
+    assert_eq!(connected.connect().await.0, 200);
+    let before = connected.connection().await;
+    let two = Decision {
+        pages: vec![nth(0), nth(1)],
+        ..Decision::default()
+    };
+    assert_eq!(connected.connect_as(&two).await.0, 200);
+    let after = connected.connection().await;
+    assert!(after.connected > before.connected && after.last.as_ref().unwrap().pages == 2);
+    // Its token does not see it any more: the value stays, the state says so.
+    let page = eventually("the unticked Page to be asked for", || async {
+        let page = connected.page(2).await;
+        (page.status != Status::Active).then_some(page)
+    })
+    .await;
+    assert_eq!(page.status, Status::Unreachable);
+    assert_eq!(connected.field(2, "name").await, json!("Page 2"));
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_is_not_begun_twice_by_two_requests_at_once() {
+    let connected = start().await;
+    let (visitor, callback) = connected.visit(&Decision::default()).await;
+    let (mut one, mut two) = (visitor.clone(), visitor);
+    let (one, two) = tokio::join!(one.get(&callback), two.get(&callback));
+    let (one, two): ((u16, Json), (u16, Json)) =
+        (answer(one.unwrap()).await, answer(two.unwrap()).await);
+    assert_eq!((one.0, two.0), (200, 200));
+    assert_eq!(one.1["pages"], two.1["pages"]);
+    assert_eq!(connected.calls("POST oauth/access_token"), 2);
+    let kept = all::<login::Login>(&*connected.deployment.store, Kind::Login, "")
+        .await
+        .unwrap();
+    assert!(matches!(kept[0].1.value.stage, login::Stage::Taken(_)));
+    connected.finish().await;
+}

@@ -219,6 +219,16 @@ pub fn announces(webhook_field: &str) -> Option<Announces> {
     })
 }
 
+/// Whether Facebook has a webhook for changes of a Graph field.
+pub fn is_announceable(field: &FieldName) -> bool {
+    WEBHOOK_FIELDS
+        .into_iter()
+        .filter_map(announces)
+        .any(|announced| match announced {
+            Announces::Value(name) | Announces::Hint(name) => name == field.as_str(),
+        })
+}
+
 /// Every webhook field that [`announces`] knows.
 pub const WEBHOOK_FIELDS: [&str; 30] = [
     "affiliation",

@@ -4,9 +4,10 @@
 //! Invariant: everything here is a function of its arguments. Nothing waits, reads a clock, or
 //! touches a network or a disk; a test (`tests/it/tidy.rs` of the executable) checks that.
 //!
-//! Reading order: [`time`], [`id`], [`value`], [`field`], [`page`], [`read`], [`lane`], [`due`],
-//! [`webhook`], [`job`].
+//! Reading order: [`time`], [`id`], [`value`], [`field`], [`page`], [`read`], [`drift`], [`lane`],
+//! [`due`], [`webhook`], [`job`].
 
+pub mod drift;
 pub mod due;
 pub mod field;
 pub mod id;

@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::drift::Drift;
 use crate::due::Polling;
 use crate::field::FieldName;
 use crate::id::UserId;
@@ -174,6 +175,8 @@ pub struct Page {
     pub connections: BTreeSet<UserId>,
     /// Known fields that the last read asked for and did not get.
     pub absent: BTreeSet<FieldName>,
+    /// What is open between notices and reads. No part of the merge.
+    pub drift: Drift,
 }
 
 impl Page {

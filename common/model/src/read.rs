@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use crate::drift::Finding;
 use crate::field::FieldName;
 use crate::page::{Change, Observation, Page, Source, Status};
 use crate::time::Millis;
@@ -63,6 +64,8 @@ pub struct Read<'a> {
     pub stamp: Millis,
     /// Who asked.
     pub reader: Reader,
+    /// Our clock, for the grace of the drift meter.
+    pub now: Millis,
 }
 
 /// What a read did to a Page.
@@ -70,6 +73,8 @@ pub struct Read<'a> {
 pub struct Outcome {
     /// What a reader of the Page sees change.
     pub changes: Vec<Change>,
+    /// What the drift meter found.
+    pub findings: Vec<Finding>,
     /// A known field is missing: only a second read, with the Page's own token, may clear it.
     pub wants_another: bool,
 }
@@ -106,7 +111,11 @@ impl Page {
                 stamp: read.stamp,
                 source: Source::Poll,
             };
-            outcome.changes.extend(self.observe(&seen));
+            let last = self.last_read(field);
+            let change = self.observe(&seen);
+            let found = self.judge(field, (last, change.is_some()), read.stamp, read.now);
+            outcome.findings.extend(found);
+            outcome.changes.extend(change);
         }
         self.status = if degraded {
             Status::Degraded
@@ -144,6 +153,7 @@ mod tests {
             object: object.as_object().unwrap(),
             stamp: Millis(second * 1000),
             reader,
+            now: Millis(second * 1000),
         })
     }
 
@@ -234,7 +244,7 @@ mod tests {
             source: Source::Webhook,
         });
         let outcome = read(&mut page, &json!({}), 20, Reader::Own);
-        assert_eq!(outcome, Outcome::default());
+        assert_eq!((outcome.changes, outcome.wants_another), (Vec::new(), false));
         assert_eq!(value(&page, "name").as_deref(), Some("new"));
     }
 }

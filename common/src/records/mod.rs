@@ -4,6 +4,7 @@
 pub mod app;
 pub mod connection;
 pub mod dead_letter;
+pub mod drift;
 pub mod grant;
 pub mod login;
 pub mod probe;

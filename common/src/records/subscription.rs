@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::{Key, Kind};
 
+/// How often in a row the app is put back on a Page that it was taken off. Whoever takes it off so
+/// often means it; a login begins anew.
+pub const HEALINGS: u32 = 5;
+
 /// The subscription of one Page.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -25,6 +29,8 @@ pub struct Subscription {
     pub seen: Option<Millis>,
     /// Why the last attempt failed.
     pub problem: Option<String>,
+    /// How often in a row something had to be put back that had been there.
+    pub healed: u32,
 }
 
 impl Subscription {
@@ -32,7 +38,7 @@ impl Subscription {
     /// app is off it and not everything was refused, or other fields are wanted than before.
     pub fn is_wanted(&self, is_off: bool, wanted: &[&str]) -> bool {
         let is_known = |name: &&str| self.fields.contains(*name) || self.refused.contains(*name);
-        let is_lost = is_off && !self.fields.is_empty();
+        let is_lost = is_off && !self.fields.is_empty() && self.healed < HEALINGS;
         let unsettled = self.tried.is_none() || !wanted.iter().all(is_known);
         is_lost || (unsettled && !self.polling.wanted())
     }
@@ -41,6 +47,7 @@ impl Subscription {
     pub fn renew(&mut self) {
         self.refused.clear();
         self.tried = None;
+        self.healed = 0;
         (self.polling.not_before, self.polling.failures) = (None, 0);
     }
 }

@@ -1,4 +1,4 @@
-//! A Page as flat attributes: one plain text per field, which any client can read, and three
+//! A Page as flat attributes: one plain text per field, which any client can read, and a few
 //! attributes of ours that begin with `_`.
 //!
 //! `_registers` holds per field stamp, source, first stamp, first source and the form of the text
@@ -27,6 +27,8 @@ pub const POLLING: &str = "_polling";
 pub const CONNECTIONS: &str = "_connections";
 /// Known fields that the last read did not get.
 pub const ABSENT: &str = "_absent";
+/// What is open between notices and reads.
+pub const DRIFT: &str = "_drift";
 /// How often it was written. Kept by the store, outside of what is encoded here.
 pub const VERSION: &str = "_version";
 
@@ -85,6 +87,9 @@ pub fn encode(page: &Page) -> Attributes {
     if !page.absent.is_empty() {
         attributes.insert(ABSENT.to_owned(), to_json(&page.absent));
     }
+    if !page.drift.is_empty() {
+        attributes.insert(DRIFT.to_owned(), to_json(&page.drift));
+    }
     attributes
 }
 
@@ -110,6 +115,8 @@ pub fn decode(attributes: &Attributes) -> Result<Page, String> {
         serde_json::from_str(attribute(POLLING)?).map_err(|error| unreadable(POLLING, error))?;
     let connections = set(attributes, CONNECTIONS)?;
     let absent = set(attributes, ABSENT)?;
+    let drift = attributes.get(DRIFT).map_or("{}", String::as_str);
+    let drift = serde_json::from_str(drift).map_err(|error| unreadable(DRIFT, error))?;
     let mut registers = BTreeMap::new();
     for (field, Packed(stamp, source, first, first_source, form)) in packed {
         let plain = || attribute(field.as_str());
@@ -142,6 +149,7 @@ pub fn decode(attributes: &Attributes) -> Result<Page, String> {
         polling,
         connections,
         absent,
+        drift,
     })
 }
 
@@ -207,6 +215,7 @@ mod tests {
         page.connections
             .insert(model::id::PageId::parse("77").unwrap());
         page.absent.insert(FieldName::parse("phone").unwrap());
+        page.hear(&FieldName::parse("f0").unwrap(), Some(Millis(7)), None);
         page.polling.notice(
             Some(Millis(5)),
             Millis(6),

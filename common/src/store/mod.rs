@@ -206,6 +206,10 @@ pub enum Kind {
     Quarantine,
     /// One daily poll of one connection: [`crate::records::run`].
     Run,
+    /// A number of the drift meter: [`crate::records::drift`].
+    Drift,
+    /// A change that nothing had announced: [`crate::records::drift`].
+    Gap,
     /// A signed probe that came out of the worker: [`crate::records::probe`].
     Probe,
 }
@@ -227,6 +231,8 @@ impl Kind {
             Self::Throttle => "throttle",
             Self::Quarantine => "quarantine",
             Self::Run => "run",
+            Self::Drift => "drift",
+            Self::Gap => "gap",
             Self::Probe => "probe",
         }
     }

@@ -54,6 +54,12 @@ pub enum Command {
     Connect(ConnectCommand),
     /// What is due next, and how the daily polls went.
     Schedule,
+    /// How many changes webhooks announced, and which they did not.
+    Drift {
+        /// How many local days, today included.
+        #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=90))]
+        days: u32,
+    },
     /// Work with the keys that tokens are sealed with.
     #[command(subcommand)]
     Keys(KeysCommand),

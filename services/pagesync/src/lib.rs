@@ -7,6 +7,7 @@ pub mod cli;
 pub mod connect;
 pub mod dead_letter;
 pub mod demo;
+pub mod drift;
 pub mod environment;
 pub mod init;
 pub mod keys;
@@ -64,6 +65,11 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Schedule => {
             let (config, store) = store_of(&environment)?;
             schedule::run(&config, &*store, cli.output).await
+        }
+        Command::Drift { days } => {
+            let (config, store) = store_of(&environment)?;
+            let now = Clock::system().now();
+            drift::run(&config, &*store, (days, now), cli.output).await
         }
         Command::Config(ConfigCommand::Show) => {
             config(Role::Command)?;

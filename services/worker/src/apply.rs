@@ -4,12 +4,13 @@
 //! store. A commit that met a newer version loads that Page again and decides again, as often as
 //! it takes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use common::records::dead_letter::{self, Trial};
-use common::records::probe;
+use common::records::{drift, probe};
 use common::store::{Commit, DueWrite, Outcome, PageWrite, StoreError, Stored, Versioned};
 use common::telemetry::{Label, Metrics};
+use model::field::FieldName;
 use model::id::{PageId, Subject};
 use model::job::{Claim, Job, Unreadable, decode_one};
 use model::page::{Change, Observation, Status};
@@ -19,18 +20,21 @@ use model::webhook::{EntryId, Intake, RawEntry, intake};
 use crate::fresh::start_again;
 use crate::{Parts, poll};
 
-/// What a group of jobs says of one Page.
-#[derive(Debug, Default)]
-struct PageWork {
+/// What one entry says of a Page.
+#[derive(Debug)]
+struct Notice {
+    /// When it was sent, on Facebook's clock.
+    sent: Option<Millis>,
+    /// When it came, on ours.
+    received: Millis,
+    announced: BTreeSet<FieldName>,
     observations: Vec<Observation>,
-    /// When each announcing entry was sent (Facebook's clock) and received (ours).
-    notices: Vec<(Option<Millis>, Millis)>,
 }
 
 /// What a group of jobs asks for.
 #[derive(Debug, Default)]
 struct Work {
-    pages: BTreeMap<PageId, PageWork>,
+    pages: BTreeMap<PageId, Vec<Notice>>,
     letters: Vec<Commit>,
     /// Probes that came through.
     proofs: Vec<Commit>,
@@ -111,10 +115,13 @@ impl Work {
             }
             return;
         };
-        if reading.announced {
-            let page = self.pages.entry(id).or_default();
-            page.observations.extend(reading.observations);
-            page.notices.push((reading.sent, received));
+        if !reading.announced.is_empty() {
+            self.pages.entry(id).or_default().push(Notice {
+                sent: reading.sent,
+                received,
+                announced: reading.announced,
+                observations: reading.observations,
+            });
         }
     }
 
@@ -160,7 +167,7 @@ async fn finish(parts: &Parts, mut work: Work) -> Result<(), StoreError> {
             match work
                 .pages
                 .get(&id)
-                .and_then(|work| decide(parts, &id, held, work, now))
+                .and_then(|notices| decide(parts, &id, held, notices, now))
             {
                 Some(commit) => {
                     commits.push(commit);
@@ -179,9 +186,9 @@ async fn finish(parts: &Parts, mut work: Work) -> Result<(), StoreError> {
             match outcome {
                 Outcome::Applied => {
                     Metrics::count(&parts.metrics.commits, "applied");
-                    if let Some(PageWork { notices, .. }) = work.pages.remove(&id) {
+                    if let Some(notices) = work.pages.remove(&id) {
                         let now = parts.clock.now();
-                        for (_, received) in notices {
+                        for Notice { received, .. } in notices {
                             parts
                                 .metrics
                                 .visible_seconds
@@ -201,7 +208,7 @@ fn decide(
     parts: &Parts,
     id: &PageId,
     held: Versioned<Stored>,
-    work: &PageWork,
+    notices: &[Notice],
     now: Millis,
 ) -> Option<Commit> {
     let done = |name| Metrics::count(&parts.metrics.jobs_done, name);
@@ -221,13 +228,17 @@ fn decide(
             (None, page, Some(letter))
         }
     };
-    let changes: Vec<Change> = work
-        .observations
-        .iter()
-        .filter_map(|seen| page.observe(seen))
-        .collect();
-    for (sent, received) in &work.notices {
-        page.polling.notice(*sent, *received, parts.verify_after);
+    let mut changes: Vec<Change> = Vec::new();
+    let mut findings = Vec::new();
+    for notice in notices {
+        for field in &notice.announced {
+            let seen = notice.observations.iter().find(|seen| seen.field == *field);
+            let (change, finding) = page.hear(field, notice.sent, seen);
+            changes.extend(change);
+            findings.extend(finding);
+        }
+        page.polling
+            .notice(notice.sent, notice.received, parts.verify_after);
     }
     if before.as_ref() == Some(&page) {
         done("no_change");
@@ -248,7 +259,10 @@ fn decide(
             changes,
             at: now,
         }),
-        records: letter.into_iter().collect(),
+        records: letter
+            .into_iter()
+            .chain(drift::writes(&parts.days, id, &findings, now))
+            .collect(),
         guards: Vec::new(),
         due: moved
             .then(|| DueWrite {

@@ -10,7 +10,7 @@
 mod tests;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -244,8 +244,8 @@ pub struct Reading {
     pub id: EntryId,
     /// Values it carries.
     pub observations: Vec<Observation>,
-    /// Whether anything tracked was announced, with or without a value.
-    pub announced: bool,
+    /// What was announced of what is tracked, with or without a value.
+    pub announced: BTreeSet<FieldName>,
     /// Its `entry.time` on Facebook's clock; `None` if missing, unreadable or too far ahead.
     pub sent: Option<Millis>,
     /// How far ahead of our clock its `entry.time` is, if too far to be believed. Either clock may
@@ -294,7 +294,7 @@ impl RawEntry {
         let mut reading = Reading {
             id,
             observations: Vec::new(),
-            announced: false,
+            announced: BTreeSet::new(),
             sent: time.filter(|time| believed(*time)),
             ahead: time
                 .filter(|time| !believed(*time))
@@ -340,7 +340,7 @@ impl Reading {
             *self.untracked.entry(name).or_default() += 1;
             return;
         };
-        self.announced = true;
+        self.announced.insert(field.clone());
         let (Some(value), Some(stamp)) = (value, self.sent) else {
             return;
         };

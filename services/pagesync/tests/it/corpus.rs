@@ -158,7 +158,7 @@ async fn outcome(
             assert!(deployment.counted(name) > 0, "{}: {name}", line.kind);
             said.push(format!("counted: {name}"));
         }
-        if reading.announced {
+        if !reading.announced.is_empty() {
             assert!(is_noted(&page, reading.sent), "{}: {page:?}", line.kind);
             said.push("noted".to_owned());
         }

@@ -73,6 +73,20 @@ pub(super) async fn ask(parts: &Parts, next: &mut Commit) -> Result<(), StoreErr
     Ok(())
 }
 
+/// Changes are not announced: unless somebody looked within the hour, they look now.
+pub(super) async fn suspect(parts: &Parts) -> Result<(), StoreError> {
+    let held = get::<App>(&*parts.store, &app::key()).await?;
+    let now = parts.clock.now();
+    let is_long_ago = |app: &App| app.seen.is_none_or(|seen| seen.plus(LONGEST_PAUSE) <= now);
+    if held.is_some_and(|held| held.value.problem.is_none() && is_long_ago(&held.value)) {
+        let mut next = Commit::default();
+        ask(parts, &mut next).await?;
+        // Was it written meanwhile, somebody looked.
+        commit(&*parts.store, next).await?;
+    }
+    Ok(())
+}
+
 pub(super) async fn poll(parts: &Parts, claimed: Millis) -> Result<(), StoreError> {
     let (key, subject) = (app::key(), Subject::App);
     let Some(held) = get::<App>(&*parts.store, &key).await? else {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::custody::Keys;
 use common::graph::calls::Account;
 use common::records::subscription::{self, Subscription};
-use common::records::{get, put, token};
+use common::records::{drift, get, put, token};
 use common::store::{Commit, DueWrite, Key, Outcome, PageWrite, StoreError, Stored, Versioned};
 use common::telemetry::Metrics;
 use model::field::FieldName;
@@ -57,10 +57,13 @@ pub(super) async fn keep(
         }
         let outcomes = parts.store.commit(&commits).await?;
         let mut stale = false;
-        for (id, outcome) in ids.iter().zip(outcomes) {
+        for ((id, outcome), committed) in ids.iter().zip(outcomes).zip(&commits) {
             stale |= outcome == Outcome::Stale;
             if outcome == Outcome::Applied {
                 open.remove(id);
+                if drift::opens(&committed.records) {
+                    super::subscription::suspect(parts, id).await?;
+                }
             }
         }
         if stale {
@@ -104,7 +107,10 @@ async fn decide(
         object: &account.object,
         stamp: listing.stamp,
         reader: Reader::Bulk,
+        now,
     });
+    let meter = drift::writes(&parts.days, &account.id, &outcome.findings, now);
+    commit.records.extend(meter);
     page.polling
         .succeed(listing.begun, listing.stamp, listing.slot);
     let key = token::of_page(listing.user, &account.id);

@@ -7,21 +7,21 @@ use common::custody::Token;
 use common::graph::calls::PageAnswer;
 use common::graph::error::GraphError;
 use common::records::connection::{self, Connection};
-use common::records::quarantine;
+use common::records::{drift, quarantine};
 use common::slots::AFTER_WALK;
 use common::store::{Commit, DueWrite, Key, Outcome, PageWrite, StoreError, Stored, Versioned};
 use common::telemetry::Metrics;
 use model::field::FieldName;
 use model::id::{PageId, Subject, UserId};
 use model::lane::Lane;
-use model::page::{Change, Page, Status};
-use model::read::{Read, Reader};
+use model::page::{Page, Status};
+use model::read::{self, Read, Reader};
 use model::time::Millis;
 use serde_json::{Map, Value as Json};
 
 use super::change::ask_for_tokens;
 use super::fields::leave_out;
-use super::limits;
+use super::{limits, subscription};
 use super::pace::{A_DAY, is_due, resume};
 use super::tokens::{Candidate, NoToken, candidates, covering};
 use crate::Parts;
@@ -73,7 +73,11 @@ pub(super) async fn poll(parts: &Parts, id: &PageId, claimed: Millis) -> Result<
             return Ok(());
         };
         next.guards.extend(with.map(|(_, guard)| guard.clone()));
+        let unannounced = drift::opens(&next.records);
         if parts.store.commit(&[next]).await? == [Outcome::Applied] {
+            if unannounced {
+                subscription::suspect(parts, id).await?;
+            }
             return Ok(());
         }
         if let Some((user, guard)) = with
@@ -236,7 +240,7 @@ fn decide(
             (page, Some(letter))
         }
     };
-    let changes = tried.map_or_else(Vec::new, |tried| {
+    let outcome = tried.map_or_else(read::Outcome::default, |tried| {
         page.polling.start(begun);
         // A walk that began later has read it, or a login came since: that this attempt came to
         // nothing is no news.
@@ -244,7 +248,7 @@ fn decide(
         let covered_since = page.connections.len() > tried.covering.len();
         let is_late = !matches!(tried.attempt, Attempt::Read(_)) && (read_since || covered_since);
         if is_late {
-            return Vec::new();
+            return read::Outcome::default();
         }
         take(parts, id, &mut page, (begun, slot), &tried.attempt)
     });
@@ -257,10 +261,13 @@ fn decide(
             id: id.clone(),
             expected: held.version,
             page,
-            changes,
+            changes: outcome.changes,
             at: now,
         }),
-        records: letter.into_iter().collect(),
+        records: letter
+            .into_iter()
+            .chain(drift::writes(&parts.days, id, &outcome.findings, now))
+            .collect(),
         guards: Vec::new(),
     })
 }
@@ -272,7 +279,7 @@ fn take(
     page: &mut Page,
     (begun, slot): (Millis, Millis),
     attempt: &Attempt,
-) -> Vec<Change> {
+) -> read::Outcome {
     let now = parts.clock.now();
     let done = |name| Metrics::count(&parts.metrics.graph, name);
     match attempt {
@@ -287,6 +294,7 @@ fn take(
                 object,
                 stamp: *stamp,
                 reader: Reader::Own,
+                now,
             });
             page.polling.succeed(begun, *stamp, slot);
             if outcome.wants_another {
@@ -297,7 +305,7 @@ fn take(
             if page.status == Status::Degraded {
                 tracing::warn!(page.id = %id, "three or more known fields are missing at once: their values are kept");
             }
-            return outcome.changes;
+            return outcome;
         }
         Attempt::NoToken(why) => {
             tracing::warn!(page.id = %id, why = why.text(), "a Page cannot be read");
@@ -321,5 +329,5 @@ fn take(
             page.polling.fail(at);
         }
     }
-    Vec::new()
+    read::Outcome::default()
 }

@@ -5,15 +5,16 @@ use std::collections::BTreeSet;
 
 use common::custody::Token;
 use common::graph::error::GraphError;
-use common::records::subscription::{self, Subscription};
+use common::records::subscription::{self, HEALINGS, Subscription};
 use common::records::{commit, get};
-use common::store::{StoreError, Versioned};
+use common::store::{Outcome, StoreError, Stored, Versioned};
+use model::drift::GRACE;
 use model::id::{PageId, Subject};
 use model::lane::Lane;
 use model::time::Millis;
 
-use super::commits::{forget_due, settle};
-use super::limits;
+use super::commits::{forget_due, save, settle};
+use super::{app, limits};
 use super::pace::{A_DAY, is_due, resume};
 use super::tokens::{Candidate, NoToken, candidates};
 use crate::Parts;
@@ -38,7 +39,41 @@ pub(super) async fn poll(parts: &Parts, page: &PageId, claimed: Millis) -> Resul
             take(value, attempt, now);
         }
     })
-    .await
+    .await?;
+    let in_place = matches!(&attempt, Some(Attempt::Done(Ok(done))) if !done.written);
+    if in_place && is_deaf(parts, page, now).await? {
+        tracing::warn!(page.id = %page, "changes of a Page are not announced although the app is on it");
+        app::suspect(parts).await?;
+    }
+    Ok(())
+}
+
+/// A read found a change that nothing had announced. If its notice does not come within the grace,
+/// somebody looks whether the app is still on the Page: once a day at most.
+pub(super) async fn suspect(parts: &Parts, page: &PageId) -> Result<(), StoreError> {
+    let key = subscription::key(page);
+    loop {
+        let held = get::<Subscription>(&*parts.store, &key).await?;
+        let Some(Versioned { version, mut value }) = held else {
+            return Ok(());
+        };
+        if value.polling.wanted() || value.healed >= HEALINGS {
+            return Ok(());
+        }
+        let at = parts.clock.now().plus(GRACE);
+        let not_before = value.tried.map_or(at, |tried| tried.plus(A_DAY));
+        value.polling.ask(at.max(not_before));
+        let subject = Subject::Subscription(page.clone());
+        let next = save(key.clone(), &value, version, subject, &value.polling);
+        if commit(&*parts.store, next).await? == Outcome::Applied {
+            return Ok(());
+        }
+    }
+}
+
+async fn is_deaf(parts: &Parts, page: &PageId, now: Millis) -> Result<bool, StoreError> {
+    let held = parts.store.load(std::slice::from_ref(page)).await?.pop();
+    Ok(held.is_some_and(|held| matches!(held.value, Stored::Page(page) if page.is_deaf(now))))
 }
 
 /// What an attempt came to.
@@ -70,8 +105,14 @@ async fn attempt(
     Ok(throttled.map_or(Attempt::Done(done), Attempt::Deferred))
 }
 
-/// What Facebook has after an attempt, and what it refused.
-type Done = Result<(BTreeSet<String>, BTreeSet<String>), GraphError>;
+/// What Facebook has after an attempt, what it refused, and whether anything was missing.
+struct There {
+    fields: BTreeSet<String>,
+    refused: BTreeSet<String>,
+    written: bool,
+}
+
+type Done = Result<There, GraphError>;
 
 fn take(value: &mut Subscription, attempt: &Attempt, now: Millis) {
     if matches!(attempt, Attempt::Done(_)) {
@@ -83,11 +124,19 @@ fn take(value: &mut Subscription, attempt: &Attempt, now: Millis) {
             value.problem = Some(why.text().to_owned());
             value.polling.fail(now.plus(A_DAY));
         }
-        Attempt::Done(Ok((fields, refused))) => {
-            let names: Vec<&str> = refused.iter().map(String::as_str).collect();
+        Attempt::Done(Ok(there)) => {
+            let names: Vec<&str> = there.refused.iter().map(String::as_str).collect();
             let problem = format!("Facebook refuses {}", names.join(", "));
             value.problem = (!names.is_empty()).then_some(problem);
-            (value.fields, value.refused) = (fields.clone(), refused.clone());
+            // At the first time there is nothing to put back.
+            let put_back = there.written && value.seen.is_some();
+            value.healed = if put_back { value.healed + 1 } else { 0 };
+            if value.healed >= HEALINGS {
+                value.problem = Some(format!(
+                    "the app was taken off this Page {HEALINGS} times and put back; from now on it stays off until somebody logs in"
+                ));
+            }
+            (value.fields, value.refused) = (there.fields.clone(), there.refused.clone());
             value.seen = Some(now);
             value.polling.done(now);
         }
@@ -115,7 +164,13 @@ async fn reconcile(parts: &Parts, page: &PageId, token: &Token, known: &Subscrip
     while !wanted.is_subset(&there) {
         let all: Vec<String> = there.union(&wanted).cloned().collect();
         match parts.graph.subscribe_page(token, page, &all).await {
-            Ok(()) => return Ok((all.into_iter().collect(), refused)),
+            Ok(()) => {
+                return Ok(There {
+                    fields: all.into_iter().collect(),
+                    refused,
+                    written: true,
+                });
+            }
             Err(GraphError::Permission(names)) => {
                 // It names what it refuses; the rest may be taken.
                 let named: BTreeSet<String> = names.split(',').map(ToOwned::to_owned).collect();
@@ -128,5 +183,9 @@ async fn reconcile(parts: &Parts, page: &PageId, token: &Token, known: &Subscrip
             Err(error) => return Err(error),
         }
     }
-    Ok((there, refused))
+    Ok(There {
+        fields: there,
+        refused,
+        written: false,
+    })
 }

@@ -165,9 +165,7 @@ impl Page {
         let changed = std::mem::take(&mut open.moved) || changed;
         open.since = None;
         open.gaps.retain(|gap| gap.at.plus(MEMORY) > now);
-        if !changed
-            && let Some(gap) = open.gaps.last_mut().filter(|gap| Some(gap.until) >= last)
-        {
+        if !changed && let Some(gap) = open.gaps.last_mut().filter(|gap| Some(gap.until) >= last) {
             gap.until = gap.until.max(stamp);
         }
         let announced = open.announced.filter(|sent| *sent <= stamp);
@@ -196,7 +194,8 @@ impl Page {
                 .and_then(|sent| open.settle(sent))
                 .map(Event::Late),
         };
-        let answered = changed || last.is_none() || announced.is_some_and(|sent| late_enough(&sent));
+        let answered =
+            changed || last.is_none() || announced.is_some_and(|sent| late_enough(&sent));
         if answered && announced.is_some() {
             open.announced = None;
         }

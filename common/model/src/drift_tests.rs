@@ -63,11 +63,21 @@ fn gap_until(since: u64, read: u64, until: u64) -> Gap {
 fn what_was_announced_and_changed_is_captured_with_or_without_a_value() {
     for value in [None, Some("new")] {
         let mut page = Page::default();
-        assert_eq!(read(&mut page, "name", &json!("old"), 100), Some(Event::Initial));
+        assert_eq!(
+            read(&mut page, "name", &json!("old"), 100),
+            Some(Event::Initial)
+        );
         assert_eq!(hear(&mut page, "name", 200, value), None);
-        assert_eq!(read(&mut page, "name", &json!("new"), 210), Some(Event::Captured));
+        assert_eq!(
+            read(&mut page, "name", &json!("new"), 210),
+            Some(Event::Captured)
+        );
         assert_eq!(read(&mut page, "name", &json!("new"), 300), None);
-        assert!(page.drift.is_empty(), "nothing stays open: {:?}", page.drift);
+        assert!(
+            page.drift.is_empty(),
+            "nothing stays open: {:?}",
+            page.drift
+        );
     }
 }
 
@@ -95,11 +105,24 @@ fn a_duplicate_of_an_earlier_notice_settles_nothing() {
     let mut page = Page::default();
     read(&mut page, "phone", &json!("1"), 100);
     hear(&mut page, "phone", 150, None);
-    assert_eq!(read(&mut page, "phone", &json!("2"), 200), Some(Event::Captured));
-    assert_eq!(read(&mut page, "phone", &json!("3"), 300), Some(Event::Opened(gap(200, 300))));
-    assert_eq!(hear(&mut page, "phone", 150, None), None, "the notice of the change before");
+    assert_eq!(
+        read(&mut page, "phone", &json!("2"), 200),
+        Some(Event::Captured)
+    );
+    assert_eq!(
+        read(&mut page, "phone", &json!("3"), 300),
+        Some(Event::Opened(gap(200, 300)))
+    );
+    assert_eq!(
+        hear(&mut page, "phone", 150, None),
+        None,
+        "the notice of the change before"
+    );
     assert_eq!(read(&mut page, "phone", &json!("3"), 400), None);
-    assert_eq!(hear(&mut page, "phone", 250, None), Some(Event::Late(gap_until(200, 300, 400))));
+    assert_eq!(
+        hear(&mut page, "phone", 250, None),
+        Some(Event::Late(gap_until(200, 300, 400)))
+    );
 }
 
 #[test]
@@ -107,8 +130,15 @@ fn a_stale_answer_does_not_use_a_notice_up() {
     let mut page = Page::default();
     read(&mut page, "phone", &json!("1"), 100);
     hear(&mut page, "phone", 150, None);
-    assert_eq!(read(&mut page, "phone", &json!("1"), 153), None, "Graph still serves the old value");
-    assert_eq!(read(&mut page, "phone", &json!("2"), 170), Some(Event::Captured));
+    assert_eq!(
+        read(&mut page, "phone", &json!("1"), 153),
+        None,
+        "Graph still serves the old value"
+    );
+    assert_eq!(
+        read(&mut page, "phone", &json!("2"), 170),
+        Some(Event::Captured)
+    );
 }
 
 #[test]
@@ -116,7 +146,10 @@ fn an_older_read_that_arrives_later_says_nothing() {
     let mut page = Page::default();
     read(&mut page, "phone", &json!("1"), 100);
     hear(&mut page, "phone", 150, None);
-    assert_eq!(read(&mut page, "phone", &json!("2"), 200), Some(Event::Captured));
+    assert_eq!(
+        read(&mut page, "phone", &json!("2"), 200),
+        Some(Event::Captured)
+    );
     assert_eq!(read(&mut page, "phone", &json!("1"), 140), None);
     assert_eq!(read(&mut page, "phone", &json!("2"), 300), None);
 }
@@ -125,7 +158,10 @@ fn an_older_read_that_arrives_later_says_nothing() {
 fn what_has_no_webhook_is_unannounceable_and_counters_are_left_out() {
     let mut page = Page::default();
     read(&mut page, "about", &json!("a"), 100);
-    assert_eq!(read(&mut page, "about", &json!("b"), 200), Some(Event::Unannounceable));
+    assert_eq!(
+        read(&mut page, "about", &json!("b"), 200),
+        Some(Event::Unannounceable)
+    );
     read(&mut page, "fan_count", &json!(1), 100);
     assert_eq!(read(&mut page, "fan_count", &json!(2), 200), None);
 }
@@ -135,10 +171,16 @@ fn a_notice_without_a_time_announces_what_the_next_read_finds() {
     let mut page = Page::default();
     read(&mut page, "phone", &json!("1"), 100);
     page.hear(&field("phone"), None, None);
-    assert_eq!(read(&mut page, "phone", &json!("2"), 200), Some(Event::Captured));
+    assert_eq!(
+        read(&mut page, "phone", &json!("2"), 200),
+        Some(Event::Captured)
+    );
     read(&mut page, "phone", &json!("3"), 300);
     let (_, finding) = page.hear(&field("phone"), None, None);
-    assert_eq!(finding.map(|found| found.event), Some(Event::Late(gap(200, 300))));
+    assert_eq!(
+        finding.map(|found| found.event),
+        Some(Event::Late(gap(200, 300)))
+    );
 }
 
 /// One change of the owner, and what became of its notice.
@@ -155,9 +197,20 @@ struct Owned {
 
 fn owned() -> impl Strategy<Value = Owned> {
     let delay = prop_oneof![Just(0), 0..20u64, 0..900u64];
-    (1..400u64, any::<bool>(), delay, proptest::option::of(0..2000u64), any::<bool>()).prop_map(
-        |(after, lost, delay, again, valued)| Owned { after, lost, delay, again, valued },
+    (
+        1..400u64,
+        any::<bool>(),
+        delay,
+        proptest::option::of(0..2000u64),
+        any::<bool>(),
     )
+        .prop_map(|(after, lost, delay, again, valued)| Owned {
+            after,
+            lost,
+            delay,
+            again,
+            valued,
+        })
 }
 
 enum What {

@@ -244,7 +244,10 @@ mod tests {
             source: Source::Webhook,
         });
         let outcome = read(&mut page, &json!({}), 20, Reader::Own);
-        assert_eq!((outcome.changes, outcome.wants_another), (Vec::new(), false));
+        assert_eq!(
+            (outcome.changes, outcome.wants_another),
+            (Vec::new(), false)
+        );
         assert_eq!(value(&page, "name").as_deref(), Some("new"));
     }
 }

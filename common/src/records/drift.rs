@@ -150,7 +150,9 @@ pub async fn report(store: &dyn Store, from: &str, now: Millis) -> Result<Report
     let mut after = None;
     while let Some(some) = chunk::<Found>(store, Kind::Gap, "", &mut after).await? {
         let found = some.into_iter().map(|(_, held)| held.value);
-        report.gaps.extend(found.filter(|found| found.day.as_str() >= from));
+        report
+            .gaps
+            .extend(found.filter(|found| found.day.as_str() >= from));
     }
     report.gaps.sort_by_key(|found| found.gap.at);
     let mut silent = BTreeSet::new();
@@ -165,7 +167,10 @@ pub async fn report(store: &dyn Store, from: &str, now: Millis) -> Result<Report
     report.deaf = deaf(store, silent.into_iter().collect(), now).await?;
     report.all.settle();
     let (fields, days) = (&mut report.fields, &mut report.days);
-    fields.values_mut().chain(days.values_mut()).for_each(Counts::settle);
+    fields
+        .values_mut()
+        .chain(days.values_mut())
+        .for_each(Counts::settle);
     Ok(report)
 }
 

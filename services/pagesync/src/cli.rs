@@ -36,7 +36,11 @@ pub enum Command {
     /// Publish the polls that are due (distributed backend).
     Scheduler,
     /// Be Facebook: dialog, Graph, and /_sim to change things; webhooks follow.
-    Simulator,
+    Simulator {
+        /// What goes wrong, and when; services/simulator/scenarios has some.
+        #[arg(long)]
+        scenario: Option<PathBuf>,
+    },
     /// Ask the process on the private listener whether it is ready; for health checks.
     Health,
     /// Ask four questions and write .env; or, with --secrets, write the secrets of a compose

@@ -48,16 +48,25 @@ fn json(report: &Report, now: Millis) -> Json {
 /// The report for people.
 pub fn table(report: &Report, now: Millis) -> String {
     let row = |name: &str, counts: &Counts| {
-        let ratio = counts.ratio.map_or("-".to_owned(), |ratio| format!("{:.1} %", ratio * 100.0));
+        let ratio = counts
+            .ratio
+            .map_or("-".to_owned(), |ratio| format!("{:.1} %", ratio * 100.0));
         let numbers = [counts.captured, counts.late, counts.missed, counts.open];
         let numbers = numbers.iter().map(ToString::to_string);
-        std::iter::once(name.to_owned()).chain(numbers).chain([ratio]).collect::<Vec<_>>()
+        std::iter::once(name.to_owned())
+            .chain(numbers)
+            .chain([ratio])
+            .collect::<Vec<_>>()
     };
     let header = |first| [first, "captured", "late", "missed", "open", "ratio"];
     let of = |map: &std::collections::BTreeMap<String, Counts>| {
-        map.iter().map(|(name, counts)| row(name, counts)).collect::<Vec<_>>()
+        map.iter()
+            .map(|(name, counts)| row(name, counts))
+            .collect::<Vec<_>>()
     };
-    let fields = of(&report.fields).into_iter().chain([row("all", &report.all)]);
+    let fields = of(&report.fields)
+        .into_iter()
+        .chain([row("all", &report.all)]);
     let mut text = format!(
         "{}\n\n{}\n\n{} first reads, {} changes of fields that have no webhook. A change is open for {} minutes, then missed.\n",
         output::table(&header("field"), fields),
@@ -73,14 +82,27 @@ pub fn table(report: &Report, now: Millis) -> String {
                 found.field.to_string(),
                 rfc3339(found.gap.since),
                 rfc3339(found.gap.read),
-                if found.gap.is_missed(now) { "missed" } else { "open" }.to_owned(),
+                if found.gap.is_missed(now) {
+                    "missed"
+                } else {
+                    "open"
+                }
+                .to_owned(),
             ]
         });
         let header = ["Page", "field", "changed after", "and before", ""];
-        text += &format!("\nNot announced, the newest {SHOWN}\n{}\n", output::table(&header, newest));
+        text += &format!(
+            "\nNot announced, the newest {SHOWN}\n{}\n",
+            output::table(&header, newest)
+        );
     }
     if !report.deaf.is_empty() {
-        let pages: Vec<&str> = report.deaf.iter().take(SHOWN).map(|id| id.as_str()).collect();
+        let pages: Vec<&str> = report
+            .deaf
+            .iter()
+            .take(SHOWN)
+            .map(|id| id.as_str())
+            .collect();
         text += &format!(
             "\n{} Pages missed a change and were silent since; their subscriptions are looked at: {}\n",
             report.deaf.len(),

@@ -40,7 +40,9 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Ingress => roles::run(&config(Role::Ingress)?, Role::Ingress).await,
         Command::Worker => roles::run(&config(Role::Worker)?, Role::Worker).await,
         Command::Scheduler => roles::run(&config(Role::Scheduler)?, Role::Scheduler).await,
-        Command::Simulator => roles::simulator(&config(Role::Simulator)?).await,
+        Command::Simulator { scenario } => {
+            roles::simulator(&config(Role::Simulator)?, scenario.as_deref()).await
+        }
         Command::Health => roles::health(&config(Role::Command)?).await,
         Command::Demo { seconds } => demo::run(seconds, cli.output).await,
         Command::Init {

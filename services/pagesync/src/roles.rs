@@ -1,6 +1,7 @@
 //! The roles of the executable: which tasks make up a process.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
@@ -18,6 +19,7 @@ use model::lane::Lane;
 use secrecy::ExposeSecret as _;
 use simulator::delivery::Faults;
 use simulator::facebook::App;
+use simulator::scenario::Scenario;
 use tokio::net::TcpListener;
 
 use crate::cast::CAST;
@@ -215,9 +217,10 @@ pub async fn health(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs the simulator until a signal, with the Pages of the demo.
-pub async fn simulator(config: &Config) -> anyhow::Result<()> {
+/// Runs the simulator until a signal, with the Pages of the demo; plays a scenario if there is one.
+pub async fn simulator(config: &Config, scenario: Option<&Path>) -> anyhow::Result<()> {
     init_logs(&config.log, config.log_format);
+    let scenario = scenario.map(read_scenario).transpose()?;
     let Some(secret) = config.app_secrets.first() else {
         bail!("FACEBOOK_APP_SECRET is missing")
     };
@@ -239,6 +242,10 @@ pub async fn simulator(config: &Config) -> anyhow::Result<()> {
             .map_err(anyhow::Error::msg)?;
     }
     let listener = bind(config.simulator_listen, "PAGESYNC_SIMULATOR_LISTEN").await?;
+    if let Some(scenario) = scenario {
+        tracing::info!(about = scenario.about, "a scenario is played");
+        tokio::spawn(scenario.play(simulator.clone()));
+    }
     tracing::info!(listen = %listener.local_addr()?, "a simulated Facebook is listening; what it knows is in memory");
     let lifecycle = Lifecycle::default();
     let serving = lifecycle.clone();
@@ -252,6 +259,12 @@ pub async fn simulator(config: &Config) -> anyhow::Result<()> {
         .run_until_signal()
         .await
         .map_err(anyhow::Error::msg)
+}
+
+fn read_scenario(path: &Path) -> anyhow::Result<Scenario> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
+    Scenario::parse(&text).map_err(|error| anyhow::anyhow!("{shown}: {error}"))
 }
 
 /// A seed for a simulator that nobody needs to repeat.

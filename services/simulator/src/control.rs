@@ -7,7 +7,9 @@ use axum::{Json, Router};
 use serde_json::Value;
 
 use crate::delivery::Faults;
-use crate::facebook::{Canned, Habits, Person};
+use crate::facebook::{Canned, Habits, Person, kill};
+use crate::scenario::{Death, Scenario, check};
+use crate::signed_request::{self, Answered};
 use crate::world::Page;
 use crate::{Simulator, dialog, graph};
 
@@ -23,13 +25,17 @@ pub fn router(simulator: Simulator) -> Router {
         .route("/_sim/pages", get(pages).post(put_pages))
         .route("/_sim/pages/{id}", patch(change).delete(remove))
         .route("/_sim/people", get(people).post(put_people))
+        .route("/_sim/people/{id}/permissions/{name}", delete(revoke))
+        .route("/_sim/people/{id}/deauthorize", post(deauthorize))
+        .route("/_sim/people/{id}/data-deletion", post(delete_data))
+        .route("/_sim/scenario", post(scenario))
         .route("/_sim/clock", get(clock).post(set_clock))
         .route("/_sim/habits", get(habits).put(set_habits))
         .route("/_sim/replies", put(set_replies))
         .route("/_sim/calls", get(calls).delete(forget_calls))
         .route("/_sim/tokens", delete(kill_tokens))
         .route("/_sim/subscriptions", get(subscriptions))
-        .route("/_sim/faults", put(faults))
+        .route("/_sim/faults", get(faults).put(set_faults))
         .route("/_sim/test-button", post(test_button))
         .route("/_sim/deliveries", get(deliveries))
         .route(
@@ -67,9 +73,61 @@ async fn change(
         .map_err(|reason| refusal(StatusCode::NOT_FOUND, &reason))
 }
 
-async fn faults(State(simulator): State<Simulator>, Json(faults): Json<Faults>) -> StatusCode {
+async fn faults(State(simulator): State<Simulator>) -> Json<Faults> {
+    Json(simulator.faults())
+}
+
+async fn set_faults(State(simulator): State<Simulator>, Json(faults): Json<Faults>) -> StatusCode {
     simulator.set_faults(faults);
     StatusCode::NO_CONTENT
+}
+
+async fn revoke(
+    State(simulator): State<Simulator>,
+    Path((user, permission)): Path<(String, String)>,
+) -> Result<StatusCode, Refusal> {
+    let revoked = simulator.facebook().revoke(&user, &permission);
+    revoked.map_err(|reason| refusal(StatusCode::NOT_FOUND, &reason))?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Where a callback of the dashboard is.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct To {
+    callback: String,
+}
+
+async fn deauthorize(
+    State(simulator): State<Simulator>,
+    Path(user): Path<String>,
+    Json(to): Json<To>,
+) -> Json<Answered> {
+    {
+        // Facebook ends the tokens first, then says so.
+        let death = Death {
+            user: Some(user.clone()),
+            page: None,
+            subcode: 458,
+        };
+        kill(&mut simulator.facebook(), &death);
+    }
+    Json(signed_request::post(&simulator, &user, &to.callback).await)
+}
+
+async fn delete_data(
+    State(simulator): State<Simulator>,
+    Path(user): Path<String>,
+    Json(to): Json<To>,
+) -> Json<Answered> {
+    Json(signed_request::post(&simulator, &user, &to.callback).await)
+}
+
+async fn scenario(State(simulator): State<Simulator>, text: String) -> Result<StatusCode, Refusal> {
+    let scenario = Scenario::parse(&text);
+    let scenario = scenario.map_err(|reason| refusal(StatusCode::BAD_REQUEST, &reason))?;
+    tokio::spawn(scenario.play(simulator));
+    Ok(StatusCode::ACCEPTED)
 }
 
 async fn deliveries(State(simulator): State<Simulator>) -> Json<Value> {
@@ -120,20 +178,27 @@ async fn habits(State(simulator): State<Simulator>) -> Json<Habits> {
     Json(simulator.facebook().habits.clone())
 }
 
-async fn set_habits(State(simulator): State<Simulator>, Json(habits): Json<Habits>) -> StatusCode {
+async fn set_habits(
+    State(simulator): State<Simulator>,
+    Json(habits): Json<Habits>,
+) -> Result<StatusCode, Refusal> {
+    let known = check(habits.errors.keys());
+    known.map_err(|reason| refusal(StatusCode::BAD_REQUEST, &reason))?;
     simulator.facebook().habits = habits;
-    StatusCode::NO_CONTENT
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn set_replies(
     State(simulator): State<Simulator>,
     Json(replies): Json<Vec<Canned>>,
-) -> StatusCode {
+) -> Result<StatusCode, Refusal> {
+    let known = check(replies.iter().filter_map(|canned| canned.fault.as_ref()));
+    known.map_err(|reason| refusal(StatusCode::BAD_REQUEST, &reason))?;
     simulator.facebook().canned = replies
         .into_iter()
         .filter(|canned| canned.times > 0)
         .collect();
-    StatusCode::NO_CONTENT
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn calls(State(simulator): State<Simulator>) -> Json<Value> {
@@ -145,30 +210,8 @@ async fn forget_calls(State(simulator): State<Simulator>) -> StatusCode {
     StatusCode::NO_CONTENT
 }
 
-/// Which tokens die, and of what.
-#[derive(Debug, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Death {
-    /// Only those of this person.
-    user: Option<String>,
-    /// Only that of this Page.
-    page: Option<String>,
-    /// The subcode Graph answers with.
-    subcode: u64,
-}
-
 async fn kill_tokens(State(simulator): State<Simulator>, Json(death): Json<Death>) -> StatusCode {
-    let mut facebook = simulator.facebook();
-    for token in facebook.tokens.values_mut() {
-        let user = death.user.as_ref().is_none_or(|user| *user == token.user);
-        let page = death
-            .page
-            .as_deref()
-            .is_none_or(|page| graph::page_of(token) == Some(page));
-        if user && page {
-            token.dead = Some(death.subcode);
-        }
-    }
+    kill(&mut simulator.facebook(), &death);
     StatusCode::NO_CONTENT
 }
 

@@ -1,29 +1,13 @@
-//! Deliveries: which change is announced and how, and the habits of the sender.
-//!
-//! Every choice comes from one seeded generator in one task, so a seed repeats a run as far as the
-//! network lets it.
+//! Deliveries: which change is announced and how, the habits of the sender, how it went.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::Notify;
 
-use crate::bytes::{escaped, signature_256, signature_sha1};
-use crate::{Options, now};
-
-/// Pauses before each repetition of a delivery that was not answered 200. Facebook repeats "at
-/// once, then with decreasing frequency over 36 hours"; this is the same shape in five minutes.
-const RETRIES: [u64; 9] = [0, 1, 2, 5, 10, 30, 60, 90, 120];
-/// Deliveries under way at the same time.
-const AT_ONCE: usize = 32;
-/// A delivery without an answer after this is a failed one.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Facebook puts at most this many updates into one delivery.
-const MAX_BATCH: usize = 1000;
+use crate::bytes::escaped;
+use crate::now;
 
 /// Webhook fields of a Page's profile. Source: "Webhooks Reference: Page", v26.
 pub const WEBHOOK_FIELDS: [&str; 30] = [
@@ -59,16 +43,27 @@ pub const WEBHOOK_FIELDS: [&str; 30] = [
     "website",
 ];
 
-/// Habits of the sender; each a probability from 0 to 1, but for `include_values`.
+/// Habits of the sender; the first four are probabilities from 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Faults {
+    /// The notice of a change is never sent.
+    pub loss: f64,
     /// A delivery comes twice.
     pub duplicate: f64,
     /// A delivery is held back while later ones pass.
     pub reorder: f64,
     /// Changes that wait together travel together.
     pub batch: f64,
+    /// Every delivery begins so many seconds late.
+    pub delay_seconds: u64,
+    /// Deliveries wait until this is false again: a backlog.
+    pub hold: bool,
+    /// Seconds of failed deliveries, by this Facebook's clock, after which the app is taken off a Page;
+    /// `null`: never. Messenger does it after an hour.
+    pub unsubscribe_after_seconds: Option<u64>,
+    /// How much faster than in five minutes a failed delivery is repeated.
+    pub hurry: f64,
     /// Whether values are sent at all; without, entries carry `changed_fields`.
     pub include_values: bool,
     /// Page ids are numbers, as in some real deliveries.
@@ -80,6 +75,11 @@ pub struct Faults {
 impl Default for Faults {
     fn default() -> Self {
         Self {
+            loss: 0.0,
+            delay_seconds: 0,
+            hold: false,
+            unsubscribe_after_seconds: None,
+            hurry: 1.0,
             duplicate: 0.0,
             reorder: 0.0,
             batch: 0.5,
@@ -93,12 +93,12 @@ impl Default for Faults {
 /// One announced change.
 #[derive(Debug, Clone)]
 pub struct Event {
-    page: String,
-    field: &'static str,
+    pub(crate) page: String,
+    pub(crate) field: &'static str,
     value: Option<Value>,
-    time: u64,
+    pub(crate) time: u64,
     /// Where it goes, and whether with values: as the app was subscribed when it happened.
-    target: (String, bool),
+    pub(crate) target: (String, bool),
 }
 
 impl Event {
@@ -165,8 +165,11 @@ impl Event {
 pub struct Tally {
     events: AtomicU64,
     settled: AtomicU64,
-    sent: AtomicU64,
-    accepted: AtomicU64,
+    lost: AtomicU64,
+    /// Events that wait in a backlog.
+    pub(crate) held: AtomicU64,
+    pub(crate) sent: AtomicU64,
+    pub(crate) accepted: AtomicU64,
     moved: Notify,
 }
 
@@ -175,7 +178,23 @@ impl Tally {
         self.events.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn settle(&self, events: usize) {
+    /// One event that is never sent.
+    pub(crate) fn lose(&self) {
+        self.lost.fetch_add(1, Ordering::SeqCst);
+        self.settle(1);
+    }
+
+    /// How many events wait in a backlog.
+    pub fn held(&self) -> u64 {
+        self.held.load(Ordering::SeqCst)
+    }
+
+    /// How many events were never sent.
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn settle(&self, events: usize) {
         self.settled.fetch_add(events as u64, Ordering::SeqCst);
         self.moved.notify_waiters();
     }
@@ -204,6 +223,8 @@ impl Tally {
         json!({
             "events": load(&self.events),
             "settled": load(&self.settled),
+            "lost": load(&self.lost),
+            "held": load(&self.held),
             "sent": load(&self.sent),
             "accepted": load(&self.accepted),
         })
@@ -216,7 +237,7 @@ pub fn body(entries: &[Value]) -> String {
 }
 
 /// The entry of some changes of one Page that are announced together.
-fn entry(events: &[Event], faults: Faults) -> Value {
+pub(crate) fn entry(events: &[Event], faults: Faults) -> Value {
     let first = &events[0];
     let page = match first.page.parse::<u64>() {
         Ok(number) if faults.number_ids => json!(number),
@@ -236,119 +257,6 @@ fn entry(events: &[Event], faults: Faults) -> Value {
         None => json!({"field": event.field}),
     };
     json!({"id": page, "time": time, "changes": events.iter().map(change).collect::<Vec<_>>()})
-}
-
-/// Sends what happens.
-pub(crate) struct Sender {
-    post: Arc<Post>,
-    faults: Arc<Mutex<Faults>>,
-    chance: fastrand::Rng,
-    held_back: VecDeque<(String, String, usize)>,
-}
-
-struct Post {
-    client: reqwest::Client,
-    app_secret: String,
-    room: Semaphore,
-    tally: Arc<Tally>,
-}
-
-impl Sender {
-    pub(crate) fn new(options: &Options, faults: Arc<Mutex<Faults>>, tally: Arc<Tally>) -> Self {
-        let post = Post {
-            client: reqwest::Client::new(),
-            app_secret: options.app.secret.clone(),
-            room: Semaphore::new(AT_ONCE),
-            tally,
-        };
-        let chance = fastrand::Rng::with_seed(options.seed);
-        Self {
-            post: Arc::new(post),
-            faults,
-            chance,
-            held_back: VecDeque::new(),
-        }
-    }
-
-    pub(crate) async fn run(mut self, mut arriving: mpsc::UnboundedReceiver<Event>) {
-        while let Some(first) = arriving.recv().await {
-            let faults = *self.faults.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut events = vec![first];
-            // The callback changes only when the app is subscribed anew: then nothing is waiting.
-            while events.len() < MAX_BATCH && self.chance.f64() < faults.batch {
-                let Ok(next) = arriving.try_recv() else { break };
-                events.push(next);
-            }
-            let entries: Vec<Value> = events
-                .chunk_by(|a, b| a.page == b.page && a.time == b.time)
-                .map(|together| entry(together, faults))
-                .collect();
-            let callback = events[0].target.0.clone();
-            let delivery = (callback, body(&entries), events.len());
-            if self.chance.f64() < faults.duplicate {
-                let (callback, body, _) = delivery.clone();
-                self.post.clone().send((callback, body, 0));
-            }
-            if self.chance.f64() < faults.reorder && !arriving.is_empty() {
-                self.held_back.push_back(delivery);
-                continue;
-            }
-            self.post.clone().send(delivery);
-            while let Some(late) = self.held_back.pop_front() {
-                self.post.clone().send(late);
-            }
-        }
-    }
-}
-
-impl Post {
-    fn send(self: Arc<Self>, (callback, body, events): (String, String, usize)) {
-        tokio::spawn(async move {
-            let Ok(_place) = self.room.acquire().await else {
-                return;
-            };
-            for pause in RETRIES {
-                tokio::time::sleep(Duration::from_secs(pause)).await;
-                if self.post(&callback, &body).await {
-                    break;
-                }
-            }
-            self.tally.settle(events);
-        });
-    }
-
-    /// One attempt; only 200 counts.
-    async fn post(&self, callback: &str, body: &str) -> bool {
-        self.tally.sent.fetch_add(1, Ordering::SeqCst);
-        let request = self
-            .client
-            .post(callback)
-            .timeout(PATIENCE)
-            .header("accept", "*/*")
-            .header("content-type", "application/json")
-            .header("facebook-api-version", "v25.0")
-            .header("user-agent", "facebookexternalua")
-            .header(
-                "x-hub-signature",
-                signature_sha1(&self.app_secret, body.as_bytes()),
-            )
-            .header(
-                "x-hub-signature-256",
-                signature_256(&self.app_secret, body.as_bytes()),
-            )
-            .body(body.to_owned());
-        let accepted = match request.send().await {
-            Ok(answer) => answer.status() == reqwest::StatusCode::OK,
-            Err(error) => {
-                tracing::debug!(error = %error.without_url(), "a delivery failed");
-                false
-            }
-        };
-        self.tally
-            .accepted
-            .fetch_add(u64::from(accepted), Ordering::SeqCst);
-        accepted
-    }
 }
 
 /// A delivery of one change, sent now: for tests and load that need bodies of their own.

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::delivery::WEBHOOK_FIELDS;
+use crate::graph::page_of;
+use crate::scenario::Death;
 
 /// Seconds a token from the dialog lives.
 pub const SHORT_LIFE: u64 = 3600;
@@ -124,6 +126,9 @@ pub struct Canned {
     /// So many bytes of spaces before the body.
     #[serde(default)]
     pub padding: usize,
+    /// What goes wrong with it, by a name of [`crate::errors::Fault::parse`].
+    #[serde(default)]
+    pub fault: Option<String>,
 }
 
 fn once() -> u32 {
@@ -155,6 +160,13 @@ pub struct Habits {
     /// A new app-level subscription adds to the fields before instead of replacing them: sources
     /// disagree about the real one.
     pub amend_app_fields: bool,
+    /// How probably an answer goes wrong, by the name of the fault: `{"2": 0.1, "html": 0.05}`.
+    pub errors: BTreeMap<String, f64>,
+    /// How long a slow answer takes.
+    pub slow_seconds: u64,
+    /// How many percent of the app's limit each call uses; at 100 calls are refused (code 4) for an
+    /// hour of this Facebook's clock.
+    pub usage_step: u64,
 }
 
 impl Default for Habits {
@@ -168,6 +180,9 @@ impl Default for Habits {
             stale_reads: 0,
             token_app: None,
             amend_app_fields: false,
+            errors: BTreeMap::new(),
+            slow_seconds: 20,
+            usage_step: 0,
         }
     }
 }
@@ -197,6 +212,10 @@ pub struct Facebook {
     pub ahead: i64,
     /// Every Page counts as subscribed, whether it was or not.
     pub preinstalled: bool,
+    /// Since when deliveries of a Page fail.
+    pub failing: BTreeMap<String, u64>,
+    /// Percent of the app's limit that is used, and since when it counts.
+    pub usage: (u64, u64),
     chance: fastrand::Rng,
 }
 
@@ -223,6 +242,8 @@ impl Facebook {
             habits: Habits::default(),
             ahead: 0,
             preinstalled: false,
+            failing: BTreeMap::new(),
+            usage: (0, 0),
             chance: fastrand::Rng::with_seed(seed),
         }
     }
@@ -301,6 +322,42 @@ impl Facebook {
             .then(|| (app.callback.clone(), app.include_values))
     }
 
+    /// A person takes a permission back.
+    pub fn revoke(&mut self, user: &str, permission: &str) -> Result<(), String> {
+        let person = self.people.get_mut(user);
+        let person = person.ok_or_else(|| format!("there is no person {user}"))?;
+        person.permissions.insert(permission.to_owned(), false);
+        Ok(())
+    }
+
+    /// Counts a call; answers with the percentage of the limit that is used, if calls are counted.
+    pub fn use_up(&mut self) -> Option<u64> {
+        let step = self.habits.usage_step;
+        let now = self.now();
+        if step == 0 || now >= self.usage.1 + 3600 {
+            self.usage = (0, now);
+        }
+        self.usage.0 += step;
+        (step > 0).then_some(self.usage.0)
+    }
+
+    /// What goes wrong with the next answer, if chance wants it.
+    pub fn misfortune(&mut self) -> Option<String> {
+        let mut luck = self.chance.f64();
+        for (name, probability) in &self.habits.errors {
+            luck -= probability;
+            if luck < 0.0 {
+                return Some(name.clone());
+            }
+        }
+        None
+    }
+
+    /// Chance begins anew.
+    pub fn reseed(&mut self, seed: u64) {
+        self.chance = fastrand::Rng::with_seed(seed);
+    }
+
     /// The next canned answer for an edge.
     pub fn take_canned(&mut self, edge: &str) -> Option<Canned> {
         let at = self.canned.iter().position(|canned| canned.edge == edge)?;
@@ -310,5 +367,16 @@ impl Facebook {
             self.canned.remove(at);
         }
         Some(canned)
+    }
+}
+
+/// Lets tokens die.
+pub fn kill(facebook: &mut Facebook, death: &Death) {
+    for token in facebook.tokens.values_mut() {
+        let user = death.user.as_ref().is_none_or(|user| *user == token.user);
+        let named = death.page.as_deref();
+        if user && named.is_none_or(|page| page_of(token) == Some(page)) {
+            token.dead = Some(death.subcode);
+        }
     }
 }

@@ -10,8 +10,12 @@ pub mod bytes;
 pub mod control;
 pub mod delivery;
 mod dialog;
+pub mod errors;
 pub mod facebook;
 mod graph;
+pub mod scenario;
+mod sender;
+pub mod signed_request;
 pub mod visitor;
 pub mod world;
 
@@ -21,8 +25,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use delivery::{Event, Faults, Sender, Tally};
+use delivery::{Event, Faults, Tally};
 use facebook::{App, Facebook};
+use sender::{Mood, Sender};
 use world::World;
 
 /// What a simulator is told at its start.
@@ -46,7 +51,7 @@ pub struct Simulator {
     // Where both are locked, `facebook` is first.
     facebook: Arc<Mutex<Facebook>>,
     world: Arc<Mutex<World>>,
-    faults: Arc<Mutex<Faults>>,
+    mood: Arc<Mood>,
     tally: Arc<Tally>,
     events: mpsc::UnboundedSender<Event>,
     http: reqwest::Client,
@@ -61,15 +66,16 @@ impl Simulator {
         if let Some(callback) = &options.callback {
             facebook.preinstall(callback);
         }
-        let faults = Arc::new(Mutex::new(options.faults));
+        let facebook = Arc::new(Mutex::new(facebook));
+        let mood = Arc::new(Mood::new(options.faults, options.seed));
         let tally = Arc::new(Tally::default());
-        let sender = Sender::new(options, faults.clone(), tally.clone());
+        let sender = Sender::new(options, mood.clone(), tally.clone(), facebook.clone());
         tokio::spawn(sender.run(arriving));
         Self {
-            facebook: Arc::new(Mutex::new(facebook)),
+            facebook,
             world: Arc::default(),
             http: reqwest::Client::new(),
-            faults,
+            mood,
             tally,
             events,
         }
@@ -127,9 +133,20 @@ impl Simulator {
         &self.tally
     }
 
-    /// Changes the habits from now on.
+    /// The habits of the sender.
+    pub fn faults(&self) -> Faults {
+        self.mood.faults()
+    }
+
+    /// Changes the habits of the sender from now on.
     pub fn set_faults(&self, faults: Faults) {
-        *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = faults;
+        self.mood.set(faults);
+    }
+
+    /// Every choice left to chance begins anew from this seed.
+    pub fn reseed(&self, seed: u64) {
+        self.mood.reseed(seed);
+        self.facebook().reseed(seed);
     }
 
     /// What this Facebook knows beside its Pages.

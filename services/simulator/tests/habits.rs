@@ -95,6 +95,11 @@ async fn play(faults: Faults, refusals: u32, changes: u32) -> Vec<String> {
 }
 
 const PLAIN: Faults = Faults {
+    loss: 0.0,
+    delay_seconds: 0,
+    hold: false,
+    unsubscribe_after_seconds: None,
+    hurry: 1.0,
     duplicate: 0.0,
     reorder: 0.0,
     batch: 0.0,

@@ -83,7 +83,9 @@ fn a_time_is_seconds_or_milliseconds_and_not_from_the_future() {
 fn without_a_time_a_value_is_only_a_hint() {
     let reading =
         one(r#"{"object":"page","entry":[{"id":"5","changes":[{"field":"name","value":"n"}]}]}"#);
-    assert!(reading.observations.is_empty() && !reading.announced.is_empty() && reading.sent.is_none());
+    assert!(
+        reading.observations.is_empty() && !reading.announced.is_empty() && reading.sent.is_none()
+    );
 }
 
 #[test]

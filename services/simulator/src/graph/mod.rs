@@ -2,6 +2,7 @@
 
 mod edges;
 mod fields;
+mod misfortune;
 mod oauth;
 mod subscriptions;
 
@@ -132,28 +133,24 @@ pub(crate) async fn handle(
         Ok(version) => version,
         Err(refusal) => return respond(&simulator, DEFAULT, None, Err(refusal)),
     };
-    let caller = match authenticate(&simulator, &headers, &parameters) {
-        Ok(caller) => caller,
-        Err(refusal) => {
-            let unproven = Call {
-                method,
-                path,
-                parameters,
-                caller: Caller::Nobody,
-            };
-            let canned = count(&simulator, &unproven);
-            return respond(&simulator, &version, canned, Err(refusal));
-        }
-    };
+    let caller = authenticate(&simulator, &headers, &parameters);
+    let unproven = caller.as_ref().err().cloned();
     let call = Call {
         method,
         path,
         parameters,
-        caller,
+        caller: caller.unwrap_or(Caller::Nobody),
     };
     let canned = count(&simulator, &call);
-    let answer = Box::pin(dispatch(&simulator, &call)).await;
-    respond(&simulator, &version, canned, answer)
+    let named = canned.as_ref().and_then(|canned| canned.fault.clone());
+    let fault = misfortune::befalls(&simulator, named);
+    let answer = match (&fault, unproven) {
+        (Some(fault), _) if let Some(refusal) = misfortune::instead(fault) => Err(refusal),
+        (_, Some(refusal)) => Err(refusal),
+        (_, None) => Box::pin(dispatch(&simulator, &call)).await,
+    };
+    let response = respond(&simulator, &version, canned, answer);
+    misfortune::spoil(&simulator, fault, response).await
 }
 
 fn pairs(text: &[u8]) -> BTreeMap<String, String> {

@@ -21,9 +21,9 @@ use serde_json::{Map, Value as Json};
 
 use super::change::ask_for_tokens;
 use super::fields::leave_out;
-use super::{limits, subscription};
 use super::pace::{A_DAY, is_due, resume};
 use super::tokens::{Candidate, NoToken, candidates, covering};
+use super::{limits, subscription};
 use crate::Parts;
 use crate::fresh::start_again;
 

@@ -14,9 +14,9 @@ use model::lane::Lane;
 use model::time::Millis;
 
 use super::commits::{forget_due, save, settle};
-use super::{app, limits};
 use super::pace::{A_DAY, is_due, resume};
 use super::tokens::{Candidate, NoToken, candidates};
+use super::{app, limits};
 use crate::Parts;
 
 pub(super) async fn poll(parts: &Parts, page: &PageId, claimed: Millis) -> Result<(), StoreError> {

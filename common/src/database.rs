@@ -220,6 +220,25 @@ impl Database {
     }
 }
 
+impl Database {
+    /// Moves everything from the log into the file and empties the log.
+    pub async fn truncate_log(&self) -> Result<(), DatabaseError> {
+        const TRIES: u32 = 6;
+        for _ in 0..TRIES {
+            // It waits for readers and writers itself, as long as [`BUSY`].
+            let checkpoint = |connection: &Connection| {
+                connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
+            };
+            let busy: i64 = self.read(checkpoint).await?;
+            if busy == 0 {
+                return Ok(());
+            }
+        }
+        let busy = "its log is in use by another process and could not be emptied";
+        Err(DatabaseError::Failed(busy.to_owned()))
+    }
+}
+
 #[expect(clippy::needless_pass_by_value, reason = "the shape map_err wants")]
 fn failed(error: rusqlite::Error) -> DatabaseError {
     DatabaseError::Failed(error.to_string())

@@ -63,6 +63,11 @@ pub struct Metrics {
     pub polls_published: Family<Label, Counter>,
     /// Logins, by what became of them.
     pub logins: Family<Label, Counter>,
+    /// What the drift meter found.
+    pub drift: Family<Label, Counter>,
+    /// Connections whose token or data access ends within so many days; set at each start and daily by
+    /// the worker that looked.
+    pub tokens_ending: Family<Label, Gauge>,
     /// From receiving a webhook to its commit.
     pub visible_seconds: Histogram,
     /// Messages waiting, by lane; set when the metrics are read.
@@ -108,6 +113,11 @@ impl Default for Metrics {
                 &metrics.polls_published,
             ),
             ("logins", "Logins, by what became of them", &metrics.logins),
+            (
+                "drift_findings",
+                "What the drift meter found",
+                &metrics.drift,
+            ),
         ] {
             registry.register(name, help, family.clone());
         }
@@ -125,6 +135,11 @@ impl Default for Metrics {
             "webhook_visible_seconds",
             "From receiving a webhook to its commit",
             metrics.visible_seconds.clone(),
+        );
+        registry.register(
+            "tokens_ending",
+            "Connections that end within so many days",
+            metrics.tokens_ending.clone(),
         );
         registry.register(
             "lane_messages",
@@ -152,6 +167,8 @@ impl Metrics {
             graph: Family::default(),
             polls_published: Family::default(),
             logins: Family::default(),
+            drift: Family::default(),
+            tokens_ending: Family::default(),
             visible_seconds: Histogram::new(VISIBLE_SECONDS),
             lane_messages: Family::default(),
             registry: Arc::default(),

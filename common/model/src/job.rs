@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
-use crate::id::Subject;
+use crate::id::{Subject, UserId};
 use crate::lane::Lane;
 use crate::time::Millis;
 use crate::webhook::RawEntry;
@@ -43,6 +43,17 @@ pub struct Unreadable {
     pub received: Millis,
 }
 
+/// A person wants to be forgotten, or removed the app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forget {
+    /// Who.
+    pub user: UserId,
+    /// The hash of the confirmation code they were given; `None`: they only removed the app.
+    pub receipt: Option<String>,
+    /// When they asked, on our clock.
+    pub received: Millis,
+}
+
 /// A unit of work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Job {
@@ -57,6 +68,8 @@ pub enum Job {
     Unreadable(Unreadable),
     /// A read of Facebook.
     Poll(Claim),
+    /// An erasure.
+    Forget(Forget),
 }
 
 /// Names a job by its content: the same job delivered twice has the same id.
@@ -96,6 +109,8 @@ struct WireJob<'a> {
     unreadable: Option<WireUnreadable>,
     #[serde(default)]
     poll: Option<Claim>,
+    #[serde(default)]
+    forget: Option<Forget>,
 }
 
 #[derive(Deserialize)]
@@ -132,6 +147,7 @@ pub fn encode(job: &Job) -> String {
             format!(r#"{{"v":{VERSION},"unreadable":{}}}"#, json(&wire))
         }
         Job::Poll(claim) => format!(r#"{{"v":{VERSION},"poll":{}}}"#, json(claim)),
+        Job::Forget(forget) => format!(r#"{{"v":{VERSION},"forget":{}}}"#, json(forget)),
     }
 }
 
@@ -182,22 +198,15 @@ pub fn decode_one(text: &str) -> Job {
     let Ok(wire) = serde_json::from_str::<WireJob<'_>>(text) else {
         return unreadable(text.as_bytes(), shape.to_owned());
     };
-    match wire {
-        WireJob {
-            v: VERSION,
-            webhook: Some(webhook),
-            unreadable: None,
-            poll: None,
-        } => Job::Webhook {
+    if wire.v != VERSION {
+        return unreadable(text.as_bytes(), shape.to_owned());
+    }
+    match (wire.webhook, wire.unreadable, wire.poll, wire.forget) {
+        (Some(webhook), None, None, None) => Job::Webhook {
             entry: RawEntry::from_raw(webhook.entry),
             received: webhook.received,
         },
-        WireJob {
-            v: VERSION,
-            webhook: None,
-            unreadable: Some(wire),
-            poll: None,
-        } => match BASE64.decode(&wire.body) {
+        (None, Some(wire), None, None) => match BASE64.decode(&wire.body) {
             Ok(body) => Job::Unreadable(Unreadable {
                 body,
                 reason: wire.reason,
@@ -208,12 +217,8 @@ pub fn decode_one(text: &str) -> Job {
                 "the body of an unreadable job is not base64".to_owned(),
             ),
         },
-        WireJob {
-            v: VERSION,
-            webhook: None,
-            unreadable: None,
-            poll: Some(claim),
-        } => Job::Poll(claim),
+        (None, None, Some(claim), None) => Job::Poll(claim),
+        (None, None, None, Some(forget)) => Job::Forget(forget),
         _ => unreadable(text.as_bytes(), shape.to_owned()),
     }
 }

@@ -200,6 +200,12 @@ impl fmt::Display for Problems {
 impl std::error::Error for Problems {}
 
 impl Config {
+    /// Where people see this deployment, without a path; empty if `FACEBOOK_REDIRECT_URI` is not set.
+    pub fn origin(&self) -> &str {
+        let origin = self.redirect_uri.strip_suffix("/facebook/callback");
+        origin.unwrap_or_default()
+    }
+
     /// Reads what `role` needs from a snapshot of the environment and the files it names.
     pub fn read(environment: &Environment, role: Role) -> Result<Self, Problems> {
         let mut reader = Reader::new(environment);

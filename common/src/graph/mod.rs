@@ -8,6 +8,7 @@
 pub mod calls;
 pub mod error;
 pub mod reply;
+pub mod versions;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

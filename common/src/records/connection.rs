@@ -80,6 +80,12 @@ pub struct Connection {
     /// How many Pages a call asks for; less than 100 after Facebook wanted to be asked for less.
     #[serde(default = "result_page")]
     pub result_page: usize,
+    /// The last of [`super::forecast::ALERTS`] that was given since the login.
+    #[serde(default)]
+    pub alerted: Option<u64>,
+    /// When the token was last looked at or renewed at Facebook, on our clock.
+    #[serde(default)]
+    pub inspected: Option<Millis>,
 }
 
 /// A permission that was not given, and what does not work without it.
@@ -229,7 +235,11 @@ pub async fn disconnect(store: &dyn Store, user: &UserId) -> Result<Option<usize
 
 /// Takes a person off a Page together with their token for it. A Page that nobody covers any more is
 /// not read.
-async fn uncover(store: &dyn Store, user: &UserId, token: Key) -> Result<(), StoreError> {
+pub(super) async fn uncover(
+    store: &dyn Store,
+    user: &UserId,
+    token: Key,
+) -> Result<(), StoreError> {
     loop {
         let mut next = Commit {
             records: vec![delete(token.clone())],
@@ -266,7 +276,7 @@ async fn uncover(store: &dyn Store, user: &UserId, token: Key) -> Result<(), Sto
     }
 }
 
-fn delete(key: Key) -> RecordWrite {
+pub(super) fn delete(key: Key) -> RecordWrite {
     RecordWrite::Delete {
         key,
         expected: None,

@@ -194,7 +194,7 @@ pub async fn replay(store: &dyn Store, queue: &dyn Queue, id: &str) -> Result<()
     let job = decode_one(&value.job);
     let lane = match &job {
         Job::Poll(claim) => claim.lane,
-        Job::Webhook { .. } | Job::Unreadable(_) => Lane::Webhooks,
+        Job::Webhook { .. } | Job::Unreadable(_) | Job::Forget(_) => Lane::Webhooks,
     };
     queue.publish(lane, &[job]).await?;
     // Only the version that was replayed: a worker that failed again has written a newer one.
@@ -209,11 +209,35 @@ pub async fn discard(store: &dyn Store, id: &str) -> Result<(), DeadLetterError>
     Ok(())
 }
 
+/// Removes every letter that mentions one of these ids: of Pages, of people. Answers with how many.
+pub async fn erase(store: &dyn Store, ids: &[&str]) -> Result<u64, StoreError> {
+    let mut erased = 0;
+    for (id, letter) in all(store).await? {
+        let text = format!("{}\n{}", letter.reason, body(&letter));
+        // An erasure that waits to be tried again is no trace of the past.
+        let is_erasure = matches!(decode_one(&letter.job), Job::Forget(_));
+        if !is_erasure && ids.iter().any(|id| mentions(&text, id)) {
+            write(store, remove(&id, None)).await?;
+            erased += 1;
+        }
+    }
+    Ok(erased)
+}
+
+/// Whether a text has these digits as a number of their own.
+fn mentions(text: &str, digits: &str) -> bool {
+    let is_digit = |c: Option<char>| c.is_some_and(|c| c.is_ascii_digit());
+    text.match_indices(digits).any(|(at, _)| {
+        let (before, rest) = text.split_at(at);
+        !is_digit(before.chars().next_back()) && !is_digit(rest[digits.len()..].chars().next())
+    })
+}
+
 /// What a person should see of the job: the bytes that came, as text where they are text.
 pub fn body(letter: &DeadLetter) -> String {
     match decode_one(&letter.job) {
         Job::Unreadable(Unreadable { body, .. }) => String::from_utf8_lossy(&body).into_owned(),
         Job::Webhook { entry, .. } => entry.as_str().to_owned(),
-        Job::Poll(_) => letter.job.clone(),
+        Job::Poll(_) | Job::Forget(_) => letter.job.clone(),
     }
 }

@@ -83,10 +83,17 @@ pub fn writes(days: &Days, page: &PageId, findings: &[Finding], now: Millis) -> 
     writes
 }
 
-/// Whether writes hold a new gap.
-pub fn opens(writes: &[RecordWrite]) -> bool {
-    let is_gap = |write: &RecordWrite| matches!(write, RecordWrite::Put { key, .. } if key.kind == Kind::Gap);
-    writes.iter().any(is_gap)
+/// What the meter found, as its writes say it, for metrics: `opened` is a new gap.
+pub fn names(writes: &[RecordWrite]) -> impl Iterator<Item = (&'static str, u64)> {
+    const NAMES: [&str; 4] = ["captured", "late", "initial", "unannounceable"];
+    writes.iter().filter_map(|write| match write {
+        RecordWrite::Put { key, .. } if key.kind == Kind::Gap => Some(("opened", 1)),
+        RecordWrite::Add { key, n } if key.kind == Kind::Drift => {
+            let name = NAMES.into_iter().find(|name| key.id.ends_with(name))?;
+            Some((name, n.unsigned_abs()))
+        }
+        _ => None,
+    })
 }
 
 /// How many changes were announced.

@@ -5,6 +5,8 @@ pub mod app;
 pub mod connection;
 pub mod dead_letter;
 pub mod drift;
+pub mod erasure;
+pub mod forecast;
 pub mod grant;
 pub mod login;
 pub mod probe;

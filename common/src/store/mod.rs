@@ -210,6 +210,8 @@ pub enum Kind {
     Drift,
     /// A change that nothing had announced: [`crate::records::drift`].
     Gap,
+    /// What became of a request to erase: [`crate::records::erasure`].
+    Receipt,
     /// A signed probe that came out of the worker: [`crate::records::probe`].
     Probe,
 }
@@ -233,6 +235,7 @@ impl Kind {
             Self::Run => "run",
             Self::Drift => "drift",
             Self::Gap => "gap",
+            Self::Receipt => "receipt",
             Self::Probe => "probe",
         }
     }
@@ -408,4 +411,8 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Writes something, looks at the settings, and says what it found.
     async fn check(&self) -> Result<Health, StoreError>;
+
+    /// Takes what was deleted off the disk, too: out of logs that would replay it. Waits for that, half
+    /// a minute at most.
+    async fn scrub(&self) -> Result<(), StoreError>;
 }

@@ -5,6 +5,7 @@
 //! webhook path knows the queue and nothing else, no store, no token; tokens are sealed here and
 //! never opened. Must not: echo input, log a body, serve anything to an operator.
 
+pub mod erasure;
 pub mod handshake;
 pub mod oauth;
 pub mod refusals;
@@ -14,7 +15,7 @@ pub mod webhook;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::get;
+use axum::routing::{get, post};
 use common::clock::Clock;
 use common::config::Config;
 use common::http;
@@ -47,6 +48,8 @@ pub struct Parts {
     pub wrong_token: Refusals,
     /// Logins.
     pub oauth: OAuth,
+    /// Where people see this deployment, without a path.
+    pub origin: String,
 }
 
 impl Parts {
@@ -64,6 +67,7 @@ impl Parts {
             metrics,
             clock,
             app_secrets: config.app_secrets.clone(),
+            origin: config.origin().to_owned(),
             verify_token: config.verify_token.clone(),
             allow_sha1: config.allow_sha1,
             unsigned: Refusals::new(
@@ -88,6 +92,9 @@ pub fn router(parts: Parts) -> Router {
         .route("/facebook/webhook", webhook)
         .route("/facebook/login", get(oauth::login::begin))
         .route("/facebook/callback", get(oauth::callback::end))
+        .route("/facebook/deauthorize", post(erasure::deauthorize))
+        .route("/facebook/data-deletion", post(erasure::delete))
+        .route("/facebook/data-deletion/{code}", get(erasure::show))
         .with_state(Arc::new(parts))
 }
 

@@ -80,7 +80,7 @@ async fn read_signed(parts: &Parts, request: Request) -> Result<SignedBody, Stat
     if length.is_some_and(|length| length > MAX_BODY) {
         return Err(StatusCode::PAYLOAD_TOO_LARGE);
     }
-    let body = read_body(body).await?;
+    let body = read_body(body, MAX_BODY).await?;
     claimed
         .prove(&parts.app_secrets, body)
         .ok_or(StatusCode::UNAUTHORIZED)
@@ -93,8 +93,9 @@ fn is_compressed(headers: &HeaderMap) -> bool {
         .any(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
-async fn read_body(body: Body) -> Result<Bytes, StatusCode> {
-    let read = Limited::new(body, MAX_BODY).collect();
+/// The whole body, if it comes in time and is no longer than `max` bytes.
+pub(crate) async fn read_body(body: Body, max: usize) -> Result<Bytes, StatusCode> {
+    let read = Limited::new(body, max).collect();
     let read = tokio::time::timeout(BODY_DEADLINE, read)
         .await
         .map_err(|_| StatusCode::REQUEST_TIMEOUT)?;

@@ -64,6 +64,14 @@ pub enum Command {
         #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=90))]
         days: u32,
     },
+    /// Work with the tokens people gave.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Erase what is known of Pages or people, on the disk, too.
+    #[command(subcommand)]
+    Purge(PurgeCommand),
+    /// Check everything: configuration, keys, broker, store, clock, tokens, subscriptions, address.
+    Doctor,
     /// Work with the keys that tokens are sealed with.
     #[command(subcommand)]
     Keys(KeysCommand),
@@ -130,6 +138,36 @@ pub enum KeysCommand {
         /// Afterwards forget the older keys of the embedded key file, if nothing needs them.
         #[arg(long)]
         drop_old: bool,
+    },
+}
+
+/// Work with the tokens people gave.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// When each login ends, and which Pages go with it.
+    Forecast,
+}
+
+/// Erase what is known of Pages or people, on the disk, too.
+#[derive(Debug, Subcommand)]
+pub enum PurgeCommand {
+    /// Erase Pages. They stay away until somebody who manages them logs in again, or `page add`.
+    Page {
+        /// Page ids.
+        #[arg(required = true)]
+        ids: Vec<String>,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Erase a person: tokens, connection, and the Pages nobody else covers.
+    #[command(visible_alias = "user")]
+    Connection {
+        /// Id of the person, from `connect list`.
+        id: String,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 

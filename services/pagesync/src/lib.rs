@@ -7,12 +7,14 @@ pub mod cli;
 pub mod connect;
 pub mod dead_letter;
 pub mod demo;
+pub mod doctor;
 pub mod drift;
 pub mod environment;
 pub mod init;
 pub mod keys;
 pub mod output;
 pub mod page;
+pub mod purge;
 pub mod questions;
 pub mod roles;
 pub mod schedule;
@@ -27,7 +29,7 @@ use common::database::Access;
 use common::store::Store;
 use common::telemetry::init_logs;
 
-use cli::{Cli, Command, ConfigCommand, ConnectCommand, KeysCommand};
+use cli::{Cli, Command, ConfigCommand, ConnectCommand, KeysCommand, TokenCommand};
 use output::Format;
 
 /// Does what the command line asks for.
@@ -68,6 +70,15 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
             let (config, store) = store_of(&environment)?;
             schedule::run(&config, &*store, cli.output).await
         }
+        Command::Token(TokenCommand::Forecast) => {
+            let (_, store) = store_of(&environment)?;
+            purge::forecast(&*store, cli.output).await
+        }
+        Command::Purge(command) => {
+            let (_, store) = store_of(&environment)?;
+            purge::run(&*store, command, cli.output).await
+        }
+        Command::Doctor => doctor::run(&environment, cli.output).await,
         Command::Drift { days } => {
             let (config, store) = store_of(&environment)?;
             let now = Clock::system().now();

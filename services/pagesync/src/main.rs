@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use pagesync::cli::Cli;
+use pagesync::doctor::ChecksFailed;
 use pagesync::{output, run};
 
 /// Memory stays level from the first walk to the thousandth; glibc's arenas grow with the threads.
@@ -27,6 +28,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::complain(&format!("{error:#}"));
+            if error.is::<ChecksFailed>() {
+                return ExitCode::from(3);
+            }
             ExitCode::FAILURE
         }
     }

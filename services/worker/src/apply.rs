@@ -12,7 +12,7 @@ use common::store::{Commit, DueWrite, Outcome, PageWrite, StoreError, Stored, Ve
 use common::telemetry::{Label, Metrics};
 use model::field::FieldName;
 use model::id::{PageId, Subject};
-use model::job::{Claim, Job, Unreadable, decode_one};
+use model::job::{Claim, Forget, Job, Unreadable, decode_one};
 use model::page::{Change, Observation, Status};
 use model::time::Millis;
 use model::webhook::{EntryId, Intake, RawEntry, intake};
@@ -36,6 +36,9 @@ struct Notice {
 struct Work {
     pages: BTreeMap<PageId, Vec<Notice>>,
     letters: Vec<Commit>,
+    /// Letters about a part of a webhook of a Page; of one that is forgotten nothing is kept.
+    letters_of_pages: Vec<(PageId, Commit)>,
+    forgets: Vec<Forget>,
     /// Probes that came through.
     proofs: Vec<Commit>,
     polls: Vec<Claim>,
@@ -54,7 +57,7 @@ pub(crate) async fn apply(parts: &Parts, jobs: &[Job]) -> Result<(), StoreError>
 pub(crate) async fn apply_alone(parts: &Parts, job: &Job) -> Result<bool, StoreError> {
     let mut work = Work::default();
     work.sort(parts, job);
-    let clean = work.letters.is_empty();
+    let clean = work.letters.is_empty() && work.letters_of_pages.is_empty();
     finish(parts, work).await?;
     Ok(clean)
 }
@@ -65,10 +68,16 @@ impl Work {
             Job::Webhook { entry, received } => self.webhook(parts, job, entry, *received),
             Job::Unreadable(unreadable) => self.unreadable(parts, job, unreadable),
             Job::Poll(claim) => self.polls.push(claim.clone()),
+            Job::Forget(forget) => self.forgets.push(forget.clone()),
         }
     }
 
     fn keep(&mut self, parts: &Parts, job: &Job, reason: &str, why: &'static str) {
+        let letter = Self::letter(parts, job, reason, why);
+        self.letters.push(letter);
+    }
+
+    fn letter(parts: &Parts, job: &Job, reason: &str, why: &'static str) -> Commit {
         tracing::warn!(
             reason,
             dead_letter.id = dead_letter::id(job),
@@ -76,10 +85,10 @@ impl Work {
         );
         Metrics::count(&parts.metrics.dead_letters, why);
         let letter = dead_letter::keep(job, reason, parts.clock.now(), Trial::Settled);
-        self.letters.push(Commit {
+        Commit {
             records: vec![letter],
             ..Commit::default()
-        });
+        }
     }
 
     fn webhook(&mut self, parts: &Parts, job: &Job, entry: &RawEntry, received: Millis) {
@@ -103,7 +112,13 @@ impl Work {
             Metrics::count(&parts.metrics.jobs_done, "from_the_future");
         }
         if let Some(problem) = reading.problems.first() {
-            self.keep(parts, job, problem, "unreadable");
+            match &reading.id {
+                EntryId::Page(id) => {
+                    let letter = Self::letter(parts, job, problem, "unreadable");
+                    self.letters_of_pages.push((id.clone(), letter));
+                }
+                EntryId::Test => self.keep(parts, job, problem, "unreadable"),
+            }
         }
         let EntryId::Page(id) = reading.id else {
             Metrics::count(&parts.metrics.jobs_done, "test");
@@ -152,8 +167,18 @@ impl Work {
 
 async fn finish(parts: &Parts, mut work: Work) -> Result<(), StoreError> {
     work.letters.append(&mut work.proofs);
+    for (id, letter) in std::mem::take(&mut work.letters_of_pages) {
+        let held = parts.store.load(std::slice::from_ref(&id)).await?.pop();
+        let is_forgotten = |held: &Versioned<Stored>| matches!(&held.value, Stored::Page(page) if page.status == Status::Forgotten);
+        if !held.as_ref().is_some_and(is_forgotten) {
+            work.letters.push(letter);
+        }
+    }
     if !work.letters.is_empty() {
         parts.store.commit(&work.letters).await?;
+    }
+    for forget in std::mem::take(&mut work.forgets) {
+        crate::forget::forget(parts, &forget).await?;
     }
     for claim in std::mem::take(&mut work.polls) {
         poll::poll(parts, &claim).await?;
@@ -179,13 +204,14 @@ async fn finish(parts: &Parts, mut work: Work) -> Result<(), StoreError> {
         if commits.is_empty() {
             break;
         }
-        for (id, outcome) in committed
-            .into_iter()
-            .zip(parts.store.commit(&commits).await?)
-        {
+        let outcomes = parts.store.commit(&commits).await?;
+        for ((id, outcome), commit) in committed.into_iter().zip(outcomes).zip(&commits) {
             match outcome {
                 Outcome::Applied => {
                     Metrics::count(&parts.metrics.commits, "applied");
+                    for (name, n) in drift::names(&commit.records) {
+                        parts.metrics.drift.get_or_create(&Label { name }).inc_by(n);
+                    }
                     if let Some(notices) = work.pages.remove(&id) {
                         let now = parts.clock.now();
                         for Notice { received, .. } in notices {

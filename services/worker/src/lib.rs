@@ -6,6 +6,7 @@
 //! Any number of workers may run at once.
 
 mod apply;
+mod forget;
 mod fresh;
 pub mod outage;
 mod poll;

@@ -15,6 +15,7 @@
 
 mod payload;
 mod reply;
+mod scrub;
 mod settings;
 
 use std::time::Duration;
@@ -379,6 +380,10 @@ impl Store for RedisStore {
             );
         }
         Ok(found)
+    }
+
+    async fn scrub(&self) -> Result<(), StoreError> {
+        self.rewrite_log().await
     }
 
     async fn check(&self) -> Result<Health, StoreError> {

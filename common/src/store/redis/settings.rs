@@ -9,7 +9,7 @@ impl RedisStore {
     /// Refusals and warnings, each with its remedy.
     pub(super) async fn settings(&self) -> Result<(Vec<String>, Vec<String>), StoreError> {
         let mut pipeline = redis::pipe();
-        for name in ["maxmemory-policy", "appendonly", "appendfsync"] {
+        for name in ["maxmemory-policy", "appendonly", "appendfsync", "save"] {
             pipeline.cmd("CONFIG").arg("GET").arg(name);
         }
         pipeline.cmd("COMMAND").arg("INFO").arg("WAITAOF");
@@ -35,10 +35,13 @@ impl RedisStore {
         if aof.as_deref() == Some("no") {
             warnings.push("Redis keeps no append-only file: a restart loses what changed since its last snapshot. Set appendonly yes".to_owned());
         }
+        if setting(3).is_some_and(|save| !save.is_empty()) {
+            warnings.push("Redis keeps snapshots beside its append-only file, and with them what was erased, until the next one: set save \"\"".to_owned());
+        }
         if self.durability == Durability::Fsync && fsync.as_deref() == Some("everysec") {
             warnings.push("PAGESYNC_REDIS_DURABILITY=fsync waits up to a second for each commit while Redis' appendfsync is everysec: set appendfsync always".to_owned());
         }
-        let has_waitaof = matches!(answers.get(3), Some(Ok(Reply::Array(found))) if !matches!(found.first(), None | Some(Reply::Nil)));
+        let has_waitaof = matches!(answers.get(4), Some(Ok(Reply::Array(found))) if !matches!(found.first(), None | Some(Reply::Nil)));
         if self.durability == Durability::Fsync
             && !has_waitaof
             && fsync.as_deref() != Some("always")

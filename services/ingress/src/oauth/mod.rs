@@ -30,7 +30,7 @@ const COOKIE: &str = "pagesync_login";
 /// What logins need.
 #[derive(Debug)]
 pub struct OAuth {
-    store: Arc<dyn Store>,
+    pub(crate) store: Arc<dyn Store>,
     graph: Graph,
     sealer: Sealer,
     config: Config,

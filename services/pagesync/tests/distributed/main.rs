@@ -22,6 +22,8 @@ mod custody;
 mod daily;
 #[path = "../it/defects.rs"]
 mod defects;
+#[path = "../it/drift.rs"]
+mod drift;
 #[path = "../it/input.rs"]
 mod input;
 #[path = "../it/input_table.rs"]

@@ -22,23 +22,6 @@ async fn ledger(connected: &Connected) -> Vec<Run> {
     rows.into_iter().map(|(_, held)| held.value).collect()
 }
 
-/// Moves on to the next slot of the connection and waits until it was walked; answers with the slot.
-async fn next_day(connected: &Connected) -> Millis {
-    let before = connected.connection().await;
-    let slot = before.polling.slot.unwrap();
-    connected.advance(connected.clock.now().until(slot) + Duration::from_secs(1));
-    walked(connected, before.last.unwrap().ended).await;
-    slot
-}
-
-async fn walked(connected: &Connected, since: Millis) {
-    eventually("a walk", || async {
-        let last = connected.connection().await.last.unwrap();
-        (last.ended > since).then_some(())
-    })
-    .await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn three_schedulers_walk_each_connection_once_a_local_day() {
     let extra = [
@@ -60,7 +43,7 @@ async fn three_schedulers_walk_each_connection_once_a_local_day() {
         let mut page = connected.simulator.pages().remove(0);
         page.insert("about".to_owned(), json!(format!("about {n}")));
         connected.simulator.put_page(&page).unwrap();
-        next_day(&connected).await;
+        connected.next_day().await;
         assert_eq!(connected.calls("GET me/accounts"), asked + n, "day {n}");
         assert_eq!(
             connected.field(0, "about").await,
@@ -88,11 +71,11 @@ async fn a_downtime_of_days_is_one_catch_up() {
     };
     let connected = Connected::start(BACKEND, scene).await;
     assert_eq!(connected.connect().await.0, 200);
-    let slot = next_day(&connected).await;
+    let slot = connected.next_day().await;
     let before = connected.connection().await.last.unwrap().ended;
     let asked = connected.calls("GET me/accounts");
     connected.advance(4 * DAY + Duration::from_secs(5 * 3600));
-    walked(&connected, before).await;
+    connected.walked(before).await;
     let rows = ledger(&connected).await;
     let count = |result| rows.iter().filter(|row| row.result == result).count();
     assert_eq!(
@@ -110,7 +93,7 @@ async fn a_downtime_of_days_is_one_catch_up() {
         next > connected.clock.now() && slot < next,
         "and then as ever"
     );
-    next_day(&connected).await;
+    connected.next_day().await;
     assert_eq!(connected.calls("GET me/accounts"), asked + 2);
     connected.finish().await;
 }
@@ -159,7 +142,7 @@ async fn a_page_that_left_the_list_is_asked_for_by_itself_once_a_day() {
     let client = crate::support::client();
     let gone = client.delete(format!("{}/_sim/pages/{}", connected.facebook, nth(2)));
     assert_eq!(gone.send().await.unwrap().status(), 204);
-    next_day(&connected).await;
+    connected.next_day().await;
     connected.advance(Duration::from_secs(61));
     eventually("the Page to be unreachable", || async {
         let page = connected.page(2).await;
@@ -174,7 +157,7 @@ async fn a_page_that_left_the_list_is_asked_for_by_itself_once_a_day() {
     );
     // An empty list is no reason to doubt the others.
     connected.reply(&json!([{"edge": "GET me/accounts", "body": {"data": []}}]));
-    next_day(&connected).await;
+    connected.next_day().await;
     assert_eq!(connected.page(0).await.status, model::page::Status::Active);
     assert!(
         connected
@@ -207,7 +190,7 @@ async fn days_of_23_and_of_25_hours_have_one_walk_each() {
         assert_eq!(connected.connect().await.0, 200);
         let asked = connected.calls("GET me/accounts");
         for n in 1..=3 {
-            next_day(&connected).await;
+            connected.next_day().await;
             assert_eq!(connected.calls("GET me/accounts"), asked + n, "{noon} {n}");
         }
         let rows = ledger(&connected).await;
@@ -234,7 +217,7 @@ async fn a_daily_poll_of_250_pages_asks_three_times_and_nothing_else() {
     })
     .await;
     connected.simulator.facebook().calls.clear();
-    next_day(&connected).await;
+    connected.next_day().await;
     let reads: u64 = ["GET me/accounts", "GET {id}", "GET ?ids", "POST batch"]
         .iter()
         .map(|edge| connected.calls(edge))

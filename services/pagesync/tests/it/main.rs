@@ -17,6 +17,7 @@ mod corpus;
 mod custody;
 mod daily;
 mod defects;
+mod drift;
 mod input;
 mod input_table;
 mod limits;

@@ -77,6 +77,10 @@ impl Store for MoodyStore {
         self.store.commit(commits).await
     }
 
+    async fn scrub(&self) -> Result<(), StoreError> {
+        self.store.scrub().await
+    }
+
     async fn check(&self) -> Result<Health, StoreError> {
         self.commit(&[]).await?;
         self.store.check().await

@@ -9,6 +9,7 @@ use common::records::connection::{self, Connection};
 use model::field::FieldName;
 use model::id::PageId;
 use model::page::Page;
+use model::time::Millis;
 use pagesync::roles;
 use serde_json::{Value as Json, json};
 use simulator::delivery::Faults;
@@ -232,6 +233,24 @@ impl Connected {
     pub(crate) fn advance(&self, by: Duration) {
         self.simulator.facebook().ahead += i64::try_from(by.as_secs()).unwrap();
         self.clock.advance(by);
+    }
+
+    /// Moves on to the next slot of the connection and waits until it was walked; answers with the slot.
+    pub(crate) async fn next_day(&self) -> Millis {
+        let before = self.connection().await;
+        let slot = before.polling.slot.unwrap();
+        self.advance(self.clock.now().until(slot) + Duration::from_secs(1));
+        self.walked(before.last.unwrap().ended).await;
+        slot
+    }
+
+    /// Waits until a walk ended after `since`.
+    pub(crate) async fn walked(&self, since: Millis) {
+        eventually("a walk", || async {
+            let last = self.connection().await.last.unwrap();
+            (last.ended > since).then_some(())
+        })
+        .await;
     }
 
     /// The one connection of the scene.

@@ -15,8 +15,8 @@ use model::time::Millis;
 use secrecy::ExposeSecret as _;
 
 use super::commits::{save, settle};
-use super::limits;
 use super::pace::{doubled, is_due};
+use super::{care, limits};
 use crate::Parts;
 
 /// The handshake needs ingress to be up: at the first start it may be a moment later than we are.
@@ -96,6 +96,7 @@ pub(super) async fn poll(parts: &Parts, claimed: Millis) -> Result<(), StoreErro
     let found = if is_due(&held.value.polling, now, claimed) {
         let found = reconcile(parts, &held.value).await;
         limits::note(parts, limits::Whose::default(), found.as_ref().err()).await?;
+        care::care(parts).await?;
         if let Err(error) = &found {
             tracing::error!(error = %error, "the app's subscription is not as it should be");
         }

@@ -7,7 +7,7 @@ use common::graph::calls::{Granted, TokenInfo};
 use common::graph::error::GraphError;
 use common::records::connection::{self, Connection, RESULT_PAGE, Status};
 use common::records::grant::{self, Grant, Stage};
-use common::records::{commit, get, put, token};
+use common::records::{commit, erasure, get, put, token};
 use common::store::{Commit, DueWrite, Outcome, StoreError, Versioned};
 use model::due::Polling;
 use model::id::{GrantId, Subject, UserId};
@@ -63,6 +63,13 @@ pub(super) async fn poll(parts: &Parts, id: &GrantId) -> Result<(), StoreError> 
     };
     let error = person.as_ref().err();
     limits::note(parts, limits::Whose::default(), error).await?;
+    let person = match person {
+        Ok(person) if erasure::erased_at(&*parts.store, &person.user).await? >= Some(begun) => {
+            let text = "the person asked to be forgotten while they logged in";
+            Err(GraphError::Configuration(text.to_owned()))
+        }
+        person => person,
+    };
     let (stage, failures, due) = decide(parts, &person, sealed, failures);
     let record = Grant {
         begun,
@@ -173,6 +180,8 @@ async fn connect(parts: &Parts, person: &Person, now: Millis) -> Result<Commit, 
         last,
         problem: None,
         result_page: RESULT_PAGE,
+        alerted: None,
+        inspected: Some(now),
     };
     let mut commit = connection::save(&connection, version);
     let keys = parts.keyring.keys();

@@ -51,19 +51,24 @@ pub(super) async fn keep(
         .collect();
     while !open.is_empty() {
         let ids: Vec<PageId> = open.keys().cloned().collect();
-        let mut commits = Vec::with_capacity(ids.len());
-        for (id, held) in ids.iter().zip(parts.store.load(&ids).await?) {
-            commits.push(decide(parts, listing, &open[id], held).await?);
+        let (mut decided, mut commits) = (Vec::new(), Vec::with_capacity(ids.len()));
+        let held = parts.store.load(&ids).await?;
+        for (id, held) in ids.into_iter().zip(held) {
+            match decide(parts, listing, &open[&id], held).await? {
+                Some(commit) => {
+                    decided.push(id);
+                    commits.push(commit);
+                }
+                None => drop(open.remove(&id)),
+            }
         }
         let outcomes = parts.store.commit(&commits).await?;
         let mut stale = false;
-        for ((id, outcome), committed) in ids.iter().zip(outcomes).zip(&commits) {
+        for ((id, outcome), committed) in decided.iter().zip(outcomes).zip(&commits) {
             stale |= outcome == Outcome::Stale;
             if outcome == Outcome::Applied {
                 open.remove(id);
-                if drift::opens(&committed.records) {
-                    super::subscription::suspect(parts, id).await?;
-                }
+                super::subscription::after(parts, id, &committed.records).await?;
             }
         }
         if stale {
@@ -81,12 +86,13 @@ pub(super) async fn keep(
     Ok(true)
 }
 
+/// The commit that takes one Page in. `None`: it was forgotten, and stays so until a login.
 async fn decide(
     parts: &Parts,
     listing: &Listing<'_>,
     account: &Account,
     held: Versioned<Stored>,
-) -> Result<Commit, StoreError> {
+) -> Result<Option<Commit>, StoreError> {
     let now = parts.clock.now();
     let mut commit = Commit {
         guards: vec![listing.guard.clone()],
@@ -94,6 +100,7 @@ async fn decide(
     };
     let mut page = match held.value {
         Stored::Page(page) if page.status != Status::Forgotten => *page,
+        Stored::Page(_) if !listing.renewed => return Ok(None),
         Stored::Unknown | Stored::Page(_) => Page::default(),
         Stored::Corrupt(corrupt) => {
             let (page, letter) = start_again(parts, &account.id, corrupt, now);
@@ -144,7 +151,7 @@ async fn decide(
         changes: outcome.changes,
         at: now,
     });
-    Ok(commit)
+    Ok(Some(commit))
 }
 
 /// Adds to a commit that the Page wants to be subscribed, if there is a reason to look.

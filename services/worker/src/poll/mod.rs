@@ -5,6 +5,7 @@
 //! the epoch of the connection it came from.
 
 pub(crate) mod app;
+mod care;
 mod change;
 mod commits;
 mod connection;
@@ -14,6 +15,7 @@ mod limits;
 mod listing;
 mod pace;
 mod page;
+mod renewal;
 mod subscription;
 mod tokens;
 mod walk;

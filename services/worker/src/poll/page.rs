@@ -73,12 +73,9 @@ pub(super) async fn poll(parts: &Parts, id: &PageId, claimed: Millis) -> Result<
             return Ok(());
         };
         next.guards.extend(with.map(|(_, guard)| guard.clone()));
-        let unannounced = drift::opens(&next.records);
+        let written = next.records.clone();
         if parts.store.commit(&[next]).await? == [Outcome::Applied] {
-            if unannounced {
-                subscription::suspect(parts, id).await?;
-            }
-            return Ok(());
+            return subscription::after(parts, id, &written).await;
         }
         if let Some((user, guard)) = with
             && connection::guard(&*parts.store, user).await? != *guard

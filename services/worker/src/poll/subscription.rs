@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use common::custody::Token;
 use common::graph::error::GraphError;
 use common::records::subscription::{self, HEALINGS, Subscription};
-use common::records::{commit, get};
-use common::store::{Outcome, StoreError, Stored, Versioned};
+use common::records::{commit, drift, get};
+use common::store::{Outcome, RecordWrite, StoreError, Stored, Versioned};
+use common::telemetry::Label;
 use model::drift::GRACE;
 use model::id::{PageId, Subject};
 use model::lane::Lane;
@@ -49,8 +50,8 @@ pub(super) async fn poll(parts: &Parts, page: &PageId, claimed: Millis) -> Resul
 }
 
 /// A read found a change that nothing had announced. If its notice does not come within the grace,
-/// somebody looks whether the app is still on the Page: once a day at most.
-pub(super) async fn suspect(parts: &Parts, page: &PageId) -> Result<(), StoreError> {
+/// somebody looks whether the app is still on the Page: once in the grace at most.
+async fn suspect(parts: &Parts, page: &PageId) -> Result<(), StoreError> {
     let key = subscription::key(page);
     loop {
         let held = get::<Subscription>(&*parts.store, &key).await?;
@@ -60,15 +61,31 @@ pub(super) async fn suspect(parts: &Parts, page: &PageId) -> Result<(), StoreErr
         if value.polling.wanted() || value.healed >= HEALINGS {
             return Ok(());
         }
-        let at = parts.clock.now().plus(GRACE);
-        let not_before = value.tried.map_or(at, |tried| tried.plus(A_DAY));
-        value.polling.ask(at.max(not_before));
+        value.polling.ask(parts.clock.now().plus(GRACE));
         let subject = Subject::Subscription(page.clone());
         let next = save(key.clone(), &value, version, subject, &value.polling);
         if commit(&*parts.store, next).await? == Outcome::Applied {
             return Ok(());
         }
     }
+}
+
+/// Counts what the meter found in a commit that stands, and looks after the subscription if a change
+/// was not announced.
+pub(super) async fn after(
+    parts: &Parts,
+    page: &PageId,
+    committed: &[RecordWrite],
+) -> Result<(), StoreError> {
+    let mut unannounced = false;
+    for (name, n) in drift::names(committed) {
+        parts.metrics.drift.get_or_create(&Label { name }).inc_by(n);
+        unannounced |= name == "opened";
+    }
+    if unannounced {
+        suspect(parts, page).await?;
+    }
+    Ok(())
 }
 
 async fn is_deaf(parts: &Parts, page: &PageId, now: Millis) -> Result<bool, StoreError> {

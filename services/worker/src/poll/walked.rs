@@ -88,10 +88,11 @@ impl Job<'_> {
             true
         })
         .await?;
-        if done.is_some() && walk.pages > 0 {
+        let Some(done) = done else { return Ok(()) };
+        if walk.pages > 0 {
             self.look_for_the_unlisted(walk).await?;
         }
-        Ok(())
+        self.look_after_token(done.inspected, done.expires).await
     }
 
     /// Enters a daily walk into the ledger, and the days nobody was up for.

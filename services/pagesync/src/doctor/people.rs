@@ -1,0 +1,186 @@
+//! What hangs on people: their logins, permissions, Pages, what webhooks announced, limits.
+
+use std::time::Duration;
+
+use common::backends::open_store;
+use common::clock::Clock;
+use common::config::Config;
+use common::pages::rfc3339;
+use common::records::connection::{self, Connection, Status};
+use common::records::subscription::Subscription;
+use common::records::{chunk, drift, forecast, throttle};
+use common::store::{Kind, Store, StoreError};
+use model::time::Millis;
+
+use super::{Check, State};
+
+/// Named in a line.
+const NAMED: usize = 5;
+/// Days of the drift meter that are looked at.
+const DAYS: u64 = 7;
+
+pub(super) async fn look(config: &Config, clock: &Clock, checks: &mut Vec<Check>) {
+    let Ok(store) = open_store(config, clock.clone()) else {
+        return;
+    };
+    let now = clock.now();
+    let looked = async {
+        let people = connection::list(&*store).await?;
+        checks.push(logins(&people));
+        checks.push(permissions(config, &people));
+        checks.push(ends(&people, now));
+        checks.push(subscriptions(&*store).await?);
+        checks.push(announced(config, &*store, now).await?);
+        checks.push(limits(&*store, now).await?);
+        Ok::<(), StoreError>(())
+    };
+    if let Err(error) = looked.await {
+        let fix = "see the check of the store";
+        checks.push(Check::bad("records", State::Failed, error.to_string(), fix));
+    }
+}
+
+/// The first of them, by name.
+fn named<'a>(found: impl Iterator<Item = &'a str>) -> String {
+    let found: Vec<&str> = found.collect();
+    let more = found.len().saturating_sub(NAMED);
+    let names = found
+        .iter()
+        .take(NAMED)
+        .copied()
+        .collect::<Vec<_>>()
+        .join(", ");
+    match more {
+        0 => names,
+        more => format!("{names} and {more} more"),
+    }
+}
+
+fn logins(people: &[Connection]) -> Check {
+    let name = "logins";
+    if people.is_empty() {
+        let fix = "open the address of `pagesync connect url` and log in";
+        return Check::bad(name, State::Warning, "nobody is connected", fix);
+    }
+    let dead = people.iter().filter(|one| one.status != Status::Active);
+    let dead: Vec<String> = dead
+        .map(|one| format!("{} ({})", one.user, one.status))
+        .collect();
+    if dead.is_empty() {
+        return Check::ok(name, format!("{} work", people.len()));
+    }
+    let fix = "they log in again at the address of `pagesync connect url`: Pages, values and history stay";
+    let what = format!("do not work: {}", named(dead.iter().map(String::as_str)));
+    Check::bad(name, State::Failed, what, fix)
+}
+
+fn permissions(config: &Config, people: &[Connection]) -> Check {
+    let lacking = people.iter().flat_map(|one| {
+        let missing = one.missing(&config.scopes);
+        missing.into_iter().map(move |missing| {
+            format!(
+                "{} lacks {}: {}",
+                one.user, missing.permission, missing.consequence
+            )
+        })
+    });
+    let lacking: Vec<String> = lacking.collect();
+    if lacking.is_empty() {
+        return Check::ok("permissions", "all that were asked for");
+    }
+    let fix = "they log in again and allow everything; for people without a role on the app the permission needs Advanced Access";
+    Check::bad(
+        "permissions",
+        State::Warning,
+        named(lacking.iter().map(String::as_str)),
+        fix,
+    )
+}
+
+fn ends(people: &[Connection], now: Millis) -> Check {
+    let left = |one: &Connection| forecast::days_left(one, now);
+    let soon: Vec<String> = people
+        .iter()
+        .filter_map(|one| Some((one, left(one)?)))
+        .filter(|(_, left)| *left <= forecast::ALERTS[0])
+        .map(|(one, left)| format!("{} in {left} days", one.user))
+        .collect();
+    if soon.is_empty() {
+        let first = people.iter().filter_map(left).min();
+        let said = first.map_or("none has an end".to_owned(), |days| {
+            format!("the first in {days} days")
+        });
+        return Check::ok("ends of logins", said);
+    }
+    let urgent = people.iter().filter_map(left).any(|left| left <= 1);
+    let state = if urgent {
+        State::Failed
+    } else {
+        State::Warning
+    };
+    let fix = "they log in again before; `pagesync token forecast` says which Pages go with whom";
+    Check::bad(
+        "ends of logins",
+        state,
+        named(soon.iter().map(String::as_str)),
+        fix,
+    )
+}
+
+async fn subscriptions(store: &dyn Store) -> Result<Check, StoreError> {
+    let name = "Page subscriptions";
+    let (mut all, mut bad, mut after) = (0, Vec::new(), None);
+    while let Some(some) = chunk::<Subscription>(store, Kind::Subscription, "", &mut after).await? {
+        all += some.len();
+        let troubled = some
+            .into_iter()
+            .filter_map(|(id, held)| Some(format!("{id}: {}", held.value.problem?)));
+        bad.extend(troubled);
+    }
+    if bad.is_empty() {
+        return Ok(Check::ok(name, format!("{all} as they should be")));
+    }
+    let what = format!(
+        "{} of {all}: {}",
+        bad.len(),
+        named(bad.iter().map(String::as_str))
+    );
+    let fix = "a login of somebody who manages the Page, with every permission, sets them up again";
+    Ok(Check::bad(name, State::Warning, what, fix))
+}
+
+async fn announced(config: &Config, store: &dyn Store, now: Millis) -> Result<Check, StoreError> {
+    let name = "webhooks";
+    let back = Duration::from_secs(DAYS * 24 * 3600);
+    let back = u64::try_from(back.as_millis()).unwrap_or(u64::MAX);
+    let first = Millis(now.0.saturating_sub(back));
+    let report = drift::report(store, &config.days.day(first), now).await?;
+    let Some(ratio) = report.all.ratio else {
+        return Ok(Check::ok(name, "no change to judge them by yet"));
+    };
+    let said = format!(
+        "{:.1} % of the changes of {DAYS} days were announced, {} missed",
+        ratio * 100.0,
+        report.all.missed
+    );
+    if report.deaf.is_empty() {
+        return Ok(Check::ok(name, said));
+    }
+    let deaf = named(report.deaf.iter().map(model::id::PageId::as_str));
+    let what = format!("{said}; silent since: {deaf}");
+    let fix = "their subscriptions are being looked at; is the app in Live mode, with Advanced Access? `pagesync drift`";
+    Ok(Check::bad(name, State::Warning, what, fix))
+}
+
+async fn limits(store: &dyn Store, now: Millis) -> Result<Check, StoreError> {
+    let held = throttle::find(store, throttle::APP).await?;
+    if held.closed_until <= now {
+        return Ok(Check::ok("limits", "calls are possible"));
+    }
+    let what = format!(
+        "Facebook refuses calls of the app until {}",
+        rfc3339(held.closed_until)
+    );
+    let fix = "wait; nothing is lost, and calling makes it longer";
+    Ok(Check::bad("limits", State::Warning, what, fix))
+}

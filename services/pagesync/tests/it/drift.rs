@@ -1,0 +1,266 @@
+//! The drift meter against a Facebook that loses, delays and repeats: what it counts is what was lost.
+
+use std::time::Duration;
+
+use common::records::drift::{self, Report};
+use common::records::subscription::{self, HEALINGS, Subscription};
+use common::records::{get, put, write};
+use model::drift::GRACE;
+use model::id::PageId;
+use serde_json::json;
+use simulator::delivery::Faults;
+
+use crate::BACKEND;
+use crate::support::eventually;
+use crate::support::facebook::{Connected, Scene, manual, nth};
+
+const PAGES: usize = 200;
+/// Fields that have a webhook, one with its value and four without.
+const FIELDS: [&str; 5] = ["name", "phone", "website", "description", "emails"];
+
+async fn report(connected: &Connected) -> Report {
+    let now = connected.clock.now();
+    drift::report(&*connected.deployment.store, "", now)
+        .await
+        .unwrap()
+}
+
+/// A deployment with so many Pages, all of them subscribed.
+async fn stage(pages: usize) -> Connected {
+    let scene = Scene {
+        clock: manual(),
+        pages,
+        ..Scene::default()
+    };
+    let connected = Connected::start(BACKEND, scene).await;
+    assert_eq!(connected.connect().await.0, 200);
+    eventually("every subscription", || async {
+        (connected.simulator.facebook().installed.len() == pages).then_some(())
+    })
+    .await;
+    connected.advance(Duration::from_secs(60));
+    connected
+}
+
+/// Changes five fields of each Page and waits until every notice that is sent was taken and applied.
+async fn change_all(connected: &Connected, pages: usize, round: &str) {
+    for n in 0..pages {
+        for field in FIELDS {
+            let value = format!("{field} {round}");
+            let value = if field == "emails" {
+                json!([value])
+            } else {
+                json!(value)
+            };
+            let fields = json!({ field: value }).as_object().unwrap().clone();
+            connected.simulator.change(&nth(n), fields).unwrap();
+        }
+    }
+}
+
+async fn announced(connected: &Connected) {
+    connected.simulator.tally().settled().await;
+    connected.deployment.settle().await;
+}
+
+/// The meter after the next walk, when every change is one or the other.
+async fn after_a_walk(connected: &Connected, changes: u64) -> Report {
+    connected.next_day().await;
+    eventually("every change to be found", || async {
+        let report = report(connected).await;
+        let all = &report.all;
+        (all.captured + all.late + all.missed + all.open >= changes).then_some(report)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exactly_what_was_lost_is_missed() {
+    let connected = stage(PAGES).await;
+    let each = (PAGES * FIELDS.len()) as u64;
+    let (mut lost, mut changes) = (0, 0);
+    // A little disorder and repetition beside each loss.
+    let faults = |loss| Faults {
+        loss,
+        duplicate: 0.2,
+        reorder: 0.2,
+        ..Faults::default()
+    };
+    for (round, loss) in [("none", 0.0), ("some", 0.3), ("all", 1.0)] {
+        connected.simulator.set_faults(faults(loss));
+        change_all(&connected, PAGES, round).await;
+        announced(&connected).await;
+        changes += each;
+        let before = lost;
+        lost = connected.simulator.tally().lost();
+        let found = after_a_walk(&connected, changes).await.all;
+        assert_eq!(
+            (found.open, found.missed),
+            (lost - before, before),
+            "{round}: {found:?}"
+        );
+        assert_eq!(found.captured, changes - lost, "{round}: {found:?}");
+        connected.advance(GRACE);
+        assert_eq!(report(&connected).await.all.missed, lost, "{round}");
+    }
+    assert!((200..400).contains(&(lost - each)), "{lost}");
+    // One of a thousand.
+    connected.simulator.set_faults(Faults::default());
+    change_all(&connected, PAGES, "one").await;
+    announced(&connected).await;
+    connected.simulator.set_faults(faults(1.0));
+    let fields = json!({"hours": {"mon_1_open": "10:00"}})
+        .as_object()
+        .unwrap()
+        .clone();
+    connected.simulator.change(&nth(3), fields).unwrap();
+    announced(&connected).await;
+    after_a_walk(&connected, changes + each + 1).await;
+    connected.advance(GRACE);
+    let last = report(&connected).await;
+    assert_eq!((last.all.missed, last.all.open), (lost + 1, 0));
+    assert_eq!(last.fields["hours"].missed, 1);
+    assert_eq!(
+        last.initial,
+        (PAGES * 17) as u64,
+        "first reads of everything but counters"
+    );
+    #[expect(clippy::cast_precision_loss, reason = "a ratio of counts")]
+    let ratio = last.all.captured as f64 / (last.all.captured + last.all.missed) as f64;
+    assert_eq!(last.all.ratio, Some(ratio));
+    assert!(last.days.len() > 1 && last.days.values().all(|day| day.ratio.is_some()));
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_and_disorder_miss_nothing() {
+    let connected = stage(PAGES).await;
+    let each = (PAGES * FIELDS.len()) as u64;
+    let odd = Faults {
+        duplicate: 0.5,
+        reorder: 0.5,
+        ..Faults::default()
+    };
+    connected.simulator.set_faults(odd);
+    change_all(&connected, PAGES, "odd").await;
+    announced(&connected).await;
+    let found = after_a_walk(&connected, each).await.all;
+    assert_eq!((found.captured, found.open), (each, 0), "{found:?}");
+    // A walk comes in the middle of a backlog of ten minutes.
+    connected.simulator.set_faults(Faults { hold: true, ..odd });
+    change_all(&connected, PAGES, "held").await;
+    eventually("the backlog", || async {
+        (connected.simulator.tally().held() >= each).then_some(())
+    })
+    .await;
+    let found = after_a_walk(&connected, 2 * each).await.all;
+    assert_eq!((found.captured, found.open), (each, each), "{found:?}");
+    connected.advance(Duration::from_secs(600));
+    connected.simulator.set_faults(odd);
+    announced(&connected).await;
+    connected.advance(GRACE);
+    let found = report(&connected).await;
+    let all = found.all;
+    assert_eq!(
+        (all.captured, all.late, all.missed, all.open),
+        (each, each, 0, 0)
+    );
+    assert!(found.gaps.is_empty() && found.deaf.is_empty());
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deaf_page_is_subscribed_again_and_not_for_ever() {
+    let connected = stage(3).await;
+    let key = subscription::key(&PageId::parse(&nth(0)).unwrap());
+    let held = || async {
+        let held = get::<Subscription>(&*connected.deployment.store, &key).await;
+        held.unwrap().unwrap()
+    };
+    for round in 1..=HEALINGS {
+        // The list is shorter than it was; `is_webhooks_subscribed` does not say so.
+        let feed = ["feed".to_owned()].into();
+        connected
+            .simulator
+            .facebook()
+            .installed
+            .insert(nth(0), feed);
+        let fields = json!({"name": format!("unheard {round}")});
+        connected
+            .simulator
+            .change(&nth(0), fields.as_object().unwrap().clone())
+            .unwrap();
+        connected.next_day().await;
+        eventually("the gap", || async {
+            let found = report(&connected).await.all;
+            (found.missed + found.open >= u64::from(round)).then_some(())
+        })
+        .await;
+        // As soon as the Page is deaf, not at the next daily poll.
+        connected.advance(GRACE);
+        assert_eq!(report(&connected).await.deaf.len(), 1);
+        eventually("the subscription to be back", || async {
+            let facebook = connected.simulator.facebook();
+            facebook.installed[&nth(0)].contains("name").then_some(())
+        })
+        .await;
+        eventually("it to be written down", || async {
+            (held().await.value.healed == round).then_some(())
+        })
+        .await;
+    }
+    assert!(held().await.value.problem.unwrap().contains("taken off"));
+    connected.simulator.facebook().installed.remove(&nth(0));
+    connected.next_day().await;
+    connected.next_day().await;
+    assert!(
+        !connected
+            .simulator
+            .facebook()
+            .installed
+            .contains_key(&nth(0))
+    );
+    // A login begins anew.
+    connected.advance(Duration::from_secs(60));
+    assert_eq!(connected.connect().await.0, 200);
+    eventually("the subscription to be back", || async {
+        let facebook = connected.simulator.facebook();
+        facebook.installed.contains_key(&nth(0)).then_some(())
+    })
+    .await;
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deaf_page_makes_us_look_at_the_apps_own_subscription() {
+    let connected = stage(3).await;
+    connected.simulator.facebook().subscription = None;
+    let fields = json!({"name": "unheard"});
+    connected
+        .simulator
+        .change(&nth(0), fields.as_object().unwrap().clone())
+        .unwrap();
+    connected.read_again(0).await;
+    // The daily look at it is kept away: what brings it back is the deaf Page.
+    let key = common::records::app::key();
+    let app = get::<common::records::app::App>(&*connected.deployment.store, &key);
+    let mut app = app.await.unwrap().unwrap().value;
+    app.polling.slot = None;
+    write(
+        &*connected.deployment.store,
+        vec![put(key, &app, None, None)],
+    )
+    .await
+    .unwrap();
+    connected.advance(GRACE);
+    eventually("the app's subscription to be back", || async {
+        connected
+            .simulator
+            .facebook()
+            .subscription
+            .is_some()
+            .then_some(())
+    })
+    .await;
+    connected.finish().await;
+}

@@ -104,14 +104,14 @@ impl Open {
 }
 
 impl Page {
-    /// Takes a notice of `field` into account, sent at `sent` on Facebook's clock, with its value if it
-    /// carried one. Answers with the change a reader sees and with what the meter found.
+    /// Takes a notice of `field` into account, sent at `sent` on Facebook's clock, with what it carries of
+    /// that field among `seen`. Answers with the changes a reader sees and with what the meter found.
     pub fn hear(
         &mut self,
         field: &FieldName,
         sent: Option<Millis>,
-        seen: Option<&Observation>,
-    ) -> (Option<Change>, Option<Finding>) {
+        seen: &[Observation],
+    ) -> (Vec<Change>, Option<Finding>) {
         let last = self.last_read(field);
         let open = self.drift.entry(field.clone()).or_default();
         // What was sent before the last read is answered by it, unless a read found a gap for it.
@@ -129,22 +129,22 @@ impl Page {
                 gap
             }
         };
-        let change = seen.and_then(|seen| {
-            let change = self.observe(seen);
-            let is_webhooks = |register: &crate::page::Register| register.source == Source::Webhook;
-            if self.registers.get(field).is_some_and(is_webhooks) {
+        let mut changes = Vec::new();
+        for seen in seen.iter().filter(|seen| seen.field == *field) {
+            changes.extend(self.observe(seen));
+            let register = self.registers.get(field);
+            if register.is_some_and(|register| register.source == Source::Webhook) {
                 let open = self.drift.entry(field.clone()).or_default();
                 open.since = last;
-                open.moved |= change.is_some();
+                open.moved |= !changes.is_empty();
             }
-            change
-        });
+        }
         self.tidy(field);
         let late = settled.map(|gap| Finding {
             field: field.clone(),
             event: Event::Late(gap),
         });
-        (change, late)
+        (changes, late)
     }
 
     /// What a read of `field` at `stamp` means for the meter. `last`: [`Self::last_read`] before it;

@@ -38,7 +38,7 @@ fn hear(page: &mut Page, name: &str, second: u64, value: Option<&str>) -> Option
         stamp,
         source: Source::Webhook,
     });
-    let (_, finding) = page.hear(&field, Some(stamp), seen.as_ref());
+    let (_, finding) = page.hear(&field, Some(stamp), seen.as_slice());
     finding.map(|finding| finding.event)
 }
 
@@ -170,13 +170,13 @@ fn what_has_no_webhook_is_unannounceable_and_counters_are_left_out() {
 fn a_notice_without_a_time_announces_what_the_next_read_finds() {
     let mut page = Page::default();
     read(&mut page, "phone", &json!("1"), 100);
-    page.hear(&field("phone"), None, None);
+    page.hear(&field("phone"), None, &[]);
     assert_eq!(
         read(&mut page, "phone", &json!("2"), 200),
         Some(Event::Captured)
     );
     read(&mut page, "phone", &json!("3"), 300);
-    let (_, finding) = page.hear(&field("phone"), None, None);
+    let (_, finding) = page.hear(&field("phone"), None, &[]);
     assert_eq!(
         finding.map(|found| found.event),
         Some(Event::Late(gap(200, 300)))

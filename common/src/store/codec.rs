@@ -215,7 +215,7 @@ mod tests {
         page.connections
             .insert(model::id::PageId::parse("77").unwrap());
         page.absent.insert(FieldName::parse("phone").unwrap());
-        page.hear(&FieldName::parse("f0").unwrap(), Some(Millis(7)), None);
+        page.hear(&FieldName::parse("f0").unwrap(), Some(Millis(7)), &[]);
         page.polling.notice(
             Some(Millis(5)),
             Millis(6),

@@ -258,9 +258,8 @@ fn decide(
     let mut findings = Vec::new();
     for notice in notices {
         for field in &notice.announced {
-            let seen = notice.observations.iter().find(|seen| seen.field == *field);
-            let (change, finding) = page.hear(field, notice.sent, seen);
-            changes.extend(change);
+            let (changed, finding) = page.hear(field, notice.sent, &notice.observations);
+            changes.extend(changed);
             findings.extend(finding);
         }
         page.polling

@@ -201,36 +201,34 @@ pub fn due(connection: &Connection) -> DueWrite {
     }
 }
 
-/// Ends a connection here: its tokens and itself are gone, and nothing that was under way can write
-/// with them. The Pages stay with what is known of them. `Ok(None)`: there is none.
-pub async fn disconnect(store: &dyn Store, user: &UserId) -> Result<Option<usize>, StoreError> {
-    let Some(_) = find(store, user).await? else {
-        return Ok(None);
-    };
-    let ended = || put(epoch_key(user), &serde_json::json!({}), None, None);
-    super::write(store, vec![ended()]).await?;
-    let mut gone = 0;
-    // Again until nothing is left: a walk that was under way may have written once more.
-    loop {
-        let tokens = all::<token::Held>(store, Kind::PageToken, &token::prefix(user)).await?;
-        if tokens.is_empty() {
-            break;
-        }
-        gone += tokens.len();
-        for (id, _) in tokens {
-            uncover(store, user, Key::new(Kind::PageToken, id)).await?;
-        }
-    }
-    let end = Commit {
-        records: vec![delete(token::of_user(user)), delete(key(user)), ended()],
+/// The commit that ends a connection: whoever opened its token before has a guard that does not hold any
+/// more, and nobody opens it afterwards. Only then is there an end to what could be written for it.
+pub(super) fn end(user: &UserId, epoch: RecordWrite) -> Commit {
+    Commit {
+        records: vec![epoch, delete(token::of_user(user)), delete(key(user))],
         due: vec![DueWrite {
             subject: Subject::Connection(user.clone()),
             due: None,
         }],
         ..Commit::default()
-    };
-    commit(store, end).await?;
-    Ok(Some(gone))
+    }
+}
+
+/// Ends a connection here: its tokens and itself are gone, and nothing that was under way can write
+/// with them. The Pages stay with what is known of them. `Ok(None)`: there is none.
+pub async fn disconnect(store: &dyn Store, user: &UserId) -> Result<Option<usize>, StoreError> {
+    let known = find(store, user).await?.is_some();
+    let epoch = put(epoch_key(user), &serde_json::json!({}), None, None);
+    if known {
+        commit(store, end(user, epoch)).await?;
+    }
+    // Without a connection, too: an earlier attempt may have got no further.
+    let tokens = all::<token::Held>(store, Kind::PageToken, &token::prefix(user)).await?;
+    let gone = tokens.len();
+    for (id, _) in tokens {
+        uncover(store, user, Key::new(Kind::PageToken, id)).await?;
+    }
+    Ok((known || gone > 0).then_some(gone))
 }
 
 /// Takes a person off a Page together with their token for it. A Page that nobody covers any more is

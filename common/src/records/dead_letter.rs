@@ -210,7 +210,7 @@ pub async fn discard(store: &dyn Store, id: &str) -> Result<(), DeadLetterError>
 }
 
 /// Removes every letter that mentions one of these ids: of Pages, of people. Answers with how many.
-pub async fn erase(store: &dyn Store, ids: &[&str]) -> Result<u64, StoreError> {
+pub async fn erase(store: &dyn Store, ids: &[String]) -> Result<u64, StoreError> {
     let mut erased = 0;
     for (id, letter) in all(store).await? {
         let text = format!("{}\n{}", letter.reason, body(&letter));

@@ -74,79 +74,48 @@ pub async fn erased_at(store: &dyn Store, user: &UserId) -> Result<Option<Millis
 
 /// Forgets a person: tokens, connection, and every Page that nobody else covers.
 pub async fn user(store: &dyn Store, user: &UserId, now: Millis) -> Result<Erased, StoreError> {
-    let ended = || {
-        let erased = Some(now);
-        put(
-            connection::epoch_key(user),
-            &Ended { erased },
-            None,
-            Some(EPOCH),
-        )
+    let ended = Ended { erased: Some(now) };
+    let epoch = put(connection::epoch_key(user), &ended, None, Some(EPOCH));
+    commit(store, connection::end(user, epoch)).await?;
+    let tokens = all::<token::Held>(store, Kind::PageToken, &token::prefix(user)).await?;
+    // First, while the tokens still say which Pages these are.
+    let pages: Vec<PageId> = tokens
+        .iter()
+        .filter_map(|(id, _)| token::page_of(id))
+        .collect();
+    let ids = |pages: &[PageId]| -> Vec<String> {
+        let pages = pages.iter().map(ToString::to_string);
+        pages.chain([user.to_string()]).collect()
     };
-    write(store, vec![ended()]).await?;
-    let mut erased = Erased::default();
-    let mut gone: BTreeSet<PageId> = BTreeSet::new();
-    // Again until nothing is left: a walk that was under way may have written once more.
-    loop {
-        let tokens = all::<token::Held>(store, Kind::PageToken, &token::prefix(user)).await?;
-        if tokens.is_empty() {
-            break;
-        }
-        // First, while the tokens still say which Pages these are.
-        let pages: Vec<PageId> = tokens
-            .iter()
-            .filter_map(|(id, _)| token::page_of(id))
-            .collect();
-        let ids: Vec<&str> = pages
-            .iter()
-            .map(PageId::as_str)
-            .chain([user.as_str()])
-            .collect();
-        erased.letters += dead_letter::erase(store, &ids).await?;
-        for (id, _) in tokens {
-            let key = Key::new(Kind::PageToken, id);
-            match token::page_of(&key.id) {
-                Some(id) if erase_alone(store, &id, user, now).await? => {
-                    gone.insert(id);
-                }
-                _ => {
-                    uncover(store, user, key).await?;
-                    erased.kept += 1;
-                }
+    let mut erased = Erased {
+        letters: dead_letter::erase(store, &ids(&pages)).await?,
+        ..Erased::default()
+    };
+    let mut gone = Vec::new();
+    for (id, _) in tokens {
+        let key = Key::new(Kind::PageToken, id);
+        match token::page_of(&key.id) {
+            Some(id) if erase_alone(store, &id, user, now).await? => gone.push(id),
+            _ => {
+                uncover(store, user, key).await?;
+                erased.kept += 1;
             }
         }
     }
     erased.pages = gone.len() as u64;
-    let ids: Vec<&str> = gone
-        .iter()
-        .map(PageId::as_str)
-        .chain([user.as_str()])
-        .collect();
-    erased.letters += dead_letter::erase(store, &ids).await?;
-    let mut end = Commit {
-        records: vec![
-            delete(token::of_user(user)),
-            delete(connection::key(user)),
-            delete(throttle::key(&format!("user:{user}"))),
-            ended(),
-        ],
-        due: vec![DueWrite {
-            subject: Subject::Connection(user.clone()),
-            due: None,
-        }],
-        ..Commit::default()
-    };
+    erased.letters += dead_letter::erase(store, &ids(&gone)).await?;
+    let mut traces = vec![delete(throttle::key(&format!("user:{user}")))];
     for (id, run) in all::<Run>(store, Kind::Run, "").await? {
         if run.value.connection == *user {
-            end.records.push(delete(Key::new(Kind::Run, id)));
+            traces.push(delete(Key::new(Kind::Run, id)));
         }
     }
     for (id, grant) in all::<Grant>(store, Kind::Grant, "").await? {
         if matches!(&grant.value.stage, Stage::Connected(who) if who == user) {
-            end.records.push(delete(Key::new(Kind::Grant, id)));
+            traces.push(delete(Key::new(Kind::Grant, id)));
         }
     }
-    commit(store, end).await?;
+    write(store, traces).await?;
     Ok(erased)
 }
 
@@ -198,7 +167,7 @@ pub async fn page(
             }
         };
         if end_of_page(store, id, version, &covering, now).await? == Outcome::Applied {
-            let letters = dead_letter::erase(store, &[id.as_str()]).await?;
+            let letters = dead_letter::erase(store, &[id.to_string()]).await?;
             return Ok(Some(Erased {
                 pages: 1,
                 kept: 0,

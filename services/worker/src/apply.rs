@@ -45,7 +45,7 @@ struct Work {
 }
 
 /// Does a group of jobs. `Ok`: everything is in the store, as state or as dead letter.
-pub(crate) async fn apply(parts: &Parts, jobs: &[Job]) -> Result<(), StoreError> {
+pub async fn apply(parts: &Parts, jobs: &[Job]) -> Result<(), StoreError> {
     let mut work = Work::default();
     for job in jobs {
         work.sort(parts, job);

@@ -28,6 +28,7 @@ use common::telemetry::Metrics;
 use model::field::TrackedFields;
 use model::lane::Lane;
 
+pub use apply::apply;
 use outage::Gate;
 use secrecy::SecretString;
 
@@ -227,7 +228,7 @@ pub async fn handle(parts: &Parts, delivery: Delivery) -> Result<(), StoreError>
     if delivery.attempt >= SUSPECT_FROM {
         return suspects::take_apart(parts, delivery).await;
     }
-    Box::pin(apply::apply(parts, &delivery.jobs)).await?;
+    Box::pin(apply(parts, &delivery.jobs)).await?;
     settle(parts, delivery).await;
     Ok(())
 }

@@ -24,6 +24,8 @@ mod daily;
 mod defects;
 #[path = "../it/drift.rs"]
 mod drift;
+#[path = "../it/erasure.rs"]
+mod erasure;
 #[path = "../it/input.rs"]
 mod input;
 #[path = "../it/input_table.rs"]

@@ -18,7 +18,7 @@ use serde_json::json;
 use simulator::visitor::{Decision, Visitor};
 
 use crate::BACKEND;
-use crate::support::deployment::{APP_SECRET, Place, VERIFY_TOKEN, raw};
+use crate::support::deployment::{APP_SECRET, Place, VERIFY_TOKEN};
 use crate::support::facebook::{Connected, Scene, facebook, manual, nth, settings};
 use crate::support::{client, eventually, free_port, within};
 
@@ -59,43 +59,6 @@ impl Loud {
         command.arg(role.name()).env_clear().envs(environment);
         let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
         Self { child, private }
-    }
-}
-
-/// Every byte a deployment keeps: the database file with its log, or every key of Redis.
-async fn everything_kept(place: &Place) -> String {
-    match place {
-        Place::Embedded(directory) => {
-            let mut all = String::new();
-            for name in ["pagesync.db", "pagesync.db-wal"] {
-                let bytes = std::fs::read(directory.path().join(name)).unwrap_or_default();
-                all.push_str(&String::from_utf8_lossy(&bytes));
-            }
-            all
-        }
-        Place::Distributed { redis, .. } => {
-            let mut all = String::new();
-            let keys = raw(redis, &["KEYS", "*"]).await;
-            let redis::Value::Array(keys) = keys else {
-                panic!("{keys:?}")
-            };
-            assert!(keys.len() > 10, "{} keys", keys.len());
-            for key in keys {
-                let name: String = redis::from_redis_value(key).unwrap();
-                let dump = raw(redis, &["TYPE", &name]).await;
-                let kind: String = redis::from_redis_value(dump).unwrap();
-                let value = match kind.as_str() {
-                    "hash" => raw(redis, &["HGETALL", &name]).await,
-                    "zset" => raw(redis, &["ZRANGE", &name, "0", "-1"]).await,
-                    "stream" => raw(redis, &["XRANGE", &name, "-", "+"]).await,
-                    "list" => raw(redis, &["LRANGE", &name, "0", "-1"]).await,
-                    "set" => raw(redis, &["SMEMBERS", &name]).await,
-                    _ => raw(redis, &["GET", &name]).await,
-                };
-                writeln!(all, "{name} {value:?}").unwrap();
-            }
-            all
-        }
     }
 }
 
@@ -185,7 +148,7 @@ async fn no_token_is_in_logs_queue_store_answers_or_metrics() {
         let url = format!("http://127.0.0.1:{}/metrics", process.private);
         seen.push_str(&http.get(url).send().await.unwrap().text().await.unwrap());
     }
-    let kept = everything_kept(&place).await;
+    let kept = place.everything_kept().await;
     // Jobs of every kind that nobody takes: what the broker holds of them. On the embedded backend
     // the queue is in the file that is searched.
     if let Place::Distributed { .. } = &place {

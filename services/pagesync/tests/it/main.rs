@@ -18,6 +18,7 @@ mod custody;
 mod daily;
 mod defects;
 mod drift;
+mod erasure;
 mod input;
 mod input_table;
 mod limits;

@@ -1,5 +1,6 @@
 //! A deployment in this process: real roles on free ports, on the backend of this test binary.
 
+use std::fmt::Write as _;
 use std::sync::{Arc, OnceLock};
 
 use common::clock::Clock;
@@ -155,7 +156,18 @@ pub(crate) fn worker_parts(
     queue: Arc<dyn Queue>,
     store: Arc<dyn Store>,
 ) -> worker::Parts {
-    let environment = place.environment(Role::Worker, &[("PAGESYNC_VERIFY_AFTER", "10s")]);
+    worker_parts_with(place, queue, store, &[])
+}
+
+/// The same, with further settings.
+pub(crate) fn worker_parts_with(
+    place: &Place,
+    queue: Arc<dyn Queue>,
+    store: Arc<dyn Store>,
+    extra: &[(String, String)],
+) -> worker::Parts {
+    let mut environment = place.environment(Role::Worker, &[("PAGESYNC_VERIFY_AFTER", "10s")]);
+    environment.extend(extra.iter().cloned());
     let role = if matches!(place, Place::Embedded(_)) {
         Role::Up
     } else {
@@ -416,6 +428,43 @@ impl Place {
             Self::Distributed { vhost, .. } => {
                 let bytes = bytes.unwrap_or(1 << 30);
                 vhost.limit_queue("pagesync.v1.webhooks", bytes).await;
+            }
+        }
+    }
+
+    /// Every byte a deployment keeps: the database file with its log, or every key of Redis.
+    pub(crate) async fn everything_kept(&self) -> String {
+        match self {
+            Self::Embedded(directory) => {
+                let mut all = String::new();
+                for name in ["pagesync.db", "pagesync.db-wal"] {
+                    let bytes = std::fs::read(directory.path().join(name)).unwrap_or_default();
+                    all.push_str(&String::from_utf8_lossy(&bytes));
+                }
+                all
+            }
+            Self::Distributed { redis, .. } => {
+                let mut all = String::new();
+                let keys = raw(redis, &["KEYS", "*"]).await;
+                let redis::Value::Array(keys) = keys else {
+                    panic!("{keys:?}")
+                };
+                assert!(keys.len() > 10, "{} keys", keys.len());
+                for key in keys {
+                    let name: String = redis::from_redis_value(key).unwrap();
+                    let dump = raw(redis, &["TYPE", &name]).await;
+                    let kind: String = redis::from_redis_value(dump).unwrap();
+                    let value = match kind.as_str() {
+                        "hash" => raw(redis, &["HGETALL", &name]).await,
+                        "zset" => raw(redis, &["ZRANGE", &name, "0", "-1"]).await,
+                        "stream" => raw(redis, &["XRANGE", &name, "-", "+"]).await,
+                        "list" => raw(redis, &["LRANGE", &name, "0", "-1"]).await,
+                        "set" => raw(redis, &["SMEMBERS", &name]).await,
+                        _ => raw(redis, &["GET", &name]).await,
+                    };
+                    writeln!(all, "{name} {value:?}").unwrap();
+                }
+                all
             }
         }
     }

@@ -142,6 +142,27 @@ impl Server {
         }
     }
 
+    /// Every byte of Redis' append-only file.
+    pub(crate) async fn append_only_file(&self) -> String {
+        let bytes = match &self.form {
+            Form::Container(container) => {
+                let script = "cat $(redis-cli CONFIG GET dir | tail -1)/appendonlydir/*";
+                let command = ExecCommand::new(["sh", "-c", script]);
+                let mut done = container.exec(command).await.unwrap();
+                let bytes = done.stdout_to_vec().await.unwrap();
+                assert_eq!(done.exit_code().await.unwrap(), Some(0));
+                bytes
+            }
+            Form::Process(process) => {
+                let files = std::fs::read_dir(process.directory.join("appendonlydir")).unwrap();
+                let read = files.map(|file| std::fs::read(file.unwrap().path()).unwrap());
+                read.flatten().collect()
+            }
+        };
+        assert!(bytes.len() > 100, "{} bytes", bytes.len());
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
     async fn wait_until_up(&self) {
         // A server that listens may not answer yet: ask for what tests will ask for.
         let port = *self.ports.last().unwrap();
@@ -205,8 +226,11 @@ async fn container(kind: Kind, ports: &[u16]) -> ContainerAsync<GenericImage> {
     request.start().await.unwrap()
 }
 
-/// A database for each test, and a log that is on disk before an answer leaves.
-const REDIS_SETTINGS: [&str; 8] = [
+/// A database for each test, a log that is on disk before an answer leaves, and nothing compressed: tests
+/// look for what must not be there.
+const REDIS_SETTINGS: [&str; 10] = [
+    "--rdbcompression",
+    "no",
     "--databases",
     "256",
     "--appendonly",

@@ -1,0 +1,619 @@
+//! Erasures: on request of a person, through Facebook, or by hand; under load, beside polls that are
+//! under way, and down to the disk.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use common::queue::Queue;
+use common::records::connection::{self, Connection};
+use common::records::{all, dead_letter, drift, erasure, forecast, token};
+use common::store::{
+    Changes, Commit, Cursor, Health, HistoryEntry, Key, Kind, Outcome, Store, StoreError, Stored,
+    Versioned,
+};
+use model::due::Polling;
+use model::id::{PageId, Subject, UserId};
+use model::job::{Claim, Job};
+use model::lane::Lane;
+use model::page::Status;
+use model::time::Millis;
+use serde_json::{Value as Json, json};
+use simulator::facebook::Person;
+use simulator::signed_request;
+use simulator::visitor::Decision;
+
+use crate::BACKEND;
+use crate::support::deployment::{APP_SECRET, Place, worker_parts_with};
+use crate::support::facebook::{Connected, Scene, answer, facebook, manual, nth, settings};
+use crate::support::servers::shared_redis;
+use crate::support::{eventually, page_id, webhook_job};
+
+/// What must be nowhere afterwards.
+const PLANTED: &str = "PLANTEDdeadbeef";
+const ADA: &str = "200000000000001";
+const BOB: &str = "200000000000002";
+
+async fn post(connected: &Connected, path: &str, signed: &str) -> (u16, Json) {
+    let url = format!("{}/facebook/{path}", connected.public);
+    let form = [("signed_request", signed)];
+    let sent = connected
+        .deployment
+        .client
+        .post(url)
+        .form(&form)
+        .send()
+        .await;
+    answer(sent.unwrap()).await
+}
+
+async fn get(connected: &Connected, url: &str) -> (u16, Json) {
+    answer(connected.deployment.client.get(url).send().await.unwrap()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn b57_b58_b59_what_is_not_ours_erases_nothing_and_tells_nothing() {
+    let connected = Connected::start(BACKEND, Scene::default()).await;
+    assert_eq!(connected.connect().await.0, 200);
+    let about = |payload: &Json| signed_request::sign(APP_SECRET, payload);
+    let good = json!({"user_id": ADA, "algorithm": "HMAC-SHA256", "issued_at": 1});
+    let (signature, payload) = {
+        let text = about(&good);
+        let (signature, payload) = text.split_once('.').unwrap();
+        (signature.to_owned(), payload.to_owned())
+    };
+    for bad in [
+        String::new(),
+        payload.clone(),
+        format!("!!!.{payload}"),
+        format!("{signature}.!!!"),
+        format!("{}.{payload}", "A".repeat(43)),
+        signed_request::sign("another secret", &good),
+        about(&json!({"user_id": ADA, "algorithm": "HMAC-MD5"})),
+        about(&json!({"algorithm": "HMAC-SHA256"})),
+        about(&json!({"user_id": {"a": 1}, "algorithm": "HMAC-SHA256"})),
+    ] {
+        for path in ["deauthorize", "data-deletion"] {
+            assert_eq!(post(&connected, path, &bad).await.0, 400, "{bad}");
+        }
+    }
+    let long = "x".repeat(20_000);
+    assert_eq!(post(&connected, "deauthorize", &long).await.0, 413);
+    connected.deployment.settle().await;
+    assert_eq!(connected.connection().await.user.as_str(), ADA);
+    assert_eq!(connected.page(0).await.status, Status::Active);
+    // Somebody we never saw: a code all the same.
+    let stranger = about(&json!({"user_id": "218471", "algorithm": "hmac-sha256"}));
+    let (status, body) = post(&connected, "data-deletion", &stranger).await;
+    let code = body["confirmation_code"].as_str().unwrap().to_owned();
+    assert_eq!(status, 200);
+    assert_eq!(
+        body["url"],
+        format!("{}/facebook/data-deletion/{code}", connected.public)
+    );
+    eventually("the receipt", || async {
+        let (status, page) = get(&connected, body["url"].as_str().unwrap()).await;
+        assert_eq!(status, 200);
+        page.as_str().unwrap().contains("0 Pages").then_some(())
+    })
+    .await;
+    // A replay is another request for the same.
+    let (_, again) = post(&connected, "data-deletion", &stranger).await;
+    assert_ne!(again["confirmation_code"].as_str(), Some(code.as_str()));
+    let mut other: Vec<char> = code.chars().collect();
+    other[5] = if other[5] == 'A' { 'B' } else { 'A' };
+    for code in [
+        other.into_iter().collect(),
+        "A".repeat(43),
+        "xyz".to_owned(),
+        "%2e%2e".to_owned(),
+    ] {
+        let url = format!("{}/facebook/data-deletion/{code}", connected.public);
+        let (status, page) = get(&connected, &url).await;
+        assert_eq!(status, 404, "{code}");
+        assert!(!page.as_str().unwrap_or_default().contains(&code));
+    }
+    assert_eq!(connected.page(0).await.status, Status::Active);
+    connected.finish().await;
+}
+
+/// Ada manages Pages 0 to 2, Bob Page 2; both are connected, and every Page has values and a past.
+async fn two_people() -> Connected {
+    let scene = Scene {
+        clock: manual(),
+        ..Scene::default()
+    };
+    let connected = Connected::start(BACKEND, scene).await;
+    {
+        let bob = json!({"id": BOB, "name": "Bob", "pages": [nth(2)]});
+        let bob: Person = serde_json::from_value(bob).unwrap();
+        connected
+            .simulator
+            .facebook()
+            .people
+            .insert(BOB.to_owned(), bob);
+    }
+    assert_eq!(connected.connect().await.0, 200);
+    let bob = Decision {
+        user: BOB.to_owned(),
+        ..Decision::default()
+    };
+    assert_eq!(connected.connect_as(&bob).await.0, 200);
+    connected
+}
+
+/// Plants a value into a Page by webhook and by read, into its history, a gap and a dead letter.
+async fn plant(connected: &Connected, n: usize) {
+    for round in ["one", "two"] {
+        let fields = json!({"name": format!("{PLANTED} {round}"), "about": format!("{PLANTED} about {round}")});
+        connected
+            .simulator
+            .change(&nth(n), fields.as_object().unwrap().clone())
+            .unwrap();
+        connected.simulator.tally().settled().await;
+        eventually("the name", || async {
+            let name = connected.field(n, "name").await;
+            name.as_str().unwrap().contains(round).then_some(())
+        })
+        .await;
+        // Two attempts are a minute apart.
+        connected.advance(Duration::from_secs(61));
+        connected.read_again(n).await;
+    }
+    let letter = format!(
+        r#"{{"object":"page","entry":[{{"id":"{}","time":1,"changes":[{{"field":"name","value":{{"{PLANTED}":"\ud83d"}}}}]}}]}}"#,
+        nth(n)
+    );
+    assert_eq!(connected.deployment.deliver(letter).await, 200);
+    connected.deployment.settle().await;
+}
+
+/// Every byte there is, on the disk, too.
+async fn everything(connected: &Connected) -> String {
+    let place = &connected.deployment.place;
+    let mut all = place.everything_kept().await;
+    if matches!(place, Place::Distributed { .. }) {
+        all += &shared_redis().await.append_only_file().await;
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_deletion_under_load_leaves_nothing_anywhere() {
+    let connected = two_people().await;
+    for n in 0..2 {
+        plant(&connected, n).await;
+    }
+    let tokens: Vec<String> = {
+        let facebook = connected.simulator.facebook();
+        facebook.tokens.keys().cloned().collect()
+    };
+    let before = everything(&connected).await;
+    assert!(before.contains(PLANTED), "what is looked for can be found");
+    assert!(
+        !dead_letter::all(&*connected.deployment.store)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    let sealed: Vec<String> = all::<Json>(
+        &*connected.deployment.store,
+        Kind::PageToken,
+        &format!("{ADA}."),
+    )
+    .await
+    .unwrap()
+    .into_iter()
+    .map(|(_, held)| {
+        held.value["sealed"]["text"]
+            .as_str()
+            .map_or_else(|| held.value["sealed"].to_string(), ToOwned::to_owned)
+    })
+    .collect();
+    assert_eq!(sealed.len(), 3);
+    // Webhooks of the same Pages go on coming, with values.
+    let load = async {
+        for round in 0..40 {
+            let name = format!("{PLANTED} load {round}");
+            let body = simulator::delivery::change_now(&nth(round % 2), "name", &name);
+            assert_eq!(connected.deployment.deliver(body).await, 200);
+        }
+    };
+    let callback = format!("{}/facebook/data-deletion", connected.public);
+    let asking = async {
+        let url = format!("{}/_sim/people/{ADA}/data-deletion", connected.facebook);
+        let request = connected
+            .deployment
+            .client
+            .post(url)
+            .json(&json!({"callback": callback}));
+        answer(request.send().await.unwrap()).await.1
+    };
+    let ((), answered) = tokio::join!(load, asking);
+    assert_eq!(answered["status"], 200, "{answered}");
+    let url = answered["body"]["url"].as_str().unwrap().to_owned();
+    eventually("the receipt", || async {
+        let (_, page) = get(&connected, &url).await;
+        page.as_str()
+            .unwrap()
+            .contains("2 Pages through you. 1 Pages are kept")
+            .then_some(())
+    })
+    .await;
+    connected.deployment.settle().await;
+    // What came meanwhile left nothing either; the disk is swept again after the last of it.
+    connected.deployment.store.scrub().await.unwrap();
+    let after = everything(&connected).await;
+    assert!(!after.contains(PLANTED), "{}", around(&after, PLANTED));
+    for token in tokens.iter().chain(&sealed) {
+        assert!(!after.contains(token.as_str()));
+    }
+    let store = &*connected.deployment.store;
+    assert!(dead_letter::all(store).await.unwrap().is_empty());
+    assert_eq!(connected.page(0).await.status, Status::Forgotten);
+    let kept = connected.page(2).await;
+    assert_eq!(kept.status, Status::Active);
+    assert_eq!(
+        kept.connections
+            .iter()
+            .map(PageId::as_str)
+            .collect::<Vec<_>>(),
+        [BOB]
+    );
+    // It does not come back by a webhook, and does by a login.
+    let body = simulator::delivery::change_now(&nth(0), "name", "again");
+    assert_eq!(connected.deployment.deliver(body).await, 200);
+    connected.deployment.settle().await;
+    assert_eq!(connected.page(0).await.status, Status::Forgotten);
+    connected.advance(Duration::from_secs(1));
+    assert_eq!(connected.connect().await.0, 200);
+    assert_eq!(connected.page(0).await.status, Status::Active);
+    connected.finish().await;
+}
+
+fn around(text: &str, what: &str) -> String {
+    let at = text.find(what).unwrap_or(0);
+    let from = text[..at]
+        .char_indices()
+        .rev()
+        .nth(200)
+        .map_or(0, |(i, _)| i);
+    text[from..].chars().take(400).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deauthorization_and_a_purge_erase_the_same_and_a_purged_page_stays_away() {
+    let connected = two_people().await;
+    let store = connected.deployment.store.clone();
+    let now = connected.clock.now();
+    let page = PageId::parse(&nth(2)).unwrap();
+    let erased = erasure::page(&*store, &page, now).await.unwrap().unwrap();
+    assert_eq!(erased.pages, 1);
+    assert_eq!(erasure::page(&*store, &page, now).await.unwrap(), None);
+    let prefix = format!("{}.", nth(2));
+    assert!(
+        all::<Json>(&*store, Kind::Gap, &prefix)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(connected.page(2).await.status, Status::Forgotten);
+    let callback = format!("{}/facebook/deauthorize", connected.public);
+    let url = format!("{}/_sim/people/{ADA}/deauthorize", connected.facebook);
+    let request = connected
+        .deployment
+        .client
+        .post(url)
+        .json(&json!({"callback": callback}));
+    let (_, answered) = answer(request.send().await.unwrap()).await;
+    assert_eq!(answered["status"], 200);
+    eventually("the erasure", || async {
+        (connection::list(&*store).await.unwrap().len() == 1).then_some(())
+    })
+    .await;
+    connected.deployment.settle().await;
+    for n in 0..2 {
+        assert_eq!(connected.page(n).await.status, Status::Forgotten);
+    }
+    let forecast = forecast::all(&*store, now).await.unwrap();
+    assert_eq!((forecast.len(), forecast[0].takes_down_count), (1, 0));
+    // Bob's walk lists the purged Page, and leaves it alone.
+    connected.advance(Duration::from_secs(61));
+    let bob = UserId::parse(BOB).unwrap();
+    let before = connection::find(&*store, &bob).await.unwrap().unwrap();
+    let mut asked = before.value.clone();
+    asked.polling.ask(connected.clock.now());
+    asked.polling.started = None;
+    store
+        .commit(&[connection::save(&asked, before.version)])
+        .await
+        .unwrap();
+    eventually("a walk", || async {
+        let last = connection::find(&*store, &bob).await.ok()??.value.last?;
+        (last.begun > before.value.last.as_ref()?.begun).then_some(())
+    })
+    .await;
+    assert_eq!(connected.page(2).await.status, Status::Forgotten);
+    assert!(
+        all::<token::Held>(&*store, Kind::PageToken, "")
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    connected.finish().await;
+}
+
+/// The real store behind pauses of random length, so that what runs beside each other interleaves
+/// differently every time.
+#[derive(Debug)]
+struct Hesitant {
+    store: Arc<dyn Store>,
+    chance: std::sync::Mutex<fastrand::Rng>,
+}
+
+impl Hesitant {
+    async fn hesitate(&self) {
+        let times = self.chance.lock().unwrap().u32(0..12);
+        for _ in 0..times {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Hesitant {
+    async fn load(&self, ids: &[PageId]) -> Result<Vec<Versioned<Stored>>, StoreError> {
+        let loaded = self.store.load(ids).await;
+        self.hesitate().await;
+        loaded
+    }
+
+    async fn commit(&self, commits: &[Commit]) -> Result<Vec<Outcome>, StoreError> {
+        self.hesitate().await;
+        self.store.commit(commits).await
+    }
+
+    async fn record(&self, key: &Key) -> Result<Option<Versioned<Json>>, StoreError> {
+        let found = self.store.record(key).await;
+        self.hesitate().await;
+        found
+    }
+
+    async fn records(
+        &self,
+        kind: Kind,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(Key, Versioned<Json>)>, StoreError> {
+        let found = self.store.records(kind, after, limit).await;
+        self.hesitate().await;
+        found
+    }
+
+    async fn check(&self) -> Result<Health, StoreError> {
+        self.store.check().await
+    }
+
+    async fn scrub(&self) -> Result<(), StoreError> {
+        self.store.scrub().await
+    }
+
+    async fn pages(
+        &self,
+        after: Option<&PageId>,
+        limit: usize,
+    ) -> Result<Vec<(PageId, Versioned<Stored>)>, StoreError> {
+        self.store.pages(after, limit).await
+    }
+
+    async fn history(&self, id: &PageId) -> Result<Vec<HistoryEntry>, StoreError> {
+        self.store.history(id).await
+    }
+
+    async fn changes_after(
+        &self,
+        cursor: Option<&Cursor>,
+        limit: usize,
+    ) -> Result<Changes, StoreError> {
+        self.store.changes_after(cursor, limit).await
+    }
+
+    async fn claim_due(
+        &self,
+        lane: Lane,
+        now: Millis,
+        lease: Duration,
+        max: usize,
+    ) -> Result<Vec<Claim>, StoreError> {
+        self.store.claim_due(lane, now, lease, max).await
+    }
+
+    async fn due(&self, lane: Lane, limit: usize) -> Result<Vec<(Subject, Millis)>, StoreError> {
+        self.store.due(lane, limit).await
+    }
+}
+
+/// A person of their own with two Pages, for one line of interleavings.
+struct Line {
+    user: UserId,
+    pages: Vec<u64>,
+}
+
+/// One interleaving: a walk, a read of a Page, a subscription and a webhook run while the person is
+/// forgotten.
+async fn interleave(
+    parts: &worker::Parts,
+    line: &Line,
+    simulator: &simulator::Simulator,
+    chance: u64,
+) {
+    let mut chance = fastrand::Rng::with_seed(chance);
+    let now = parts.clock.now();
+    let text =
+        simulator
+            .facebook()
+            .issue(simulator::facebook::Kind::User, line.user.as_str(), None);
+    let mut polling = Polling::default();
+    polling.ask(now);
+    let connection: Connection = serde_json::from_value(json!({
+        "user": line.user, "connected": now, "polling": polling,
+    }))
+    .unwrap();
+    let held = connection::find(&*parts.store, &line.user).await.unwrap();
+    let mut login = connection::save(&connection, held.map_or(0, |held| held.version));
+    let keys = parts.keyring.keys().unwrap();
+    let given = common::custody::Token::new(text);
+    login.records.push(
+        token::keep(
+            token::of_user(&line.user),
+            Some(&given),
+            keys.current(),
+            now,
+        )
+        .unwrap(),
+    );
+    parts.store.commit(&[login]).await.unwrap();
+    let poll = |subject: Subject| {
+        Job::Poll(Claim {
+            subject,
+            lane: Lane::PollsNow,
+            due: now,
+        })
+    };
+    let page = page_id(line.pages[0]);
+    let walk = poll(Subject::Connection(line.user.clone()));
+    // Sometimes the walk has already been, so that the Page has a token.
+    if chance.bool() {
+        work(parts, &walk).await;
+        let held = connection::find(&*parts.store, &line.user)
+            .await
+            .unwrap()
+            .unwrap();
+        let mut again = held.value;
+        again
+            .polling
+            .ask(parts.clock.now().plus(Duration::from_millis(1)));
+        again.polling.started = None;
+        parts
+            .store
+            .commit(&[connection::save(&again, held.version)])
+            .await
+            .unwrap();
+        common::pages::ask(&*parts.store, &page, parts.clock.now())
+            .await
+            .unwrap();
+    }
+    let webhook = webhook_job(line.pages[0], &format!("{PLANTED} {}", chance.u32(..)));
+    let jobs = [
+        walk,
+        poll(Subject::Page(page.clone())),
+        poll(Subject::Subscription(page)),
+        webhook,
+    ];
+    let wait = chance.u32(0..400);
+    let erasing = async {
+        for _ in 0..wait {
+            tokio::task::yield_now().await;
+        }
+        erasure::user(&*parts.store, &line.user, parts.clock.now())
+            .await
+            .unwrap();
+    };
+    let [one, two, three, four] = &jobs;
+    tokio::join!(
+        work(parts, one),
+        work(parts, two),
+        work(parts, three),
+        work(parts, four),
+        erasing,
+    );
+    // A delivery that found the Page before it was forgotten may have been applied; then it is
+    // forgotten with it.
+    let store = &*parts.store;
+    for kind in [Kind::PageToken, Kind::UserToken, Kind::Connection] {
+        let left = store.records(kind, None, 1000).await.unwrap();
+        let left = left
+            .iter()
+            .filter(|(key, _)| key.id.starts_with(line.user.as_str()));
+        assert_eq!(left.count(), 0, "a {kind:?} came back");
+    }
+    let ids: Vec<PageId> = line.pages.iter().map(|n| page_id(*n)).collect();
+    for (id, held) in ids.iter().zip(store.load(&ids).await.unwrap()) {
+        match held.value {
+            Stored::Unknown => {}
+            Stored::Page(page) => assert_eq!(page.status, Status::Forgotten, "Page {id} came back"),
+            Stored::Corrupt(corrupt) => panic!("{corrupt:?}"),
+        }
+        assert!(store.history(id).await.unwrap().is_empty());
+        let gaps = all::<Json>(store, Kind::Gap, &drift::prefix(id))
+            .await
+            .unwrap();
+        assert!(gaps.is_empty());
+        let subscription = common::records::subscription::key(id);
+        assert_eq!(store.record(&subscription).await.unwrap(), None);
+    }
+}
+
+/// Does a job as a worker would that received it.
+async fn work(parts: &worker::Parts, job: &Job) {
+    worker::apply(parts, std::slice::from_ref(job))
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poll_under_way_cannot_write_back_what_is_erased_in_a_thousand_interleavings() {
+    const LINES: u64 = 8;
+    const ROUNDS: u64 = 125;
+    let (simulator, address) = facebook("http://127.0.0.1:9", 0).await;
+    let place = Place::new(BACKEND).await;
+    let (queue, store): (Arc<dyn Queue>, _) = (place.queue().await, place.store());
+    let seed = fastrand::u64(..);
+    println!("interleavings of seed {seed}");
+    let hesitant = Hesitant {
+        store,
+        chance: std::sync::Mutex::new(fastrand::Rng::with_seed(seed)),
+    };
+    let extra = settings("http://127.0.0.1:9", &address);
+    let parts = worker_parts_with(&place, queue, Arc::new(hesitant), &extra);
+    let mut lines = Vec::new();
+    for line in 0..LINES {
+        let user = UserId::parse(&format!("30000000000000{line}")).unwrap();
+        let pages: Vec<u64> = (1..=2).map(|n| 700_000 + line * 10 + n).collect();
+        for page in &pages {
+            let page = json!({"id": page.to_string(), "name": PLANTED, "about": PLANTED});
+            simulator.put_page(page.as_object().unwrap()).unwrap();
+        }
+        let ids: Vec<String> = pages.iter().map(ToString::to_string).collect();
+        let scopes = [
+            "pages_show_list",
+            "pages_read_engagement",
+            "pages_manage_metadata",
+            "business_management",
+        ];
+        let permissions: Json = scopes
+            .iter()
+            .map(|name| ((*name).to_owned(), Json::Bool(true)))
+            .collect::<serde_json::Map<_, _>>()
+            .into();
+        let person = json!({"id": user, "name": "Line", "pages": ids, "permissions": permissions});
+        let person: Person = serde_json::from_value(person).unwrap();
+        simulator.facebook().people.insert(user.to_string(), person);
+        lines.push(Line { user, pages });
+    }
+    let mut running = tokio::task::JoinSet::new();
+    for (n, line) in lines.into_iter().enumerate() {
+        let (parts, simulator) = (parts.clone(), simulator.clone());
+        running.spawn(async move {
+            for round in 0..ROUNDS {
+                let chance = seed ^ (n as u64 * ROUNDS + round);
+                interleave(&parts, &line, &simulator, chance).await;
+            }
+        });
+    }
+    while let Some(done) = running.join_next().await {
+        done.unwrap();
+    }
+    parts.store.scrub().await.unwrap();
+    assert!(!place.everything_kept().await.contains(PLANTED));
+}

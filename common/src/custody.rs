@@ -288,6 +288,9 @@ pub enum Keyring {
     File(PathBuf),
 }
 
+/// The key file of the embedded backend, beside its database.
+pub const KEY_FILE: &str = "token.keys";
+
 impl Keyring {
     /// The keys as they are now.
     pub fn keys(&self) -> Result<Keys, CustodyError> {
@@ -319,7 +322,7 @@ impl Sealer {
 
 /// The key file of the embedded backend, made on the first call, mode 0600.
 pub fn key_file(data_dir: &Path) -> Result<Keyring, CustodyError> {
-    let path = data_dir.join("token.keys");
+    let path = data_dir.join(KEY_FILE);
     if !path.exists() {
         write_file(&path, &Keys(vec![PrivateKey::generate()]))?;
     }

@@ -50,9 +50,15 @@ impl Gap {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Open {
-    /// The latest `entry.time` that no read has answered yet; 0 if the notice had none.
+    /// The first `entry.time` that no read has answered yet; 0 if the notice had none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub announced: Option<Millis>,
+    /// The latest of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latest: Option<Millis>,
+    /// Notices sent up to then are used up: by the last read, if it captured a change, or by a gap of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub used: Option<Millis>,
     /// A webhook changed the value since the last read.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub moved: bool,
@@ -92,6 +98,11 @@ pub struct Finding {
 }
 
 impl Open {
+    fn announce(&mut self, sent: Millis) {
+        self.announced = Some(self.announced.map_or(sent, |first| first.min(sent)));
+        self.latest = self.latest.max(Some(sent));
+    }
+
     /// Takes the gap that a notice sent at `sent` can have announced; 0: the newest.
     fn settle(&mut self, sent: Millis) -> Option<Gap> {
         let announced = |gap: &Gap| gap.since <= sent && sent <= gap.until;
@@ -114,20 +125,23 @@ impl Page {
     ) -> (Vec<Change>, Option<Finding>) {
         let last = self.last_read(field);
         let open = self.drift.entry(field.clone()).or_default();
-        // What was sent before the last read is answered by it, unless a read found a gap for it.
-        let settled = match sent {
-            Some(sent) if last.is_none_or(|last| sent >= last) => {
-                open.announced = open.announced.max(Some(sent));
-                None
+        // What was sent before the last read is answered by it, unless a read found a gap for it, or it
+        // may have been too early to see the change.
+        let settled = if let Some(sent) = sent {
+            let gap = (last > Some(sent)).then(|| open.settle(sent)).flatten();
+            let may_be_new = last.is_none_or(|last| sent.plus(STALE_READS) >= last);
+            if gap.is_some() && may_be_new {
+                open.used = open.used.max(Some(sent));
+            } else if may_be_new && open.used < Some(sent) {
+                open.announce(sent);
             }
-            Some(sent) => open.settle(sent),
-            None => {
-                let gap = open.settle(UNDATED);
-                if gap.is_none() {
-                    open.announced = open.announced.max(Some(UNDATED));
-                }
-                gap
+            gap
+        } else {
+            let gap = open.settle(UNDATED);
+            if gap.is_none() {
+                open.announce(UNDATED);
             }
+            gap
         };
         let mut changes = Vec::new();
         for seen in seen.iter().filter(|seen| seen.field == *field) {
@@ -147,12 +161,13 @@ impl Page {
         (changes, late)
     }
 
-    /// What a read of `field` at `stamp` means for the meter. `last`: [`Self::last_read`] before it;
-    /// `changed`: whether the read changed the value that stood; `now` is our clock.
+    /// What a read of `field` at `stamp` means for the meter. Before it, `last` was [`Self::last_read`],
+    /// and `webhook` the stamp of the value if a webhook had said it; `changed`: whether the read changed
+    /// the value that stood; `now` is our clock.
     pub(crate) fn judge(
         &mut self,
         field: &FieldName,
-        (last, changed): (Option<Millis>, bool),
+        (last, webhook, changed): (Option<Millis>, Option<Millis>, bool),
         stamp: Millis,
         now: Millis,
     ) -> Option<Finding> {
@@ -162,14 +177,19 @@ impl Page {
             return None;
         }
         let open = self.drift.entry(field.clone()).or_default();
-        let changed = std::mem::take(&mut open.moved) || changed;
         open.since = None;
+        open.used = None;
+        let late_enough = |sent: Millis| sent.plus(STALE_READS) < stamp;
+        if changed && webhook.is_some_and(|sent| !late_enough(sent)) {
+            // It takes a webhook's value back, and may be older than that: the next read tells.
+            return None;
+        }
+        let changed = std::mem::take(&mut open.moved) || changed;
         open.gaps.retain(|gap| gap.at.plus(MEMORY) > now);
         if !changed && let Some(gap) = open.gaps.last_mut().filter(|gap| Some(gap.until) >= last) {
             gap.until = gap.until.max(stamp);
         }
         let announced = open.announced.filter(|sent| *sent <= stamp);
-        let late_enough = |sent: &Millis| sent.plus(STALE_READS) < stamp;
         let event = match (last, changed) {
             (None, _) => Some(Event::Initial),
             (Some(_), true) if announced.is_some() => Some(Event::Captured),
@@ -190,14 +210,18 @@ impl Page {
             // It announced nothing new. Late enough not to be a stale answer, this means that the notice
             // was sent after a read had already found the change.
             (Some(_), false) => announced
-                .filter(late_enough)
+                .filter(|sent| late_enough(*sent))
                 .and_then(|sent| open.settle(sent))
                 .map(Event::Late),
         };
-        let answered =
-            changed || last.is_none() || announced.is_some_and(|sent| late_enough(&sent));
+        let answered = changed || last.is_none() || announced.is_some_and(late_enough);
         if answered && announced.is_some() {
-            open.announced = None;
+            if matches!(event, Some(Event::Captured)) {
+                open.used = Some(stamp);
+            }
+            // A notice sent after this read is still to be answered.
+            open.announced = open.latest.filter(|sent| *sent > stamp);
+            open.latest = open.announced;
         }
         self.tidy(field);
         event.map(|event| Finding {

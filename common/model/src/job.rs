@@ -20,6 +20,8 @@ use crate::webhook::RawEntry;
 pub const VERSION: u64 = 1;
 /// How a dead letter's reason begins when its job is of a version this build does not know.
 pub const NEWER_VERSION: &str = "newer version";
+/// The reason of a job that this version has no kind for: a later build of the same version may.
+pub const UNKNOWN_KIND: &str = "the job is not of a kind this build knows";
 
 /// A due poll, taken by one scheduler.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -194,7 +196,7 @@ pub fn decode_one(text: &str) -> Job {
         }
         Ok(_) => {}
     }
-    let shape = "the job is not of a kind this build knows";
+    let shape = UNKNOWN_KIND;
     let Ok(wire) = serde_json::from_str::<WireJob<'_>>(text) else {
         return unreadable(text.as_bytes(), shape.to_owned());
     };

@@ -177,6 +177,8 @@ pub struct Page {
     pub absent: BTreeSet<FieldName>,
     /// What is open between notices and reads. No part of the merge.
     pub drift: Drift,
+    /// Of a forgotten Page: when that was asked for, on our clock. A later login revives it.
+    pub forgotten: Option<Millis>,
 }
 
 impl Page {

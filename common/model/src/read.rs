@@ -112,8 +112,12 @@ impl Page {
                 source: Source::Poll,
             };
             let last = self.last_read(field);
+            let held = self.registers.get(field);
+            let webhook = held.filter(|held| held.source == Source::Webhook);
+            let webhook = webhook.map(|held| held.stamp);
             let change = self.observe(&seen);
-            let found = self.judge(field, (last, change.is_some()), read.stamp, read.now);
+            let before = (last, webhook, change.is_some());
+            let found = self.judge(field, before, read.stamp, read.now);
             outcome.findings.extend(found);
             outcome.changes.extend(change);
         }

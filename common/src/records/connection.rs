@@ -6,7 +6,7 @@
 use std::fmt;
 
 use model::due::Polling;
-use model::id::{Subject, UserId};
+use model::id::{PageId, Subject, UserId};
 use model::page;
 use model::time::Millis;
 use serde::{Deserialize, Serialize};
@@ -98,6 +98,22 @@ pub struct Missing {
 }
 
 impl Connection {
+    /// When the walk under way will be done, going by its pace so far and by how many Pages the last one
+    /// found. `None`: there is none, or nothing to go by.
+    pub fn eta(&self, now: Millis) -> Option<Millis> {
+        let (walk, last) = (self.walk.as_ref()?, self.last.as_ref()?);
+        let left = last
+            .pages
+            .checked_sub(walk.pages)
+            .filter(|_| walk.pages > 0)?;
+        let taken = walk.begun.until(now);
+        let pace = taken.div_f64(f64::from(u32::try_from(walk.pages).ok()?));
+        let rest = pace.saturating_mul(u32::try_from(left).ok()?);
+        // Not before Facebook's limits are open again.
+        let resumes = self.polling.not_before.unwrap_or_default().max(now);
+        Some(resumes.plus(rest))
+    }
+
     /// The permissions of `wanted` that the person did not give.
     pub fn missing(&self, wanted: &[String]) -> Vec<Missing> {
         let absent = wanted.iter().filter(|scope| !self.scopes.contains(scope));
@@ -184,6 +200,25 @@ pub async fn guard(store: &dyn Store, user: &UserId) -> Result<(Key, u64), Store
     Ok((key, held.map_or(0, |held| held.version)))
 }
 
+/// Asks for a walk now; answers with when it is due. `None`: there is no such connection.
+pub async fn ask(
+    store: &dyn Store,
+    user: &UserId,
+    now: Millis,
+) -> Result<Option<Millis>, StoreError> {
+    loop {
+        let Some(Versioned { version, mut value }) = find(store, user).await? else {
+            return Ok(None);
+        };
+        value.polling.ask(now);
+        // Somebody asks by hand: what was tried before is no reason to wait.
+        (value.polling.not_before, value.polling.started) = (None, None);
+        if commit(store, save(&value, version)).await? == Outcome::Applied {
+            return Ok(value.polling.due().map(|(_, at)| at));
+        }
+    }
+}
+
 /// The write of a connection and of its due time.
 pub fn save(connection: &Connection, expected: u64) -> Commit {
     Commit {
@@ -203,9 +238,13 @@ pub fn due(connection: &Connection) -> DueWrite {
 
 /// The commit that ends a connection: whoever opened its token before has a guard that does not hold any
 /// more, and nobody opens it afterwards. Only then is there an end to what could be written for it.
-pub(super) fn end(user: &UserId, epoch: RecordWrite) -> Commit {
+pub(super) fn end(user: &UserId, version: u64, epoch: RecordWrite) -> Commit {
+    let connection = RecordWrite::Delete {
+        key: key(user),
+        expected: Some(version),
+    };
     Commit {
-        records: vec![epoch, delete(token::of_user(user)), delete(key(user))],
+        records: vec![epoch, delete(token::of_user(user)), connection],
         due: vec![DueWrite {
             subject: Subject::Connection(user.clone()),
             due: None,
@@ -217,61 +256,92 @@ pub(super) fn end(user: &UserId, epoch: RecordWrite) -> Commit {
 /// Ends a connection here: its tokens and itself are gone, and nothing that was under way can write
 /// with them. The Pages stay with what is known of them. `Ok(None)`: there is none.
 pub async fn disconnect(store: &dyn Store, user: &UserId) -> Result<Option<usize>, StoreError> {
-    let known = find(store, user).await?.is_some();
-    let epoch = put(epoch_key(user), &serde_json::json!({}), None, None);
-    if known {
-        commit(store, end(user, epoch)).await?;
+    let mut known = false;
+    while let Some(held) = find(store, user).await? {
+        known = true;
+        let epoch = put(epoch_key(user), &serde_json::json!({}), None, None);
+        if commit(store, end(user, held.version, epoch)).await? == Outcome::Applied {
+            break;
+        }
     }
     // Without a connection, too: an earlier attempt may have got no further.
-    let tokens = all::<token::Held>(store, Kind::PageToken, &token::prefix(user)).await?;
-    let gone = tokens.len();
-    for (id, _) in tokens {
-        uncover(store, user, Key::new(Kind::PageToken, id)).await?;
+    let mut gone = 0;
+    for (id, held) in all::<token::Held>(store, Kind::PageToken, &token::prefix(user)).await? {
+        if held.value.sealed.is_some() {
+            gone += 1;
+            uncover(store, user, Key::new(Kind::PageToken, id)).await?;
+        }
     }
     Ok((known || gone > 0).then_some(gone))
 }
 
 /// Takes a person off a Page together with their token for it. A Page that nobody covers any more is
 /// not read.
-pub(super) async fn uncover(
-    store: &dyn Store,
-    user: &UserId,
-    token: Key,
-) -> Result<(), StoreError> {
+async fn uncover(store: &dyn Store, user: &UserId, token: Key) -> Result<(), StoreError> {
     loop {
-        let mut next = Commit {
-            records: vec![delete(token.clone())],
-            ..Commit::default()
-        };
-        if let Some(id) = token::page_of(&token.id) {
-            let held = store.load(std::slice::from_ref(&id)).await?.pop();
-            if let Some(Versioned {
-                version,
-                value: Stored::Page(mut page),
-            }) = held
-                && page.connections.remove(user)
-            {
-                if page.connections.is_empty() {
-                    page.status = page::Status::NoToken;
-                    page.polling.slot = None;
-                    next.due.push(DueWrite {
-                        subject: Subject::Page(id.clone()),
-                        due: page.polling.due(),
-                    });
-                }
-                next.page = Some(PageWrite {
-                    id,
-                    expected: version,
-                    at: page.polling.answered.unwrap_or_default(),
-                    page: *page,
-                    changes: Vec::new(),
-                });
+        let held = match token::page_of(&token.id) {
+            Some(id) => {
+                let held = store.load(std::slice::from_ref(&id)).await?.pop();
+                held.map(|held| (id, held))
             }
-        }
+            None => None,
+        };
+        let next = match held {
+            Some((id, held)) => uncovering(user, &token, id, held),
+            None => Commit {
+                records: vec![delete(token.clone())],
+                ..Commit::default()
+            },
+        };
         if commit(store, next).await? == Outcome::Applied {
             return Ok(());
         }
     }
+}
+
+/// The commit that takes a person off a Page as it was loaded. Of a Page that nobody covers any more the
+/// person's record stays, without a token: should they ask to be forgotten, it leads to the Page.
+pub(super) fn uncovering(
+    user: &UserId,
+    token: &Key,
+    id: PageId,
+    held: Versioned<Stored>,
+) -> Commit {
+    let mut next = Commit {
+        records: vec![delete(token.clone())],
+        ..Commit::default()
+    };
+    let Versioned {
+        version,
+        value: Stored::Page(mut page),
+    } = held
+    else {
+        return next;
+    };
+    if !page.connections.remove(user) {
+        return next;
+    }
+    if page.connections.is_empty() {
+        let trace = token::Held {
+            sealed: None,
+            obtained: Millis(0),
+        };
+        next.records = vec![put(token.clone(), &trace, None, None)];
+        page.status = page::Status::NoToken;
+        page.polling.slot = None;
+        next.due.push(DueWrite {
+            subject: Subject::Page(id.clone()),
+            due: page.polling.due(),
+        });
+    }
+    next.page = Some(PageWrite {
+        id,
+        expected: version,
+        at: page.polling.answered.unwrap_or_default(),
+        page: *page,
+        changes: Vec::new(),
+    });
+    next
 }
 
 pub(super) fn delete(key: Key) -> RecordWrite {

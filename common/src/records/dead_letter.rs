@@ -1,16 +1,19 @@
 //! Dead letters: jobs that could not be done, kept with the reason and everything needed to try
 //! again. A letter's id is its job's, so the same job kept twice is one letter.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use model::id::PageId;
 use model::job::{Job, JobId, Unreadable, decode_one, encode};
 use model::lane::Lane;
+use model::page::Status;
 use model::time::Millis;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::queue::{Queue, QueueError};
-use crate::store::{Commit, Key, Kind, Outcome, RecordWrite, Store, StoreError, Versioned};
+use crate::store::{Commit, Key, Kind, Outcome, RecordWrite, Store, StoreError, Stored, Versioned};
 
 /// How long a letter is kept: it may hold what people wrote.
 pub const RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -224,6 +227,25 @@ pub async fn erase(store: &dyn Store, ids: &[String]) -> Result<u64, StoreError>
     Ok(erased)
 }
 
+/// Whether a text names a Page that was forgotten.
+pub async fn mentions_forgotten(store: &dyn Store, text: &str) -> Result<bool, StoreError> {
+    // A body of many Pages has as many ids; more than a delivery can hold are not looked at.
+    const AT_MOST: usize = 2000;
+    let numbers = text.split(|c: char| !c.is_ascii_digit());
+    let ids: BTreeSet<PageId> = numbers
+        .filter_map(|n| PageId::parse(n).ok())
+        .take(AT_MOST)
+        .collect();
+    let ids: Vec<PageId> = ids.into_iter().collect();
+    for some in ids.chunks(200) {
+        let is_forgotten = |held: &Versioned<Stored>| matches!(&held.value, Stored::Page(page) if page.status == Status::Forgotten);
+        if store.load(some).await?.iter().any(is_forgotten) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Whether a text has these digits as a number of their own.
 fn mentions(text: &str, digits: &str) -> bool {
     let is_digit = |c: Option<char>| c.is_some_and(|c| c.is_ascii_digit());
@@ -235,9 +257,14 @@ fn mentions(text: &str, digits: &str) -> bool {
 
 /// What a person should see of the job: the bytes that came, as text where they are text.
 pub fn body(letter: &DeadLetter) -> String {
-    match decode_one(&letter.job) {
-        Job::Unreadable(Unreadable { body, .. }) => String::from_utf8_lossy(&body).into_owned(),
+    wire(&decode_one(&letter.job))
+}
+
+/// What came over the wire, as text where it is text.
+pub fn wire(job: &Job) -> String {
+    match job {
+        Job::Unreadable(Unreadable { body, .. }) => String::from_utf8_lossy(body).into_owned(),
         Job::Webhook { entry, .. } => entry.as_str().to_owned(),
-        Job::Poll(_) | Job::Forget(_) => letter.job.clone(),
+        Job::Poll(_) | Job::Forget(_) => encode(job),
     }
 }

@@ -18,7 +18,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
-use super::connection::{self, delete, uncover};
+use super::connection::{self, delete};
 use super::grant::{Grant, Stage};
 use super::run::Run;
 use super::{
@@ -72,16 +72,26 @@ pub async fn erased_at(store: &dyn Store, user: &UserId) -> Result<Option<Millis
     Ok(held.and_then(|held| held.value.erased))
 }
 
-/// Forgets a person: tokens, connection, and every Page that nobody else covers.
-pub async fn user(store: &dyn Store, user: &UserId, now: Millis) -> Result<Erased, StoreError> {
-    let ended = Ended { erased: Some(now) };
-    let epoch = put(connection::epoch_key(user), &ended, None, Some(EPOCH));
-    commit(store, connection::end(user, epoch)).await?;
+/// Forgets a person, as they asked at `requested`: tokens, connection, and every Page that nobody else
+/// covers. A login that came later is another consent, and stays with all it brought.
+pub async fn user(
+    store: &dyn Store,
+    user: &UserId,
+    requested: Millis,
+) -> Result<Erased, StoreError> {
+    if !end(store, user, requested).await? {
+        return Ok(Erased::default());
+    }
     let tokens = all::<token::Held>(store, Kind::PageToken, &token::prefix(user)).await?;
+    let tokens: Vec<Key> = tokens
+        .into_iter()
+        .filter(|(_, held)| held.value.obtained <= requested)
+        .map(|(id, _)| Key::new(Kind::PageToken, id))
+        .collect();
     // First, while the tokens still say which Pages these are.
     let pages: Vec<PageId> = tokens
         .iter()
-        .filter_map(|(id, _)| token::page_of(id))
+        .filter_map(|key| token::page_of(&key.id))
         .collect();
     let ids = |pages: &[PageId]| -> Vec<String> {
         let pages = pages.iter().map(ToString::to_string);
@@ -92,14 +102,11 @@ pub async fn user(store: &dyn Store, user: &UserId, now: Millis) -> Result<Erase
         ..Erased::default()
     };
     let mut gone = Vec::new();
-    for (id, _) in tokens {
-        let key = Key::new(Kind::PageToken, id);
+    for key in tokens {
         match token::page_of(&key.id) {
-            Some(id) if erase_alone(store, &id, user, now).await? => gone.push(id),
-            _ => {
-                uncover(store, user, key).await?;
-                erased.kept += 1;
-            }
+            Some(id) if leave(store, &id, user, &key, requested).await? => gone.push(id),
+            Some(_) => erased.kept += 1,
+            None => drop(write(store, vec![delete(key)]).await?),
         }
     }
     erased.pages = gone.len() as u64;
@@ -111,7 +118,8 @@ pub async fn user(store: &dyn Store, user: &UserId, now: Millis) -> Result<Erase
         }
     }
     for (id, grant) in all::<Grant>(store, Kind::Grant, "").await? {
-        if matches!(&grant.value.stage, Stage::Connected(who) if who == user) {
+        let is_theirs = matches!(&grant.value.stage, Stage::Connected(who) if who == user);
+        if is_theirs && grant.value.begun <= requested {
             traces.push(delete(Key::new(Kind::Grant, id)));
         }
     }
@@ -119,30 +127,80 @@ pub async fn user(store: &dyn Store, user: &UserId, now: Millis) -> Result<Erase
     Ok(erased)
 }
 
-/// Forgets a Page that only `user` covers. `Ok(false)`: somebody else does.
-async fn erase_alone(
-    store: &dyn Store,
-    id: &PageId,
-    user: &UserId,
-    now: Millis,
-) -> Result<bool, StoreError> {
+/// Ends the connection. `Ok(false)`: it is of a later login.
+async fn end(store: &dyn Store, user: &UserId, requested: Millis) -> Result<bool, StoreError> {
     loop {
-        let held = store.load(std::slice::from_ref(id)).await?.pop();
-        let Some(Versioned { version, value }) = held else {
-            return Ok(false);
-        };
-        let mut covering = match value {
-            Stored::Page(page) => page.connections,
-            Stored::Unknown | Stored::Corrupt(_) => BTreeSet::new(),
-        };
-        covering.insert(user.clone());
-        if covering.len() > 1 {
+        let held = connection::find(store, user).await?;
+        if held
+            .as_ref()
+            .is_some_and(|held| held.value.connected > requested)
+        {
             return Ok(false);
         }
-        if end_of_page(store, id, version, &covering, now).await? == Outcome::Applied {
+        let erased = Some(requested);
+        let epoch = put(
+            connection::epoch_key(user),
+            &Ended { erased },
+            None,
+            Some(EPOCH),
+        );
+        let version = held.map_or(0, |held| held.version);
+        let ended = commit(store, connection::end(user, version, epoch)).await?;
+        if ended == Outcome::Applied {
             return Ok(true);
         }
     }
+}
+
+/// Takes a person off a Page, and forgets the Page if nobody else covers it; one decision on one load.
+/// `Ok(false)`: somebody else does.
+async fn leave(
+    store: &dyn Store,
+    id: &PageId,
+    user: &UserId,
+    token: &Key,
+    requested: Millis,
+) -> Result<bool, StoreError> {
+    loop {
+        let Some(held) = store.load(std::slice::from_ref(id)).await?.pop() else {
+            return Ok(false);
+        };
+        let mut covering = covering(store, id, &held.value).await?;
+        covering.insert(user.clone());
+        let alone = covering.len() == 1;
+        let done = if alone {
+            end_of_page(store, id, held.version, &covering, requested).await?
+        } else {
+            commit(store, connection::uncovering(user, token, id.clone(), held)).await?
+        };
+        if done == Outcome::Applied {
+            return Ok(alone);
+        }
+    }
+}
+
+/// Whose logins cover a Page; where the Page does not say, whose tokens do.
+async fn covering(
+    store: &dyn Store,
+    id: &PageId,
+    held: &Stored,
+) -> Result<BTreeSet<UserId>, StoreError> {
+    if let Stored::Page(page) = held
+        && !page.connections.is_empty()
+    {
+        return Ok(page.connections.clone());
+    }
+    let mut found = BTreeSet::new();
+    for login in connection::list(store).await? {
+        if store
+            .record(&token::of_page(&login.user, id))
+            .await?
+            .is_some()
+        {
+            found.insert(login.user);
+        }
+    }
+    Ok(found)
 }
 
 /// Forgets a Page, whoever covers it. It stays forgotten until one of them logs in again or it is
@@ -157,15 +215,11 @@ pub async fn page(
         let Some(Versioned { version, value }) = held else {
             return Ok(None);
         };
-        let covering = match value {
-            Stored::Unknown => return Ok(None),
-            Stored::Page(page) if page.status == Status::Forgotten => return Ok(None),
-            Stored::Page(page) => page.connections,
-            Stored::Corrupt(_) => {
-                let all = connection::list(store).await?;
-                all.into_iter().map(|connection| connection.user).collect()
-            }
-        };
+        let is_gone = matches!(&value, Stored::Page(page) if page.status == Status::Forgotten);
+        if is_gone || value == Stored::Unknown {
+            return Ok(None);
+        }
+        let covering = covering(store, id, &value).await?;
         if end_of_page(store, id, version, &covering, now).await? == Outcome::Applied {
             let letters = dead_letter::erase(store, &[id.to_string()]).await?;
             return Ok(Some(Erased {
@@ -198,6 +252,7 @@ async fn end_of_page(
             expected: version,
             page: Page {
                 status: Status::Forgotten,
+                forgotten: Some(now),
                 ..Page::default()
             },
             changes: Vec::new(),
@@ -245,9 +300,9 @@ pub fn hash(code: &str) -> String {
     login::hash(code)
 }
 
-/// Keeps a receipt.
+/// Keeps a receipt. The first one stands: a request that is worked on again finds nothing to erase.
 pub async fn keep(store: &dyn Store, hash: &str, receipt: &Receipt) -> Result<(), StoreError> {
-    let put = put(receipt_key(hash), receipt, None, Some(RECEIPT));
+    let put = put(receipt_key(hash), receipt, Some(0), Some(RECEIPT));
     write(store, vec![put]).await.map(drop)
 }
 
@@ -269,16 +324,17 @@ pub async fn scrub(store: &dyn Store, now: Millis) -> Result<(), StoreError> {
     }
     store.scrub().await?;
     for (hash, held) in open {
-        let scrubbed = Some(now);
-        keep(
-            store,
-            &hash,
-            &Receipt {
-                scrubbed,
-                ..held.value
-            },
-        )
-        .await?;
+        let receipt = Receipt {
+            scrubbed: Some(now),
+            ..held.value
+        };
+        let put = put(
+            receipt_key(&hash),
+            &receipt,
+            Some(held.version),
+            Some(RECEIPT),
+        );
+        write(store, vec![put]).await?;
     }
     Ok(())
 }

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::{Key, Kind};
 
-/// How often in a row the app is put back on a Page that it was taken off. Whoever takes it off so
-/// often means it; a login begins anew.
+/// How often the app is put back on a Page that it was taken off, within weeks of each other. Whoever
+/// takes it off so often means it; a login begins anew.
 pub const HEALINGS: u32 = 5;
 
 /// The subscription of one Page.
@@ -29,7 +29,7 @@ pub struct Subscription {
     pub seen: Option<Millis>,
     /// Why the last attempt failed.
     pub problem: Option<String>,
-    /// How often in a row something had to be put back that had been there.
+    /// How often something that had been there was put back, each within a week of the last.
     pub healed: u32,
 }
 

@@ -5,9 +5,9 @@ use model::time::Millis;
 use serde::{Deserialize, Serialize};
 
 use super::grant::{self, Grant, Stage};
-use super::{all, put, write};
+use super::{all, commit, connection, get, put, write};
 use crate::custody::{CustodyError, Keys, PublicKey, Sealed, Token};
-use crate::store::{Key, Kind, Outcome, RecordWrite, Store, StoreError, Versioned};
+use crate::store::{Commit, Key, Kind, Outcome, RecordWrite, Store, StoreError, Versioned};
 
 /// A token as it stands in its record.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -110,59 +110,91 @@ pub async fn left(store: &dyn Store, keys: &Keys) -> Result<Report, StoreError> 
 /// whoever writes a token meanwhile is right. Repeating it is safe.
 pub async fn reseal(store: &dyn Store, keys: &Keys) -> Result<Report, StoreError> {
     let mut report = Report::default();
+    let is_old = |sealed: &Sealed| sealed.key != keys.current().id();
     for kind in [Kind::UserToken, Kind::PageToken] {
-        for (id, Versioned { version, value }) in all::<Held>(store, kind, "").await? {
-            let is_current = |sealed: &Sealed| sealed.key == keys.current().id();
-            if value.sealed.as_ref().is_none_or(is_current) {
-                continue;
-            }
-            let key = Key::new(kind, id);
-            let opened = open(&key, &value, keys);
-            let next = opened.and_then(|token| {
-                keep(key.clone(), token.as_ref(), keys.current(), value.obtained)
-            });
-            let Ok(RecordWrite::Put { body, .. }) = next else {
-                report.lost += 1;
-                continue;
-            };
-            let next = RecordWrite::Put {
-                key,
-                body,
-                expected: Some(version),
-                ttl: None,
-            };
-            match write(store, vec![next]).await? {
-                Outcome::Applied => report.resealed += 1,
-                Outcome::Stale => report.old += 1,
+        for (id, held) in all::<Held>(store, kind, "").await? {
+            if held.value.sealed.as_ref().is_some_and(is_old) {
+                reseal_token(store, keys, Key::new(kind, id), &mut report).await?;
             }
         }
     }
-    for (id, Versioned { version, value }) in all::<Grant>(store, Kind::Grant, "").await? {
-        let (Stage::Sealed(sealed), Some(id)) = (&value.stage, GrantId::parse(&id)) else {
-            continue;
-        };
-        if sealed.key == keys.current().id() {
-            continue;
-        }
-        let name = grant::seal_name(&id);
-        let sealed = keys
-            .open(sealed, &name)
-            .and_then(|token| keys.current().seal(&token, &name));
-        let Ok(sealed) = sealed else {
-            report.lost += 1;
-            continue;
-        };
-        let stage = Stage::Sealed(sealed);
-        let next = put(
-            grant::key(&id),
-            &Grant { stage, ..value },
-            Some(version),
-            Some(grant::TTL),
-        );
-        match write(store, vec![next]).await? {
-            Outcome::Applied => report.resealed += 1,
-            Outcome::Stale => report.old += 1,
+    for (id, held) in all::<Grant>(store, Kind::Grant, "").await? {
+        let id = GrantId::parse(&id);
+        if let (Stage::Sealed(sealed), Some(id)) = (&held.value.stage, id)
+            && is_old(sealed)
+        {
+            reseal_grant(store, keys, &id, held, &mut report).await?;
         }
     }
     Ok(report)
+}
+
+/// One token, read after the guard: of a life of the connection that has ended nothing is written.
+async fn reseal_token(
+    store: &dyn Store,
+    keys: &Keys,
+    key: Key,
+    report: &mut Report,
+) -> Result<(), StoreError> {
+    let whose = key.id.split_once('.').map_or(&*key.id, |(user, _)| user);
+    let Ok(whose) = UserId::parse(whose) else {
+        return Ok(());
+    };
+    let guard = connection::guard(store, &whose).await?;
+    let Some(Versioned { version, value }) = get::<Held>(store, &key).await? else {
+        return Ok(());
+    };
+    let opened = open(&key, &value, keys);
+    let next =
+        opened.and_then(|token| keep(key.clone(), token.as_ref(), keys.current(), value.obtained));
+    let Ok(RecordWrite::Put { body, .. }) = next else {
+        report.lost += 1;
+        return Ok(());
+    };
+    let next = RecordWrite::Put {
+        key,
+        body,
+        expected: Some(version),
+        ttl: None,
+    };
+    let next = Commit {
+        records: vec![next],
+        guards: vec![guard],
+        ..Commit::default()
+    };
+    match commit(store, next).await? {
+        Outcome::Applied => report.resealed += 1,
+        Outcome::Stale => report.old += 1,
+    }
+    Ok(())
+}
+
+async fn reseal_grant(
+    store: &dyn Store,
+    keys: &Keys,
+    id: &GrantId,
+    Versioned { version, value }: Versioned<Grant>,
+    report: &mut Report,
+) -> Result<(), StoreError> {
+    let name = grant::seal_name(id);
+    let Stage::Sealed(sealed) = &value.stage else {
+        return Ok(());
+    };
+    let sealed = keys
+        .open(sealed, &name)
+        .and_then(|token| keys.current().seal(&token, &name));
+    let Ok(sealed) = sealed else {
+        report.lost += 1;
+        return Ok(());
+    };
+    let next = Grant {
+        stage: Stage::Sealed(sealed),
+        ..value
+    };
+    let next = put(grant::key(id), &next, Some(version), Some(grant::TTL));
+    match write(store, vec![next]).await? {
+        Outcome::Applied => report.resealed += 1,
+        Outcome::Stale => report.old += 1,
+    }
+    Ok(())
 }

@@ -29,6 +29,8 @@ pub const CONNECTIONS: &str = "_connections";
 pub const ABSENT: &str = "_absent";
 /// What is open between notices and reads.
 pub const DRIFT: &str = "_drift";
+/// When a forgotten Page was asked to be, on our clock.
+pub const FORGOTTEN: &str = "_forgotten";
 /// How often it was written. Kept by the store, outside of what is encoded here.
 pub const VERSION: &str = "_version";
 
@@ -52,6 +54,10 @@ pub fn encode(page: &Page) -> Attributes {
     let mut attributes = Attributes::new();
     attributes.insert(STATUS.to_owned(), page.status.to_string());
     if page.status == Status::Forgotten {
+        let at = page
+            .forgotten
+            .map(|at| (FORGOTTEN.to_owned(), at.to_string()));
+        attributes.extend(at);
         return attributes;
     }
     let mut packed = BTreeMap::new();
@@ -102,8 +108,10 @@ pub fn decode(attributes: &Attributes) -> Result<Page, String> {
     };
     let status: Status = attribute(STATUS)?.parse()?;
     if status == Status::Forgotten {
+        let at = attributes.get(FORGOTTEN);
         return Ok(Page {
             status,
+            forgotten: at.and_then(|at| at.parse().ok()).map(Millis),
             ..Page::default()
         });
     }
@@ -116,7 +124,11 @@ pub fn decode(attributes: &Attributes) -> Result<Page, String> {
     let connections = set(attributes, CONNECTIONS)?;
     let absent = set(attributes, ABSENT)?;
     let drift = attributes.get(DRIFT).map_or("{}", String::as_str);
-    let drift = serde_json::from_str(drift).map_err(|error| unreadable(DRIFT, error))?;
+    // The meter is no part of the state: what cannot be read begins anew.
+    let drift = serde_json::from_str(drift).unwrap_or_else(|error| {
+        tracing::error!(error = %error, "what the drift meter kept of a Page cannot be read");
+        model::drift::Drift::new()
+    });
     let mut registers = BTreeMap::new();
     for (field, Packed(stamp, source, first, first_source, form)) in packed {
         let plain = || attribute(field.as_str());
@@ -150,6 +162,7 @@ pub fn decode(attributes: &Attributes) -> Result<Page, String> {
         connections,
         absent,
         drift,
+        forgotten: None,
     })
 }
 

@@ -13,6 +13,7 @@
 //! erasing once. Invariant: the path of a post knows the queue and nothing else.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, Request, State};
@@ -28,6 +29,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use model::id::UserId;
 use model::job::{Forget, Job};
 use model::lane::Lane;
+use model::time::Millis;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value as Json_, json};
 use sha2::Sha256;
@@ -43,8 +45,19 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Whom a signed request is about; `None`: it is not signed by this app, or not in the documented form.
-fn proven(secrets: &[SecretString], signed_request: &str) -> Option<UserId> {
+/// A signed request says when it was made on Facebook's clock; ours may be behind by this.
+const APART: Duration = Duration::from_secs(300);
+
+/// What a signed request says.
+#[derive(Debug, PartialEq, Eq)]
+struct Said {
+    user: UserId,
+    /// When it was made, on Facebook's clock: what is captured and posted again later is no new request.
+    issued: Option<Millis>,
+}
+
+/// What a signed request says; `None`: it is not signed by this app, or not in the documented form.
+fn proven(secrets: &[SecretString], signed_request: &str) -> Option<Said> {
     let (signature, payload) = signed_request.split_once('.')?;
     let signature = LENIENT.decode(signature).ok()?;
     let right = |secret: &SecretString| {
@@ -60,44 +73,48 @@ fn proven(secrets: &[SecretString], signed_request: &str) -> Option<UserId> {
     let id = payload.get("user_id")?;
     let number = || id.as_u64().map(|id| id.to_string());
     let id = id.as_str().map(ToOwned::to_owned).or_else(number)?;
-    let id = UserId::parse(&id).ok()?;
-    algorithm.eq_ignore_ascii_case("HMAC-SHA256").then_some(id)
+    let user = UserId::parse(&id).ok()?;
+    let issued = payload.get("issued_at").and_then(Json_::as_u64);
+    let issued = issued.map(|seconds| Millis(seconds.saturating_mul(1000)));
+    let said = Said { user, issued };
+    algorithm
+        .eq_ignore_ascii_case("HMAC-SHA256")
+        .then_some(said)
 }
 
-async fn read(parts: &Parts, request: Request) -> Result<UserId, StatusCode> {
+async fn read(parts: &Parts, request: Request) -> Result<Said, StatusCode> {
     let body = read_body(request.into_body(), MAX_BODY).await?;
     let form: Vec<(String, String)> =
         serde_urlencoded::from_bytes(&body).map_err(|_| StatusCode::BAD_REQUEST)?;
     let posted = form.iter().find(|(name, _)| name == "signed_request");
-    let user = posted.and_then(|(_, text)| proven(&parts.app_secrets, text));
-    user.ok_or(StatusCode::BAD_REQUEST)
+    let said = posted.and_then(|(_, text)| proven(&parts.app_secrets, text));
+    said.ok_or(StatusCode::BAD_REQUEST)
 }
 
-async fn publish(parts: &Parts, user: UserId, receipt: Option<String>) -> Result<(), StatusCode> {
+async fn publish(parts: &Parts, said: Said, receipt: Option<String>) -> Result<(), StatusCode> {
+    let now = parts.clock.now();
     let job = Job::Forget(Forget {
-        user,
+        user: said.user,
         receipt,
-        received: parts.clock.now(),
+        received: said
+            .issued
+            .map_or(now, |issued| now.min(issued.plus(APART))),
     });
     let publish = parts
         .queue
         .publish(Lane::Webhooks, std::slice::from_ref(&job));
-    match tokio::time::timeout(ANSWER_DEADLINE, publish).await {
-        Ok(Ok(())) => {
-            parts.metrics.jobs_published.inc();
-            Ok(())
-        }
-        Ok(Err(_)) | Err(_) => {
-            tracing::warn!("an erasure is not durable; Facebook is told so");
-            Err(StatusCode::SERVICE_UNAVAILABLE)
-        }
+    if let Ok(Ok(())) = tokio::time::timeout(ANSWER_DEADLINE, publish).await {
+        parts.metrics.jobs_published.inc();
+        return Ok(());
     }
+    tracing::warn!("an erasure is not durable; Facebook is told so");
+    Err(StatusCode::SERVICE_UNAVAILABLE)
 }
 
 /// `POST /facebook/deauthorize`.
 pub(crate) async fn deauthorize(State(parts): State<Arc<Parts>>, request: Request) -> Response {
     let done = match read(&parts, request).await {
-        Ok(user) => publish(&parts, user, None).await,
+        Ok(said) => publish(&parts, said, None).await,
         Err(status) => Err(status),
     };
     match done {
@@ -108,8 +125,8 @@ pub(crate) async fn deauthorize(State(parts): State<Arc<Parts>>, request: Reques
 
 /// `POST /facebook/data-deletion`.
 pub(crate) async fn delete(State(parts): State<Arc<Parts>>, request: Request) -> Response {
-    let user = match read(&parts, request).await {
-        Ok(user) => user,
+    let said = match read(&parts, request).await {
+        Ok(said) => said,
         Err(status) => return status.into_response(),
     };
     let mut random = [0; 16];
@@ -118,7 +135,7 @@ pub(crate) async fn delete(State(parts): State<Arc<Parts>>, request: Request) ->
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
     let code = erasure::code(&secret, &random);
-    match publish(&parts, user, Some(erasure::hash(&code))).await {
+    match publish(&parts, said, Some(erasure::hash(&code))).await {
         Ok(()) => {
             let url = format!("{}/facebook/data-deletion/{code}", parts.origin);
             Json(json!({"url": url, "confirmation_code": code})).into_response()
@@ -204,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_signed_request_names_a_person_only_if_everything_fits() {
-        let user = |text: &str| proven(&secrets(), text).map(|user| user.to_string());
+        let user = |text: &str| proven(&secrets(), text).map(|said| said.user.to_string());
         assert_eq!(user(VECTOR).as_deref(), Some("218471"));
         let (signature, payload) = VECTOR.split_once('.').unwrap();
         assert_eq!(

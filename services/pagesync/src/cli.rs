@@ -111,6 +111,14 @@ pub enum ConnectCommand {
         /// Id of the person, from the list.
         id: String,
     },
+    /// Read all Pages of a connection now.
+    Poll {
+        /// Id of the person, from the list.
+        id: String,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Forget the tokens of a connection. Its Pages stay with what is known of them.
     Disconnect {
         /// Id of the person, from the list.

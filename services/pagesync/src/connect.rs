@@ -32,6 +32,7 @@ pub async fn run(
         (ConnectCommand::Simulated { ingress }, _) => simulated(config, &ingress).await,
         (ConnectCommand::List, Some(store)) => list(config, store, format).await,
         (ConnectCommand::Show { id }, Some(store)) => show(config, store, &id, format).await,
+        (ConnectCommand::Poll { id, dry_run }, Some(store)) => poll(store, &id, dry_run).await,
         (ConnectCommand::Disconnect { id, dry_run }, Some(store)) => {
             disconnect(config, store, &id, dry_run).await
         }
@@ -45,6 +46,18 @@ fn parse(id: &str) -> anyhow::Result<UserId> {
             "a connection is named by the person's id, digits: see `pagesync connect list`"
         )
     })
+}
+
+async fn poll(store: &dyn Store, id: &str, dry_run: bool) -> anyhow::Result<()> {
+    let user = parse(id)?;
+    let known = connection::find(store, &user).await?.is_some();
+    if dry_run && known {
+        return output::print(&format!("would read all Pages of {user} now"));
+    }
+    match connection::ask(store, &user, Clock::system().now()).await? {
+        Some(at) => output::print(&format!("all Pages of {user} are read at {}", rfc3339(at))),
+        None => bail!("nobody is connected as {user}"),
+    }
 }
 
 fn url(config: &Config, days: u64) -> anyhow::Result<String> {
@@ -130,6 +143,10 @@ async fn show(config: &Config, store: &dyn Store, id: &str, format: Format) -> a
         .map(|page| page.to_string())
         .collect();
     json["covers"] = json!(covered);
+    let done = held.value.eta(Clock::system().now());
+    json["walk"] = json!(held.value.walk.as_ref().map(
+        |walk| json!({"pages": walk.pages, "calls": walk.calls, "done_about": done.map(rfc3339)})
+    ));
     output::print(&output::one(format, &json, || {
         let lines = json
             .as_object()
@@ -149,16 +166,16 @@ async fn disconnect(
     dry_run: bool,
 ) -> anyhow::Result<()> {
     let user = parse(id)?;
-    if connection::find(store, &user).await?.is_none() {
-        bail!("nobody connected as {user}");
-    }
     if dry_run {
+        if connection::find(store, &user).await?.is_none() {
+            bail!("nobody is connected as {user}");
+        }
         return output::print(&format!("would disconnect {user}"));
     }
     let token = own_token(config, store, &user).await?;
-    let pages = connection::disconnect(store, &user)
-        .await?
-        .unwrap_or_default();
+    let Some(pages) = connection::disconnect(store, &user).await? else {
+        bail!("nobody is connected as {user}");
+    };
     output::print(&format!(
         "disconnected {user}: the tokens of {pages} Pages are gone; what is known of the Pages stays"
     ))?;

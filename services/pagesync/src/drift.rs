@@ -1,5 +1,6 @@
 //! `pagesync drift`: which changes webhooks announced, and which only a read found.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use common::config::Config;
@@ -7,6 +8,7 @@ use common::pages::rfc3339;
 use common::records::drift::{self, Counts, Report};
 use common::store::Store;
 use model::drift::GRACE;
+use model::id::PageId;
 use model::time::Millis;
 use serde_json::{Value as Json, json};
 
@@ -91,20 +93,15 @@ pub fn table(report: &Report, now: Millis) -> String {
             ]
         });
         let header = ["Page", "field", "changed after", "and before", ""];
-        text += &format!(
-            "\nNot announced, the newest {SHOWN}\n{}\n",
-            output::table(&header, newest)
-        );
+        let gaps = output::table(&header, newest);
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "\nNot announced, the newest {SHOWN}\n{gaps}");
     }
     if !report.deaf.is_empty() {
-        let pages: Vec<&str> = report
-            .deaf
-            .iter()
-            .take(SHOWN)
-            .map(|id| id.as_str())
-            .collect();
-        text += &format!(
-            "\n{} Pages missed a change and were silent since; their subscriptions are looked at: {}\n",
+        let pages: Vec<&str> = report.deaf.iter().take(SHOWN).map(PageId::as_str).collect();
+        let _ = writeln!(
+            text,
+            "\n{} Pages missed a change and were silent since; their subscriptions are looked at: {}",
             report.deaf.len(),
             pages.join(", ")
         );

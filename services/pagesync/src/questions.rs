@@ -69,6 +69,8 @@ pub fn run() -> anyhow::Result<()> {
     output::print(&format!(
         "wrote .env (mode 0600). At developers.facebook.com, in the app's dashboard:\n\
          \x20 Facebook Login, Valid OAuth Redirect URIs:   {address}/facebook/callback\n\
+         \x20 Facebook Login, Deauthorize callback URL:     {address}/facebook/deauthorize\n\
+         \x20 Facebook Login, Data deletion request URL:    {address}/facebook/data-deletion\n\
          \x20 App settings, Basic, App domains:            {}\n\
          The webhook is set up by pagesync itself at the first start: {address}/facebook/webhook\n\
          Then: `pagesync up`, and open {address}/facebook/login to connect Pages.",

@@ -46,6 +46,7 @@ pub const WEBHOOK_FIELDS: [&str; 30] = [
 /// Habits of the sender; the first four are probabilities from 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a knob of its own")]
 pub struct Faults {
     /// The notice of a change is never sent.
     pub loss: f64,

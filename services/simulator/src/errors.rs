@@ -41,7 +41,7 @@ const fn transient(name: &'static str, status: u16, message: &'static str) -> Ro
 const SESSION: &str = "Error validating access token: the session is over";
 
 /// Every error that can be asked for.
-pub const ROWS: [Row; 48] = [
+pub const ROWS: [Row; 54] = [
     row("1", 500, "An unknown error occurred"),
     row("1/99", 500, "An unknown error has occurred."),
     row(
@@ -176,7 +176,7 @@ pub const ROWS: [Row; 48] = [
     ),
     row(
         "803",
-        404,
+        400,
         "(#803) Some of the aliases you requested do not exist",
     ),
     row("2200", 400, "(#2200) callback verification failed"),
@@ -189,6 +189,36 @@ pub const ROWS: [Row; 48] = [
         "80001",
         400,
         "(#80001) There have been too many calls to this Page account. Wait a bit and try again.",
+    ),
+    row(
+        "100/36008",
+        400,
+        "Error validating verification code. Please make sure your redirect_uri is identical to the one you used in the OAuth dialog request",
+    ),
+    row(
+        "80000",
+        400,
+        "(#80000) There have been too many calls from this ad-account. Wait a bit and try again.",
+    ),
+    row(
+        "80003",
+        400,
+        "(#80003) There have been too many calls to this ad-account. Wait a bit and try again.",
+    ),
+    row(
+        "80004",
+        400,
+        "(#80004) There have been too many calls to this ad-account. Wait a bit and try again.",
+    ),
+    row(
+        "80005",
+        400,
+        "(#80005) There have been too many leadgen api calls to this Page account. Wait a bit and try again.",
+    ),
+    row(
+        "80014",
+        400,
+        "(#80014) There have been too many calls for the batch uploads to this catalog account.",
     ),
     row(
         "80002",

@@ -83,6 +83,8 @@ pub struct Token {
     pub app: String,
     /// When it was made.
     pub issued: u64,
+    /// When the person logged in: an exchange does not move this.
+    pub login: u64,
     /// When it ends; `None`: never.
     pub expires: Option<u64>,
     /// The subcode of its death.
@@ -285,6 +287,7 @@ impl Facebook {
             user: user.to_owned(),
             app,
             issued: self.now(),
+            login: self.now(),
             expires,
             dead: None,
         };
@@ -292,9 +295,18 @@ impl Facebook {
         text
     }
 
+    /// A new token in the place of `held`, of the same login.
+    pub fn derive(&mut self, kind: Kind, held: &Token, expires: Option<u64>) -> String {
+        let text = self.issue(kind, &held.user, expires);
+        if let Some(token) = self.tokens.get_mut(&text) {
+            token.login = held.login;
+        }
+        text
+    }
+
     /// When data access ends for a token.
     pub fn data_access_expires(token: &Token) -> u64 {
-        token.issued + DATA_ACCESS
+        token.login + DATA_ACCESS
     }
 
     /// Whether a person gave the app a permission.

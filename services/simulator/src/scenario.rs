@@ -142,7 +142,10 @@ fn act(simulator: &Simulator, n: usize, action: Action) -> Result<(), String> {
     match action {
         Action::Faults(faults) => simulator.set_faults(faults),
         Action::Habits(habits) => simulator.facebook().habits = *habits,
-        Action::Replies(replies) => simulator.facebook().canned.extend(replies),
+        Action::Replies(replies) => {
+            let replies = replies.into_iter().filter(|canned| canned.times > 0);
+            simulator.facebook().canned.extend(replies);
+        }
         Action::Change { page, fields } => {
             let all = simulator.pages();
             let ids = all.iter().filter_map(|page| page["id"].as_str());

@@ -130,6 +130,9 @@ impl Sender {
             let faults = self.mood.faults();
             if self.mood.chance(faults.loss) {
                 self.post.tally.lose();
+                if arriving.is_empty() {
+                    self.send_overtaken(faults);
+                }
                 continue;
             }
             let mut events = vec![first];
@@ -174,6 +177,10 @@ impl Sender {
             return;
         }
         self.send(delivery, faults);
+        self.send_overtaken(faults);
+    }
+
+    fn send_overtaken(&mut self, faults: Faults) {
         while let Some(late) = self.overtaken.pop_front() {
             self.send(late, faults);
         }

@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use common::records::dead_letter::{self, Trial};
 use common::records::{drift, probe};
-use common::store::{Commit, DueWrite, Outcome, PageWrite, StoreError, Stored, Versioned};
+use common::store::{
+    Commit, DueWrite, Outcome, PageWrite, RecordWrite, StoreError, Stored, Versioned,
+};
 use common::telemetry::{Label, Metrics};
 use model::field::FieldName;
 use model::id::{PageId, Subject};
@@ -31,13 +33,20 @@ struct Notice {
     observations: Vec<Observation>,
 }
 
+/// A job to be kept as a dead letter.
+#[derive(Debug)]
+struct Letter {
+    id: String,
+    write: RecordWrite,
+    /// What came over the wire.
+    text: String,
+}
+
 /// What a group of jobs asks for.
 #[derive(Debug, Default)]
 struct Work {
     pages: BTreeMap<PageId, Vec<Notice>>,
-    letters: Vec<Commit>,
-    /// Letters about a part of a webhook of a Page; of one that is forgotten nothing is kept.
-    letters_of_pages: Vec<(PageId, Commit)>,
+    letters: Vec<Letter>,
     forgets: Vec<Forget>,
     /// Probes that came through.
     proofs: Vec<Commit>,
@@ -50,16 +59,14 @@ pub async fn apply(parts: &Parts, jobs: &[Job]) -> Result<(), StoreError> {
     for job in jobs {
         work.sort(parts, job);
     }
-    finish(parts, work).await
+    finish(parts, work).await.map(drop)
 }
 
 /// Does one job. `Ok(false)`: it ended as a dead letter.
 pub(crate) async fn apply_alone(parts: &Parts, job: &Job) -> Result<bool, StoreError> {
     let mut work = Work::default();
     work.sort(parts, job);
-    let clean = work.letters.is_empty() && work.letters_of_pages.is_empty();
-    finish(parts, work).await?;
-    Ok(clean)
+    Ok(finish(parts, work).await? == 0)
 }
 
 impl Work {
@@ -73,22 +80,17 @@ impl Work {
     }
 
     fn keep(&mut self, parts: &Parts, job: &Job, reason: &str, why: &'static str) {
-        let letter = Self::letter(parts, job, reason, why);
-        self.letters.push(letter);
-    }
-
-    fn letter(parts: &Parts, job: &Job, reason: &str, why: &'static str) -> Commit {
         tracing::warn!(
             reason,
             dead_letter.id = dead_letter::id(job),
             "a job is kept as a dead letter"
         );
         Metrics::count(&parts.metrics.dead_letters, why);
-        let letter = dead_letter::keep(job, reason, parts.clock.now(), Trial::Settled);
-        Commit {
-            records: vec![letter],
-            ..Commit::default()
-        }
+        self.letters.push(Letter {
+            id: dead_letter::id(job),
+            write: dead_letter::keep(job, reason, parts.clock.now(), Trial::Settled),
+            text: dead_letter::wire(job),
+        });
     }
 
     fn webhook(&mut self, parts: &Parts, job: &Job, entry: &RawEntry, received: Millis) {
@@ -112,13 +114,7 @@ impl Work {
             Metrics::count(&parts.metrics.jobs_done, "from_the_future");
         }
         if let Some(problem) = reading.problems.first() {
-            match &reading.id {
-                EntryId::Page(id) => {
-                    let letter = Self::letter(parts, job, problem, "unreadable");
-                    self.letters_of_pages.push((id.clone(), letter));
-                }
-                EntryId::Test => self.keep(parts, job, problem, "unreadable"),
-            }
+            self.keep(parts, job, problem, "unreadable");
         }
         let EntryId::Page(id) = reading.id else {
             Metrics::count(&parts.metrics.jobs_done, "test");
@@ -165,18 +161,28 @@ impl Work {
     }
 }
 
-async fn finish(parts: &Parts, mut work: Work) -> Result<(), StoreError> {
-    work.letters.append(&mut work.proofs);
-    for (id, letter) in std::mem::take(&mut work.letters_of_pages) {
-        let held = parts.store.load(std::slice::from_ref(&id)).await?.pop();
-        let is_forgotten = |held: &Versioned<Stored>| matches!(&held.value, Stored::Page(page) if page.status == Status::Forgotten);
-        if !held.as_ref().is_some_and(is_forgotten) {
-            work.letters.push(letter);
+/// Keeps letters but those of what was forgotten: an erasure that came before has looked through the
+/// letters already, one that comes later will. Answers with how many stay.
+async fn keep_letters(parts: &Parts, letters: Vec<Letter>) -> Result<usize, StoreError> {
+    let store = &*parts.store;
+    let mut kept = 0;
+    for Letter { id, write, text } in letters {
+        common::records::write(store, vec![write]).await?;
+        if dead_letter::mentions_forgotten(store, &text).await? {
+            common::records::write(store, vec![dead_letter::remove(&id, None)]).await?;
+        } else {
+            kept += 1;
         }
     }
-    if !work.letters.is_empty() {
-        parts.store.commit(&work.letters).await?;
+    Ok(kept)
+}
+
+/// Does what jobs ask for. Answers with how many ended as dead letters.
+async fn finish(parts: &Parts, mut work: Work) -> Result<usize, StoreError> {
+    if !work.proofs.is_empty() {
+        parts.store.commit(&work.proofs).await?;
     }
+    let kept = keep_letters(parts, std::mem::take(&mut work.letters)).await?;
     for forget in std::mem::take(&mut work.forgets) {
         crate::forget::forget(parts, &forget).await?;
     }
@@ -209,9 +215,7 @@ async fn finish(parts: &Parts, mut work: Work) -> Result<(), StoreError> {
             match outcome {
                 Outcome::Applied => {
                     Metrics::count(&parts.metrics.commits, "applied");
-                    for (name, n) in drift::names(&commit.records) {
-                        parts.metrics.drift.get_or_create(&Label { name }).inc_by(n);
-                    }
+                    poll::count_drift(parts, &commit.records);
                     if let Some(notices) = work.pages.remove(&id) {
                         let now = parts.clock.now();
                         for Notice { received, .. } in notices {
@@ -226,7 +230,7 @@ async fn finish(parts: &Parts, mut work: Work) -> Result<(), StoreError> {
             }
         }
     }
-    Ok(())
+    Ok(kept)
 }
 
 /// The commit that brings a Page up to date; `None` if there is nothing to write.

@@ -11,7 +11,7 @@ use crate::Parts;
 /// every day.
 pub(crate) async fn forget(parts: &Parts, forget: &Forget) -> Result<(), StoreError> {
     let store = &*parts.store;
-    let what = erasure::user(store, &forget.user, parts.clock.now()).await?;
+    let what = erasure::user(store, &forget.user, forget.received).await?;
     Metrics::count(&parts.metrics.jobs_done, "forgotten");
     tracing::info!(
         pages = what.pages,
@@ -29,7 +29,9 @@ pub(crate) async fn forget(parts: &Parts, forget: &Forget) -> Result<(), StoreEr
         what,
     };
     erasure::keep(store, &hash, &receipt).await?;
-    scrub(parts).await;
+    // Beside the delivery: it may take longer than a process has to end, and is made up for every day.
+    let parts = parts.clone();
+    tokio::spawn(async move { scrub(&parts).await });
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use common::records::dead_letter::{self, Trial};
 use common::store::{Commit, StoreError};
 use common::telemetry::Metrics;
 use futures_util::FutureExt as _;
-use model::job::{Job, NEWER_VERSION, Unreadable, decode_one};
+use model::job::{Job, NEWER_VERSION, UNKNOWN_KIND, Unreadable, decode_one};
 
 use crate::{Parts, apply, settle};
 
@@ -94,7 +94,7 @@ pub async fn sweep(parts: &Parts) -> Result<(), StoreError> {
     for (id, letter) in dead_letter::all(&*parts.store).await? {
         if letter.trial != Trial::Settled {
             try_alone(parts, &id).await?;
-        } else if letter.reason.starts_with(NEWER_VERSION)
+        } else if (letter.reason.starts_with(NEWER_VERSION) || letter.reason == UNKNOWN_KIND)
             && let Job::Unreadable(Unreadable { body, .. }) = decode_one(&letter.job)
             && !matches!(
                 decode_one(&String::from_utf8_lossy(&body)),

@@ -29,7 +29,7 @@ impl RedisStore {
                 lines.any(|(held, text)| held == name && text.trim_end() == value)
             };
             if is("aof_enabled", "0") {
-                return Ok(());
+                return self.snapshot().await;
             }
             let at_rest = is("aof_rewrite_in_progress", "0") && is("aof_rewrite_scheduled", "0");
             if at_rest && begun {
@@ -50,6 +50,19 @@ impl RedisStore {
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Without an append-only file: a new snapshot in the place of the old one, if snapshots are made.
+    async fn snapshot(&self) -> Result<(), StoreError> {
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("CONFIG").arg("GET").arg("save");
+        let save: Vec<String> = parse(self.ask_all(&mut pipeline).await?.pop())?;
+        if save.get(1).is_none_or(String::is_empty) {
+            return Ok(());
+        }
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("SAVE");
+        self.ask_all(&mut pipeline).await.map(drop)
     }
 
     async fn persistence(&self) -> Result<String, StoreError> {

@@ -1,13 +1,13 @@
 //! `pagesync doctor`: one line per check, and one line that says what to do if it is not well.
 //!
-//! Invariant: it changes nothing at Facebook or in the store but the record with which the store proves
-//! that it can be written. Exit code 3 if a check failed; a warning is no failure.
+//! Invariant: it changes nothing but the record with which the store proves that it can be written, and
+//! declares the queues that are there anyway. Exit code 3 if a check failed; a warning is no failure.
 
 mod facebook;
 mod local;
 mod people;
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use common::clock::Clock;
 use common::config::{Backend, Config, Environment, Problems, Role};
@@ -154,13 +154,11 @@ fn show(checks: &[Check], format: Format) -> anyhow::Result<()> {
                 State::Failed => "FAILED ",
                 State::Skipped => "skipped",
             };
-            text += &format!(
-                "{state}  {}: {}\n",
-                check.check,
-                output::harmless(&check.detail)
-            );
+            let detail = output::harmless(&check.detail);
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{state}  {}: {detail}", check.check);
             if let Some(fix) = &check.fix {
-                text += &format!("         fix: {}\n", output::harmless(fix));
+                let _ = writeln!(text, "         fix: {}", output::harmless(fix));
             }
         }
         text

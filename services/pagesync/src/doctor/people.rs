@@ -16,6 +16,8 @@ use super::{Check, State};
 
 /// Named in a line.
 const NAMED: usize = 5;
+/// Fewer announced changes than this are worth a word.
+const ENOUGH: f64 = 0.9;
 /// Days of the drift meter that are looked at.
 const DAYS: u64 = 7;
 
@@ -163,11 +165,15 @@ async fn announced(config: &Config, store: &dyn Store, now: Millis) -> Result<Ch
         ratio * 100.0,
         report.all.missed
     );
-    if report.deaf.is_empty() {
+    if report.deaf.is_empty() && ratio >= ENOUGH {
         return Ok(Check::ok(name, said));
     }
     let deaf = named(report.deaf.iter().map(model::id::PageId::as_str));
-    let what = format!("{said}; silent since: {deaf}");
+    let what = if deaf.is_empty() {
+        said
+    } else {
+        format!("{said}; silent since: {deaf}")
+    };
     let fix = "their subscriptions are being looked at; is the app in Live mode, with Advanced Access? `pagesync drift`";
     Ok(Check::bad(name, State::Warning, what, fix))
 }

@@ -22,10 +22,14 @@ mod custody;
 mod daily;
 #[path = "../it/defects.rs"]
 mod defects;
+#[path = "../it/doctor.rs"]
+mod doctor;
 #[path = "../it/drift.rs"]
 mod drift;
 #[path = "../it/erasure.rs"]
 mod erasure;
+#[path = "../it/errors.rs"]
+mod errors;
 #[path = "../it/input.rs"]
 mod input;
 #[path = "../it/input_table.rs"]
@@ -50,6 +54,8 @@ mod subscriptions;
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "some of it is for the other test binaries")]
 mod support;
+#[path = "../it/tokens.rs"]
+mod tokens;
 #[path = "../it/walks.rs"]
 mod walks;
 #[path = "../it/worker.rs"]

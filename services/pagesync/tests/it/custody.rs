@@ -287,12 +287,18 @@ async fn what_was_disconnected_is_not_written_again_and_its_tokens_are_gone() {
     let guard = connection::guard(store, &user).await.unwrap();
     let gone = connection::disconnect(store, &user).await.unwrap();
     assert_eq!(gone, Some(3));
-    for kind in [Kind::UserToken, Kind::PageToken, Kind::Connection] {
+    for kind in [Kind::UserToken, Kind::Connection] {
         assert!(
             store.records(kind, None, 10).await.unwrap().is_empty(),
             "{kind:?}"
         );
     }
+    // What is left says which Pages they were, for a later erasure.
+    let traces = all::<token::Held>(store, Kind::PageToken, "")
+        .await
+        .unwrap();
+    assert_eq!(traces.len(), 3);
+    assert!(traces.iter().all(|(_, held)| held.value.sealed.is_none()));
     let page = connected.page(0).await;
     assert_eq!(
         (page.status, page.connections.len(), page.polling.due()),

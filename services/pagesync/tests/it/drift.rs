@@ -42,8 +42,8 @@ async fn stage(pages: usize) -> Connected {
     connected
 }
 
-/// Changes five fields of each Page and waits until every notice that is sent was taken and applied.
-async fn change_all(connected: &Connected, pages: usize, round: &str) {
+/// Changes five fields of each Page.
+fn change_all(connected: &Connected, pages: usize, round: &str) {
     for n in 0..pages {
         for field in FIELDS {
             let value = format!("{field} {round}");
@@ -58,6 +58,7 @@ async fn change_all(connected: &Connected, pages: usize, round: &str) {
     }
 }
 
+/// Waits until every notice that is sent was taken and applied.
 async fn announced(connected: &Connected) {
     connected.simulator.tally().settled().await;
     connected.deployment.settle().await;
@@ -88,7 +89,7 @@ async fn exactly_what_was_lost_is_missed() {
     };
     for (round, loss) in [("none", 0.0), ("some", 0.3), ("all", 1.0)] {
         connected.simulator.set_faults(faults(loss));
-        change_all(&connected, PAGES, round).await;
+        change_all(&connected, PAGES, round);
         announced(&connected).await;
         changes += each;
         let before = lost;
@@ -106,7 +107,7 @@ async fn exactly_what_was_lost_is_missed() {
     assert!((200..400).contains(&(lost - each)), "{lost}");
     // One of a thousand.
     connected.simulator.set_faults(Faults::default());
-    change_all(&connected, PAGES, "one").await;
+    change_all(&connected, PAGES, "one");
     announced(&connected).await;
     connected.simulator.set_faults(faults(1.0));
     let fields = json!({"hours": {"mon_1_open": "10:00"}})
@@ -142,13 +143,13 @@ async fn a_backlog_and_disorder_miss_nothing() {
         ..Faults::default()
     };
     connected.simulator.set_faults(odd);
-    change_all(&connected, PAGES, "odd").await;
+    change_all(&connected, PAGES, "odd");
     announced(&connected).await;
     let found = after_a_walk(&connected, each).await.all;
     assert_eq!((found.captured, found.open), (each, 0), "{found:?}");
     // A walk comes in the middle of a backlog of ten minutes.
     connected.simulator.set_faults(Faults { hold: true, ..odd });
-    change_all(&connected, PAGES, "held").await;
+    change_all(&connected, PAGES, "held");
     eventually("the backlog", || async {
         (connected.simulator.tally().held() >= each).then_some(())
     })

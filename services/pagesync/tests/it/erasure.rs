@@ -607,7 +607,7 @@ async fn a_poll_under_way_cannot_write_back_what_is_erased_in_a_thousand_interle
         running.spawn(async move {
             for round in 0..ROUNDS {
                 let chance = seed ^ (n as u64 * ROUNDS + round);
-                interleave(&parts, &line, &simulator, chance).await;
+                Box::pin(interleave(&parts, &line, &simulator, chance)).await;
             }
         });
     }

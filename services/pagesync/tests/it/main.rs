@@ -17,8 +17,10 @@ mod corpus;
 mod custody;
 mod daily;
 mod defects;
+mod doctor;
 mod drift;
 mod erasure;
+mod errors;
 mod input;
 mod input_table;
 mod limits;
@@ -34,6 +36,7 @@ mod subscriptions;
 #[expect(dead_code, reason = "some of it is for the other test binaries")]
 mod support;
 mod tidy;
+mod tokens;
 mod walks;
 mod worker;
 

@@ -43,7 +43,7 @@ pub(super) fn access_token(simulator: &Simulator, call: &Call) -> Answer {
                 ));
             }
             let expires = facebook.now() + LONG_LIFE;
-            let text = facebook.issue(Kind::User, &held.user, Some(expires));
+            let text = facebook.derive(Kind::User, &held, Some(expires));
             Ok(bearer(text, Some(LONG_LIFE)))
         }
         _ => {

@@ -38,7 +38,9 @@ async fn warn_of_ends(parts: &Parts) -> Result<(), StoreError> {
             continue;
         };
         let said = update(parts, &connection.user, None, Due::Leave, |held, _, _| {
-            let is_new = held.alerted.is_none_or(|last| alert < last);
+            // A login may have come meanwhile, with another end.
+            let still = forecast::days_left(held, now) == Some(left);
+            let is_new = still && held.alerted.is_none_or(|last| alert < last);
             held.alerted = Some(alert);
             is_new
         })

@@ -62,7 +62,12 @@ pub(super) async fn poll(parts: &Parts, user: &UserId, claim: &Claim) -> Result<
         begun,
     };
     if !begin(&job, &mut value, version).await? {
-        return Ok(());
+        // Somebody else wrote the connection: unless they walk, it is due by what they wrote and not by
+        // our lease.
+        let nobody_walks = |held: &mut Connection, _: &mut _, _| held.walk.is_none();
+        return update(parts, user, None, Due::Settle, nobody_walks)
+            .await
+            .map(drop);
     }
     let ended = job.walk(value).await?;
     let error = match &ended {
@@ -80,8 +85,7 @@ pub(super) async fn poll(parts: &Parts, user: &UserId, claim: &Claim) -> Result<
     }
 }
 
-/// Commits that a walk is under way. `Ok(false)`: somebody else wrote the connection, and with it when
-/// it is due.
+/// Commits that a walk is under way. `Ok(false)`: somebody else wrote the connection meanwhile.
 async fn begin(job: &Job<'_>, value: &mut Connection, version: u64) -> Result<bool, StoreError> {
     value.polling.start(job.begun);
     value.walk.get_or_insert(Walk {

@@ -8,7 +8,7 @@ use common::graph::error::GraphError;
 use common::records::connection::{self, Connection, RESULT_PAGE, Status};
 use common::records::grant::{self, Grant, Stage};
 use common::records::{commit, erasure, get, put, token};
-use common::store::{Commit, DueWrite, Outcome, StoreError, Versioned};
+use common::store::{Commit, DueWrite, Key, Outcome, StoreError, Versioned};
 use model::due::Polling;
 use model::id::{GrantId, Subject, UserId};
 use model::lane::Lane;
@@ -63,22 +63,25 @@ pub(super) async fn poll(parts: &Parts, id: &GrantId) -> Result<(), StoreError> 
     };
     let error = person.as_ref().err();
     limits::note(parts, limits::Whose::default(), error).await?;
-    let person = match person {
-        Ok(person) if erasure::erased_at(&*parts.store, &person.user).await? >= Some(begun) => {
-            let text = "the person asked to be forgotten while they logged in";
-            Err(GraphError::Configuration(text.to_owned()))
-        }
-        person => person,
-    };
     let (stage, failures, due) = decide(parts, &person, sealed, failures);
-    let record = Grant {
+    let mut record = Grant {
         begun,
         failures,
         stage,
     };
     loop {
         let mut next = match &person {
-            Ok(person) => connect(parts, person, parts.clock.now()).await?,
+            Ok(person) => {
+                // First: an erasure that comes later finds its way into the guard.
+                let guard = connection::guard(&*parts.store, &person.user).await?;
+                if erasure::erased_at(&*parts.store, &person.user).await? >= Some(begun) {
+                    let text = "the person asked to be forgotten while they logged in";
+                    record.stage = Stage::Failed(text.to_owned());
+                    Commit::default()
+                } else {
+                    connect(parts, person, guard, parts.clock.now()).await?
+                }
+            }
             Err(_) => Commit::default(),
         };
         next.records
@@ -157,7 +160,12 @@ async fn complete(parts: &Parts, short: &Token) -> Result<Person, GraphError> {
 }
 
 /// The commit that makes or renews a connection, due now.
-async fn connect(parts: &Parts, person: &Person, now: Millis) -> Result<Commit, StoreError> {
+async fn connect(
+    parts: &Parts,
+    person: &Person,
+    guard: (Key, u64),
+    now: Millis,
+) -> Result<Commit, StoreError> {
     let user = &person.user;
     let held = connection::find(&*parts.store, user).await?;
     let (version, mut polling, last) = held.map_or((0, Polling::default(), None), |held| {
@@ -197,9 +205,7 @@ async fn connect(parts: &Parts, person: &Person, now: Millis) -> Result<Commit, 
         Ok(kept) => commit.records.push(kept),
         Err(error) => return Err(StoreError::Unexpected(error.to_string())),
     }
-    commit
-        .guards
-        .push(connection::guard(&*parts.store, user).await?);
+    commit.guards.push(guard);
     app::ask(parts, &mut commit).await?;
     tracing::info!(connection = %user, scopes = ?connection.scopes, "a person connected");
     Ok(commit)

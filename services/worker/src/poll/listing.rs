@@ -18,6 +18,7 @@ use model::read::{Read, Reader};
 use model::time::Millis;
 use serde_json::Value as Json;
 
+use super::subscription::{count_drift, expect_announcement};
 use crate::Parts;
 use crate::fresh::start_again;
 
@@ -31,6 +32,8 @@ pub(super) struct Listing<'a> {
     pub(super) asked: &'a [FieldName],
     /// The person logged in since the last walk.
     pub(super) renewed: bool,
+    /// When they did.
+    pub(super) connected: Millis,
     /// When its Pages are read next if nothing happens.
     pub(super) slot: Millis,
     pub(super) keys: &'a Keys,
@@ -62,13 +65,16 @@ pub(super) async fn keep(
                 None => drop(open.remove(&id)),
             }
         }
+        for (id, commit) in decided.iter().zip(&commits) {
+            expect_announcement(parts, id, &commit.records).await?;
+        }
         let outcomes = parts.store.commit(&commits).await?;
         let mut stale = false;
         for ((id, outcome), committed) in decided.iter().zip(outcomes).zip(&commits) {
             stale |= outcome == Outcome::Stale;
             if outcome == Outcome::Applied {
                 open.remove(id);
-                super::subscription::after(parts, id, &committed.records).await?;
+                count_drift(parts, &committed.records);
             }
         }
         if stale {
@@ -100,7 +106,7 @@ async fn decide(
     };
     let mut page = match held.value {
         Stored::Page(page) if page.status != Status::Forgotten => *page,
-        Stored::Page(_) if !listing.renewed => return Ok(None),
+        Stored::Page(page) if page.forgotten >= Some(listing.connected) => return Ok(None),
         Stored::Unknown | Stored::Page(_) => Page::default(),
         Stored::Corrupt(corrupt) => {
             let (page, letter) = start_again(parts, &account.id, corrupt, now);

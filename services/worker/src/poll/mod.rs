@@ -27,6 +27,7 @@ use model::id::Subject;
 use model::job::Claim;
 
 use crate::Parts;
+pub(crate) use subscription::count_drift;
 
 /// Does what is due.
 pub(crate) async fn poll(parts: &Parts, claim: &Claim) -> Result<(), StoreError> {

@@ -21,9 +21,10 @@ use serde_json::{Map, Value as Json};
 
 use super::change::ask_for_tokens;
 use super::fields::leave_out;
+use super::limits;
 use super::pace::{A_DAY, is_due, resume};
+use super::subscription::{count_drift, expect_announcement};
 use super::tokens::{Candidate, NoToken, candidates, covering};
-use super::{limits, subscription};
 use crate::Parts;
 use crate::fresh::start_again;
 
@@ -73,9 +74,11 @@ pub(super) async fn poll(parts: &Parts, id: &PageId, claimed: Millis) -> Result<
             return Ok(());
         };
         next.guards.extend(with.map(|(_, guard)| guard.clone()));
+        expect_announcement(parts, id, &next.records).await?;
         let written = next.records.clone();
         if parts.store.commit(&[next]).await? == [Outcome::Applied] {
-            return subscription::after(parts, id, &written).await;
+            count_drift(parts, &written);
+            return Ok(());
         }
         if let Some((user, guard)) = with
             && connection::guard(&*parts.store, user).await? != *guard

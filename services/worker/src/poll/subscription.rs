@@ -2,6 +2,7 @@
 //! there is kept: another product may use the same app. Source: "Page subscribed apps".
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use common::custody::Token;
 use common::graph::error::GraphError;
@@ -20,6 +21,9 @@ use super::tokens::{Candidate, NoToken, candidates};
 use super::{app, limits};
 use crate::Parts;
 
+/// Losses further apart than this have nothing to do with each other.
+const A_WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+
 pub(super) async fn poll(parts: &Parts, page: &PageId, claimed: Millis) -> Result<(), StoreError> {
     let key = subscription::key(page);
     let subject = Subject::Subscription(page.clone());
@@ -28,7 +32,8 @@ pub(super) async fn poll(parts: &Parts, page: &PageId, claimed: Millis) -> Resul
         commit(&*parts.store, forget_due(subject, key)).await?;
         return Ok(());
     };
-    let now = parts.clock.now();
+    // The later of two clocks: what was asked for by one is answered on the other.
+    let now = parts.clock.now().max(claimed);
     let attempt = if is_due(&value.polling, now, claimed) {
         Some(attempt(parts, page, &value).await?)
     } else {
@@ -70,19 +75,21 @@ async fn suspect(parts: &Parts, page: &PageId) -> Result<(), StoreError> {
     }
 }
 
-/// Counts what the meter found in a commit that stands, and looks after the subscription if a change
-/// was not announced.
-pub(super) async fn after(
-    parts: &Parts,
-    page: &PageId,
-    committed: &[RecordWrite],
-) -> Result<(), StoreError> {
-    let mut unannounced = false;
+/// Counts what the meter found in a commit that stands.
+pub(crate) fn count_drift(parts: &Parts, committed: &[RecordWrite]) {
     for (name, n) in drift::names(committed) {
         parts.metrics.drift.get_or_create(&Label { name }).inc_by(n);
-        unannounced |= name == "opened";
     }
-    if unannounced {
+}
+
+/// Before a commit with a new gap: somebody looks after the grace whether the app is still on the Page.
+/// Should the commit not come about, they look in vain.
+pub(super) async fn expect_announcement(
+    parts: &Parts,
+    page: &PageId,
+    records: &[RecordWrite],
+) -> Result<(), StoreError> {
+    if drift::names(records).any(|(name, _)| name == "opened") {
         suspect(parts, page).await?;
     }
     Ok(())
@@ -122,11 +129,14 @@ async fn attempt(
     Ok(throttled.map_or(Attempt::Done(done), Attempt::Deferred))
 }
 
-/// What Facebook has after an attempt, what it refused, and whether anything was missing.
+/// What an attempt came to.
 struct There {
+    /// What Facebook has now.
     fields: BTreeSet<String>,
     refused: BTreeSet<String>,
     written: bool,
+    /// Something had been there, and was put back.
+    lost: bool,
 }
 
 type Done = Result<There, GraphError>;
@@ -145,9 +155,10 @@ fn take(value: &mut Subscription, attempt: &Attempt, now: Millis) {
             let names: Vec<&str> = there.refused.iter().map(String::as_str).collect();
             let problem = format!("Facebook refuses {}", names.join(", "));
             value.problem = (!names.is_empty()).then_some(problem);
-            // At the first time there is nothing to put back.
-            let put_back = there.written && value.seen.is_some();
-            value.healed = if put_back { value.healed + 1 } else { 0 };
+            if there.lost {
+                let lately = value.seen.is_some_and(|seen| seen.plus(A_WEEK) > now);
+                value.healed = if lately { value.healed + 1 } else { 1 };
+            }
             if value.healed >= HEALINGS {
                 value.problem = Some(format!(
                     "the app was taken off this Page {HEALINGS} times and put back; from now on it stays off until somebody logs in"
@@ -169,6 +180,7 @@ fn take(value: &mut Subscription, attempt: &Attempt, now: Millis) {
 async fn reconcile(parts: &Parts, page: &PageId, token: &Token, known: &Subscription) -> Done {
     let there = parts.graph.page_subscription(token, page).await?;
     let there: BTreeSet<String> = there.unwrap_or_default().into_iter().collect();
+    let lost = !known.fields.is_subset(&there);
     let wanted = parts
         .tracked
         .webhook_fields()
@@ -186,6 +198,7 @@ async fn reconcile(parts: &Parts, page: &PageId, token: &Token, known: &Subscrip
                     fields: all.into_iter().collect(),
                     refused,
                     written: true,
+                    lost,
                 });
             }
             Err(GraphError::Permission(names)) => {
@@ -204,5 +217,6 @@ async fn reconcile(parts: &Parts, page: &PageId, token: &Token, known: &Subscrip
         fields: there,
         refused,
         written: false,
+        lost: false,
     })
 }

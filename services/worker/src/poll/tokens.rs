@@ -46,6 +46,11 @@ pub(super) async fn candidates(
     let mut found = Vec::new();
     for user in covering(parts, page).await? {
         let guard = connection::guard(store, &user).await?;
+        let Some(login) = connection::find(store, &user).await? else {
+            // Ended, and not taken off this Page yet.
+            continue;
+        };
+        let login = login.value;
         let key = token::of_page(&user, page);
         let Some(held) = get::<token::Held>(store, &key).await? else {
             continue;
@@ -54,11 +59,9 @@ pub(super) async fn candidates(
         match keys.and_then(|keys| token::open(&key, &held.value, &keys)) {
             Ok(None) => {}
             Ok(Some(token)) => {
-                let login = connection::find(store, &user).await?.map(|held| held.value);
-                let good = login.is_some_and(|login| {
-                    let last = login.last.map(|last| last.begun);
-                    login.status == connection::Status::Active && Some(held.value.obtained) >= last
-                });
+                let last = login.last.map(|last| last.begun);
+                let good =
+                    login.status == connection::Status::Active && Some(held.value.obtained) >= last;
                 found.push(Candidate {
                     token,
                     user,

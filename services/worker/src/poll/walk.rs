@@ -83,6 +83,7 @@ impl Job<'_> {
                 stamp,
                 asked: &asked,
                 renewed,
+                connected: connection.connected,
                 slot,
                 keys: &keys,
                 guard: &self.guard,

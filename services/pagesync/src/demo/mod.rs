@@ -1,6 +1,9 @@
 //! `pagesync demo`: the main job on a simulated Facebook, in one process, on a database that is
-//! gone afterwards: three Pages connect through the real login, then a minute of changes. Everything
-//! shown went over HTTP, through the queue and the worker.
+//! gone afterwards: three Pages connect through the real login, then a minute of changes, then lost
+//! webhooks and a dead token (`proof.rs`). Everything shown went over HTTP, through the queue and the
+//! worker.
+
+mod proof;
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -176,7 +179,7 @@ impl Stage {
         ))?;
         tokio::try_join!(self.play(seconds), self.watch(seconds))?;
         self.simulator.tally().settled().await;
-        Ok(())
+        self.prove(public).await
     }
 
     /// A person opens the login, allows everything in Facebook's dialog, and is sent back.

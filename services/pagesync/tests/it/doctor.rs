@@ -1,0 +1,162 @@
+//! `pagesync doctor` beside a deployment that is well, and beside ones that are not.
+
+use std::process::Command;
+use std::time::Duration;
+
+use common::config::Role;
+use serde_json::Value as Json;
+use simulator::facebook::kill;
+use simulator::scenario::Death;
+
+use crate::BACKEND;
+use crate::support::TestBackend;
+use crate::support::deployment::{APP_SECRET, VERIFY_TOKEN};
+use crate::support::eventually;
+use crate::support::facebook::{Connected, Scene, manual};
+
+/// Runs it with the settings of a worker there; answers with its exit code and what it printed.
+fn ask(connected: &Connected, extra: &[(&str, &str)], format: &str) -> (i32, String) {
+    let role = match BACKEND {
+        TestBackend::Embedded => Role::Up,
+        TestBackend::Distributed => Role::Worker,
+    };
+    let mut environment = connected.deployment.place.environment(role, &[]);
+    environment.extend(connected.settings.iter().cloned());
+    let private = connected.deployment.face().private.to_string();
+    environment.insert("PAGESYNC_OPERATOR_LISTEN".to_owned(), private);
+    for (key, value) in extra {
+        environment.insert((*key).to_owned(), (*value).to_owned());
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_pagesync"))
+        .args(["doctor", "--output", format])
+        .env_clear()
+        .envs(environment)
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    for secret in [APP_SECRET, VERIFY_TOKEN, "EAAS"] {
+        assert!(!said.contains(secret) && !complaint.contains(secret));
+    }
+    (output.status.code().unwrap(), said)
+}
+
+fn doctor(connected: &Connected, extra: &[(&str, &str)]) -> (i32, Json) {
+    let (code, said) = tokio::task::block_in_place(|| ask(connected, extra, "json"));
+    (code, serde_json::from_str(&said).unwrap())
+}
+
+fn state<'a>(checks: &'a Json, name: &str) -> &'a str {
+    let checks = checks.as_array().unwrap();
+    let found = checks.iter().find(|check| check["check"] == name);
+    let found = found.unwrap_or_else(|| panic!("no check {name} in {checks:?}"));
+    assert_eq!(
+        found["fix"].is_null(),
+        matches!(found["state"].as_str(), Some("ok" | "skipped"))
+    );
+    found["state"].as_str().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_finds_what_is_wrong_and_says_what_to_do() {
+    let scene = Scene {
+        clock: manual(),
+        ..Scene::default()
+    };
+    let connected = Connected::start(BACKEND, scene).await;
+    eventually("the app's subscription", || async {
+        connected
+            .simulator
+            .facebook()
+            .subscription
+            .is_some()
+            .then_some(())
+    })
+    .await;
+    let (code, checks) = doctor(&connected, &[]);
+    assert_eq!(
+        (code, state(&checks, "logins")),
+        (0, "warning"),
+        "{checks:#}"
+    );
+    assert_eq!(connected.connect().await.0, 200);
+    let (code, checks) = doctor(&connected, &[]);
+    assert_eq!(code, 0, "{checks:#}");
+    for name in [
+        "configuration",
+        "store",
+        "keys",
+        "dead letters",
+        "process",
+        "Graph version",
+        "Graph",
+        "clock",
+        "public address",
+        "app subscription",
+        "logins",
+        "permissions",
+        "ends of logins",
+        "Page subscriptions",
+        "webhooks",
+        "limits",
+    ] {
+        assert_eq!(state(&checks, name), "ok", "{name}: {checks:#}");
+    }
+    let (_, text) = tokio::task::block_in_place(|| ask(&connected, &[], "table"));
+    assert!(
+        text.lines().count() >= 16 && text.contains("ok       clock: "),
+        "{text}"
+    );
+
+    let wrong = |key, value| [(key, value)];
+    for (extra, name) in [
+        (wrong("PAGESYNC_GRAPH_URL", "http://127.0.0.1:9"), "Graph"),
+        (wrong("PAGESYNC_GRAPH_VERSION", "v19.0"), "Graph version"),
+        (
+            wrong("FACEBOOK_VERIFY_TOKEN", "some other verify token"),
+            "public address",
+        ),
+        (
+            wrong(
+                "FACEBOOK_WEBHOOK_ADDRESS",
+                "http://localhost:9/facebook/webhook",
+            ),
+            "app subscription",
+        ),
+        (
+            wrong("FACEBOOK_APP_SECRET", "another secret of an app"),
+            "app subscription",
+        ),
+        (wrong("PAGESYNC_POLL_SPREAD", "banana"), "configuration"),
+    ] {
+        let (code, checks) = doctor(&connected, &extra);
+        assert_eq!(
+            (code, state(&checks, name)),
+            (3, "failed"),
+            "{extra:?}: {checks:#}"
+        );
+    }
+    connected.simulator.facebook().ahead += 3600;
+    let (code, checks) = doctor(&connected, &[]);
+    assert_eq!((code, state(&checks, "clock")), (3, "failed"));
+    connected.simulator.facebook().ahead -= 3600;
+
+    connected.simulator.facebook().subscription = None;
+    let (code, checks) = doctor(&connected, &[]);
+    assert_eq!((code, state(&checks, "app subscription")), (3, "failed"));
+    let death = Death {
+        user: None,
+        page: None,
+        subcode: 460,
+    };
+    kill(&mut connected.simulator.facebook(), &death);
+    let slot = connected.connection().await.polling.slot.unwrap();
+    connected.advance(connected.clock.now().until(slot) + Duration::from_secs(1));
+    eventually("the connection to need a login", || async {
+        connected.connection().await.problem.map(drop)
+    })
+    .await;
+    let (code, checks) = doctor(&connected, &[]);
+    assert_eq!((code, state(&checks, "logins")), (3, "failed"));
+    connected.finish().await;
+}

@@ -1,0 +1,199 @@
+//! The life of a token: renewed while it lives, announced before it ends, mended by a login with
+//! everything in its place.
+
+use std::time::Duration;
+
+use common::records::connection::Status as ConnectionStatus;
+use common::records::forecast;
+use model::id::PageId;
+use model::page::Status;
+use serde_json::json;
+use simulator::facebook::kill;
+use simulator::scenario::Death;
+
+use crate::BACKEND;
+use crate::support::eventually;
+use crate::support::facebook::{Connected, Scene, manual, nth};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+async fn connected() -> Connected {
+    let scene = Scene {
+        clock: manual(),
+        ..Scene::default()
+    };
+    let connected = Connected::start(BACKEND, scene).await;
+    assert_eq!(connected.connect().await.0, 200);
+    connected.advance(Duration::from_secs(61));
+    connected
+}
+
+/// Lets so many days go by and waits for the walk that follows and its look at the token.
+async fn pass(connected: &Connected, days: u32) {
+    let before = connected.connection().await;
+    connected.advance(days * DAY);
+    connected.walked(before.last.unwrap().ended).await;
+    eventually("the look at the token", || async {
+        (connected.connection().await.inspected > before.inspected).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_lived_token_is_renewed_and_its_end_is_announced_at_14_7_3_and_1_days() {
+    let connected = connected().await;
+    let first = connected.connection().await;
+    let exchanged = connected.calls("POST oauth/access_token");
+    for _ in 0..7 {
+        pass(&connected, 10).await;
+    }
+    let later = connected.connection().await;
+    assert!(
+        later.expires > first.expires,
+        "the token outlives its first sixty days"
+    );
+    assert!(connected.calls("POST oauth/access_token") > exchanged);
+    assert_eq!(later.status, ConnectionStatus::Active);
+    assert_eq!(
+        later.data_access_expires, first.data_access_expires,
+        "a login alone moves this"
+    );
+    assert_eq!(later.alerted, None);
+    let mut left = forecast::days_left(&later, connected.clock.now()).unwrap();
+    for alert in forecast::ALERTS {
+        let days = u32::try_from(left - alert).unwrap();
+        pass(&connected, days).await;
+        left = alert;
+        eventually("the alert", || async {
+            (connected.connection().await.alerted == Some(alert)).then_some(())
+        })
+        .await;
+        let gauge = format!(r#"pagesync_tokens_ending{{name="{alert}"}} 1"#);
+        eventually("the gauge", || async {
+            for (_, role) in &connected.deployment.roles {
+                if connected
+                    .deployment
+                    .private(role, "metrics")
+                    .await
+                    .1
+                    .contains(&gauge)
+                {
+                    return Some(());
+                }
+            }
+            None
+        })
+        .await;
+    }
+    let forecast = forecast::all(&*connected.deployment.store, connected.clock.now())
+        .await
+        .unwrap();
+    assert_eq!(
+        (forecast[0].days_left, forecast[0].takes_down_count),
+        (Some(1), 3)
+    );
+    // A login moves the end, and with it the alerts.
+    connected.advance(Duration::from_secs(61));
+    assert_eq!(connected.connect().await.0, 200);
+    let renewed = connected.connection().await;
+    assert_eq!(renewed.alerted, None);
+    assert!(forecast::days_left(&renewed, connected.clock.now()).unwrap() > 50);
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_permission_is_seen_and_a_dead_page_token_is_derived_again() {
+    let connected = connected().await;
+    connected
+        .simulator
+        .facebook()
+        .revoke("200000000000001", "pages_manage_metadata")
+        .unwrap();
+    pass(&connected, 1).await;
+    let scopes = connected.connection().await.scopes;
+    assert!(
+        !scopes.iter().any(|scope| scope == "pages_manage_metadata"),
+        "{scopes:?}"
+    );
+    // Only this Page's token dies; the person's gives a new one within the hour.
+    let death = Death {
+        user: None,
+        page: Some(nth(1)),
+        subcode: 463,
+    };
+    kill(&mut connected.simulator.facebook(), &death);
+    connected.advance(Duration::from_secs(7200));
+    let walks = connected.calls("GET me/accounts");
+    let page = connected.read_again(1).await;
+    assert_eq!(page.status, Status::NeedsLogin);
+    eventually("the Page to be back", || async {
+        (connected.page(1).await.status == Status::Active).then_some(())
+    })
+    .await;
+    assert_eq!(connected.calls("GET me/accounts"), walks + 1);
+    assert_eq!(
+        connected.page(0).await.status,
+        Status::Active,
+        "the others are not touched"
+    );
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_mends_a_dead_connection_in_place_with_its_history() {
+    let connected = connected().await;
+    let id = PageId::parse(&nth(0)).unwrap();
+    let store = connected.deployment.store.clone();
+    let fields = json!({"name": "before the end"})
+        .as_object()
+        .unwrap()
+        .clone();
+    connected.simulator.change(&nth(0), fields).unwrap();
+    eventually("the name", || async {
+        (connected.field(0, "name").await == json!("before the end")).then_some(())
+    })
+    .await;
+    let history = store.history(&id).await.unwrap();
+    let death = Death {
+        user: None,
+        page: None,
+        subcode: 460,
+    };
+    kill(&mut connected.simulator.facebook(), &death);
+    let slot = connected.connection().await.polling.slot.unwrap();
+    connected.advance(connected.clock.now().until(slot) + Duration::from_secs(1));
+    eventually("the connection to need a login", || async {
+        let connection = connected.connection().await;
+        (connection.status == ConnectionStatus::NeedsLogin).then_some(())
+    })
+    .await;
+    // Webhooks are still kept meanwhile, by the subscription Facebook still has.
+    let fields = json!({"name": "meanwhile"}).as_object().unwrap().clone();
+    connected.simulator.change(&nth(0), fields).unwrap();
+    eventually("the name", || async {
+        (connected.field(0, "name").await == json!("meanwhile")).then_some(())
+    })
+    .await;
+    connected.advance(Duration::from_secs(61));
+    assert_eq!(connected.connect().await.0, 200);
+    assert_eq!(
+        connected.connection().await.status,
+        ConnectionStatus::Active
+    );
+    eventually("every Page", || async {
+        let mut active = true;
+        for n in 0..3 {
+            active &= connected.page(n).await.status == Status::Active;
+        }
+        active.then_some(())
+    })
+    .await;
+    let after = store.history(&id).await.unwrap();
+    assert!(after.len() > history.len());
+    assert_eq!(
+        after[after.len() - history.len()..],
+        history,
+        "the past is still there"
+    );
+    connected.finish().await;
+}

@@ -56,6 +56,9 @@ pub struct Connection {
     pub status: Status,
     /// When the person last logged in, on our clock.
     pub connected: Millis,
+    /// When the person came back from Facebook's dialog for that: their consent is not younger.
+    #[serde(default)]
+    pub consented: Millis,
     /// What they allowed.
     #[serde(default)]
     pub scopes: Vec<String>,

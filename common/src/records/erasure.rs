@@ -133,7 +133,7 @@ async fn end(store: &dyn Store, user: &UserId, requested: Millis) -> Result<bool
         let held = connection::find(store, user).await?;
         if held
             .as_ref()
-            .is_some_and(|held| held.value.connected > requested)
+            .is_some_and(|held| held.value.consented > requested)
         {
             return Ok(false);
         }

@@ -7,13 +7,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use common::queue::Queue;
 use common::records::connection::{self, Connection};
-use common::records::{all, dead_letter, drift, erasure, forecast, token};
+use common::records::{all, dead_letter, drift, erasure, forecast, grant, token};
 use common::store::{
     Changes, Commit, Cursor, Health, HistoryEntry, Key, Kind, Outcome, Store, StoreError, Stored,
     Versioned,
 };
 use model::due::Polling;
-use model::id::{PageId, Subject, UserId};
+use model::id::{GrantId, PageId, Subject, UserId};
 use model::job::{Claim, Job};
 use model::lane::Lane;
 use model::page::Status;
@@ -504,11 +504,13 @@ async fn interleave(
             .unwrap();
     }
     let webhook = webhook_job(line.pages[0], &format!("{PLANTED} {}", chance.u32(..)));
+    let grant = a_login(parts, line, simulator, &mut chance).await;
     let jobs = [
         walk,
         poll(Subject::Page(page.clone())),
         poll(Subject::Subscription(page)),
         webhook,
+        poll(Subject::Grant(grant)),
     ];
     let wait = chance.u32(0..400);
     let erasing = async {
@@ -519,12 +521,13 @@ async fn interleave(
             .await
             .unwrap();
     };
-    let [one, two, three, four] = &jobs;
+    let [one, two, three, four, five] = &jobs;
     tokio::join!(
         work(parts, one),
         work(parts, two),
         work(parts, three),
         work(parts, four),
+        work(parts, five),
         erasing,
     );
     // A delivery that found the Page before it was forgotten may have been applied; then it is
@@ -552,6 +555,31 @@ async fn interleave(
         let subscription = common::records::subscription::key(id);
         assert_eq!(store.record(&subscription).await.unwrap(), None);
     }
+}
+
+/// A login of the same person whose code was just exchanged.
+async fn a_login(
+    parts: &worker::Parts,
+    line: &Line,
+    simulator: &simulator::Simulator,
+    chance: &mut fastrand::Rng,
+) -> GrantId {
+    let kind = simulator::facebook::Kind::User;
+    let text = simulator.facebook().issue(kind, line.user.as_str(), None);
+    let id = GrantId::parse(&format!("{:064x}", chance.u128(..))).unwrap();
+    let keys = parts.keyring.keys().unwrap();
+    let token = common::custody::Token::new(text);
+    let sealed = keys.current().seal(&token, &grant::seal_name(&id)).unwrap();
+    let record = grant::Grant {
+        begun: parts.clock.now(),
+        failures: 0,
+        stage: grant::Stage::Sealed(sealed),
+    };
+    let put = common::records::put(grant::key(&id), &record, None, None);
+    common::records::write(&*parts.store, vec![put])
+        .await
+        .unwrap();
+    id
 }
 
 /// Does a job as a worker would that received it.

@@ -79,7 +79,7 @@ pub(super) async fn poll(parts: &Parts, id: &GrantId) -> Result<(), StoreError> 
                     record.stage = Stage::Failed(text.to_owned());
                     Commit::default()
                 } else {
-                    connect(parts, person, guard, parts.clock.now()).await?
+                    connect(parts, person, begun, guard).await?
                 }
             }
             Err(_) => Commit::default(),
@@ -163,9 +163,10 @@ async fn complete(parts: &Parts, short: &Token) -> Result<Person, GraphError> {
 async fn connect(
     parts: &Parts,
     person: &Person,
+    begun: Millis,
     guard: (Key, u64),
-    now: Millis,
 ) -> Result<Commit, StoreError> {
+    let now = parts.clock.now();
     let user = &person.user;
     let held = connection::find(&*parts.store, user).await?;
     let (version, mut polling, last) = held.map_or((0, Polling::default(), None), |held| {
@@ -180,6 +181,7 @@ async fn connect(
         name: person.name.clone(),
         status: Status::Active,
         connected: now,
+        consented: begun,
         scopes: person.info.scopes.clone(),
         expires: person.info.expires.or(lives),
         data_access_expires: person.info.data_access_expires,

@@ -32,8 +32,8 @@ pub(super) struct Listing<'a> {
     pub(super) asked: &'a [FieldName],
     /// The person logged in since the last walk.
     pub(super) renewed: bool,
-    /// When they did.
-    pub(super) connected: Millis,
+    /// When they agreed to that.
+    pub(super) consented: Millis,
     /// When its Pages are read next if nothing happens.
     pub(super) slot: Millis,
     pub(super) keys: &'a Keys,
@@ -106,7 +106,7 @@ async fn decide(
     };
     let mut page = match held.value {
         Stored::Page(page) if page.status != Status::Forgotten => *page,
-        Stored::Page(page) if page.forgotten >= Some(listing.connected) => return Ok(None),
+        Stored::Page(page) if page.forgotten >= Some(listing.consented) => return Ok(None),
         Stored::Unknown | Stored::Page(_) => Page::default(),
         Stored::Corrupt(corrupt) => {
             let (page, letter) = start_again(parts, &account.id, corrupt, now);

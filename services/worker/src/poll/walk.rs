@@ -83,7 +83,7 @@ impl Job<'_> {
                 stamp,
                 asked: &asked,
                 renewed,
-                connected: connection.connected,
+                consented: connection.consented,
                 slot,
                 keys: &keys,
                 guard: &self.guard,

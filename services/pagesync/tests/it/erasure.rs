@@ -31,6 +31,8 @@ use crate::support::{eventually, page_id, webhook_job};
 
 /// What must be nowhere afterwards.
 const PLANTED: &str = "PLANTEDdeadbeef";
+/// The same of the interleavings: tests share a server, and it one append-only file.
+const SOWN: &str = "SOWNdeadbeef";
 const ADA: &str = "200000000000001";
 const BOB: &str = "200000000000002";
 
@@ -503,7 +505,7 @@ async fn interleave(
             .await
             .unwrap();
     }
-    let webhook = webhook_job(line.pages[0], &format!("{PLANTED} {}", chance.u32(..)));
+    let webhook = webhook_job(line.pages[0], &format!("{SOWN} {}", chance.u32(..)));
     let grant = a_login(parts, line, simulator, &mut chance).await;
     let jobs = [
         walk,
@@ -609,7 +611,7 @@ async fn a_poll_under_way_cannot_write_back_what_is_erased_in_a_thousand_interle
         let user = UserId::parse(&format!("30000000000000{line}")).unwrap();
         let pages: Vec<u64> = (1..=2).map(|n| 700_000 + line * 10 + n).collect();
         for page in &pages {
-            let page = json!({"id": page.to_string(), "name": PLANTED, "about": PLANTED});
+            let page = json!({"id": page.to_string(), "name": SOWN, "about": SOWN});
             simulator.put_page(page.as_object().unwrap()).unwrap();
         }
         let ids: Vec<String> = pages.iter().map(ToString::to_string).collect();
@@ -643,5 +645,5 @@ async fn a_poll_under_way_cannot_write_back_what_is_erased_in_a_thousand_interle
         done.unwrap();
     }
     parts.store.scrub().await.unwrap();
-    assert!(!place.everything_kept().await.contains(PLANTED));
+    assert!(!place.everything_kept().await.contains(SOWN));
 }

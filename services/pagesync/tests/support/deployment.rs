@@ -104,6 +104,7 @@ impl Place {
             ("PAGESYNC_LISTEN", "127.0.0.1:0".to_owned()),
             ("PAGESYNC_OPERATOR_LISTEN", "127.0.0.1:0".to_owned()),
             ("PAGESYNC_VERIFY_AFTER", "24h".to_owned()),
+            ("PAGESYNC_TIME_ZONE", where_it_is_noon()),
         ];
         match self {
             Self::Embedded(directory) => {
@@ -141,6 +142,17 @@ impl Place {
             Self::Embedded(_) => vec![Role::Up],
             Self::Distributed { .. } => vec![Role::Ingress, Role::Worker, Role::Scheduler],
         }
+    }
+}
+
+/// A time zone in which midnight, and with it every daily slot, is far away: tests that move their clock
+/// by hours must not depend on the hour they run at.
+fn where_it_is_noon() -> String {
+    let hour = Clock::system().now().0 / 1000 / 3600 % 24;
+    // Its names have the sign of POSIX: Etc/GMT-2 is two hours ahead.
+    match i64::try_from(hour).unwrap() - 12 {
+        ahead @ 0.. => format!("Etc/GMT+{ahead}"),
+        behind => format!("Etc/GMT{behind}"),
     }
 }
 

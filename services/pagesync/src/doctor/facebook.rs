@@ -6,6 +6,7 @@ use std::time::Duration;
 use common::clock::Clock;
 use common::config::Config;
 use common::graph::Graph;
+use common::graph::error::GraphError;
 use common::graph::reply;
 use common::graph::versions::{Life, life};
 use model::time::Millis;
@@ -72,7 +73,7 @@ async fn clocks(config: &Config, clock: &Clock, checks: &mut Vec<Check>) {
         None => None,
     };
     let Some(answer) = answer else {
-        let fix = "may this machine reach graph.facebook.com on port 443? See PAGESYNC_GRAPH_URL";
+        let fix = "may this machine reach the address in PAGESYNC_GRAPH_URL (graph.facebook.com, port 443)?";
         checks.push(Check::bad(
             "Graph",
             State::Failed,
@@ -163,20 +164,21 @@ async fn app(config: &Config, clock: &Clock) -> Check {
         );
     }
     let there = match Graph::new(config, clock.clone()) {
-        Ok(graph) => graph
-            .app_subscription()
-            .await
-            .map_err(|error| error.to_string()),
-        Err(error) => Err(error),
+        Ok(graph) => graph.app_subscription().await,
+        Err(error) => Err(GraphError::Configuration(error)),
     };
     let there = match there {
+        Err(error @ (GraphError::Throttled { .. } | GraphError::Transient(_))) => {
+            let fix = "wait, then run this again";
+            return Check::bad(name, State::Warning, error.to_string(), fix);
+        }
         Err(error) => {
             let fix = "are FACEBOOK_APP_ID and FACEBOOK_APP_SECRET those of the app's dashboard?";
-            return Check::bad(name, State::Failed, error, fix);
+            return Check::bad(name, State::Failed, error.to_string(), fix);
         }
         Ok(None) => {
             let fix =
-                "the worker sets it up when it starts: is it up, and the public address reachable?";
+                "restart the worker, which sets it up; is the public address reachable?";
             return Check::bad(name, State::Failed, "there is none: no webhook comes", fix);
         }
         Ok(Some(there)) => there,

@@ -9,7 +9,8 @@ use common::pages::rfc3339;
 use common::records::connection::{self, Connection, Status};
 use common::records::subscription::Subscription;
 use common::records::{chunk, drift, forecast, throttle};
-use common::store::{Kind, Store, StoreError};
+use common::store::{Kind, Store, StoreError, Stored};
+use model::page;
 use model::time::Millis;
 
 use super::{Check, State};
@@ -31,6 +32,7 @@ pub(super) async fn look(config: &Config, clock: &Clock, checks: &mut Vec<Check>
         checks.push(logins(&people));
         checks.push(permissions(config, &people));
         checks.push(ends(&people, now));
+        checks.push(pages(&*store).await?);
         checks.push(subscriptions(&*store).await?);
         checks.push(announced(config, &*store, now).await?);
         checks.push(limits(&*store, now).await?);
@@ -127,6 +129,37 @@ fn ends(people: &[Connection], now: Millis) -> Check {
         named(soon.iter().map(String::as_str)),
         fix,
     )
+}
+
+async fn pages(store: &dyn Store) -> Result<Check, StoreError> {
+    let name = "Pages";
+    let (mut all, mut bad, mut after) = (0, Vec::new(), None);
+    loop {
+        let some = store.pages(after.as_ref(), 500).await?;
+        let Some((last, _)) = some.last() else { break };
+        after = Some(last.clone());
+        for (id, held) in &some {
+            let status = match &held.value {
+                Stored::Page(page) => page.status,
+                Stored::Unknown | Stored::Corrupt(_) => page::Status::Corrupt,
+            };
+            all += 1;
+            if !matches!(status, page::Status::Active | page::Status::Forgotten) {
+                bad.push(format!("{id} ({status})"));
+            }
+        }
+    }
+    if bad.is_empty() {
+        return Ok(Check::ok(name, format!("{all} kept up to date")));
+    }
+    let what = format!(
+        "{} of {all} are not kept up to date: {}",
+        bad.len(),
+        named(bad.iter().map(String::as_str))
+    );
+    let fix =
+        "`pagesync page explain <id>` says why; for most a login mends it: `pagesync connect url`";
+    Ok(Check::bad(name, State::Warning, what, fix))
 }
 
 async fn subscriptions(store: &dyn Store) -> Result<Check, StoreError> {

@@ -34,6 +34,8 @@ mod errors;
 mod input;
 #[path = "../it/input_table.rs"]
 mod input_table;
+#[path = "../it/interleavings.rs"]
+mod interleavings;
 #[path = "../it/limits.rs"]
 mod limits;
 #[path = "../it/logins.rs"]

@@ -96,6 +96,7 @@ async fn it_finds_what_is_wrong_and_says_what_to_do() {
         "logins",
         "permissions",
         "ends of logins",
+        "Pages",
         "Page subscriptions",
         "webhooks",
         "limits",

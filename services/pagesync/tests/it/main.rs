@@ -23,6 +23,7 @@ mod erasure;
 mod errors;
 mod input;
 mod input_table;
+mod interleavings;
 mod limits;
 mod logins;
 mod poll;

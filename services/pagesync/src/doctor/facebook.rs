@@ -177,8 +177,7 @@ async fn app(config: &Config, clock: &Clock) -> Check {
             return Check::bad(name, State::Failed, error.to_string(), fix);
         }
         Ok(None) => {
-            let fix =
-                "restart the worker, which sets it up; is the public address reachable?";
+            let fix = "restart the worker, which sets it up; is the public address reachable?";
             return Check::bad(name, State::Failed, "there is none: no webhook comes", fix);
         }
         Ok(Some(there)) => there,

@@ -121,6 +121,16 @@ impl Counts {
     }
 }
 
+/// How many changes of a day were announced.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Day {
+    /// All fields together.
+    #[serde(flatten)]
+    pub all: Counts,
+    /// By field.
+    pub fields: BTreeMap<String, Counts>,
+}
+
 /// What the meter says of some days.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
@@ -134,7 +144,7 @@ pub struct Report {
     /// By field.
     pub fields: BTreeMap<String, Counts>,
     /// By local day.
-    pub days: BTreeMap<String, Counts>,
+    pub days: BTreeMap<String, Day>,
     /// Pages that missed a change and were silent since.
     pub deaf: Vec<PageId>,
     /// Every gap, the oldest first.
@@ -173,11 +183,11 @@ pub async fn report(store: &dyn Store, from: &str, now: Millis) -> Result<Report
     }
     report.deaf = deaf(store, silent.into_iter().collect(), now).await?;
     report.all.settle();
-    let (fields, days) = (&mut report.fields, &mut report.days);
-    fields
-        .values_mut()
-        .chain(days.values_mut())
-        .for_each(Counts::settle);
+    report.fields.values_mut().for_each(Counts::settle);
+    for day in report.days.values_mut() {
+        day.all.settle();
+        day.fields.values_mut().for_each(Counts::settle);
+    }
     Ok(report)
 }
 
@@ -195,7 +205,9 @@ impl Report {
             "captured" | "late" | "missed" | "open" => {
                 pick(&mut self.all);
                 pick(self.fields.entry(field.to_owned()).or_default());
-                pick(self.days.entry(day.to_owned()).or_default());
+                let day = self.days.entry(day.to_owned()).or_default();
+                pick(&mut day.all);
+                pick(day.fields.entry(field.to_owned()).or_default());
             }
             _ => {}
         }

@@ -61,18 +61,16 @@ pub fn table(report: &Report, now: Millis) -> String {
             .collect::<Vec<_>>()
     };
     let header = |first| [first, "captured", "late", "missed", "open", "ratio"];
-    let of = |map: &std::collections::BTreeMap<String, Counts>| {
-        map.iter()
-            .map(|(name, counts)| row(name, counts))
-            .collect::<Vec<_>>()
-    };
-    let fields = of(&report.fields)
-        .into_iter()
-        .chain([row("all", &report.all)]);
+    let by_field = report.fields.iter().map(|(name, counts)| row(name, counts));
+    let by_day = report
+        .days
+        .iter()
+        .map(|(day, counts)| row(day, &counts.all));
+    let fields = by_field.chain([row("all", &report.all)]);
     let mut text = format!(
         "{}\n\n{}\n\n{} first reads, {} changes of fields that have no webhook. A change is open for {} minutes, then missed.\n",
         output::table(&header("field"), fields),
-        output::table(&header("day"), of(&report.days).into_iter()),
+        output::table(&header("day"), by_day),
         report.initial,
         report.unannounceable,
         GRACE.as_secs() / 60,

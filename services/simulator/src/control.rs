@@ -77,9 +77,14 @@ async fn faults(State(simulator): State<Simulator>) -> Json<Faults> {
     Json(simulator.faults())
 }
 
-async fn set_faults(State(simulator): State<Simulator>, Json(faults): Json<Faults>) -> StatusCode {
+async fn set_faults(
+    State(simulator): State<Simulator>,
+    Json(faults): Json<Faults>,
+) -> Result<StatusCode, Refusal> {
+    let sane = faults.check();
+    sane.map_err(|reason| refusal(StatusCode::BAD_REQUEST, &reason))?;
     simulator.set_faults(faults);
-    StatusCode::NO_CONTENT
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn revoke(

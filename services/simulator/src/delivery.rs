@@ -73,6 +73,24 @@ pub struct Faults {
     pub millisecond_times: bool,
 }
 
+impl Faults {
+    /// Whether each probability is one.
+    pub fn check(&self) -> Result<(), String> {
+        let chances = [
+            ("loss", self.loss),
+            ("duplicate", self.duplicate),
+            ("reorder", self.reorder),
+            ("batch", self.batch),
+        ];
+        let odd = chances
+            .iter()
+            .find(|(_, chance)| !(0.0..=1.0).contains(chance));
+        odd.map_or(Ok(()), |(name, _)| {
+            Err(format!("{name} is a probability, from 0 to 1"))
+        })
+    }
+}
+
 impl Default for Faults {
     fn default() -> Self {
         Self {

@@ -104,6 +104,7 @@ impl Scenario {
             serde_json::from_str(text).map_err(|error| format!("not a scenario: {error}"))?;
         for step in &scenario.steps {
             match &step.action {
+                Action::Faults(faults) => faults.check()?,
                 Action::Habits(habits) => check(habits.errors.keys())?,
                 Action::Replies(replies) => {
                     check(replies.iter().filter_map(|canned| canned.fault.as_ref()))?;

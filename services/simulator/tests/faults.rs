@@ -364,6 +364,7 @@ async fn every_scenario_file_is_played_to_its_end() {
     assert!(played >= 6);
     for bad in [
         "{}",
+        r#"{"steps":[{"do":{"faults":{"loss":2}}}]}"#,
         r#"{"steps":[{"do":{"dance":{}}}]}"#,
         r#"{"steps":[{"do":{"habits":{"errors":{"190/1":1}}}}]}"#,
     ] {

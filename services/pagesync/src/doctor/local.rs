@@ -93,22 +93,24 @@ async fn store_itself(store: &dyn Store) -> Check {
     }
 }
 
-async fn keys(config: &Config, store: &dyn Store) -> Check {
-    let held: Result<Keys, String> = match (&config.token_keys, config.backend) {
-        (Some(keys), _) => Ok(keys.clone()),
+/// What opens tokens, if it is here.
+pub(super) fn held_keys(config: &Config) -> Result<Option<Keys>, String> {
+    let ring = match (&config.token_keys, config.backend) {
+        (Some(keys), _) => Keyring::Given(keys.clone()),
         // Read, never made: a stray key is worse than none.
-        (None, Backend::Embedded) => Keyring::File(config.data_dir.join(custody::KEY_FILE))
-            .keys()
-            .map_err(|error| error.to_string()),
-        (None, Backend::Distributed) => {
-            return Check::skipped(
-                "keys",
-                "what opens tokens is with the worker: run this there",
-            );
-        }
+        (None, Backend::Embedded) => Keyring::File(config.data_dir.join(custody::KEY_FILE)),
+        (None, Backend::Distributed) => return Ok(None),
     };
-    let keys = match held {
-        Ok(keys) => keys,
+    ring.keys().map(Some).map_err(|error| error.to_string())
+}
+
+async fn keys(config: &Config, store: &dyn Store) -> Check {
+    let keys = match held_keys(config) {
+        Ok(Some(keys)) => keys,
+        Ok(None) => {
+            let why = "what opens tokens is with the worker: run this there";
+            return Check::skipped("keys", why);
+        }
         Err(error) => {
             let fix = "put token.keys back from a backup, or let people log in again";
             return Check::bad("keys", State::Failed, error, fix);

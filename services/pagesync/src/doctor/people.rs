@@ -5,14 +5,17 @@ use std::time::Duration;
 use common::backends::open_store;
 use common::clock::Clock;
 use common::config::Config;
+use common::graph::Graph;
 use common::pages::rfc3339;
 use common::records::connection::{self, Connection, Status};
 use common::records::subscription::Subscription;
-use common::records::{chunk, drift, forecast, throttle};
+use common::records::{chunk, drift, forecast, get, throttle, token};
 use common::store::{Kind, Store, StoreError, Stored};
+use model::id::PageId;
 use model::page;
 use model::time::Millis;
 
+use super::local::held_keys;
 use super::{Check, State};
 
 /// Named in a line.
@@ -33,7 +36,7 @@ pub(super) async fn look(config: &Config, clock: &Clock, checks: &mut Vec<Check>
         checks.push(permissions(config, &people));
         checks.push(ends(&people, now));
         checks.push(pages(&*store).await?);
-        checks.push(subscriptions(&*store).await?);
+        checks.push(subscriptions(config, clock, &*store).await?);
         checks.push(announced(config, &*store, now).await?);
         checks.push(limits(&*store, now).await?);
         Ok::<(), StoreError>(())
@@ -162,26 +165,65 @@ async fn pages(store: &dyn Store) -> Result<Check, StoreError> {
     Ok(Check::bad(name, State::Warning, what, fix))
 }
 
-async fn subscriptions(store: &dyn Store) -> Result<Check, StoreError> {
+/// What we know of every Page's subscription, and what Facebook says of the first few.
+async fn subscriptions(
+    config: &Config,
+    clock: &Clock,
+    store: &dyn Store,
+) -> Result<Check, StoreError> {
     let name = "Page subscriptions";
-    let (mut all, mut bad, mut after) = (0, Vec::new(), None);
+    let (mut all, mut asked, mut bad, mut after) = (0, 0, Vec::new(), None);
     while let Some(some) = chunk::<Subscription>(store, Kind::Subscription, "", &mut after).await? {
         all += some.len();
-        let troubled = some
-            .into_iter()
-            .filter_map(|(id, held)| Some(format!("{id}: {}", held.value.problem?)));
-        bad.extend(troubled);
+        for (id, held) in some {
+            if let Some(problem) = held.value.problem {
+                bad.push(format!("{id}: {problem}"));
+            } else if asked < NAMED
+                && let Some(fields) = at_facebook(config, clock, store, &id).await?
+            {
+                asked += 1;
+                if !held.value.fields.iter().all(|field| fields.contains(field)) {
+                    bad.push(format!("{id}: Facebook does not have what we set"));
+                }
+            }
+        }
     }
     if bad.is_empty() {
-        return Ok(Check::ok(name, format!("{all} as they should be")));
+        let said = format!("{all} as they should be, {asked} of them looked at at Facebook");
+        return Ok(Check::ok(name, said));
     }
     let what = format!(
         "{} of {all}: {}",
         bad.len(),
         named(bad.iter().map(String::as_str))
     );
-    let fix = "a login of somebody who manages the Page, with every permission, sets them up again";
+    let fix = "the next daily walk puts back what is gone, `pagesync connect poll <id>` at once; what was refused needs a login with every permission";
     Ok(Check::bad(name, State::Warning, what, fix))
+}
+
+/// The fields Facebook has for the app on a Page. `None`: it cannot be asked from here.
+async fn at_facebook(
+    config: &Config,
+    clock: &Clock,
+    store: &dyn Store,
+    id: &str,
+) -> Result<Option<Vec<String>>, StoreError> {
+    let (Ok(Some(keys)), Ok(graph)) = (held_keys(config), Graph::new(config, clock.clone())) else {
+        return Ok(None);
+    };
+    let Ok(id) = PageId::parse(id) else {
+        return Ok(None);
+    };
+    for login in connection::list(store).await? {
+        let key = token::of_page(&login.user, &id);
+        let held = get::<token::Held>(store, &key).await?;
+        let opened = held.and_then(|held| token::open(&key, &held.value, &keys).ok().flatten());
+        if let Some(opened) = opened {
+            let there = graph.page_subscription(&opened, &id).await;
+            return Ok(there.ok().map(Option::unwrap_or_default));
+        }
+    }
+    Ok(None)
 }
 
 async fn announced(config: &Config, store: &dyn Store, now: Millis) -> Result<Check, StoreError> {
@@ -201,7 +243,7 @@ async fn announced(config: &Config, store: &dyn Store, now: Millis) -> Result<Ch
     if report.deaf.is_empty() && ratio >= ENOUGH {
         return Ok(Check::ok(name, said));
     }
-    let deaf = named(report.deaf.iter().map(model::id::PageId::as_str));
+    let deaf = named(report.deaf.iter().map(PageId::as_str));
     let what = if deaf.is_empty() {
         said
     } else {

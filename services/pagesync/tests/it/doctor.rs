@@ -12,7 +12,7 @@ use crate::BACKEND;
 use crate::support::TestBackend;
 use crate::support::deployment::{APP_SECRET, VERIFY_TOKEN};
 use crate::support::eventually;
-use crate::support::facebook::{Connected, Scene, manual};
+use crate::support::facebook::{Connected, Scene, manual, nth};
 
 /// Runs it with the settings of a worker there; answers with its exit code and what it printed.
 fn ask(connected: &Connected, extra: &[(&str, &str)], format: &str) -> (i32, String) {
@@ -141,6 +141,19 @@ async fn it_finds_what_is_wrong_and_says_what_to_do() {
     let (code, checks) = doctor(&connected, &[]);
     assert_eq!((code, state(&checks, "clock")), (3, "failed"));
     connected.simulator.facebook().ahead -= 3600;
+
+    let feed = ["feed".to_owned()].into();
+    connected
+        .simulator
+        .facebook()
+        .installed
+        .insert(nth(0), feed);
+    let (_, checks) = doctor(&connected, &[]);
+    assert_eq!(
+        state(&checks, "Page subscriptions"),
+        "warning",
+        "{checks:#}"
+    );
 
     connected.simulator.facebook().subscription = None;
     let (code, checks) = doctor(&connected, &[]);

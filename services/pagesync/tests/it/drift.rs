@@ -129,7 +129,13 @@ async fn exactly_what_was_lost_is_missed() {
     #[expect(clippy::cast_precision_loss, reason = "a ratio of counts")]
     let ratio = last.all.captured as f64 / (last.all.captured + last.all.missed) as f64;
     assert_eq!(last.all.ratio, Some(ratio));
-    assert!(last.days.len() > 1 && last.days.values().all(|day| day.ratio.is_some()));
+    assert!(
+        last.days.len() > 1
+            && last
+                .days
+                .values()
+                .all(|day| day.all.ratio.is_some() && !day.fields.is_empty())
+    );
     connected.finish().await;
 }
 

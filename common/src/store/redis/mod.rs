@@ -13,9 +13,9 @@
 //!
 //! Invariant: every write of more than one key is one script. One pooled connection per batch.
 
+mod disk;
 mod payload;
 mod reply;
-mod scrub;
 mod settings;
 
 use std::time::Duration;
@@ -37,6 +37,7 @@ use super::{
     Changes, Commit, Cursor, FeedEntry, Health, HistoryEntry, Key, Kind, Outcome, RecordWrite,
     Store, StoreError, Stored, Versioned, codec,
 };
+use disk::{cannot_be_polled_again, wait_for_disk};
 use payload::Payload;
 use reply::{
     PREFIX, due_key, feed_entry, feed_key, feed_n_key, history_key, index_key, millis, outcome,
@@ -46,8 +47,6 @@ use reply::{
 /// Our deadline for connecting and for every answer: the client's default, 500 ms, is too short for
 /// a server that is writing its log.
 const DEADLINE: Duration = Duration::from_secs(2);
-/// How long the disk may take in `fsync` mode.
-const FSYNC: Duration = Duration::from_millis(1500);
 const CONNECTIONS: usize = 16;
 /// Commits sent at once.
 const BATCH: usize = 200;
@@ -464,43 +463,5 @@ impl RedisStore {
             }
         }
         Ok(found)
-    }
-}
-
-/// Whether a commit holds what no poll could bring back: a login, or the end of one.
-fn cannot_be_polled_again(commit: &Commit) -> bool {
-    commit.records.iter().any(|write| {
-        let (RecordWrite::Put { key, .. }
-        | RecordWrite::Delete { key, .. }
-        | RecordWrite::Add { key, .. }) = write;
-        matches!(key.kind, Kind::Grant | Kind::UserToken | Kind::Epoch)
-    })
-}
-
-/// Waits until everything this connection wrote is on the server's disk.
-async fn wait_for_disk(connection: &mut Connection) -> Result<(), StoreError> {
-    let millis = u64::try_from(FSYNC.as_millis()).unwrap_or(0);
-    let mut ask = redis::cmd("WAITAOF");
-    let asked: RedisResult<(i64, i64)> =
-        ask.arg(1).arg(0).arg(millis).query_async(connection).await;
-    match asked {
-        Ok((local, _)) if local >= 1 => Ok(()),
-        Ok(_) => Err(StoreError::Unavailable(
-            "the log did not reach the disk in time".to_owned(),
-        )),
-        // Before 7.2 there is no WAITAOF; there a log that is synced before every answer will do.
-        Err(error) if error.to_string().contains("unknown command") => {
-            let mut ask = redis::cmd("CONFIG");
-            let asked: RedisResult<Vec<String>> = ask
-                .arg("GET")
-                .arg("appendfsync")
-                .query_async(connection)
-                .await;
-            match asked {
-                Ok(pair) if pair.get(1).is_some_and(|policy| policy == "always") => Ok(()),
-                _ => Err(unavailable(&error)),
-            }
-        }
-        Err(error) => Err(unavailable(&error)),
     }
 }

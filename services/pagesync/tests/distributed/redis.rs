@@ -8,9 +8,10 @@ use redis::Value;
 use serde_json::json;
 
 use crate::BACKEND;
-use crate::support::deployment::{Deployment, Place, raw};
+use crate::support::deployment::{Deployment, Place};
 use crate::support::engine::{Kind, Server};
 use crate::support::servers::database;
+use crate::support::stored::raw;
 use crate::support::{eventually, page_id};
 
 fn text(value: Value) -> String {

@@ -4,120 +4,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use common::queue::Queue;
 use common::records::connection::{self, Connection};
 use common::records::{all, drift, erasure, grant, token};
-use common::store::{
-    Changes, Commit, Cursor, Health, HistoryEntry, Key, Kind, Outcome, Store, StoreError, Stored,
-    Versioned,
-};
+use common::store::{Kind, Stored};
 use model::due::Polling;
 use model::id::{GrantId, PageId, Subject, UserId};
 use model::job::{Claim, Job};
 use model::lane::Lane;
 use model::page::Status;
-use model::time::Millis;
 use serde_json::{Value as Json, json};
 use simulator::facebook::Person;
 
 use crate::BACKEND;
 use crate::support::deployment::{Place, worker_parts_with};
 use crate::support::facebook::{facebook, settings};
+use crate::support::moody::MoodyStore;
 use crate::support::{page_id, webhook_job};
 
 /// What must be nowhere afterwards. Of its own: tests share a server, and it one append-only file.
 const SOWN: &str = "SOWNdeadbeef";
-
-/// The real store behind pauses of random length, so that what runs beside each other interleaves
-/// differently every time.
-#[derive(Debug)]
-struct Hesitant {
-    store: Arc<dyn Store>,
-    chance: std::sync::Mutex<fastrand::Rng>,
-}
-
-impl Hesitant {
-    async fn hesitate(&self) {
-        let times = self.chance.lock().unwrap().u32(0..12);
-        for _ in 0..times {
-            tokio::task::yield_now().await;
-        }
-    }
-}
-
-#[async_trait]
-impl Store for Hesitant {
-    async fn load(&self, ids: &[PageId]) -> Result<Vec<Versioned<Stored>>, StoreError> {
-        let loaded = self.store.load(ids).await;
-        self.hesitate().await;
-        loaded
-    }
-
-    async fn commit(&self, commits: &[Commit]) -> Result<Vec<Outcome>, StoreError> {
-        self.hesitate().await;
-        self.store.commit(commits).await
-    }
-
-    async fn record(&self, key: &Key) -> Result<Option<Versioned<Json>>, StoreError> {
-        let found = self.store.record(key).await;
-        self.hesitate().await;
-        found
-    }
-
-    async fn records(
-        &self,
-        kind: Kind,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<(Key, Versioned<Json>)>, StoreError> {
-        let found = self.store.records(kind, after, limit).await;
-        self.hesitate().await;
-        found
-    }
-
-    async fn check(&self) -> Result<Health, StoreError> {
-        self.store.check().await
-    }
-
-    async fn scrub(&self) -> Result<(), StoreError> {
-        self.store.scrub().await
-    }
-
-    async fn pages(
-        &self,
-        after: Option<&PageId>,
-        limit: usize,
-    ) -> Result<Vec<(PageId, Versioned<Stored>)>, StoreError> {
-        self.store.pages(after, limit).await
-    }
-
-    async fn history(&self, id: &PageId) -> Result<Vec<HistoryEntry>, StoreError> {
-        self.store.history(id).await
-    }
-
-    async fn changes_after(
-        &self,
-        cursor: Option<&Cursor>,
-        limit: usize,
-    ) -> Result<Changes, StoreError> {
-        self.store.changes_after(cursor, limit).await
-    }
-
-    async fn claim_due(
-        &self,
-        lane: Lane,
-        now: Millis,
-        lease: Duration,
-        max: usize,
-    ) -> Result<Vec<Claim>, StoreError> {
-        self.store.claim_due(lane, now, lease, max).await
-    }
-
-    async fn due(&self, lane: Lane, limit: usize) -> Result<Vec<(Subject, Millis)>, StoreError> {
-        self.store.due(lane, limit).await
-    }
-}
 
 /// A person of their own with two Pages, for one line of interleavings.
 struct Line {
@@ -284,12 +190,9 @@ async fn a_poll_under_way_cannot_write_back_what_is_erased_in_a_thousand_interle
     let (queue, store): (Arc<dyn Queue>, _) = (place.queue().await, place.store());
     let seed = fastrand::u64(..);
     println!("interleavings of seed {seed}");
-    let hesitant = Hesitant {
-        store,
-        chance: std::sync::Mutex::new(fastrand::Rng::with_seed(seed)),
-    };
+    let hesitant = MoodyStore::hesitant(store, seed);
     let extra = settings("http://127.0.0.1:9", &address);
-    let parts = worker_parts_with(&place, queue, Arc::new(hesitant), &extra);
+    let parts = worker_parts_with(&place, queue, hesitant, &extra);
     let mut lines = Vec::new();
     for line in 0..LINES {
         let user = UserId::parse(&format!("30000000000000{line}")).unwrap();

@@ -9,8 +9,9 @@ use serde_json::{Value as Json, json};
 use simulator::visitor::Decision;
 
 use crate::BACKEND;
-use crate::support::deployment::{Place, raw};
+use crate::support::deployment::Place;
 use crate::support::facebook::{Connected, Scene, answer, manual, nth};
+use crate::support::stored::raw;
 use crate::support::{client, eventually};
 
 use crate::connect::start;

@@ -2,20 +2,14 @@
 //! ours, a store that goes away, a Page that cannot be read.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use async_trait::async_trait;
 use common::clock::Clock;
 use common::lifecycle::Lifecycle;
 use common::pages;
 use common::queue::Queue;
 use common::records::dead_letter::{self, Trial};
-use common::store::{
-    Changes, Commit, Cursor, Health, HistoryEntry, Key, Kind, Outcome, Store, StoreError, Stored,
-    Versioned,
-};
-use model::id::{PageId, Subject};
+use common::store::{Changes, Commit, Outcome, Store, Stored};
+use model::id::Subject;
 use model::job::{Claim, Job, NEWER_VERSION, Unreadable};
 use model::lane::Lane;
 use model::time::Millis;
@@ -23,116 +17,8 @@ use serde_json::{Value as Json, json};
 
 use crate::BACKEND;
 use crate::support::deployment::{Deployment, Place, worker_parts};
+use crate::support::moody::MoodyStore;
 use crate::support::{eventually, page_id, webhook_job};
-
-/// The real store, with switches for bad days.
-#[derive(Debug)]
-struct MoodyStore {
-    store: Arc<dyn Store>,
-    /// Loading this Page panics.
-    poison: Option<PageId>,
-    /// So many commits succeed, then the server is away.
-    good: AtomicU64,
-    /// So many more commits fail as if the server were away.
-    failures: AtomicU64,
-}
-
-impl MoodyStore {
-    fn poisoned(store: Arc<dyn Store>, poison: PageId) -> Arc<Self> {
-        Arc::new(Self {
-            poison: Some(poison),
-            ..Self::away(store, 0, 0)
-        })
-    }
-
-    fn away(store: Arc<dyn Store>, good: u64, failures: u64) -> Self {
-        Self {
-            store,
-            poison: None,
-            good: AtomicU64::new(good),
-            failures: AtomicU64::new(failures),
-        }
-    }
-}
-
-#[async_trait]
-impl Store for MoodyStore {
-    async fn load(&self, ids: &[PageId]) -> Result<Vec<Versioned<Stored>>, StoreError> {
-        assert!(
-            !ids.iter().any(|id| Some(id) == self.poison.as_ref()),
-            "poison"
-        );
-        self.store.load(ids).await
-    }
-
-    async fn commit(&self, commits: &[Commit]) -> Result<Vec<Outcome>, StoreError> {
-        let counts_down = |n: &AtomicU64| {
-            let less = |n: u64| n.checked_sub(1);
-            n.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less)
-                .is_ok()
-        };
-        if !counts_down(&self.good) && counts_down(&self.failures) {
-            return Err(StoreError::Unavailable("moody".to_owned()));
-        }
-        self.store.commit(commits).await
-    }
-
-    async fn scrub(&self) -> Result<(), StoreError> {
-        self.store.scrub().await
-    }
-
-    async fn check(&self) -> Result<Health, StoreError> {
-        self.commit(&[]).await?;
-        self.store.check().await
-    }
-
-    async fn pages(
-        &self,
-        after: Option<&PageId>,
-        limit: usize,
-    ) -> Result<Vec<(PageId, Versioned<Stored>)>, StoreError> {
-        self.store.pages(after, limit).await
-    }
-
-    async fn history(&self, id: &PageId) -> Result<Vec<HistoryEntry>, StoreError> {
-        self.store.history(id).await
-    }
-
-    async fn changes_after(
-        &self,
-        cursor: Option<&Cursor>,
-        limit: usize,
-    ) -> Result<Changes, StoreError> {
-        self.store.changes_after(cursor, limit).await
-    }
-
-    async fn claim_due(
-        &self,
-        lane: Lane,
-        now: Millis,
-        lease: Duration,
-        max: usize,
-    ) -> Result<Vec<Claim>, StoreError> {
-        self.store.claim_due(lane, now, lease, max).await
-    }
-
-    async fn due(&self, lane: Lane, limit: usize) -> Result<Vec<(Subject, Millis)>, StoreError> {
-        self.store.due(lane, limit).await
-    }
-
-    async fn record(&self, key: &Key) -> Result<Option<Versioned<Json>>, StoreError> {
-        self.store.record(key).await
-    }
-
-    async fn records(
-        &self,
-        kind: Kind,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<(Key, Versioned<Json>)>, StoreError> {
-        self.store.records(kind, after, limit).await
-    }
-}
 
 /// A worker over a queue and a store of a place of their own.
 struct Bench {
@@ -304,7 +190,7 @@ async fn while_the_store_is_away_nothing_is_lost_and_nothing_becomes_a_dead_lett
             .await
             .unwrap();
     }
-    let running = bench.start(Arc::new(MoodyStore::away(bench.store.clone(), 0, 6)));
+    let running = bench.start(MoodyStore::away(bench.store.clone(), 0, 6));
     for page in 1..=50 {
         bench.wait_for_name(page, "kept").await;
     }
@@ -328,7 +214,7 @@ async fn a_trial_that_an_outage_cut_short_is_taken_up_again() {
         drop(bench.queue.receive(Lane::Webhooks).await.unwrap());
     }
     // The letter and the trial are written; then the store is away, with the job in hand.
-    let running = bench.start(Arc::new(MoodyStore::away(bench.store.clone(), 2, 3)));
+    let running = bench.start(MoodyStore::away(bench.store.clone(), 2, 3));
     bench.wait_for_name(1, "tried").await;
     eventually("no letters", || async {
         bench.letters().await.is_empty().then_some(())

@@ -8,8 +8,10 @@
 pub(crate) mod deployment;
 pub(crate) mod engine;
 pub(crate) mod facebook;
+pub(crate) mod moody;
 pub(crate) mod process;
 pub(crate) mod servers;
+pub(crate) mod stored;
 
 use std::future::Future;
 use std::time::Duration;

@@ -1,14 +1,20 @@
-//! Taking what was deleted out of Redis' append-only file, by having it rewritten.
+//! Redis' append-only file: waiting until a write is in it, and having it rewritten without what was
+//! deleted.
 
 use std::time::Duration;
 
+use deadpool_redis::Connection;
+use redis::RedisResult;
+
+use super::super::{Commit, Kind, RecordWrite, StoreError};
 use super::RedisStore;
-use super::StoreError;
 use super::reply::{parse, unavailable};
 
 /// How long a rewrite is waited for; it goes on without us.
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(50);
+/// How long the disk may take in `fsync` mode.
+const FSYNC: Duration = Duration::from_millis(1500);
 
 impl RedisStore {
     /// Begins a rewrite after any that is under way, and waits until it has ended well.
@@ -69,5 +75,43 @@ impl RedisStore {
         let mut pipeline = redis::pipe();
         pipeline.cmd("INFO").arg("persistence");
         parse(self.ask_all(&mut pipeline).await?.pop())
+    }
+}
+
+/// Whether a commit holds what no poll could bring back: a login, or the end of one.
+pub(super) fn cannot_be_polled_again(commit: &Commit) -> bool {
+    commit.records.iter().any(|write| {
+        let (RecordWrite::Put { key, .. }
+        | RecordWrite::Delete { key, .. }
+        | RecordWrite::Add { key, .. }) = write;
+        matches!(key.kind, Kind::Grant | Kind::UserToken | Kind::Epoch)
+    })
+}
+
+/// Waits until everything this connection wrote is on the server's disk.
+pub(super) async fn wait_for_disk(connection: &mut Connection) -> Result<(), StoreError> {
+    let millis = u64::try_from(FSYNC.as_millis()).unwrap_or(0);
+    let mut ask = redis::cmd("WAITAOF");
+    let asked: RedisResult<(i64, i64)> =
+        ask.arg(1).arg(0).arg(millis).query_async(connection).await;
+    match asked {
+        Ok((local, _)) if local >= 1 => Ok(()),
+        Ok(_) => Err(StoreError::Unavailable(
+            "the log did not reach the disk in time".to_owned(),
+        )),
+        // Before 7.2 there is no WAITAOF; there a log that is synced before every answer will do.
+        Err(error) if error.to_string().contains("unknown command") => {
+            let mut ask = redis::cmd("CONFIG");
+            let asked: RedisResult<Vec<String>> = ask
+                .arg("GET")
+                .arg("appendfsync")
+                .query_async(connection)
+                .await;
+            match asked {
+                Ok(pair) if pair.get(1).is_some_and(|policy| policy == "always") => Ok(()),
+                _ => Err(unavailable(&error)),
+            }
+        }
+        Err(error) => Err(unavailable(&error)),
     }
 }

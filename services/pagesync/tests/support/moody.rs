@@ -1,0 +1,157 @@
+//! The real store on bad days: away, poisonous, or so slow that what runs beside each other interleaves
+//! differently every time.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use common::store::{
+    Changes, Commit, Cursor, Health, HistoryEntry, Key, Kind, Outcome, Store, StoreError, Stored,
+    Versioned,
+};
+use model::id::{PageId, Subject};
+use model::job::Claim;
+use model::lane::Lane;
+use model::time::Millis;
+use serde_json::Value as Json;
+
+/// The real store, with switches for bad days.
+#[derive(Debug)]
+pub(crate) struct MoodyStore {
+    store: Arc<dyn Store>,
+    /// Loading this Page panics.
+    poison: Option<PageId>,
+    /// So many commits succeed, then the server is away.
+    good: AtomicU64,
+    /// So many more commits fail as if the server were away.
+    failures: AtomicU64,
+    /// How long it takes.
+    chance: Option<Mutex<fastrand::Rng>>,
+}
+
+impl MoodyStore {
+    pub(crate) fn poisoned(store: Arc<dyn Store>, poison: PageId) -> Arc<Self> {
+        Arc::new(Self {
+            poison: Some(poison),
+            ..Self::new(store, 0, 0)
+        })
+    }
+
+    pub(crate) fn away(store: Arc<dyn Store>, good: u64, failures: u64) -> Arc<Self> {
+        Arc::new(Self::new(store, good, failures))
+    }
+
+    pub(crate) fn hesitant(store: Arc<dyn Store>, seed: u64) -> Arc<Self> {
+        Arc::new(Self {
+            chance: Some(Mutex::new(fastrand::Rng::with_seed(seed))),
+            ..Self::new(store, 0, 0)
+        })
+    }
+
+    fn new(store: Arc<dyn Store>, good: u64, failures: u64) -> Self {
+        Self {
+            store,
+            poison: None,
+            good: AtomicU64::new(good),
+            failures: AtomicU64::new(failures),
+            chance: None,
+        }
+    }
+
+    async fn hesitate(&self) {
+        let times = self
+            .chance
+            .as_ref()
+            .map_or(0, |chance| chance.lock().unwrap().u32(0..12));
+        for _ in 0..times {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[async_trait]
+impl Store for MoodyStore {
+    async fn load(&self, ids: &[PageId]) -> Result<Vec<Versioned<Stored>>, StoreError> {
+        assert!(
+            !ids.iter().any(|id| Some(id) == self.poison.as_ref()),
+            "poison"
+        );
+        let loaded = self.store.load(ids).await;
+        self.hesitate().await;
+        loaded
+    }
+
+    async fn commit(&self, commits: &[Commit]) -> Result<Vec<Outcome>, StoreError> {
+        self.hesitate().await;
+        let counts_down = |n: &AtomicU64| {
+            let less = |n: u64| n.checked_sub(1);
+            n.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less)
+                .is_ok()
+        };
+        if !counts_down(&self.good) && counts_down(&self.failures) {
+            return Err(StoreError::Unavailable("moody".to_owned()));
+        }
+        self.store.commit(commits).await
+    }
+
+    async fn record(&self, key: &Key) -> Result<Option<Versioned<Json>>, StoreError> {
+        let found = self.store.record(key).await;
+        self.hesitate().await;
+        found
+    }
+
+    async fn records(
+        &self,
+        kind: Kind,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(Key, Versioned<Json>)>, StoreError> {
+        let found = self.store.records(kind, after, limit).await;
+        self.hesitate().await;
+        found
+    }
+
+    async fn check(&self) -> Result<Health, StoreError> {
+        self.commit(&[]).await?;
+        self.store.check().await
+    }
+
+    async fn scrub(&self) -> Result<(), StoreError> {
+        self.store.scrub().await
+    }
+
+    async fn pages(
+        &self,
+        after: Option<&PageId>,
+        limit: usize,
+    ) -> Result<Vec<(PageId, Versioned<Stored>)>, StoreError> {
+        self.store.pages(after, limit).await
+    }
+
+    async fn history(&self, id: &PageId) -> Result<Vec<HistoryEntry>, StoreError> {
+        self.store.history(id).await
+    }
+
+    async fn changes_after(
+        &self,
+        cursor: Option<&Cursor>,
+        limit: usize,
+    ) -> Result<Changes, StoreError> {
+        self.store.changes_after(cursor, limit).await
+    }
+
+    async fn claim_due(
+        &self,
+        lane: Lane,
+        now: Millis,
+        lease: Duration,
+        max: usize,
+    ) -> Result<Vec<Claim>, StoreError> {
+        self.store.claim_due(lane, now, lease, max).await
+    }
+
+    async fn due(&self, lane: Lane, limit: usize) -> Result<Vec<(Subject, Millis)>, StoreError> {
+        self.store.due(lane, limit).await
+    }
+}

@@ -42,7 +42,7 @@ pub struct Running {
 /// Runs a role until a signal.
 pub async fn run(config: &Config, role: Role) -> anyhow::Result<()> {
     init_logs(&config.log, config.log_format);
-    let running = start(config, role).await?;
+    let running = start(config, role, Clock::system(), None).await?;
     tracing::info!(
         role = role.name(),
         backend = ?config.backend,
@@ -56,11 +56,6 @@ pub async fn run(config: &Config, role: Role) -> anyhow::Result<()> {
     ended.map_err(anyhow::Error::msg)
 }
 
-/// Starts a role's tasks.
-pub async fn start(config: &Config, role: Role) -> anyhow::Result<Running> {
-    start_at(config, role, Clock::system()).await
-}
-
 /// What the tasks of a process share.
 struct Ground {
     backends: Backends,
@@ -69,8 +64,14 @@ struct Ground {
     clock: Clock,
 }
 
-/// Starts a role's tasks on a clock of the caller's.
-pub async fn start_at(config: &Config, role: Role, clock: Clock) -> anyhow::Result<Running> {
+/// Starts a role's tasks by this clock. The public side, if the role has one, is served on
+/// `listener`; without one, on a listener bound as configured.
+pub async fn start(
+    config: &Config,
+    role: Role,
+    clock: Clock,
+    listener: Option<TcpListener>,
+) -> anyhow::Result<Running> {
     let backends = Backends::open(config, role.name(), Access::Owner, clock.clone()).await?;
     let ground = Ground {
         backends,
@@ -84,7 +85,11 @@ pub async fn start_at(config: &Config, role: Role, clock: Clock) -> anyhow::Resu
     }
     let mut public = None;
     if matches!(role, Role::Up | Role::Ingress) {
-        public = Some(face(config, &ground).await?);
+        let listener = match listener {
+            Some(listener) => listener,
+            None => bind(config.listen, "PAGESYNC_LISTEN").await?,
+        };
+        public = Some(face(config, &ground, listener)?);
     }
     if matches!(role, Role::Up | Role::Worker) {
         work(config, &ground)?;
@@ -103,8 +108,7 @@ pub async fn start_at(config: &Config, role: Role, clock: Clock) -> anyhow::Resu
 }
 
 /// Starts ingress; answers with where it listens.
-async fn face(config: &Config, ground: &Ground) -> anyhow::Result<SocketAddr> {
-    let listener = bind(config.listen, "PAGESYNC_LISTEN").await?;
+fn face(config: &Config, ground: &Ground, listener: TcpListener) -> anyhow::Result<SocketAddr> {
     let own = listener.local_addr()?;
     let (metrics, clock) = (ground.metrics.clone(), ground.clock.clone());
     let Backends { queue, store, .. } = ground.backends.clone();

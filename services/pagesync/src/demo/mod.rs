@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use common::backends::Backends;
+use common::clock::Clock;
 use common::config::{Config, Environment, LogFormat, Role};
 use common::records::dead_letter;
 use common::store::{Stored, Versioned};
@@ -52,12 +53,14 @@ pub async fn run(seconds: u64, format: Format) -> anyhow::Result<()> {
     let app_secret = init::random()?;
     let control = TcpListener::bind("127.0.0.1:0").await?;
     let facebook = format!("http://{}", control.local_addr()?);
-    let public = format!("http://127.0.0.1:{}", free_port()?);
+    // Bound before its address is told to anybody: nobody else can come to stand there.
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let public = format!("http://{}", listener.local_addr()?);
     let environment = settings(directory.path(), &facebook, &public, &app_secret)?;
     let config = Config::read(&environment, Role::Up)?;
     let simulator = simulate(&config, &app_secret)?;
     tokio::spawn(simulator::serve(simulator.clone(), control));
-    let running = roles::start(&config, Role::Up).await?;
+    let running = roles::start(&config, Role::Up, Clock::system(), Some(listener)).await?;
     output::print(&format!(
         "pagesync, a Facebook simulator and an embedded database in one process.\n\
          public:     {public}/facebook/login (log in again) and /facebook/webhook\n\
@@ -82,13 +85,6 @@ pub async fn run(seconds: u64, format: Format) -> anyhow::Result<()> {
     stage.show(format).await?;
     running.lifecycle.stop();
     running.lifecycle.finish().await.map_err(anyhow::Error::msg)
-}
-
-/// A port of this host that nobody listens on.
-fn free_port() -> anyhow::Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?
-        .local_addr()?
-        .port())
 }
 
 fn settings(

@@ -20,7 +20,7 @@ use simulator::visitor::{Decision, Visitor};
 use crate::BACKEND;
 use crate::support::deployment::{APP_SECRET, Place, VERIFY_TOKEN};
 use crate::support::facebook::{Connected, Scene, facebook, manual, nth, settings};
-use crate::support::{client, eventually, free_port, within};
+use crate::support::{client, eventually, own_port, within};
 
 /// What no place but Facebook may show.
 const CANARY: &str = "CANARYc0ffee";
@@ -39,7 +39,7 @@ impl Loud {
         port: u16,
         log: &std::path::Path,
     ) -> Self {
-        let private = free_port();
+        let private = own_port();
         let mut environment = place.environment(role, &[]);
         environment.extend(extra.iter().cloned());
         environment.extend([
@@ -64,7 +64,7 @@ impl Loud {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_token_is_in_logs_queue_store_answers_or_metrics() {
-    let port = free_port();
+    let port = own_port();
     let public = format!("http://127.0.0.1:{port}");
     let (simulator, address) = facebook(&public, 3).await;
     simulator.facebook().habits.token_suffix = CANARY.to_owned();
@@ -78,7 +78,7 @@ async fn no_token_is_in_logs_queue_store_answers_or_metrics() {
         let port = if matches!(role, Role::Up | Role::Ingress) {
             port
         } else {
-            free_port()
+            own_port()
         };
         processes.push(Loud::start(role, &place, &extra, port, &log));
     }

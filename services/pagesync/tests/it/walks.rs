@@ -13,7 +13,7 @@ use crate::BACKEND;
 use crate::support::deployment::Place;
 use crate::support::facebook::{facebook, settings};
 use crate::support::process::Process;
-use crate::support::{free_port, within};
+use crate::support::{own_port, within};
 
 /// How long a large walk of a debug build may take.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -28,7 +28,7 @@ struct Stage {
 
 impl Stage {
     async fn new(pages: usize) -> Self {
-        let port = free_port();
+        let port = own_port();
         let public = format!("http://127.0.0.1:{port}");
         let (simulator, address) = facebook(&public, pages).await;
         let place = Place::new(BACKEND).await;
@@ -37,7 +37,7 @@ impl Stage {
             let mut environment: Environment = place.environment(role, &[]);
             environment.extend(settings(&public, &address));
             let faces = matches!(role, Role::Up | Role::Ingress);
-            let port = if faces { port } else { free_port() };
+            let port = if faces { port } else { own_port() };
             let process = Process::start_on(role.name(), environment, port).await;
             processes.insert(role.name(), process);
         }

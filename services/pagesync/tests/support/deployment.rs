@@ -391,7 +391,9 @@ impl Deployment {
 
 async fn start_role(place: &Place, role: Role, extra: &[(&str, &str)], clock: &Clock) -> Running {
     let config = Config::read(&place.environment(role, extra), role).unwrap();
-    roles::start_at(&config, role, clock.clone()).await.unwrap()
+    roles::start(&config, role, clock.clone(), None)
+        .await
+        .unwrap()
 }
 
 impl Drop for Deployment {

@@ -11,7 +11,7 @@ use testcontainers::core::{ContainerPort, ExecCommand, WaitFor};
 use testcontainers::runners::AsyncRunner as _;
 use testcontainers::{ContainerAsync, GenericImage, ImageExt as _};
 
-use super::{free_port, within};
+use super::{own_port, within};
 
 /// A server of the tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,8 +76,8 @@ fn image(kind: Kind) -> (String, String) {
 impl Server {
     pub(crate) async fn start(kind: Kind) -> Self {
         let ports: Vec<u16> = match kind {
-            Kind::RabbitMq => vec![free_port(), free_port()],
-            Kind::Redis => vec![free_port()],
+            Kind::RabbitMq => vec![own_port(), own_port()],
+            Kind::Redis => vec![own_port()],
         };
         let form = if engine_answers() {
             Form::Container(Box::new(container(kind, &ports).await))

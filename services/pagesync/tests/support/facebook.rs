@@ -19,7 +19,7 @@ use simulator::{Options, Simulator};
 use tokio::net::TcpListener;
 
 use super::deployment::{APP_ID, APP_SECRET, Deployment, Place};
-use super::{TestBackend, eventually, free_port};
+use super::{TestBackend, eventually, own_port};
 
 /// A deployment and the Facebook it talks to.
 #[derive(Debug)]
@@ -132,7 +132,7 @@ pub(crate) fn settings(public: &str, facebook: &str) -> Vec<(String, String)> {
 impl Connected {
     /// A deployment on this backend, nobody logged in.
     pub(crate) async fn start(backend: TestBackend, scene: Scene<'_>) -> Self {
-        let public = format!("http://127.0.0.1:{}", free_port());
+        let public = format!("http://127.0.0.1:{}", own_port());
         let (simulator, facebook) = facebook(&public, scene.pages).await;
         let place = Place::new(backend).await;
         let mut settings = settings(&public, &facebook);
@@ -176,7 +176,7 @@ impl Connected {
             .collect();
         let environment = self.deployment.place.environment(role, &extra);
         let config = Config::read(&environment, role).unwrap();
-        let running = roles::start_at(&config, role, self.clock.clone())
+        let running = roles::start(&config, role, self.clock.clone(), None)
             .await
             .unwrap();
         self.deployment.roles.push((role, running));

@@ -13,7 +13,9 @@ pub(crate) mod process;
 pub(crate) mod servers;
 pub(crate) mod stored;
 
+use std::fs::File;
 use std::future::Future;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use model::id::PageId;
@@ -79,8 +81,26 @@ pub(crate) fn client() -> reqwest::Client {
         .unwrap()
 }
 
-/// A port nobody listens on now.
-pub(crate) fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+/// A port of this host that is ours until the process ends, so that what listens on it may be killed
+/// and started again. It is below the ports a system gives to outgoing connections and to whoever
+/// binds port 0, and a lock keeps it from other processes of the tests.
+pub(crate) fn own_port() -> u16 {
+    static OURS: Mutex<Vec<(u16, File)>> = Mutex::new(Vec::new());
+    const FIRST: u16 = 10_000;
+    const COUNT: u32 = 6_000;
+    let directory = std::env::temp_dir().join("pagesync-test-ports");
+    std::fs::create_dir_all(&directory).unwrap();
+    let mut ours = OURS.lock().unwrap();
+    let begin = ours
+        .last()
+        .map_or(std::process::id(), |last| u32::from(last.0 - FIRST) + 1);
+    for n in begin..begin + COUNT {
+        let port = FIRST + u16::try_from(n % COUNT).unwrap();
+        let lock = File::create(directory.join(port.to_string())).unwrap();
+        if lock.try_lock().is_ok() && std::net::TcpListener::bind(("0.0.0.0", port)).is_ok() {
+            ours.push((port, lock));
+            return port;
+        }
+    }
+    panic!("no port from {FIRST} on is free");
 }

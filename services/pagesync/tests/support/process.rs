@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use common::config::Environment;
 
-use super::{client, free_port, within};
+use super::{client, own_port, within};
 
 /// One role as a process that can be killed and started again on the same ports.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) async fn start(role: &'static str, environment: Environment) -> Self {
-        Self::start_on(role, environment, free_port()).await
+        Self::start_on(role, environment, own_port()).await
     }
 
     /// Starts it with its public listener on this port.
@@ -28,7 +28,7 @@ impl Process {
         mut environment: Environment,
         public: u16,
     ) -> Self {
-        let private = free_port();
+        let private = own_port();
         environment.insert("PAGESYNC_LISTEN".to_owned(), format!("127.0.0.1:{public}"));
         environment.insert(
             "PAGESYNC_OPERATOR_LISTEN".to_owned(),

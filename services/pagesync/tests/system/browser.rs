@@ -10,7 +10,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::json;
 
 use crate::support::facebook::{Connected, Scene};
-use crate::support::{TestBackend, client, free_port, within};
+use crate::support::{TestBackend, client, own_port, within};
 
 /// A chromedriver that ends with the test.
 struct Driver {
@@ -20,7 +20,7 @@ struct Driver {
 
 impl Driver {
     async fn start() -> Self {
-        let port = free_port();
+        let port = own_port();
         let child = Command::new("chromedriver")
             .arg(format!("--port={port}"))
             .stdout(Stdio::null())

@@ -10,7 +10,7 @@ use simulator::bytes::signature_256;
 use simulator::delivery::body;
 use tokio::task::JoinSet;
 
-use crate::support::{free_port, within};
+use crate::support::{own_port, within};
 
 const WEBHOOKS: u64 = 400;
 const FIRST_PAGE: u64 = 2_000_000;
@@ -103,8 +103,8 @@ async fn send(client: reqwest::Client, url: String, secret: String, page: u64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn four_workers_under_load_lose_nothing_when_one_is_killed() {
     let project = Project {
-        ingress: free_port(),
-        simulator: free_port(),
+        ingress: own_port(),
+        simulator: own_port(),
     };
     project.compose(&["down", "-v", "--remove-orphans"]);
     let scaled = ["--scale", "worker=4", "--scale", "scheduler=2"];

@@ -8,14 +8,14 @@ use common::config::Role;
 use simulator::bytes::signature_256;
 
 use crate::support::deployment::{APP_SECRET, Place};
-use crate::support::{TestBackend, free_port, within};
+use crate::support::{TestBackend, own_port, within};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_200_leaves_only_after_the_webhook_was_written_and_synced() {
     let place = Place::new(TestBackend::Embedded).await;
     let directory = tempfile::tempdir().unwrap();
     let trace = directory.path().join("trace");
-    let (public, private) = (free_port(), free_port());
+    let (public, private) = (own_port(), own_port());
     let mut environment = place.environment(Role::Up, &[]);
     environment.insert("PAGESYNC_LISTEN".to_owned(), format!("127.0.0.1:{public}"));
     environment.insert(

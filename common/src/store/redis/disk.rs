@@ -48,11 +48,15 @@ impl RedisStore {
             }
             if at_rest {
                 let mut connection = self.connection().await?;
-                let asked = redis::cmd("BGREWRITEAOF")
+                let asked: RedisResult<String> = redis::cmd("BGREWRITEAOF")
                     .query_async(&mut connection)
                     .await;
-                let _: String = asked.map_err(|error| unavailable(&error))?;
-                begun = true;
+                match asked {
+                    Ok(_) => begun = true,
+                    // Somebody else's began since we looked, perhaps before our deletions: ours is next.
+                    Err(error) if error.to_string().contains("already in progress") => {}
+                    Err(error) => return Err(unavailable(&error)),
+                }
             }
             tokio::time::sleep(LOOK).await;
         }

@@ -48,6 +48,8 @@ use reply::{
 /// a server that is writing its log.
 const DEADLINE: Duration = Duration::from_secs(2);
 const CONNECTIONS: usize = 16;
+const COMMIT: &str = include_str!("commit.lua");
+const CLAIM: &str = include_str!("claim.lua");
 /// Commits sent at once.
 const BATCH: usize = 200;
 
@@ -65,7 +67,6 @@ pub struct RedisStore {
     pool: Pool,
     durability: Durability,
     commit: Script,
-    claim: Script,
 }
 
 impl std::fmt::Debug for RedisStore {
@@ -100,12 +101,10 @@ impl RedisStore {
             .recycle_timeout(Some(DEADLINE))
             .build()
             .map_err(|error| StoreError::Unexpected(error.to_string()))?;
-        let commit = Script::new(include_str!("commit.lua"));
         Ok(Self {
             pool,
             durability,
-            commit,
-            claim: Script::new(include_str!("claim.lua")),
+            commit: Script::new(COMMIT),
         })
     }
 
@@ -143,20 +142,19 @@ impl RedisStore {
         let payloads: Vec<Payload> = commits.iter().map(Payload::new).collect();
         let mut connection = self.connection().await?;
         let mut outcomes: Vec<Option<Outcome>> = vec![None; payloads.len()];
-        for _ in 0..2 {
+        // By its name; where the server does not know it (any more), by its text: others may flush the
+        // scripts between two calls.
+        for (command, script) in [("EVALSHA", self.commit.get_hash()), ("EVAL", COMMIT)] {
             let open: Vec<usize> = (0..payloads.len())
                 .filter(|i| outcomes[*i].is_none())
                 .collect();
             let mut pipeline = Pipeline::with_capacity(open.len());
             for i in &open {
                 let Payload { keys, commit } = &payloads[*i];
-                let call = pipeline
-                    .cmd("EVALSHA")
-                    .arg(self.commit.get_hash())
-                    .arg(keys.len());
+                let call = pipeline.cmd(command).arg(script).arg(keys.len());
                 call.arg(keys).arg(commit);
             }
-            let mut unknown_script = false;
+            let mut is_known = true;
             for (i, answer) in open
                 .into_iter()
                 .zip(self.ask(&mut connection, &mut pipeline).await?)
@@ -164,7 +162,7 @@ impl RedisStore {
                 match answer {
                     Ok(reply) => outcomes[i] = Some(outcome(reply)?),
                     Err(error) if error.kind() == ServerErrorKind::NoScript.into() => {
-                        unknown_script = true;
+                        is_known = false;
                     }
                     Err(error) => {
                         if error.kind() == ServerErrorKind::ReadOnly.into() {
@@ -175,14 +173,9 @@ impl RedisStore {
                     }
                 }
             }
-            if !unknown_script {
+            if is_known {
                 break;
             }
-            self.commit
-                .prepare_invoke()
-                .load_async(&mut connection)
-                .await
-                .map_err(|error| unavailable(&error))?;
         }
         if self.durability == Durability::Fsync {
             wait_for_disk(&mut connection).await?;
@@ -192,8 +185,7 @@ impl RedisStore {
                 tracing::debug!(error = %error, "a token was written, and is not known to be on disk");
             }
         }
-        let unanswered =
-            || StoreError::Unavailable("the commit script does not stay loaded".to_owned());
+        let unanswered = || StoreError::Unexpected("a commit without an answer".to_owned());
         outcomes
             .into_iter()
             .map(|outcome| outcome.ok_or_else(unanswered))
@@ -312,17 +304,11 @@ impl Store for RedisStore {
         lease: Duration,
         max: usize,
     ) -> Result<Vec<Claim>, StoreError> {
-        let mut connection = self.connection().await?;
-        let mut call = self.claim.prepare_invoke();
-        call.key(due_key(lane))
-            .arg(now.0)
-            .arg(now.plus(lease).0)
-            .arg(max);
-        let taken: Vec<(String, f64)> = pairs(
-            call.invoke_async(&mut connection)
-                .await
-                .map_err(|error| unavailable(&error))?,
-        )?;
+        let mut pipeline = redis::pipe();
+        let call = pipeline.cmd("EVAL").arg(CLAIM).arg(1).arg(due_key(lane));
+        call.arg(now.0).arg(now.plus(lease).0).arg(max);
+        let taken: Vec<String> = parse(self.ask_all(&mut pipeline).await?.into_iter().next())?;
+        let taken = pairs(taken)?;
         let claim = |(text, at): (String, f64)| {
             Some(Claim {
                 subject: subject(&text)?,

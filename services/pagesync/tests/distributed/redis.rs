@@ -1,8 +1,11 @@
 //! What only a real Redis can do to the store: settings, restarts, foreign keys, other clients.
 
+use std::time::Duration;
+
 use common::pages::registration;
 use common::store::redis::{Durability, RedisStore};
 use common::store::{Commit, Outcome, Store, StoreError, Stored};
+use model::lane::Lane;
 use model::time::Millis;
 use redis::Value;
 use serde_json::json;
@@ -49,18 +52,28 @@ async fn any_client_reads_a_plain_name() {
     deployment.finish().await;
 }
 
-#[tokio::test]
+/// Somebody flushes without end: between two calls of ours there may be any number of flushes.
+#[tokio::test(flavor = "multi_thread")]
 async fn the_scripts_may_be_flushed_at_any_time() {
     let place = Place::new(BACKEND).await;
     let store = place.store();
     let Place::Distributed { redis, .. } = &place else {
         unreachable!("distributed")
     };
-    for version in 0..5 {
-        raw(redis, &["SCRIPT", "FLUSH"]).await;
+    let redis = redis.clone();
+    let flushing = tokio::spawn(async move {
+        loop {
+            raw(&redis, &["SCRIPT", "FLUSH"]).await;
+        }
+    });
+    for version in 0..200 {
         let commit = registration(&page_id(1), version, Millis(1));
         assert_eq!(store.commit(&[commit]).await.unwrap(), [Outcome::Applied]);
+        let lease = Duration::from_secs(60);
+        let claims = store.claim_due(Lane::PollsNow, Millis(1), lease, 10).await;
+        claims.unwrap();
     }
+    flushing.abort();
 }
 
 #[tokio::test]

@@ -118,6 +118,10 @@ async fn a_dead_login_costs_one_call_a_day_and_keeps_what_is_known() {
     })
     .await;
     assert_eq!(connected.calls("GET me/accounts"), asked + 1);
+    let refused = common::telemetry::Label { name: "token" };
+    let roles = connected.deployment.roles.iter();
+    let counted = roles.map(|(_, role)| role.metrics.graph.get_or_create(&refused).get());
+    assert_eq!(counted.sum::<u64>(), 1, "a walk's failure is counted, too");
     let rows = ledger(&connected).await;
     assert_eq!(rows[0].result, RunResult::Skipped);
     assert_eq!(connected.field(0, "name").await, json!("Page 0"));

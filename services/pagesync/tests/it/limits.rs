@@ -298,7 +298,7 @@ mod hyper_raw {
         let mut buffer = [0; 4096];
         let closed = loop {
             let more =
-                tokio::time::timeout(std::time::Duration::from_secs(5), read.read(&mut buffer))
+                tokio::time::timeout(std::time::Duration::from_secs(15), read.read(&mut buffer))
                     .await;
             match more {
                 Ok(Ok(0) | Err(_)) => break true,

@@ -304,3 +304,37 @@ async fn a_login_is_not_begun_twice_by_two_requests_at_once() {
     assert!(matches!(kept[0].1.value.stage, login::Stage::Taken(_)));
     connected.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_two_people_is_subscribed_with_the_permission_of_either() {
+    let connected = start().await;
+    let bob = json!({"id": "200000000000002", "name": "Bob", "pages": [nth(0)]});
+    let bob: simulator::facebook::Person = serde_json::from_value(bob).unwrap();
+    connected
+        .simulator
+        .facebook()
+        .people
+        .insert(bob.id.clone(), bob);
+    let declined = Decision {
+        declined: vec!["pages_manage_metadata".to_owned()],
+        ..Decision::default()
+    };
+    assert_eq!(connected.connect_as(&declined).await.0, 200);
+    let as_bob = Decision {
+        user: "200000000000002".to_owned(),
+        ..Decision::default()
+    };
+    assert_eq!(connected.connect_as(&as_bob).await.0, 200);
+    eventually("the subscription by Bob's token", || async {
+        let facebook = connected.simulator.facebook();
+        let fields = facebook.installed.get(&nth(0))?;
+        fields.contains("name").then_some(())
+    })
+    .await;
+    assert_eq!(
+        connected.simulator.facebook().installed.len(),
+        1,
+        "the others are Ada's alone"
+    );
+    connected.finish().await;
+}

@@ -24,7 +24,7 @@ fn poll(n: u64) -> Job {
 }
 
 async fn receive(queue: &dyn Queue, lane: Lane) -> Delivery {
-    let received = tokio::time::timeout(Duration::from_secs(20), queue.receive(lane)).await;
+    let received = tokio::time::timeout(Duration::from_secs(60), queue.receive(lane)).await;
     received.expect("a delivery in time").unwrap()
 }
 

@@ -299,7 +299,7 @@ async fn records_expire_add_up_and_are_listed_in_order() {
         key: Key::new(Kind::DeadLetter, "b"),
         body: json!("brief"),
         expected: None,
-        ttl: Some(Duration::from_millis(300)),
+        ttl: Some(Duration::from_secs(3)),
     };
     let records = vec![
         put("a", json!(1)),

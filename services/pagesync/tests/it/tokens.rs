@@ -4,16 +4,20 @@
 use std::time::Duration;
 
 use common::records::connection::Status as ConnectionStatus;
-use common::records::forecast;
-use model::id::PageId;
+use common::records::{forecast, token};
+use model::id::{PageId, Subject};
+use model::job::{Claim, Job};
+use model::lane::Lane;
 use model::page::Status;
 use serde_json::json;
-use simulator::facebook::kill;
+use simulator::facebook::{Kind, kill};
 use simulator::scenario::Death;
 
 use crate::BACKEND;
+use crate::support::deployment::worker_parts_with;
 use crate::support::eventually;
 use crate::support::facebook::{Connected, Scene, manual, nth};
+use crate::support::moody::MoodyStore;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -194,6 +198,60 @@ async fn a_login_mends_a_dead_connection_in_place_with_its_history() {
         after[after.len() - history.len()..],
         history,
         "the past is still there"
+    );
+    connected.finish().await;
+}
+
+/// I9: while Facebook refuses a token, a login or a walk puts another in its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn i9_a_refused_token_that_was_replaced_meanwhile_is_no_failure() {
+    let connected = connected().await;
+    let (page, user) = (
+        PageId::parse(&nth(0)).unwrap(),
+        connected.connection().await.user,
+    );
+    let key = token::of_page(&user, &page);
+    let fresh = {
+        let mut facebook = connected.simulator.facebook();
+        let death = Death {
+            user: None,
+            page: Some(nth(0)),
+            subcode: 463,
+        };
+        kill(&mut facebook, &death);
+        facebook.issue(Kind::Page(nth(0)), user.as_str(), None)
+    };
+    let place = &connected.deployment.place;
+    let store = connected.deployment.store.clone();
+    let settings = connected.settings.clone();
+    let queue = connected.deployment.roles[0].1.backends.queue.clone();
+    let plain = worker_parts_with(place, queue, store.clone(), &settings);
+    let keys = plain.keyring.keys().unwrap();
+    let fresh = common::custody::Token::new(fresh);
+    let now = connected.clock.now();
+    let write = token::keep(key.clone(), Some(&fresh), keys.current(), now).unwrap();
+    let parts = worker::Parts {
+        store: MoodyStore::overtaken(store, key, write),
+        clock: connected.clock.clone(),
+        ..plain
+    };
+    let claim = Claim {
+        subject: Subject::Page(page),
+        lane: Lane::PollsNow,
+        due: now.plus(DAY * 2),
+    };
+    let (walks, reads) = (
+        connected.calls("GET me/accounts"),
+        connected.calls("GET {id}"),
+    );
+    worker::apply(&parts, &[Job::Poll(claim)]).await.unwrap();
+    let read = connected.page(0).await;
+    assert_eq!((read.status, read.polling.failures), (Status::Active, 0));
+    assert_eq!(connected.calls("GET {id}"), reads + 2, "refused, then read");
+    assert_eq!(
+        connected.calls("GET me/accounts"),
+        walks,
+        "no walk for a token"
     );
     connected.finish().await;
 }

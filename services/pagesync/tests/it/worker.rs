@@ -16,7 +16,7 @@ use model::time::Millis;
 use serde_json::{Value as Json, json};
 
 use crate::BACKEND;
-use crate::support::deployment::{Deployment, Place, worker_parts};
+use crate::support::deployment::{Place, worker_parts};
 use crate::support::moody::MoodyStore;
 use crate::support::{eventually, page_id, webhook_job};
 
@@ -302,44 +302,35 @@ async fn a_job_of_a_version_that_is_no_longer_newer_is_done_at_the_start() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn b56_a_page_that_cannot_be_read_is_kept_as_a_letter_and_starts_again() {
-    let deployment = Deployment::start(BACKEND).await;
-    let ids = [page_id(1), page_id(2)];
-    deployment.add(&ids).await;
-    let rename = |page: u64, name: &str, time: u64| {
-        json!({"object": "page", "entry": [{"id": page.to_string(), "time": time, "changes": [{"field": "name", "value": name}]}]})
-            .to_string()
+    // No scheduler here: nobody reads the Page before we look at it.
+    let bench = Bench::new(&[1, 2]).await;
+    let lifecycle = bench.start(bench.store.clone());
+    let rename = async |page: u64, name: &str| {
+        let jobs = [webhook_job(page, name)];
+        bench.queue.publish(Lane::Webhooks, &jobs).await.unwrap();
+        bench.wait_for_name(page, name).await;
     };
-    assert_eq!(
-        deployment.deliver(rename(1, "before", 1_750_000_000)).await,
-        200
-    );
-    deployment.settle().await;
-    deployment.place.corrupt(&ids[0]).await;
-    for page in [1, 2] {
-        assert_eq!(
-            deployment
-                .deliver(rename(page, "after", 1_750_000_060))
-                .await,
-            200
-        );
-    }
-    deployment.settle().await;
-    for id in &ids {
-        assert_eq!(deployment.name(id).await, Some(json!("after")));
-    }
-    let (version, page) = deployment.page(&ids[0]).await.unwrap();
+    rename(1, "before").await;
+    bench.place.corrupt(&page_id(1)).await;
+    // The same second, and by text the smaller: nothing is left of what stood there.
+    rename(1, "after").await;
+    rename(2, "after").await;
+    let held = bench.store.load(&[page_id(1)]).await.unwrap().remove(0);
+    let Stored::Page(page) = held.value else {
+        panic!("a Page: {:?}", held.value)
+    };
     assert_eq!(
         page.status,
         model::page::Status::Corrupt,
         "until a read proves it"
     );
-    assert!(version == 3 && page.polling.wanted());
-    let letters = dead_letter::all(&*deployment.store).await.unwrap();
+    assert!(held.version == 3 && page.polling.wanted());
+    let letters = bench.letters().await;
     assert!(
         letters.len() == 1 && letters[0].1.reason.contains("Page 1 could not be read"),
         "{letters:?}"
     );
-    deployment.finish().await;
+    end(lifecycle).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -452,4 +443,41 @@ async fn p10_i7_nothing_that_comes_late_revives_a_forgotten_page() {
     assert!(
         matches!(after.value, Stored::Page(page) if page.status == model::page::Status::Forgotten && page.registers.is_empty())
     );
+}
+
+/// I4 and I10: the store did the commit and went away before it could say so, and the delivery comes
+/// again after a later webhook.
+#[tokio::test(flavor = "multi_thread")]
+async fn i4_i10_a_commit_whose_answer_was_lost_has_no_second_effect() {
+    let bench = Bench::new(&[1]).await;
+    let publish = async |name: &str| {
+        let job = webhook_job(1, name);
+        bench.queue.publish(Lane::Webhooks, &[job]).await.unwrap();
+        let delivery = bench.queue.receive(Lane::Webhooks).await.unwrap();
+        assert_eq!(delivery.jobs, [webhook_job(1, name)]);
+        delivery
+    };
+    let first = publish("a").await;
+    let later = publish("b").await;
+    let going = bench.parts(MoodyStore::unanswered(bench.store.clone(), 1));
+    worker::handle(&going, first).await.unwrap_err();
+    assert_eq!(bench.name(1).await, Some(json!("a")), "it was committed");
+    let parts = bench.parts(bench.store.clone());
+    worker::handle(&parts, later).await.unwrap();
+    let version = async || bench.store.load(&[page_id(1)]).await.unwrap()[0].version;
+    let before = version().await;
+    let again = bench.queue.receive(Lane::Webhooks).await.unwrap();
+    assert_eq!(
+        (again.attempt, &*again.jobs),
+        (2, &[webhook_job(1, "a")][..])
+    );
+    worker::handle(&parts, again).await.unwrap();
+    assert_eq!(bench.name(1).await, Some(json!("b")));
+    assert_eq!(version().await, before, "nothing was written");
+    let Changes::Entries(feed) = bench.store.changes_after(None, 100).await.unwrap() else {
+        panic!("entries")
+    };
+    assert_eq!(feed.len(), 2, "one entry for each change: {feed:?}");
+    let left = bench.queue.depth(Lane::Webhooks).await.unwrap().messages;
+    assert_eq!(left, 0);
 }

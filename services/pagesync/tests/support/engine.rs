@@ -167,7 +167,7 @@ impl Server {
         // A server that listens may not answer yet: ask for what tests will ask for.
         let port = *self.ports.last().unwrap();
         let client = crate::support::client();
-        within(Duration::from_secs(90), "a server to come up", || async {
+        within(Duration::from_secs(180), "a server to come up", || async {
             match self.kind {
                 Kind::Redis => {
                     let url = format!("redis://127.0.0.1:{port}/");

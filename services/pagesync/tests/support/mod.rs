@@ -30,12 +30,13 @@ pub(crate) enum TestBackend {
     Distributed,
 }
 
-/// Looks until `condition` answers, at most half a minute.
+/// Looks until `condition` answers, at most two minutes: machines are busy, and a test that passes does
+/// not wait.
 pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
     what: &str,
     condition: impl FnMut() -> F,
 ) -> T {
-    within(Duration::from_secs(30), what, condition).await
+    within(Duration::from_secs(120), what, condition).await
 }
 
 /// Looks until `condition` answers, at most `patience`.

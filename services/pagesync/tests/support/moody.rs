@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use common::store::{
-    Changes, Commit, Cursor, Health, HistoryEntry, Key, Kind, Outcome, Store, StoreError, Stored,
-    Versioned,
+    Changes, Commit, Cursor, Health, HistoryEntry, Key, Kind, Outcome, RecordWrite, Store,
+    StoreError, Stored, Versioned,
 };
 use model::id::{PageId, Subject};
 use model::job::Claim;
@@ -26,6 +26,10 @@ pub(crate) struct MoodyStore {
     good: AtomicU64,
     /// So many more commits fail as if the server were away.
     failures: AtomicU64,
+    /// So many commits are done, and their answers get lost.
+    unanswered: AtomicU64,
+    /// Somebody else's writes, right after the first look at this record.
+    meanwhile: Mutex<Option<(Key, Vec<RecordWrite>)>>,
     /// How long it takes.
     chance: Option<Mutex<fastrand::Rng>>,
 }
@@ -42,6 +46,19 @@ impl MoodyStore {
         Arc::new(Self::new(store, good, failures))
     }
 
+    pub(crate) fn unanswered(store: Arc<dyn Store>, commits: u64) -> Arc<Self> {
+        let moody = Self::new(store, 0, 0);
+        moody.unanswered.store(commits, Ordering::SeqCst);
+        Arc::new(moody)
+    }
+
+    pub(crate) fn overtaken(store: Arc<dyn Store>, key: Key, by: RecordWrite) -> Arc<Self> {
+        Arc::new(Self {
+            meanwhile: Mutex::new(Some((key, vec![by]))),
+            ..Self::new(store, 0, 0)
+        })
+    }
+
     pub(crate) fn hesitant(store: Arc<dyn Store>, seed: u64) -> Arc<Self> {
         Arc::new(Self {
             chance: Some(Mutex::new(fastrand::Rng::with_seed(seed))),
@@ -55,6 +72,8 @@ impl MoodyStore {
             poison: None,
             good: AtomicU64::new(good),
             failures: AtomicU64::new(failures),
+            unanswered: AtomicU64::new(0),
+            meanwhile: Mutex::new(None),
             chance: None,
         }
     }
@@ -92,11 +111,23 @@ impl Store for MoodyStore {
         if !counts_down(&self.good) && counts_down(&self.failures) {
             return Err(StoreError::Unavailable("moody".to_owned()));
         }
-        self.store.commit(commits).await
+        let outcomes = self.store.commit(commits).await?;
+        if counts_down(&self.unanswered) {
+            return Err(StoreError::Unavailable("no answer".to_owned()));
+        }
+        Ok(outcomes)
     }
 
     async fn record(&self, key: &Key) -> Result<Option<Versioned<Json>>, StoreError> {
         let found = self.store.record(key).await;
+        let overtaken = self
+            .meanwhile
+            .lock()
+            .unwrap()
+            .take_if(|(watched, _)| watched == key);
+        if let Some((_, records)) = overtaken {
+            common::records::write(&*self.store, records).await?;
+        }
         self.hesitate().await;
         found
     }

@@ -29,7 +29,7 @@ impl Driver {
             .expect("chromedriver: ./test installs it");
         let http = client();
         let status = format!("http://127.0.0.1:{port}/status");
-        within(Duration::from_secs(30), "chromedriver", || async {
+        within(Duration::from_secs(120), "chromedriver", || async {
             let answer = http.get(&status).send().await.ok()?;
             answer.status().is_success().then_some(())
         })
@@ -96,7 +96,7 @@ async fn a_person_logs_in_across_sites_and_another_browser_cannot_finish_it() {
         .click()
         .await
         .unwrap();
-    let page = within(Duration::from_secs(30), "the connected Pages", || async {
+    let page = within(Duration::from_secs(120), "the connected Pages", || async {
         let shown = text(&person).await;
         shown.contains("Connected as Ada Operator").then_some(shown)
     })
@@ -106,7 +106,7 @@ async fn a_person_logs_in_across_sites_and_another_browser_cannot_finish_it() {
         "{page}"
     );
     within(
-        Duration::from_secs(30),
+        Duration::from_secs(120),
         "the end of the progress",
         || async { text(&person).await.contains("Page 2").then_some(()) },
     )
@@ -139,7 +139,7 @@ async fn a_person_logs_in_across_sites_and_another_browser_cannot_finish_it() {
         .click()
         .await
         .unwrap();
-    within(Duration::from_secs(30), "the denial", || async {
+    within(Duration::from_secs(120), "the denial", || async {
         text(&person)
             .await
             .contains("access was not allowed")

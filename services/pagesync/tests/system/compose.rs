@@ -86,7 +86,7 @@ async fn send(client: reqwest::Client, url: String, secret: String, page: u64) {
     let entry = json!({"id": page.to_string(), "time": 1_760_000_000, "changes": [{"field": "name", "value": format!("n{page}")}]});
     let body = body(&[entry]);
     within(
-        Duration::from_secs(60),
+        Duration::from_secs(180),
         "a webhook to be accepted",
         || async {
             let request = client.post(&url).header(
@@ -111,17 +111,21 @@ async fn four_workers_under_load_lose_nothing_when_one_is_killed() {
     project.run(&[&["up", "-d", "--build"], &scaled[..]].concat());
     let client = crate::support::client();
     let simulated = format!("http://127.0.0.1:{}/_sim/pages", project.simulator);
-    within(Duration::from_secs(120), "the simulator", || async {
+    within(Duration::from_secs(180), "the simulator", || async {
         let answer = client.get(&simulated).send().await.ok()?;
         answer.status().is_success().then_some(())
     })
     .await;
     // The one-shot login connects three Pages by the real flow.
-    within(Duration::from_secs(60), "three connected Pages", || async {
-        let pages = project.pages();
-        let active = pages.iter().filter(|page| page["status"] == "active");
-        (active.count() == 3).then_some(())
-    })
+    within(
+        Duration::from_secs(180),
+        "three connected Pages",
+        || async {
+            let pages = project.pages();
+            let active = pages.iter().filter(|page| page["status"] == "active");
+            (active.count() == 3).then_some(())
+        },
+    )
     .await;
     let page = project.run(&[
         "run",
@@ -202,7 +206,7 @@ async fn four_workers_under_load_lose_nothing_when_one_is_killed() {
         .unwrap();
     assert!(renamed.status().is_success());
     let lost = within(
-        Duration::from_secs(90),
+        Duration::from_secs(180),
         "every Page to be named",
         || async {
             let listed = project.pages();

@@ -6,7 +6,7 @@ use common::graph::error::{GraphError, Limit};
 use common::pages::rfc3339;
 use common::records::throttle;
 use common::store::StoreError;
-use common::telemetry::Label;
+use common::telemetry::{Label, Metrics};
 use model::id::{PageId, UserId};
 use model::lane::Lane;
 use model::time::Millis;
@@ -60,8 +60,8 @@ pub(super) async fn closed(
     Ok((until > now).then(|| until.plus(jitter)))
 }
 
-/// Remembers what answers said of limits, and that a call was refused for one. Answers with when
-/// calls are possible again, if it was.
+/// Remembers what answers said of limits, and that a call was refused for one; counts the call if it
+/// failed. Answers with when calls are possible again, if it was refused for a limit.
 pub(super) async fn note(
     parts: &Parts,
     whose: Whose<'_>,
@@ -91,6 +91,9 @@ pub(super) async fn note(
                 "a limit of Facebook's is nearly used up"
             );
         }
+    }
+    if let Some(error) = error {
+        Metrics::count(&parts.metrics.graph, error.class());
     }
     let Some(GraphError::Throttled { bucket, wait }) = error else {
         return Ok(None);

@@ -19,12 +19,11 @@ use model::read::{self, Read, Reader};
 use model::time::Millis;
 use serde_json::{Map, Value as Json};
 
-use super::change::ask_for_tokens;
 use super::fields::leave_out;
 use super::limits;
 use super::pace::{A_DAY, is_due, resume};
 use super::subscription::{count_drift, expect_announcement};
-use super::tokens::{Candidate, NoToken, candidates, covering};
+use super::tokens::{NoToken, another_may_do, candidates, covering, refused};
 use crate::Parts;
 use crate::fresh::start_again;
 
@@ -104,8 +103,17 @@ async fn load(parts: &Parts, id: &PageId) -> Result<Option<Versioned<Stored>>, S
     }))
 }
 
-/// Reads with the best token; with the next one where a token or its person is the trouble.
+/// Reads with the tokens there are; once more where a refused one was replaced meanwhile.
 async fn attempt(parts: &Parts, id: &PageId) -> Result<Tried, StoreError> {
+    match attempt_with_held(parts, id).await? {
+        (_, true) => Ok(attempt_with_held(parts, id).await?.0),
+        (tried, false) => Ok(tried),
+    }
+}
+
+/// Reads with the best token; with the next one where a token or its person is the trouble. The flag:
+/// a token that was refused is not the one we hold any more.
+async fn attempt_with_held(parts: &Parts, id: &PageId) -> Result<(Tried, bool), StoreError> {
     let covering = covering(parts, id).await?;
     let tried = |attempt, with| Tried {
         attempt,
@@ -114,47 +122,38 @@ async fn attempt(parts: &Parts, id: &PageId) -> Result<Tried, StoreError> {
     };
     let candidates = match candidates(parts, id).await? {
         Ok(candidates) => candidates,
-        Err(why) => return Ok(tried(Attempt::NoToken(why), None)),
+        Err(why) => return Ok((tried(Attempt::NoToken(why), None), false)),
     };
     let mut failed = None;
-    for Candidate {
-        token, user, guard, ..
-    } in candidates
-    {
+    let mut replaced = false;
+    for candidate in candidates {
         let whose = limits::Whose {
-            user: Some(&user),
+            user: Some(&candidate.user),
             page: Some(id),
         };
+        let with = (candidate.user.clone(), candidate.guard.clone());
         if let Some(until) = limits::closed(parts, whose, Lane::PollsNow).await? {
-            return Ok(tried(Attempt::Deferred(until), Some((user, guard))));
+            return Ok((tried(Attempt::Deferred(until), Some(with)), false));
         }
-        let answer = read(parts, id, &token).await?;
+        let answer = read(parts, id, &candidate.token).await?;
         let throttled = limits::note(parts, whose, answer.as_ref().err()).await?;
         let attempt = match (answer, throttled) {
             (_, Some(until)) => Attempt::Deferred(until),
             (Ok(answer), None) => Attempt::Read(answer),
-            (
-                Err(
-                    error @ (GraphError::Token { .. }
-                    | GraphError::Permission(_)
-                    | GraphError::Missing),
-                ),
-                None,
-            ) => {
-                if matches!(error, GraphError::Token { .. }) {
-                    ask_for_tokens(parts, &user).await?;
-                }
-                failed.get_or_insert((error, user, guard));
+            (Err(error), None) if another_may_do(&error) => {
+                replaced |= refused(parts, id, &candidate, &error).await?;
+                failed.get_or_insert((error, with));
                 continue;
             }
             (Err(error), None) => Attempt::Failed(error),
         };
-        return Ok(tried(attempt, Some((user, guard))));
+        return Ok((tried(attempt, Some(with)), false));
     }
-    Ok(match failed {
-        Some((error, user, guard)) => tried(Attempt::Failed(error), Some((user, guard))),
+    let tried = match failed {
+        Some((error, with)) => tried(Attempt::Failed(error), Some(with)),
         None => tried(Attempt::NoToken(NoToken::None), None),
-    })
+    };
+    Ok((tried, replaced))
 }
 
 /// Asks for every tracked field that Graph has; a field it refuses is left out from now on.
@@ -281,14 +280,13 @@ fn take(
     attempt: &Attempt,
 ) -> read::Outcome {
     let now = parts.clock.now();
-    let done = |name| Metrics::count(&parts.metrics.graph, name);
     match attempt {
         Attempt::Read(Answer {
             object,
             stamp,
             asked,
         }) => {
-            done("page_read");
+            Metrics::count(&parts.metrics.graph, "page_read");
             let outcome = page.read(&Read {
                 asked,
                 object,
@@ -317,7 +315,6 @@ fn take(
         }
         Attempt::Deferred(until) => page.polling.defer(*until),
         Attempt::Failed(error) => {
-            done(error.class());
             tracing::warn!(page.id = %id, error = %error, "a Page could not be read");
             page.status = match error {
                 GraphError::Token { .. } => Status::NeedsLogin,

@@ -17,7 +17,7 @@ use model::time::Millis;
 
 use super::commits::{forget_due, save, settle};
 use super::pace::{A_DAY, is_due, resume};
-use super::tokens::{Candidate, NoToken, candidates};
+use super::tokens::{NoToken, another_may_do, candidates, refused};
 use super::{app, limits};
 use crate::Parts;
 
@@ -107,26 +107,58 @@ enum Attempt {
     Done(Done),
 }
 
+/// With the best token; with the next one where a token or its person is the trouble, or may not have
+/// every field.
 async fn attempt(
     parts: &Parts,
     page: &PageId,
     known: &Subscription,
 ) -> Result<Attempt, StoreError> {
-    let mut candidates = match candidates(parts, page).await? {
+    let candidates = match candidates(parts, page).await? {
         Ok(candidates) => candidates,
         Err(why) => return Ok(Attempt::NoToken(why)),
     };
-    let Candidate { token, user, .. } = candidates.swap_remove(0);
-    let whose = limits::Whose {
-        user: Some(&user),
-        page: Some(page),
-    };
-    if let Some(until) = limits::closed(parts, whose, Lane::PollsNow).await? {
-        return Ok(Attempt::Deferred(until));
+    let mut best = Attempt::NoToken(NoToken::None);
+    for candidate in candidates {
+        let whose = limits::Whose {
+            user: Some(&candidate.user),
+            page: Some(page),
+        };
+        if let Some(until) = limits::closed(parts, whose, Lane::PollsNow).await? {
+            return Ok(better(best, Attempt::Deferred(until)));
+        }
+        let done = reconcile(parts, page, &candidate.token, known).await;
+        if let Some(until) = limits::note(parts, whose, done.as_ref().err()).await? {
+            return Ok(better(best, Attempt::Deferred(until)));
+        }
+        let go_on = match &done {
+            Ok(there) => !there.refused.is_empty(),
+            Err(error) => {
+                refused(parts, page, &candidate, error).await?;
+                another_may_do(error)
+            }
+        };
+        best = better(best, Attempt::Done(done));
+        if !go_on {
+            break;
+        }
     }
-    let done = reconcile(parts, page, &token, known).await;
-    let throttled = limits::note(parts, whose, done.as_ref().err()).await?;
-    Ok(throttled.map_or(Attempt::Done(done), Attempt::Deferred))
+    Ok(best)
+}
+
+/// What two attempts in a row came to.
+fn better(first: Attempt, second: Attempt) -> Attempt {
+    match (first, second) {
+        (Attempt::Done(Ok(first)), Attempt::Done(Ok(second))) => Attempt::Done(Ok(There {
+            // The second looked at what the first had put back.
+            lost: first.lost,
+            written: first.written || second.written,
+            ..second
+        })),
+        (first @ Attempt::Done(Ok(_)), _)
+        | (first @ Attempt::Done(Err(_)), Attempt::Done(Err(_))) => first,
+        (_, second) => second,
+    }
 }
 
 /// What an attempt came to.

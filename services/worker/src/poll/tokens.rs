@@ -1,10 +1,12 @@
 //! Which token a Page is read with: one of a login that works, and that still lists the Page.
 
 use common::custody::{CustodyError, Token};
+use common::graph::error::GraphError;
 use common::records::{connection, get, token};
 use common::store::{Key, StoreError, Stored};
 use model::id::{PageId, UserId};
 
+use super::change::ask_for_tokens;
 use crate::Parts;
 
 /// Why there is no token for a Page.
@@ -32,6 +34,8 @@ pub(super) struct Candidate {
     pub(super) user: UserId,
     /// For commits that are made with it. Read before the token is used.
     pub(super) guard: (Key, u64),
+    /// The version of the record it was in.
+    version: u64,
     /// The login works, and listed the Page in its last walk.
     good: bool,
 }
@@ -66,6 +70,7 @@ pub(super) async fn candidates(
                     token,
                     user,
                     guard,
+                    version: held.version,
                     good,
                 });
             }
@@ -79,6 +84,34 @@ pub(super) async fn candidates(
     } else {
         Ok(found)
     })
+}
+
+/// Whether the trouble is the token or its person: that of another may do.
+pub(super) fn another_may_do(error: &GraphError) -> bool {
+    matches!(
+        error,
+        GraphError::Token { .. } | GraphError::Permission(_) | GraphError::Missing
+    )
+}
+
+/// A token was refused. One that is dead is asked for anew; `true`: that has happened already, while
+/// Facebook answered.
+pub(super) async fn refused(
+    parts: &Parts,
+    page: &PageId,
+    candidate: &Candidate,
+    error: &GraphError,
+) -> Result<bool, StoreError> {
+    if !matches!(error, GraphError::Token { .. }) {
+        return Ok(false);
+    }
+    let key = token::of_page(&candidate.user, page);
+    let held = parts.store.record(&key).await?;
+    if held.is_some_and(|held| held.version != candidate.version) {
+        return Ok(true);
+    }
+    ask_for_tokens(parts, &candidate.user).await?;
+    Ok(false)
 }
 
 /// Whose logins cover a Page. One that cannot be read from the store does not say; the tokens do.

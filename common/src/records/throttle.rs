@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use model::id::{PageId, UserId};
 use model::time::Millis;
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +44,29 @@ pub async fn find(store: &dyn Store, bucket: &str) -> Result<Throttle, StoreErro
         .await?
         .map(|held| held.value)
         .unwrap_or_default())
+}
+
+/// Until when no call may be made that counts for any of these buckets; `None`: now.
+pub async fn closed(
+    store: &dyn Store,
+    buckets: impl IntoIterator<Item = String>,
+    now: Millis,
+) -> Result<Option<Millis>, StoreError> {
+    let mut until = now;
+    for bucket in buckets {
+        until = until.max(find(store, &bucket).await?.closed_until);
+    }
+    Ok((until > now).then_some(until))
+}
+
+/// The bucket of a person's calls.
+pub fn user(id: &UserId) -> String {
+    format!("user:{id}")
+}
+
+/// The bucket of a Page's calls.
+pub fn page(id: &PageId) -> String {
+    format!("page:{id}")
 }
 
 impl Throttle {

@@ -10,9 +10,10 @@ use common::graph::Graph;
 use common::invitation;
 use common::pages::rfc3339;
 use common::records::connection::{self, Connection};
-use common::records::{all, get, token};
+use common::records::{all, get, throttle, token};
 use common::store::{Kind, Store};
 use model::id::UserId;
+use model::time::Millis;
 use serde_json::{Value as Json, json};
 use simulator::visitor::{Decision, Visitor};
 
@@ -54,9 +55,26 @@ async fn poll(store: &dyn Store, id: &str, dry_run: bool) -> anyhow::Result<()> 
     if dry_run && known {
         return output::print(&format!("would read all Pages of {user} now"));
     }
-    match connection::ask(store, &user, Clock::system().now()).await? {
-        Some(at) => output::print(&format!("all Pages of {user} are read at {}", rfc3339(at))),
-        None => bail!("nobody is connected as {user}"),
+    let now = Clock::system().now();
+    let Some(at) = connection::ask(store, &user, now).await? else {
+        bail!("nobody is connected as {user}");
+    };
+    let buckets = [throttle::APP.to_owned(), throttle::user(&user)];
+    let closed = throttle::closed(store, buckets, now).await?;
+    output::print(&format!(
+        "all Pages of {user} are read {}",
+        begins(at, closed)
+    ))
+}
+
+/// When something is tried that is due at `at`, if Facebook's limits are closed until then.
+pub(crate) fn begins(at: Millis, closed: Option<Millis>) -> String {
+    match closed.filter(|closed| *closed > at) {
+        Some(closed) => format!(
+            "from {} on: until then Facebook limits calls",
+            rfc3339(closed)
+        ),
+        None => format!("from {} on", rfc3339(at)),
     }
 }
 

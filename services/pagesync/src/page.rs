@@ -5,12 +5,14 @@ use std::fmt::Write as _;
 use anyhow::{Context as _, bail};
 use common::clock::Clock;
 use common::pages::{self, rfc3339};
+use common::records::throttle;
 use common::store::{Store, Stored, Versioned};
 use model::id::PageId;
 use model::page::Page;
 use serde_json::{Value as Json, json};
 
 use crate::cli::PageCommand;
+use crate::connect::begins;
 use crate::output::{self, Format, cell, harmless};
 use crate::{LISTING, listing};
 
@@ -96,8 +98,12 @@ async fn poll(store: &dyn Store, ids: &[String], dry_run: bool) -> anyhow::Resul
         let line = if dry_run {
             format!("would read Page {id}")
         } else {
-            match pages::ask(store, &id, Clock::system().now()).await? {
-                Some(at) => format!("Page {id} is read from {} on", rfc3339(at)),
+            let now = Clock::system().now();
+            let people = page.connections.iter().map(throttle::user);
+            let buckets = [throttle::APP.to_owned(), throttle::page(&id)];
+            let closed = throttle::closed(store, buckets.into_iter().chain(people), now).await?;
+            match pages::ask(store, &id, now).await? {
+                Some(at) => format!("Page {id} is read {}", begins(at, closed)),
                 None => format!("Page {id} is gone meanwhile"),
             }
         };

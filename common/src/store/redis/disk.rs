@@ -105,14 +105,14 @@ pub(super) async fn wait_for_disk(connection: &mut Connection) -> Result<(), Sto
         )),
         // Before 7.2 there is no WAITAOF; there a log that is synced before every answer will do.
         Err(error) if error.to_string().contains("unknown command") => {
-            let mut ask = redis::cmd("CONFIG");
-            let asked: RedisResult<Vec<String>> = ask
-                .arg("GET")
-                .arg("appendfsync")
-                .query_async(connection)
-                .await;
-            match asked {
-                Ok(pair) if pair.get(1).is_some_and(|policy| policy == "always") => Ok(()),
+            let mut ask = redis::pipe();
+            for setting in ["appendonly", "appendfsync"] {
+                ask.cmd("CONFIG").arg("GET").arg(setting);
+            }
+            let asked: RedisResult<Vec<Vec<String>>> = ask.query_async(connection).await;
+            let values = asked.unwrap_or_default();
+            match values.iter().flatten().collect::<Vec<_>>()[..] {
+                [_, log, _, policy] if log == "yes" && policy == "always" => Ok(()),
                 _ => Err(unavailable(&error)),
             }
         }

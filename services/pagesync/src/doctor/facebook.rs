@@ -14,6 +14,8 @@ use secrecy::ExposeSecret as _;
 
 use super::{Check, State};
 
+/// The check of what Facebook reaches.
+pub(super) const ADDRESS: &str = "public address";
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Clocks further apart than this are worth a word, and than that are wrong.
 const APART: Duration = Duration::from_secs(30);
@@ -109,7 +111,7 @@ async fn clocks(config: &Config, clock: &Clock, checks: &mut Vec<Check>) {
 
 /// Does what Facebook does before it sends webhooks.
 async fn handshake(config: &Config) -> Check {
-    let name = "public address";
+    let name = ADDRESS;
     let token = config.verify_token.expose_secret();
     let (Some(address), false) = (&config.webhook_address, token.is_empty()) else {
         return Check::skipped(

@@ -13,6 +13,8 @@ use model::lane::Lane;
 use super::{Check, State};
 use crate::roles;
 
+/// The check of the running process.
+pub(super) const PROCESS: &str = "process";
 /// More messages than this wait in a lane: the workers do not keep up.
 const MANY: u64 = 10_000;
 
@@ -30,10 +32,10 @@ pub(super) async fn look(config: &Config, clock: &Clock, checks: &mut Vec<Check>
         }
     }
     checks.push(match roles::health(config).await {
-        Ok(()) => Check::ok("process", format!("ready on {}", config.operator_listen)),
+        Ok(()) => Check::ok(PROCESS, format!("ready on {}", config.operator_listen)),
         Err(error) => {
             let fix = "start it (`pagesync up`), or run this where it runs";
-            Check::bad("process", State::Warning, format!("{error:#}"), fix)
+            Check::bad(PROCESS, State::Warning, format!("{error:#}"), fix)
         }
     });
 }

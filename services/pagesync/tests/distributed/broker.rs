@@ -84,6 +84,8 @@ async fn a_broker_that_restarts_freezes_or_blocks_loses_nothing_and_delays_no_an
     broker.start_again().await;
     client.publish_again("kill -9 and restart").await;
 
+    // I11: what was published into the freeze is in the queue after all once it thaws, and our caller,
+    // told that it failed, sends it again. That twice is once: I4, `worker.rs`.
     broker.freeze().await;
     client.publish().await.unwrap_err();
     let begun = Instant::now();

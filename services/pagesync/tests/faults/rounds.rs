@@ -209,6 +209,7 @@ impl Scene {
             Fault::KillIngress => self.kill_and_start(0..1).await,
             Fault::KillWorker => self.kill_and_start(1..2).await,
             Fault::KillBoth => self.kill_and_start(0..self.processes.len()).await,
+            // I13: under load, so in the middle of whatever there is to be in the middle of.
             Fault::Terminate => {
                 for process in &mut self.processes {
                     process.terminate().await;

@@ -15,6 +15,7 @@ use model::lane::Lane;
 use model::page::Status;
 use secrecy::ExposeSecret as _;
 use serde_json::json;
+use simulator::bytes::signature_256;
 use simulator::visitor::{Decision, Visitor};
 
 use crate::BACKEND;
@@ -24,6 +25,9 @@ use crate::support::{client, eventually, own_port, within};
 
 /// What no place but Facebook may show.
 const CANARY: &str = "CANARYc0ffee";
+
+/// What somebody wrote into their Page.
+const WRITTEN: &str = "WRITTENc0ffee by somebody";
 
 /// A process that logs everything there is to log into a file.
 struct Loud {
@@ -59,6 +63,13 @@ impl Loud {
         command.arg(role.name()).env_clear().envs(environment);
         let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
         Self { child, private }
+    }
+}
+
+impl Drop for Loud {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -120,8 +131,25 @@ async fn no_token_is_in_logs_queue_store_answers_or_metrics() {
             .await
             .unwrap(),
     );
-    // A read with a Page's token, one that fails with the token in the text, and a webhook.
     let store = place.store();
+    // What people wrote into their Pages is no business of a log either.
+    // Later than the read that came with the login.
+    let sent = Clock::system().now().0 / 1000 + 2;
+    let told = json!({"object": "page", "entry": [{"id": nth(1), "time": sent, "changes": [{"field": "name", "value": WRITTEN}]}]});
+    let told = told.to_string();
+    let sent = http.post(format!("{public}/facebook/webhook"));
+    let signature = signature_256(APP_SECRET, told.as_bytes());
+    let sent = sent.header("x-hub-signature-256", signature).body(told);
+    assert_eq!(sent.send().await.unwrap().status(), 200);
+    let other = PageId::parse(&nth(1)).unwrap();
+    eventually("the value", || async {
+        let held = store.load(std::slice::from_ref(&other)).await.unwrap();
+        format!("{:?}", held[0].value)
+            .contains(WRITTEN)
+            .then_some(())
+    })
+    .await;
+    // A read with a Page's token, one that fails with the token in the text, and a webhook.
     let id = PageId::parse(&nth(0)).unwrap();
     let token = simulator.facebook().tokens.keys().next().cloned().unwrap();
     let error = json!({"error": {"message": format!("Malformed access token {token}"), "type": "OAuthException", "code": 190}});
@@ -215,6 +243,12 @@ async fn no_token_is_in_logs_queue_store_answers_or_metrics() {
         }
     }
     assert!(kept.contains("Page 0"), "the search reads what is kept");
+    for value in [WRITTEN, "Street 1, Town"] {
+        assert!(kept.contains(value), "it came, by webhook or by read");
+        let at = logged.find(value);
+        let near = at.map(|at| &logged[logged.floor_char_boundary(at.saturating_sub(200))..at]);
+        assert_eq!(near, None, "a value is in the logs");
+    }
     let is_embedded = matches!(place, Place::Embedded(_));
     assert!(is_embedded || bodies >= 2, "{bodies} jobs were looked at");
 }

@@ -137,6 +137,17 @@ async fn it_finds_what_is_wrong_and_says_what_to_do() {
             "{extra:?}: {checks:#}"
         );
     }
+    let nobody = [
+        ("PAGESYNC_OPERATOR_LISTEN", "127.0.0.1:9"),
+        (
+            "FACEBOOK_WEBHOOK_ADDRESS",
+            "http://127.0.0.1:9/facebook/webhook",
+        ),
+    ];
+    let (_, checks) = doctor(&connected, &nobody[..1]);
+    assert_eq!(state(&checks, "process"), "warning", "perhaps elsewhere");
+    let (code, checks) = doctor(&connected, &nobody);
+    assert_eq!((code, state(&checks, "process")), (3, "failed"));
     connected.simulator.facebook().ahead += 3600;
     let (code, checks) = doctor(&connected, &[]);
     assert_eq!((code, state(&checks, "clock")), (3, "failed"));

@@ -228,6 +228,7 @@ async fn a_check_writes_and_names_the_epoch() {
     assert!(!first.epoch.is_empty());
 }
 
+/// I5 is in it: a crash between claim and publish, the claim of another, then the late publish.
 #[tokio::test(flavor = "multi_thread")]
 async fn p13_three_schedulers_and_crashes_publish_each_due_page_once_and_once_more_for_each_crash()
 {

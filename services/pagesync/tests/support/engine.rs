@@ -2,6 +2,7 @@
 //!
 //! Both forms can be killed, started again on the same port with the same data, and frozen.
 
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
@@ -37,6 +38,8 @@ enum Form {
 #[derive(Debug)]
 struct Process {
     directory: PathBuf,
+    /// Of RabbitMQ's: where its nodes would meet, and who knows of it.
+    inner: [u16; 2],
     child: Mutex<Option<Child>>,
 }
 
@@ -61,6 +64,8 @@ fn engine_answers() -> bool {
 
 /// Containers carry this label, so that ./test can remove what a killed test left behind.
 const LABEL: (&str, &str) = ("pagesync.test", "true");
+/// Processes have this in their environment, for the same.
+const MARK: &str = "PAGESYNC_TEST_SERVER";
 
 fn image(kind: Kind) -> (String, String) {
     let (variable, default) = match kind {
@@ -248,6 +253,7 @@ impl Process {
         std::fs::create_dir_all(&directory).unwrap();
         let process = Self {
             directory,
+            inner: [own_port(), own_port()],
             child: Mutex::new(None),
         };
         process.spawn(kind, ports);
@@ -276,6 +282,7 @@ impl Process {
             }
         };
         let log = std::fs::File::create(self.directory.join("log")).unwrap();
+        command.env(MARK, &self.directory).process_group(0);
         let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn();
         *self.child.lock().unwrap() = Some(child.unwrap());
     }
@@ -286,8 +293,8 @@ impl Process {
         command
             .env("HOME", &self.directory)
             .env("RABBITMQ_NODENAME", format!("test{}@localhost", ports[0]))
-            .env("RABBITMQ_DIST_PORT", (ports[1] ^ 1).to_string())
-            .env("ERL_EPMD_PORT", "14369")
+            .env("RABBITMQ_DIST_PORT", self.inner[0].to_string())
+            .env("ERL_EPMD_PORT", self.inner[1].to_string())
             .env("RABBITMQ_CONFIG_FILE", at("rabbitmq.conf"))
             .env("RABBITMQ_ENABLED_PLUGINS_FILE", at("plugins"))
             .env("RABBITMQ_MNESIA_BASE", at("data"))
@@ -297,11 +304,11 @@ impl Process {
     fn signal(&self, signal: &str) {
         let child = self.child.lock().unwrap();
         let pid = child.as_ref().unwrap().id().to_string();
-        // RabbitMQ's script execs nothing: the node is a child of it.
-        let tree = Command::new("sh")
-            .args(["-c", &format!("kill -{signal} {pid} $(pgrep -P {pid}) $(pgrep -P $(pgrep -d, -P {pid} 2>/dev/null || echo 0) 2>/dev/null)")])
+        // Its group: RabbitMQ's node is a child of the script that starts it.
+        let sent = Command::new("kill")
+            .args([&format!("-{signal}"), "--", &format!("-{pid}")])
             .status();
-        assert!(tree.is_ok());
+        assert!(sent.unwrap().success());
     }
 
     fn kill(&self) {

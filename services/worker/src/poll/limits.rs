@@ -24,10 +24,8 @@ impl Whose<'_> {
     fn bucket(&self, limit: Limit) -> String {
         match (limit, self.user, self.page) {
             (Limit::App, _, _) | (_, None, None) => throttle::APP.to_owned(),
-            (Limit::User, Some(user), _) | (Limit::Page, Some(user), None) => {
-                format!("user:{user}")
-            }
-            (_, _, Some(page)) => format!("page:{page}"),
+            (Limit::User, Some(user), _) | (Limit::Page, Some(user), None) => throttle::user(user),
+            (_, _, Some(page)) => throttle::page(page),
         }
     }
 }

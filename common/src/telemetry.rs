@@ -104,7 +104,7 @@ impl Default for Metrics {
             ("polls", "Polls begun, by subject", &metrics.polls),
             (
                 "graph_answers",
-                "What answers of Graph came to",
+                "What reads, walks, logins and subscriptions came to at Graph",
                 &metrics.graph,
             ),
             (

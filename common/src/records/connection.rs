@@ -353,3 +353,36 @@ pub(super) fn delete(key: Key) -> RecordWrite {
         expected: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_walk_is_done_by_its_pace_so_far_and_not_while_calls_are_limited() {
+        let walk = |pages| Walk {
+            begun: Millis(100_000),
+            after: None,
+            stamp: None,
+            pages,
+            calls: 1,
+        };
+        let last = Walked {
+            begun: Millis(0),
+            ended: Millis(1),
+            pages: 500,
+            calls: 5,
+        };
+        let new = serde_json::json!({"user": "7", "connected": 0, "polling": {}});
+        let mut connection: Connection = serde_json::from_value(new).unwrap();
+        (connection.walk, connection.last) = (Some(walk(100)), Some(last));
+        // 100 of 500 in 20 s: 400 more take 80 s.
+        assert_eq!(connection.eta(Millis(120_000)), Some(Millis(200_000)));
+        connection.polling.defer(Millis(900_000));
+        assert_eq!(connection.eta(Millis(120_000)), Some(Millis(980_000)));
+        connection.walk = Some(walk(501));
+        assert_eq!(connection.eta(Millis(120_000)), None, "more than last time");
+        connection.walk = Some(walk(0));
+        assert_eq!(connection.eta(Millis(120_000)), None, "no pace yet");
+    }
+}

@@ -30,6 +30,8 @@ use crate::store::{
 
 /// How long the epoch of a person who was forgotten stands: nothing under way lives as long.
 const EPOCH: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long Facebook may deliver again what it sent before an erasure, and an hour.
+const REPEATS: Duration = Duration::from_secs(37 * 3600);
 /// How long a receipt can be asked for.
 const RECEIPT: Duration = Duration::from_secs(400 * 24 * 3600);
 
@@ -312,12 +314,17 @@ pub async fn receipt(store: &dyn Store, code: &str) -> Result<Option<Receipt>, S
     Ok(held.map(|held| held.value))
 }
 
-/// Makes sure that what erasures deleted is off the disk, and says so in their receipts.
+/// Makes sure that what erasures deleted is off the disk, and says so in their receipts. Swept again
+/// until nothing of the time before can come any more: what a delivery of Facebook's carried is deleted
+/// from the queue, and with that not off the disk.
 pub async fn scrub(store: &dyn Store, now: Millis) -> Result<(), StoreError> {
     let receipts = all::<Receipt>(store, Kind::Receipt, "").await?;
     let open: Vec<_> = receipts
         .into_iter()
-        .filter(|(_, held)| held.value.scrubbed.is_none())
+        .filter(|(_, held)| {
+            let end = held.value.erased.plus(REPEATS);
+            held.value.scrubbed.is_none_or(|at| at < end)
+        })
         .collect();
     if open.is_empty() {
         return Ok(());

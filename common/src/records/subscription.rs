@@ -31,6 +31,8 @@ pub struct Subscription {
     pub problem: Option<String>,
     /// How often something that had been there was put back, each within a week of the last.
     pub healed: u32,
+    /// How often somebody logged in since: what an attempt found out before that is no news after it.
+    pub renewals: u32,
 }
 
 impl Subscription {
@@ -48,6 +50,7 @@ impl Subscription {
         self.refused.clear();
         self.tried = None;
         self.healed = 0;
+        self.renewals = self.renewals.wrapping_add(1);
         (self.polling.not_before, self.polling.failures) = (None, 0);
     }
 }

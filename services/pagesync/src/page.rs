@@ -99,9 +99,14 @@ async fn poll(store: &dyn Store, ids: &[String], dry_run: bool) -> anyhow::Resul
             format!("would read Page {id}")
         } else {
             let now = Clock::system().now();
-            let people = page.connections.iter().map(throttle::user);
-            let buckets = [throttle::APP.to_owned(), throttle::page(&id)];
-            let closed = throttle::closed(store, buckets.into_iter().chain(people), now).await?;
+            // Whoever may call first reads it.
+            let mut closed = Vec::new();
+            for person in &page.connections {
+                let (app, person) = (throttle::APP.to_owned(), throttle::user(person));
+                let buckets = [app, throttle::page(&id), person];
+                closed.push(throttle::closed(store, buckets, now).await?);
+            }
+            let closed = closed.into_iter().min().flatten();
             match pages::ask(store, &id, now).await? {
                 Some(at) => format!("Page {id} is read {}", begins(at, closed)),
                 None => format!("Page {id} is gone meanwhile"),

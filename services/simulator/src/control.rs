@@ -7,7 +7,7 @@ use axum::{Json, Router};
 use serde_json::Value;
 
 use crate::delivery::Faults;
-use crate::facebook::{Canned, Habits, Person, kill};
+use crate::facebook::{Canned, EDGES, Habits, Person, kill};
 use crate::scenario::{Death, Scenario, check};
 use crate::signed_request::{self, Answered};
 use crate::world::Page;
@@ -67,10 +67,14 @@ async fn change(
     Path(id): Path<String>,
     Json(fields): Json<Page>,
 ) -> Result<Json<Page>, Refusal> {
+    if !simulator.world().has(&id) {
+        let reason = format!("there is no Page {id}: see GET /_sim/pages");
+        return Err(refusal(StatusCode::NOT_FOUND, &reason));
+    }
     simulator
         .change(&id, fields)
         .map(Json)
-        .map_err(|reason| refusal(StatusCode::NOT_FOUND, &reason))
+        .map_err(|reason| refusal(StatusCode::BAD_REQUEST, &reason))
 }
 
 async fn faults(State(simulator): State<Simulator>) -> Json<Faults> {
@@ -107,7 +111,8 @@ async fn deauthorize(
     State(simulator): State<Simulator>,
     Path(user): Path<String>,
     Json(to): Json<To>,
-) -> Json<Answered> {
+) -> Result<Json<Answered>, Refusal> {
+    somebody(&simulator, &user)?;
     {
         // Facebook ends the tokens first, then says so.
         let death = Death {
@@ -117,15 +122,26 @@ async fn deauthorize(
         };
         kill(&mut simulator.facebook(), &death);
     }
-    Json(signed_request::post(&simulator, &user, &to.callback).await)
+    let answered = signed_request::post(&simulator, &user, &to.callback).await;
+    Ok(Json(answered))
 }
 
 async fn delete_data(
     State(simulator): State<Simulator>,
     Path(user): Path<String>,
     Json(to): Json<To>,
-) -> Json<Answered> {
-    Json(signed_request::post(&simulator, &user, &to.callback).await)
+) -> Result<Json<Answered>, Refusal> {
+    somebody(&simulator, &user)?;
+    let answered = signed_request::post(&simulator, &user, &to.callback).await;
+    Ok(Json(answered))
+}
+
+fn somebody(simulator: &Simulator, user: &str) -> Result<(), Refusal> {
+    if simulator.facebook().people.contains_key(user) {
+        return Ok(());
+    }
+    let reason = format!("there is no person {user}: see GET /_sim/people");
+    Err(refusal(StatusCode::NOT_FOUND, &reason))
 }
 
 async fn scenario(State(simulator): State<Simulator>, text: String) -> Result<StatusCode, Refusal> {
@@ -199,6 +215,14 @@ async fn set_replies(
 ) -> Result<StatusCode, Refusal> {
     let known = check(replies.iter().filter_map(|canned| canned.fault.as_ref()));
     known.map_err(|reason| refusal(StatusCode::BAD_REQUEST, &reason))?;
+    if let Some(odd) = replies.iter().find(|canned| !canned.names_an_edge()) {
+        let edges = EDGES.join(", ");
+        let reason = format!(
+            "there is no edge {:?}; a method and one of {edges}",
+            odd.edge
+        );
+        return Err(refusal(StatusCode::BAD_REQUEST, &reason));
+    }
     simulator.facebook().canned = replies
         .into_iter()
         .filter(|canned| canned.times > 0)
@@ -215,9 +239,15 @@ async fn forget_calls(State(simulator): State<Simulator>) -> StatusCode {
     StatusCode::NO_CONTENT
 }
 
-async fn kill_tokens(State(simulator): State<Simulator>, Json(death): Json<Death>) -> StatusCode {
-    kill(&mut simulator.facebook(), &death);
-    StatusCode::NO_CONTENT
+async fn kill_tokens(
+    State(simulator): State<Simulator>,
+    Json(death): Json<Death>,
+) -> Result<StatusCode, Refusal> {
+    if kill(&mut simulator.facebook(), &death) == 0 {
+        let reason = "no token is of that person and that Page";
+        return Err(refusal(StatusCode::NOT_FOUND, reason));
+    }
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn subscriptions(State(simulator): State<Simulator>) -> Json<Value> {

@@ -141,6 +141,31 @@ fn ok() -> u16 {
     200
 }
 
+/// The edges there are, as calls are counted; and one permission of `me/permissions`, by its name.
+pub const EDGES: [&str; 10] = [
+    "oauth/access_token",
+    "debug_token",
+    "me",
+    "me/permissions",
+    "me/accounts",
+    "?ids",
+    "batch",
+    "{id}",
+    "{id}/subscriptions",
+    "{id}/subscribed_apps",
+];
+
+impl Canned {
+    /// Whether there is such an edge: a reply for another would never be sent.
+    pub fn names_an_edge(&self) -> bool {
+        let named = self.edge.split_once(' ');
+        named.is_some_and(|(method, edge)| {
+            let known = EDGES.contains(&edge) || edge.starts_with("me/permissions/");
+            known && ["GET", "POST", "DELETE"].contains(&method)
+        })
+    }
+}
+
 /// Habits of Graph that differ from app to app and from day to day.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -382,13 +407,16 @@ impl Facebook {
     }
 }
 
-/// Lets tokens die.
-pub fn kill(facebook: &mut Facebook, death: &Death) {
+/// Lets tokens die; answers with how many.
+pub fn kill(facebook: &mut Facebook, death: &Death) -> usize {
+    let mut killed = 0;
     for token in facebook.tokens.values_mut() {
         let user = death.user.as_ref().is_none_or(|user| *user == token.user);
         let named = death.page.as_deref();
         if user && named.is_none_or(|page| page_of(token) == Some(page)) {
             token.dead = Some(death.subcode);
+            killed += 1;
         }
     }
+    killed
 }

@@ -156,7 +156,9 @@ fn act(simulator: &Simulator, n: usize, action: Action) -> Result<(), String> {
                 simulator.change(&id, numbered(&fields, n))?;
             }
         }
-        Action::KillTokens(death) => kill(&mut simulator.facebook(), &death),
+        Action::KillTokens(death) => {
+            kill(&mut simulator.facebook(), &death);
+        }
         Action::Unsubscribe { page } => {
             let mut facebook = simulator.facebook();
             facebook.preinstalled = false;

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+use crate::graph::is_field;
+
 /// A Page: Graph field names and values; `id` is always there.
 pub type Page = Map<String, Value>;
 
@@ -23,6 +25,7 @@ impl World {
             .get("id")
             .and_then(Value::as_str)
             .ok_or("a Page needs an id, a string of digits")?;
+        exist(page)?;
         self.pages.insert(id.to_owned(), page.clone());
         Ok(())
     }
@@ -33,6 +36,11 @@ impl World {
             let old = self.before.get(id).filter(|(at, _)| now < at + stale);
             old.map_or(page, |(_, before)| before).clone()
         })
+    }
+
+    /// Whether there is such a Page.
+    pub fn has(&self, id: &str) -> bool {
+        self.pages.contains_key(id)
     }
 
     /// Removes a Page as its owner would.
@@ -62,12 +70,13 @@ impl World {
             .pages
             .get_mut(id)
             .ok_or_else(|| format!("there is no Page {id}"))?;
+        exist(&fields)?;
+        if fields.contains_key("id") {
+            return Err("the id of a Page does not change".to_owned());
+        }
         let mut changed = Vec::new();
         self.before.insert(id.to_owned(), (now, page.clone()));
         for (field, value) in fields {
-            if field == "id" {
-                return Err("the id of a Page does not change".to_owned());
-            }
             if page.get(&field).unwrap_or(&Value::Null) == &value {
                 continue;
             }
@@ -79,5 +88,13 @@ impl World {
             changed.push((field, value));
         }
         Ok((page.clone(), changed))
+    }
+}
+
+/// A misspelt field would never be read.
+fn exist(fields: &Page) -> Result<(), String> {
+    match fields.keys().find(|name| !is_field(name)) {
+        None => Ok(()),
+        Some(name) => Err(format!("a Page has no field {name:?}")),
     }
 }

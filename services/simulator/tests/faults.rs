@@ -222,14 +222,62 @@ async fn every_error_is_answered_with_its_status_and_its_code() {
         assert_eq!(body["error"]["code"].to_string(), code);
         assert_eq!(body["error"]["message"], row.message);
     }
-    let unknown = json!([{"edge": "GET me", "fault": "190/1"}]);
-    assert_eq!(
-        stage
-            .call(reqwest::Method::PUT, "/_sim/replies", unknown)
-            .await
-            .0,
-        400
-    );
+}
+
+/// What would silently do nothing is refused.
+#[tokio::test]
+async fn what_names_nothing_is_refused() {
+    use reqwest::Method;
+    let stage = Stage::new(Faults::default()).await;
+    let to = json!({"callback": "http://127.0.0.1:9/"});
+    let page = |name: &str| json!({ name: "x" });
+    for (method, path, body, status) in [
+        (
+            Method::PUT,
+            "/_sim/replies",
+            json!([{"edge": "GET me", "fault": "190/1"}]),
+            400,
+        ),
+        (
+            Method::PUT,
+            "/_sim/replies",
+            json!([{"edge": "GET me/acounts"}]),
+            400,
+        ),
+        (Method::PUT, "/_sim/replies", json!([{"edge": "me"}]), 400),
+        (
+            Method::PUT,
+            "/_sim/replies",
+            json!([{"edge": "DELETE me/permissions/email"}]),
+            204,
+        ),
+        (Method::PATCH, "/_sim/pages/1", page("nmae"), 400),
+        (Method::PATCH, "/_sim/pages/1", page("id"), 400),
+        (Method::PATCH, "/_sim/pages/4711", page("name"), 404),
+        (Method::PATCH, "/_sim/pages/1", page("name"), 200),
+        (
+            Method::POST,
+            "/_sim/pages",
+            json!([{"id": "5", "nmae": "x"}]),
+            400,
+        ),
+        (
+            Method::POST,
+            "/_sim/people/4711/deauthorize",
+            to.clone(),
+            404,
+        ),
+        (Method::POST, "/_sim/people/4711/data-deletion", to, 404),
+        (
+            Method::DELETE,
+            "/_sim/tokens",
+            json!({"user": "4711", "subcode": 460}),
+            404,
+        ),
+    ] {
+        let (answered, said) = stage.call(method, path, body.clone()).await;
+        assert_eq!(answered, status, "{path} {body}: {said}");
+    }
 }
 
 #[tokio::test]

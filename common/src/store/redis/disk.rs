@@ -53,8 +53,8 @@ impl RedisStore {
                     .await;
                 match asked {
                     Ok(_) => begun = true,
-                    // Somebody else's began since we looked, perhaps before our deletions: ours is next.
-                    Err(error) if error.to_string().contains("already in progress") => {}
+                    // Somebody else's began since we looked, which was after our deletions: it will do.
+                    Err(error) if error.to_string().contains("already in progress") => begun = true,
                     Err(error) => return Err(unavailable(&error)),
                 }
             }
@@ -113,7 +113,9 @@ pub(super) async fn wait_for_disk(connection: &mut Connection) -> Result<(), Sto
             let values = asked.unwrap_or_default();
             match values.iter().flatten().collect::<Vec<_>>()[..] {
                 [_, log, _, policy] if log == "yes" && policy == "always" => Ok(()),
-                _ => Err(unavailable(&error)),
+                _ => Err(StoreError::Unavailable(
+                    "Redis before 7.2 has a write on its disk only with appendonly yes and appendfsync always".to_owned(),
+                )),
             }
         }
         Err(error) => Err(unavailable(&error)),

@@ -372,6 +372,15 @@ impl Store for RedisStore {
     }
 
     async fn check(&self) -> Result<Health, StoreError> {
+        // First: a server that is set up wrongly refuses the write, too, and not so clearly.
+        let (refusals, warnings) = self.settings().await?;
+        if !refusals.is_empty() {
+            return Ok(Health {
+                epoch: String::new(),
+                refusals,
+                warnings,
+            });
+        }
         let key = Key::new(Kind::Check, "write");
         let put = RecordWrite::Put {
             key,
@@ -384,7 +393,6 @@ impl Store for RedisStore {
             ..Commit::default()
         }])
         .await?;
-        let (refusals, warnings) = self.settings().await?;
         let mut pipeline = redis::pipe();
         let meta = format!("{PREFIX}:meta");
         pipeline

@@ -32,7 +32,13 @@ impl RedisStore {
             Some(_) => {}
             None => warnings.push("Redis does not let us read its settings: make sure of maxmemory-policy noeviction and appendonly yes".to_owned()),
         }
-        if aof.as_deref() == Some("no") {
+        let without_log = aof.as_deref() == Some("no");
+        if without_log && self.durability == Durability::Fsync {
+            refusals.push(
+                "PAGESYNC_REDIS_DURABILITY=fsync needs Redis' append-only file: set appendonly yes"
+                    .to_owned(),
+            );
+        } else if without_log {
             warnings.push("Redis keeps no append-only file: a restart loses what changed since its last snapshot. Set appendonly yes".to_owned());
         }
         if setting(3).is_some_and(|save| !save.is_empty()) {

@@ -148,7 +148,10 @@ fn nobody_there(checks: &mut [Check]) {
         let process = checks
             .iter_mut()
             .filter(|check| check.check == local::PROCESS);
-        process.for_each(|check| check.state = State::Failed);
+        for check in process {
+            let fix = "start it (`pagesync up`); if it runs elsewhere, run this there";
+            (check.state, check.fix) = (State::Failed, Some(fix.to_owned()));
+        }
     }
 }
 

@@ -133,12 +133,19 @@ async fn settings_that_lose_pages_are_refused_and_a_restart_keeps_what_was_commi
     assert_eq!((health.refusals, health.warnings), (Vec::new(), Vec::new()));
     raw(&url, &["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
     raw(&url, &["CONFIG", "SET", "appendonly", "no"]).await;
-    let health = store.check().await;
-    raw(&url, &["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
-    // Without its log Redis cannot promise the disk: `fsync` fails instead of pretending.
+    // Without its log Redis cannot promise the disk: `fsync` is refused instead of pretended.
+    let refusals = store.check().await.unwrap().refusals;
     assert!(
-        matches!(health, Err(StoreError::Unavailable(_))),
-        "{health:?}"
+        refusals[0].contains("allkeys-lru") && refusals[1].contains("appendonly yes"),
+        "{refusals:?}"
+    );
+    raw(&url, &["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
+    let written = store
+        .commit(&[registration(&page_id(101), 0, Millis(1))])
+        .await;
+    assert!(
+        matches!(written, Err(StoreError::Unavailable(_))),
+        "{written:?}"
     );
     let relaxed = RedisStore::open(&url, Durability::Relaxed).unwrap();
     raw(&url, &["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;

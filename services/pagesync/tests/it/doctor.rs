@@ -84,6 +84,7 @@ async fn it_finds_what_is_wrong_and_says_what_to_do() {
     assert_eq!(code, 0, "{checks:#}");
     for name in [
         "configuration",
+        "queue",
         "store",
         "keys",
         "dead letters",

@@ -1,9 +1,11 @@
 //! Logins of all kinds of people: with few permissions, twice, two of one Page, in bad moments. B46 and
 //! B48 of the bad inputs.
 
-use common::records::{all, login, token};
+use common::records::subscription::{self, Subscription};
+use common::records::{all, get, login, token};
 use common::store::{Key, Kind};
 use model::field::DEFAULT_TRACKED;
+use model::id::PageId;
 use model::page::Status;
 use serde_json::{Value as Json, json};
 use simulator::visitor::Decision;
@@ -75,7 +77,7 @@ async fn b40_a_state_is_good_for_ten_minutes() {
 async fn every_tracked_field_is_shown_with_its_source_and_proof_and_stands_in_the_store() {
     let connected = start().await;
     assert_eq!(connected.connect().await.0, 200);
-    let id = model::id::PageId::parse(&nth(1)).unwrap();
+    let id = PageId::parse(&nth(1)).unwrap();
     let (version, page) = connected.deployment.page(&id).await.unwrap();
     let view = serde_json::to_value(common::pages::view(&id, version, &page)).unwrap();
     assert_eq!(view["status"], "active");
@@ -191,7 +193,7 @@ async fn b48_a_page_without_a_token_is_listed_and_not_polled() {
     assert_eq!(page.status, Status::NoToken);
     assert_eq!(connected.calls("GET {id}"), 0);
     let key = Key::new(Kind::PageToken, format!("{}.{}", ada.unwrap(), nth(1)));
-    let held: token::Held = common::records::get(&*connected.deployment.store, &key)
+    let held: token::Held = get(&*connected.deployment.store, &key)
         .await
         .unwrap()
         .unwrap()
@@ -307,7 +309,11 @@ async fn a_login_is_not_begun_twice_by_two_requests_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_of_two_people_is_subscribed_with_the_permission_of_either() {
-    let connected = start().await;
+    let scene = Scene {
+        clock: manual(),
+        ..Scene::default()
+    };
+    let connected = Connected::start(BACKEND, scene).await;
     let bob = json!({"id": "200000000000002", "name": "Bob", "pages": [nth(0)]});
     let bob: simulator::facebook::Person = serde_json::from_value(bob).unwrap();
     connected
@@ -320,11 +326,32 @@ async fn a_page_of_two_people_is_subscribed_with_the_permission_of_either() {
         ..Decision::default()
     };
     assert_eq!(connected.connect_as(&declined).await.0, 200);
+    let key = subscription::key(&PageId::parse(&nth(0)).unwrap());
+    let held = async || {
+        let held = get::<Subscription>(&*connected.deployment.store, &key).await;
+        held.unwrap().unwrap().value
+    };
+    eventually("the refusal", || async {
+        (!held().await.refused.is_empty()).then_some(())
+    })
+    .await;
+    // Ada's token is answered, Bob's meets a bad moment: what Ada may not have is not the last word.
+    let edge = "GET {id}/subscribed_apps";
+    connected.reply(&json!([{"edge": edge}, {"edge": edge, "fault": "2"}]));
+    connected.advance(std::time::Duration::from_secs(61));
     let as_bob = Decision {
         user: "200000000000002".to_owned(),
         ..Decision::default()
     };
     assert_eq!(connected.connect_as(&as_bob).await.0, 200);
+    let after = eventually("the bad moment", || async {
+        let held = held().await;
+        (held.polling.failures > 0).then_some(held)
+    })
+    .await;
+    assert_eq!(after.refused.len(), 0);
+    assert!(after.polling.wanted(), "{after:?}");
+    connected.advance(std::time::Duration::from_secs(121));
     eventually("the subscription by Bob's token", || async {
         let facebook = connected.simulator.facebook();
         let fields = facebook.installed.get(&nth(0))?;
@@ -336,5 +363,11 @@ async fn a_page_of_two_people_is_subscribed_with_the_permission_of_either() {
         1,
         "the others are Ada's alone"
     );
+    let after = eventually("the commit", || async {
+        let held = held().await;
+        (held.polling.failures == 0).then_some(held)
+    })
+    .await;
+    assert_eq!((after.refused.len(), after.problem), (0, None));
     connected.finish().await;
 }

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use common::records::connection::Status as ConnectionStatus;
-use common::records::{forecast, token};
+use common::records::subscription::{self, Subscription};
+use common::records::{forecast, get, put, token, write};
 use model::id::{PageId, Subject};
 use model::job::{Claim, Job};
 use model::lane::Lane;
@@ -205,6 +206,11 @@ async fn a_login_mends_a_dead_connection_in_place_with_its_history() {
 /// I9: while Facebook refuses a token, a login or a walk puts another in its place.
 #[tokio::test(flavor = "multi_thread")]
 async fn i9_a_refused_token_that_was_replaced_meanwhile_is_no_failure() {
+    token_replaced_during(Subject::Page, "GET {id}").await;
+    token_replaced_during(Subject::Subscription, "GET {id}/subscribed_apps").await;
+}
+
+async fn token_replaced_during(subject: fn(PageId) -> Subject, edge: &str) {
     let connected = connected().await;
     let (page, user) = (
         PageId::parse(&nth(0)).unwrap(),
@@ -229,25 +235,32 @@ async fn i9_a_refused_token_that_was_replaced_meanwhile_is_no_failure() {
     let keys = plain.keyring.keys().unwrap();
     let fresh = common::custody::Token::new(fresh);
     let now = connected.clock.now();
-    let write = token::keep(key.clone(), Some(&fresh), keys.current(), now).unwrap();
+    let by = token::keep(key.clone(), Some(&fresh), keys.current(), now).unwrap();
     let parts = worker::Parts {
-        store: MoodyStore::overtaken(store, key, write),
+        store: MoodyStore::overtaken(store, key, by),
         clock: connected.clock.clone(),
         ..plain
     };
+    // Both are due when our claim says so, and not before.
+    let record = subscription::key(&page);
+    let held = get::<Subscription>(&*parts.store, &record).await.unwrap();
+    let mut held = held.unwrap();
+    held.value.polling.ask(now.plus(DAY));
+    let asked = put(record.clone(), &held.value, Some(held.version), None);
+    write(&*parts.store, vec![asked]).await.unwrap();
     let claim = Claim {
-        subject: Subject::Page(page),
+        subject: subject(page),
         lane: Lane::PollsNow,
         due: now.plus(DAY * 2),
     };
-    let (walks, reads) = (
-        connected.calls("GET me/accounts"),
-        connected.calls("GET {id}"),
-    );
+    let (walks, calls) = (connected.calls("GET me/accounts"), connected.calls(edge));
     worker::apply(&parts, &[Job::Poll(claim)]).await.unwrap();
     let read = connected.page(0).await;
     assert_eq!((read.status, read.polling.failures), (Status::Active, 0));
-    assert_eq!(connected.calls("GET {id}"), reads + 2, "refused, then read");
+    let held = get::<Subscription>(&*parts.store, &record).await.unwrap();
+    let held = held.unwrap().value;
+    assert_eq!((held.problem, held.polling.failures), (None, 0));
+    assert_eq!(connected.calls(edge), calls + 2, "refused, then answered");
     assert_eq!(
         connected.calls("GET me/accounts"),
         walks,

@@ -133,12 +133,14 @@ pub(super) fn parse(text: &str) -> Vec<Asked> {
         .collect()
 }
 
+/// Whether a Page has such a field.
+pub(crate) fn is_field(name: &str) -> bool {
+    PAGE.contains(&name)
+}
+
 /// Refuses the first field that does not exist, in Graph's words.
 pub(super) fn check(asked: &[Asked]) -> Result<(), Refusal> {
-    match asked
-        .iter()
-        .find(|field| !PAGE.contains(&field.name.as_str()))
-    {
+    match asked.iter().find(|field| !is_field(&field.name)) {
         None => Ok(()),
         Some(field) => Err(nonexisting(&field.name, "Page")),
     }

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::Simulator;
 use crate::facebook::{Canned, Kind, Token};
+pub(crate) use fields::is_field;
 
 /// The versions that are served; older ones that once existed are served by the first.
 const LIVE: [&str; 6] = ["v21.0", "v22.0", "v23.0", "v24.0", "v25.0", "v26.0"];

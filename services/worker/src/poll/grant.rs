@@ -52,7 +52,11 @@ pub(super) async fn poll(parts: &Parts, id: &GrantId) -> Result<(), StoreError> 
         .keys()
         .and_then(|keys| keys.open(&sealed, &grant::seal_name(id)));
     let person = match opened {
-        Ok(short) => complete(parts, &short).await,
+        Ok(short) => {
+            let person = complete(parts, &short).await;
+            limits::note(parts, limits::Whose::default(), person.as_ref().err()).await?;
+            person
+        }
         // The file may be back in a moment; a key or a seal will not.
         Err(error @ CustodyError::File { .. }) => Err(GraphError::Transient(error.to_string())),
         Err(error) => {
@@ -61,8 +65,6 @@ pub(super) async fn poll(parts: &Parts, id: &GrantId) -> Result<(), StoreError> 
             Err(GraphError::Configuration(text.to_owned()))
         }
     };
-    let error = person.as_ref().err();
-    limits::note(parts, limits::Whose::default(), error).await?;
     let (stage, failures, due) = decide(parts, &person, sealed, failures);
     let mut record = Grant {
         begun,

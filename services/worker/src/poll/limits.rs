@@ -58,8 +58,8 @@ pub(super) async fn closed(
     Ok((until > now).then(|| until.plus(jitter)))
 }
 
-/// Remembers what answers said of limits, and that a call was refused for one; counts the call if it
-/// failed. Answers with when calls are possible again, if it was refused for a limit.
+/// Remembers what answers said of limits, and that a call was refused for one; counts what the
+/// attempt came to. Answers with when calls are possible again, if it was refused for a limit.
 pub(super) async fn note(
     parts: &Parts,
     whose: Whose<'_>,
@@ -90,9 +90,7 @@ pub(super) async fn note(
             );
         }
     }
-    if let Some(error) = error {
-        Metrics::count(&parts.metrics.graph, error.class());
-    }
+    Metrics::count(&parts.metrics.graph, error.map_or("ok", GraphError::class));
     let Some(GraphError::Throttled { bucket, wait }) = error else {
         return Ok(None);
     };

@@ -10,7 +10,6 @@ use common::records::connection::{self, Connection};
 use common::records::{drift, quarantine};
 use common::slots::AFTER_WALK;
 use common::store::{Commit, DueWrite, Key, Outcome, PageWrite, StoreError, Stored, Versioned};
-use common::telemetry::Metrics;
 use model::field::FieldName;
 use model::id::{PageId, Subject, UserId};
 use model::lane::Lane;
@@ -23,7 +22,7 @@ use super::fields::leave_out;
 use super::limits;
 use super::pace::{A_DAY, is_due, resume};
 use super::subscription::{count_drift, expect_announcement};
-use super::tokens::{NoToken, another_may_do, candidates, covering, refused};
+use super::tokens::{NoToken, TriedTokens, another_may_do, ask_anew, covering};
 use crate::Parts;
 use crate::fresh::start_again;
 
@@ -103,37 +102,33 @@ async fn load(parts: &Parts, id: &PageId) -> Result<Option<Versioned<Stored>>, S
     }))
 }
 
-/// Reads with the tokens there are; once more where a refused one was replaced meanwhile.
+/// Reads with the best token; with the next one where a token or its person is the trouble.
 async fn attempt(parts: &Parts, id: &PageId) -> Result<Tried, StoreError> {
-    match attempt_with_held(parts, id).await? {
-        (_, true) => Ok(attempt_with_held(parts, id).await?.0),
-        (tried, false) => Ok(tried),
-    }
-}
-
-/// Reads with the best token; with the next one where a token or its person is the trouble. The flag:
-/// a token that was refused is not the one we hold any more.
-async fn attempt_with_held(parts: &Parts, id: &PageId) -> Result<(Tried, bool), StoreError> {
     let covering = covering(parts, id).await?;
     let tried = |attempt, with| Tried {
         attempt,
         with,
         covering,
     };
-    let candidates = match candidates(parts, id).await? {
-        Ok(candidates) => candidates,
-        Err(why) => return Ok((tried(Attempt::NoToken(why), None), false)),
-    };
+    let mut refused = TriedTokens::default();
     let mut failed = None;
-    let mut replaced = false;
-    for candidate in candidates {
+    loop {
+        let candidate = match refused.next(parts, id).await? {
+            Ok(candidate) => candidate,
+            Err(why) => {
+                return Ok(match failed {
+                    Some((error, with)) => tried(Attempt::Failed(error), Some(with)),
+                    None => tried(Attempt::NoToken(why), None),
+                });
+            }
+        };
         let whose = limits::Whose {
             user: Some(&candidate.user),
             page: Some(id),
         };
         let with = (candidate.user.clone(), candidate.guard.clone());
         if let Some(until) = limits::closed(parts, whose, Lane::PollsNow).await? {
-            return Ok((tried(Attempt::Deferred(until), Some(with)), false));
+            return Ok(tried(Attempt::Deferred(until), Some(with)));
         }
         let answer = read(parts, id, &candidate.token).await?;
         let throttled = limits::note(parts, whose, answer.as_ref().err()).await?;
@@ -141,19 +136,15 @@ async fn attempt_with_held(parts: &Parts, id: &PageId) -> Result<(Tried, bool), 
             (_, Some(until)) => Attempt::Deferred(until),
             (Ok(answer), None) => Attempt::Read(answer),
             (Err(error), None) if another_may_do(&error) => {
-                replaced |= refused(parts, id, &candidate, &error).await?;
+                ask_anew(parts, id, &candidate, &error).await?;
+                refused.add(candidate);
                 failed.get_or_insert((error, with));
                 continue;
             }
             (Err(error), None) => Attempt::Failed(error),
         };
-        return Ok((tried(attempt, Some(with)), false));
+        return Ok(tried(attempt, Some(with)));
     }
-    let tried = match failed {
-        Some((error, with)) => tried(Attempt::Failed(error), Some(with)),
-        None => tried(Attempt::NoToken(NoToken::None), None),
-    };
-    Ok((tried, replaced))
 }
 
 /// Asks for every tracked field that Graph has; a field it refuses is left out from now on.
@@ -286,7 +277,6 @@ fn take(
             stamp,
             asked,
         }) => {
-            Metrics::count(&parts.metrics.graph, "page_read");
             let outcome = page.read(&Read {
                 asked,
                 object,

@@ -17,7 +17,7 @@ use model::time::Millis;
 
 use super::commits::{forget_due, save, settle};
 use super::pace::{A_DAY, is_due, resume};
-use super::tokens::{NoToken, another_may_do, candidates, refused};
+use super::tokens::{Candidate, NoToken, TriedTokens, another_may_do, ask_anew};
 use super::{app, limits};
 use crate::Parts;
 
@@ -35,19 +35,20 @@ pub(super) async fn poll(parts: &Parts, page: &PageId, claimed: Millis) -> Resul
     // The later of two clocks: what was asked for by one is answered on the other.
     let now = parts.clock.now().max(claimed);
     let attempt = if is_due(&value.polling, now, claimed) {
-        Some(attempt(parts, page, &value).await?)
+        let attempt = attempt(parts, page, &value).await?;
+        Some((value, attempt))
     } else {
         None
     };
     let polling = |value: &Subscription| value.polling.clone();
     settle(parts, (&key, &subject), polling, |value| {
-        if let Some(attempt) = &attempt {
-            take(value, attempt, now);
+        if let Some((known, attempt)) = &attempt {
+            take(value, known, attempt, now);
         }
     })
     .await?;
-    let in_place = matches!(&attempt, Some(Attempt::Done(Ok(done))) if !done.written);
-    if in_place && is_deaf(parts, page, now).await? {
+    let there = attempt.and_then(|(_, attempt)| attempt.there);
+    if there.is_some_and(|there| !there.written) && is_deaf(parts, page, now).await? {
         tracing::warn!(page.id = %page, "changes of a Page are not announced although the app is on it");
         app::suspect(parts).await?;
     }
@@ -100,70 +101,24 @@ async fn is_deaf(parts: &Parts, page: &PageId, now: Millis) -> Result<bool, Stor
     Ok(held.is_some_and(|held| matches!(held.value, Stored::Page(page) if page.is_deaf(now))))
 }
 
-/// What an attempt came to.
-enum Attempt {
-    Deferred(Millis),
+/// What an attempt came to, with all logins together.
+#[derive(Default)]
+struct Attempt {
+    there: Option<There>,
+    /// Beside `there`: it passes, and stood in the way of finding out whether a refusal is the last word.
+    trouble: Option<Trouble>,
+}
+
+/// Why an attempt came to nothing.
+enum Trouble {
     NoToken(NoToken),
-    Done(Done),
+    Deferred(Millis),
+    Failed(GraphError),
 }
 
-/// With the best token; with the next one where a token or its person is the trouble, or may not have
-/// every field.
-async fn attempt(
-    parts: &Parts,
-    page: &PageId,
-    known: &Subscription,
-) -> Result<Attempt, StoreError> {
-    let candidates = match candidates(parts, page).await? {
-        Ok(candidates) => candidates,
-        Err(why) => return Ok(Attempt::NoToken(why)),
-    };
-    let mut best = Attempt::NoToken(NoToken::None);
-    for candidate in candidates {
-        let whose = limits::Whose {
-            user: Some(&candidate.user),
-            page: Some(page),
-        };
-        if let Some(until) = limits::closed(parts, whose, Lane::PollsNow).await? {
-            return Ok(better(best, Attempt::Deferred(until)));
-        }
-        let done = reconcile(parts, page, &candidate.token, known).await;
-        if let Some(until) = limits::note(parts, whose, done.as_ref().err()).await? {
-            return Ok(better(best, Attempt::Deferred(until)));
-        }
-        let go_on = match &done {
-            Ok(there) => !there.refused.is_empty(),
-            Err(error) => {
-                refused(parts, page, &candidate, error).await?;
-                another_may_do(error)
-            }
-        };
-        best = better(best, Attempt::Done(done));
-        if !go_on {
-            break;
-        }
-    }
-    Ok(best)
-}
-
-/// What two attempts in a row came to.
-fn better(first: Attempt, second: Attempt) -> Attempt {
-    match (first, second) {
-        (Attempt::Done(Ok(first)), Attempt::Done(Ok(second))) => Attempt::Done(Ok(There {
-            // The second looked at what the first had put back.
-            lost: first.lost,
-            written: first.written || second.written,
-            ..second
-        })),
-        (first @ Attempt::Done(Ok(_)), _)
-        | (first @ Attempt::Done(Err(_)), Attempt::Done(Err(_))) => first,
-        (_, second) => second,
-    }
-}
-
-/// What an attempt came to.
+/// What is there now.
 struct There {
-    /// What Facebook has now.
+    /// What Facebook has.
     fields: BTreeSet<String>,
     refused: BTreeSet<String>,
     written: bool,
@@ -171,36 +126,122 @@ struct There {
     lost: bool,
 }
 
-type Done = Result<There, GraphError>;
-
-fn take(value: &mut Subscription, attempt: &Attempt, now: Millis) {
-    if matches!(attempt, Attempt::Done(_)) {
-        value.tried = Some(now);
-    }
-    match attempt {
-        Attempt::Deferred(until) => value.polling.defer(*until),
-        Attempt::NoToken(why) => {
-            value.problem = Some(why.text().to_owned());
-            value.polling.fail(now.plus(A_DAY));
+/// With the best token; with the next one where a token or its person is the trouble, or where what
+/// this one may not have is news.
+async fn attempt(
+    parts: &Parts,
+    page: &PageId,
+    known: &Subscription,
+) -> Result<Attempt, StoreError> {
+    let mut so_far = Attempt::default();
+    let mut tried = TriedTokens::default();
+    loop {
+        let candidate = match tried.next(parts, page).await? {
+            Ok(candidate) => candidate,
+            Err(_) if so_far.there.is_some() => {
+                // Everybody was asked.
+                so_far.trouble = None;
+                return Ok(so_far);
+            }
+            Err(why) => {
+                so_far.trouble.get_or_insert(Trouble::NoToken(why));
+                return Ok(so_far);
+            }
+        };
+        match attempt_with(parts, page, &candidate, known).await? {
+            Ok(there) => {
+                let there = there.and(so_far.there.take());
+                let is_settled = there.refused.is_subset(&known.refused);
+                so_far.there = Some(there);
+                if is_settled {
+                    so_far.trouble = None;
+                    return Ok(so_far);
+                }
+            }
+            Err(Trouble::Failed(error)) if another_may_do(&error) => {
+                ask_anew(parts, page, &candidate, &error).await?;
+                so_far.trouble.get_or_insert(Trouble::Failed(error));
+            }
+            Err(passing) => {
+                so_far.trouble = Some(passing);
+                return Ok(so_far);
+            }
         }
-        Attempt::Done(Ok(there)) => {
+        tried.add(candidate);
+    }
+}
+
+async fn attempt_with(
+    parts: &Parts,
+    page: &PageId,
+    candidate: &Candidate,
+    known: &Subscription,
+) -> Result<Result<There, Trouble>, StoreError> {
+    let whose = limits::Whose {
+        user: Some(&candidate.user),
+        page: Some(page),
+    };
+    if let Some(until) = limits::closed(parts, whose, Lane::PollsNow).await? {
+        return Ok(Err(Trouble::Deferred(until)));
+    }
+    let done = reconcile(parts, page, &candidate.token, known).await;
+    let throttled = limits::note(parts, whose, done.as_ref().err()).await?;
+    Ok(match throttled {
+        Some(until) => Err(Trouble::Deferred(until)),
+        None => done.map_err(Trouble::Failed),
+    })
+}
+
+impl There {
+    /// Seen with this login after `before` was seen with another: what either was given is there.
+    fn and(self, before: Option<Self>) -> Self {
+        let Some(before) = before else { return self };
+        let both = before.refused.intersection(&self.refused);
+        Self {
+            refused: both.cloned().collect(),
+            written: before.written || self.written,
+            lost: before.lost || self.lost,
+            ..self
+        }
+    }
+}
+
+fn take(value: &mut Subscription, known: &Subscription, attempt: &Attempt, now: Millis) {
+    if let Some(there) = &attempt.there {
+        (value.fields, value.seen) = (there.fields.clone(), Some(now));
+    }
+    if value.renewals != known.renewals {
+        // A login came since: what its token may have is still to be asked.
+        return;
+    }
+    if let Some(there) = &attempt.there {
+        value.tried = Some(now);
+        if there.lost {
+            let lately = known.seen.is_some_and(|seen| seen.plus(A_WEEK) > now);
+            value.healed = if lately { value.healed + 1 } else { 1 };
+        }
+    }
+    match (&attempt.trouble, &attempt.there) {
+        (None, None) => {}
+        (None, Some(there)) => {
             let names: Vec<&str> = there.refused.iter().map(String::as_str).collect();
             let problem = format!("Facebook refuses {}", names.join(", "));
             value.problem = (!names.is_empty()).then_some(problem);
-            if there.lost {
-                let lately = value.seen.is_some_and(|seen| seen.plus(A_WEEK) > now);
-                value.healed = if lately { value.healed + 1 } else { 1 };
-            }
             if value.healed >= HEALINGS {
                 value.problem = Some(format!(
                     "the app was taken off this Page {HEALINGS} times and put back; from now on it stays off until somebody logs in"
                 ));
             }
-            (value.fields, value.refused) = (there.fields.clone(), there.refused.clone());
-            value.seen = Some(now);
+            value.refused.clone_from(&there.refused);
             value.polling.done(now);
         }
-        Attempt::Done(Err(error)) => {
+        (Some(Trouble::Deferred(until)), _) => value.polling.defer(*until),
+        (Some(Trouble::NoToken(why)), _) => {
+            value.problem = Some(why.text().to_owned());
+            value.polling.fail(now.plus(A_DAY));
+        }
+        (Some(Trouble::Failed(error)), _) => {
+            value.tried = Some(now);
             value.problem = Some(error.to_string());
             let at = resume(error, value.polling.failures, now);
             value.polling.fail(at);
@@ -209,7 +250,12 @@ fn take(value: &mut Subscription, attempt: &Attempt, now: Millis) {
 }
 
 /// Makes Facebook's side what it should be.
-async fn reconcile(parts: &Parts, page: &PageId, token: &Token, known: &Subscription) -> Done {
+async fn reconcile(
+    parts: &Parts,
+    page: &PageId,
+    token: &Token,
+    known: &Subscription,
+) -> Result<There, GraphError> {
     let there = parts.graph.page_subscription(token, page).await?;
     let there: BTreeSet<String> = there.unwrap_or_default().into_iter().collect();
     let lost = !known.fields.is_subset(&there);

@@ -2,12 +2,16 @@
 
 use common::custody::{CustodyError, Token};
 use common::graph::error::GraphError;
-use common::records::{connection, get, token};
+use common::records::connection::{self, Connection, Status};
+use common::records::{get, token};
 use common::store::{Key, StoreError, Stored};
 use model::id::{PageId, UserId};
 
 use super::change::ask_for_tokens;
 use crate::Parts;
+
+/// Tokens tried in one attempt.
+const TRIES: usize = 20;
 
 /// Why there is no token for a Page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,12 +40,11 @@ pub(super) struct Candidate {
     pub(super) guard: (Key, u64),
     /// The version of the record it was in.
     version: u64,
-    /// The login works, and listed the Page in its last walk.
     good: bool,
 }
 
 /// The tokens for a Page, the best first; at least one.
-pub(super) async fn candidates(
+async fn candidates(
     parts: &Parts,
     page: &PageId,
 ) -> Result<Result<Vec<Candidate>, NoToken>, StoreError> {
@@ -63,15 +66,12 @@ pub(super) async fn candidates(
         match keys.and_then(|keys| token::open(&key, &held.value, &keys)) {
             Ok(None) => {}
             Ok(Some(token)) => {
-                let last = login.last.map(|last| last.begun);
-                let good =
-                    login.status == connection::Status::Active && Some(held.value.obtained) >= last;
                 found.push(Candidate {
+                    good: is_good(&login, &held.value),
                     token,
                     user,
                     guard,
                     version: held.version,
-                    good,
                 });
             }
             Err(CustodyError::NoKey(_)) => why = NoToken::NoKey,
@@ -94,24 +94,82 @@ pub(super) fn another_may_do(error: &GraphError) -> bool {
     )
 }
 
-/// A token was refused. One that is dead is asked for anew; `true`: that has happened already, while
-/// Facebook answered.
-pub(super) async fn refused(
+/// The tokens an attempt has tried.
+#[derive(Default)]
+pub(super) struct TriedTokens(Vec<(UserId, u64)>);
+
+impl TriedTokens {
+    /// The best token that was not tried. Looked up anew each time: a login or a walk may have put
+    /// another in the place of a refused one while Facebook answered. `Err`: there is none, any more.
+    pub(super) async fn next(
+        &self,
+        parts: &Parts,
+        page: &PageId,
+    ) -> Result<Result<Candidate, NoToken>, StoreError> {
+        let candidates = match candidates(parts, page).await? {
+            Ok(candidates) if self.0.len() < TRIES => candidates,
+            // Somebody writes tokens faster than they are tried: the next attempt goes on.
+            Ok(_) => return Ok(Err(NoToken::None)),
+            Err(why) => return Ok(Err(why)),
+        };
+        let is_new = |candidate: &Candidate| {
+            let is_it = |(user, version): &(UserId, u64)| {
+                (user, *version) == (&candidate.user, candidate.version)
+            };
+            !self.0.iter().any(is_it)
+        };
+        let next = candidates.into_iter().find(is_new);
+        Ok(next.ok_or(NoToken::None))
+    }
+
+    pub(super) fn add(&mut self, candidate: Candidate) {
+        self.0.push((candidate.user, candidate.version));
+    }
+}
+
+/// A token was refused: if it is dead and still the one we hold, a walk for a new one is asked for.
+pub(super) async fn ask_anew(
     parts: &Parts,
     page: &PageId,
     candidate: &Candidate,
     error: &GraphError,
-) -> Result<bool, StoreError> {
+) -> Result<(), StoreError> {
     if !matches!(error, GraphError::Token { .. }) {
-        return Ok(false);
+        return Ok(());
     }
     let key = token::of_page(&candidate.user, page);
     let held = parts.store.record(&key).await?;
-    if held.is_some_and(|held| held.version != candidate.version) {
-        return Ok(true);
+    if held.is_some_and(|held| held.version == candidate.version) {
+        ask_for_tokens(parts, &candidate.user).await?;
     }
-    ask_for_tokens(parts, &candidate.user).await?;
+    Ok(())
+}
+
+/// Whether a login that works, of somebody else than `user`, listed the Page in its last walk.
+pub(super) async fn is_listed_for_another(
+    parts: &Parts,
+    page: &PageId,
+    user: &UserId,
+) -> Result<bool, StoreError> {
+    for other in covering(parts, page).await? {
+        if other == *user {
+            continue;
+        }
+        let Some(login) = connection::find(&*parts.store, &other).await? else {
+            continue;
+        };
+        let held = get::<token::Held>(&*parts.store, &token::of_page(&other, page)).await?;
+        if held.is_some_and(|held| is_good(&login.value, &held.value)) {
+            return Ok(true);
+        }
+    }
     Ok(false)
+}
+
+/// The login works, and listed the Page in its last walk.
+fn is_good(login: &Connection, held: &token::Held) -> bool {
+    let last = login.last.as_ref().map(|last| last.begun);
+    login.status == Status::Active && Some(held.obtained) >= last
 }
 
 /// Whose logins cover a Page. One that cannot be read from the store does not say; the tokens do.

@@ -12,6 +12,7 @@ use model::time::Millis;
 use super::change::{Due, subject, update};
 use super::limits;
 use super::pace::{A_DAY, resume};
+use super::tokens::is_listed_for_another;
 use super::walk::Job;
 use crate::Parts;
 
@@ -125,7 +126,8 @@ impl Job<'_> {
         }
     }
 
-    /// Pages that earlier walks found and this one did not: their own tokens are asked.
+    /// Pages that earlier walks found and this one did not: their own tokens are asked, unless the walk
+    /// of another person reads them.
     async fn look_for_the_unlisted(&self, walk: &Walk) -> Result<(), StoreError> {
         let store = &*self.parts.store;
         let prefix = token::prefix(self.user);
@@ -137,6 +139,9 @@ impl Job<'_> {
                 .into_iter()
                 .filter(|(_, held)| held.value.obtained < walk.begun);
             for id in unlisted.filter_map(|(id, _)| token::page_of(&id)) {
+                if is_listed_for_another(self.parts, &id, self.user).await? {
+                    continue;
+                }
                 tracing::info!(page.id = %id, connection = %self.user, "a Page is not listed any more: its own token is asked");
                 pages::ask(store, &id, self.parts.clock.now()).await?;
             }

@@ -13,7 +13,7 @@ async fn without_a_worker_the_tests_of_a_login_do_not_succeed() {
         ..Scene::default()
     };
     let mut connected = Connected::start(BACKEND, scene).await;
-    let (status, body) = connected.connect().await;
+    let (status, body) = connected.connect_once().await;
     assert_eq!(status, 200);
     assert_eq!(body["webhook_test"]["status"], "error", "{body}");
     let message = body["webhook_test"]["message"].as_str().unwrap();

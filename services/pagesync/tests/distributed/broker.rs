@@ -75,7 +75,10 @@ async fn a_broker_that_restarts_freezes_or_blocks_loses_nothing_and_delays_no_an
 
     broker.kill().await;
     client.publish().await.unwrap_err();
-    assert!(!queue.is_ready());
+    eventually("the publisher to know", || async {
+        (!queue.is_ready()).then_some(())
+    })
+    .await;
     let lost = held.ack().await;
     assert!(
         lost.is_err(),

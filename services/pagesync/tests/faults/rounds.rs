@@ -142,7 +142,7 @@ impl Scene {
         self.next_page += WEBHOOKS;
         self.register(&pages).await;
         let load = Load::start(&self.processes[0].webhook_url(), pages.clone());
-        let strike_at = chance.u64(50..=WEBHOOKS - 2 * CONNECTIONS as u64);
+        let strike_at = chance.u64(50..=WEBHOOKS - 3 * CONNECTIONS as u64);
         let counts = load.counts.clone();
         within(PATIENCE, "the load to be under way", || async {
             let answered = counts.answered.load(Ordering::SeqCst);

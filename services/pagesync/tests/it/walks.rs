@@ -16,7 +16,7 @@ use crate::support::process::Process;
 use crate::support::{own_port, within};
 
 /// How long a large walk of a debug build may take.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Processes of the real executable, and the Facebook they talk to.
 struct Stage {

@@ -183,14 +183,18 @@ async fn letters_an_earlier_process_left_untried_are_tried_at_the_next_start() {
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_store_is_away_nothing_is_lost_and_nothing_becomes_a_dead_letter() {
     let bench = Bench::new(&(1..=50).collect::<Vec<_>>()).await;
+    let publish = async |page: u64, name: &str| {
+        let jobs = [webhook_job(page, name)];
+        bench.queue.publish(Lane::Webhooks, &jobs).await.unwrap();
+    };
+    let moody = MoodyStore::away(bench.store.clone(), 0, 0);
+    let running = bench.start(moody.clone());
+    publish(1, "at work").await;
+    bench.wait_for_name(1, "at work").await;
+    moody.go_away(6);
     for page in 1..=50 {
-        bench
-            .queue
-            .publish(Lane::Webhooks, &[webhook_job(page, "kept")])
-            .await
-            .unwrap();
+        publish(page, "kept").await;
     }
-    let running = bench.start(MoodyStore::away(bench.store.clone(), 0, 6));
     for page in 1..=50 {
         bench.wait_for_name(page, "kept").await;
     }
@@ -213,14 +217,22 @@ async fn a_trial_that_an_outage_cut_short_is_taken_up_again() {
     for _ in 1..worker::SUSPECT_FROM {
         drop(bench.queue.receive(Lane::Webhooks).await.unwrap());
     }
+    let delivery = bench.queue.receive(Lane::Webhooks).await.unwrap();
     // The letter and the trial are written; then the store is away, with the job in hand.
-    let running = bench.start(MoodyStore::away(bench.store.clone(), 2, 3));
-    bench.wait_for_name(1, "tried").await;
-    eventually("no letters", || async {
-        bench.letters().await.is_empty().then_some(())
-    })
-    .await;
-    end(running).await;
+    let away = bench.parts(MoodyStore::away(bench.store.clone(), 2, 1000));
+    worker::handle(&away, delivery).await.unwrap_err();
+    assert_eq!(
+        (bench.name(1).await, bench.letters().await.len()),
+        (None, 1)
+    );
+    // The same process, as soon as the store is back.
+    let parts = worker::Parts {
+        store: bench.store.clone(),
+        ..away
+    };
+    worker::suspects::sweep(&parts).await.unwrap();
+    assert_eq!(bench.name(1).await, Some(json!("tried")));
+    assert_eq!(bench.letters().await.len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,17 +8,24 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
-use testcontainers::core::{ContainerPort, ExecCommand, WaitFor};
+use testcontainers::core::{ContainerPort, ExecCommand, Mount, WaitFor};
 use testcontainers::runners::AsyncRunner as _;
 use testcontainers::{ContainerAsync, GenericImage, ImageExt as _};
 
-use super::{own_port, within};
+use super::{eventually, own_port, within};
 
 /// A server of the tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     RabbitMq,
     Redis,
+}
+
+/// Where a container has its data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Disk {
+    Real,
+    Memory,
 }
 
 #[derive(Debug)]
@@ -67,6 +74,9 @@ const LABEL: (&str, &str) = ("pagesync.test", "true");
 /// Processes have this in their environment, for the same.
 const MARK: &str = "PAGESYNC_TEST_SERVER";
 
+/// Anybody may write there.
+const REDIS_DATA: &str = "/tmp";
+
 fn image(kind: Kind) -> (String, String) {
     let (variable, default) = match kind {
         Kind::RabbitMq => ("TEST_RABBITMQ_IMAGE", "pagesync/rabbitmq:latest"),
@@ -79,13 +89,23 @@ fn image(kind: Kind) -> (String, String) {
 }
 
 impl Server {
+    /// One that can be killed: what it wrote outlives it.
     pub(crate) async fn start(kind: Kind) -> Self {
+        Self::start_on(kind, Disk::Real).await
+    }
+
+    /// One that nobody kills, for many tests: they need not wait for the disk of a busy machine.
+    pub(crate) async fn start_in_memory(kind: Kind) -> Self {
+        Self::start_on(kind, Disk::Memory).await
+    }
+
+    async fn start_on(kind: Kind, disk: Disk) -> Self {
         let ports: Vec<u16> = match kind {
             Kind::RabbitMq => vec![own_port(), own_port()],
             Kind::Redis => vec![own_port()],
         };
         let form = if engine_answers() {
-            Form::Container(Box::new(container(kind, &ports).await))
+            Form::Container(Box::new(container(kind, &ports, disk).await))
         } else {
             Form::Process(Process::start(kind, &ports))
         };
@@ -147,25 +167,37 @@ impl Server {
         }
     }
 
-    /// Every byte of Redis' append-only file.
+    /// Every byte of Redis' append-only file. Its files change while a rewrite ends: looked at until none
+    /// did.
     pub(crate) async fn append_only_file(&self) -> String {
-        let bytes = match &self.form {
+        eventually("the files of one log", || async {
+            let before = self.log_files("*.manifest").await?;
+            let all = self.log_files("*").await?;
+            let after = self.log_files("*.manifest").await?;
+            (before == after && all.len() > 100).then(|| String::from_utf8_lossy(&all).into_owned())
+        })
+        .await
+    }
+
+    async fn log_files(&self, names: &str) -> Option<Vec<u8>> {
+        match &self.form {
             Form::Container(container) => {
-                let script = "cat $(redis-cli CONFIG GET dir | tail -1)/appendonlydir/*";
-                let command = ExecCommand::new(["sh", "-c", script]);
+                let script = format!("cat {REDIS_DATA}/appendonlydir/{names}");
+                let command = ExecCommand::new(["sh", "-c", &script]);
                 let mut done = container.exec(command).await.unwrap();
                 let bytes = done.stdout_to_vec().await.unwrap();
-                assert_eq!(done.exit_code().await.unwrap(), Some(0));
-                bytes
+                (done.exit_code().await.unwrap() == Some(0)).then_some(bytes)
             }
             Form::Process(process) => {
-                let files = std::fs::read_dir(process.directory.join("appendonlydir")).unwrap();
-                let read = files.map(|file| std::fs::read(file.unwrap().path()).unwrap());
-                read.flatten().collect()
+                let script = format!("cat appendonlydir/{names}");
+                let mut command = Command::new("sh");
+                command
+                    .args(["-c", &script])
+                    .current_dir(&process.directory);
+                let done = command.output().unwrap();
+                done.status.success().then_some(done.stdout)
             }
-        };
-        assert!(bytes.len() > 100, "{} bytes", bytes.len());
-        String::from_utf8_lossy(&bytes).into_owned()
+        }
     }
 
     async fn wait_until_up(&self) {
@@ -203,7 +235,7 @@ impl Server {
 }
 
 /// Works with our images and with the official ones.
-async fn container(kind: Kind, ports: &[u16]) -> ContainerAsync<GenericImage> {
+async fn container(kind: Kind, ports: &[u16], disk: Disk) -> ContainerAsync<GenericImage> {
     let (name, tag) = image(kind);
     // We ask the server itself whether it is up.
     let mut request = GenericImage::new(name, tag)
@@ -220,13 +252,23 @@ async fn container(kind: Kind, ports: &[u16]) -> ContainerAsync<GenericImage> {
             &[5672, 15672]
         }
         Kind::Redis => {
-            let command = ["redis-server", "--dir", "/tmp", "--protected-mode", "no"];
+            let command = [
+                "redis-server",
+                "--dir",
+                REDIS_DATA,
+                "--protected-mode",
+                "no",
+            ];
             request = request.with_cmd(command.into_iter().chain(REDIS_SETTINGS));
             &[6379]
         }
     };
     for (outside, inside) in ports.iter().zip(inside) {
         request = request.with_mapped_port(*outside, ContainerPort::Tcp(*inside));
+    }
+    if disk == Disk::Memory {
+        // Redis': RabbitMQ wants its directory to be its own.
+        request = request.with_mount(Mount::tmpfs_mount(REDIS_DATA));
     }
     request.start().await.unwrap()
 }
@@ -237,7 +279,7 @@ const REDIS_SETTINGS: [&str; 10] = [
     "--rdbcompression",
     "no",
     "--databases",
-    "256",
+    "1024",
     "--appendonly",
     "yes",
     "--appendfsync",

@@ -198,8 +198,23 @@ impl Connected {
         (visitor, sent.unwrap().unwrap())
     }
 
+    /// The same for a decision. A login that takes longer than an answer may is asked after again, as
+    /// its page does.
     pub(crate) async fn connect_as(&self, decision: &Decision) -> (u16, Json) {
         let (mut visitor, callback) = self.visit(decision).await;
+        let begun = std::time::Instant::now();
+        loop {
+            let (status, body) = answer(visitor.get(&callback).await.unwrap()).await;
+            if body["connection"]["status"] != "pending" {
+                return (status, body);
+            }
+            assert!(begun.elapsed() < Duration::from_secs(120), "{body}");
+        }
+    }
+
+    /// The same, asked once.
+    pub(crate) async fn connect_once(&self) -> (u16, Json) {
+        let (mut visitor, callback) = self.visit(&Decision::default()).await;
         answer(visitor.get(&callback).await.unwrap()).await
     }
 

@@ -46,6 +46,11 @@ impl MoodyStore {
         Arc::new(Self::new(store, good, failures))
     }
 
+    /// From now on so many commits fail.
+    pub(crate) fn go_away(&self, commits: u64) {
+        self.failures.store(commits, Ordering::SeqCst);
+    }
+
     pub(crate) fn unanswered(store: Arc<dyn Store>, commits: u64) -> Arc<Self> {
         let moody = Self::new(store, 0, 0);
         moody.unanswered.store(commits, Ordering::SeqCst);

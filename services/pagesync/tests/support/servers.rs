@@ -8,7 +8,8 @@ use super::engine::{Kind, Server};
 
 static BROKER: OnceCell<Server> = OnceCell::const_new();
 static REDIS: OnceCell<Server> = OnceCell::const_new();
-static NEXT: AtomicU32 = AtomicU32::new(1);
+static NEXT_VHOST: AtomicU32 = AtomicU32::new(1);
+static NEXT_DATABASE: AtomicU32 = AtomicU32::new(1);
 
 /// A place of its own on a broker.
 #[derive(Debug, Clone)]
@@ -23,12 +24,14 @@ pub(crate) async fn shared_broker() -> &'static Server {
 }
 
 pub(crate) async fn shared_redis() -> &'static Server {
-    REDIS.get_or_init(|| Server::start(Kind::Redis)).await
+    REDIS
+        .get_or_init(|| Server::start_in_memory(Kind::Redis))
+        .await
 }
 
 /// A new vhost on `broker`.
 pub(crate) async fn vhost(broker: &Server) -> Vhost {
-    let name = format!("test{}", NEXT.fetch_add(1, Ordering::SeqCst));
+    let name = format!("test{}", NEXT_VHOST.fetch_add(1, Ordering::SeqCst));
     let management = format!("http://127.0.0.1:{}/api", broker.ports[1]);
     let vhost = Vhost {
         amqp: format!("amqp://guest:guest@127.0.0.1:{}/{name}", broker.ports[0]),
@@ -43,7 +46,7 @@ pub(crate) async fn vhost(broker: &Server) -> Vhost {
 
 /// The address of a new database on `server`.
 pub(crate) fn database(server: &Server) -> String {
-    let number = NEXT.fetch_add(1, Ordering::SeqCst);
+    let number = NEXT_DATABASE.fetch_add(1, Ordering::SeqCst);
     format!("redis://127.0.0.1:{}/{number}", server.ports[0])
 }
 

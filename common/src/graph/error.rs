@@ -61,7 +61,7 @@ impl fmt::Display for GraphError {
             Self::UnknownField(name) => write!(f, "Graph has no field {name}"),
             Self::Token {
                 subcode: Some(code),
-            } => write!(f, "the token is dead ({code})"),
+            } => write!(f, "the token is dead: {} ({code})", death(*code)),
             Self::Token { subcode: None } => f.write_str("the token is not valid"),
             Self::Permission(what) => write!(f, "a permission is missing: {what}"),
             Self::Missing => f.write_str("it does not exist, or the token may not see it"),
@@ -72,6 +72,24 @@ impl fmt::Display for GraphError {
 }
 
 impl std::error::Error for GraphError {}
+
+/// What ended a token, for whoever must mend it. Source: subcodes in "Handling errors" of the Graph API;
+/// 464, 466, 490 and 492 are from captures.
+fn death(subcode: u64) -> &'static str {
+    match subcode {
+        458 => "the person removed the app; they may log in again",
+        459 => {
+            "Facebook holds the person up: they must log in at facebook.com and do as it says there"
+        }
+        460 => "the person changed their password; they must log in again",
+        463 => "it has expired; the person must log in again",
+        464 => "the person must confirm their account at facebook.com",
+        466 | 467 => "the session was ended; the person must log in again",
+        490 => "the person must log in with their second factor",
+        492 => "the person has no role on the Page any more",
+        _ => "the person must log in again",
+    }
+}
 
 impl GraphError {
     /// A word for metrics and stored results.

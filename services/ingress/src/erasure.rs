@@ -200,6 +200,9 @@ mod tests {
 
     /// Made with another implementation.
     const VECTOR: &str = "jQON18uhHWs8ORgW0w9OzG2-xiZEHrwtBOoAn-7DHno.eyJ1c2VyX2lkIjoiMjE4NDcxIiwiYWxnb3JpdGhtIjoiSE1BQy1TSEEyNTYiLCJpc3N1ZWRfYXQiOjE3NTAwMDAwMDB9";
+    /// The longer form, as a login in a browser has it: with a token and what is known of the person.
+    /// Made by another implementation (Python's hmac) with the same secret.
+    const VECTOR_OF_A_LOGIN: &str = "nLc3t_AgENSLS0hTGdCxiu9adfqCsNeM9M1wGnzmP0A.eyJhbGdvcml0aG0iOiJITUFDLVNIQTI1NiIsImV4cGlyZXMiOjE3NTAwMDM2MDAsImlzc3VlZF9hdCI6MTc1MDAwMDAwMCwib2F1dGhfdG9rZW4iOiIxfDIuQVFCLjM2MDAuMS03fHgiLCJ1c2VyIjp7ImNvdW50cnkiOiJkZSIsImxvY2FsZSI6ImRlX0RFIiwiYWdlIjp7Im1pbiI6MjF9fSwidXNlcl9pZCI6IjcxMTcxMSJ9";
 
     fn secrets() -> Vec<SecretString> {
         vec![SecretString::from(
@@ -230,6 +233,7 @@ mod tests {
         );
         let number = signed(r#"{"user_id":218471,"algorithm":"hmac-sha256"}"#);
         assert_eq!(user(&number).as_deref(), Some("218471"));
+        assert_eq!(user(VECTOR_OF_A_LOGIN).as_deref(), Some("711711"));
         for odd in [
             String::new(),
             ".".to_owned(),

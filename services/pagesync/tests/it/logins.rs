@@ -18,6 +18,8 @@ use crate::support::{client, eventually};
 
 use crate::connect::start;
 
+const BOB: &str = "200000000000002";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_refused_for_a_missing_permission_is_subscribed_after_the_next_login() {
     let connected = start().await;
@@ -102,26 +104,34 @@ async fn every_tracked_field_is_shown_with_its_source_and_proof_and_stands_in_th
     connected.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_page_of_two_people_is_read_with_the_token_that_works() {
+/// Ada manages every Page, Bob the first one; nobody is connected.
+async fn with_bob() -> Connected {
     let scene = Scene {
         clock: manual(),
         ..Scene::default()
     };
     let connected = Connected::start(BACKEND, scene).await;
-    let bob = json!({"id": "200000000000002", "name": "Bob", "pages": [nth(0)]});
+    let bob = json!({"id": BOB, "name": "Bob", "pages": [nth(0)]});
     let bob: simulator::facebook::Person = serde_json::from_value(bob).unwrap();
+    {
+        let people = &mut connected.simulator.facebook().people;
+        people.insert(bob.id.clone(), bob);
+    }
     connected
-        .simulator
-        .facebook()
-        .people
-        .insert(bob.id.clone(), bob);
-    assert_eq!(connected.connect().await.0, 200);
-    let as_bob = Decision {
-        user: "200000000000002".to_owned(),
+}
+
+fn as_bob() -> Decision {
+    Decision {
+        user: BOB.to_owned(),
         ..Decision::default()
-    };
-    assert_eq!(connected.connect_as(&as_bob).await.0, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_two_people_is_read_with_the_token_that_works() {
+    let connected = with_bob().await;
+    assert_eq!(connected.connect().await.0, 200);
+    assert_eq!(connected.connect_as(&as_bob()).await.0, 200);
     assert_eq!(connected.page(0).await.connections.len(), 2);
     for token in connected.simulator.facebook().tokens.values_mut() {
         if token.user == "200000000000001" {
@@ -309,18 +319,7 @@ async fn a_login_is_not_begun_twice_by_two_requests_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_of_two_people_is_subscribed_with_the_permission_of_either() {
-    let scene = Scene {
-        clock: manual(),
-        ..Scene::default()
-    };
-    let connected = Connected::start(BACKEND, scene).await;
-    let bob = json!({"id": "200000000000002", "name": "Bob", "pages": [nth(0)]});
-    let bob: simulator::facebook::Person = serde_json::from_value(bob).unwrap();
-    connected
-        .simulator
-        .facebook()
-        .people
-        .insert(bob.id.clone(), bob);
+    let connected = with_bob().await;
     let declined = Decision {
         declined: vec!["pages_manage_metadata".to_owned()],
         ..Decision::default()
@@ -339,11 +338,7 @@ async fn a_page_of_two_people_is_subscribed_with_the_permission_of_either() {
     let edge = "GET {id}/subscribed_apps";
     connected.reply(&json!([{"edge": edge}, {"edge": edge, "fault": "2"}]));
     connected.advance(std::time::Duration::from_secs(61));
-    let as_bob = Decision {
-        user: "200000000000002".to_owned(),
-        ..Decision::default()
-    };
-    assert_eq!(connected.connect_as(&as_bob).await.0, 200);
+    assert_eq!(connected.connect_as(&as_bob()).await.0, 200);
     let after = eventually("the bad moment", || async {
         let held = held().await;
         (held.polling.failures > 0).then_some(held)

@@ -32,6 +32,8 @@ use crate::store::{
 const EPOCH: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long Facebook may deliver again what it sent before an erasure, and an hour.
 const REPEATS: Duration = Duration::from_secs(37 * 3600);
+/// Two sweeps for one receipt are at least this far apart: each rewrites the whole log.
+const BETWEEN_SWEEPS: Duration = Duration::from_secs(12 * 3600);
 /// How long a receipt can be asked for.
 const RECEIPT: Duration = Duration::from_secs(400 * 24 * 3600);
 
@@ -323,7 +325,8 @@ pub async fn scrub(store: &dyn Store, now: Millis) -> Result<(), StoreError> {
         .into_iter()
         .filter(|(_, held)| {
             let end = held.value.erased.plus(REPEATS);
-            held.value.scrubbed.is_none_or(|at| at < end)
+            let again = |at: Millis| at < end && (end <= now || at.plus(BETWEEN_SWEEPS) <= now);
+            held.value.scrubbed.is_none_or(again)
         })
         .collect();
     if open.is_empty() {

@@ -2,10 +2,10 @@
 //! B48 of the bad inputs.
 
 use common::records::subscription::{self, Subscription};
-use common::records::{all, get, login, token};
+use common::records::{all, get, login, throttle, token};
 use common::store::{Key, Kind};
 use model::field::DEFAULT_TRACKED;
-use model::id::PageId;
+use model::id::{PageId, UserId};
 use model::page::Status;
 use serde_json::{Value as Json, json};
 use simulator::visitor::Decision;
@@ -133,6 +133,19 @@ async fn a_page_of_two_people_is_read_with_the_token_that_works() {
     assert_eq!(connected.connect().await.0, 200);
     assert_eq!(connected.connect_as(&as_bob()).await.0, 200);
     assert_eq!(connected.page(0).await.connections.len(), 2);
+    // The limit of one person is not that of the other.
+    let now = connected.clock.now();
+    let ada = throttle::user(&UserId::parse("200000000000001").unwrap());
+    let close = |held: throttle::Throttle| Some(held.closed(now, None));
+    let closed = throttle::update(&*connected.deployment.store, &ada, now, close).await;
+    let closed = closed.unwrap().unwrap().closed_until;
+    connected.advance(std::time::Duration::from_secs(61));
+    let page = connected.read_again(0).await;
+    assert_eq!(
+        (page.status, page.polling.not_before),
+        (Status::Active, None)
+    );
+    connected.advance(now.until(closed));
     for token in connected.simulator.facebook().tokens.values_mut() {
         if token.user == "200000000000001" {
             token.dead = Some(460);

@@ -173,7 +173,8 @@ async fn subscribe(
     let (version, mut value) = held.map_or((0, Subscription::default()), |held| {
         (held.version, held.value)
     });
-    let unsettled = is_off || !value.refused.is_empty() || value.problem.is_some();
+    let asked = value.polling.wanted();
+    let unsettled = is_off || asked || !value.refused.is_empty() || value.problem.is_some();
     let renewed = listing.renewed && unsettled;
     if renewed {
         value.renew();

@@ -110,15 +110,16 @@ async fn attempt(parts: &Parts, id: &PageId) -> Result<Tried, StoreError> {
         with,
         covering,
     };
-    let mut refused = TriedTokens::default();
-    let mut failed = None;
+    let mut asked = TriedTokens::default();
+    let (mut failed, mut closed) = (None, None);
     loop {
-        let candidate = match refused.next(parts, id).await? {
+        let candidate = match asked.next(parts, id).await? {
             Ok(candidate) => candidate,
             Err(why) => {
-                return Ok(match failed {
-                    Some((error, with)) => tried(Attempt::Failed(error), Some(with)),
-                    None => tried(Attempt::NoToken(why), None),
+                return Ok(match (closed, failed) {
+                    (Some((until, with)), _) => tried(Attempt::Deferred(until), Some(with)),
+                    (None, Some((error, with))) => tried(Attempt::Failed(error), Some(with)),
+                    (None, None) => tried(Attempt::NoToken(why), None),
                 });
             }
         };
@@ -128,7 +129,12 @@ async fn attempt(parts: &Parts, id: &PageId) -> Result<Tried, StoreError> {
         };
         let with = (candidate.user.clone(), candidate.guard.clone());
         if let Some(until) = limits::closed(parts, whose, Lane::PollsNow).await? {
-            return Ok(tried(Attempt::Deferred(until), Some(with)));
+            // The limit may be this person's alone.
+            if closed.as_ref().is_none_or(|(first, _)| until < *first) {
+                closed = Some((until, with));
+            }
+            asked.add(candidate);
+            continue;
         }
         let answer = read(parts, id, &candidate.token).await?;
         let throttled = limits::note(parts, whose, answer.as_ref().err()).await?;
@@ -137,7 +143,7 @@ async fn attempt(parts: &Parts, id: &PageId) -> Result<Tried, StoreError> {
             (Ok(answer), None) => Attempt::Read(answer),
             (Err(error), None) if another_may_do(&error) => {
                 ask_anew(parts, id, &candidate, &error).await?;
-                refused.add(candidate);
+                asked.add(candidate);
                 failed.get_or_insert((error, with));
                 continue;
             }

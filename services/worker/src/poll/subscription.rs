@@ -135,12 +135,13 @@ async fn attempt(
 ) -> Result<Attempt, StoreError> {
     let mut so_far = Attempt::default();
     let mut tried = TriedTokens::default();
+    let mut comes_back = false;
     loop {
         let candidate = match tried.next(parts, page).await? {
             Ok(candidate) => candidate,
             Err(_) if so_far.there.is_some() => {
-                // Everybody was asked.
-                so_far.trouble = None;
+                // Everybody was asked, unless somebody's next token is still to come.
+                so_far.trouble = so_far.trouble.filter(|_| comes_back);
                 return Ok(so_far);
             }
             Err(why) => {
@@ -159,7 +160,7 @@ async fn attempt(
                 }
             }
             Err(Trouble::Failed(error)) if another_may_do(&error) => {
-                ask_anew(parts, page, &candidate, &error).await?;
+                comes_back |= ask_anew(parts, page, &candidate, &error).await?;
                 so_far.trouble.get_or_insert(Trouble::Failed(error));
             }
             Err(passing) => {

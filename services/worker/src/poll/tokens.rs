@@ -10,8 +10,8 @@ use model::id::{PageId, UserId};
 use super::change::ask_for_tokens;
 use crate::Parts;
 
-/// Tokens tried in one attempt.
-const TRIES: usize = 20;
+/// So many more tokens than there are logins are tried in one attempt.
+const MORE_TRIES: usize = 5;
 
 /// Why there is no token for a Page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +107,7 @@ impl TriedTokens {
         page: &PageId,
     ) -> Result<Result<Candidate, NoToken>, StoreError> {
         let candidates = match candidates(parts, page).await? {
-            Ok(candidates) if self.0.len() < TRIES => candidates,
+            Ok(candidates) if self.0.len() < candidates.len() + MORE_TRIES => candidates,
             // Somebody writes tokens faster than they are tried: the next attempt goes on.
             Ok(_) => return Ok(Err(NoToken::None)),
             Err(why) => return Ok(Err(why)),
@@ -128,24 +128,27 @@ impl TriedTokens {
 }
 
 /// A token was refused: if it is dead and still the one we hold, a walk for a new one is asked for.
+/// `true`: the login itself works as far as we know, and the walk may give it one.
 pub(super) async fn ask_anew(
     parts: &Parts,
     page: &PageId,
     candidate: &Candidate,
     error: &GraphError,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     if !matches!(error, GraphError::Token { .. }) {
-        return Ok(());
+        return Ok(false);
     }
     let key = token::of_page(&candidate.user, page);
     let held = parts.store.record(&key).await?;
     if held.is_some_and(|held| held.version == candidate.version) {
         ask_for_tokens(parts, &candidate.user).await?;
     }
-    Ok(())
+    let login = connection::find(&*parts.store, &candidate.user).await?;
+    Ok(login.is_some_and(|login| login.value.status == Status::Active))
 }
 
-/// Whether a login that works, of somebody else than `user`, listed the Page in its last walk.
+/// Whether a login that works, of somebody else than `user`, listed the Page in its last walk, with a
+/// token for it.
 pub(super) async fn is_listed_for_another(
     parts: &Parts,
     page: &PageId,
@@ -159,7 +162,8 @@ pub(super) async fn is_listed_for_another(
             continue;
         };
         let held = get::<token::Held>(&*parts.store, &token::of_page(&other, page)).await?;
-        if held.is_some_and(|held| is_good(&login.value, &held.value)) {
+        let reads = |held: &token::Held| held.sealed.is_some() && is_good(&login.value, held);
+        if held.is_some_and(|held| reads(&held.value)) {
             return Ok(true);
         }
     }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use model::id::{PageId, UserId};
+use model::lane::Lane;
 use model::time::Millis;
 use serde::{Deserialize, Serialize};
 
@@ -46,15 +47,20 @@ pub async fn find(store: &dyn Store, bucket: &str) -> Result<Throttle, StoreErro
         .unwrap_or_default())
 }
 
-/// Until when no call may be made that counts for any of these buckets; `None`: now.
+/// Until when no call of this lane may be made that counts for any of these buckets; `None`: now.
 pub async fn closed(
     store: &dyn Store,
     buckets: impl IntoIterator<Item = String>,
+    lane: Lane,
     now: Millis,
 ) -> Result<Option<Millis>, StoreError> {
     let mut until = now;
     for bucket in buckets {
-        until = until.max(find(store, &bucket).await?.closed_until);
+        let held = find(store, &bucket).await?;
+        until = until.max(held.closed_until);
+        if lane == Lane::PollsDaily {
+            until = until.max(held.deferred_until);
+        }
     }
     Ok((until > now).then_some(until))
 }

@@ -13,6 +13,7 @@ use common::records::connection::{self, Connection};
 use common::records::{all, get, throttle, token};
 use common::store::{Kind, Store};
 use model::id::UserId;
+use model::lane::Lane;
 use model::time::Millis;
 use serde_json::{Value as Json, json};
 use simulator::visitor::{Decision, Visitor};
@@ -60,7 +61,7 @@ async fn poll(store: &dyn Store, id: &str, dry_run: bool) -> anyhow::Result<()> 
         bail!("nobody is connected as {user}");
     };
     let buckets = [throttle::APP.to_owned(), throttle::user(&user)];
-    let closed = throttle::closed(store, buckets, now).await?;
+    let closed = throttle::closed(store, buckets, Lane::PollsNow, now).await?;
     output::print(&format!(
         "all Pages of {user} are read {}",
         begins(at, closed)

@@ -8,6 +8,7 @@ use common::pages::{self, rfc3339};
 use common::records::throttle;
 use common::store::{Store, Stored, Versioned};
 use model::id::PageId;
+use model::lane::Lane;
 use model::page::Page;
 use serde_json::{Value as Json, json};
 
@@ -104,7 +105,7 @@ async fn poll(store: &dyn Store, ids: &[String], dry_run: bool) -> anyhow::Resul
             for person in &page.connections {
                 let (app, person) = (throttle::APP.to_owned(), throttle::user(person));
                 let buckets = [app, throttle::page(&id), person];
-                closed.push(throttle::closed(store, buckets, now).await?);
+                closed.push(throttle::closed(store, buckets, Lane::PollsNow, now).await?);
             }
             let closed = closed.into_iter().min().flatten();
             match pages::ask(store, &id, now).await? {

@@ -1,7 +1,7 @@
 //! Rounds: load, a fault at a random point, recovery, and the search for every webhook.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::clock::Clock;
@@ -10,7 +10,7 @@ use common::pages::registration;
 use common::queue::Queue;
 use common::queue::embedded::EmbeddedQueue;
 use common::records::dead_letter;
-use common::store::{Commit, Store, Stored, Versioned};
+use common::store::{Commit, Outcome, Store, Stored, Versioned};
 use model::due::Polling;
 use model::id::PageId;
 use model::lane::Lane;
@@ -200,10 +200,16 @@ impl Scene {
             .map(without_read)
             .collect();
         // A server that was just restarted may be late with an answer; then what stands is stale.
-        within(PATIENCE, "the Pages to be registered", || async {
-            self.store.commit(&commits).await.ok()
+        let late = AtomicBool::new(false);
+        let outcomes = within(PATIENCE, "the Pages to be registered", || async {
+            let done = self.store.commit(&commits).await;
+            late.fetch_or(done.is_err(), Ordering::SeqCst);
+            done.ok()
         })
         .await;
+        let stood = late.into_inner();
+        let right = |outcome: &Outcome| *outcome == Outcome::Applied || stood;
+        assert!(outcomes.iter().all(right), "{outcomes:?}");
     }
 
     /// Does it and undoes it; answers with when everything was up again.

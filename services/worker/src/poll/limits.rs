@@ -42,20 +42,13 @@ pub(super) async fn closed(
     lane: Lane,
 ) -> Result<Option<Millis>, StoreError> {
     let now = parts.clock.now();
-    let mut until = Millis(0);
     let mut buckets: Vec<String> = [Limit::App, Limit::User, Limit::Page]
         .map(|limit| whose.bucket(limit))
         .to_vec();
     buckets.dedup();
-    for bucket in buckets {
-        let held = throttle::find(&*parts.store, &bucket).await?;
-        until = until.max(held.closed_until);
-        if lane == Lane::PollsDaily {
-            until = until.max(held.deferred_until);
-        }
-    }
+    let until = throttle::closed(&*parts.store, buckets, lane, now).await?;
     let jitter = Duration::from_millis(fastrand::u64(0..30_000));
-    Ok((until > now).then(|| until.plus(jitter)))
+    Ok(until.map(|until| until.plus(jitter)))
 }
 
 /// Remembers what answers said of limits, and that a call was refused for one; counts what the

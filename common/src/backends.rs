@@ -6,14 +6,16 @@ use secrecy::ExposeSecret as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::config::{Backend, Config};
+use crate::config::Config;
+use crate::config::backend::Backend;
 use crate::database::{Access, Database, DatabaseError};
+use crate::queue::Queue;
 use crate::queue::embedded::EmbeddedQueue;
+use crate::queue::error::QueueError;
 use crate::queue::rabbitmq::RabbitMq;
-use crate::queue::{Queue, QueueError};
 use crate::store::embedded::EmbeddedStore;
-use crate::store::redis::RedisStore;
-use crate::store::{Store, StoreError};
+use crate::store::redis::client::RedisStore;
+use crate::store::{Store, StoreError, UnsafeSettings};
 
 /// The queue and the store of a deployment.
 #[derive(Debug, Clone)]
@@ -38,12 +40,21 @@ pub enum OpenError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The store's settings forbid its use.
-    #[error("the store must not be used as it is set up: {}", .0.join("; "))]
-    Refused(Vec<String>),
+    /// The settings of the store forbid its use.
+    #[error(transparent)]
+    Settings(#[from] UnsafeSettings),
 }
 
 impl Backends {
+    /// Returns the backends made of an open queue and an open store that need no watching.
+    pub fn new(queue: Arc<dyn Queue>, store: Arc<dyn Store>) -> Self {
+        Self {
+            queue,
+            store,
+            ended: CancellationToken::new(),
+        }
+    }
+
     /// Opens the queue and the store for `role`. On the embedded backend both are one file.
     pub async fn open(
         config: &Config,
@@ -83,14 +94,10 @@ impl Backends {
     pub async fn check(&self) -> Result<(), OpenError> {
         match self.store.check().await {
             Ok(health) => {
-                for warning in health.warnings {
+                for warning in &health.warnings {
                     tracing::warn!("{warning}");
                 }
-                if health.refusals.is_empty() {
-                    Ok(())
-                } else {
-                    Err(OpenError::Refused(health.refusals))
-                }
+                Ok(health.into_result()?)
             }
             Err(error) => {
                 tracing::warn!(error = %error, "the store does not answer yet");
@@ -104,7 +111,7 @@ impl Backends {
 pub fn open_store(config: &Config, clock: Clock) -> Result<Arc<dyn Store>, OpenError> {
     Ok(match config.backend {
         Backend::Embedded => {
-            let database = Database::open(&config.data_dir, Access::Guest)?;
+            let database = Database::open(&config.data_dir, Access::Shared)?;
             Arc::new(EmbeddedStore::new(Arc::new(database), clock))
         }
         Backend::Distributed => {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
-use model::time::Millis;
+use model::time::HostTime;
 
 /// A source of the current time.
 #[derive(Debug, Clone)]
@@ -23,20 +23,20 @@ impl Clock {
     }
 
     /// A clock that stands at `start` until [`Self::advance`] moves it.
-    pub fn manual(start: Millis) -> Self {
+    pub fn manual(start: HostTime) -> Self {
         Self(Inner::Manual(Arc::new(AtomicU64::new(start.0))))
     }
 
     /// The time of day.
-    pub fn now(&self) -> Millis {
+    pub fn now(&self) -> HostTime {
         match &self.0 {
             Inner::System => {
                 #[expect(clippy::disallowed_methods, reason = "this is the clock")]
                 let now = std::time::SystemTime::now();
                 let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-                Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+                HostTime(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
             }
-            Inner::Manual(now) => Millis(now.load(Ordering::SeqCst)),
+            Inner::Manual(now) => HostTime(now.load(Ordering::SeqCst)),
         }
     }
 

@@ -18,9 +18,9 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 /// At most this many pieces of work share a transaction.
-const MAX_GROUP: usize = 512;
+const MAX_GROUP_WRITES: usize = 512;
 /// How long a writer waits for another process's transaction.
-const BUSY: Duration = Duration::from_secs(5);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// `PRAGMA user_version` of the schema below.
 const SCHEMA_VERSION: i64 = 1;
 
@@ -28,17 +28,17 @@ const SCHEMA: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 INSERT INTO meta VALUES ('epoch', lower(hex(randomblob(8))));
 
-CREATE TABLE lanes (lane TEXT PRIMARY KEY, bytes INTEGER NOT NULL, max_bytes INTEGER NOT NULL) WITHOUT ROWID;
-INSERT INTO lanes VALUES ('webhooks', 0, 2147483648), ('polls_now', 0, 268435456), ('polls_daily', 0, 268435456);
+CREATE TABLE queues (queue TEXT PRIMARY KEY, bytes INTEGER NOT NULL, max_bytes INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO queues VALUES ('webhooks', 0, 2147483648), ('polls_now', 0, 268435456), ('polls_daily', 0, 268435456);
 CREATE TABLE messages (
-  id INTEGER PRIMARY KEY AUTOINCREMENT, lane TEXT NOT NULL, attempt INTEGER NOT NULL, lease INTEGER, body BLOB NOT NULL
+  id INTEGER PRIMARY KEY AUTOINCREMENT, queue TEXT NOT NULL, attempt INTEGER NOT NULL, lease INTEGER, body BLOB NOT NULL
 );
-CREATE INDEX messages_waiting ON messages (lane, id) WHERE lease IS NULL;
+CREATE INDEX messages_waiting ON messages (queue, id) WHERE lease IS NULL;
 CREATE TRIGGER message_in AFTER INSERT ON messages BEGIN
-  UPDATE lanes SET bytes = bytes + length(new.body) WHERE lane = new.lane;
+  UPDATE queues SET bytes = bytes + length(new.body) WHERE queue = new.queue;
 END;
 CREATE TRIGGER message_out AFTER DELETE ON messages BEGIN
-  UPDATE lanes SET bytes = bytes - length(old.body) WHERE lane = old.lane;
+  UPDATE queues SET bytes = bytes - length(old.body) WHERE queue = old.queue;
 END;
 
 CREATE TABLE pages (id TEXT PRIMARY KEY, version INTEGER NOT NULL, attributes TEXT NOT NULL) WITHOUT ROWID;
@@ -49,8 +49,8 @@ CREATE TABLE records (
   PRIMARY KEY (kind, id)
 ) WITHOUT ROWID;
 CREATE INDEX records_expiring ON records (expires) WHERE expires IS NOT NULL;
-CREATE TABLE due (subject TEXT PRIMARY KEY, lane TEXT NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID;
-CREATE INDEX due_next ON due (lane, at);
+CREATE TABLE due (subject TEXT PRIMARY KEY, queue TEXT NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX due_next ON due (queue, at);
 ";
 
 /// Why the database could not do something.
@@ -76,9 +76,9 @@ pub enum DatabaseError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// The running process. There is at most one.
-    Owner,
+    Exclusive,
     /// An operator's command beside it.
-    Guest,
+    Shared,
 }
 
 type Finish = Box<dyn FnOnce(Result<(), DatabaseError>) + Send>;
@@ -106,7 +106,7 @@ impl Database {
             path: path.display().to_string(),
             reason,
         };
-        if access == Access::Guest && !path.exists() {
+        if access == Access::Shared && !path.exists() {
             let remedy =
                 "there is none: run this where `pagesync up` runs, or set PAGESYNC_DATA_DIR";
             return Err(refuse(remedy.to_owned()));
@@ -117,8 +117,8 @@ impl Database {
             .create(directory)
             .map_err(|error| refuse(error.to_string()))?;
         let lock = match access {
-            Access::Owner => Some(lock(directory).map_err(&refuse)?),
-            Access::Guest => None,
+            Access::Exclusive => Some(lock(directory).map_err(&refuse)?),
+            Access::Shared => None,
         };
         let writer = connect(&path)
             .and_then(|connection| prepare(&connection).map(|()| connection))
@@ -264,7 +264,7 @@ fn connect(path: &Path) -> Result<Connection, String> {
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let open = || {
         let connection = Connection::open_with_flags(path, flags)?;
-        connection.busy_timeout(BUSY)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "secure_delete", "ON")?;
@@ -316,7 +316,10 @@ fn in_savepoint<T>(
 fn write_all(connection: &Connection, work: &mpsc::Receiver<Write>) {
     while let Ok(first) = work.recv() {
         let rest = std::iter::from_fn(|| work.try_recv().ok());
-        let group: Vec<Write> = std::iter::once(first).chain(rest).take(MAX_GROUP).collect();
+        let group: Vec<Write> = std::iter::once(first)
+            .chain(rest)
+            .take(MAX_GROUP_WRITES)
+            .collect();
         let (committed, finishes, disk_failed) = write_group(connection, group);
         if let Err(error) = &committed {
             tracing::error!(error = %error, "a commit of the embedded database failed");
@@ -366,14 +369,14 @@ fn write_group(
 mod tests {
     use super::*;
 
-    fn count(connection: &Connection) -> rusqlite::Result<i64> {
+    fn insert_and_count(connection: &Connection) -> rusqlite::Result<i64> {
         connection.query_row("SELECT count(*) FROM meta", [], |row| row.get(0))
     }
 
     #[tokio::test]
     async fn work_that_fails_is_undone_and_its_neighbours_stand() {
         let directory = tempfile::tempdir().unwrap();
-        let database = Database::open(directory.path(), Access::Owner).unwrap();
+        let database = Database::open(directory.path(), Access::Exclusive).unwrap();
         let good = database.submit(|c| c.execute("INSERT INTO meta VALUES ('a', '1')", []));
         let bad = database.submit(|c| {
             c.execute("INSERT INTO meta VALUES ('b', '1')", [])?;
@@ -381,33 +384,33 @@ mod tests {
         });
         assert!(good.await.unwrap().is_ok());
         assert!(bad.await.unwrap().is_err());
-        assert_eq!(database.read(count).await.unwrap(), 2);
+        assert_eq!(database.read(insert_and_count).await.unwrap(), 2);
     }
 
     #[tokio::test]
     async fn there_is_one_owner_and_guests_beside_it() {
         let directory = tempfile::tempdir().unwrap();
-        let owner = Database::open(directory.path(), Access::Owner).unwrap();
-        let second = Database::open(directory.path(), Access::Owner).unwrap_err();
+        let owner = Database::open(directory.path(), Access::Exclusive).unwrap();
+        let second = Database::open(directory.path(), Access::Exclusive).unwrap_err();
         assert!(second.to_string().contains("another pagesync process"));
-        let guest = Database::open(directory.path(), Access::Guest).unwrap();
+        let guest = Database::open(directory.path(), Access::Shared).unwrap();
         guest
             .write(|c| c.execute("INSERT INTO meta VALUES ('g', '1')", []))
             .await
             .unwrap();
-        assert_eq!(owner.read(count).await.unwrap(), 2);
+        assert_eq!(owner.read(insert_and_count).await.unwrap(), 2);
     }
 
     #[tokio::test]
     async fn a_database_of_a_newer_layout_is_refused() {
         let directory = tempfile::tempdir().unwrap();
-        let database = Database::open(directory.path(), Access::Owner).unwrap();
+        let database = Database::open(directory.path(), Access::Exclusive).unwrap();
         database
             .write(|c| c.pragma_update(None, "user_version", 99))
             .await
             .unwrap();
         drop(database);
-        let error = Database::open(directory.path(), Access::Guest).unwrap_err();
+        let error = Database::open(directory.path(), Access::Shared).unwrap_err();
         assert!(error.to_string().contains("version 99"), "{error}");
     }
 }

@@ -4,6 +4,7 @@
 //! Invariant: a connection is accepted only when there is room for it, and none can hold its place
 //! by sending slowly.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,37 +18,39 @@ use axum::routing::get;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use model::lane::Lane;
+use model::queue_name::QueueName;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::lifecycle::Lifecycle;
 use crate::queue::Queue;
-use crate::telemetry::{Label, Metrics};
+use crate::telemetry::Metrics;
 
 /// Connections at the same time.
-const CONNECTIONS: usize = 4096;
+const MAX_CONNECTIONS: usize = 4096;
 /// From the first byte a connection waits for to the end of the headers; also how long it may idle.
-const HEADERS: Duration = Duration::from_secs(10);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_HEADERS: usize = 64;
 /// The head of a request must fit; bodies pass through in pieces of this.
-const BUFFER: usize = 32 * 1024;
+const BUFFER_SIZE: usize = 32 * 1024;
 /// How long open requests may take once the process is asked to end.
-const DRAIN: Duration = Duration::from_secs(10);
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 
 /// Serves until the process is asked to end, then lets open requests finish.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     lifecycle: Lifecycle,
-) -> Result<(), String> {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+) -> Result<(), Infallible> {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let graceful = GracefulShutdown::new();
     let service = TowerToHyperService::new(router);
     loop {
         let place = tokio::select! {
             () = lifecycle.stopping() => break,
-            place = room.clone().acquire_owned() => place.map_err(|error| error.to_string())?,
+            place = room.clone().acquire_owned() => {
+                place.unwrap_or_else(|_| unreachable!("the semaphore is never closed"))
+            }
         };
         let stream = tokio::select! {
             () = lifecycle.stopping() => break,
@@ -65,9 +68,9 @@ pub async fn serve(
         let _ = stream.set_nodelay(true);
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEADERS)
+            .header_read_timeout(HEADER_TIMEOUT)
             .max_headers(MAX_HEADERS)
-            .max_buf_size(BUFFER)
+            .max_buf_size(BUFFER_SIZE)
             .serve_connection(TokioIo::new(stream), service.clone());
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
@@ -78,49 +81,55 @@ pub async fn serve(
         });
     }
     drop(listener);
-    let _ = tokio::time::timeout(DRAIN, graceful.shutdown()).await;
+    let _ = tokio::time::timeout(SHUTDOWN_GRACE, graceful.shutdown()).await;
     Ok(())
 }
 
-/// Answers whether the role can do its work now, or what is in the way.
-pub type Ready =
-    Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync>;
+/// Why a role is not ready: the text that `/readyz` returns.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NotReady(pub String);
 
-struct Private {
+/// Answers whether the role can do its work now, or what is in the way.
+pub type ReadinessCheck =
+    Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), NotReady>> + Send>> + Send + Sync>;
+
+struct PrivateState {
     metrics: Metrics,
     queue: Arc<dyn Queue>,
-    ready: Ready,
+    ready: ReadinessCheck,
 }
 
 /// What every role serves on its private listener.
-pub fn private_router(metrics: Metrics, queue: Arc<dyn Queue>, ready: Ready) -> Router {
+pub fn private_router(metrics: Metrics, queue: Arc<dyn Queue>, ready: ReadinessCheck) -> Router {
     Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
-        .with_state(Arc::new(Private {
+        .with_state(Arc::new(PrivateState {
             metrics,
             queue,
             ready,
         }))
 }
 
-async fn readyz(State(private): State<Arc<Private>>) -> impl IntoResponse {
+async fn readyz(State(private): State<Arc<PrivateState>>) -> impl IntoResponse {
     match (private.ready)().await {
         Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     }
 }
 
-async fn metrics_text(State(private): State<Arc<Private>>) -> impl IntoResponse {
-    for lane in Lane::ALL {
-        let depth = tokio::time::timeout(Duration::from_secs(2), private.queue.depth(lane)).await;
+async fn metrics_text(State(private): State<Arc<PrivateState>>) -> impl IntoResponse {
+    for queue_name in QueueName::ALL {
+        let depth =
+            tokio::time::timeout(Duration::from_secs(2), private.queue.depth(queue_name)).await;
         if let Ok(Ok(depth)) = depth {
-            let gauge = private
+            let messages = i64::try_from(depth.messages).unwrap_or(i64::MAX);
+            private
                 .metrics
-                .lane_messages
-                .get_or_create(&Label { name: lane.name() });
-            gauge.set(i64::try_from(depth.messages).unwrap_or(i64::MAX));
+                .queue_messages
+                .set(queue_name.as_str(), messages);
         }
     }
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -7,10 +7,9 @@
 //! [`telemetry`], [`tls`], [`database`].
 
 pub mod backends;
-pub mod backoff;
 pub mod clock;
 pub mod config;
-pub mod custody;
+pub mod daily_schedule;
 pub mod database;
 pub mod graph;
 pub mod http;
@@ -19,7 +18,10 @@ pub mod lifecycle;
 pub mod pages;
 pub mod queue;
 pub mod records;
-pub mod slots;
+pub mod retry;
+pub mod sealing;
 pub mod store;
 pub mod telemetry;
+pub mod timestamp;
 pub mod tls;
+pub mod views;

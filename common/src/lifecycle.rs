@@ -13,7 +13,24 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// How long a process may take from the signal to its end.
-pub const DRAIN: Duration = Duration::from_secs(28);
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(28);
+
+/// Why a process ended with a failure.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LifecycleError {
+    /// A task ended, failed or panicked while the process should run; the text names it.
+    #[error("{0}")]
+    Task(String),
+    /// So many tasks did not end within [`DRAIN_TIMEOUT`].
+    #[error("{0} tasks did not end within {DRAIN_TIMEOUT:?}")]
+    Timeout(usize),
+    /// A second SIGINT ended the process while it drained.
+    #[error("second signal: ended without draining")]
+    SecondSignal,
+    /// The process cannot receive signals.
+    #[error("cannot receive signals: {0}")]
+    Signals(String),
+}
 
 /// Shared by all tasks of a process, or of one role in it.
 #[derive(Debug, Clone, Default)]
@@ -67,31 +84,29 @@ impl Lifecycle {
     }
 
     /// Waits for the end of all tasks, at most [`DRAIN`], and says whether all went well.
-    pub async fn finish(&self) -> Result<(), String> {
+    pub async fn finish(&self) -> Result<(), LifecycleError> {
         self.stopping().await;
         self.tasks.close();
-        if tokio::time::timeout(DRAIN, self.tasks.wait())
+        if tokio::time::timeout(DRAIN_TIMEOUT, self.tasks.wait())
             .await
             .is_err()
         {
-            return Err(format!(
-                "{} tasks did not end within {DRAIN:?}",
-                self.tasks.len()
-            ));
+            return Err(LifecycleError::Timeout(self.tasks.len()));
         }
         let failure = self
             .failure
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        failure.map_or(Ok(()), Err)
+        failure.map_or(Ok(()), |failure| Err(LifecycleError::Task(failure)))
     }
 
     /// Runs until a signal (SIGTERM, SIGINT) or the end of a task, then drains.
-    pub async fn run_until_signal(&self) -> Result<(), String> {
+    pub async fn run_until_signal(&self) -> Result<(), LifecycleError> {
         use tokio::signal::unix::{SignalKind, signal};
-        let mut term = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
-        let mut int = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+        let refused = |error: std::io::Error| LifecycleError::Signals(error.to_string());
+        let mut term = signal(SignalKind::terminate()).map_err(refused)?;
+        let mut int = signal(SignalKind::interrupt()).map_err(refused)?;
         tokio::select! {
             _ = term.recv() => tracing::info!("SIGTERM: draining"),
             _ = int.recv() => tracing::info!("SIGINT: draining"),
@@ -100,7 +115,7 @@ impl Lifecycle {
         self.stop();
         tokio::select! {
             finished = self.finish() => finished,
-            _ = int.recv() => Err("second signal: ended without draining".to_owned()),
+            _ = int.recv() => Err(LifecycleError::SecondSignal),
         }
     }
 }
@@ -122,7 +137,7 @@ mod tests {
         lifecycle.spawn("quitter", async { Ok::<_, String>(()) });
         assert_eq!(
             lifecycle.finish().await,
-            Err("quitter ended by itself".to_owned())
+            Err(LifecycleError::Task("quitter ended by itself".to_owned()))
         );
     }
 

@@ -6,13 +6,12 @@
 use std::io::IsTerminal as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
@@ -31,47 +30,70 @@ pub fn init_logs(filter: &str, format: LogFormat) {
     };
 }
 
-/// One label.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Label {
-    /// Its value; the metric says of what.
-    pub name: &'static str,
+/// One label: its key and its value.
+type Label = [(&'static str, &'static str); 1];
+
+/// A counter for each value of one label.
+#[derive(Debug, Clone)]
+pub struct LabeledCounter {
+    key: &'static str,
+    family: Family<Label, Counter>,
 }
 
-/// Everything that is counted. Names begin with `pagesync_`.
+impl LabeledCounter {
+    /// Adds one to the counter with the label value `value`.
+    pub fn count(&self, value: &'static str) {
+        self.add(value, 1);
+    }
+
+    /// Adds `n` to the counter with the label value `value`.
+    pub fn add(&self, value: &'static str, n: u64) {
+        self.family.get_or_create(&[(self.key, value)]).inc_by(n);
+    }
+
+    /// Returns the counter with the label value `value`.
+    pub fn get(&self, value: &'static str) -> u64 {
+        self.family.get_or_create(&[(self.key, value)]).get()
+    }
+}
+
+/// A gauge for each value of one label.
 #[derive(Debug, Clone)]
+pub struct LabeledGauge {
+    key: &'static str,
+    family: Family<Label, Gauge>,
+}
+
+impl LabeledGauge {
+    /// Sets the gauge with the label value `value`.
+    pub fn set(&self, value: &'static str, n: i64) {
+        self.family.get_or_create(&[(self.key, value)]).set(n);
+    }
+}
+
+/// The metrics of one process. The constructor is the table: it gives each metric its name, its
+/// label and its help text.
+#[derive(Debug, Clone)]
+#[expect(
+    missing_docs,
+    reason = "the help texts in `Metrics::default` document the fields"
+)]
 pub struct Metrics {
-    /// Answers to webhooks, by status.
-    pub answers: Family<Label, Counter>,
-    /// Parts of webhooks that are understood and not kept, by name.
-    pub counted: Family<Label, Counter>,
-    /// Jobs made durable.
+    pub webhook_answers: LabeledCounter,
+    pub webhook_parts_ignored: LabeledCounter,
     pub jobs_published: Counter,
-    /// Jobs whose message was acknowledged.
     pub jobs_acknowledged: Counter,
-    /// Jobs done, by what became of them.
-    pub jobs_done: Family<Label, Counter>,
-    /// Commits of Pages, by outcome.
-    pub commits: Family<Label, Counter>,
-    /// Dead letters kept, by why.
-    pub dead_letters: Family<Label, Counter>,
-    /// Polls begun, by the kind of their subject.
-    pub polls: Family<Label, Counter>,
-    /// What answers of Graph came to.
-    pub graph: Family<Label, Counter>,
-    /// Polls published, by lane.
-    pub polls_published: Family<Label, Counter>,
-    /// Logins, by what became of them.
-    pub logins: Family<Label, Counter>,
-    /// What the drift meter found.
-    pub drift: Family<Label, Counter>,
-    /// Connections whose token or data access ends within so many days; set at each start and daily by
-    /// the worker that looked.
-    pub tokens_ending: Family<Label, Gauge>,
-    /// From receiving a webhook to its commit.
-    pub visible_seconds: Histogram,
-    /// Messages waiting, by lane; set when the metrics are read.
-    pub lane_messages: Family<Label, Gauge>,
+    pub jobs_done: LabeledCounter,
+    pub page_commits: LabeledCounter,
+    pub dead_letters: LabeledCounter,
+    pub polls: LabeledCounter,
+    pub polls_published: LabeledCounter,
+    pub graph_replies: LabeledCounter,
+    pub logins: LabeledCounter,
+    pub change_findings: LabeledCounter,
+    pub connections_expiring: LabeledGauge,
+    pub webhook_visible_seconds: Histogram,
+    pub queue_messages: LabeledGauge,
     registry: Arc<Mutex<Registry>>,
 }
 
@@ -79,108 +101,104 @@ const VISIBLE_SECONDS: [f64; 12] = [
     0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0,
 ];
 
+/// Registers a metric and returns it.
+fn register<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register(name, help, metric.clone());
+    metric
+}
+
 impl Default for Metrics {
+    /// Creates metrics that start at zero. Names begin with `pagesync_`; counters end in `_total`.
     fn default() -> Self {
-        let metrics = Self::unregistered();
         let mut registry = Registry::with_prefix("pagesync");
-        for (name, help, family) in [
-            (
-                "webhook_answers",
-                "Answers to webhooks, by status",
-                &metrics.answers,
-            ),
-            (
-                "webhook_parts_counted",
-                "Parts of webhooks not kept, by name",
-                &metrics.counted,
-            ),
-            ("jobs_done", "Jobs done, by result", &metrics.jobs_done),
-            ("commits", "Commits of Pages, by outcome", &metrics.commits),
-            (
-                "dead_letters",
-                "Dead letters kept, by why",
-                &metrics.dead_letters,
-            ),
-            ("polls", "Polls begun, by subject", &metrics.polls),
-            (
-                "graph_answers",
-                "What reads, walks, logins and subscriptions came to at Graph",
-                &metrics.graph,
-            ),
-            (
-                "polls_published",
-                "Polls published, by lane",
-                &metrics.polls_published,
-            ),
-            ("logins", "Logins, by what became of them", &metrics.logins),
-            (
-                "drift_findings",
-                "What the drift meter found",
-                &metrics.drift,
-            ),
-        ] {
-            registry.register(name, help, family.clone());
-        }
-        registry.register(
-            "jobs_published",
-            "Jobs made durable",
-            metrics.jobs_published.clone(),
-        );
-        registry.register(
-            "jobs_acknowledged",
-            "Jobs acknowledged",
-            metrics.jobs_acknowledged.clone(),
-        );
-        registry.register(
-            "webhook_visible_seconds",
-            "From receiving a webhook to its commit",
-            metrics.visible_seconds.clone(),
-        );
-        registry.register(
-            "tokens_ending",
-            "Connections that end within so many days",
-            metrics.tokens_ending.clone(),
-        );
-        registry.register(
-            "lane_messages",
-            "Messages waiting, by lane",
-            metrics.lane_messages.clone(),
-        );
+        let r = &mut registry;
+        let counter = |r: &mut Registry, name, help| register(r, name, help, Counter::default());
+        let counters = |r: &mut Registry, name, key, help| LabeledCounter {
+            key,
+            family: register(r, name, help, Family::default()),
+        };
+        let gauges = |r: &mut Registry, name, key, help| LabeledGauge {
+            key,
+            family: register(r, name, help, Family::default()),
+        };
+        let seconds =
+            |r: &mut Registry, name, help| register(r, name, help, Histogram::new(VISIBLE_SECONDS));
         Self {
+            webhook_answers: counters(
+                r,
+                "webhook_answers",
+                "status",
+                "Webhook requests answered, by HTTP status",
+            ),
+            webhook_parts_ignored: counters(
+                r,
+                "webhook_parts_ignored",
+                "part",
+                "Parts of webhooks that are understood and not stored, by name",
+            ),
+            jobs_published: counter(r, "jobs_published", "Jobs that the queue made durable"),
+            jobs_acknowledged: counter(
+                r,
+                "jobs_acknowledged",
+                "Jobs whose message was acknowledged",
+            ),
+            jobs_done: counters(r, "jobs_done", "result", "Jobs done, by result"),
+            page_commits: counters(
+                r,
+                "page_commits",
+                "outcome",
+                "Commits of Pages by webhooks, by outcome",
+            ),
+            dead_letters: counters(
+                r,
+                "dead_letters",
+                "reason",
+                "Dead letters stored, by reason",
+            ),
+            polls: counters(r, "polls", "subject", "Polls begun, by kind of subject"),
+            polls_published: counters(
+                r,
+                "polls_published",
+                "queue",
+                "Polls that the scheduler published, by queue",
+            ),
+            graph_replies: counters(
+                r,
+                "graph_replies",
+                "result",
+                "Results of reads, connection polls, logins and subscriptions at Graph",
+            ),
+            logins: counters(r, "logins", "result", "Logins, by result"),
+            change_findings: counters(
+                r,
+                "change_findings",
+                "finding",
+                "Changes that reads found, by whether a webhook announced them",
+            ),
+            connections_expiring: gauges(
+                r,
+                "connections_expiring",
+                "within_days",
+                "Connections whose token or data access ends within so many days; the worker sets it at its start and daily",
+            ),
+            webhook_visible_seconds: seconds(
+                r,
+                "webhook_visible_seconds",
+                "Seconds from receiving a webhook to its commit",
+            ),
+            queue_messages: gauges(
+                r,
+                "queue_messages",
+                "queue",
+                "Messages that wait, by queue; set when the metrics are read",
+            ),
             registry: Arc::new(Mutex::new(registry)),
-            ..metrics
         }
     }
 }
 
 impl Metrics {
-    fn unregistered() -> Self {
-        Self {
-            answers: Family::default(),
-            counted: Family::default(),
-            jobs_published: Counter::default(),
-            jobs_acknowledged: Counter::default(),
-            jobs_done: Family::default(),
-            commits: Family::default(),
-            dead_letters: Family::default(),
-            polls: Family::default(),
-            graph: Family::default(),
-            polls_published: Family::default(),
-            logins: Family::default(),
-            drift: Family::default(),
-            tokens_ending: Family::default(),
-            visible_seconds: Histogram::new(VISIBLE_SECONDS),
-            lane_messages: Family::default(),
-            registry: Arc::default(),
-        }
-    }
-
-    /// Counts one more of `name`.
-    pub fn count(family: &Family<Label, Counter>, name: &'static str) {
-        family.get_or_create(&Label { name }).inc();
-    }
-
-    /// The metrics as OpenMetrics text.
+    /// Returns the metrics as OpenMetrics text.
     pub fn text(&self) -> String {
         let mut text = String::new();
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);

@@ -6,45 +6,76 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A Page's id: 1 to 20 ASCII digits, not all zero. On the wire Facebook writes it as a string,
-/// in some webhooks as a number.
+/// The id of a Page: 1 to 20 ASCII digits, not all zero. Facebook writes it as a string, in some
+/// webhooks as a number.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PageId(String);
 
-/// Why a text is not a [`PageId`]. The text itself is not repeated: it may be anything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct InvalidPageId;
+/// The app-scoped id of a person: 1 to 20 ASCII digits, not all zero. A person who logged in has one
+/// connection, which bears this id.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct UserId(String);
 
-impl fmt::Display for InvalidPageId {
+/// The error for a text that is not an id. It does not repeat the text, which may hold anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidId;
+
+impl fmt::Display for InvalidId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a Page id is 1 to 20 digits and not zero, as in 1170558113")
+        f.write_str("an id is 1 to 20 digits and not zero, as in 1170558113")
     }
 }
 
-impl std::error::Error for InvalidPageId {}
+impl std::error::Error for InvalidId {}
+
+/// Returns `text` if it has the form that ids of Pages and of people share.
+fn parse_digits(text: &str) -> Result<String, InvalidId> {
+    let digits = (1..=20).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    if digits && text.bytes().any(|b| b != b'0') {
+        Ok(text.to_owned())
+    } else {
+        Err(InvalidId)
+    }
+}
 
 impl PageId {
-    /// Takes a text as a Page id.
-    pub fn parse(text: &str) -> Result<Self, InvalidPageId> {
-        let digits = (1..=20).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
-        if digits && text.bytes().any(|b| b != b'0') {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(InvalidPageId)
-        }
+    /// Parses the id of a Page.
+    pub fn parse(text: &str) -> Result<Self, InvalidId> {
+        parse_digits(text).map(Self)
     }
 
-    /// The digits.
+    /// Returns the digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl UserId {
+    /// Parses the id of a person.
+    pub fn parse(text: &str) -> Result<Self, InvalidId> {
+        parse_digits(text).map(Self)
+    }
+
+    /// Returns the digits.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
 impl TryFrom<String> for PageId {
-    type Error = InvalidPageId;
+    type Error = InvalidId;
 
-    fn try_from(text: String) -> Result<Self, InvalidPageId> {
+    fn try_from(text: String) -> Result<Self, InvalidId> {
+        Self::parse(&text)
+    }
+}
+
+impl TryFrom<String> for UserId {
+    type Error = InvalidId;
+
+    fn try_from(text: String) -> Result<Self, InvalidId> {
         Self::parse(&text)
     }
 }
@@ -55,15 +86,23 @@ impl From<PageId> for String {
     }
 }
 
+impl From<UserId> for String {
+    fn from(id: UserId) -> Self {
+        id.0
+    }
+}
+
 impl fmt::Display for PageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-/// A person who logged in, by the app-scoped id Facebook gives: digits, as a Page's. A connection is
-/// one such person.
-pub type UserId = PageId;
+impl fmt::Display for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 /// Names a login that is being completed: 64 hexadecimal digits, the hash of its state.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -83,11 +122,23 @@ impl GrantId {
     }
 }
 
-impl TryFrom<String> for GrantId {
-    type Error = String;
+/// The error for a text that is not a [`GrantId`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidGrantId;
 
-    fn try_from(text: String) -> Result<Self, String> {
-        Self::parse(&text).ok_or_else(|| "a grant is named by 64 hexadecimal digits".to_owned())
+impl fmt::Display for InvalidGrantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the id of a grant is 64 hexadecimal digits")
+    }
+}
+
+impl std::error::Error for InvalidGrantId {}
+
+impl TryFrom<String> for GrantId {
+    type Error = InvalidGrantId;
+
+    fn try_from(text: String) -> Result<Self, InvalidGrantId> {
+        Self::parse(&text).ok_or(InvalidGrantId)
     }
 }
 
@@ -159,11 +210,23 @@ impl fmt::Display for Subject {
     }
 }
 
-impl TryFrom<String> for Subject {
-    type Error = String;
+/// The error for a text that is not a [`Subject`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidSubject;
 
-    fn try_from(text: String) -> Result<Self, String> {
-        Self::parse(&text).ok_or_else(|| "a subject is written <kind>:<id>".to_owned())
+impl fmt::Display for InvalidSubject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a subject has the form <kind>:<id>, as in page:1170558113")
+    }
+}
+
+impl std::error::Error for InvalidSubject {}
+
+impl TryFrom<String> for Subject {
+    type Error = InvalidSubject;
+
+    fn try_from(text: String) -> Result<Self, InvalidSubject> {
+        Self::parse(&text).ok_or(InvalidSubject)
     }
 }
 

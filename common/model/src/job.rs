@@ -3,18 +3,17 @@
 //! A message is a JSON list, each item `{"v":1,"<kind>":{...}}`. Invariant: [`decode`] is total. What
 //! it cannot read, of whatever version or origin, becomes a [`Job::Unreadable`] that keeps the bytes.
 
-use std::fmt::Write as _;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
+use crate::hex::hex;
 use crate::id::{Subject, UserId};
-use crate::lane::Lane;
-use crate::time::Millis;
-use crate::webhook::RawEntry;
+use crate::queue_name::QueueName;
+use crate::time::HostTime;
+use crate::webhook::ProfileEntry;
 
 /// Version of the wire form this build writes.
 pub const VERSION: u64 = 1;
@@ -28,10 +27,10 @@ pub const UNKNOWN_KIND: &str = "the job is not of a kind this build knows";
 pub struct Claim {
     /// What to read.
     pub subject: Subject,
-    /// In which lane it was due.
-    pub lane: Lane,
+    /// In which queue it was due.
+    pub queue: QueueName,
     /// When it was due, on our clock.
-    pub due: Millis,
+    pub due_at: HostTime,
 }
 
 /// Signed bytes we could not read, kept for a person or a later version.
@@ -42,18 +41,18 @@ pub struct Unreadable {
     /// What is wrong with them: their shape, never their content.
     pub reason: String,
     /// When they came, on our clock.
-    pub received: Millis,
+    pub received_at: HostTime,
 }
 
 /// A person wants to be forgotten, or removed the app.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Forget {
+pub struct ErasureRequest {
     /// Who.
     pub user: UserId,
     /// The hash of the confirmation code they were given; `None`: they only removed the app.
-    pub receipt: Option<String>,
+    pub confirmation_hash: Option<String>,
     /// When they asked, on our clock.
-    pub received: Millis,
+    pub requested_at: HostTime,
 }
 
 /// A unit of work.
@@ -62,16 +61,16 @@ pub enum Job {
     /// One entry of a webhook.
     Webhook {
         /// The parts of the entry that concern a profile.
-        entry: RawEntry,
+        entry: ProfileEntry,
         /// When it came, on our clock.
-        received: Millis,
+        received_at: HostTime,
     },
     /// Something signed that we could not read.
     Unreadable(Unreadable),
     /// A read of Facebook.
     Poll(Claim),
     /// An erasure.
-    Forget(Forget),
+    Erase(ErasureRequest),
 }
 
 /// Names a job by its content: the same job delivered twice has the same id.
@@ -80,13 +79,9 @@ pub struct JobId(String);
 
 impl JobId {
     /// The id of the job with this encoding.
-    pub fn of(encoded: &str) -> Self {
+    pub fn from_encoded(encoded: &str) -> Self {
         let digest = Sha256::digest(encoded.as_bytes());
-        let mut hex = String::with_capacity(32);
-        for byte in &digest[..16] {
-            let _ = write!(hex, "{byte:02x}");
-        }
-        Self(hex)
+        Self(hex(&digest[..16]))
     }
 
     /// 32 hexadecimal digits.
@@ -97,7 +92,7 @@ impl JobId {
 
 #[derive(Serialize, Deserialize)]
 struct WireUnreadable {
-    received: Millis,
+    received_at: HostTime,
     reason: String,
     body: String,
 }
@@ -112,7 +107,7 @@ struct WireJob<'a> {
     #[serde(default)]
     poll: Option<Claim>,
     #[serde(default)]
-    forget: Option<Forget>,
+    erase: Option<ErasureRequest>,
 }
 
 #[derive(Deserialize)]
@@ -122,34 +117,34 @@ struct WireVersion {
 
 #[derive(Deserialize)]
 struct WireWebhook<'a> {
-    received: Millis,
+    received_at: HostTime,
     #[serde(borrow)]
     entry: &'a RawValue,
 }
 
 /// One job in its wire form.
-pub fn encode(job: &Job) -> String {
+pub fn encode_job(job: &Job) -> String {
     match job {
-        Job::Webhook { entry, received } => {
+        Job::Webhook { entry, received_at } => {
             format!(
-                r#"{{"v":{VERSION},"webhook":{{"received":{received},"entry":{}}}}}"#,
+                r#"{{"v":{VERSION},"webhook":{{"received_at":{received_at},"entry":{}}}}}"#,
                 entry.as_str()
             )
         }
         Job::Unreadable(Unreadable {
             body,
             reason,
-            received,
+            received_at,
         }) => {
             let wire = WireUnreadable {
-                received: *received,
+                received_at: *received_at,
                 reason: reason.clone(),
                 body: BASE64.encode(body),
             };
             format!(r#"{{"v":{VERSION},"unreadable":{}}}"#, json(&wire))
         }
         Job::Poll(claim) => format!(r#"{{"v":{VERSION},"poll":{}}}"#, json(claim)),
-        Job::Forget(forget) => format!(r#"{{"v":{VERSION},"forget":{}}}"#, json(forget)),
+        Job::Erase(request) => format!(r#"{{"v":{VERSION},"erase":{}}}"#, json(request)),
     }
 }
 
@@ -158,7 +153,7 @@ fn json(value: &impl Serialize) -> String {
 }
 
 /// Joins encoded jobs to the body of one message.
-pub fn message<'a>(encoded: impl IntoIterator<Item = &'a str>) -> String {
+pub fn encode_message<'a>(encoded: impl IntoIterator<Item = &'a str>) -> String {
     let mut body = String::from("[");
     for (i, job) in encoded.into_iter().enumerate() {
         if i > 0 {
@@ -171,11 +166,11 @@ pub fn message<'a>(encoded: impl IntoIterator<Item = &'a str>) -> String {
 }
 
 /// The jobs in a message. Total: see the module's invariant.
-pub fn decode(message: &[u8]) -> Vec<Job> {
+pub fn decode_message(message: &[u8]) -> Vec<Job> {
     match serde_json::from_slice::<Vec<&RawValue>>(message) {
         Ok(items) => items
             .into_iter()
-            .map(|item| decode_one(item.get()))
+            .map(|item| decode_job(item.get()))
             .collect(),
         Err(_) => vec![unreadable(
             message,
@@ -185,7 +180,7 @@ pub fn decode(message: &[u8]) -> Vec<Job> {
 }
 
 /// One job from its wire form; [`Job::Unreadable`] if it has none we know.
-pub fn decode_one(text: &str) -> Job {
+pub fn decode_job(text: &str) -> Job {
     match serde_json::from_str::<WireVersion>(text) {
         Err(_) => return unreadable(text.as_bytes(), "the job has no version".to_owned()),
         Ok(WireVersion { v }) if v > VERSION => {
@@ -203,16 +198,16 @@ pub fn decode_one(text: &str) -> Job {
     if wire.v != VERSION {
         return unreadable(text.as_bytes(), shape.to_owned());
     }
-    match (wire.webhook, wire.unreadable, wire.poll, wire.forget) {
+    match (wire.webhook, wire.unreadable, wire.poll, wire.erase) {
         (Some(webhook), None, None, None) => Job::Webhook {
-            entry: RawEntry::from_raw(webhook.entry),
-            received: webhook.received,
+            entry: ProfileEntry::from_raw(webhook.entry),
+            received_at: webhook.received_at,
         },
         (None, Some(wire), None, None) => match BASE64.decode(&wire.body) {
             Ok(body) => Job::Unreadable(Unreadable {
                 body,
                 reason: wire.reason,
-                received: wire.received,
+                received_at: wire.received_at,
             }),
             Err(_) => unreadable(
                 text.as_bytes(),
@@ -220,7 +215,7 @@ pub fn decode_one(text: &str) -> Job {
             ),
         },
         (None, None, Some(claim), None) => Job::Poll(claim),
-        (None, None, None, Some(forget)) => Job::Forget(forget),
+        (None, None, None, Some(request)) => Job::Erase(request),
         _ => unreadable(text.as_bytes(), shape.to_owned()),
     }
 }
@@ -229,7 +224,7 @@ fn unreadable(body: &[u8], reason: String) -> Job {
     Job::Unreadable(Unreadable {
         body: body.to_vec(),
         reason,
-        received: Millis(0),
+        received_at: HostTime(0),
     })
 }
 
@@ -238,7 +233,7 @@ mod tests {
     use super::*;
 
     fn reason(message: &[u8]) -> String {
-        match decode(message).pop() {
+        match decode_message(message).pop() {
             Some(Job::Unreadable(unreadable)) => unreadable.reason,
             other => panic!("{other:?}"),
         }
@@ -247,7 +242,7 @@ mod tests {
     #[test]
     fn a_job_of_a_newer_version_is_kept_whole() {
         let text = r#"{"v":2,"dance":{"x":1}}"#;
-        let Job::Unreadable(unreadable) = decode_one(text) else {
+        let Job::Unreadable(unreadable) = decode_job(text) else {
             panic!("understood")
         };
         assert!(unreadable.reason.starts_with(NEWER_VERSION));
@@ -264,25 +259,25 @@ mod tests {
             "the job is not of a kind this build knows"
         );
         assert_eq!(
-            reason(br#"[{"v":1,"webhook":{"received":-1,"entry":{}}}]"#),
+            reason(br#"[{"v":1,"webhook":{"received_at":-1,"entry":{}}}]"#),
             "the job is not of a kind this build knows"
         );
         assert_eq!(
-            reason(br#"[{"v":0,"poll":{"subject":"page:1","lane":"webhooks","due":1}}]"#),
+            reason(br#"[{"v":0,"poll":{"subject":"page:1","queue_name":"webhooks","due":1}}]"#),
             "the job is not of a kind this build knows"
         );
     }
 
     #[test]
     fn one_bad_job_does_not_take_its_neighbours_along() {
-        let good = encode(&Job::Unreadable(Unreadable {
+        let good = encode_job(&Job::Unreadable(Unreadable {
             body: vec![0xff],
             reason: "r".to_owned(),
-            received: Millis(5),
+            received_at: HostTime(5),
         }));
-        let jobs = decode(message([good.as_str(), "{}", good.as_str()]).as_bytes());
+        let jobs = decode_message(encode_message([good.as_str(), "{}", good.as_str()]).as_bytes());
         assert_eq!(jobs.len(), 3);
-        assert_eq!(jobs[0], decode_one(&good));
+        assert_eq!(jobs[0], decode_job(&good));
         assert_eq!(jobs[0], jobs[2]);
     }
 }

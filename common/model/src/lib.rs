@@ -4,21 +4,24 @@
 //! Invariant: everything here is a function of its arguments. Nothing waits, reads a clock, or
 //! touches a network or a disk; a test (`tests/it/tidy.rs` of the executable) checks that.
 //!
-//! Reading order: [`time`], [`id`], [`value`], [`field`], [`page`], [`read`], [`drift`], [`lane`],
+//! Reading order: [`time`], [`id`], [`value`], [`field`], [`page`], [`read`], [`drift`], [`queue`],
 //! [`due`], [`webhook`], [`job`].
 
-pub mod drift;
-pub mod due;
+pub mod announcements;
 pub mod field;
+pub mod hex;
 pub mod id;
 pub mod job;
-pub mod lane;
+pub mod missed_webhooks;
 pub mod page;
+pub mod polling;
 #[cfg(test)]
 mod properties;
+pub mod queue_name;
 #[cfg(test)]
 mod race;
 pub mod read;
 pub mod time;
 pub mod value;
 pub mod webhook;
+pub mod webhook_field;

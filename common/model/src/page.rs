@@ -10,12 +10,12 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::drift::Drift;
-use crate::due::Polling;
+use crate::announcements::Announcements;
 use crate::field::FieldName;
 use crate::id::UserId;
-use crate::time::Millis;
-use crate::value::Canonical;
+use crate::polling::Polling;
+use crate::time::{FacebookTime, HostTime};
+use crate::value::CanonicalValue;
 
 /// How we came to know a value. The order is the rank: at the same stamp a webhook beats a read,
 /// because the read may have happened earlier in that second.
@@ -44,9 +44,9 @@ pub struct Observation {
     /// Which field.
     pub field: FieldName,
     /// Its value; `None` is null.
-    pub value: Option<Canonical>,
+    pub value: Option<CanonicalValue>,
     /// When, on Facebook's clock.
-    pub stamp: Millis,
+    pub stamp: FacebookTime,
     /// How we know.
     pub source: Source,
 }
@@ -55,7 +55,7 @@ pub struct Observation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Origin {
     /// Stamp of the first sighting of the value that still stands.
-    pub stamp: Millis,
+    pub stamp: FacebookTime,
     /// How it was seen.
     pub source: Source,
 }
@@ -64,18 +64,18 @@ pub struct Origin {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Register {
     /// Stamp of the newest observation.
-    pub stamp: Millis,
+    pub stamp: FacebookTime,
     /// Its source.
     pub source: Source,
     /// Its value; `None` is null.
-    pub value: Option<Canonical>,
+    pub value: Option<CanonicalValue>,
     /// First sighting of this value.
     pub origin: Origin,
 }
 
 impl Register {
     /// The merge key: later stamp, then higher rank, then null below any value, then bytes.
-    pub fn key(&self) -> (Millis, Source, Option<&Canonical>) {
+    pub fn merge_key(&self) -> (FacebookTime, Source, Option<&CanonicalValue>) {
         (self.stamp, self.source, self.value.as_ref())
     }
 }
@@ -86,11 +86,11 @@ pub struct Change {
     /// Which field.
     pub field: FieldName,
     /// The value before; `None` is null or never seen.
-    pub before: Option<Canonical>,
+    pub before: Option<CanonicalValue>,
     /// The value now.
-    pub after: Option<Canonical>,
+    pub after: Option<CanonicalValue>,
     /// Stamp of the observation that changed it, on Facebook's clock.
-    pub stamp: Millis,
+    pub stamp: FacebookTime,
     /// Its source.
     pub source: Source,
 }
@@ -117,7 +117,7 @@ pub enum Status {
     /// Its stored form could not be read; it was started again and waits for a read.
     Corrupt,
     /// Erased on request. Nothing is kept but this and the version, and no webhook revives it.
-    Forgotten,
+    Erased,
 }
 
 impl Status {
@@ -131,7 +131,7 @@ impl Status {
         Self::NoToken,
         Self::Degraded,
         Self::Corrupt,
-        Self::Forgotten,
+        Self::Erased,
     ];
 }
 
@@ -146,19 +146,34 @@ impl fmt::Display for Status {
             Self::NoToken => "no_token",
             Self::Degraded => "degraded",
             Self::Corrupt => "corrupt",
-            Self::Forgotten => "forgotten",
+            Self::Erased => "erased",
         })
     }
 }
 
-impl FromStr for Status {
-    type Err = String;
+/// The error for a text that is no status. It does not repeat the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnknownStatus {
+    /// The length of the text.
+    pub bytes: usize,
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL
+impl fmt::Display for UnknownStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "unknown status of {} bytes", self.bytes)
+    }
+}
+
+impl std::error::Error for UnknownStatus {}
+
+impl FromStr for Status {
+    type Err = UnknownStatus;
+
+    fn from_str(text: &str) -> Result<Self, UnknownStatus> {
+        let found = Self::ALL
             .into_iter()
-            .find(|status| status.to_string() == text)
-            .ok_or_else(|| format!("unknown status of {} bytes", text.len()))
+            .find(|status| status.to_string() == text);
+        found.ok_or(UnknownStatus { bytes: text.len() })
     }
 }
 
@@ -174,17 +189,17 @@ pub struct Page {
     /// Whose logins cover it.
     pub connections: BTreeSet<UserId>,
     /// Known fields that the last read asked for and did not get.
-    pub absent: BTreeSet<FieldName>,
+    pub missing_fields: BTreeSet<FieldName>,
     /// What is open between notices and reads. No part of the merge.
-    pub drift: Drift,
+    pub announcements: Announcements,
     /// Of a forgotten Page: when that was asked for, on our clock. A later login revives it.
-    pub forgotten: Option<Millis>,
+    pub erased_at: Option<HostTime>,
 }
 
 impl Page {
     /// Takes one observation into account. Answers with the change a reader of the Page would see,
     /// if there is one; a register may move up without one (the same value, seen again later).
-    pub fn observe(&mut self, seen: &Observation) -> Option<Change> {
+    pub fn apply_observation(&mut self, seen: &Observation) -> Option<Change> {
         let mut next = Register {
             stamp: seen.stamp,
             source: seen.source,
@@ -194,14 +209,16 @@ impl Page {
                 source: seen.source,
             },
         };
-        let held = self.registers.get(&seen.field);
-        if held.is_some_and(|held| held.key() >= next.key()) {
+        let stored = self.registers.get(&seen.field);
+        if stored.is_some_and(|stored| stored.merge_key() >= next.merge_key()) {
             return None;
         }
-        let before = held.and_then(|held| held.value.clone());
-        let same = seen.field.same(before.as_ref(), seen.value.as_ref());
-        if let Some(held) = held.filter(|_| same) {
-            next.origin = held.origin;
+        let before = stored.and_then(|stored| stored.value.clone());
+        let same = seen
+            .field
+            .is_same_value(before.as_ref(), seen.value.as_ref());
+        if let Some(stored) = stored.filter(|_| same) {
+            next.origin = stored.origin;
         }
         self.registers.insert(seen.field.clone(), next);
         (!same && !seen.field.is_counter()).then(|| Change {
@@ -215,7 +232,7 @@ impl Page {
 
     /// When a read last proved the value of `field`, on Facebook's clock. `None`: a webhook said it
     /// since, or the last read asked for the field and did not get it.
-    pub fn proven_at(&self, field: &FieldName) -> Option<Millis> {
+    pub fn confirmed_at(&self, field: &FieldName) -> Option<FacebookTime> {
         let register = self.registers.get(field)?;
         (register.source == Source::Poll).then_some(register.stamp)
     }
@@ -230,8 +247,8 @@ mod tests {
         let field = FieldName::parse(field).unwrap();
         Observation {
             field,
-            value: Canonical::of(value),
-            stamp: Millis(stamp),
+            value: CanonicalValue::from_json(value),
+            stamp: FacebookTime(stamp),
             source,
         }
     }
@@ -243,7 +260,7 @@ mod tests {
         for order in [[&poll, &webhook], [&webhook, &poll]] {
             let mut page = Page::default();
             for one in order {
-                page.observe(one);
+                page.apply_observation(one);
             }
             assert_eq!(page.registers.values().next().unwrap().value, webhook.value);
         }
@@ -253,19 +270,19 @@ mod tests {
     fn the_same_value_seen_later_keeps_its_origin_and_is_no_change() {
         let mut page = Page::default();
         assert!(
-            page.observe(&seen("name", &json!("n"), 1000, Source::Webhook))
+            page.apply_observation(&seen("name", &json!("n"), 1000, Source::Webhook))
                 .is_some()
         );
         assert!(
-            page.observe(&seen("name", &json!("n"), 9000, Source::Poll))
+            page.apply_observation(&seen("name", &json!("n"), 9000, Source::Poll))
                 .is_none()
         );
         let register = page.registers.values().next().unwrap();
-        assert_eq!(register.stamp, Millis(9000));
+        assert_eq!(register.stamp, FacebookTime(9000));
         assert_eq!(
             register.origin,
             Origin {
-                stamp: Millis(1000),
+                stamp: FacebookTime(1000),
                 source: Source::Webhook
             }
         );
@@ -275,33 +292,33 @@ mod tests {
     fn a_counter_moves_without_a_change() {
         let mut page = Page::default();
         assert!(
-            page.observe(&seen("fan_count", &json!(1), 1, Source::Poll))
+            page.apply_observation(&seen("fan_count", &json!(1), 1, Source::Poll))
                 .is_none()
         );
         assert!(
-            page.observe(&seen("fan_count", &json!(2), 2, Source::Poll))
+            page.apply_observation(&seen("fan_count", &json!(2), 2, Source::Poll))
                 .is_none()
         );
         assert_eq!(
             page.registers.values().next().unwrap().value,
-            Canonical::of(&json!(2))
+            CanonicalValue::from_json(&json!(2))
         );
     }
 
     #[test]
     fn null_is_a_value_below_every_other() {
         let mut page = Page::default();
-        page.observe(&seen("phone", &json!("1"), 5, Source::Poll));
+        page.apply_observation(&seen("phone", &json!("1"), 5, Source::Poll));
         assert!(
-            page.observe(&seen("phone", &Value::Null, 5, Source::Poll))
+            page.apply_observation(&seen("phone", &Value::Null, 5, Source::Poll))
                 .is_none()
         );
         let change = page
-            .observe(&seen("phone", &Value::Null, 6, Source::Poll))
+            .apply_observation(&seen("phone", &Value::Null, 6, Source::Poll))
             .unwrap();
         assert_eq!(
             (change.before, change.after),
-            (Canonical::of(&json!("1")), None)
+            (CanonicalValue::from_json(&json!("1")), None)
         );
     }
 }

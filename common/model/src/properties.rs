@@ -7,15 +7,15 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::Value;
 
-use crate::due::{Polling, STALE_READS};
 use crate::field::{FieldName, TrackedFields};
 use crate::id::{PageId, Subject};
-use crate::job::{Claim, Job, Unreadable, decode, encode, message};
-use crate::lane::Lane;
+use crate::job::{Claim, Job, Unreadable, decode_message, encode_job, encode_message};
 use crate::page::{Observation, Page, Source};
-use crate::time::Millis;
-use crate::value::Canonical;
-use crate::webhook::intake;
+use crate::polling::{Polling, READ_STALENESS};
+use crate::queue_name::QueueName;
+use crate::time::{FacebookTime, HostTime};
+use crate::value::CanonicalValue;
+use crate::webhook::parse_delivery;
 
 fn json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
@@ -38,13 +38,13 @@ fn observation() -> impl Strategy<Value = Observation> {
     let field = prop_oneof![Just("name"), Just("phone"), Just("fan_count")];
     let value = prop_oneof![
         Just(None),
-        (0..4u8).prop_map(|n| Canonical::of(&Value::from(n)))
+        (0..4u8).prop_map(|n| CanonicalValue::from_json(&Value::from(n)))
     ];
     let source = prop_oneof![Just(Source::Poll), Just(Source::Webhook)];
     (field, value, 0..5u64, source).prop_map(|(field, value, stamp, source)| Observation {
         field: FieldName::parse(field).expect("a field name"),
         value,
-        stamp: Millis(stamp),
+        stamp: FacebookTime(stamp),
         source,
     })
 }
@@ -52,13 +52,13 @@ fn observation() -> impl Strategy<Value = Observation> {
 fn after(seen: &[Observation]) -> Page {
     let mut page = Page::default();
     for one in seen {
-        page.observe(one);
+        page.apply_observation(one);
     }
     page
 }
 
 /// The state the merge is about: everything but the origin, which is for display.
-fn keys(page: &Page) -> Vec<(String, Millis, Source, Option<Canonical>)> {
+fn keys(page: &Page) -> Vec<(String, FacebookTime, Source, Option<CanonicalValue>)> {
     let register = |(field, register): (&FieldName, &crate::page::Register)| {
         (
             field.to_string(),
@@ -74,7 +74,7 @@ fn keys(page: &Page) -> Vec<(String, Millis, Source, Option<Canonical>)> {
 fn join(a: &Page, b: &Page) -> Page {
     let mut joined = a.clone();
     for (field, register) in &b.registers {
-        joined.observe(&Observation {
+        joined.apply_observation(&Observation {
             field: field.clone(),
             value: register.value.clone(),
             stamp: register.stamp,
@@ -86,39 +86,39 @@ fn join(a: &Page, b: &Page) -> Page {
 
 proptest! {
     #[test]
-    fn p1_merge_is_commutative(a in vec(observation(), 0..6), b in vec(observation(), 0..6)) {
+    fn merge_is_commutative(a in vec(observation(), 0..6), b in vec(observation(), 0..6)) {
         let (a, b) = (after(&a), after(&b));
         prop_assert_eq!(keys(&join(&a, &b)), keys(&join(&b, &a)));
     }
 
     #[test]
-    fn p2_merge_is_associative(a in vec(observation(), 0..5), b in vec(observation(), 0..5), c in vec(observation(), 0..5)) {
+    fn merge_is_associative(a in vec(observation(), 0..5), b in vec(observation(), 0..5), c in vec(observation(), 0..5)) {
         let (a, b, c) = (after(&a), after(&b), after(&c));
         prop_assert_eq!(keys(&join(&join(&a, &b), &c)), keys(&join(&a, &join(&b, &c))));
     }
 
     #[test]
-    fn p3_merge_is_idempotent_and_repeats_nothing(seen in vec(observation(), 0..8)) {
+    fn merge_is_idempotent_and_repeats_nothing(seen in vec(observation(), 0..8)) {
         let once = after(&seen);
         let mut twice = once.clone();
         for one in &seen {
-            prop_assert_eq!(twice.observe(one), None);
+            prop_assert_eq!(twice.apply_observation(one), None);
         }
         prop_assert_eq!(once, twice);
     }
 
     #[test]
-    fn p4_registers_only_rise(seen in vec(observation(), 0..8), next in observation()) {
+    fn registers_only_rise(seen in vec(observation(), 0..8), next in observation()) {
         let mut page = after(&seen);
         let before = page.clone();
-        page.observe(&next);
+        page.apply_observation(&next);
         for (field, register) in &before.registers {
-            prop_assert!(page.registers[field].key() >= register.key());
+            prop_assert!(page.registers[field].merge_key() >= register.merge_key());
         }
     }
 
     #[test]
-    fn p5_order_and_repetition_do_not_matter(
+    fn order_and_repetition_do_not_matter(
         (seen, shuffled) in vec(observation(), 0..8).prop_flat_map(|seen| {
             let repeated: Vec<_> = seen.iter().chain(&seen).cloned().collect();
             (Just(seen), Just(repeated).prop_shuffle())
@@ -128,31 +128,31 @@ proptest! {
     }
 
     #[test]
-    fn p6_a_batch_is_its_observations_one_by_one(seen in vec(observation(), 0..8), cut in 0..8usize) {
+    fn a_batch_is_its_observations_one_by_one(seen in vec(observation(), 0..8), cut in 0..8usize) {
         let cut = cut.min(seen.len());
         let parts = join(&after(&seen[..cut]), &after(&seen[cut..]));
         prop_assert_eq!(keys(&after(&seen)), keys(&parts));
     }
 
     #[test]
-    fn p8_canonical_form_is_stable(value in json()) {
-        if let Some(canonical) = Canonical::of(&value) {
-            prop_assert_eq!(Canonical::of(&canonical.to_json()), Some(canonical.clone()));
-            let back = Canonical::from_plain(&canonical.plain(), canonical.is_text(), canonical.is_cut());
+    fn canonical_form_is_stable(value in json()) {
+        if let Some(canonical) = CanonicalValue::from_json(&value) {
+            prop_assert_eq!(CanonicalValue::from_json(&canonical.to_json()), Some(canonical.clone()));
+            let back = CanonicalValue::from_stored_text(&canonical.to_plain_text(), canonical.is_string(), canonical.is_truncated());
             prop_assert_eq!(back.expect("what we wrote"), canonical);
         }
     }
 
     #[test]
-    fn p15_any_bytes_are_taken_in_without_panic(bytes in vec(any::<u8>(), 0..200)) {
-        let taken = intake(&bytes);
-        prop_assert!(taken.rejected.len() + taken.counted.len() + taken.entries.len() >= 1);
+    fn any_bytes_are_taken_in_without_panic(bytes in vec(any::<u8>(), 0..200)) {
+        let taken = parse_delivery(&bytes);
+        prop_assert!(taken.rejected.len() + taken.ignored.len() + taken.entries.len() >= 1);
         prop_assert!(taken.entries.is_empty());
-        decode(&bytes);
+        decode_message(&bytes);
     }
 
     #[test]
-    fn p15_any_entry_is_kept_counted_or_rejected(
+    fn any_entry_is_kept_counted_or_rejected(
         id in prop_oneof![json(), Just(Value::from("5"))],
         time in json(),
         changes in prop_oneof![json(), vec(json(), 0..3).prop_map(Value::from)],
@@ -162,28 +162,28 @@ proptest! {
             {"id": id, "time": time, "changes": changes, "changed_fields": fields},
             {"id": "7", "time": 5, "changes": [{"field": "name", "value": time}, {"field": "hours"}, changes]},
         ]});
-        let taken = intake(body.to_string().as_bytes());
+        let taken = parse_delivery(body.to_string().as_bytes());
         for entry in &taken.entries {
-            let reading = entry.read(Millis(1 << 50), &TrackedFields::default());
+            let reading = entry.interpret(HostTime(1 << 50), &TrackedFields::default());
             prop_assert!(reading.is_ok(), "intake let an unreadable entry through: {:?}", reading);
         }
         let there = taken.entries.iter().filter(|entry| entry.as_str().contains(r#""id":"7""#)).count();
         prop_assert!(there >= 1);
-        let counted: u64 = taken.counted.values().sum();
+        let counted: u64 = taken.ignored.values().sum();
         let outcomes = taken.entries.len() as u64 + taken.rejected.len() as u64 + counted;
         prop_assert!(outcomes >= 2, "nothing became of the first entry: {:?}", taken);
     }
 
     #[test]
     fn a_job_survives_its_wire_form(body in vec(any::<u8>(), 0..50), reason in ".{0,20}", at in any::<u64>()) {
-        let webhook = intake(br#"{"object":"page","entry":[{"id":"7","time":5,"changes":[{"field":"name","value":"\ud83d"}]}]}"#);
+        let webhook = parse_delivery(br#"{"object":"page","entry":[{"id":"7","time":5,"changes":[{"field":"name","value":"\ud83d"}]}]}"#);
         let jobs = vec![
-            Job::Unreadable(Unreadable { body, reason, received: Millis(at) }),
-            Job::Webhook { entry: webhook.entries[0].clone(), received: Millis(at) },
-            Job::Poll(Claim { subject: Subject::Page(PageId::parse("7").expect("an id")), lane: Lane::PollsNow, due: Millis(at) }),
+            Job::Unreadable(Unreadable { body, reason, received_at: HostTime(at) }),
+            Job::Webhook { entry: webhook.entries[0].clone(), received_at: HostTime(at) },
+            Job::Poll(Claim { subject: Subject::Page(PageId::parse("7").expect("an id")), queue: QueueName::PollsNow, due_at: HostTime(at) }),
         ];
-        let encoded: Vec<String> = jobs.iter().map(encode).collect();
-        prop_assert_eq!(decode(message(encoded.iter().map(String::as_str)).as_bytes()), jobs);
+        let encoded: Vec<String> = jobs.iter().map(encode_job).collect();
+        prop_assert_eq!(decode_message(encode_message(encoded.iter().map(String::as_str)).as_bytes()), jobs);
     }
 }
 
@@ -215,40 +215,40 @@ proptest! {
     fn nothing_wanted_is_ever_forgotten(events in vec(event(), 0..20)) {
         const VERIFY_AFTER: Duration = Duration::from_secs(10);
         let mut polling = Polling::default();
-        let mut now = Millis(1_000_000);
+        let mut now = HostTime(1_000_000);
         let mut attempt = None;
-        let (mut notices, mut wishes, mut reads): (Vec<Millis>, Vec<Millis>, Vec<(Millis, Millis)>) = Default::default();
-        let mut last_pause = Millis(0);
+        let (mut notices, mut wishes, mut reads): (Vec<FacebookTime>, Vec<HostTime>, Vec<(HostTime, FacebookTime)>) = Default::default();
+        let mut last_pause = HostTime(0);
         for (wait, event) in events {
-            now = Millis(now.0 + wait);
-            let due_before = polling.due().filter(|(lane, _)| *lane == Lane::PollsNow);
+            now = HostTime(now.0 + wait);
+            let due_before = polling.due().filter(|(queue_name, _)| *queue_name == QueueName::PollsNow);
             let asks = matches!(event, Event::Notice { .. } | Event::Ask);
             match event {
                 Event::Notice { sent: Some(lag) } => {
-                    let sent = Millis(now.0 - lag);
+                    let sent = FacebookTime(now.0 - lag);
                     notices.push(sent);
-                    polling.notice(Some(sent), now, VERIFY_AFTER);
+                    polling.record_notification(Some(sent), now, VERIFY_AFTER);
                 }
                 Event::Notice { sent: None } => {
                     wishes.push(now);
-                    polling.notice(None, now, VERIFY_AFTER);
+                    polling.record_notification(None, now, VERIFY_AFTER);
                 }
                 Event::Ask => {
                     wishes.push(now);
-                    polling.ask(now);
+                    polling.request_read(now);
                 }
                 Event::Start => {
                     attempt = Some(now);
-                    polling.start(now);
+                    polling.begin_attempt(now);
                 }
                 Event::Succeed { lag } => if let Some(started) = attempt.take() {
-                    let stamp = Millis(now.0 - lag);
+                    let stamp = FacebookTime(now.0 - lag);
                     reads.push((started, stamp));
-                    polling.succeed(started, stamp, Millis(now.0 + 86_400_000));
+                    polling.complete_read(started, stamp, HostTime(now.0 + 86_400_000));
                 },
                 Event::Fail { pause } => if attempt.take().is_some() {
-                    last_pause = Millis(now.0 + pause);
-                    polling.fail(last_pause);
+                    last_pause = HostTime(now.0 + pause);
+                    polling.fail_attempt(last_pause);
                 },
             }
             if let Some((_, due_before)) = due_before.filter(|_| asks) {
@@ -256,25 +256,25 @@ proptest! {
                 prop_assert!(due <= due_before, "one more wish pushed the read away");
             }
         }
-        let notice_open = notices.iter().any(|sent| !reads.iter().any(|(_, stamp)| *stamp > sent.plus(STALE_READS)));
+        let notice_open = notices.iter().any(|sent| !reads.iter().any(|(_, stamp)| *stamp > sent.plus(READ_STALENESS)));
         let wish_open = wishes.iter().any(|asked| !reads.iter().any(|(started, _)| started >= asked));
         if notice_open || wish_open {
-            prop_assert!(polling.wanted());
+            prop_assert!(polling.is_read_requested());
         }
-        if polling.wanted() {
-            let (lane, at) = polling.due().expect("what is wanted is due");
-            prop_assert_eq!(lane, Lane::PollsNow);
+        if polling.is_read_requested() {
+            let (queue_name, at) = polling.due().expect("what is wanted is due");
+            prop_assert_eq!(queue_name, QueueName::PollsNow);
             let bound = now.plus(Duration::from_secs(60)).max(last_pause);
             prop_assert!(at <= bound, "due {} but no later than {} is justified", at, bound);
-        } else if let Some((lane, _)) = polling.due() {
-            prop_assert_eq!(lane, Lane::PollsDaily);
+        } else if let Some((queue_name, _)) = polling.due() {
+            prop_assert_eq!(queue_name, QueueName::PollsDaily);
         }
     }
 }
 
 /// What a reader of changes knows, starting from nothing.
 fn replay(
-    page: &mut std::collections::BTreeMap<FieldName, Option<Canonical>>,
+    page: &mut std::collections::BTreeMap<FieldName, Option<CanonicalValue>>,
     changes: &[crate::page::Change],
 ) {
     for change in changes {
@@ -286,13 +286,13 @@ proptest! {
     /// P11: who replays the changes in their order holds the state, counters aside; P12: what was seen
     /// before is no change.
     #[test]
-    fn p11_p12_replaying_changes_gives_the_state(seen in vec(observation(), 0..12)) {
+    fn replaying_changes_gives_the_state(seen in vec(observation(), 0..12)) {
         let mut page = Page::default();
         let mut known = std::collections::BTreeMap::new();
         for one in &seen {
-            let changes: Vec<_> = page.observe(one).into_iter().collect();
+            let changes: Vec<_> = page.apply_observation(one).into_iter().collect();
             replay(&mut known, &changes);
-            prop_assert_eq!(page.observe(one), None);
+            prop_assert_eq!(page.apply_observation(one), None);
         }
         for (field, register) in &page.registers {
             if !field.is_counter() {

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::due::Polling;
 use crate::field::FieldName;
 use crate::page::{Observation, Page, Source};
-use crate::read::stamp;
-use crate::time::Millis;
-use crate::value::Canonical;
+use crate::polling::Polling;
+use crate::read::read_stamp;
+use crate::time::{FacebookTime, HostTime};
+use crate::value::CanonicalValue;
 
 const TRIALS: u64 = 20_000;
 const START: u64 = 1_000_000_000;
@@ -53,18 +53,18 @@ fn name() -> FieldName {
 }
 
 impl World {
-    fn ours(&self, at: u64) -> Millis {
-        Millis(at.saturating_add_signed(self.cell.skew))
+    fn ours(&self, at: u64) -> HostTime {
+        HostTime(at.saturating_add_signed(self.cell.skew))
     }
 
     /// The value at an instant of Facebook's clock.
-    fn value_at(&self, at: u64) -> Option<Canonical> {
+    fn value_at(&self, at: u64) -> Option<CanonicalValue> {
         let n = self.changes.iter().filter(|change| **change <= at).count();
-        Canonical::of(&json!(n))
+        CanonicalValue::from_json(&json!(n))
     }
 
-    fn observe(&mut self, value: Option<Canonical>, stamp: Millis, source: Source) {
-        self.page.observe(&Observation {
+    fn observe(&mut self, value: Option<CanonicalValue>, stamp: FacebookTime, source: Source) {
+        self.page.apply_observation(&Observation {
             field: name(),
             value,
             stamp,
@@ -73,12 +73,12 @@ impl World {
     }
 
     fn arrive(&mut self, now: u64, sent: u64, change: usize) {
-        let value = Canonical::of(&json!(change + 1));
-        self.observe(value, Millis(sent), Source::Webhook);
+        let value = CanonicalValue::from_json(&json!(change + 1));
+        self.observe(value, FacebookTime(sent), Source::Webhook);
         let received = self.ours(now);
         self.page
             .polling
-            .notice(Some(Millis(sent)), received, VERIFY_AFTER);
+            .record_notification(Some(FacebookTime(sent)), received, VERIFY_AFTER);
     }
 
     /// A read that begins now; answers with when it ended.
@@ -90,8 +90,8 @@ impl World {
         let seen = instant - self.chance.u64(0..=self.cell.stale);
         // The header is written after the read, in whole seconds.
         let written = self.chance.u64(instant..=now + took);
-        let date = Millis(written - written % 1000);
-        let at = stamp(
+        let date = FacebookTime(written - written % 1000);
+        let at = read_stamp(
             date,
             Duration::ZERO,
             Duration::from_millis(took),
@@ -100,16 +100,16 @@ impl World {
         let at = at.expect("a plausible Date");
         assert!(at.0 <= instant, "P9: a stamp is never later than the read");
         let value = self.value_at(seen);
-        self.page.polling.start(begun);
+        self.page.polling.begin_attempt(begun);
         self.observe(value, at, Source::Poll);
         let slot = self.ours(now + 86_400_000);
-        self.page.polling.succeed(begun, at, slot);
+        self.page.polling.complete_read(begun, at, slot);
         now + took
     }
 
     /// When the page is due on Facebook's clock, if anything is wanted.
     fn wanted_at(polling: &Polling, skew: i64) -> Option<u64> {
-        let (_, at) = polling.due().filter(|_| polling.wanted())?;
+        let (_, at) = polling.due().filter(|_| polling.is_read_requested())?;
         Some(at.0.saturating_add_signed(-skew))
     }
 }
@@ -172,12 +172,12 @@ fn trial(cell: Cell, seed: u64) -> (bool, u32) {
         }
         assert!(world.reads < 100, "reads without end");
     }
-    let held = world
+    let stored = world
         .page
         .registers
         .get(&name())
-        .and_then(|held| held.value.clone());
-    (held == world.value_at(u64::MAX), world.reads)
+        .and_then(|stored| stored.value.clone());
+    (stored == world.value_at(u64::MAX), world.reads)
 }
 
 #[test]
@@ -223,12 +223,12 @@ fn without_the_last_word_of_a_read_values_are_wrong() {
         };
         world.arrive(START + first, START + first, 0);
         world.arrive(START + second, START + second, 1);
-        let held = world
+        let stored = world
             .page
             .registers
             .get(&name())
-            .and_then(|held| held.value.clone());
-        held != world.value_at(u64::MAX)
+            .and_then(|stored| stored.value.clone());
+        stored != world.value_at(u64::MAX)
     });
     assert!(wrong.count() > 100);
 }
@@ -236,8 +236,8 @@ fn without_the_last_word_of_a_read_values_are_wrong() {
 fn seen(value: &Value, second: u64, source: Source) -> Observation {
     Observation {
         field: name(),
-        value: Canonical::of(value),
-        stamp: Millis(second * 1000),
+        value: CanonicalValue::from_json(value),
+        stamp: FacebookTime(second * 1000),
         source,
     }
 }
@@ -246,21 +246,21 @@ fn value(page: &Page) -> Value {
     page.registers[&name()]
         .value
         .as_ref()
-        .map_or(Value::Null, Canonical::to_json)
+        .map_or(Value::Null, CanonicalValue::to_json)
 }
 
 #[test]
-fn i1_i2_i3_reads_and_notices_around_a_change() {
+fn reads_and_notices_around_a_change() {
     // I1: the read happened before the change, and is merged after the webhook.
     let mut page = Page::default();
-    page.observe(&seen(&json!("new"), 100, Source::Webhook));
-    page.observe(&seen(&json!("old"), 99, Source::Poll));
+    page.apply_observation(&seen(&json!("new"), 100, Source::Webhook));
+    page.apply_observation(&seen(&json!("old"), 99, Source::Poll));
     assert_eq!(value(&page), json!("new"));
     // I2: the read happened after the change; its notice comes later, stamped older or newer.
     for sent in [98, 101] {
         let mut page = Page::default();
-        page.observe(&seen(&json!("new"), 100, Source::Poll));
-        let change = page.observe(&seen(&json!("new"), sent, Source::Webhook));
+        page.apply_observation(&seen(&json!("new"), 100, Source::Poll));
+        let change = page.apply_observation(&seen(&json!("new"), sent, Source::Webhook));
         assert_eq!((value(&page), change), (json!("new"), None));
     }
     // I3: two notices of one second, in both orders, each twice.
@@ -271,7 +271,7 @@ fn i1_i2_i3_reads_and_notices_around_a_change() {
     for order in [[&a, &b, &a, &b], [&b, &a, &b, &a], [&a, &a, &b, &b]] {
         let mut page = Page::default();
         for one in order {
-            page.observe(one);
+            page.apply_observation(one);
         }
         assert_eq!(
             value(&page),
@@ -282,20 +282,20 @@ fn i1_i2_i3_reads_and_notices_around_a_change() {
 }
 
 #[test]
-fn i6_i14_a_notice_during_a_read_is_not_answered_by_it() {
+fn a_notice_during_a_read_is_not_answered_by_it() {
     // I6: the read began, a notice arrives, the read ends: the notice is later than what it saw.
     let mut polling = Polling::default();
-    polling.ask(Millis(100_000));
-    polling.start(Millis(100_000));
-    polling.notice(Some(Millis(101_000)), Millis(101_200), VERIFY_AFTER);
-    polling.succeed(Millis(100_000), Millis(100_000), Millis(900_000));
-    assert!(polling.wanted());
+    polling.request_read(HostTime(100_000));
+    polling.begin_attempt(HostTime(100_000));
+    polling.record_notification(Some(FacebookTime(101_000)), HostTime(101_200), VERIFY_AFTER);
+    polling.complete_read(HostTime(100_000), FacebookTime(100_000), HostTime(900_000));
+    assert!(polling.is_read_requested());
     assert_eq!(
         polling.due().map(|(_, at)| at),
-        Some(Millis(160_000)),
+        Some(HostTime(160_000)),
         "a minute after the last attempt"
     );
     // I14: the daily walk reads late enough: the verification has nothing left to do.
-    polling.succeed(Millis(150_000), Millis(149_000), Millis(900_000));
-    assert!(!polling.wanted());
+    polling.complete_read(HostTime(150_000), FacebookTime(149_000), HostTime(900_000));
+    assert!(!polling.is_read_requested());
 }

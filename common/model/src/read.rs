@@ -4,79 +4,96 @@
 //! clock; ours is used only to see whether Facebook's is plausible. A value is never cleared because
 //! one answer left it out.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use crate::drift::Finding;
 use crate::field::FieldName;
+use crate::missed_webhooks::Finding;
 use crate::page::{Change, Observation, Page, Source, Status};
-use crate::time::Millis;
-use crate::value::Canonical;
+use crate::time::{FacebookTime, HostTime};
+use crate::value::CanonicalValue;
 
 /// So many known fields missing at once is an outage or a lost permission, not the owner.
-pub const DEGRADED_FROM: usize = 3;
+pub const DEGRADED_THRESHOLD: usize = 3;
 /// A `Date` further ahead of us than this is not believed.
-const AHEAD: Duration = Duration::from_secs(24 * 3600);
+const MAX_DATE_AHEAD: Duration = Duration::from_secs(24 * 3600);
 /// An answer that lay in a cache longer than this says nothing about now.
-const MAX_AGE: Duration = Duration::from_secs(3600);
+const MAX_CACHE_AGE: Duration = Duration::from_secs(3600);
 
 /// Why an answer has no stamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NoStamp {
+pub enum StampError {
     /// More than 24 h ahead of us.
-    Ahead,
+    TooFarAhead,
     /// From a cache, more than an hour old.
-    Old,
+    TooOld,
 }
+
+impl fmt::Display for StampError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TooFarAhead => "its Date is more than a day ahead of this host's clock",
+            Self::TooOld => "it was in a cache for more than an hour",
+        })
+    }
+}
+
+impl std::error::Error for StampError {}
 
 /// The lower bound of the instant an answer was made: its `Date` less its `Age` less the time the
 /// request took, to the second below. `now` is our clock.
-pub fn stamp(date: Millis, age: Duration, took: Duration, now: Millis) -> Result<Millis, NoStamp> {
-    if date > now.plus(AHEAD) {
-        return Err(NoStamp::Ahead);
+pub fn read_stamp(
+    date: FacebookTime,
+    age: Duration,
+    took: Duration,
+    now: HostTime,
+) -> Result<FacebookTime, StampError> {
+    if date.ahead_of(now) > MAX_DATE_AHEAD {
+        return Err(StampError::TooFarAhead);
     }
-    if age > MAX_AGE {
-        return Err(NoStamp::Old);
+    if age > MAX_CACHE_AGE {
+        return Err(StampError::TooOld);
     }
     let before = u64::try_from((age + took).as_millis()).unwrap_or(u64::MAX);
     let at = date.0.saturating_sub(before);
-    Ok(Millis(at - at % 1000))
+    Ok(FacebookTime(at - at % 1000))
 }
 
 /// Who asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reader {
+pub enum ReadKind {
     /// `/me/accounts`: many Pages at once.
-    Bulk,
+    PageList,
     /// The Page's own token.
-    Own,
+    PageToken,
 }
 
 /// A complete answer about one Page.
 #[derive(Debug, Clone, Copy)]
-pub struct Read<'a> {
+pub struct PageRead<'a> {
     /// Which fields were asked for.
-    pub asked: &'a [FieldName],
+    pub requested_fields: &'a [FieldName],
     /// The object that came back.
     pub object: &'a Map<String, Value>,
     /// See [`stamp`].
-    pub stamp: Millis,
+    pub stamp: FacebookTime,
     /// Who asked.
-    pub reader: Reader,
+    pub kind: ReadKind,
     /// Our clock, for the grace of the drift meter.
-    pub now: Millis,
+    pub now: HostTime,
 }
 
 /// What a read did to a Page.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Outcome {
+pub struct ReadOutcome {
     /// What a reader of the Page sees change.
     pub changes: Vec<Change>,
     /// What the drift meter found.
     pub findings: Vec<Finding>,
     /// A known field is missing: only a second read, with the Page's own token, may clear it.
-    pub wants_another: bool,
+    pub needs_second_read: bool,
 }
 
 impl Page {
@@ -85,39 +102,40 @@ impl Page {
     /// Facebook leaves out what has no value, and also what the token may not see. So a known value
     /// that is missing is cleared only by a read with the Page's own token that agrees with the read
     /// before it; [`DEGRADED_FROM`] of them at once clear nothing.
-    pub fn read(&mut self, read: &Read<'_>) -> Outcome {
+    pub fn apply_read(&mut self, read: &PageRead<'_>) -> ReadOutcome {
         let present = |field: &FieldName| read.object.get(field.as_str()).filter(|v| !v.is_null());
         let vanished: Vec<FieldName> = read
-            .asked
+            .requested_fields
             .iter()
-            .filter(|field| present(field).is_none() && self.knew(field, read.stamp))
+            .filter(|field| present(field).is_none() && self.had_value_before(field, read.stamp))
             .cloned()
             .collect();
-        let degraded = vanished.len() >= DEGRADED_FROM;
-        let mut outcome = Outcome::default();
-        for field in read.asked {
+        let degraded = vanished.len() >= DEGRADED_THRESHOLD;
+        let mut outcome = ReadOutcome::default();
+        for field in read.requested_fields {
             if vanished.contains(field) {
-                let agreed = read.reader == Reader::Own && self.absent.contains(field);
+                let agreed =
+                    read.kind == ReadKind::PageToken && self.missing_fields.contains(field);
                 if degraded || !agreed {
-                    self.absent.insert(field.clone());
-                    outcome.wants_another |= !degraded;
+                    self.missing_fields.insert(field.clone());
+                    outcome.needs_second_read |= !degraded;
                     continue;
                 }
             }
-            self.absent.remove(field);
+            self.missing_fields.remove(field);
             let seen = Observation {
                 field: field.clone(),
-                value: present(field).and_then(Canonical::of),
+                value: present(field).and_then(CanonicalValue::from_json),
                 stamp: read.stamp,
                 source: Source::Poll,
             };
-            let last = self.last_read(field);
-            let held = self.registers.get(field);
-            let webhook = held.filter(|held| held.source == Source::Webhook);
-            let webhook = webhook.map(|held| held.stamp);
-            let change = self.observe(&seen);
+            let last = self.last_read_stamp(field);
+            let stored = self.registers.get(field);
+            let webhook = stored.filter(|stored| stored.source == Source::Webhook);
+            let webhook = webhook.map(|stored| stored.stamp);
+            let change = self.apply_observation(&seen);
             let before = (last, webhook, change.is_some());
-            let found = self.judge(field, before, read.stamp, read.now);
+            let found = self.compare_read(field, before, read.stamp, read.now);
             outcome.findings.extend(found);
             outcome.changes.extend(change);
         }
@@ -130,9 +148,9 @@ impl Page {
     }
 
     /// Whether a value of `field` was known before `stamp`.
-    fn knew(&self, field: &FieldName, stamp: Millis) -> bool {
-        let held = self.registers.get(field);
-        held.is_some_and(|held| held.value.is_some() && held.stamp < stamp)
+    fn had_value_before(&self, field: &FieldName, stamp: FacebookTime) -> bool {
+        let stored = self.registers.get(field);
+        stored.is_some_and(|stored| stored.value.is_some() && stored.stamp < stamp)
     }
 }
 
@@ -150,14 +168,14 @@ mod tests {
             .collect()
     }
 
-    fn read(page: &mut Page, object: &Value, second: u64, reader: Reader) -> Outcome {
+    fn read(page: &mut Page, object: &Value, second: u64, reader: ReadKind) -> ReadOutcome {
         let asked = fields(&["about", "name", "phone", "website"]);
-        page.read(&Read {
-            asked: &asked,
+        page.apply_read(&PageRead {
+            requested_fields: &asked,
             object: object.as_object().unwrap(),
-            stamp: Millis(second * 1000),
-            reader,
-            now: Millis(second * 1000),
+            stamp: FacebookTime(second * 1000),
+            kind: reader,
+            now: HostTime(second * 1000),
         })
     }
 
@@ -167,29 +185,34 @@ mod tests {
             .get(&field)?
             .value
             .as_ref()
-            .map(Canonical::plain)
+            .map(CanonicalValue::to_plain_text)
     }
 
     #[test]
     fn a_stamp_is_date_less_age_less_the_time_it_took() {
-        let now = Millis(1_000_000);
-        let at = |date, age, took: u64| stamp(Millis(date), age, Duration::from_millis(took), now);
-        assert_eq!(at(900_000, SECOND, 1), Ok(Millis(898_000)));
-        assert_eq!(at(900_000, Duration::ZERO, 0), Ok(Millis(900_000)));
-        assert_eq!(at(900_000, Duration::ZERO, 1500), Ok(Millis(898_000)));
-        assert_eq!(at(900_000, 3601 * SECOND, 0), Err(NoStamp::Old));
-        assert_eq!(at(now.0 + 86_401_000, SECOND, 0), Err(NoStamp::Ahead));
-        assert_eq!(at(500, SECOND, 0), Ok(Millis(0)), "no underflow");
+        let now = HostTime(1_000_000);
+        let at = |date, age, took: u64| {
+            read_stamp(FacebookTime(date), age, Duration::from_millis(took), now)
+        };
+        assert_eq!(at(900_000, SECOND, 1), Ok(FacebookTime(898_000)));
+        assert_eq!(at(900_000, Duration::ZERO, 0), Ok(FacebookTime(900_000)));
+        assert_eq!(at(900_000, Duration::ZERO, 1500), Ok(FacebookTime(898_000)));
+        assert_eq!(at(900_000, 3601 * SECOND, 0), Err(StampError::TooOld));
+        assert_eq!(
+            at(now.0 + 86_401_000, SECOND, 0),
+            Err(StampError::TooFarAhead)
+        );
+        assert_eq!(at(500, SECOND, 0), Ok(FacebookTime(0)), "no underflow");
     }
 
     #[test]
     fn what_was_never_known_is_null_at_once() {
         let mut page = Page::default();
-        let outcome = read(&mut page, &json!({"name": "n"}), 10, Reader::Bulk);
+        let outcome = read(&mut page, &json!({"name": "n"}), 10, ReadKind::PageList);
         assert_eq!(outcome.changes.len(), 1);
         assert_eq!(page.registers.len(), 4, "every field asked for has a proof");
         assert_eq!(value(&page, "phone"), None);
-        assert!(!outcome.wants_another);
+        assert!(!outcome.needs_second_read);
     }
 
     #[test]
@@ -199,27 +222,30 @@ mod tests {
             &mut page,
             &json!({"name": "n", "phone": "1"}),
             10,
-            Reader::Bulk,
+            ReadKind::PageList,
         );
-        for reader in [Reader::Bulk, Reader::Bulk] {
+        for reader in [ReadKind::PageList, ReadKind::PageList] {
             let outcome = read(&mut page, &json!({"name": "n"}), 20, reader);
-            assert!(outcome.wants_another);
+            assert!(outcome.needs_second_read);
             assert_eq!(value(&page, "phone").as_deref(), Some("1"));
         }
-        let outcome = read(&mut page, &json!({"name": "n"}), 90, Reader::Own);
-        assert_eq!((outcome.changes.len(), outcome.wants_another), (1, false));
+        let outcome = read(&mut page, &json!({"name": "n"}), 90, ReadKind::PageToken);
+        assert_eq!(
+            (outcome.changes.len(), outcome.needs_second_read),
+            (1, false)
+        );
         assert_eq!(value(&page, "phone"), None);
-        assert!(page.absent.is_empty());
+        assert!(page.missing_fields.is_empty());
     }
 
     #[test]
     fn a_field_that_comes_back_begins_anew() {
         let mut page = Page::default();
         let both = json!({"name": "n", "phone": "1"});
-        read(&mut page, &both, 10, Reader::Own);
-        read(&mut page, &json!({"name": "n"}), 20, Reader::Own);
-        read(&mut page, &both, 30, Reader::Own);
-        assert!(read(&mut page, &json!({"name": "n"}), 40, Reader::Own).wants_another);
+        read(&mut page, &both, 10, ReadKind::PageToken);
+        read(&mut page, &json!({"name": "n"}), 20, ReadKind::PageToken);
+        read(&mut page, &both, 30, ReadKind::PageToken);
+        assert!(read(&mut page, &json!({"name": "n"}), 40, ReadKind::PageToken).needs_second_read);
         assert_eq!(value(&page, "phone").as_deref(), Some("1"));
     }
 
@@ -227,29 +253,34 @@ mod tests {
     fn three_fields_gone_at_once_are_an_outage() {
         let mut page = Page::default();
         let whole = json!({"name": "n", "phone": "1", "about": "a", "website": "w"});
-        read(&mut page, &whole, 10, Reader::Own);
+        read(&mut page, &whole, 10, ReadKind::PageToken);
         for second in [20, 30, 40] {
-            read(&mut page, &json!({"name": "new"}), second, Reader::Own);
+            read(
+                &mut page,
+                &json!({"name": "new"}),
+                second,
+                ReadKind::PageToken,
+            );
             assert_eq!(page.status, Status::Degraded);
         }
         assert_eq!(value(&page, "name").as_deref(), Some("new"));
         assert_eq!(value(&page, "about").as_deref(), Some("a"));
-        read(&mut page, &whole, 50, Reader::Own);
+        read(&mut page, &whole, 50, ReadKind::PageToken);
         assert_eq!(page.status, Status::Active);
     }
 
     #[test]
     fn a_webhook_after_the_read_is_not_missing_from_it() {
         let mut page = Page::default();
-        page.observe(&Observation {
+        page.apply_observation(&Observation {
             field: FieldName::parse("name").unwrap(),
-            value: Canonical::of(&json!("new")),
-            stamp: Millis(30_000),
+            value: CanonicalValue::from_json(&json!("new")),
+            stamp: FacebookTime(30_000),
             source: Source::Webhook,
         });
-        let outcome = read(&mut page, &json!({}), 20, Reader::Own);
+        let outcome = read(&mut page, &json!({}), 20, ReadKind::PageToken);
         assert_eq!(
-            (outcome.changes, outcome.wants_another),
+            (outcome.changes, outcome.needs_second_read),
             (Vec::new(), false)
         );
         assert_eq!(value(&page, "name").as_deref(), Some("new"));

@@ -1,33 +1,82 @@
-//! Instants. Two clocks exist in pagesync, Facebook's and ours, and both count in [`Millis`];
-//! which clock an instant belongs to is said where it is stored. They are never compared for order
-//! of events, only for plausibility.
+//! Instants on two clocks: this host's ([`HostTime`]) and Facebook's ([`FacebookTime`]).
+//!
+//! Invariant: an instant of one clock never becomes one of the other, so this host's clock can never
+//! become the stamp of a value. They are compared by [`FacebookTime::ahead_of`] and
+//! [`FacebookTime::difference_to`] alone, to see whether a clock is plausible.
 
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Milliseconds since the UNIX epoch.
+/// An instant on this host's clock, in milliseconds since the UNIX epoch.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]
 #[serde(transparent)]
-pub struct Millis(pub u64);
+pub struct HostTime(pub u64);
 
-impl Millis {
-    /// The instant `after` later; saturates at the end of time.
+/// An instant on Facebook's clock, in milliseconds since the UNIX epoch: the time that a webhook
+/// bears, or a lower bound of the instant at which Graph answered a read.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct FacebookTime(pub u64);
+
+fn add(millis: u64, duration: Duration) -> u64 {
+    millis.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
+
+impl HostTime {
+    /// Returns the instant `after` later, or the last instant there is.
     pub fn plus(self, after: Duration) -> Self {
-        let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
-        Self(self.0.saturating_add(after))
+        Self(add(self.0, after))
     }
 
-    /// How long before `later` this instant was; zero if it was not.
+    /// Returns the time from this instant to `later`, or zero if `later` is earlier.
     pub fn until(self, later: Self) -> Duration {
         Duration::from_millis(later.0.saturating_sub(self.0))
     }
 }
 
-impl fmt::Display for Millis {
+impl FacebookTime {
+    /// Returns the instant `after` later, or the last instant there is.
+    pub fn plus(self, after: Duration) -> Self {
+        Self(add(self.0, after))
+    }
+
+    /// Returns how far this instant is ahead of `now`, or zero if it is not. It says how plausible
+    /// Facebook's clock is, or this host's; it orders no events.
+    pub fn ahead_of(self, now: HostTime) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(now.0))
+    }
+
+    /// Returns how far the two clocks are apart when both show the same instant.
+    pub fn difference_to(self, now: HostTime) -> Duration {
+        Duration::from_millis(self.0.abs_diff(now.0))
+    }
+}
+
+impl From<HostTime> for u64 {
+    fn from(at: HostTime) -> Self {
+        at.0
+    }
+}
+
+impl From<FacebookTime> for u64 {
+    fn from(at: FacebookTime) -> Self {
+        at.0
+    }
+}
+
+impl fmt::Display for HostTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for FacebookTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

@@ -13,31 +13,38 @@ pub const MAX_BYTES: usize = 8 * 1024;
 
 /// A value that is not null, as canonical JSON text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Canonical {
+pub struct CanonicalValue {
     text: String,
-    cut: bool,
+    truncated: bool,
 }
 
-impl Canonical {
+impl CanonicalValue {
     /// The canonical form of `value`; `None` for null.
-    pub fn of(value: &Value) -> Option<Self> {
+    pub fn from_json(value: &Value) -> Option<Self> {
         if value.is_null() {
             return None;
         }
         let mut text = String::new();
         write_sorted(value, &mut text);
         if text.len() <= MAX_BYTES {
-            return Some(Self { text, cut: false });
+            return Some(Self {
+                text,
+                truncated: false,
+            });
         }
         let whole = value.as_str().unwrap_or(&text);
         Some(Self {
-            text: cut_text(whole),
-            cut: true,
+            text: truncate_to_json_string(whole),
+            truncated: true,
         })
     }
 
     /// Takes back what [`Self::plain`], [`Self::is_text`] and [`Self::is_cut`] gave.
-    pub fn from_plain(plain: &str, is_text: bool, is_cut: bool) -> Result<Self, serde_json::Error> {
+    pub fn from_stored_text(
+        plain: &str,
+        is_text: bool,
+        is_cut: bool,
+    ) -> Result<Self, serde_json::Error> {
         let value = if is_text {
             Value::String(plain.to_owned())
         } else {
@@ -45,11 +52,14 @@ impl Canonical {
         };
         let mut text = String::new();
         write_sorted(&value, &mut text);
-        Ok(Self { text, cut: is_cut })
+        Ok(Self {
+            text,
+            truncated: is_cut,
+        })
     }
 
     /// The canonical JSON text.
-    pub fn json_text(&self) -> &str {
+    pub fn as_json_text(&self) -> &str {
         &self.text
     }
 
@@ -59,7 +69,7 @@ impl Canonical {
     }
 
     /// The value as a person would write it: a string without quotes, anything else as JSON.
-    pub fn plain(&self) -> String {
+    pub fn to_plain_text(&self) -> String {
         match self.to_json() {
             Value::String(text) => text,
             _ => self.text.clone(),
@@ -67,18 +77,18 @@ impl Canonical {
     }
 
     /// Whether the value is a string.
-    pub fn is_text(&self) -> bool {
+    pub fn is_string(&self) -> bool {
         self.text.starts_with('"')
     }
 
     /// Whether the value was longer than [`MAX_BYTES`] and only its beginning is kept, as a string.
-    pub fn is_cut(&self) -> bool {
-        self.cut
+    pub fn is_truncated(&self) -> bool {
+        self.truncated
     }
 }
 
 /// The JSON string of the longest prefix of `whole` whose encoding fits.
-fn cut_text(whole: &str) -> String {
+fn truncate_to_json_string(whole: &str) -> String {
     let mut end = whole.len().min(MAX_BYTES);
     loop {
         while !whole.is_char_boundary(end) {
@@ -135,7 +145,7 @@ mod tests {
     #[test]
     fn keys_are_sorted_at_every_depth() {
         let value = json!({"b": {"d": 1, "c": [2, {"z": null, "a": true}]}, "a": "x"});
-        let text = Canonical::of(&value).unwrap().text;
+        let text = CanonicalValue::from_json(&value).unwrap().text;
         assert_eq!(text, r#"{"a":"x","b":{"c":[2,{"a":true,"z":null}],"d":1}}"#);
     }
 
@@ -146,19 +156,27 @@ mod tests {
             "\u{1}".repeat(9000),
             "x".repeat(MAX_BYTES - 1),
         ] {
-            let cut = Canonical::of(&Value::String(long.clone())).unwrap();
-            assert!(cut.is_cut() && cut.text.len() <= MAX_BYTES && long.starts_with(&cut.plain()));
+            let cut = CanonicalValue::from_json(&Value::String(long.clone())).unwrap();
+            assert!(
+                cut.is_truncated()
+                    && cut.text.len() <= MAX_BYTES
+                    && long.starts_with(&cut.to_plain_text())
+            );
         }
         assert!(
-            !Canonical::of(&json!("x".repeat(MAX_BYTES - 2)))
+            !CanonicalValue::from_json(&json!("x".repeat(MAX_BYTES - 2)))
                 .unwrap()
-                .is_cut()
+                .is_truncated()
         );
-        assert!(Canonical::of(&json!(vec!["x"; 4000])).unwrap().is_cut());
+        assert!(
+            CanonicalValue::from_json(&json!(vec!["x"; 4000]))
+                .unwrap()
+                .is_truncated()
+        );
     }
 
     #[test]
     fn null_is_no_value() {
-        assert_eq!(Canonical::of(&Value::Null), None);
+        assert_eq!(CanonicalValue::from_json(&Value::Null), None);
     }
 }

@@ -4,48 +4,26 @@
 //! no value is ever repeated, in an error or in `config show`, if it is a secret. The table in
 //! [`settings`] is the only list of settings: `.env.example` is made from it.
 
+pub mod backend;
+pub mod problem;
 mod reader;
 pub mod settings;
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
-use model::field::{FieldName, TrackedFields};
+use model::field::TrackedFields;
 use secrecy::SecretString;
 
-use crate::custody::{self, Keys, PublicKey};
-use crate::slots::Days;
-use crate::store::redis::Durability;
-use reader::Reader;
-
-/// Environment variables, name to value.
-pub type Environment = BTreeMap<String, String>;
-
-/// Where queue and store are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Backend {
-    /// One file, one process.
-    Embedded,
-    /// RabbitMQ and Redis.
-    Distributed,
-}
-
-impl FromStr for Backend {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        match text {
-            "embedded" => Ok(Self::Embedded),
-            "distributed" => Ok(Self::Distributed),
-            _ => Err(()),
-        }
-    }
-}
+use crate::daily_schedule::DailySchedule;
+use crate::sealing::{self, PrivateKeys, PublicKey};
+use crate::store::redis::durability::Durability;
+use backend::Backend;
+use problem::Problems;
+use reader::SettingsReader;
+use settings::Environment;
 
 /// Who reads the configuration: it decides what must be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,17 +56,17 @@ impl Role {
     }
 
     /// Whether it takes webhooks and logins.
-    fn faces_public(self) -> bool {
+    fn is_public(self) -> bool {
         matches!(self, Self::Up | Self::Ingress)
     }
 
     /// Whether it asks Graph as the app and for people.
-    fn polls(self) -> bool {
+    fn calls_graph(self) -> bool {
         matches!(self, Self::Up | Self::Worker)
     }
 
     /// Whether it is one of several services on servers.
-    fn is_single(self) -> bool {
+    fn is_service(self) -> bool {
         matches!(self, Self::Ingress | Self::Worker | Self::Scheduler)
     }
 }
@@ -104,7 +82,7 @@ pub enum LogFormat {
 
 /// Who may log in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Login {
+pub enum LoginPolicy {
     /// Whoever may use the app.
     Open,
     /// Who has a signed link.
@@ -135,7 +113,7 @@ pub struct Config {
     /// Whether a webhook with only the legacy signature is accepted.
     pub allow_sha1: bool,
     /// Which fields are kept.
-    pub tracked: TrackedFields,
+    pub tracked_fields: TrackedFields,
     /// How long after a notice a Page is verified.
     pub verify_after: Duration,
     /// Where the simulator listens.
@@ -147,15 +125,15 @@ pub struct Config {
     /// Where the dialog sends people back to; empty where it is not needed.
     pub redirect_uri: String,
     /// Who may log in.
-    pub login: Login,
+    pub login: LoginPolicy,
     /// Signs invitations.
     pub state_secret: Option<SecretString>,
     /// What people are asked to allow.
     pub scopes: Vec<String>,
     /// Seals tokens, where only that is allowed.
-    pub token_public: Option<PublicKey>,
+    pub token_public_key: Option<PublicKey>,
     /// Opens tokens. The embedded backend has a file beside its database instead.
-    pub token_keys: Option<Keys>,
+    pub token_private_keys: Option<PrivateKeys>,
     /// The Graph API.
     pub graph_url: String,
     /// Where people log in.
@@ -163,41 +141,14 @@ pub struct Config {
     /// Which version of Graph is asked for.
     pub graph_version: String,
     /// Whether another callback than ours is replaced.
-    pub take_over_callback: bool,
+    pub replace_callback: bool,
     /// Local days and their slots.
-    pub days: Days,
+    pub daily_schedule: DailySchedule,
     /// Which log lines.
     pub log: String,
     /// How they look.
     pub log_format: LogFormat,
 }
-
-/// One thing that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// The variable.
-    pub key: String,
-    /// What is wrong with it; never its value.
-    pub what: String,
-    /// What would be right.
-    pub remedy: String,
-}
-
-/// All that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problems(pub Vec<Problem>);
-
-impl fmt::Display for Problems {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "the configuration has {} problem(s):", self.0.len())?;
-        for Problem { key, what, remedy } in &self.0 {
-            writeln!(f, "  {key} {what}\n      {remedy}")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for Problems {}
 
 impl Config {
     /// Where people see this deployment, without a path; empty if `FACEBOOK_REDIRECT_URI` is not set.
@@ -208,7 +159,7 @@ impl Config {
 
     /// Reads what `role` needs from a snapshot of the environment and the files it names.
     pub fn read(environment: &Environment, role: Role) -> Result<Self, Problems> {
-        let mut reader = Reader::new(environment);
+        let mut reader = SettingsReader::new(environment);
         reader.refuse_unknown();
         let given = reader.optional("PAGESYNC_BACKEND", |text| text.parse().ok());
         let backend = given.unwrap_or(match role {
@@ -217,7 +168,7 @@ impl Config {
             Role::Command if reader.names_servers() => Backend::Distributed,
             Role::Up | Role::Simulator | Role::Command => Backend::Embedded,
         });
-        if backend == Backend::Embedded && role.is_single() {
+        if backend == Backend::Embedded && role.is_service() {
             let what = "is embedded, and the embedded backend is one process";
             reader.problem("PAGESYNC_BACKEND", what.to_owned());
         }
@@ -225,17 +176,18 @@ impl Config {
             let what = "is not set while a broker or a Redis is named: commands would use these";
             reader.problem("PAGESYNC_BACKEND", what.to_owned());
         }
-        let needs_app = role.faces_public() || role.polls() || role == Role::Simulator;
+        let needs_app = role.is_public() || role.calls_graph() || role == Role::Simulator;
         let app_secret = reader.secret("FACEBOOK_APP_SECRET", 16, needs_app);
         let previous = reader.secret("PAGESYNC_APP_SECRET_PREVIOUS", 16, false);
-        let webhook_address = reader.needed("FACEBOOK_WEBHOOK_ADDRESS", role.polls(), web_address);
-        let needs_token = role.faces_public() || role.polls();
+        let webhook_address =
+            reader.required_by_role("FACEBOOK_WEBHOOK_ADDRESS", role.calls_graph(), web_address);
+        let needs_token = role.is_public() || role.calls_graph();
         let login = reader.value("PAGESYNC_LOGIN", login);
-        let invites = login == Login::Invited && role.faces_public();
-        let (token_public, token_keys) = keys(&mut reader, role, backend);
+        let invites = login == LoginPolicy::Invited && role.is_public();
+        let (token_public, token_keys) = read_token_keys(&mut reader, role, backend);
         let zone = reader.value("PAGESYNC_TIME_ZONE", |name| TimeZone::get(name).ok());
         let spread = reader.value("PAGESYNC_POLL_SPREAD", |text| {
-            seconds(text).filter(|spread| *spread <= Duration::from_secs(23 * 3600))
+            parse_duration(text).filter(|spread| *spread <= Duration::from_secs(23 * 3600))
         });
         let config = Self {
             backend,
@@ -250,27 +202,26 @@ impl Config {
                 .secret("FACEBOOK_VERIFY_TOKEN", 8, needs_token)
                 .unwrap_or_default(),
             allow_sha1: reader.value("PAGESYNC_ALLOW_SHA1", |text| text.parse().ok()),
-            tracked: reader.value("PAGESYNC_FIELDS", tracked),
-            verify_after: reader.value("PAGESYNC_VERIFY_AFTER", seconds),
+            tracked_fields: reader.value("PAGESYNC_FIELDS", TrackedFields::parse),
+            verify_after: reader.value("PAGESYNC_VERIFY_AFTER", parse_duration),
             simulator_listen: reader.value("PAGESYNC_SIMULATOR_LISTEN", |text| text.parse().ok()),
             webhook_address,
             app_id: reader
-                .needed("FACEBOOK_APP_ID", needs_app, app_id)
+                .required_by_role("FACEBOOK_APP_ID", needs_app, app_id)
                 .unwrap_or_default(),
             redirect_uri: reader
-                .needed("FACEBOOK_REDIRECT_URI", role.faces_public(), redirect_uri)
+                .required_by_role("FACEBOOK_REDIRECT_URI", role.is_public(), redirect_uri)
                 .unwrap_or_default(),
             login,
             state_secret: reader.secret("STATE_TOKEN_SECRET", 16, invites),
             scopes: reader.value("PAGESYNC_SCOPES", scopes),
-            token_public,
-            token_keys,
+            token_public_key: token_public,
+            token_private_keys: token_keys,
             graph_url: reader.value("PAGESYNC_GRAPH_URL", web_address),
             dialog_url: reader.value("PAGESYNC_DIALOG_URL", web_address),
             graph_version: reader.value("PAGESYNC_GRAPH_VERSION", graph_version),
-            take_over_callback: reader
-                .value("PAGESYNC_TAKE_OVER_CALLBACK", |text| text.parse().ok()),
-            days: Days::new(zone, spread),
+            replace_callback: reader.value("PAGESYNC_REPLACE_CALLBACK", |text| text.parse().ok()),
+            daily_schedule: DailySchedule::new(zone, spread),
             log: reader.value("PAGESYNC_LOG", log_filter),
             log_format: reader.value("PAGESYNC_LOG_FORMAT", log_format),
         };
@@ -302,20 +253,12 @@ fn log_filter(text: &str) -> Option<String> {
     (parsed.is_ok() && names_level).then(|| text.to_owned())
 }
 
-fn tracked(text: &str) -> Option<TrackedFields> {
-    let fields: Option<Vec<FieldName>> = text
-        .split(',')
-        .map(|name| FieldName::parse(name.trim()))
-        .collect();
-    fields.map(TrackedFields::new)
-}
-
 /// The keys a role may have. Who must not open tokens refuses what opens them.
-fn keys(
-    reader: &mut Reader<'_>,
+fn read_token_keys(
+    reader: &mut SettingsReader<'_>,
     role: Role,
     backend: Backend,
-) -> (Option<PublicKey>, Option<Keys>) {
+) -> (Option<PublicKey>, Option<PrivateKeys>) {
     const PUBLIC: &str = "PAGESYNC_TOKEN_PUBLIC_KEY";
     const PRIVATE: &str = "PAGESYNC_TOKEN_PRIVATE_KEYS";
     use secrecy::ExposeSecret as _;
@@ -324,7 +267,7 @@ fn keys(
     let private = reader.secret(PRIVATE, 1, required && role == Role::Worker);
     let mut parsed = (None, None);
     if let Some(text) = public {
-        if custody::looks_private(text.expose_secret()) {
+        if sealing::contains_private_key(text.expose_secret()) {
             reader.problem(PUBLIC, "is a private key".to_owned());
         } else {
             match PublicKey::parse(text.expose_secret()) {
@@ -339,7 +282,7 @@ fn keys(
             reader.problem(PRIVATE, what.to_owned());
             return parsed;
         }
-        match Keys::parse(text.expose_secret()) {
+        match PrivateKeys::parse(text.expose_secret()) {
             Ok(keys) => parsed.1 = Some(keys),
             Err(error) => reader.problem(PRIVATE, format!("cannot be used: {error}")),
         }
@@ -347,10 +290,10 @@ fn keys(
     parsed
 }
 
-fn login(text: &str) -> Option<Login> {
+fn login(text: &str) -> Option<LoginPolicy> {
     match text {
-        "open" => Some(Login::Open),
-        "invited" => Some(Login::Invited),
+        "open" => Some(LoginPolicy::Open),
+        "invited" => Some(LoginPolicy::Invited),
         _ => None,
     }
 }
@@ -395,7 +338,7 @@ fn web_address(text: &str) -> Option<String> {
 }
 
 /// `10s`, `5m`, `1h`.
-fn seconds(text: &str) -> Option<Duration> {
+fn parse_duration(text: &str) -> Option<Duration> {
     let units = [("s", 1_u64), ("m", 60), ("h", 3600)];
     let (number, factor) = units
         .iter()

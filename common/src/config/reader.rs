@@ -2,16 +2,17 @@
 
 use secrecy::SecretString;
 
-use super::settings::{self, SETTINGS, Setting};
-use super::{Backend, Environment, Problem, Problems};
+use super::backend::Backend;
+use super::problem::{Problem, Problems};
+use super::settings::{self, Environment, SETTINGS, Setting};
 
 /// Reads settings one by one and remembers what was wrong.
-pub(super) struct Reader<'a> {
+pub(super) struct SettingsReader<'a> {
     environment: &'a Environment,
     problems: Vec<Problem>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> SettingsReader<'a> {
     pub(super) fn new(environment: &'a Environment) -> Self {
         Self {
             environment,
@@ -38,8 +39,8 @@ impl<'a> Reader<'a> {
             format!("accepted: {accepted}; for example {key}={example}")
         };
         self.problems.push(Problem {
-            key: key.to_owned(),
-            what,
+            setting: key.to_owned(),
+            problem: what,
             remedy,
         });
     }
@@ -63,8 +64,8 @@ impl<'a> Reader<'a> {
                 format!("did you mean {}?", setting.key)
             });
             self.problems.push(Problem {
-                key: key.clone(),
-                what: "is not a setting of pagesync".to_owned(),
+                setting: key.clone(),
+                problem: "is not a setting of pagesync".to_owned(),
                 remedy,
             });
         }
@@ -143,7 +144,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A setting without a default that some roles need.
-    pub(super) fn needed<T>(
+    pub(super) fn required_by_role<T>(
         &mut self,
         key: &str,
         required: bool,

@@ -1,8 +1,13 @@
 //! Every setting there is, with what `.env.example`, `config show` and error reports say of it.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::Environment;
+use model::field::DEFAULT_TRACKED;
+use serde::Serialize;
+
+/// Environment variables, name to value.
+pub type Environment = BTreeMap<String, String>;
 
 /// One setting.
 #[derive(Debug, Clone, Copy)]
@@ -115,7 +120,7 @@ pub const SETTINGS: [Setting; 30] = [
         "PAGESYNC_LOGIN",
         "open",
         "open or invited",
-        "open: whoever may use the app may connect Pages. invited: only through a link that `pagesync connect url` signs.",
+        "open: whoever may use the app may connect Pages. invited: only through a link that `pagesync connection invite` signs.",
     ),
     secret(
         "STATE_TOKEN_SECRET",
@@ -163,7 +168,7 @@ pub const SETTINGS: [Setting; 30] = [
         "Which version is asked for.",
     ),
     plain(
-        "PAGESYNC_TAKE_OVER_CALLBACK",
+        "PAGESYNC_REPLACE_CALLBACK",
         "false",
         "true or false",
         "Facebook posts the webhooks of an app to one address. true: replace another address than ours. false: say so and leave it.",
@@ -228,7 +233,7 @@ pub const SETTINGS: [Setting; 30] = [
     ),
     plain(
         "PAGESYNC_FIELDS",
-        "about,category,category_list,description,emails,fan_count,followers_count,hours,is_permanently_closed,is_published,link,location,name,phone,picture,single_line_address,username,verification_status,website",
+        DEFAULT_TRACKED,
         "Graph field names, separated by commas",
         "The fields that are kept.",
     ),
@@ -302,30 +307,44 @@ pub fn env_example() -> String {
     text
 }
 
-/// Key, value as it may be shown, and where it is from.
-pub fn shown(environment: &Environment) -> Vec<(&'static str, String, &'static str)> {
-    let given = |key: &str| environment.get(key).filter(|text| !text.is_empty());
+/// A setting as it may be shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ShownSetting {
+    /// The environment variable.
+    pub setting: &'static str,
+    /// Its value, or a note in parentheses where the value is secret or in a file.
+    pub value: String,
+    /// Where the value comes from: `environment`, `file`, `default` or `unset`.
+    pub origin: &'static str,
+}
+
+/// Returns every setting as it may be shown.
+pub fn shown(environment: &Environment) -> Vec<ShownSetting> {
     SETTINGS
         .iter()
         .map(|setting| {
-            let file = format!("{}_FILE", setting.key);
-            match (given(setting.key), given(&file)) {
-                (Some(_), _) if setting.secret => {
-                    (setting.key, "(secret)".to_owned(), "environment")
-                }
-                (Some(text), _) => (setting.key, text.clone(), "environment"),
-                (None, Some(path)) if setting.secret => {
-                    (setting.key, format!("(secret in {path})"), "file")
-                }
-                (None, Some(path)) => (setting.key, format!("(in {path})"), "file"),
-                (None, None) if setting.secret && setting.default.is_some() => {
-                    (setting.key, "(secret)".to_owned(), "default")
-                }
-                (None, None) => match setting.default {
-                    None | Some("") => (setting.key, "-".to_owned(), "unset"),
-                    Some(default) => (setting.key, default.to_owned(), "default"),
-                },
+            let (value, origin) = shown_value(setting, environment);
+            ShownSetting {
+                setting: setting.key,
+                value,
+                origin,
             }
         })
         .collect()
+}
+
+fn shown_value(setting: &Setting, environment: &Environment) -> (String, &'static str) {
+    let given = |key: &str| environment.get(key).filter(|text| !text.is_empty());
+    let secret = || "(secret)".to_owned();
+    match (given(setting.key), given(&format!("{}_FILE", setting.key))) {
+        (Some(_), _) if setting.secret => (secret(), "environment"),
+        (Some(text), _) => (text.clone(), "environment"),
+        (None, Some(path)) if setting.secret => (format!("(secret in {path})"), "file"),
+        (None, Some(path)) => (format!("(in {path})"), "file"),
+        (None, None) if setting.secret && setting.default.is_some() => (secret(), "default"),
+        (None, None) => match setting.default {
+            None | Some("") => ("-".to_owned(), "unset"),
+            Some(default) => (default.to_owned(), "default"),
+        },
+    }
 }

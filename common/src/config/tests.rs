@@ -27,7 +27,7 @@ fn problems(pairs: &[(&str, &str)], role: Role) -> Vec<(String, String)> {
     let Problems(problems) = Config::read(&environment(pairs), role).unwrap_err();
     problems
         .into_iter()
-        .map(|problem| (problem.key, problem.what))
+        .map(|problem| (problem.setting, problem.problem))
         .collect()
 }
 
@@ -37,7 +37,7 @@ fn defaults_are_enough_but_for_the_app_and_its_addresses() {
     assert_eq!(config.backend, Backend::Embedded);
     assert_eq!(config.listen.to_string(), "0.0.0.0:5000");
     assert_eq!(config.verify_after, Duration::from_secs(10));
-    assert_eq!(config.tracked, TrackedFields::default());
+    assert_eq!(config.tracked_fields, TrackedFields::default());
     assert!(Config::read(&Environment::new(), Role::Scheduler).is_ok());
     let Problems(missing) = Config::read(&Environment::new(), Role::Up).unwrap_err();
     assert_eq!(missing.len(), 5, "{missing:?}");
@@ -62,7 +62,7 @@ fn every_problem_is_in_one_report_and_no_value_is() {
     let unknown = report
         .0
         .iter()
-        .find(|problem| problem.key == "PAGESYNC_LISTN")
+        .find(|problem| problem.setting == "PAGESYNC_LISTN")
         .unwrap();
     assert_eq!(unknown.remedy, "did you mean PAGESYNC_LISTEN?");
 }
@@ -105,7 +105,7 @@ fn a_secret_may_come_from_a_file_but_not_twice() {
 
 #[test]
 fn only_a_worker_may_open_tokens() {
-    let key = custody::PrivateKey::generate();
+    let key = sealing::PrivateKey::generate();
     let (private, public) = (key.text(), key.public().text());
     let private = private.expose_secret();
     let ingress = |pairs: &[(&str, &str)]| Config::read(&environment(pairs), Role::Ingress);

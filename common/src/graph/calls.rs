@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use model::field::FieldName;
 use model::id::{PageId, UserId};
-use model::time::Millis;
+use model::time::{FacebookTime, HostTime};
 use reqwest::{Method, Url};
 use serde_json::{Map, Value as Json};
 
+use super::client::{Caller, Graph, Request};
 use super::error::GraphError;
-use super::reply::Reply;
-use super::{Caller, Graph, Request};
-use crate::custody::Token;
+use super::reply::{Reply, ReplyTimeError};
+use crate::sealing::Token;
 
 /// Longest cursor that is sent back.
 const MAX_CURSOR: usize = 512;
@@ -20,11 +20,11 @@ const LOCALE: (&str, &str) = ("locale", "en_US");
 
 /// A token that was just given.
 #[derive(Debug)]
-pub struct Granted {
+pub struct TokenGrant {
     /// The token.
     pub token: Token,
     /// How long it lives; `None`: Facebook did not say.
-    pub lives: Option<Duration>,
+    pub expires_in: Option<Duration>,
 }
 
 /// What `debug_token` says of a token.
@@ -39,16 +39,16 @@ pub struct TokenInfo {
     /// What it may do.
     pub scopes: Vec<String>,
     /// When it ends; `None`: never.
-    pub expires: Option<Millis>,
+    pub expires: Option<HostTime>,
     /// When Facebook stops giving data for it; `None`: not said.
-    pub data_access_expires: Option<Millis>,
+    pub data_access_expires: Option<HostTime>,
     /// Whether it works now.
     pub is_valid: bool,
 }
 
 /// One Page of `/me/accounts`.
 #[derive(Debug)]
-pub struct Account {
+pub struct ListedPage {
     /// Which.
     pub id: PageId,
     /// Its token; `None`: the person lacks a role or a permission.
@@ -59,22 +59,22 @@ pub struct Account {
 
 /// One result page of `/me/accounts`.
 #[derive(Debug)]
-pub struct Accounts {
+pub struct PageList {
     /// What it lists, without items that have no usable id.
-    pub accounts: Vec<Account>,
+    pub pages: Vec<ListedPage>,
     /// Where the next result page begins; `None`: this was the last.
-    pub after: Option<String>,
+    pub next_cursor: Option<String>,
     /// When it was made.
-    pub stamp: Result<Millis, &'static str>,
+    pub stamp: Result<FacebookTime, ReplyTimeError>,
 }
 
 /// A Page as its own token reads it.
 #[derive(Debug)]
-pub struct PageAnswer {
+pub struct PageReply {
     /// Its fields.
     pub object: Map<String, Json>,
     /// When it was made.
-    pub stamp: Result<Millis, &'static str>,
+    pub stamp: Result<FacebookTime, ReplyTimeError>,
 }
 
 /// The app's own subscription to Pages.
@@ -92,24 +92,26 @@ fn text(body: &Json, name: &str) -> Option<String> {
     body.get(name)?.as_str().map(ToOwned::to_owned)
 }
 
-fn seconds(body: &Json, name: &str) -> Option<Millis> {
+fn seconds(body: &Json, name: &str) -> Option<HostTime> {
     let seconds = body.get(name)?.as_u64().filter(|seconds| *seconds > 0)?;
-    Some(Millis(seconds.saturating_mul(1000)))
+    Some(HostTime(seconds.saturating_mul(1000)))
 }
 
-fn granted(reply: &Reply) -> Result<Granted, GraphError> {
+fn granted(reply: &Reply) -> Result<TokenGrant, GraphError> {
     let token = text(&reply.body, "access_token").filter(|token| !token.is_empty());
-    let token = token.ok_or_else(|| GraphError::Odd("an exchange without a token".to_owned()))?;
+    let token = token
+        .ok_or_else(|| GraphError::UnexpectedReply("an exchange without a token".to_owned()))?;
     let lives = reply.body.get("expires_in").and_then(Json::as_u64);
-    Ok(Granted {
+    Ok(TokenGrant {
         token: Token::new(token),
-        lives: lives.map(Duration::from_secs),
+        expires_in: lives.map(Duration::from_secs),
     })
 }
 
 fn token_info(body: &Json) -> Result<TokenInfo, GraphError> {
     let data = body.get("data").filter(|data| data.is_object());
-    let data = data.ok_or_else(|| GraphError::Odd("debug_token without data".to_owned()))?;
+    let data =
+        data.ok_or_else(|| GraphError::UnexpectedReply("debug_token without data".to_owned()))?;
     let user = data.get("user_id");
     let number = |id: &Json| Some(id.as_u64()?.to_string());
     let user = user.and_then(|id| id.as_str().map(ToOwned::to_owned).or_else(|| number(id)));
@@ -154,22 +156,26 @@ fn page_subscription_of(body: &Json) -> Option<AppSubscription> {
 /// The Page in an answer, if it is the one that was asked for.
 fn page_object(body: Json, id: &PageId) -> Result<Map<String, Json>, GraphError> {
     let Json::Object(object) = body else {
-        return Err(GraphError::Odd("a Page that is no object".to_owned()));
+        return Err(GraphError::UnexpectedReply(
+            "a Page that is no object".to_owned(),
+        ));
     };
     if object.get("id").and_then(Json::as_str) == Some(id.as_str()) {
         Ok(object)
     } else {
-        Err(GraphError::Odd(
+        Err(GraphError::UnexpectedReply(
             "another object than the one asked for".to_owned(),
         ))
     }
 }
 
 /// The rows of a list, and where it goes on.
-fn listed(mut body: Json) -> Result<(Vec<Account>, Option<String>), GraphError> {
+fn listed(mut body: Json) -> Result<(Vec<ListedPage>, Option<String>), GraphError> {
     let after = next_cursor(&body)?;
     let Some(Json::Array(items)) = body.get_mut("data").map(Json::take) else {
-        return Err(GraphError::Odd("/me/accounts without data".to_owned()));
+        return Err(GraphError::UnexpectedReply(
+            "/me/accounts without data".to_owned(),
+        ));
     };
     Ok((items.into_iter().filter_map(account).collect(), after))
 }
@@ -202,7 +208,11 @@ fn get<'a>(path: &'a str, caller: Caller<'a>, parameters: Vec<(&'a str, String)>
 
 impl Graph {
     /// Exchanges the code of a login for a short-lived token of the person.
-    pub async fn exchange_code(&self, code: &str, redirect: &str) -> Result<Granted, GraphError> {
+    pub async fn exchange_code(
+        &self,
+        code: &str,
+        redirect: &str,
+    ) -> Result<TokenGrant, GraphError> {
         self.exchange(vec![
             ("code", code.to_owned()),
             ("redirect_uri", redirect.to_owned()),
@@ -212,7 +222,7 @@ impl Graph {
 
     /// Exchanges a short-lived token for one that lives about 60 days: the Page tokens that come of
     /// it do not expire by time.
-    pub async fn extend(&self, token: &Token) -> Result<Granted, GraphError> {
+    pub async fn exchange_for_long_lived(&self, token: &Token) -> Result<TokenGrant, GraphError> {
         let parameters = vec![
             ("grant_type", "fb_exchange_token".to_owned()),
             ("fb_exchange_token", token.expose().to_owned()),
@@ -220,7 +230,10 @@ impl Graph {
         self.exchange(parameters).await
     }
 
-    async fn exchange(&self, mut parameters: Vec<(&str, String)>) -> Result<Granted, GraphError> {
+    async fn exchange(
+        &self,
+        mut parameters: Vec<(&str, String)>,
+    ) -> Result<TokenGrant, GraphError> {
         use secrecy::ExposeSecret as _;
         parameters.push(("client_id", self.app_id.clone()));
         parameters.push(("client_secret", self.app_secret.expose_secret().to_owned()));
@@ -230,36 +243,36 @@ impl Graph {
             parameters,
             caller: Caller::Nobody,
         };
-        granted(&self.ask(request).await?)
+        granted(&self.send(request).await?)
     }
 
     /// What a token is.
     pub async fn debug_token(&self, token: &Token) -> Result<TokenInfo, GraphError> {
         let parameters = vec![("input_token", token.expose().to_owned())];
         let reply = self
-            .ask(get("debug_token", Caller::App, parameters))
+            .send(get("debug_token", Caller::App, parameters))
             .await?;
         token_info(&reply.body)
     }
 
     /// The name of the person whose token it is.
-    pub async fn name(&self, token: &Token) -> Result<Option<String>, GraphError> {
+    pub async fn user_name(&self, token: &Token) -> Result<Option<String>, GraphError> {
         let parameters = vec![("fields", "id,name".to_owned())];
         let reply = self
-            .ask(get("me", Caller::Token(token), parameters))
+            .send(get("me", Caller::Token(token), parameters))
             .await?;
         Ok(text(&reply.body, "name"))
     }
 
     /// One result page of the Pages a person manages.
-    pub async fn accounts(
+    pub async fn list_pages(
         &self,
         token: &Token,
         fields: &[FieldName],
         extras: &[&str],
         limit: usize,
         after: Option<&str>,
-    ) -> Result<Accounts, GraphError> {
+    ) -> Result<PageList, GraphError> {
         let mut parameters = vec![
             ("fields", field_list(fields, extras)),
             ("limit", limit.to_string()),
@@ -267,32 +280,32 @@ impl Graph {
         ];
         parameters.extend(after.map(|after| ("after", after.to_owned())));
         let Reply { body, stamp } = self
-            .ask(get("me/accounts", Caller::Token(token), parameters))
+            .send(get("me/accounts", Caller::Token(token), parameters))
             .await?;
         let (accounts, after) = listed(body)?;
-        Ok(Accounts {
-            accounts,
-            after,
+        Ok(PageList {
+            pages: accounts,
+            next_cursor: after,
             stamp,
         })
     }
 
     /// One Page, with its own token.
-    pub async fn page(
+    pub async fn read_page(
         &self,
         token: &Token,
         id: &PageId,
         fields: &[FieldName],
-    ) -> Result<PageAnswer, GraphError> {
+    ) -> Result<PageReply, GraphError> {
         let parameters = vec![
             ("fields", field_list(fields, &[])),
             (LOCALE.0, LOCALE.1.to_owned()),
         ];
         let Reply { body, stamp } = self
-            .ask(get(id.as_str(), Caller::Token(token), parameters))
+            .send(get(id.as_str(), Caller::Token(token), parameters))
             .await?;
         let object = page_object(body, id)?;
-        Ok(PageAnswer { object, stamp })
+        Ok(PageReply { object, stamp })
     }
 
     /// Which fields of a Page this app is subscribed to; `None`: it is not installed there.
@@ -304,7 +317,7 @@ impl Graph {
         let path = format!("{id}/subscribed_apps");
         let parameters = vec![("fields", "id,name,subscribed_fields".to_owned())];
         let reply = self
-            .ask(get(&path, Caller::Token(token), parameters))
+            .send(get(&path, Caller::Token(token), parameters))
             .await?;
         Ok(fields_of_app(&reply.body, &self.app_id))
     }
@@ -323,24 +336,24 @@ impl Graph {
             parameters: vec![("subscribed_fields", fields.join(","))],
             caller: Caller::Token(token),
         };
-        self.ask(request).await.and_then(|reply| success(&reply))
+        self.send(request).await.and_then(|reply| success(&reply))
     }
 
     /// Takes back everything a person allowed this app.
-    pub async fn revoke(&self, token: &Token) -> Result<(), GraphError> {
+    pub async fn revoke_permissions(&self, token: &Token) -> Result<(), GraphError> {
         let request = Request {
             method: Method::DELETE,
             path: "me/permissions",
             parameters: Vec::new(),
             caller: Caller::Token(token),
         };
-        self.ask(request).await.and_then(|reply| success(&reply))
+        self.send(request).await.and_then(|reply| success(&reply))
     }
 
     /// The app's own subscription to Pages; `None`: there is none.
     pub async fn app_subscription(&self) -> Result<Option<AppSubscription>, GraphError> {
         let path = format!("{}/subscriptions", self.app_id);
-        let reply = self.ask(get(&path, Caller::App, Vec::new())).await?;
+        let reply = self.send(get(&path, Caller::App, Vec::new())).await?;
         Ok(page_subscription_of(&reply.body))
     }
 
@@ -365,12 +378,12 @@ impl Graph {
             parameters,
             caller: Caller::App,
         };
-        self.ask(request).await.and_then(|reply| success(&reply))
+        self.send(request).await.and_then(|reply| success(&reply))
     }
 }
 
 /// The address of the dialog where a person allows this app to see their Pages.
-pub fn dialog(config: &crate::config::Config, state: &str) -> Option<Url> {
+pub fn login_dialog_url(config: &crate::config::Config, state: &str) -> Option<Url> {
     let mut url = Url::parse(&config.dialog_url).ok()?;
     url.path_segments_mut().ok()?.pop_if_empty().extend([
         config.graph_version.as_str(),
@@ -398,7 +411,9 @@ fn success(reply: &Reply) -> Result<(), GraphError> {
     if *said == Json::Bool(true) || said == "true" {
         Ok(())
     } else {
-        Err(GraphError::Odd("neither success nor an error".to_owned()))
+        Err(GraphError::UnexpectedReply(
+            "neither success nor an error".to_owned(),
+        ))
     }
 }
 
@@ -414,13 +429,13 @@ fn next_cursor(body: &Json) -> Result<Option<String>, GraphError> {
         .filter(|cursor| (1..=MAX_CURSOR).contains(&cursor.len()) && cursor.chars().all(harmless));
     match cursor {
         Some(cursor) => Ok(Some(cursor.to_owned())),
-        None => Err(GraphError::Odd(
+        None => Err(GraphError::UnexpectedReply(
             "a next result page without a usable cursor".to_owned(),
         )),
     }
 }
 
-fn account(item: Json) -> Option<Account> {
+fn account(item: Json) -> Option<ListedPage> {
     let Json::Object(mut object) = item else {
         return None;
     };
@@ -431,7 +446,7 @@ fn account(item: Json) -> Option<Account> {
         .filter(|token| !token.is_empty());
     let token = token.map(|token| Token::new(token.to_owned()));
     let id = PageId::parse(object.get("id")?.as_str()?).ok()?;
-    Some(Account { id, token, object })
+    Some(ListedPage { id, token, object })
 }
 
 #[cfg(test)]

@@ -16,14 +16,14 @@ pub enum GraphError {
     /// Not now: the network, a server, Facebook itself. Ask again later.
     Transient(String),
     /// Too many calls; nothing before this has passed.
-    Throttled {
+    RateLimited {
         /// Whose limit.
-        bucket: Limit,
+        bucket: RateLimitScope,
         /// How long, if Facebook said.
         wait: Option<Duration>,
     },
     /// The answer would be too large: ask for less.
-    TooMuch,
+    TooMuchData,
     /// A field that this version of Graph does not have.
     UnknownField(String),
     /// The token is dead.
@@ -34,16 +34,16 @@ pub enum GraphError {
     /// A permission is missing.
     Permission(String),
     /// The object does not exist, or this token may not see it.
-    Missing,
+    NotFound,
     /// Something of ours is wrong: application, parameters, configuration.
     Configuration(String),
     /// An answer that is not Graph's.
-    Odd(String),
+    UnexpectedReply(String),
 }
 
 /// Whose limit is used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Limit {
+pub enum RateLimitScope {
     /// The app's.
     App,
     /// The person's whose token it is.
@@ -56,17 +56,23 @@ impl fmt::Display for GraphError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Transient(why) => write!(f, "Facebook cannot answer now: {why}"),
-            Self::Throttled { bucket, .. } => write!(f, "too many calls for the {bucket:?} limit"),
-            Self::TooMuch => f.write_str("Facebook wants to be asked for less at once"),
+            Self::RateLimited { bucket, .. } => {
+                write!(f, "too many calls for the {bucket:?} limit")
+            }
+            Self::TooMuchData => f.write_str("Facebook wants to be asked for less at once"),
             Self::UnknownField(name) => write!(f, "Graph has no field {name}"),
             Self::Token {
                 subcode: Some(code),
-            } => write!(f, "the token is dead: {} ({code})", death(*code)),
+            } => write!(
+                f,
+                "the token is dead: {} ({code})",
+                token_error_reason(*code)
+            ),
             Self::Token { subcode: None } => f.write_str("the token is not valid"),
             Self::Permission(what) => write!(f, "a permission is missing: {what}"),
-            Self::Missing => f.write_str("it does not exist, or the token may not see it"),
+            Self::NotFound => f.write_str("it does not exist, or the token may not see it"),
             Self::Configuration(what) => write!(f, "Facebook refuses the request: {what}"),
-            Self::Odd(what) => write!(f, "not an answer of Graph: {what}"),
+            Self::UnexpectedReply(what) => write!(f, "not an answer of Graph: {what}"),
         }
     }
 }
@@ -75,7 +81,7 @@ impl std::error::Error for GraphError {}
 
 /// What ended a token, for whoever must mend it. Source: subcodes in "Handling errors" of the Graph API;
 /// 464, 466, 490 and 492 are from captures.
-fn death(subcode: u64) -> &'static str {
+fn token_error_reason(subcode: u64) -> &'static str {
     match subcode {
         458 => "the person removed the app; they may log in again",
         459 => {
@@ -93,22 +99,22 @@ fn death(subcode: u64) -> &'static str {
 
 impl GraphError {
     /// A word for metrics and stored results.
-    pub fn class(&self) -> &'static str {
+    pub fn metric_label(&self) -> &'static str {
         match self {
             Self::Transient(_) => "transient",
-            Self::Throttled { .. } => "throttled",
-            Self::TooMuch => "too_much",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::TooMuchData => "too_much_data",
             Self::UnknownField(_) => "unknown_field",
             Self::Token { .. } => "token",
             Self::Permission(_) => "permission",
-            Self::Missing => "missing",
+            Self::NotFound => "not_found",
             Self::Configuration(_) => "configuration",
-            Self::Odd(_) => "odd",
+            Self::UnexpectedReply(_) => "unexpected_reply",
         }
     }
 
     /// Of an answer with `status` and the parsed body; `None` for a body that is not JSON.
-    pub fn of(status: u16, body: Option<&Json>) -> Self {
+    pub fn from_reply(status: u16, body: Option<&Json>) -> Self {
         let Some(error) = body.and_then(envelope) else {
             return by_status(status);
         };
@@ -124,7 +130,7 @@ impl GraphError {
         match (code, kind) {
             (Some(code), _) => match by_code(code, subcode, message) {
                 // A used up limit says that it passes, too: what matters is that we stop calling.
-                error @ (Self::Throttled { .. } | Self::TooMuch) => error,
+                error @ (Self::RateLimited { .. } | Self::TooMuchData) => error,
                 _ if is_transient => Self::Transient(format!("code {code}")),
                 error => error,
             },
@@ -153,15 +159,17 @@ fn code_in(message: &str) -> Option<u64> {
 
 fn by_status(status: u16) -> GraphError {
     match status {
-        200..=299 => GraphError::Odd(format!("{status} without what was asked for")),
-        429 => GraphError::Throttled {
-            bucket: Limit::App,
+        200..=299 => GraphError::UnexpectedReply(format!("{status} without what was asked for")),
+        429 => GraphError::RateLimited {
+            bucket: RateLimitScope::App,
             wait: None,
         },
-        300..=399 => GraphError::Odd(format!("a redirect ({status}), which is not followed")),
+        300..=399 => {
+            GraphError::UnexpectedReply(format!("a redirect ({status}), which is not followed"))
+        }
         // Graph says why a token is dead or an object is missing; an edge in between does not.
         401 | 404 | 500..=599 => GraphError::Transient(format!("status {status}")),
-        _ => GraphError::Odd(format!("status {status} without a Graph error")),
+        _ => GraphError::UnexpectedReply(format!("status {status} without a Graph error")),
     }
 }
 
@@ -172,25 +180,25 @@ fn unknown_field(message: &str) -> Option<&str> {
 }
 
 fn by_code(code: u64, subcode: Option<u64>, message: &str) -> GraphError {
-    let throttled = |bucket| GraphError::Throttled { bucket, wait: None };
+    let throttled = |bucket| GraphError::RateLimited { bucket, wait: None };
     match (code, subcode) {
-        (1, _) if message.contains("reduce the amount of data") => GraphError::TooMuch,
+        (1, _) if message.contains("reduce the amount of data") => GraphError::TooMuchData,
         // Elsewhere code 1 passes by itself; at the token endpoint it may mean this.
         (1, _) if message.contains("client secret") => {
             GraphError::Configuration("FACEBOOK_APP_SECRET is not this app's".to_owned())
         }
         (1, Some(2_853_006)) => GraphError::Permission("a role on the Page".to_owned()),
         (1 | 2, _) => GraphError::Transient(format!("code {code}")),
-        (4 | 341 | 613 | 80000 | 80002..=80014, _) => throttled(Limit::App),
-        (17, _) => throttled(Limit::User),
-        (32 | 80001, _) => throttled(Limit::Page),
+        (4 | 341 | 613 | 80000 | 80002..=80014, _) => throttled(RateLimitScope::App),
+        (17, _) => throttled(RateLimitScope::User),
+        (32 | 80001, _) => throttled(RateLimitScope::Page),
         // Blocked for abuse: a day, and a person should look.
-        (368, _) => GraphError::Throttled {
-            bucket: Limit::Page,
+        (368, _) => GraphError::RateLimited {
+            bucket: RateLimitScope::Page,
             wait: Some(Duration::from_secs(24 * 3600)),
         },
         (102 | 190 | 450 | 452 | 463 | 467, _) => GraphError::Token { subcode },
-        (100, Some(33)) | (21 | 803, _) => GraphError::Missing,
+        (100, Some(33)) | (21 | 803, _) => GraphError::NotFound,
         (100, _) => match unknown_field(message) {
             Some(name) => GraphError::UnknownField(name.to_owned()),
             None if message.contains("missing permission") => {

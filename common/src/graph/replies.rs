@@ -25,16 +25,16 @@ fn every_kind_of_error_has_its_class() {
     let mut seen = 0;
     for reply in replies().into_iter().filter(|reply| reply.kind == "error") {
         let body = (!reply.body.is_string()).then_some(&reply.body);
-        let error = GraphError::of(reply.status.unwrap(), body);
+        let error = GraphError::from_reply(reply.status.unwrap(), body);
         let found = match &error {
             GraphError::UnknownField(name) | GraphError::Permission(name) => {
-                serde_json::json!([error.class(), name])
+                serde_json::json!([error.metric_label(), name])
             }
-            GraphError::Token { subcode } => serde_json::json!([error.class(), subcode]),
-            GraphError::Throttled { bucket, .. } => {
-                serde_json::json!([error.class(), format!("{bucket:?}")])
+            GraphError::Token { subcode } => serde_json::json!([error.metric_label(), subcode]),
+            GraphError::RateLimited { bucket, .. } => {
+                serde_json::json!([error.metric_label(), format!("{bucket:?}")])
             }
-            error => serde_json::json!([error.class()]),
+            error => serde_json::json!([error.metric_label()]),
         };
         assert_eq!(found, reply.expect, "{}", reply.body);
         seen += 1;
@@ -45,7 +45,7 @@ fn every_kind_of_error_has_its_class() {
 #[test]
 fn every_kind_of_answer_is_read() {
     for reply in replies() {
-        let stamp = Ok(Millis(0));
+        let stamp = Ok(FacebookTime(0));
         let found = match reply.kind.as_str() {
             "accounts" => {
                 let (accounts, after) = listed(reply.body).unwrap();
@@ -65,7 +65,7 @@ fn every_kind_of_answer_is_read() {
                     stamp,
                 })
                 .unwrap();
-                serde_json::json!(granted.lives.map(|lives| lives.as_secs()))
+                serde_json::json!(granted.expires_in.map(|lives| lives.as_secs()))
             }
             "success" => serde_json::json!(
                 success(&Reply {
@@ -88,7 +88,7 @@ fn every_kind_of_answer_is_read() {
                 let id = PageId::parse("20531316728").unwrap();
                 serde_json::json!(page_object(reply.body, &id).unwrap().len())
             }
-            "other" => serde_json::json!(super::super::is_answer(200, &reply.body)),
+            "other" => serde_json::json!(super::super::client::is_answer(200, &reply.body)),
             "error" => continue,
             other => panic!("{other}"),
         };

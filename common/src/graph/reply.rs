@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use model::read::{self, NoStamp};
-use model::time::Millis;
+use model::read::{StampError, read_stamp};
+use model::time::{FacebookTime, HostTime};
 use reqwest::header::{AGE, DATE, HeaderMap};
 use serde_json::Value as Json;
 
@@ -14,7 +14,7 @@ pub struct Reply {
     /// Its body.
     pub body: Json,
     /// When it was made at the earliest, on Facebook's clock; or why that cannot be told.
-    pub stamp: Result<Millis, &'static str>,
+    pub stamp: Result<FacebookTime, ReplyTimeError>,
 }
 
 /// How much of a limit is used.
@@ -26,30 +26,48 @@ pub struct Usage {
     pub regain: Duration,
 }
 
+/// Why the time of a reply is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ReplyTimeError {
+    /// The header `Date` is missing or appears several times.
+    #[error("it has no Date, or several")]
+    NoDate,
+    /// The header `Date` is not an HTTP date.
+    #[error("its Date cannot be read")]
+    UnreadableDate,
+    /// The header `Age` is not a number of seconds.
+    #[error("its Age cannot be read")]
+    UnreadableAge,
+    /// The headers give a time that cannot be believed.
+    #[error("{0}")]
+    Stamp(#[from] StampError),
+}
+
 /// When an answer with these headers was made at the earliest.
-pub fn stamp(headers: &HeaderMap, took: Duration, now: Millis) -> Result<Millis, &'static str> {
+pub fn stamp(
+    headers: &HeaderMap,
+    took: Duration,
+    now: HostTime,
+) -> Result<FacebookTime, ReplyTimeError> {
     let mut dates = headers.get_all(DATE).iter();
     let (Some(date), None) = (dates.next(), dates.next()) else {
-        return Err("it has no Date, or several");
+        return Err(ReplyTimeError::NoDate);
     };
     let date = date
         .to_str()
         .ok()
         .and_then(|text| httpdate::parse_http_date(text).ok());
     let since = date.and_then(|date| date.duration_since(std::time::UNIX_EPOCH).ok());
-    let date = since.ok_or("its Date cannot be read")?;
+    let date = since.ok_or(ReplyTimeError::UnreadableDate)?;
     let age = match headers.get(AGE) {
         None => 0,
         Some(age) => {
             let seconds = age.to_str().ok().and_then(|text| text.trim().parse().ok());
-            seconds.ok_or("its Age cannot be read")?
+            seconds.ok_or(ReplyTimeError::UnreadableAge)?
         }
     };
-    let date = Millis(u64::try_from(date.as_millis()).unwrap_or(u64::MAX));
-    read::stamp(date, Duration::from_secs(age), took, now).map_err(|why| match why {
-        NoStamp::Ahead => "its Date is more than a day ahead of this host's clock",
-        NoStamp::Old => "it lay in a cache for more than an hour",
-    })
+    let date = FacebookTime(u64::try_from(date.as_millis()).unwrap_or(u64::MAX));
+    Ok(read_stamp(date, Duration::from_secs(age), took, now)?)
 }
 
 /// The version that served, from `facebook-api-version`.
@@ -118,7 +136,7 @@ fn percent(usage: &Json) -> u64 {
 mod tests {
     use super::*;
 
-    const NOW: Millis = Millis(1_750_000_000_000);
+    const NOW: HostTime = HostTime(1_750_000_000_000);
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -128,18 +146,18 @@ mod tests {
         headers
     }
 
-    fn stamped(pairs: &[(&'static str, &str)]) -> Result<Millis, &'static str> {
+    fn stamped(pairs: &[(&'static str, &str)]) -> Result<FacebookTime, ReplyTimeError> {
         stamp(&headers(pairs), Duration::from_millis(200), NOW)
     }
 
     #[test]
-    fn b53_a_date_that_cannot_be_believed_gives_no_stamp() {
+    fn a_date_that_cannot_be_believed_gives_no_stamp() {
         // 1750000000 is 15:06:40 of that day.
         let date = ("date", "Sun, 15 Jun 2025 15:06:40 GMT");
-        assert_eq!(stamped(&[date]), Ok(Millis(1_749_999_999_000)));
+        assert_eq!(stamped(&[date]), Ok(FacebookTime(1_749_999_999_000)));
         assert_eq!(
             stamped(&[date, ("age", "10")]),
-            Ok(Millis(1_749_999_989_000))
+            Ok(FacebookTime(1_749_999_989_000))
         );
         assert!(stamped(&[]).is_err());
         assert!(stamped(&[date, date]).is_err());
@@ -149,7 +167,7 @@ mod tests {
         assert!(stamped(&[("date", "Mon, 15 Jun 2026 15:06:40 GMT")]).is_err());
         let behind = stamped(&[("date", "Sat, 15 Jun 2024 15:06:40 GMT")]).unwrap();
         assert!(
-            behind < NOW,
+            behind < FacebookTime(NOW.0),
             "Facebook's clock is believed where it is behind ours"
         );
     }

@@ -2,7 +2,7 @@
 //! to an expired version is served by the oldest that lives, without an error.
 
 /// A version, and the day until which it is served; `None`: not announced yet.
-const CALENDAR: [(&str, Option<&str>); 9] = [
+const VERSIONS: [(&str, Option<&str>); 9] = [
     ("v18.0", Some("2026-01-26")),
     ("v19.0", Some("2026-05-21")),
     ("v20.0", Some("2026-09-24")),
@@ -16,7 +16,7 @@ const CALENDAR: [(&str, Option<&str>); 9] = [
 
 /// What is known of a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Life {
+pub enum VersionStatus {
     /// Served until this day.
     Until(&'static str),
     /// Served, and its end is not announced.
@@ -28,9 +28,9 @@ pub enum Life {
 }
 
 /// How long `version` lives.
-pub fn life(version: &str) -> Life {
-    if let Some((_, end)) = CALENDAR.iter().find(|(name, _)| *name == version) {
-        return end.map_or(Life::Open, Life::Until);
+pub fn version_status(version: &str) -> VersionStatus {
+    if let Some((_, end)) = VERSIONS.iter().find(|(name, _)| *name == version) {
+        return end.map_or(VersionStatus::Open, VersionStatus::Until);
     }
     let major = |version: &str| {
         version
@@ -40,10 +40,10 @@ pub fn life(version: &str) -> Life {
             .parse::<u32>()
             .ok()
     };
-    if major(version) < major(CALENDAR[0].0) {
-        Life::Over
+    if major(version) < major(VERSIONS[0].0) {
+        VersionStatus::Over
     } else {
-        Life::Unknown
+        VersionStatus::Unknown
     }
 }
 
@@ -53,11 +53,11 @@ mod tests {
 
     #[test]
     fn a_version_lives_as_long_as_its_calendar_says() {
-        assert_eq!(life("v25.0"), Life::Until("2028-07-29"));
-        assert_eq!(life("v26.0"), Life::Open);
-        assert_eq!(life("v3.1"), Life::Over);
-        assert_eq!(life("v40.0"), Life::Unknown);
-        let ends: Vec<_> = CALENDAR.iter().filter_map(|(_, end)| *end).collect();
+        assert_eq!(version_status("v25.0"), VersionStatus::Until("2028-07-29"));
+        assert_eq!(version_status("v26.0"), VersionStatus::Open);
+        assert_eq!(version_status("v3.1"), VersionStatus::Over);
+        assert_eq!(version_status("v40.0"), VersionStatus::Unknown);
+        let ends: Vec<_> = VERSIONS.iter().filter_map(|(_, end)| *end).collect();
         assert!(ends.is_sorted());
     }
 }

@@ -1,12 +1,12 @@
 //! The one Facebook app of a store, and the app's own subscription. One store serves one app: page
 //! and person ids are only comparable within one.
 
-use model::due::Polling;
-use model::time::Millis;
+use model::polling::Polling;
+use model::time::HostTime;
 use serde::{Deserialize, Serialize};
 
-use super::{get, put, write};
-use crate::store::{Key, Kind, Outcome, Store, StoreError};
+use super::{load_record, put_write, write_records};
+use crate::store::{CommitOutcome, RecordKey, RecordKind, Store, StoreError};
 
 /// The app.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,33 +19,48 @@ pub struct App {
     /// The callback Facebook has.
     pub callback: Option<String>,
     /// When it was last seen at Facebook, on our clock.
-    pub seen: Option<Millis>,
+    pub confirmed_at: Option<HostTime>,
     /// What is wrong with it.
     pub problem: Option<String>,
 }
 
 /// Its record.
-pub fn key() -> Key {
-    Key::new(Kind::App, "app")
+pub fn key() -> RecordKey {
+    RecordKey::new(RecordKind::App, "app")
 }
 
-/// Claims the store for `app_id`. `Err`: it belongs to another app.
-pub async fn claim(store: &dyn Store, app_id: &str) -> Result<Result<(), String>, StoreError> {
+/// Why the store cannot be claimed for an app.
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimError {
+    /// It belongs to the app with this id.
+    #[error(
+        "this store belongs to the Facebook app {0}, not to FACEBOOK_APP_ID: one store serves one app"
+    )]
+    OtherApp(String),
+    /// The store did not answer, or its answer cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Claims the store for `app_id`. Claiming it again for the same app has no effect.
+pub async fn claim_store(store: &dyn Store, app_id: &str) -> Result<(), ClaimError> {
     loop {
-        if let Some(held) = get::<App>(store, &key()).await? {
-            let theirs = held.value.app_id;
-            return Ok(if theirs == app_id {
+        if let Some(stored) = load_record::<App>(store, &key()).await? {
+            let owner = stored.value.app_id;
+            return if owner == app_id {
                 Ok(())
             } else {
-                Err(theirs)
-            });
+                Err(ClaimError::OtherApp(owner))
+            };
         }
         let app = App {
             app_id: app_id.to_owned(),
             ..App::default()
         };
-        if write(store, vec![put(key(), &app, Some(0), None)]).await? == Outcome::Applied {
-            return Ok(Ok(()));
+        if write_records(store, vec![put_write(key(), &app, Some(0), None)]).await?
+            == CommitOutcome::Applied
+        {
+            return Ok(());
         }
     }
 }

@@ -13,144 +13,155 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use model::id::{PageId, Subject, UserId};
 use model::page::{Page, Status};
-use model::time::Millis;
+use model::time::HostTime;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
-use super::connection::{self, delete};
+use super::connection::{self, delete_write};
+use super::daily_poll::DailyPoll;
 use super::grant::{Grant, Stage};
-use super::run::Run;
 use super::{
-    all, commit, dead_letter, drift, get, login, put, subscription, throttle, token, write,
+    commit_one, dead_letter, load_all, load_record, missed_webhooks, put_write, rate_limit,
+    subscription, token, write_records,
 };
 use crate::store::{
-    Commit, DueWrite, Key, Kind, Outcome, PageWrite, Store, StoreError, Stored, Versioned,
+    Commit, CommitOutcome, DueWrite, PageWrite, RecordKey, RecordKind, Store, StoreError,
+    StoredPage, Versioned, load_page,
 };
+use model::hex::sha256_hex;
 
 /// How long the epoch of a person who was forgotten stands: nothing under way lives as long.
-const EPOCH: Duration = Duration::from_secs(7 * 24 * 3600);
+const EPOCH_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long Facebook may deliver again what it sent before an erasure, and an hour.
-const REPEATS: Duration = Duration::from_secs(37 * 3600);
+const REDELIVERY_WINDOW: Duration = Duration::from_secs(37 * 3600);
 /// Two sweeps for one receipt are at least this far apart: each rewrites the whole log.
-const BETWEEN_SWEEPS: Duration = Duration::from_secs(12 * 3600);
+const SCRUB_INTERVAL: Duration = Duration::from_secs(12 * 3600);
 /// How long a receipt can be asked for.
-const RECEIPT: Duration = Duration::from_secs(400 * 24 * 3600);
+const RECEIPT_TTL: Duration = Duration::from_secs(400 * 24 * 3600);
 
 /// What an erasure came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Erased {
+pub struct ErasureResult {
     /// Pages that are gone.
-    pub pages: u64,
+    pub pages_erased: u64,
     /// Pages that somebody else covers: only this person was taken off them.
-    pub kept: u64,
+    pub pages_kept: u64,
     /// Dead letters that mentioned any of it.
-    pub letters: u64,
+    pub dead_letters: u64,
 }
 
 /// What became of a request to erase.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Receipt {
+pub struct ErasureReceipt {
     /// When it came, on our clock.
-    pub requested: Millis,
+    pub requested_at: HostTime,
     /// When everything was deleted.
-    pub erased: Millis,
+    pub erased_at: HostTime,
     /// When it was off the disk, too; `None`: that is still to be made sure of.
     #[serde(default)]
-    pub scrubbed: Option<Millis>,
+    pub scrubbed_at: Option<HostTime>,
     /// What it came to.
     #[serde(flatten)]
-    pub what: Erased,
+    pub result: ErasureResult,
 }
 
 /// A person's epoch, after they were forgotten.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Ended {
+struct ErasedEpoch {
     #[serde(default)]
-    erased: Option<Millis>,
+    erased_at: Option<HostTime>,
 }
 
 /// When a person was last forgotten, if within a week. A login that began before must not complete.
-pub async fn erased_at(store: &dyn Store, user: &UserId) -> Result<Option<Millis>, StoreError> {
-    let held = get::<Ended>(store, &connection::epoch_key(user)).await?;
-    Ok(held.and_then(|held| held.value.erased))
+pub async fn erased_at(store: &dyn Store, user: &UserId) -> Result<Option<HostTime>, StoreError> {
+    let stored = load_record::<ErasedEpoch>(store, &connection::epoch_key(user)).await?;
+    Ok(stored.and_then(|stored| stored.value.erased_at))
 }
 
 /// Forgets a person, as they asked at `requested`: tokens, connection, and every Page that nobody else
 /// covers. A login that came later is another consent, and stays with all it brought.
-pub async fn user(
+pub async fn erase_user(
     store: &dyn Store,
     user: &UserId,
-    requested: Millis,
-) -> Result<Erased, StoreError> {
-    if !end(store, user, requested).await? {
-        return Ok(Erased::default());
+    requested: HostTime,
+) -> Result<ErasureResult, StoreError> {
+    if !end_connection(store, user, requested).await? {
+        return Ok(ErasureResult::default());
     }
-    let tokens = all::<token::Held>(store, Kind::PageToken, &token::prefix(user)).await?;
-    let tokens: Vec<Key> = tokens
+    let tokens =
+        load_all::<token::StoredToken>(store, RecordKind::PageToken, &token::page_prefix(user))
+            .await?;
+    let tokens: Vec<RecordKey> = tokens
         .into_iter()
-        .filter(|(_, held)| held.value.obtained <= requested)
-        .map(|(id, _)| Key::new(Kind::PageToken, id))
+        .filter(|(_, stored)| stored.value.obtained_at <= requested)
+        .map(|(id, _)| RecordKey::new(RecordKind::PageToken, id))
         .collect();
     // First, while the tokens still say which Pages these are.
     let pages: Vec<PageId> = tokens
         .iter()
-        .filter_map(|key| token::page_of(&key.id))
+        .filter_map(|key| token::page_in_id(&key.id))
         .collect();
     let ids = |pages: &[PageId]| -> Vec<String> {
         let pages = pages.iter().map(ToString::to_string);
         pages.chain([user.to_string()]).collect()
     };
-    let mut erased = Erased {
-        letters: dead_letter::erase(store, &ids(&pages)).await?,
-        ..Erased::default()
+    let mut erased = ErasureResult {
+        dead_letters: dead_letter::erase(store, &ids(&pages)).await?,
+        ..ErasureResult::default()
     };
     let mut gone = Vec::new();
     for key in tokens {
-        match token::page_of(&key.id) {
-            Some(id) if leave(store, &id, user, &key, requested).await? => gone.push(id),
-            Some(_) => erased.kept += 1,
-            None => drop(write(store, vec![delete(key)]).await?),
+        match token::page_in_id(&key.id) {
+            Some(id) if remove_user_from_page(store, &id, user, &key, requested).await? => {
+                gone.push(id)
+            }
+            Some(_) => erased.pages_kept += 1,
+            None => drop(write_records(store, vec![delete_write(key)]).await?),
         }
     }
-    erased.pages = gone.len() as u64;
-    erased.letters += dead_letter::erase(store, &ids(&gone)).await?;
-    let mut traces = vec![delete(throttle::key(&format!("user:{user}")))];
-    for (id, run) in all::<Run>(store, Kind::Run, "").await? {
+    erased.pages_erased = gone.len() as u64;
+    erased.dead_letters += dead_letter::erase(store, &ids(&gone)).await?;
+    let mut traces = vec![delete_write(rate_limit::key(&format!("user:{user}")))];
+    for (id, run) in load_all::<DailyPoll>(store, RecordKind::DailyPoll, "").await? {
         if run.value.connection == *user {
-            traces.push(delete(Key::new(Kind::Run, id)));
+            traces.push(delete_write(RecordKey::new(RecordKind::DailyPoll, id)));
         }
     }
-    for (id, grant) in all::<Grant>(store, Kind::Grant, "").await? {
+    for (id, grant) in load_all::<Grant>(store, RecordKind::Grant, "").await? {
         let is_theirs = matches!(&grant.value.stage, Stage::Connected(who) if who == user);
-        if is_theirs && grant.value.begun <= requested {
-            traces.push(delete(Key::new(Kind::Grant, id)));
+        if is_theirs && grant.value.began_at <= requested {
+            traces.push(delete_write(RecordKey::new(RecordKind::Grant, id)));
         }
     }
-    write(store, traces).await?;
+    write_records(store, traces).await?;
     Ok(erased)
 }
 
 /// Ends the connection. `Ok(false)`: it is of a later login.
-async fn end(store: &dyn Store, user: &UserId, requested: Millis) -> Result<bool, StoreError> {
+async fn end_connection(
+    store: &dyn Store,
+    user: &UserId,
+    requested: HostTime,
+) -> Result<bool, StoreError> {
     loop {
-        let held = connection::find(store, user).await?;
-        if held
+        let stored = connection::find(store, user).await?;
+        if stored
             .as_ref()
-            .is_some_and(|held| held.value.consented > requested)
+            .is_some_and(|stored| stored.value.consented_at > requested)
         {
             return Ok(false);
         }
         let erased = Some(requested);
-        let epoch = put(
+        let epoch = put_write(
             connection::epoch_key(user),
-            &Ended { erased },
+            &ErasedEpoch { erased_at: erased },
             None,
-            Some(EPOCH),
+            Some(EPOCH_TTL),
         );
-        let version = held.map_or(0, |held| held.version);
-        let ended = commit(store, connection::end(user, version, epoch)).await?;
-        if ended == Outcome::Applied {
+        let version = stored.map_or(0, |stored| stored.version);
+        let ended = commit_one(store, connection::end_commit(user, version, epoch)).await?;
+        if ended == CommitOutcome::Applied {
             return Ok(true);
         }
     }
@@ -158,95 +169,85 @@ async fn end(store: &dyn Store, user: &UserId, requested: Millis) -> Result<bool
 
 /// Takes a person off a Page, and forgets the Page if nobody else covers it; one decision on one load.
 /// `Ok(false)`: somebody else does.
-async fn leave(
+async fn remove_user_from_page(
     store: &dyn Store,
     id: &PageId,
     user: &UserId,
-    token: &Key,
-    requested: Millis,
+    token: &RecordKey,
+    requested: HostTime,
 ) -> Result<bool, StoreError> {
     loop {
-        let Some(held) = store.load(std::slice::from_ref(id)).await?.pop() else {
-            return Ok(false);
-        };
-        let mut covering = covering(store, id, &held.value).await?;
+        let stored = load_page(store, id).await?;
+        let mut covering = users_with_access(store, id, &stored.value).await?;
         covering.insert(user.clone());
         let alone = covering.len() == 1;
         let done = if alone {
-            end_of_page(store, id, held.version, &covering, requested).await?
+            erase_page_commit(store, id, stored.version, &covering, requested).await?
         } else {
-            commit(store, connection::uncovering(user, token, id.clone(), held)).await?
+            commit_one(
+                store,
+                connection::remove_access_commit(user, token, id.clone(), stored),
+            )
+            .await?
         };
-        if done == Outcome::Applied {
+        if done == CommitOutcome::Applied {
             return Ok(alone);
         }
     }
 }
 
 /// Whose logins cover a Page; where the Page does not say, whose tokens do.
-async fn covering(
+async fn users_with_access(
     store: &dyn Store,
     id: &PageId,
-    held: &Stored,
+    stored: &StoredPage,
 ) -> Result<BTreeSet<UserId>, StoreError> {
-    if let Stored::Page(page) = held
+    if let StoredPage::Page(page) = stored
         && !page.connections.is_empty()
     {
         return Ok(page.connections.clone());
     }
-    let mut found = BTreeSet::new();
-    for login in connection::list(store).await? {
-        if store
-            .record(&token::of_page(&login.user, id))
-            .await?
-            .is_some()
-        {
-            found.insert(login.user);
-        }
-    }
-    Ok(found)
+    let found = connection::users_with_token(store, id).await?;
+    Ok(found.into_iter().collect())
 }
 
 /// Forgets a Page, whoever covers it. It stays forgotten until one of them logs in again or it is
 /// added by hand. `Ok(None)`: nothing is known of it.
-pub async fn page(
+pub async fn erase_page(
     store: &dyn Store,
     id: &PageId,
-    now: Millis,
-) -> Result<Option<Erased>, StoreError> {
+    now: HostTime,
+) -> Result<Option<ErasureResult>, StoreError> {
     loop {
-        let held = store.load(std::slice::from_ref(id)).await?.pop();
-        let Some(Versioned { version, value }) = held else {
-            return Ok(None);
-        };
-        let is_gone = matches!(&value, Stored::Page(page) if page.status == Status::Forgotten);
-        if is_gone || value == Stored::Unknown {
+        let Versioned { version, value } = load_page(store, id).await?;
+        let is_gone = matches!(&value, StoredPage::Page(page) if page.status == Status::Erased);
+        if is_gone || value == StoredPage::Unknown {
             return Ok(None);
         }
-        let covering = covering(store, id, &value).await?;
-        if end_of_page(store, id, version, &covering, now).await? == Outcome::Applied {
+        let covering = users_with_access(store, id, &value).await?;
+        if erase_page_commit(store, id, version, &covering, now).await? == CommitOutcome::Applied {
             let letters = dead_letter::erase(store, &[id.to_string()]).await?;
-            return Ok(Some(Erased {
-                pages: 1,
-                kept: 0,
-                letters,
+            return Ok(Some(ErasureResult {
+                pages_erased: 1,
+                pages_kept: 0,
+                dead_letters: letters,
             }));
         }
     }
 }
 
 /// The commit after which nothing is left of a Page but that it was forgotten.
-async fn end_of_page(
+async fn erase_page_commit(
     store: &dyn Store,
     id: &PageId,
     version: u64,
     covering: &BTreeSet<UserId>,
-    now: Millis,
-) -> Result<Outcome, StoreError> {
+    now: HostTime,
+) -> Result<CommitOutcome, StoreError> {
     let mut next = Commit {
         records: vec![
-            delete(subscription::key(id)),
-            delete(throttle::key(&format!("page:{id}"))),
+            delete_write(subscription::key(id)),
+            delete_write(rate_limit::key(&format!("page:{id}"))),
         ],
         due: [Subject::Page(id.clone()), Subject::Subscription(id.clone())]
             .map(|subject| DueWrite { subject, due: None })
@@ -255,25 +256,36 @@ async fn end_of_page(
             id: id.clone(),
             expected: version,
             page: Page {
-                status: Status::Forgotten,
-                forgotten: Some(now),
+                status: Status::Erased,
+                erased_at: Some(now),
                 ..Page::default()
             },
             changes: Vec::new(),
-            at: now,
+            received_at: now,
         }),
         guards: Vec::new(),
     };
-    let tokens = covering.iter().map(|user| delete(token::of_page(user, id)));
+    let tokens = covering
+        .iter()
+        .map(|user| delete_write(token::page_key(user, id)));
     next.records.extend(tokens);
-    for (gap, _) in all::<drift::Found>(store, Kind::Gap, &drift::prefix(id)).await? {
-        next.records.push(delete(Key::new(Kind::Gap, gap)));
+    for (gap, _) in load_all::<missed_webhooks::UnannouncedRecord>(
+        store,
+        RecordKind::UnannouncedChange,
+        &missed_webhooks::page_prefix(id),
+    )
+    .await?
+    {
+        next.records.push(delete_write(RecordKey::new(
+            RecordKind::UnannouncedChange,
+            gap,
+        )));
     }
-    commit(store, next).await
+    commit_one(store, next).await
 }
 
 /// A confirmation code: random, and provably ours, so that asking for others tells nothing.
-pub fn code(secret: &SecretString, random: &[u8; 16]) -> String {
+pub fn confirmation_code(secret: &SecretString, random: &[u8; 16]) -> String {
     let tag = mac(secret, random).finalize().into_bytes();
     let mut bytes = random.to_vec();
     bytes.extend_from_slice(&tag[..16]);
@@ -287,7 +299,7 @@ fn mac(secret: &SecretString, random: &[u8]) -> Hmac<Sha256> {
 }
 
 /// Whether a confirmation code is ours. Compares in constant time.
-pub fn is_ours(secrets: &[SecretString], code: &str) -> bool {
+pub fn is_valid_code(secrets: &[SecretString], code: &str) -> bool {
     let bytes = BASE64URL.decode(code).unwrap_or_default();
     let (random, tag) = bytes.split_at(bytes.len().min(16));
     let right = |secret| mac(secret, random).verify_truncated_left(tag).is_ok();
@@ -295,56 +307,58 @@ pub fn is_ours(secrets: &[SecretString], code: &str) -> bool {
 }
 
 /// The record of a receipt, by the hash of its code.
-pub fn receipt_key(hash: &str) -> Key {
-    Key::new(Kind::Receipt, hash)
-}
-
-/// The hash of a code, as jobs and records have it.
-pub fn hash(code: &str) -> String {
-    login::hash(code)
+pub fn receipt_key(hash: &str) -> RecordKey {
+    RecordKey::new(RecordKind::ErasureReceipt, hash)
 }
 
 /// Keeps a receipt. The first one stands: a request that is worked on again finds nothing to erase.
-pub async fn keep(store: &dyn Store, hash: &str, receipt: &Receipt) -> Result<(), StoreError> {
-    let put = put(receipt_key(hash), receipt, Some(0), Some(RECEIPT));
-    write(store, vec![put]).await.map(drop)
+pub async fn save_receipt(
+    store: &dyn Store,
+    hash: &str,
+    receipt: &ErasureReceipt,
+) -> Result<(), StoreError> {
+    let put = put_write(receipt_key(hash), receipt, Some(0), Some(RECEIPT_TTL));
+    write_records(store, vec![put]).await.map(drop)
 }
 
 /// What became of the request with this code; `None`: it is still to be done.
-pub async fn receipt(store: &dyn Store, code: &str) -> Result<Option<Receipt>, StoreError> {
-    let held = get::<Receipt>(store, &receipt_key(&hash(code))).await?;
-    Ok(held.map(|held| held.value))
+pub async fn find_receipt(
+    store: &dyn Store,
+    code: &str,
+) -> Result<Option<ErasureReceipt>, StoreError> {
+    let stored = load_record::<ErasureReceipt>(store, &receipt_key(&sha256_hex(code))).await?;
+    Ok(stored.map(|stored| stored.value))
 }
 
 /// Makes sure that what erasures deleted is off the disk, and says so in their receipts. Swept again
 /// until nothing of the time before can come any more: what a delivery of Facebook's carried is deleted
 /// from the queue, and with that not off the disk.
-pub async fn scrub(store: &dyn Store, now: Millis) -> Result<(), StoreError> {
-    let receipts = all::<Receipt>(store, Kind::Receipt, "").await?;
+pub async fn scrub_store(store: &dyn Store, now: HostTime) -> Result<(), StoreError> {
+    let receipts = load_all::<ErasureReceipt>(store, RecordKind::ErasureReceipt, "").await?;
     let open: Vec<_> = receipts
         .into_iter()
-        .filter(|(_, held)| {
-            let end = held.value.erased.plus(REPEATS);
-            let again = |at: Millis| at < end && (end <= now || at.plus(BETWEEN_SWEEPS) <= now);
-            held.value.scrubbed.is_none_or(again)
+        .filter(|(_, stored)| {
+            let end = stored.value.erased_at.plus(REDELIVERY_WINDOW);
+            let again = |at: HostTime| at < end && (end <= now || at.plus(SCRUB_INTERVAL) <= now);
+            stored.value.scrubbed_at.is_none_or(again)
         })
         .collect();
     if open.is_empty() {
         return Ok(());
     }
     store.scrub().await?;
-    for (hash, held) in open {
-        let receipt = Receipt {
-            scrubbed: Some(now),
-            ..held.value
+    for (hash, stored) in open {
+        let receipt = ErasureReceipt {
+            scrubbed_at: Some(now),
+            ..stored.value
         };
-        let put = put(
+        let put = put_write(
             receipt_key(&hash),
             &receipt,
-            Some(held.version),
-            Some(RECEIPT),
+            Some(stored.version),
+            Some(RECEIPT_TTL),
         );
-        write(store, vec![put]).await?;
+        write_records(store, vec![put]).await?;
     }
     Ok(())
 }
@@ -357,9 +371,9 @@ mod tests {
     fn a_code_is_ours_whole_or_not_at_all() {
         let secret = |text: &str| SecretString::from(text.to_owned());
         let ours = [secret("0123456789abcdef"), secret("the one before")];
-        let code = code(&ours[1], &[7; 16]);
-        assert!(is_ours(&ours, &code));
-        assert!(!is_ours(&ours[..1], &code));
+        let code = confirmation_code(&ours[1], &[7; 16]);
+        assert!(is_valid_code(&ours, &code));
+        assert!(!is_valid_code(&ours[..1], &code));
         for odd in [
             "",
             "AAAA",
@@ -368,7 +382,7 @@ mod tests {
             "../../etc",
             &"A".repeat(43),
         ] {
-            assert!(!is_ours(&ours, odd), "{odd}");
+            assert!(!is_valid_code(&ours, odd), "{odd}");
         }
     }
 }

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use model::id::{GrantId, UserId};
-use model::time::Millis;
+use model::time::HostTime;
 use serde::{Deserialize, Serialize};
 
-use crate::custody::Sealed;
-use crate::store::{Key, Kind};
+use crate::sealing::SealedToken;
+use crate::store::{RecordKey, RecordKind};
 
 /// How long a grant stands, its short-lived token or its result.
 pub const TTL: Duration = Duration::from_secs(3600);
@@ -17,7 +17,7 @@ pub const TTL: Duration = Duration::from_secs(3600);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Grant {
     /// When the code was exchanged, on our clock.
-    pub begun: Millis,
+    pub began_at: HostTime,
     /// How often the exchange for a long-lived token failed.
     #[serde(default)]
     pub failures: u32,
@@ -30,7 +30,7 @@ pub struct Grant {
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// The short-lived token waits to be exchanged.
-    Sealed(Sealed),
+    Sealed(SealedToken),
     /// It was, and this person is connected.
     Connected(UserId),
     /// It cannot be.
@@ -38,8 +38,8 @@ pub enum Stage {
 }
 
 /// The record of a grant.
-pub fn key(id: &GrantId) -> Key {
-    Key::new(Kind::Grant, id.as_str())
+pub fn key(id: &GrantId) -> RecordKey {
+    RecordKey::new(RecordKind::Grant, id.as_str())
 }
 
 /// The name its token is sealed for.

@@ -3,17 +3,18 @@
 
 pub mod app;
 pub mod connection;
+pub mod daily_poll;
 pub mod dead_letter;
-pub mod drift;
 pub mod erasure;
-pub mod forecast;
+pub mod excluded_field;
+pub mod expiry;
 pub mod grant;
+pub mod key_rotation;
 pub mod login;
+pub mod missed_webhooks;
 pub mod probe;
-pub mod quarantine;
-pub mod run;
+pub mod rate_limit;
 pub mod subscription;
-pub mod throttle;
 pub mod token;
 
 use std::time::Duration;
@@ -22,31 +23,33 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
-use crate::store::{Commit, Key, Kind, Outcome, RecordWrite, Store, StoreError, Versioned};
+use crate::store::{
+    Commit, CommitOutcome, RecordKey, RecordKind, RecordWrite, Store, StoreError, Versioned,
+};
 
 /// A record as its type.
-pub async fn get<T: DeserializeOwned>(
+pub async fn load_record<T: DeserializeOwned>(
     store: &dyn Store,
-    key: &Key,
+    key: &RecordKey,
 ) -> Result<Option<Versioned<T>>, StoreError> {
-    let found = store.record(key).await?;
+    let found = store.load_record(key).await?;
     found
         .map(|Versioned { version, value }| {
-            let value = read(key, value)?;
+            let value = decode_record(key, value)?;
             Ok(Versioned { version, value })
         })
         .transpose()
 }
 
-fn read<T: DeserializeOwned>(key: &Key, body: Json) -> Result<T, StoreError> {
+fn decode_record<T: DeserializeOwned>(key: &RecordKey, body: Json) -> Result<T, StoreError> {
     let kind = key.kind.name();
     serde_json::from_value(body)
         .map_err(|error| StoreError::Unexpected(format!("a record of kind {kind}: {error}")))
 }
 
 /// The write of a record.
-pub fn put<T: Serialize>(
-    key: Key,
+pub fn put_write<T: Serialize>(
+    key: RecordKey,
     value: &T,
     expected: Option<u64>,
     ttl: Option<Duration>,
@@ -62,14 +65,14 @@ pub fn put<T: Serialize>(
 }
 
 /// Records read from the store at once.
-const AT_ONCE: usize = 250;
+const CHUNK_SIZE: usize = 250;
 
 /// Records of a kind whose ids begin with `prefix`, in the order of their ids, a chunk at a time: `after`
 /// is where the last one ended. `None`: there are no more. One that cannot be decoded is left out and
 /// logged: it must not hide the others.
-pub async fn chunk<T: DeserializeOwned>(
+pub async fn load_chunk<T: DeserializeOwned>(
     store: &dyn Store,
-    kind: Kind,
+    kind: RecordKind,
     prefix: &str,
     after: &mut Option<String>,
 ) -> Result<Option<Vec<(String, Versioned<T>)>>, StoreError> {
@@ -77,15 +80,17 @@ pub async fn chunk<T: DeserializeOwned>(
     let from = after
         .clone()
         .or_else(|| (!prefix.is_empty()).then(|| prefix.to_owned()));
-    let found = store.records(kind, from.as_deref(), AT_ONCE).await?;
-    let ours = |key: &Key| key.id.starts_with(prefix);
+    let found = store
+        .list_records(kind, from.as_deref(), CHUNK_SIZE)
+        .await?;
+    let ours = |key: &RecordKey| key.id.starts_with(prefix);
     let Some((last, _)) = found.iter().rfind(|(key, _)| ours(key)) else {
         return Ok(None);
     };
     *after = Some(last.id.clone());
     let mut chunk = Vec::with_capacity(found.len());
     for (key, Versioned { version, value }) in found.into_iter().filter(|(key, _)| ours(key)) {
-        match read(&key, value) {
+        match decode_record(&key, value) {
             Ok(value) => chunk.push((key.id, Versioned { version, value })),
             Err(error) => {
                 tracing::error!(record.id = key.id, error = %error, "a record cannot be decoded");
@@ -96,22 +101,25 @@ pub async fn chunk<T: DeserializeOwned>(
 }
 
 /// All of them. For kinds of which there are as many as Pages, [`chunk`] takes less memory.
-pub async fn all<T: DeserializeOwned>(
+pub async fn load_all<T: DeserializeOwned>(
     store: &dyn Store,
-    kind: Kind,
+    kind: RecordKind,
     prefix: &str,
 ) -> Result<Vec<(String, Versioned<T>)>, StoreError> {
     let mut all = Vec::new();
     let mut after = None;
-    while let Some(mut more) = chunk(store, kind, prefix, &mut after).await? {
+    while let Some(mut more) = load_chunk(store, kind, prefix, &mut after).await? {
         all.append(&mut more);
     }
     Ok(all)
 }
 
 /// Writes records together.
-pub async fn write(store: &dyn Store, records: Vec<RecordWrite>) -> Result<Outcome, StoreError> {
-    commit(
+pub async fn write_records(
+    store: &dyn Store,
+    records: Vec<RecordWrite>,
+) -> Result<CommitOutcome, StoreError> {
+    commit_one(
         store,
         Commit {
             records,
@@ -122,7 +130,7 @@ pub async fn write(store: &dyn Store, records: Vec<RecordWrite>) -> Result<Outco
 }
 
 /// One commit.
-pub async fn commit(store: &dyn Store, commit: Commit) -> Result<Outcome, StoreError> {
+pub async fn commit_one(store: &dyn Store, commit: Commit) -> Result<CommitOutcome, StoreError> {
     let outcomes = store.commit(&[commit]).await?;
-    Ok(outcomes.into_iter().next().unwrap_or(Outcome::Stale))
+    Ok(outcomes.into_iter().next().unwrap_or(CommitOutcome::Stale))
 }

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use model::time::Millis;
+use model::time::HostTime;
 use serde::{Deserialize, Serialize};
 
-use super::put;
-use crate::store::{Key, Kind, RecordWrite};
+use super::put_write;
+use crate::store::{RecordKey, RecordKind, RecordWrite};
 
 /// How long the proof stands.
 const TTL: Duration = Duration::from_secs(600);
@@ -16,15 +16,15 @@ const TTL: Duration = Duration::from_secs(600);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Probe {
     /// When, on our clock.
-    pub at: Millis,
+    pub arrived_at: HostTime,
 }
 
 /// The record of a probe.
-pub fn key(nonce: &str) -> Key {
-    Key::new(Kind::Probe, nonce)
+pub fn key(nonce: &str) -> RecordKey {
+    RecordKey::new(RecordKind::Probe, nonce)
 }
 
 /// The write that proves it.
-pub fn arrived(nonce: &str, at: Millis) -> RecordWrite {
-    put(key(nonce), &Probe { at }, None, Some(TTL))
+pub fn arrival_write(nonce: &str, at: HostTime) -> RecordWrite {
+    put_write(key(nonce), &Probe { arrived_at: at }, None, Some(TTL))
 }

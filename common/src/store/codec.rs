@@ -7,12 +7,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::due::Polling;
 use model::field::FieldName;
 use model::id::Subject;
-use model::page::{Origin, Page, Register, Source, Status};
-use model::time::Millis;
-use model::value::Canonical;
+use model::page::{Origin, Page, Register, Source, Status, UnknownStatus};
+use model::polling::Polling;
+use model::time::{FacebookTime, HostTime};
+use model::value::CanonicalValue;
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
@@ -26,11 +26,11 @@ pub const POLLING: &str = "_polling";
 /// Whose logins cover it.
 pub const CONNECTIONS: &str = "_connections";
 /// Known fields that the last read did not get.
-pub const ABSENT: &str = "_absent";
+pub const MISSING_FIELDS: &str = "_missing_fields";
 /// What is open between notices and reads.
-pub const DRIFT: &str = "_drift";
+pub const ANNOUNCEMENTS: &str = "_announcements";
 /// When a forgotten Page was asked to be, on our clock.
-pub const FORGOTTEN: &str = "_forgotten";
+pub const ERASED_AT: &str = "_erased_at";
 /// How often it was written. Kept by the store, outside of what is encoded here.
 pub const VERSION: &str = "_version";
 
@@ -38,7 +38,7 @@ pub const VERSION: &str = "_version";
 pub type Attributes = BTreeMap<String, String>;
 
 #[derive(Serialize, Deserialize)]
-struct Packed(Millis, Source, Millis, Source, Form);
+struct Packed(FacebookTime, Source, FacebookTime, Source, Form);
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -49,14 +49,25 @@ enum Form {
     N,
 }
 
+/// Why attributes are not a Page: what is wrong with them, never their values.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct DecodeError(pub String);
+
+impl From<String> for DecodeError {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
 /// The attributes of a Page, without its version.
 pub fn encode(page: &Page) -> Attributes {
     let mut attributes = Attributes::new();
     attributes.insert(STATUS.to_owned(), page.status.to_string());
-    if page.status == Status::Forgotten {
+    if page.status == Status::Erased {
         let at = page
-            .forgotten
-            .map(|at| (FORGOTTEN.to_owned(), at.to_string()));
+            .erased_at
+            .map(|at| (ERASED_AT.to_owned(), at.to_string()));
         attributes.extend(at);
         return attributes;
     }
@@ -73,8 +84,8 @@ pub fn encode(page: &Page) -> Attributes {
     {
         let form = match value {
             None => Form::N,
-            Some(value) if value.is_cut() => Form::C,
-            Some(value) if value.is_text() => Form::S,
+            Some(value) if value.is_truncated() => Form::C,
+            Some(value) if value.is_string() => Form::S,
             Some(_) => Form::J,
         };
         packed.insert(
@@ -82,7 +93,7 @@ pub fn encode(page: &Page) -> Attributes {
             Packed(*stamp, *source, origin.stamp, origin.source, form),
         );
         if let Some(value) = value {
-            attributes.insert(field.to_string(), value.plain());
+            attributes.insert(field.to_string(), value.to_plain_text());
         }
     }
     attributes.insert(REGISTERS.to_owned(), to_json(&packed));
@@ -90,28 +101,30 @@ pub fn encode(page: &Page) -> Attributes {
     if !page.connections.is_empty() {
         attributes.insert(CONNECTIONS.to_owned(), to_json(&page.connections));
     }
-    if !page.absent.is_empty() {
-        attributes.insert(ABSENT.to_owned(), to_json(&page.absent));
+    if !page.missing_fields.is_empty() {
+        attributes.insert(MISSING_FIELDS.to_owned(), to_json(&page.missing_fields));
     }
-    if !page.drift.is_empty() {
-        attributes.insert(DRIFT.to_owned(), to_json(&page.drift));
+    if !page.announcements.is_empty() {
+        attributes.insert(ANNOUNCEMENTS.to_owned(), to_json(&page.announcements));
     }
     attributes
 }
 
 /// The Page with these attributes, or what is wrong with them.
-pub fn decode(attributes: &Attributes) -> Result<Page, String> {
+pub fn decode(attributes: &Attributes) -> Result<Page, DecodeError> {
     let attribute = |name: &str| {
         attributes
             .get(name)
             .ok_or_else(|| format!("{name} is missing"))
     };
-    let status: Status = attribute(STATUS)?.parse()?;
-    if status == Status::Forgotten {
-        let at = attributes.get(FORGOTTEN);
+    let status: Status = attribute(STATUS)?
+        .parse()
+        .map_err(|error: UnknownStatus| DecodeError(error.to_string()))?;
+    if status == Status::Erased {
+        let at = attributes.get(ERASED_AT);
         return Ok(Page {
             status,
-            forgotten: at.and_then(|at| at.parse().ok()).map(Millis),
+            erased_at: at.and_then(|at| at.parse().ok()).map(HostTime),
             ..Page::default()
         });
     }
@@ -121,22 +134,22 @@ pub fn decode(attributes: &Attributes) -> Result<Page, String> {
         .map_err(|error| unreadable(REGISTERS, error))?;
     let polling: Polling =
         serde_json::from_str(attribute(POLLING)?).map_err(|error| unreadable(POLLING, error))?;
-    let connections = set(attributes, CONNECTIONS)?;
-    let absent = set(attributes, ABSENT)?;
-    let drift = attributes.get(DRIFT).map_or("{}", String::as_str);
+    let connections = to_set(attributes, CONNECTIONS)?;
+    let absent = to_set(attributes, MISSING_FIELDS)?;
+    let drift = attributes.get(ANNOUNCEMENTS).map_or("{}", String::as_str);
     // The meter is no part of the state: what cannot be read begins anew.
     let drift = serde_json::from_str(drift).unwrap_or_else(|error| {
         tracing::error!(error = %error, "what the drift meter kept of a Page cannot be read");
-        model::drift::Drift::new()
+        model::announcements::Announcements::new()
     });
     let mut registers = BTreeMap::new();
     for (field, Packed(stamp, source, first, first_source, form)) in packed {
         let plain = || attribute(field.as_str());
         let value = match form {
             Form::N => None,
-            Form::S => Some(Canonical::from_plain(plain()?, true, false)),
-            Form::C => Some(Canonical::from_plain(plain()?, true, true)),
-            Form::J => Some(Canonical::from_plain(plain()?, false, false)),
+            Form::S => Some(CanonicalValue::from_stored_text(plain()?, true, false)),
+            Form::C => Some(CanonicalValue::from_stored_text(plain()?, true, true)),
+            Form::J => Some(CanonicalValue::from_stored_text(plain()?, false, false)),
         };
         let value = value
             .transpose()
@@ -160,14 +173,14 @@ pub fn decode(attributes: &Attributes) -> Result<Page, String> {
         registers,
         polling,
         connections,
-        absent,
-        drift,
-        forgotten: None,
+        missing_fields: absent,
+        announcements: drift,
+        erased_at: None,
     })
 }
 
 /// A set that is stored only if it has members.
-fn set<T: Ord + serde::de::DeserializeOwned>(
+fn to_set<T: Ord + serde::de::DeserializeOwned>(
     attributes: &Attributes,
     name: &str,
 ) -> Result<BTreeSet<T>, String> {
@@ -218,20 +231,21 @@ mod tests {
         .iter()
         .enumerate()
         {
-            page.observe(&Observation {
+            page.apply_observation(&Observation {
                 field: FieldName::parse(&format!("f{i}")).unwrap(),
-                value: Canonical::of(value),
-                stamp: Millis(1000 + i as u64),
+                value: CanonicalValue::from_json(value),
+                stamp: FacebookTime(1000 + i as u64),
                 source: Source::Webhook,
             });
         }
         page.connections
-            .insert(model::id::PageId::parse("77").unwrap());
-        page.absent.insert(FieldName::parse("phone").unwrap());
-        page.hear(&FieldName::parse("f0").unwrap(), Some(Millis(7)), &[]);
-        page.polling.notice(
-            Some(Millis(5)),
-            Millis(6),
+            .insert(model::id::UserId::parse("77").unwrap());
+        page.missing_fields
+            .insert(FieldName::parse("phone").unwrap());
+        page.apply_webhook(&FieldName::parse("f0").unwrap(), Some(FacebookTime(7)), &[]);
+        page.polling.record_notification(
+            Some(FacebookTime(5)),
+            HostTime(6),
             std::time::Duration::from_secs(10),
         );
         page
@@ -248,11 +262,11 @@ mod tests {
     #[test]
     fn a_forgotten_page_leaves_nothing_but_its_status() {
         let page = Page {
-            status: Status::Forgotten,
+            status: Status::Erased,
             ..page()
         };
         assert_eq!(encode(&page).len(), 1);
-        assert_eq!(decode(&encode(&page)).unwrap().status, Status::Forgotten);
+        assert_eq!(decode(&encode(&page)).unwrap().status, Status::Erased);
     }
 
     #[test]
@@ -264,11 +278,11 @@ mod tests {
         ] {
             let mut attributes = encode(&page());
             attributes.insert(name.to_owned(), text.to_owned());
-            let error = decode(&attributes).unwrap_err();
+            let error = decode(&attributes).unwrap_err().0;
             assert!(error.contains(complaint), "{error}");
         }
         let mut attributes = encode(&page());
         attributes.remove("f0");
-        assert_eq!(decode(&attributes).unwrap_err(), "f0 is missing");
+        assert_eq!(decode(&attributes).unwrap_err().0, "f0 is missing");
     }
 }

@@ -8,16 +8,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use model::id::{PageId, Subject};
 use model::job::Claim;
-use model::lane::Lane;
 use model::page::Status;
-use model::time::Millis;
+use model::queue_name::QueueName;
+use model::time::HostTime;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde_json::Value as Json;
 
 use super::codec::{from_json, subject, to_json};
 use super::{
-    Changes, Commit, Corrupt, Cursor, DueWrite, FEED, FeedEntry, HISTORY, Health, HistoryEntry,
-    Key, Kind, Outcome, PageWrite, RecordWrite, Store, StoreError, Stored, Versioned, codec,
+    Changes, Commit, CommitOutcome, CorruptPage, Cursor, DueWrite, FeedEntry, Health, HistoryEntry,
+    MAX_FEED, MAX_HISTORY, PageWrite, RecordKey, RecordKind, RecordWrite, Store, StoreError,
+    StoredPage, Versioned, codec,
 };
 use crate::clock::Clock;
 use crate::database::{Database, DatabaseError};
@@ -45,14 +46,14 @@ impl EmbeddedStore {
 
 #[async_trait]
 impl Store for EmbeddedStore {
-    async fn load(&self, ids: &[PageId]) -> Result<Vec<Versioned<Stored>>, StoreError> {
+    async fn load_pages(&self, ids: &[PageId]) -> Result<Vec<Versioned<StoredPage>>, StoreError> {
         let ids = ids.to_vec();
         self.read(move |connection| {
             let mut select =
                 connection.prepare_cached("SELECT version, attributes FROM pages WHERE id = ?1")?;
             let unknown = || Versioned {
                 version: 0,
-                value: Stored::Unknown,
+                value: StoredPage::Unknown,
             };
             ids.iter()
                 .map(|id| {
@@ -66,13 +67,13 @@ impl Store for EmbeddedStore {
         .await
     }
 
-    async fn pages(
+    async fn list_pages(
         &self,
         after: Option<&PageId>,
         limit: usize,
-    ) -> Result<Vec<(PageId, Versioned<Stored>)>, StoreError> {
+    ) -> Result<Vec<(PageId, Versioned<StoredPage>)>, StoreError> {
         let after = after.map_or(String::new(), PageId::to_string);
-        let rows: Vec<(String, Versioned<Stored>)> = self
+        let rows: Vec<(String, Versioned<StoredPage>)> = self
             .read(move |connection| {
                 let mut select = connection.prepare_cached(
                     "SELECT id, version, attributes FROM pages WHERE id > ?1 ORDER BY id LIMIT ?2",
@@ -122,7 +123,7 @@ impl Store for EmbeddedStore {
                         |row| row.get(0),
                     )
                     .optional()?;
-                let from = cursor.as_ref().map_or(0, |cursor| cursor.n);
+                let from = cursor.as_ref().map_or(0, |cursor| cursor.position);
                 let mut select = connection
                     .prepare_cached("SELECT n, entry FROM feed WHERE n > ?1 ORDER BY n LIMIT ?2")?;
                 let kept: Vec<(u64, String)> = select
@@ -131,22 +132,26 @@ impl Store for EmbeddedStore {
                 let first: Option<u64> =
                     connection.query_row("SELECT min(n) FROM feed", [], |row| row.get(0))?;
                 let gone = cursor.is_some_and(|cursor| {
-                    let missing =
-                        first.map_or(cursor.n < last.unwrap_or(0), |first| cursor.n + 1 < first);
-                    cursor.epoch != epoch || missing || cursor.n > last.unwrap_or(0)
+                    let missing = first.map_or(cursor.position < last.unwrap_or(0), |first| {
+                        cursor.position + 1 < first
+                    });
+                    cursor.epoch != epoch || missing || cursor.position > last.unwrap_or(0)
                 });
                 Ok((epoch, last.unwrap_or(0), (!gone).then_some(kept)))
             })
             .await?;
         let Some(kept) = kept else {
-            return Ok(Changes::Gap(Cursor { epoch, n: last }));
+            return Ok(Changes::Trimmed(Cursor {
+                epoch,
+                position: last,
+            }));
         };
         let entry = |(n, entry): (u64, String)| {
             let entry: FeedEntry = from_json(&entry)?;
             Ok((
                 Cursor {
                     epoch: epoch.clone(),
-                    n,
+                    position: n,
                 },
                 entry,
             ))
@@ -158,7 +163,7 @@ impl Store for EmbeddedStore {
         ))
     }
 
-    async fn commit(&self, commits: &[Commit]) -> Result<Vec<Outcome>, StoreError> {
+    async fn commit(&self, commits: &[Commit]) -> Result<Vec<CommitOutcome>, StoreError> {
         let now = self.clock.now();
         // Submitted one by one so that each has its own savepoint; the writer still commits them
         // together.
@@ -184,17 +189,17 @@ impl Store for EmbeddedStore {
 
     async fn claim_due(
         &self,
-        lane: Lane,
-        now: Millis,
+        queue_name: QueueName,
+        now: HostTime,
         lease: Duration,
         max: usize,
     ) -> Result<Vec<Claim>, StoreError> {
         let taken = self.database.write(move |connection| {
             let mut select = connection.prepare_cached(
-                "SELECT subject, at FROM due WHERE lane = ?1 AND at <= ?2 ORDER BY at LIMIT ?3",
+                "SELECT subject, at FROM due WHERE queue = ?1 AND at <= ?2 ORDER BY at LIMIT ?3",
             )?;
             let rows: Vec<(String, u64)> = select
-                .query_map(params![lane.name(), signed(now), max], |row| {
+                .query_map(params![queue_name.as_str(), signed(now), max], |row| {
                     Ok((row.get(0)?, row.get(1)?))
                 })?
                 .collect::<Result<_, _>>()?;
@@ -209,31 +214,35 @@ impl Store for EmbeddedStore {
         let claim = |(text, at): (String, u64)| {
             Some(Claim {
                 subject: subject(&text)?,
-                lane,
-                due: Millis(at),
+                queue: queue_name,
+                due_at: HostTime(at),
             })
         };
         Ok(taken.into_iter().filter_map(claim).collect())
     }
 
-    async fn due(&self, lane: Lane, limit: usize) -> Result<Vec<(Subject, Millis)>, StoreError> {
+    async fn next_due(
+        &self,
+        queue_name: QueueName,
+        limit: usize,
+    ) -> Result<Vec<(Subject, HostTime)>, StoreError> {
         let rows: Vec<(String, u64)> = self
             .read(move |connection| {
                 let mut select = connection.prepare_cached(
-                    "SELECT subject, at FROM due WHERE lane = ?1 ORDER BY at, subject LIMIT ?2",
+                    "SELECT subject, at FROM due WHERE queue = ?1 ORDER BY at, subject LIMIT ?2",
                 )?;
                 select
-                    .query_map(params![lane.name(), limit], |row| {
+                    .query_map(params![queue_name.as_str(), limit], |row| {
                         Ok((row.get(0)?, row.get(1)?))
                     })?
                     .collect()
             })
             .await?;
-        let entry = |(text, at): (String, u64)| Some((subject(&text)?, Millis(at)));
+        let entry = |(text, at): (String, u64)| Some((subject(&text)?, HostTime(at)));
         Ok(rows.into_iter().filter_map(entry).collect())
     }
 
-    async fn record(&self, key: &Key) -> Result<Option<Versioned<Json>>, StoreError> {
+    async fn load_record(&self, key: &RecordKey) -> Result<Option<Versioned<Json>>, StoreError> {
         let (key, now) = (key.clone(), signed(self.clock.now()));
         let row: Option<(u64, String)> = self
             .read(move |connection| {
@@ -253,12 +262,12 @@ impl Store for EmbeddedStore {
         .transpose()
     }
 
-    async fn records(
+    async fn list_records(
         &self,
-        kind: Kind,
+        kind: RecordKind,
         after: Option<&str>,
         limit: usize,
-    ) -> Result<Vec<(Key, Versioned<Json>)>, StoreError> {
+    ) -> Result<Vec<(RecordKey, Versioned<Json>)>, StoreError> {
         let (after, now) = (
             after.unwrap_or_default().to_owned(),
             signed(self.clock.now()),
@@ -276,7 +285,7 @@ impl Store for EmbeddedStore {
         rows.into_iter()
             .map(|(id, version, body)| {
                 Ok((
-                    Key { kind, id },
+                    RecordKey { kind, id },
                     Versioned {
                         version,
                         value: from_json(&body)?,
@@ -292,7 +301,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn check(&self) -> Result<Health, StoreError> {
-        let key = Key::new(Kind::Check, "write");
+        let key = RecordKey::new(RecordKind::Check, "write");
         let put = RecordWrite::Put {
             key,
             body: Json::from(self.clock.now().0),
@@ -311,16 +320,20 @@ impl Store for EmbeddedStore {
         };
         Ok(Health {
             epoch: self.read(epoch).await?,
-            refusals: Vec::new(),
+            errors: Vec::new(),
             warnings: Vec::new(),
         })
     }
 }
 
 /// One commit inside its savepoint. `Stale` has written nothing.
-fn apply(connection: &Connection, commit: &Commit, now: Millis) -> rusqlite::Result<Outcome> {
+fn apply(
+    connection: &Connection,
+    commit: &Commit,
+    now: HostTime,
+) -> rusqlite::Result<CommitOutcome> {
     if !expectations_hold(connection, commit, now)? {
-        return Ok(Outcome::Stale);
+        return Ok(CommitOutcome::Stale);
     }
     if let Some(write) = &commit.page {
         write_page(connection, write)?;
@@ -330,23 +343,27 @@ fn apply(connection: &Connection, commit: &Commit, now: Millis) -> rusqlite::Res
     }
     for DueWrite { subject, due } in &commit.due {
         match due {
-            Some((lane, at)) => connection
+            Some((queue_name, at)) => connection
                 .prepare_cached(
-                    "INSERT OR REPLACE INTO due (subject, lane, at) VALUES (?1, ?2, ?3)",
+                    "INSERT OR REPLACE INTO due (subject, queue, at) VALUES (?1, ?2, ?3)",
                 )?
-                .execute(params![subject.to_string(), lane.name(), signed(*at)])?,
+                .execute(params![
+                    subject.to_string(),
+                    queue_name.as_str(),
+                    signed(*at)
+                ])?,
             None => connection
                 .prepare_cached("DELETE FROM due WHERE subject = ?1")?
                 .execute([subject.to_string()])?,
         };
     }
-    Ok(Outcome::Applied)
+    Ok(CommitOutcome::Applied)
 }
 
 fn expectations_hold(
     connection: &Connection,
     commit: &Commit,
-    now: Millis,
+    now: HostTime,
 ) -> rusqlite::Result<bool> {
     if let Some(PageWrite { id, expected, .. }) = &commit.page {
         let mut select = connection.prepare_cached("SELECT version FROM pages WHERE id = ?1")?;
@@ -376,7 +393,11 @@ fn expectations_hold(
     Ok(true)
 }
 
-fn record_version(connection: &Connection, key: &Key, now: Millis) -> rusqlite::Result<u64> {
+fn record_version(
+    connection: &Connection,
+    key: &RecordKey,
+    now: HostTime,
+) -> rusqlite::Result<u64> {
     let mut select = connection.prepare_cached(
         "SELECT version FROM records WHERE kind = ?1 AND id = ?2 AND (expires IS NULL OR expires > ?3)",
     )?;
@@ -396,7 +417,7 @@ fn write_page(connection: &Connection, write: &PageWrite) -> rusqlite::Result<()
             "INSERT OR REPLACE INTO pages (id, version, attributes) VALUES (?1, ?2, ?3)",
         )?
         .execute(params![id, version, to_json(&codec::encode(&write.page))])?;
-    if write.page.status == Status::Forgotten {
+    if write.page.status == Status::Erased {
         connection
             .prepare_cached("DELETE FROM history WHERE page = ?1")?
             .execute([id])?;
@@ -410,12 +431,12 @@ fn write_page(connection: &Connection, write: &PageWrite) -> rusqlite::Result<()
     for change in &write.changes {
         insert.execute(params![
             id,
-            to_json(&HistoryEntry::new(change, write.at, version))
+            to_json(&HistoryEntry::new(change, write.received_at, version))
         ])?;
     }
     connection
         .prepare_cached("DELETE FROM history WHERE page = ?1 AND n <= (SELECT max(n) FROM history WHERE page = ?1) - ?2")?
-        .execute(params![id, HISTORY])?;
+        .execute(params![id, MAX_HISTORY])?;
     let Some(entry) = FeedEntry::new(write) else {
         return Ok(());
     };
@@ -424,11 +445,15 @@ fn write_page(connection: &Connection, write: &PageWrite) -> rusqlite::Result<()
         .execute([to_json(&entry)])?;
     connection
         .prepare_cached("DELETE FROM feed WHERE n <= ?1 - ?2")?
-        .execute(params![connection.last_insert_rowid(), FEED])?;
+        .execute(params![connection.last_insert_rowid(), MAX_FEED])?;
     Ok(())
 }
 
-fn write_record(connection: &Connection, write: &RecordWrite, now: Millis) -> rusqlite::Result<()> {
+fn write_record(
+    connection: &Connection,
+    write: &RecordWrite,
+    now: HostTime,
+) -> rusqlite::Result<()> {
     // What has expired is as good as gone; a few rows go for real with every write.
     connection
         .prepare_cached("DELETE FROM records WHERE (kind, id) IN (SELECT kind, id FROM records WHERE expires <= ?1 LIMIT 8)")?
@@ -464,20 +489,20 @@ fn write_record(connection: &Connection, write: &RecordWrite, now: Millis) -> ru
 }
 
 /// Decodes version and attributes at columns `first` and `first + 1`.
-fn stored(row: &Row<'_>, first: usize) -> rusqlite::Result<Versioned<Stored>> {
+fn stored(row: &Row<'_>, first: usize) -> rusqlite::Result<Versioned<StoredPage>> {
     let (version, text): (u64, String) = (row.get(first)?, row.get(first + 1)?);
     let decoded = serde_json::from_str::<BTreeMap<String, String>>(&text)
         .map_err(|error| format!("the attributes cannot be read: {error}"))
-        .and_then(|attributes| codec::decode(&attributes));
+        .and_then(|attributes| codec::decode(&attributes).map_err(|error| error.to_string()));
     let value = match decoded {
-        Ok(page) => Stored::Page(Box::new(page)),
-        Err(reason) => Stored::Corrupt(Corrupt { raw: text, reason }),
+        Ok(page) => StoredPage::Page(Box::new(page)),
+        Err(reason) => StoredPage::Corrupt(CorruptPage { raw: text, reason }),
     };
     Ok(Versioned { version, value })
 }
 
 /// SQLite counts to 2^63; no clock does.
-fn signed(at: Millis) -> i64 {
+fn signed(at: HostTime) -> i64 {
     i64::try_from(at.0).unwrap_or(i64::MAX)
 }
 

@@ -15,16 +15,16 @@ use async_trait::async_trait;
 use model::field::FieldName;
 use model::id::{PageId, Subject};
 use model::job::Claim;
-use model::lane::Lane;
 use model::page::{Change, Page, Source};
-use model::time::Millis;
+use model::queue_name::QueueName;
+use model::time::{FacebookTime, HostTime};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 /// History entries kept per Page.
-pub const HISTORY: usize = 20;
+pub const MAX_HISTORY: usize = 20;
 /// Feed entries kept, about.
-pub const FEED: u64 = 100_000;
+pub const MAX_FEED: u64 = 100_000;
 
 /// Why the store did not do something.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -49,18 +49,18 @@ pub struct Versioned<T> {
 
 /// What the store holds of a Page.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Stored {
+pub enum StoredPage {
     /// Nothing.
     Unknown,
     /// The Page.
     Page(Box<Page>),
     /// Something under the Page's key that is not a Page.
-    Corrupt(Corrupt),
+    Corrupt(CorruptPage),
 }
 
 /// A Page that cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Corrupt {
+pub struct CorruptPage {
     /// What stands there, as far as it can be shown.
     pub raw: String,
     /// What is wrong with it.
@@ -77,30 +77,30 @@ pub struct HistoryEntry {
     /// The value after; null: none.
     pub after: Json,
     /// When, on Facebook's clock.
-    pub stamp: Millis,
+    pub changed_at: FacebookTime,
     /// How we know.
     pub source: Source,
     /// When it was written, on our clock.
-    pub at: Millis,
+    pub received_at: HostTime,
     /// The Page's version from then on.
     pub version: u64,
 }
 
 impl HistoryEntry {
     /// The entry of a change.
-    pub fn new(change: &Change, at: Millis, version: u64) -> Self {
-        let json = |value: &Option<model::value::Canonical>| {
+    pub fn new(change: &Change, at: HostTime, version: u64) -> Self {
+        let json = |value: &Option<model::value::CanonicalValue>| {
             value
                 .as_ref()
-                .map_or(Json::Null, model::value::Canonical::to_json)
+                .map_or(Json::Null, model::value::CanonicalValue::to_json)
         };
         Self {
             field: change.field.clone(),
             before: json(&change.before),
             after: json(&change.after),
-            stamp: change.stamp,
+            changed_at: change.stamp,
             source: change.source,
-            at,
+            received_at: at,
             version,
         }
     }
@@ -116,9 +116,9 @@ pub struct FeedEntry {
     /// Which fields changed visibly.
     pub fields: Vec<FieldName>,
     /// How we know of the first of them.
-    pub cause: Source,
+    pub source: Source,
     /// When it was written, on our clock.
-    pub at: Millis,
+    pub received_at: HostTime,
 }
 
 impl FeedEntry {
@@ -136,8 +136,8 @@ impl FeedEntry {
             page: write.id.clone(),
             version: write.expected + 1,
             fields,
-            cause,
-            at: write.at,
+            source: cause,
+            received_at: write.received_at,
         })
     }
 }
@@ -148,7 +148,7 @@ pub struct Cursor {
     /// Which life of the store. A store that was emptied starts another.
     pub epoch: String,
     /// The entry's number; 0 is before the first.
-    pub n: u64,
+    pub position: u64,
 }
 
 impl Cursor {
@@ -157,14 +157,14 @@ impl Cursor {
         let (epoch, n) = text.rsplit_once('.')?;
         Some(Self {
             epoch: epoch.to_owned(),
-            n: n.parse().ok()?,
+            position: n.parse().ok()?,
         })
     }
 }
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.epoch, self.n)
+        write!(f, "{}.{}", self.epoch, self.position)
     }
 }
 
@@ -174,12 +174,12 @@ pub enum Changes {
     /// The next entries in order, each with the cursor behind it.
     Entries(Vec<(Cursor, FeedEntry)>),
     /// Entries are missing between the cursor and what is kept: read all Pages, go on from here.
-    Gap(Cursor),
+    Trimmed(Cursor),
 }
 
 /// A kind of record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum RecordKind {
     /// Jobs that could not be done: [`crate::records::dead_letter`].
     DeadLetter,
     /// The place where [`Store::check`] proves that it can write.
@@ -201,22 +201,22 @@ pub enum Kind {
     /// The one Facebook app of this store, and its own subscription: [`crate::records::app`].
     App,
     /// A limit of Facebook's that is used up: [`crate::records::throttle`].
-    Throttle,
+    RateLimit,
     /// A field that Graph refused: [`crate::records::quarantine`].
-    Quarantine,
+    ExcludedField,
     /// One daily poll of one connection: [`crate::records::run`].
-    Run,
+    DailyPoll,
     /// A number of the drift meter: [`crate::records::drift`].
-    Drift,
+    ChangeCount,
     /// A change that nothing had announced: [`crate::records::drift`].
-    Gap,
+    UnannouncedChange,
     /// What became of a request to erase: [`crate::records::erasure`].
-    Receipt,
+    ErasureReceipt,
     /// A signed probe that came out of the worker: [`crate::records::probe`].
     Probe,
 }
 
-impl Kind {
+impl RecordKind {
     /// Its name in keys.
     pub fn name(self) -> &'static str {
         match self {
@@ -230,12 +230,12 @@ impl Kind {
             Self::PageToken => "page_token",
             Self::Subscription => "subscription",
             Self::App => "app",
-            Self::Throttle => "throttle",
-            Self::Quarantine => "quarantine",
-            Self::Run => "run",
-            Self::Drift => "drift",
-            Self::Gap => "gap",
-            Self::Receipt => "receipt",
+            Self::RateLimit => "rate_limit",
+            Self::ExcludedField => "excluded_field",
+            Self::DailyPoll => "daily_poll",
+            Self::ChangeCount => "change_count",
+            Self::UnannouncedChange => "unannounced_change",
+            Self::ErasureReceipt => "erasure_receipt",
             Self::Probe => "probe",
         }
     }
@@ -243,16 +243,16 @@ impl Kind {
 
 /// Names a record.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
+pub struct RecordKey {
     /// Its kind.
-    pub kind: Kind,
+    pub kind: RecordKind,
     /// Its name within the kind.
     pub id: String,
 }
 
-impl Key {
+impl RecordKey {
     /// The record `id` of `kind`.
-    pub fn new(kind: Kind, id: impl Into<String>) -> Self {
+    pub fn new(kind: RecordKind, id: impl Into<String>) -> Self {
         Self {
             kind,
             id: id.into(),
@@ -272,7 +272,7 @@ pub struct PageWrite {
     /// What a reader sees change: goes to history and feed.
     pub changes: Vec<Change>,
     /// When, on our clock.
-    pub at: Millis,
+    pub received_at: HostTime,
 }
 
 /// A record to be written.
@@ -281,7 +281,7 @@ pub enum RecordWrite {
     /// Stands from now on.
     Put {
         /// Which.
-        key: Key,
+        key: RecordKey,
         /// What.
         body: Json,
         /// The version it must have; `None`: any.
@@ -292,14 +292,14 @@ pub enum RecordWrite {
     /// Is gone from now on. With an expected version this takes a record exactly once.
     Delete {
         /// Which.
-        key: Key,
+        key: RecordKey,
         /// The version it must have; `None`: any, or none.
         expected: Option<u64>,
     },
     /// A number that grows; it begins at 0.
     Add {
         /// Which.
-        key: Key,
+        key: RecordKey,
         /// By how much.
         n: i64,
     },
@@ -310,8 +310,8 @@ pub enum RecordWrite {
 pub struct DueWrite {
     /// What.
     pub subject: Subject,
-    /// In which lane and when, on our clock.
-    pub due: Option<(Lane, Millis)>,
+    /// In which queue and when, on our clock.
+    pub due: Option<(QueueName, HostTime)>,
 }
 
 /// Things that happen together or not at all.
@@ -322,14 +322,14 @@ pub struct Commit {
     /// Records.
     pub records: Vec<RecordWrite>,
     /// Records that must have exactly these versions.
-    pub guards: Vec<(Key, u64)>,
+    pub guards: Vec<(RecordKey, u64)>,
     /// Changes of the due index.
     pub due: Vec<DueWrite>,
 }
 
 /// What became of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum CommitOutcome {
     /// All of it stands.
     Applied,
     /// A version was not the expected one; nothing was written. Load again and decide again.
@@ -342,34 +342,39 @@ pub struct Health {
     /// Which life of the store this is.
     pub epoch: String,
     /// Settings under which it must not be used, each with its remedy.
-    pub refusals: Vec<String>,
+    pub errors: Vec<String>,
     /// Settings to think about, each with its remedy.
     pub warnings: Vec<String>,
 }
 
 impl Health {
-    /// Whether the store may be used, or why not.
-    pub fn verdict(&self) -> Result<(), String> {
-        if self.refusals.is_empty() {
+    /// Returns `Ok` if the store may be used.
+    pub fn into_result(self) -> Result<(), UnsafeSettings> {
+        if self.errors.is_empty() {
             Ok(())
         } else {
-            Err(self.refusals.join("; "))
+            Err(UnsafeSettings(self.errors))
         }
     }
 }
+
+/// The settings for which the store must not be used, each with its remedy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the store must not be used as it is set up: {}", .0.join("; "))]
+pub struct UnsafeSettings(pub Vec<String>);
 
 /// Everything durable that is not in the queue.
 #[async_trait]
 pub trait Store: Send + Sync + fmt::Debug {
     /// The Pages of these ids, in their order.
-    async fn load(&self, ids: &[PageId]) -> Result<Vec<Versioned<Stored>>, StoreError>;
+    async fn load_pages(&self, ids: &[PageId]) -> Result<Vec<Versioned<StoredPage>>, StoreError>;
 
     /// Known Pages in the order of their ids as text, those after `after`.
-    async fn pages(
+    async fn list_pages(
         &self,
         after: Option<&PageId>,
         limit: usize,
-    ) -> Result<Vec<(PageId, Versioned<Stored>)>, StoreError>;
+    ) -> Result<Vec<(PageId, Versioned<StoredPage>)>, StoreError>;
 
     /// A Page's last changes, newest first, at most [`HISTORY`].
     async fn history(&self, id: &PageId) -> Result<Vec<HistoryEntry>, StoreError>;
@@ -383,31 +388,35 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Writes. Each commit is atomic; together they are not. `Ok` means they are as durable as the
     /// store was configured to be.
-    async fn commit(&self, commits: &[Commit]) -> Result<Vec<Outcome>, StoreError>;
+    async fn commit(&self, commits: &[Commit]) -> Result<Vec<CommitOutcome>, StoreError>;
 
     /// Takes what is due by `now`: it is due again after `lease` unless a commit says otherwise. No
     /// two callers get the same claim.
     async fn claim_due(
         &self,
-        lane: Lane,
-        now: Millis,
+        queue_name: QueueName,
+        now: HostTime,
         lease: Duration,
         max: usize,
     ) -> Result<Vec<Claim>, StoreError>;
 
-    /// What is due next in a lane.
-    async fn due(&self, lane: Lane, limit: usize) -> Result<Vec<(Subject, Millis)>, StoreError>;
+    /// What is due next in a queue.
+    async fn next_due(
+        &self,
+        queue_name: QueueName,
+        limit: usize,
+    ) -> Result<Vec<(Subject, HostTime)>, StoreError>;
 
     /// A record; `None`: not there, or expired.
-    async fn record(&self, key: &Key) -> Result<Option<Versioned<Json>>, StoreError>;
+    async fn load_record(&self, key: &RecordKey) -> Result<Option<Versioned<Json>>, StoreError>;
 
     /// Records of a kind in the order of their ids, those after `after`.
-    async fn records(
+    async fn list_records(
         &self,
-        kind: Kind,
+        kind: RecordKind,
         after: Option<&str>,
         limit: usize,
-    ) -> Result<Vec<(Key, Versioned<Json>)>, StoreError>;
+    ) -> Result<Vec<(RecordKey, Versioned<Json>)>, StoreError>;
 
     /// Writes something, looks at the settings, and says what it found.
     async fn check(&self) -> Result<Health, StoreError>;
@@ -415,4 +424,14 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Takes what was deleted off the disk, too: out of logs that would replay it. Waits for that, half
     /// a minute at most.
     async fn scrub(&self) -> Result<(), StoreError>;
+}
+
+/// Loads one Page.
+pub async fn load_page(
+    store: &dyn Store,
+    id: &PageId,
+) -> Result<Versioned<StoredPage>, StoreError> {
+    let mut loaded = store.load_pages(std::slice::from_ref(id)).await?;
+    let missing = || StoreError::Unexpected("a load returned no entry for its Page".to_owned());
+    loaded.pop().ok_or_else(missing)
 }

@@ -23,18 +23,19 @@ use base64::Engine as _;
 use base64::engine::DecodePaddingMode;
 use base64::engine::GeneralPurpose;
 use base64::engine::general_purpose::GeneralPurposeConfig;
-use common::pages::rfc3339;
 use common::records::erasure;
+use common::timestamp::rfc3339;
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use model::hex::sha256_hex;
 use model::id::UserId;
-use model::job::{Forget, Job};
-use model::lane::Lane;
-use model::time::Millis;
+use model::job::{ErasureRequest, Job};
+use model::queue_name::QueueName;
+use model::time::HostTime;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value as Json_, json};
 use sha2::Sha256;
 
-use crate::Parts;
+use crate::context::Context;
 use crate::webhook::{ANSWER_DEADLINE, read_body};
 
 /// Longest post taken, in bytes.
@@ -53,7 +54,7 @@ const APART: Duration = Duration::from_secs(300);
 struct Said {
     user: UserId,
     /// When it was made, on Facebook's clock: what is captured and posted again later is no new request.
-    issued: Option<Millis>,
+    issued: Option<HostTime>,
 }
 
 /// What a signed request says; `None`: it is not signed by this app, or not in the documented form.
@@ -75,36 +76,36 @@ fn proven(secrets: &[SecretString], signed_request: &str) -> Option<Said> {
     let id = id.as_str().map(ToOwned::to_owned).or_else(number)?;
     let user = UserId::parse(&id).ok()?;
     let issued = payload.get("issued_at").and_then(Json_::as_u64);
-    let issued = issued.map(|seconds| Millis(seconds.saturating_mul(1000)));
+    let issued = issued.map(|seconds| HostTime(seconds.saturating_mul(1000)));
     let said = Said { user, issued };
     algorithm
         .eq_ignore_ascii_case("HMAC-SHA256")
         .then_some(said)
 }
 
-async fn read(parts: &Parts, request: Request) -> Result<Said, StatusCode> {
+async fn read(context: &Context, request: Request) -> Result<Said, StatusCode> {
     let body = read_body(request.into_body(), MAX_BODY).await?;
     let form: Vec<(String, String)> =
         serde_urlencoded::from_bytes(&body).map_err(|_| StatusCode::BAD_REQUEST)?;
     let posted = form.iter().find(|(name, _)| name == "signed_request");
-    let said = posted.and_then(|(_, text)| proven(&parts.app_secrets, text));
+    let said = posted.and_then(|(_, text)| proven(&context.app_secrets, text));
     said.ok_or(StatusCode::BAD_REQUEST)
 }
 
-async fn publish(parts: &Parts, said: Said, receipt: Option<String>) -> Result<(), StatusCode> {
-    let now = parts.clock.now();
-    let job = Job::Forget(Forget {
+async fn publish(context: &Context, said: Said, receipt: Option<String>) -> Result<(), StatusCode> {
+    let now = context.clock.now();
+    let job = Job::Erase(ErasureRequest {
         user: said.user,
-        receipt,
-        received: said
+        confirmation_hash: receipt,
+        requested_at: said
             .issued
             .map_or(now, |issued| now.min(issued.plus(APART))),
     });
-    let publish = parts
+    let publish = context
         .queue
-        .publish(Lane::Webhooks, std::slice::from_ref(&job));
+        .publish(QueueName::Webhooks, std::slice::from_ref(&job));
     if let Ok(Ok(())) = tokio::time::timeout(ANSWER_DEADLINE, publish).await {
-        parts.metrics.jobs_published.inc();
+        context.metrics.jobs_published.inc();
         return Ok(());
     }
     tracing::warn!("an erasure is not durable; Facebook is told so");
@@ -112,9 +113,9 @@ async fn publish(parts: &Parts, said: Said, receipt: Option<String>) -> Result<(
 }
 
 /// `POST /facebook/deauthorize`.
-pub(crate) async fn deauthorize(State(parts): State<Arc<Parts>>, request: Request) -> Response {
-    let done = match read(&parts, request).await {
-        Ok(said) => publish(&parts, said, None).await,
+pub(crate) async fn deauthorize(State(context): State<Arc<Context>>, request: Request) -> Response {
+    let done = match read(&context, request).await {
+        Ok(said) => publish(&context, said, None).await,
         Err(status) => Err(status),
     };
     match done {
@@ -124,20 +125,20 @@ pub(crate) async fn deauthorize(State(parts): State<Arc<Parts>>, request: Reques
 }
 
 /// `POST /facebook/data-deletion`.
-pub(crate) async fn delete(State(parts): State<Arc<Parts>>, request: Request) -> Response {
-    let said = match read(&parts, request).await {
+pub(crate) async fn delete(State(context): State<Arc<Context>>, request: Request) -> Response {
+    let said = match read(&context, request).await {
         Ok(said) => said,
         Err(status) => return status.into_response(),
     };
     let mut random = [0; 16];
-    let secret = parts.app_secrets.first().cloned();
+    let secret = context.app_secrets.first().cloned();
     let (Ok(()), Some(secret)) = (getrandom::fill(&mut random), secret) else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
-    let code = erasure::code(&secret, &random);
-    match publish(&parts, said, Some(erasure::hash(&code))).await {
+    let code = erasure::confirmation_code(&secret, &random);
+    match publish(&context, said, Some(sha256_hex(&code))).await {
         Ok(()) => {
-            let url = format!("{}/facebook/data-deletion/{code}", parts.origin);
+            let url = format!("{}/facebook/data-deletion/{code}", context.origin);
             Json(json!({"url": url, "confirmation_code": code})).into_response()
         }
         Err(status) => status.into_response(),
@@ -146,19 +147,22 @@ pub(crate) async fn delete(State(parts): State<Arc<Parts>>, request: Request) ->
 
 /// `GET /facebook/data-deletion/{code}`. A code that is not ours is told from its own bytes, whatever
 /// there is in the store.
-pub(crate) async fn show(State(parts): State<Arc<Parts>>, Path(code): Path<String>) -> Response {
-    if !erasure::is_ours(&parts.app_secrets, &code) {
+pub(crate) async fn show(
+    State(context): State<Arc<Context>>,
+    Path(code): Path<String>,
+) -> Response {
+    if !erasure::is_valid_code(&context.app_secrets, &code) {
         let text = "There is no request with this code. Is it whole?";
         return page(StatusCode::NOT_FOUND, "Not found", text);
     }
-    match erasure::receipt(&*parts.oauth.store, &code).await {
+    match erasure::find_receipt(&*context.oauth.store, &code).await {
         Ok(Some(receipt)) => {
             let text = format!(
                 "Requested {}. Deleted {}: your access, and what was known of {} Pages through you.{}",
-                rfc3339(receipt.requested),
-                rfc3339(receipt.erased),
-                receipt.what.pages,
-                match receipt.what.kept {
+                rfc3339(receipt.requested_at),
+                rfc3339(receipt.erased_at),
+                receipt.result.pages_erased,
+                match receipt.result.pages_kept {
                     0 => String::new(),
                     n => format!(" {n} Pages are kept: other people manage them here, too."),
                 }

@@ -13,14 +13,14 @@ use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use crate::Parts;
+use crate::context::Context;
 
 /// Longest challenge that is echoed; Facebook's are about ten digits.
 const MAX_CHALLENGE: usize = 64;
 
 /// `GET /facebook/webhook`.
 pub(crate) async fn verify(
-    State(parts): State<Arc<Parts>>,
+    State(context): State<Arc<Context>>,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Response {
     let Ok(Query(query)) = query else {
@@ -36,9 +36,9 @@ pub(crate) async fn verify(
     // Hashed, so that not even the length can be measured.
     let digest = |text: &str| Sha256::digest(text.as_bytes());
     let token = one("hub.verify_token").unwrap_or_default();
-    let is_ours = digest(token).ct_eq(&digest(parts.verify_token.expose_secret()));
+    let is_ours = digest(token).ct_eq(&digest(context.verify_token.expose_secret()));
     if one("hub.mode") != Some("subscribe") || !bool::from(is_ours) {
-        parts.wrong_token.count(parts.clock.now());
+        context.wrong_token_log.count(context.clock.now());
         return StatusCode::FORBIDDEN.into_response();
     }
     let harmless = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';

@@ -4,20 +4,20 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use model::time::Millis;
+use model::time::HostTime;
 
 /// Between two lines of a kind.
-const BETWEEN: Duration = Duration::from_secs(60);
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// One kind of refusal.
 #[derive(Debug)]
-pub struct Refusals {
+pub struct RefusalLog {
     what: &'static str,
     unsaid: AtomicU64,
     said_at: AtomicU64,
 }
 
-impl Refusals {
+impl RefusalLog {
     /// `what` is the line: what was refused, and what to look at.
     pub fn new(what: &'static str) -> Self {
         Self {
@@ -28,10 +28,10 @@ impl Refusals {
     }
 
     /// One more.
-    pub fn count(&self, now: Millis) {
+    pub fn count(&self, now: HostTime) {
         self.unsaid.fetch_add(1, Ordering::Relaxed);
         let said_at = self.said_at.load(Ordering::Relaxed);
-        if Millis(said_at).until(now) < BETWEEN {
+        if HostTime(said_at).until(now) < LOG_INTERVAL {
             return;
         }
         let taken = (Ordering::Relaxed, Ordering::Relaxed);

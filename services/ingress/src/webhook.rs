@@ -17,13 +17,12 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use common::telemetry::{Label, Metrics};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use model::job::{Job, Unreadable};
-use model::lane::Lane;
-use model::webhook::{Intake, intake};
+use model::queue_name::QueueName;
+use model::webhook::{ParsedDelivery, parse_delivery};
 
-use crate::Parts;
+use crate::context::Context;
 use crate::signature::{Claimed, SignedBody};
 
 /// Longest body taken, in bytes. Facebook documents no limit; batches of 1,000 changes with every
@@ -35,14 +34,14 @@ pub const BODY_DEADLINE: Duration = Duration::from_secs(10);
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(4);
 
 /// `POST /facebook/webhook`.
-pub(crate) async fn receive(State(parts): State<Arc<Parts>>, request: Request) -> Response {
-    let status = match read_signed(&parts, request).await {
-        Ok(signed) => take_in(&parts, &signed).await,
+pub(crate) async fn receive(State(context): State<Arc<Context>>, request: Request) -> Response {
+    let status = match read_signed(&context, request).await {
+        Ok(signed) => take_in(&context, &signed).await,
         Err(status) => status,
     };
-    Metrics::count(&parts.metrics.answers, label(status));
+    context.metrics.webhook_answers.count(label(status));
     if status == StatusCode::UNAUTHORIZED {
-        parts.unsigned.count(parts.clock.now());
+        context.unsigned_log.count(context.clock.now());
     }
     match status {
         StatusCode::OK => axum::Json(serde_json::json!({"status": "success"})).into_response(),
@@ -66,10 +65,10 @@ fn label(status: StatusCode) -> &'static str {
     }
 }
 
-async fn read_signed(parts: &Parts, request: Request) -> Result<SignedBody, StatusCode> {
+async fn read_signed(context: &Context, request: Request) -> Result<SignedBody, StatusCode> {
     let (head, body) = request.into_parts();
     let claimed =
-        Claimed::in_headers(&head.headers, parts.allow_sha1).ok_or(StatusCode::UNAUTHORIZED)?;
+        Claimed::in_headers(&head.headers, context.allow_sha1).ok_or(StatusCode::UNAUTHORIZED)?;
     if is_compressed(&head.headers) {
         return Err(StatusCode::UNSUPPORTED_MEDIA_TYPE);
     }
@@ -82,7 +81,7 @@ async fn read_signed(parts: &Parts, request: Request) -> Result<SignedBody, Stat
     }
     let body = read_body(body, MAX_BODY).await?;
     claimed
-        .prove(&parts.app_secrets, body)
+        .prove(&context.app_secrets, body)
         .ok_or(StatusCode::UNAUTHORIZED)
 }
 
@@ -109,19 +108,15 @@ pub(crate) async fn read_body(body: Body, max: usize) -> Result<Bytes, StatusCod
         })
 }
 
-async fn take_in(parts: &Parts, signed: &SignedBody) -> StatusCode {
-    let received = parts.clock.now();
-    let Intake {
+async fn take_in(context: &Context, signed: &SignedBody) -> StatusCode {
+    let received = context.clock.now();
+    let ParsedDelivery {
         entries,
         rejected,
-        counted,
-    } = intake(signed.bytes());
+        ignored: counted,
+    } = parse_delivery(signed.bytes());
     for (name, n) in counted {
-        parts
-            .metrics
-            .counted
-            .get_or_create(&Label { name })
-            .inc_by(n);
+        context.metrics.webhook_parts_ignored.add(name, n);
     }
     for part in &rejected {
         tracing::warn!(
@@ -130,25 +125,29 @@ async fn take_in(parts: &Parts, signed: &SignedBody) -> StatusCode {
             "a signed webhook cannot be read; it is kept"
         );
     }
-    let webhooks = entries
-        .into_iter()
-        .map(|entry| Job::Webhook { entry, received });
+    let webhooks = entries.into_iter().map(|entry| Job::Webhook {
+        entry,
+        received_at: received,
+    });
     let unreadable = rejected.into_iter().map(|part| {
         Job::Unreadable(Unreadable {
             body: part.body,
             reason: part.reason,
-            received,
+            received_at: received,
         })
     });
     let jobs: Vec<Job> = webhooks.chain(unreadable).collect();
     if jobs.is_empty() {
         return StatusCode::OK;
     }
-    let published =
-        tokio::time::timeout(ANSWER_DEADLINE, parts.queue.publish(Lane::Webhooks, &jobs)).await;
+    let published = tokio::time::timeout(
+        ANSWER_DEADLINE,
+        context.queue.publish(QueueName::Webhooks, &jobs),
+    )
+    .await;
     match published {
         Ok(Ok(())) => {
-            parts.metrics.jobs_published.inc_by(jobs.len() as u64);
+            context.metrics.jobs_published.inc_by(jobs.len() as u64);
             StatusCode::OK
         }
         Ok(Err(error)) => {

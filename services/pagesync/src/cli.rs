@@ -6,247 +6,254 @@ use clap::{Parser, Subcommand};
 
 use crate::output::Format;
 
-/// Keeps an exact, explained copy of the Facebook Pages an app manages.
+/// Keep a current copy of the Facebook Pages that an app manages.
 #[derive(Debug, Parser)]
 #[command(name = "pagesync", version, about, propagate_version = true)]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
-    /// How results are printed.
+    /// The format of the output.
     #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
     pub output: Format,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Show the main job on a simulated Facebook, with no server and nothing left behind.
+    /// Show pagesync at work on a simulated Facebook, without a server.
     Demo {
-        /// How long to play.
+        /// How many seconds the changes last.
         #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..=3600))]
         seconds: u64,
     },
-    /// Run everything in this process, on the embedded database.
+    /// Run all roles in one process, on one database file.
     Up,
-    /// Take webhooks and logins (distributed backend).
+    /// Run ingress: receive webhooks and logins (distributed backend).
     Ingress,
-    /// Apply what the queue holds, ask Facebook (distributed backend).
+    /// Run a worker: execute jobs and call Facebook (distributed backend).
     Worker,
-    /// Publish the polls that are due (distributed backend).
+    /// Run the scheduler: publish due polls (distributed backend).
     Scheduler,
-    /// Be Facebook: dialog, Graph, and /_sim to change things; webhooks follow.
+    /// Run the Facebook simulator (login dialog, Graph API, control API).
     Simulator {
-        /// What goes wrong, and when; services/simulator/scenarios has some.
+        /// A scenario file to play; services/simulator/scenarios has examples.
         #[arg(long)]
         scenario: Option<PathBuf>,
     },
-    /// Ask the process on the private listener whether it is ready; for health checks.
+    /// Check whether the running process is ready, for health checks.
     Health,
-    /// Ask four questions and write .env; or, with --secrets, write the secrets of a compose
-    /// deployment into directories, keeping what is there.
+    /// Ask four questions and write .env, or write the secrets of a compose deployment.
     Init {
-        /// Where the secrets of all services go.
+        /// The directory for the secrets of all services; existing files are kept.
         #[arg(long, requires = "worker_secrets")]
         secrets: Option<PathBuf>,
-        /// Where the secrets of the worker alone go.
+        /// The directory for the secrets of the worker alone.
         #[arg(long, requires = "secrets")]
         worker_secrets: Option<PathBuf>,
     },
-    /// Work with logins.
+    /// List, show, poll, disconnect or invite connections.
     #[command(subcommand)]
-    Connect(ConnectCommand),
-    /// What is due next, and how the daily polls went.
+    Connection(ConnectionCommand),
+    /// Show which polls are due next, and how the daily polls went.
     Schedule,
-    /// How many changes webhooks announced, and which they did not.
-    Drift {
-        /// How many local days, today included.
+    /// Show how many changes webhooks announced, and which they missed.
+    Missed {
+        /// How many local days to include, ending today.
         #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=90))]
         days: u32,
     },
-    /// Work with the tokens people gave.
+    /// Show the last changes of all Pages, the newest last.
+    Changes {
+        /// Show the changes after this cursor instead of the newest.
+        #[arg(long)]
+        after: Option<String>,
+        /// How many changes to show.
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
+        limit: u16,
+    },
+    /// Erase Pages or people, from the disk too.
     #[command(subcommand)]
-    Token(TokenCommand),
-    /// Erase what is known of Pages or people, on the disk, too.
-    #[command(subcommand)]
-    Purge(PurgeCommand),
-    /// Check everything: configuration, keys, broker, store, clock, tokens, subscriptions, address.
+    Erase(EraseCommand),
+    /// Check configuration, keys, broker, store, clock, tokens, subscriptions and address.
     Doctor,
-    /// Work with the keys that tokens are sealed with.
+    /// Generate or rotate the keys that seal tokens.
     #[command(subcommand)]
     Keys(KeysCommand),
-    /// Look at the configuration.
+    /// Show the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Work with Pages.
+    /// Register, list, show, explain or read Pages.
     #[command(subcommand)]
     Page(PageCommand),
-    /// Work with jobs that could not be done.
+    /// List, show, replay or discard jobs that failed for good.
     #[command(subcommand)]
     DeadLetter(DeadLetterCommand),
 }
 
-/// Look at the configuration.
+/// Commands on the configuration.
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Every setting, its value (secrets hidden) and where it is from.
+    /// Show every setting, its value (secrets are hidden) and its origin.
     Show,
-    /// The text of .env.example.
+    /// Print the text of .env.example.
     Example,
 }
 
-/// Work with logins.
+/// Commands on connections.
 #[derive(Debug, Subcommand)]
-pub enum ConnectCommand {
-    /// The address where people connect their Pages; an invitation where logins need one.
-    Url {
-        /// How many days an invitation is good.
-        #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..=90))]
-        days: u64,
+pub enum ConnectionCommand {
+    /// List the connections.
+    List {
+        /// List only connections that end within this many days, as in `14d`, and what ends with them.
+        #[arg(long, value_parser = parse_days)]
+        expiring: Option<u64>,
     },
-    /// Everybody who connected.
-    List,
-    /// One connection: permissions, Pages, last walk, problems.
+    /// Show the permissions, Pages, polls and problems of a connection.
     Show {
-        /// Id of the person, from the list.
+        /// The id of the person, from the list.
         id: String,
     },
     /// Read all Pages of a connection now.
     Poll {
-        /// Id of the person, from the list.
+        /// The id of the person, from the list.
         id: String,
-        /// Only say what would be done.
+        /// Only print what would be done.
         #[arg(long)]
         dry_run: bool,
     },
-    /// Forget the tokens of a connection. Its Pages stay with what is known of them.
+    /// Delete the tokens of a connection; the stored values of its Pages stay.
     Disconnect {
-        /// Id of the person, from the list.
+        /// The id of the person, from the list.
         id: String,
-        /// Only say what would be done.
+        /// Only print what would be done.
         #[arg(long)]
         dry_run: bool,
     },
-    /// Log in at a simulated Facebook and allow everything; for demos.
+    /// Print the address where people connect their Pages.
+    Invite {
+        /// How many days an invitation is valid, where logins need one.
+        #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..=90))]
+        days: u64,
+    },
+    /// Log in at a simulated Facebook and allow everything, for demos.
     #[command(hide = true)]
-    Simulated {
-        /// Our public listener, as this machine reaches it.
+    SimulateLogin {
+        /// The public listener, as this machine reaches it.
         #[arg(long)]
         ingress: String,
     },
 }
 
-/// Work with the keys that tokens are sealed with.
+/// Parses a number of days, as in `14d`.
+fn parse_days(text: &str) -> Result<u64, String> {
+    let number = text.strip_suffix('d').and_then(|days| days.parse().ok());
+    number.ok_or_else(|| "a number of days is written as in 14d".to_owned())
+}
+
+/// Commands on the keys that seal tokens.
 #[derive(Debug, Subcommand)]
 pub enum KeysCommand {
-    /// Print a new pair for .env: the public key for ingress, the private key for the worker.
+    /// Print a new key pair: the public key for ingress, the private key for the worker.
     Generate,
-    /// Seal every token to the current key. Safe to repeat; the running processes go on.
+    /// Seal every token to the current key while the processes run.
     Rotate {
-        /// Afterwards forget the older keys of the embedded key file, if nothing needs them.
+        /// Afterwards delete the older keys of the key file, if no token needs them.
         #[arg(long)]
         drop_old: bool,
     },
 }
 
-/// Work with the tokens people gave.
+/// Commands that erase.
 #[derive(Debug, Subcommand)]
-pub enum TokenCommand {
-    /// When each login ends, and which Pages go with it.
-    Forecast,
-}
-
-/// Erase what is known of Pages or people, on the disk, too.
-#[derive(Debug, Subcommand)]
-pub enum PurgeCommand {
-    /// Erase Pages. They stay away until somebody who manages them logs in again, or `page add`.
+pub enum EraseCommand {
+    /// Erase Pages, until a new login of their owners or `page add`.
     Page {
-        /// Page ids.
+        /// The ids of the Pages.
         #[arg(required = true)]
         ids: Vec<String>,
-        /// Only say what would be done.
+        /// Only print what would be done.
         #[arg(long)]
         dry_run: bool,
     },
-    /// Erase a person: tokens, connection, and the Pages nobody else covers.
-    #[command(visible_alias = "user")]
+    /// Erase a person: their tokens, connection, and the Pages that nobody else manages.
     Connection {
-        /// Id of the person, from `connect list`.
+        /// The id of the person, from `connection list`.
         id: String,
-        /// Only say what would be done.
+        /// Only print what would be done.
         #[arg(long)]
         dry_run: bool,
     },
 }
 
-/// Work with Pages.
+/// Commands on Pages.
 #[derive(Debug, Subcommand)]
 pub enum PageCommand {
-    /// Register Pages, so that their webhooks are kept.
+    /// Register Pages, so that their webhooks are applied.
     Add {
-        /// Page ids.
+        /// The ids of the Pages.
         #[arg(required = true)]
         ids: Vec<String>,
-        /// Only say what would be done.
+        /// Only print what would be done.
         #[arg(long)]
         dry_run: bool,
     },
-    /// Every Page.
+    /// List every Page.
     List,
-    /// What is known of a Page, field by field.
+    /// Show every field of a Page.
     Show {
-        /// Page id.
+        /// The id of the Page.
         id: String,
     },
-    /// Why each field has its value, and when the Page is read next.
+    /// Explain why each field has its value, and when the Page is read next.
     Explain {
-        /// Page id.
+        /// The id of the Page.
         id: String,
     },
-    /// Read Pages at Facebook now.
+    /// Read Pages now.
     Poll {
-        /// Page ids.
+        /// The ids of the Pages.
         #[arg(required = true)]
         ids: Vec<String>,
-        /// Only say what would be done.
+        /// Only print what would be done.
         #[arg(long)]
         dry_run: bool,
     },
-    /// The last changes of a Page.
+    /// Show the last changes of a Page.
     History {
-        /// Page id.
+        /// The id of the Page.
         id: String,
     },
 }
 
-/// Work with jobs that could not be done.
+/// Commands on dead letters.
 #[derive(Debug, Subcommand)]
 pub enum DeadLetterCommand {
-    /// Every dead letter.
+    /// List the dead letters.
     List,
-    /// One dead letter with what came over the wire.
+    /// Show a dead letter and the job that failed.
     Show {
-        /// Its id.
+        /// The id of the dead letter.
         id: String,
     },
-    /// Put jobs into the queue again.
+    /// Publish the jobs of dead letters again.
     Replay {
-        /// Ids of dead letters.
+        /// The ids of the dead letters.
         #[arg(required_unless_present = "all")]
         ids: Vec<String>,
-        /// Every dead letter there is now.
+        /// Replay every dead letter.
         #[arg(long, conflicts_with = "ids")]
         all: bool,
-        /// Only say what would be done.
+        /// Only print what would be done.
         #[arg(long)]
         dry_run: bool,
     },
-    /// Remove dead letters for good.
+    /// Delete dead letters.
     Discard {
-        /// Ids of dead letters.
+        /// The ids of the dead letters.
         #[arg(required = true)]
         ids: Vec<String>,
-        /// Only say what would be done.
+        /// Only print what would be done.
         #[arg(long)]
         dry_run: bool,
     },

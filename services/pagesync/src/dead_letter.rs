@@ -3,19 +3,18 @@
 use std::time::Duration;
 
 use common::backends::Backends;
-use common::pages::rfc3339;
 use common::queue::Queue;
 use common::records::dead_letter::{self, DeadLetter};
-use serde_json::{Value as Json, json};
+use common::views::dead_letter::{DeadLetterView, dead_letter_detail, dead_letter_view};
+use serde_json::Value as Json;
 
 use crate::cli::DeadLetterCommand;
-use crate::listing;
-use crate::output::{self, Format, cell, harmless};
+use crate::output::{self, Format, Row, cell, escape_control, print_listing};
 
 /// How long a replay waits for the queue.
-const PATIENCE: Duration = Duration::from_secs(5);
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Does one of them.
+/// Runs one of the commands.
 pub async fn run(
     backends: &Backends,
     command: DeadLetterCommand,
@@ -29,21 +28,21 @@ pub async fn run(
                 .iter()
                 .map(|(id, letter)| row(id, letter))
                 .collect();
-            listing(format, &["id", "kept at", "reason"], &rows)
+            print_listing(format, &["id", "failed at", "reason"], &rows)
         }
         DeadLetterCommand::Show { id } => {
             let letter = dead_letter::show(store, &id).await?;
-            let body = dead_letter::body(&letter);
-            let json = json!({"id": id, "kept_at": rfc3339(letter.kept), "reason": letter.reason, "body": body});
+            let detail = dead_letter_detail(&id, &letter);
             let text = || {
-                format!(
-                    "{id}\nkept {}\n{}\n\n{}",
-                    rfc3339(letter.kept),
-                    letter.reason,
-                    harmless(&body)
-                )
+                let DeadLetterView {
+                    id,
+                    failed_at,
+                    reason,
+                } = &detail.letter;
+                let body = escape_control(&detail.body);
+                format!("{id}\nfailed at {failed_at}\n{reason}\n\n{body}")
             };
-            output::print(&output::one(format, &json, text))
+            output::print(&output::one(format, &output::to_json(&detail), text))
         }
         DeadLetterCommand::Replay { ids, all, dry_run } => {
             let ids = if all {
@@ -88,22 +87,22 @@ pub async fn run(
 async fn wait_until_ready(queue: &dyn Queue) -> anyhow::Result<()> {
     let begun = tokio::time::Instant::now();
     while !queue.is_ready() {
-        anyhow::ensure!(begun.elapsed() < PATIENCE, "the queue is not available");
+        anyhow::ensure!(
+            begun.elapsed() < QUEUE_TIMEOUT,
+            "the queue is not available"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(())
 }
 
-/// One line of the list of dead letters.
-pub(crate) fn row(id: &str, letter: &DeadLetter) -> (Vec<String>, Json) {
-    let kept = rfc3339(letter.kept);
+/// Returns the row of a dead letter in a list.
+pub(crate) fn row(id: &str, letter: &DeadLetter) -> Row {
+    let view = dead_letter_view(id, letter);
     let cells = vec![
-        id.to_owned(),
-        kept.clone(),
-        cell(&Json::from(letter.reason.as_str()), 90),
+        view.id.clone(),
+        view.failed_at.clone(),
+        cell(&Json::from(view.reason.as_str()), 90),
     ];
-    (
-        cells,
-        json!({"id": id, "kept_at": kept, "reason": letter.reason}),
-    )
+    Row::new(cells, &view)
 }

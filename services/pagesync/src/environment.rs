@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::Context as _;
-use common::config::Environment;
+use common::config::settings::Environment;
 
 /// What the process was started with.
 pub fn snapshot() -> anyhow::Result<Environment> {

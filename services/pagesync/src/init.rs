@@ -4,15 +4,15 @@
 //! What is there is kept; what the environment gives (the app secret, the verify token) replaces
 //! what was made up. Must not print a secret.
 
-use std::fmt::Write as _;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use common::config::Environment;
-use common::custody::{Keys, PrivateKey};
+use common::config::settings::Environment;
+use common::sealing::{PrivateKey, PrivateKeys};
+use model::hex::hex;
 use secrecy::ExposeSecret as _;
 
 use crate::output;
@@ -58,7 +58,7 @@ pub fn run(directory: &Path, worker: &Path, environment: &Environment) -> anyhow
             } else {
                 "good for the simulator only"
             };
-            output::complain(&format!("no {key} given: made one up, {fit}"));
+            output::print_error(&format!("no {key} given: made one up, {fit}"));
         }
         read_or_make(directory, name, given.map(String::as_str), &mut made)?;
     }
@@ -82,7 +82,9 @@ fn facebook(environment: &Environment) -> anyhow::Result<Vec<(&'static str, Stri
     let port = |key: &str, default: &str| given(key).unwrap_or_else(|| default.to_owned());
     let Some(app_id) = given("FACEBOOK_APP_ID") else {
         let (ingress, simulator) = (port("INGRESS_PORT", "5000"), port("SIMULATOR_PORT", "5100"));
-        output::complain("no FACEBOOK_APP_ID given: set up for the simulator of the profile demo");
+        output::print_error(
+            "no FACEBOOK_APP_ID given: set up for the simulator of the profile demo",
+        );
         return Ok(vec![
             ("app_id", "100200300400500".to_owned()),
             (
@@ -127,7 +129,7 @@ fn token_keys(directory: &Path, worker: &Path, made: &mut Vec<&'static str>) -> 
     }
     let text = std::fs::read_to_string(&path);
     let text = text.with_context(|| format!("cannot read {}", path.display()))?;
-    let keys = Keys::parse(&text).with_context(|| format!("{}", path.display()))?;
+    let keys = PrivateKeys::parse(&text).with_context(|| format!("{}", path.display()))?;
     let public = keys.current().text();
     write(&directory.join("token_public_key"), &format!("{public}\n"))
 }
@@ -139,13 +141,13 @@ fn read_or_make(
     made: &mut Vec<&'static str>,
 ) -> anyhow::Result<String> {
     let path = directory.join(name);
-    let held = std::fs::read_to_string(&path)
+    let stored = std::fs::read_to_string(&path)
         .ok()
         .map(|text| text.trim_end().to_owned())
         .filter(|text| !text.is_empty());
-    match (given, held) {
-        (Some(given), Some(held)) if given == held => Ok(held),
-        (None, Some(held)) => Ok(held),
+    match (given, stored) {
+        (Some(given), Some(stored)) if given == stored => Ok(stored),
+        (None, Some(stored)) => Ok(stored),
         (given, _) => {
             let secret = given.map_or_else(random, |given| Ok(given.to_owned()))?;
             write(&path, &format!("{secret}\n"))?;
@@ -173,9 +175,5 @@ pub(crate) fn write(path: &Path, text: &str) -> anyhow::Result<()> {
 pub fn random() -> anyhow::Result<String> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("no random bytes: {error}"))?;
-    Ok(bytes.iter().fold(String::new(), |mut hex, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    }))
+    Ok(hex(&bytes))
 }

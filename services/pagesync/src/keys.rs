@@ -1,9 +1,10 @@
 //! `pagesync keys ...`.
 
 use anyhow::{Context as _, bail};
-use common::config::{Backend, Config};
-use common::custody::{self, Keyring, Keys, PrivateKey};
-use common::records::token;
+use common::config::Config;
+use common::config::backend::Backend;
+use common::records::key_rotation;
+use common::sealing::{self, Keyring, PrivateKey, PrivateKeys};
 use common::store::Store;
 use secrecy::ExposeSecret as _;
 
@@ -22,10 +23,10 @@ pub fn generate() -> anyhow::Result<()> {
 /// Seals every token to the current key. On the embedded backend that is a new one, unless an
 /// earlier run was cut off; elsewhere it is the first of `PAGESYNC_TOKEN_PRIVATE_KEYS`.
 pub async fn rotate(config: &Config, store: &dyn Store, drop_old: bool) -> anyhow::Result<()> {
-    let file = match (&config.token_keys, config.backend) {
+    let file = match (&config.token_private_keys, config.backend) {
         (Some(_), _) => None,
         (None, Backend::Embedded) => {
-            let Keyring::File(path) = custody::key_file(&config.data_dir)? else {
+            let Keyring::File(path) = sealing::open_key_file(&config.data_dir)? else {
                 bail!("the key file is not a file");
             };
             Some(path)
@@ -36,32 +37,32 @@ pub async fn rotate(config: &Config, store: &dyn Store, drop_old: bool) -> anyho
     };
     let keys = match &file {
         Some(path) => {
-            let held = Keyring::File(path.clone()).keys()?;
-            let unfinished = token::left(store, &held).await?.old > 0;
+            let stored = Keyring::File(path.clone()).keys()?;
+            let unfinished = key_rotation::count_outdated(store, &stored).await?.outdated > 0;
             if unfinished || drop_old {
-                held
+                stored
             } else {
-                let next = held.with_new();
-                custody::write_file(path, &next)?;
+                let next = stored.with_new_key();
+                sealing::write_file(path, &next)?;
                 next
             }
         }
-        None => config.token_keys.clone().context("keys")?,
+        None => config.token_private_keys.clone().context("keys")?,
     };
-    let report = token::reseal(store, &keys).await?;
+    let report = key_rotation::reseal_all(store, &keys).await?;
     output::print(&format!(
         "sealed {} tokens to key {}; {} still need an older key, {} cannot be opened by any key here",
         report.resealed,
         keys.current().id(),
-        report.old,
-        report.lost
+        report.outdated,
+        report.unopenable
     ))?;
-    if report.lost > 0 {
+    if report.unopenable > 0 {
         output::print(
-            "a login gives those that cannot be opened a new token: `pagesync connect url`",
+            "a login gives those that cannot be opened a new token: `pagesync connection invite`",
         )?;
     }
-    if report.old > 0 {
+    if report.outdated > 0 {
         bail!("not every token is sealed to the current key: run `pagesync keys rotate` again");
     }
     match (&file, drop_old) {
@@ -75,7 +76,7 @@ pub async fn rotate(config: &Config, store: &dyn Store, drop_old: bool) -> anyho
     }
 }
 
-fn drop_older(path: &std::path::Path, keys: &Keys) -> anyhow::Result<()> {
-    custody::write_file(path, &keys.only_current())?;
+fn drop_older(path: &std::path::Path, keys: &PrivateKeys) -> anyhow::Result<()> {
+    sealing::write_file(path, &keys.only_current())?;
     output::print("the older keys are gone")
 }

@@ -2,19 +2,20 @@
 //!
 //! Commands are skins: the verbs are in `common`, beside their nouns.
 
-pub mod cast;
+pub mod changes;
 pub mod cli;
-pub mod connect;
+pub mod connection;
 pub mod dead_letter;
 pub mod demo;
+pub mod demo_pages;
 pub mod doctor;
-pub mod drift;
 pub mod environment;
+pub mod erase;
 pub mod init;
 pub mod keys;
+pub mod missed;
 pub mod output;
 pub mod page;
-pub mod purge;
 pub mod questions;
 pub mod roles;
 pub mod schedule;
@@ -24,13 +25,13 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use common::backends::{Backends, open_store};
 use common::clock::Clock;
-use common::config::{Config, Environment, Role, settings};
+use common::config::settings::{self, Environment};
+use common::config::{Config, Role};
 use common::database::Access;
 use common::store::Store;
 use common::telemetry::init_logs;
 
-use cli::{Cli, Command, ConfigCommand, ConnectCommand, KeysCommand, TokenCommand};
-use output::Format;
+use cli::{Cli, Command, ConfigCommand, ConnectionCommand, KeysCommand};
 
 /// Does what the command line asks for.
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
@@ -57,32 +58,31 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
             let (config, store) = store_of(&environment)?;
             keys::rotate(&config, &*store, drop_old).await
         }
-        Command::Connect(command) => {
+        Command::Connection(command) => {
             let (config, store) = match command {
-                ConnectCommand::Url { .. } | ConnectCommand::Simulated { .. } => {
+                ConnectionCommand::Invite { .. } | ConnectionCommand::SimulateLogin { .. } => {
                     (config(Role::Command)?, None)
                 }
                 _ => store_of(&environment).map(|(config, store)| (config, Some(store)))?,
             };
-            connect::run(&config, store.as_deref(), command, cli.output).await
+            connection::run(&config, store.as_deref(), command, cli.output).await
         }
         Command::Schedule => {
             let (config, store) = store_of(&environment)?;
             schedule::run(&config, &*store, cli.output).await
         }
-        Command::Token(TokenCommand::Forecast) => {
+        Command::Erase(command) => {
             let (_, store) = store_of(&environment)?;
-            purge::forecast(&*store, cli.output).await
-        }
-        Command::Purge(command) => {
-            let (_, store) = store_of(&environment)?;
-            purge::run(&*store, command, cli.output).await
+            erase::run(&*store, command, cli.output).await
         }
         Command::Doctor => doctor::run(&environment, cli.output).await,
-        Command::Drift { days } => {
+        Command::Missed { days } => {
             let (config, store) = store_of(&environment)?;
-            let now = Clock::system().now();
-            drift::run(&config, &*store, (days, now), cli.output).await
+            missed::run(&config, &*store, days, cli.output).await
+        }
+        Command::Changes { after, limit } => {
+            let (_, store) = store_of(&environment)?;
+            changes::run(&*store, after.as_deref(), usize::from(limit), cli.output).await
         }
         Command::Config(ConfigCommand::Show) => {
             config(Role::Command)?;
@@ -97,7 +97,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::DeadLetter(command) => {
             let config = config(Role::Command)?;
             init_logs("error", config.log_format);
-            let opened = Backends::open(&config, "command", Access::Guest, Clock::system()).await;
+            let opened = Backends::open(&config, "command", Access::Shared, Clock::system()).await;
             let backends = opened.context("cannot open queue and store")?;
             dead_letter::run(&backends, command, cli.output).await
         }
@@ -110,16 +110,4 @@ fn store_of(environment: &Environment) -> anyhow::Result<(Config, Arc<dyn Store>
     init_logs("error", config.log_format);
     let store = open_store(&config, Clock::system()).context("cannot open the store")?;
     Ok((config, store))
-}
-
-/// How many rows a listing command asks for at once.
-const LISTING: usize = 500;
-
-/// Prints rows in the format asked for.
-fn listing(
-    format: Format,
-    header: &[&str],
-    rows: &[(Vec<String>, serde_json::Value)],
-) -> anyhow::Result<()> {
-    output::print(&output::listing(format, header, rows))
 }

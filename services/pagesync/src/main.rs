@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use pagesync::cli::Cli;
-use pagesync::doctor::ChecksFailed;
+use pagesync::doctor::check::ChecksFailed;
 use pagesync::{output, run};
 
 /// Memory stays level from the first walk to the thousandth; glibc's arenas grow with the threads.
@@ -20,14 +20,14 @@ fn main() -> ExitCode {
     {
         Ok(runtime) => runtime,
         Err(error) => {
-            output::complain(&format!("cannot start: {error}"));
+            output::print_error(&format!("cannot start: {error}"));
             return ExitCode::FAILURE;
         }
     };
     match runtime.block_on(run(cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            output::complain(&format!("{error:#}"));
+            output::print_error(&format!("{error:#}"));
             if error.is::<ChecksFailed>() {
                 return ExitCode::from(3);
             }

@@ -5,7 +5,9 @@ use std::io::Write as _;
 use anyhow::Context as _;
 use clap::ValueEnum;
 use comfy_table::Table;
-use serde_json::{Value as Json, json};
+use common::config::settings::ShownSetting;
+use serde::Serialize;
+use serde_json::Value as Json;
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -34,14 +36,14 @@ pub fn print(text: &str) -> anyhow::Result<()> {
 }
 
 /// Writes to standard error.
-pub fn complain(text: &str) {
+pub fn print_error(text: &str) {
     // There is nowhere left to complain.
     let _ = writeln!(std::io::stderr().lock(), "pagesync: {}", text.trim_end());
 }
 
 /// A text that may hold anything, made harmless for a terminal: control characters are shown as
 /// their escapes.
-pub fn harmless(text: &str) -> String {
+pub fn escape_control(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control()
@@ -60,8 +62,8 @@ pub fn harmless(text: &str) -> String {
 pub fn cell(value: &Json, max: usize) -> String {
     let text = match value {
         Json::Null => "-".to_owned(),
-        Json::String(text) => harmless(text),
-        other => harmless(&other.to_string()),
+        Json::String(text) => escape_control(text),
+        other => escape_control(&other.to_string()),
     };
     if text.chars().count() <= max {
         return text;
@@ -70,19 +72,38 @@ pub fn cell(value: &Json, max: usize) -> String {
     format!("{head}…")
 }
 
-/// Rows in the format asked for; each row comes as cells and as JSON.
-pub fn listing(format: Format, header: &[&str], rows: &[(Vec<String>, Json)]) -> String {
+/// One object of a list: its cells in a table and its JSON.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// The cells, in the order of the table's header.
+    pub cells: Vec<String>,
+    /// The object.
+    pub json: Json,
+}
+
+impl Row {
+    /// Returns the row of `object`, shown as `cells` in a table.
+    pub fn new(cells: Vec<String>, object: &impl Serialize) -> Self {
+        Self {
+            cells,
+            json: to_json(object),
+        }
+    }
+}
+
+/// Returns an object as JSON.
+pub fn to_json(object: &impl Serialize) -> Json {
+    serde_json::to_value(object).unwrap_or_else(|error| unreachable!("a view encodes: {error}"))
+}
+
+/// Returns rows as text in `format`.
+pub fn listing(format: Format, header: &[&str], rows: &[Row]) -> String {
     match format {
-        Format::Table => table(header, rows.iter().map(|(cells, _)| cells.clone())),
-        Format::Json => pretty(&Json::Array(
-            rows.iter().map(|(_, json)| json.clone()).collect(),
-        )),
+        Format::Table => table(header, rows.iter().map(|row| row.cells.clone())),
+        Format::Json => pretty(&rows.iter().map(|row| row.json.clone()).collect()),
         Format::Ndjson => {
-            let lines: Vec<String> = rows.iter().map(|(_, json)| json.to_string()).collect();
-            lines.join(
-                "
-",
-            )
+            let lines: Vec<String> = rows.iter().map(|row| row.json.to_string()).collect();
+            lines.join("\n")
         }
     }
 }
@@ -96,21 +117,26 @@ pub fn one(format: Format, json: &Json, text: impl FnOnce() -> String) -> String
     }
 }
 
-/// The settings in the format asked for.
-pub fn settings(format: Format, rows: &[(&'static str, String, &'static str)]) -> String {
-    let row = |(key, value, source): &(&'static str, String, &'static str)| {
+/// How many rows a listing command asks for at once.
+pub(crate) const LISTING: usize = 500;
+
+/// Prints rows in the format asked for.
+pub(crate) fn print_listing(format: Format, header: &[&str], rows: &[Row]) -> anyhow::Result<()> {
+    print(&listing(format, header, rows))
+}
+
+/// Returns the settings as text in `format`.
+pub fn settings(format: Format, settings: &[ShownSetting]) -> String {
+    let row = |setting: &ShownSetting| {
         let cells = vec![
-            (*key).to_owned(),
-            cell(&Json::from(value.as_str()), 60),
-            (*source).to_owned(),
+            setting.setting.to_owned(),
+            cell(&Json::from(setting.value.as_str()), 60),
+            setting.origin.to_owned(),
         ];
-        (cells, json!({"key": key, "value": value, "source": source}))
+        Row::new(cells, setting)
     };
-    listing(
-        format,
-        &["setting", "value", "source"],
-        &rows.iter().map(row).collect::<Vec<_>>(),
-    )
+    let rows: Vec<Row> = settings.iter().map(row).collect();
+    listing(format, &["setting", "value", "origin"], &rows)
 }
 
 /// A table without lines between rows.
@@ -131,11 +157,12 @@ fn pretty(json: &Json) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn what_a_page_is_named_cannot_move_the_cursor() {
         assert_eq!(
-            harmless("a\x1b[31mb\r\nc\u{202e}d"),
+            escape_control("a\x1b[31mb\r\nc\u{202e}d"),
             "a\\u{1b}[31mb\\u{d}\\u{a}c\\u{202e}d"
         );
         assert_eq!(cell(&json!("abcdef"), 4), "abc…");

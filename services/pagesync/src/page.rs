@@ -2,33 +2,34 @@
 
 use std::fmt::Write as _;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use common::clock::Clock;
-use common::pages::{self, rfc3339};
-use common::records::throttle;
-use common::store::{Store, Stored, Versioned};
-use model::id::PageId;
-use model::lane::Lane;
+use common::pages;
+use common::records::rate_limit;
+use common::store::{HistoryEntry, Store, StoredPage, Versioned, load_page};
+use common::timestamp::rfc3339;
+use common::views::page::{change_view, page_summary, page_view};
+use model::id::{PageId, UserId};
 use model::page::Page;
-use serde_json::{Value as Json, json};
+use model::polling::Polling;
+use model::queue_name::QueueName;
 
 use crate::cli::PageCommand;
-use crate::connect::begins;
-use crate::output::{self, Format, cell, harmless};
-use crate::{LISTING, listing};
+use crate::connection::starts;
+use crate::output::{self, Format, LISTING, Row, cell, escape_control, print_listing, to_json};
 
-/// Does one of them.
+/// Runs one of the commands.
 pub async fn run(store: &dyn Store, command: PageCommand, format: Format) -> anyhow::Result<()> {
     match command {
         PageCommand::Add { ids, dry_run } => add(store, &ids, dry_run).await,
-        PageCommand::List => listing(
+        PageCommand::List => print_listing(
             format,
-            &["page", "status", "version", "name", "next read"],
+            &["Page", "status", "version", "name", "next read"],
             &rows(store).await?,
         ),
         PageCommand::Show { id } => {
             let (id, version, page) = load(store, &id).await?;
-            output::print(&show(format, &id, version, &page)?)
+            output::print(&show(format, &id, version, &page))
         }
         PageCommand::Explain { id } => {
             let (id, version, page) = load(store, &id).await?;
@@ -45,24 +46,19 @@ fn parse(id: &str) -> anyhow::Result<PageId> {
 
 async fn load(store: &dyn Store, id: &str) -> anyhow::Result<(PageId, u64, Page)> {
     let id = parse(id)?;
-    let held = store
-        .load(std::slice::from_ref(&id))
-        .await?
-        .pop()
-        .context("no answer from the store")?;
-    match held {
+    match load_page(store, &id).await? {
         Versioned {
             version,
-            value: Stored::Page(page),
+            value: StoredPage::Page(page),
         } => Ok((id, version, *page)),
         Versioned {
-            value: Stored::Unknown,
+            value: StoredPage::Unknown,
             ..
         } => {
             bail!("Page {id} is not registered: `pagesync page add {id}` registers it")
         }
         Versioned {
-            value: Stored::Corrupt(corrupt),
+            value: StoredPage::Corrupt(corrupt),
             ..
         } => {
             bail!(
@@ -79,7 +75,7 @@ async fn add(store: &dyn Store, ids: &[String], dry_run: bool) -> anyhow::Result
     for id in ids {
         let line = if dry_run {
             format!("would register Page {id}")
-        } else if pages::add(store, &id, now).await? {
+        } else if pages::register(store, &id, now).await? {
             format!("registered Page {id}")
         } else {
             format!("Page {id} is already registered")
@@ -94,23 +90,30 @@ async fn poll(store: &dyn Store, ids: &[String], dry_run: bool) -> anyhow::Resul
     for id in ids {
         let (_, _, page) = load(store, id.as_str()).await?;
         if page.connections.is_empty() {
-            bail!("no login covers Page {id}: `pagesync connect url` says where to connect it");
+            bail!(
+                "no connection gives access to Page {id}: `pagesync connection invite` prints the address to connect it"
+            );
         }
         let line = if dry_run {
             format!("would read Page {id}")
         } else {
             let now = Clock::system().now();
-            // Whoever may call first reads it.
-            let mut closed = Vec::new();
+            // The connection that may call first reads the Page.
+            let mut blocked = Vec::new();
             for person in &page.connections {
-                let (app, person) = (throttle::APP.to_owned(), throttle::user(person));
-                let buckets = [app, throttle::page(&id), person];
-                closed.push(throttle::closed(store, buckets, Lane::PollsNow, now).await?);
+                let (app, person) = (
+                    rate_limit::APP_BUCKET.to_owned(),
+                    rate_limit::user_bucket(person),
+                );
+                let buckets = [app, rate_limit::page_bucket(&id), person];
+                blocked.push(
+                    rate_limit::blocked_until(store, buckets, QueueName::PollsNow, now).await?,
+                );
             }
-            let closed = closed.into_iter().min().flatten();
-            match pages::ask(store, &id, now).await? {
-                Some(at) => format!("Page {id} is read {}", begins(at, closed)),
-                None => format!("Page {id} is gone meanwhile"),
+            let blocked = blocked.into_iter().min().flatten();
+            match pages::request_read(store, &id, now).await? {
+                Some(at) => format!("Page {id} is read {}", starts(at, blocked)),
+                None => format!("Page {id} was erased in the meantime"),
             }
         };
         output::print(&line)?;
@@ -118,169 +121,158 @@ async fn poll(store: &dyn Store, ids: &[String], dry_run: bool) -> anyhow::Resul
     Ok(())
 }
 
-async fn rows(store: &dyn Store) -> anyhow::Result<Vec<(Vec<String>, Json)>> {
+async fn rows(store: &dyn Store) -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::new();
     let mut after: Option<PageId> = None;
     loop {
-        let more = store.pages(after.as_ref(), LISTING).await?;
+        let more = store.list_pages(after.as_ref(), LISTING).await?;
         let Some((last, _)) = more.last() else {
             return Ok(rows);
         };
         after = Some(last.clone());
-        rows.extend(more.into_iter().map(|(id, held)| row(&id, &held)));
+        rows.extend(more.iter().map(|(id, stored)| row(id, stored)));
     }
 }
 
-/// One line of the list of Pages.
-pub(crate) fn row(id: &PageId, held: &Versioned<Stored>) -> (Vec<String>, Json) {
-    let (status, name, due) = match &held.value {
-        Stored::Page(page) => {
-            let name = pages::view(id, held.version, page)
-                .fields
-                .get("name")
-                .map_or(Json::Null, |name| name.value.clone());
-            let due = page.polling.due().map(|(_, at)| rfc3339(at));
-            (page.status.to_string(), name, due)
-        }
-        Stored::Unknown | Stored::Corrupt(_) => ("corrupt".to_owned(), Json::Null, None),
-    };
+/// Returns the row of a Page in a list.
+pub(crate) fn row(id: &PageId, stored: &Versioned<StoredPage>) -> Row {
+    let summary = page_summary(id, stored);
     let cells = vec![
-        id.to_string(),
-        status.clone(),
-        held.version.to_string(),
-        cell(&name, 40),
-        due.clone().unwrap_or_else(|| "-".to_owned()),
+        summary.id.to_string(),
+        summary.status.to_string(),
+        summary.version.to_string(),
+        cell(&summary.name, 40),
+        summary
+            .next_read_at
+            .clone()
+            .unwrap_or_else(|| "-".to_owned()),
     ];
-    (
-        cells,
-        json!({"id": id, "status": status, "version": held.version, "name": name, "due": due}),
-    )
+    Row::new(cells, &summary)
 }
 
-/// What is known of a Page.
-pub(crate) fn show(
-    format: Format,
-    id: &PageId,
-    version: u64,
-    page: &Page,
-) -> anyhow::Result<String> {
-    let view = pages::view(id, version, page);
-    let json = serde_json::to_value(&view)?;
-    Ok(output::one(format, &json, || {
+/// Returns every field of a Page as text in `format`.
+pub(crate) fn show(format: Format, id: &PageId, version: u64, page: &Page) -> String {
+    let view = page_view(id, version, page);
+    output::one(format, &to_json(&view), || {
         let rows = view.fields.iter().map(|(name, field)| {
-            let proven = field
-                .proven_at
-                .clone()
-                .unwrap_or_else(|| "not yet".to_owned());
             vec![
                 name.clone(),
                 cell(&field.value, 60),
                 field.source.to_string(),
                 field.changed_at.clone(),
-                proven,
+                field
+                    .confirmed_at
+                    .clone()
+                    .unwrap_or_else(|| "not yet".to_owned()),
             ]
         });
-        let table = output::table(
-            &["field", "value", "source", "changed at", "proven at"],
-            rows,
-        );
+        let header = ["field", "value", "source", "changed at", "confirmed at"];
+        let table = output::table(&header, rows);
         format!("Page {id}: {}, version {version}\n{table}", page.status)
-    }))
+    })
 }
 
-/// Why each field has its value, in sentences.
+/// Explains in sentences why each field has its value.
 fn explain(id: &PageId, version: u64, page: &Page) -> String {
     let mut text = format!(
         "Page {id} is {}; it was written {version} times.\n",
         page.status
     );
+    // Writing to a String cannot fail.
     for (name, register) in &page.registers {
         let value = register.value.as_ref().map_or_else(
             || "no value".to_owned(),
-            |value| harmless(value.json_text()),
+            |value| escape_control(value.as_json_text()),
         );
-        let (origin, stamp) = (rfc3339(register.origin.stamp), rfc3339(register.stamp));
-        let first = format!("first seen by {} at {origin}", register.origin.source);
-        let last = if origin == stamp {
+        let (first_at, last_at) = (rfc3339(register.origin.stamp), rfc3339(register.stamp));
+        let first = format!("first seen by {} at {first_at}", register.origin.source);
+        let last = if first_at == last_at {
             String::new()
         } else {
-            format!(", last by {} at {stamp}", register.source)
+            format!(", last by {} at {last_at}", register.source)
         };
-        let proven = page
-            .proven_at(name)
-            .map_or("no read has proven it yet".to_owned(), |at| {
-                format!("proven by a read at {}", rfc3339(at))
-            });
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "  {name} = {value}\n      {first}{last}; {proven}.");
+        let confirmed = page.confirmed_at(name).map_or_else(
+            || "no read has confirmed it yet".to_owned(),
+            |at| format!("confirmed by a read at {}", rfc3339(at)),
+        );
+        let _ = writeln!(
+            text,
+            "  {name} = {value}\n      {first}{last}; {confirmed}."
+        );
     }
-    let logins: Vec<&str> = page.connections.iter().map(PageId::as_str).collect();
-    let _ = match logins.as_slice() {
+    let people: Vec<&str> = page.connections.iter().map(UserId::as_str).collect();
+    let _ = match people.as_slice() {
         [] => writeln!(
             text,
-            "No login covers it: `pagesync connect url` says where to connect it."
+            "No connection gives access to it: `pagesync connection invite` prints the address to connect it."
         ),
-        logins => writeln!(text, "Covered by the login of {}.", logins.join(", ")),
+        people => writeln!(
+            text,
+            "The connection of {} gives access to it.",
+            people.join(", ")
+        ),
     };
-    for field in &page.absent {
+    for field in &page.missing_fields {
         let _ = writeln!(
             text,
-            "The last read asked for {field} and did not get it; its value is kept until a second read agrees."
+            "The last read did not return {field}; the value is kept until a second read confirms that it is gone."
         );
     }
-    let polling = &page.polling;
-    if let Some(need) = polling
-        .need
-        .filter(|need| polling.read.is_none_or(|read| read <= *need))
-    {
+    explain_polling(&page.polling, &mut text);
+    text
+}
+
+fn explain_polling(polling: &Polling, text: &mut String) {
+    if let Some(read_after) = polling.open_notification() {
         let _ = writeln!(
             text,
-            "A webhook asks for a read later than {} (Facebook's clock).",
-            rfc3339(need)
+            "A webhook requires a read later than {} (Facebook's clock).",
+            rfc3339(read_after)
         );
     }
-    if let Some(asked) = polling
-        .asked
-        .filter(|asked| polling.answered.is_none_or(|answered| answered < *asked))
-    {
-        let _ = writeln!(text, "A read begun after {} is asked for.", rfc3339(asked));
+    if let Some(requested_after) = polling.open_request() {
+        let _ = writeln!(
+            text,
+            "A read that begins at or after {} was requested.",
+            rfc3339(requested_after)
+        );
     }
     let _ = match polling.due() {
-        Some((lane, at)) => writeln!(
+        Some((queue, at)) => writeln!(
             text,
-            "It is read next from {} on, in lane {lane}.",
+            "It is read next from {} on, through the queue {queue}.",
             rfc3339(at)
         ),
-        None => writeln!(text, "It is not read: no login covers it."),
+        None => writeln!(
+            text,
+            "It is not read, because no connection gives access to it."
+        ),
     };
-    text
 }
 
 async fn history(store: &dyn Store, id: &str, format: Format) -> anyhow::Result<()> {
     let (id, _, _) = load(store, id).await?;
-    let entries = store.history(&id).await?;
-    let row = |entry: &common::store::HistoryEntry| {
+    let row = |entry: &HistoryEntry| {
+        let view = change_view(&id, entry);
         let cells = vec![
-            rfc3339(entry.stamp),
-            entry.field.to_string(),
-            cell(&entry.before, 40),
-            cell(&entry.after, 40),
-            entry.source.to_string(),
-            entry.version.to_string(),
+            view.changed_at.clone(),
+            view.field.to_string(),
+            cell(&view.before, 40),
+            cell(&view.after, 40),
+            view.source.to_string(),
+            view.version.to_string(),
         ];
-        Ok((cells, serde_json::to_value(entry)?))
+        Row::new(cells, &view)
     };
-    let rows: Vec<_> = entries.iter().map(row).collect::<anyhow::Result<_>>()?;
-    listing(
-        format,
-        &[
-            "changed at",
-            "field",
-            "before",
-            "after",
-            "source",
-            "version",
-        ],
-        &rows,
-    )
+    let entries = store.history(&id).await?;
+    let rows: Vec<Row> = entries.iter().map(row).collect();
+    let header = [
+        "changed at",
+        "field",
+        "before",
+        "after",
+        "source",
+        "version",
+    ];
+    print_listing(format, &header, &rows)
 }

@@ -6,7 +6,8 @@ use std::io::{BufRead as _, Write as _};
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use common::config::{Config, Environment, Role};
+use common::config::settings::Environment;
+use common::config::{Config, Role};
 
 use crate::environment::read_dotenv;
 use crate::{init, output};

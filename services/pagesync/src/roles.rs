@@ -9,20 +9,20 @@ use common::backends::Backends;
 use common::clock::Clock;
 use common::config::{Config, Role};
 use common::database::Access;
-use common::http::{Ready, private_router, serve};
+use common::http::{NotReady, ReadinessCheck, private_router, serve};
 use common::lifecycle::Lifecycle;
 use common::queue::Queue;
 use common::store::Store;
 use common::telemetry::{Metrics, init_logs};
-use ingress::oauth::OAuth;
-use model::lane::Lane;
+use ingress::oauth::context::OAuth;
+use model::queue_name::QueueName;
 use secrecy::ExposeSecret as _;
-use simulator::delivery::Faults;
+use simulator::delivery::DeliveryFaults;
 use simulator::facebook::App;
 use simulator::scenario::Scenario;
 use tokio::net::TcpListener;
 
-use crate::cast::CAST;
+use crate::demo_pages::DEMO_PAGES;
 
 /// A started role.
 #[derive(Debug)]
@@ -53,11 +53,11 @@ pub async fn run(config: &Config, role: Role) -> anyhow::Result<()> {
     );
     let ended = running.lifecycle.run_until_signal().await;
     tracing::info!("stopped");
-    ended.map_err(anyhow::Error::msg)
+    Ok(ended?)
 }
 
 /// What the tasks of a process share.
-struct Ground {
+struct Runtime {
     backends: Backends,
     lifecycle: Lifecycle,
     metrics: Metrics,
@@ -72,8 +72,8 @@ pub async fn start(
     clock: Clock,
     listener: Option<TcpListener>,
 ) -> anyhow::Result<Running> {
-    let backends = Backends::open(config, role.name(), Access::Owner, clock.clone()).await?;
-    let ground = Ground {
+    let backends = Backends::open(config, role.name(), Access::Exclusive, clock.clone()).await?;
+    let runtime = Runtime {
         backends,
         lifecycle: Lifecycle::default(),
         metrics: Metrics::default(),
@@ -81,7 +81,7 @@ pub async fn start(
     };
     // Ingress takes webhooks without the store: it must not wait for it, nor look at its settings.
     if role != Role::Ingress {
-        ground.backends.check().await?;
+        runtime.backends.check().await?;
     }
     let mut public = None;
     if matches!(role, Role::Up | Role::Ingress) {
@@ -89,30 +89,34 @@ pub async fn start(
             Some(listener) => listener,
             None => bind(config.listen, "PAGESYNC_LISTEN").await?,
         };
-        public = Some(face(config, &ground, listener)?);
+        public = Some(serve_public(config, &runtime, listener)?);
     }
     if matches!(role, Role::Up | Role::Worker) {
-        work(config, &ground)?;
+        start_worker(config, &runtime)?;
     }
     if matches!(role, Role::Up | Role::Scheduler) {
-        schedule(&ground);
+        start_scheduler(&runtime);
     }
-    let private = watch(config, role, &ground).await?;
+    let private = serve_private(config, role, &runtime).await?;
     Ok(Running {
         public,
         private,
-        lifecycle: ground.lifecycle,
-        metrics: ground.metrics,
-        backends: ground.backends,
+        lifecycle: runtime.lifecycle,
+        metrics: runtime.metrics,
+        backends: runtime.backends,
     })
 }
 
 /// Starts ingress; answers with where it listens.
-fn face(config: &Config, ground: &Ground, listener: TcpListener) -> anyhow::Result<SocketAddr> {
+fn serve_public(
+    config: &Config,
+    runtime: &Runtime,
+    listener: TcpListener,
+) -> anyhow::Result<SocketAddr> {
     let own = listener.local_addr()?;
-    let (metrics, clock) = (ground.metrics.clone(), ground.clock.clone());
-    let Backends { queue, store, .. } = ground.backends.clone();
-    let lifecycle = ground.lifecycle.clone();
+    let (metrics, clock) = (runtime.metrics.clone(), runtime.clock.clone());
+    let Backends { queue, store, .. } = runtime.backends.clone();
+    let lifecycle = runtime.lifecycle.clone();
     // Connects ahead of the first publish.
     queue.is_ready();
     let oauth = OAuth::new(
@@ -123,52 +127,55 @@ fn face(config: &Config, ground: &Ground, listener: TcpListener) -> anyhow::Resu
         own,
         lifecycle.clone(),
     );
-    let oauth = oauth.map_err(anyhow::Error::msg)?;
-    let parts = ingress::Parts::new(config, queue, oauth, metrics, clock);
-    let serving = ingress::run(parts, listener, lifecycle.clone());
+    let oauth = oauth?;
+    let context = ingress::context::Context::new(config, queue, oauth, metrics, clock);
+    let serving = ingress::run(context, listener, lifecycle.clone());
     lifecycle.spawn("ingress", serving);
     Ok(own)
 }
 
-fn work(config: &Config, ground: &Ground) -> anyhow::Result<()> {
-    let Backends { queue, store, .. } = ground.backends.clone();
-    let (metrics, clock) = (ground.metrics.clone(), ground.clock.clone());
-    let lifecycle = ground.lifecycle.clone();
-    let parts = worker::Parts::new(config, (queue, store), metrics, clock, lifecycle);
-    let parts = parts.map_err(anyhow::Error::msg)?;
-    ground.lifecycle.spawn("worker", worker::run(parts));
+fn start_worker(config: &Config, runtime: &Runtime) -> anyhow::Result<()> {
+    let (metrics, clock) = (runtime.metrics.clone(), runtime.clock.clone());
+    let lifecycle = runtime.lifecycle.clone();
+    let context =
+        worker::context::Context::new(config, &runtime.backends, metrics, clock, lifecycle)?;
+    runtime.lifecycle.spawn("worker", worker::run(context));
     Ok(())
 }
 
-fn schedule(ground: &Ground) {
-    let Backends { queue, store, .. } = ground.backends.clone();
-    let parts = scheduler::Parts {
+fn start_scheduler(runtime: &Runtime) {
+    let Backends { queue, store, .. } = runtime.backends.clone();
+    let context = scheduler::Context {
         queue,
         store,
-        metrics: ground.metrics.clone(),
-        clock: ground.clock.clone(),
+        metrics: runtime.metrics.clone(),
+        clock: runtime.clock.clone(),
     };
-    let running = scheduler::run(parts, ground.lifecycle.clone());
-    ground.lifecycle.spawn("scheduler", running);
+    let running = scheduler::run(context, runtime.lifecycle.clone());
+    runtime.lifecycle.spawn("scheduler", running);
 }
 
 /// Starts the private listener, and what ends the process with its queue or store; answers with where
 /// the listener is.
-async fn watch(config: &Config, role: Role, ground: &Ground) -> anyhow::Result<SocketAddr> {
+async fn serve_private(
+    config: &Config,
+    role: Role,
+    runtime: &Runtime,
+) -> anyhow::Result<SocketAddr> {
     let Backends {
         queue,
         store,
         ended,
-    } = ground.backends.clone();
+    } = runtime.backends.clone();
     let listener = bind(config.operator_listen, "PAGESYNC_OPERATOR_LISTEN").await?;
     let private = listener.local_addr()?;
     let works_on_store = (role != Role::Ingress).then_some(store);
     let ready = readiness(queue.clone(), works_on_store);
-    let router = private_router(ground.metrics.clone(), queue, ready);
-    let serving = serve(listener, router, ground.lifecycle.clone());
-    ground.lifecycle.spawn("private listener", serving);
-    let watching = ground.lifecycle.clone();
-    ground.lifecycle.spawn("queue and store", async move {
+    let router = private_router(runtime.metrics.clone(), queue, ready);
+    let serving = serve(listener, router, runtime.lifecycle.clone());
+    runtime.lifecycle.spawn("private listener", serving);
+    let watching = runtime.lifecycle.clone();
+    runtime.lifecycle.spawn("queue and store", async move {
         tokio::select! {
             // First: once the process ends, so do they, and that is no failure.
             biased;
@@ -187,18 +194,21 @@ async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
 
 /// Ingress is ready when a publish would be tried; who works on a store, when the store takes a
 /// write and the queue answers.
-fn readiness(queue: Arc<dyn Queue>, store: Option<Arc<dyn Store>>) -> Ready {
+fn readiness(queue: Arc<dyn Queue>, store: Option<Arc<dyn Store>>) -> ReadinessCheck {
     Arc::new(move || {
         let (queue, store) = (queue.clone(), store.clone());
         Box::pin(async move {
             let Some(store) = store else {
-                let down = || "the queue is not available".to_owned();
+                let down = || NotReady("the queue is not available".to_owned());
                 return queue.is_ready().then_some(()).ok_or_else(down);
             };
-            let depth = queue.depth(Lane::Webhooks).await;
-            depth.map_err(|error| error.to_string())?;
-            let health = store.check().await.map_err(|error| error.to_string())?;
-            health.verdict()
+            let depth = queue.depth(QueueName::Webhooks).await;
+            depth.map_err(|error| NotReady(error.to_string()))?;
+            let health = store.check().await;
+            let health = health.map_err(|error| NotReady(error.to_string()))?;
+            health
+                .into_result()
+                .map_err(|error| NotReady(error.to_string()))
         })
     })
 }
@@ -237,10 +247,10 @@ pub async fn simulator(config: &Config, scenario: Option<&Path>) -> anyhow::Resu
         app,
         callback: None,
         seed: any_seed(),
-        faults: Faults::default(),
+        delivery_faults: DeliveryFaults::default(),
     };
     let simulator = simulator::Simulator::start(&options);
-    for page in CAST {
+    for page in DEMO_PAGES {
         simulator
             .put_page(&page.as_graph())
             .map_err(anyhow::Error::msg)?;

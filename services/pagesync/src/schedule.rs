@@ -1,92 +1,91 @@
-//! `pagesync schedule`: what is due next, and how the daily polls went.
+//! `pagesync schedule`: which polls are due next, and how the daily polls went.
 
+use common::clock::Clock;
 use common::config::Config;
-use common::pages::rfc3339;
-use common::records::run::Run;
-use common::records::{all, app, get, throttle};
-use common::store::{Kind, Store, Versioned};
-use model::lane::Lane;
-use serde_json::{Value as Json, json};
+use common::records::daily_poll::DailyPoll;
+use common::records::{app, load_all, load_record, rate_limit};
+use common::store::{RecordKind, Store};
+use common::timestamp::rfc3339;
+use common::views::schedule::{DailyPollView, DuePoll, ScheduleView, daily_poll_view, due_poll};
+use model::queue_name::QueueName;
 
-use crate::output::{self, Format};
+use crate::output::{self, Format, escape_control, table, to_json};
 
-/// Subjects shown of each lane, and rows of the ledger.
+/// How many due polls of each queue, and how many daily polls, are shown.
 const SHOWN: usize = 20;
 
-/// Shows it.
+/// Prints the schedule.
 pub async fn run(config: &Config, store: &dyn Store, format: Format) -> anyhow::Result<()> {
-    let mut due = Vec::new();
-    for lane in [Lane::PollsNow, Lane::PollsDaily] {
-        for (subject, at) in store.due(lane, SHOWN).await? {
-            due.push((lane, subject, at));
-        }
-    }
-    let mut runs: Vec<Run> = all::<Run>(store, Kind::Run, "")
-        .await?
-        .into_iter()
-        .map(|(_, Versioned { value, .. })| value)
-        .collect();
-    // Their ids begin with the day.
-    runs.reverse();
-    runs.truncate(SHOWN);
-    let limits = throttle::find(store, throttle::APP).await?;
-    let now = common::clock::Clock::system().now();
-    let own = get::<app::App>(store, &app::key())
-        .await?
-        .map(|held| held.value)
-        .unwrap_or_default();
-    let json = json!({
-        "webhooks_problem": own.problem,
-        "due": due.iter().map(|(lane, subject, at)| json!({"lane": lane, "subject": subject, "at": rfc3339(*at)})).collect::<Vec<_>>(),
-        "runs": runs.iter().map(row).collect::<Vec<_>>(),
-        "closed_until": (limits.closed_until.0 > 0).then(|| rfc3339(limits.closed_until)),
-    });
-    output::print(&output::one(format, &json, || {
-        let due = output::table(
-            &["lane", "subject", "due at"],
-            due.iter().map(|(lane, subject, at)| {
-                vec![lane.to_string(), subject.to_string(), rfc3339(*at)]
-            }),
-        );
-        let runs = output::table(
-            &["day", "connection", "result", "pages", "calls", "ended at"],
-            runs.iter().map(|run| {
-                vec![
-                    run.day.clone(),
-                    run.connection.to_string(),
-                    run.result.name().to_owned(),
-                    run.pages.to_string(),
-                    run.calls.to_string(),
-                    run.ended.map_or("-".to_owned(), rfc3339),
-                ]
-            }),
-        );
-        let slot = config.days.day(now);
-        let limited = limits.closed_until > now;
-        let until = rfc3339(limits.closed_until);
-        let limit = if limited {
-            format!("Facebook limits calls until {until}: nothing is published before.\n")
-        } else {
-            String::new()
-        };
-        let problem = own.problem.as_ref();
-        let trouble = problem.map_or_else(String::new, |problem| {
-            format!("No webhooks: {}\n", output::harmless(problem))
-        });
-        format!(
-            "{limit}{trouble}Due next (the first {SHOWN} of each lane; local day {slot})\n{due}\n\nDaily polls, newest first\n{runs}"
-        )
-    }))
+    let schedule = load(store).await?;
+    let today = config.daily_schedule.local_day(Clock::system().now());
+    let text = || text(&schedule, &today);
+    output::print(&output::one(format, &to_json(&schedule), text))
 }
 
-fn row(run: &Run) -> Json {
-    json!({
-        "day": run.day,
-        "connection": run.connection,
-        "result": run.result.name(),
-        "slot": rfc3339(run.slot),
-        "ended": run.ended.map(rfc3339),
-        "pages": run.pages,
-        "calls": run.calls,
+async fn load(store: &dyn Store) -> anyhow::Result<ScheduleView> {
+    let mut due = Vec::new();
+    for queue in [QueueName::PollsNow, QueueName::PollsDaily] {
+        let next = store.next_due(queue, SHOWN).await?;
+        due.extend(
+            next.iter()
+                .map(|(subject, at)| due_poll(queue, subject, *at)),
+        );
+    }
+    let polls = load_all::<DailyPoll>(store, RecordKind::DailyPoll, "").await?;
+    // Their ids begin with the day.
+    let newest = polls.iter().rev().take(SHOWN);
+    let limit = rate_limit::find(store, rate_limit::APP_BUCKET).await?;
+    let now = Clock::system().now();
+    let app = load_record::<app::App>(store, &app::key()).await?;
+    Ok(ScheduleView {
+        due,
+        daily_polls: newest
+            .map(|(_, poll)| daily_poll_view(&poll.value))
+            .collect(),
+        rate_limited_until: (limit.blocked_until > now).then(|| rfc3339(limit.blocked_until)),
+        webhooks_problem: app.and_then(|app| app.value.problem),
     })
+}
+
+fn text(schedule: &ScheduleView, today: &str) -> String {
+    let due_cells = |poll: &DuePoll| {
+        vec![
+            poll.queue.to_string(),
+            poll.subject.to_string(),
+            poll.due_at.clone(),
+        ]
+    };
+    let daily_cells = |poll: &DailyPollView| {
+        vec![
+            poll.day.clone(),
+            poll.connection_id.to_string(),
+            poll.result.name().to_owned(),
+            poll.pages.to_string(),
+            poll.calls.to_string(),
+            poll.ended_at.clone().unwrap_or_else(|| "-".to_owned()),
+        ]
+    };
+    let due = table(
+        &["queue", "subject", "due at"],
+        schedule.due.iter().map(due_cells),
+    );
+    let daily = table(
+        &["day", "connection", "result", "Pages", "calls", "ended at"],
+        schedule.daily_polls.iter().map(daily_cells),
+    );
+    let limit = schedule
+        .rate_limited_until
+        .as_ref()
+        .map_or_else(String::new, |until| {
+            format!(
+                "Facebook's rate limit blocks calls until {until}; no poll is published before.\n"
+            )
+        });
+    let problem = schedule.webhooks_problem.as_ref();
+    let problem = problem.map_or_else(String::new, |problem| {
+        format!("No webhooks arrive: {}\n", escape_control(problem))
+    });
+    format!(
+        "{limit}{problem}Due next (the first {SHOWN} of each queue; today is {today})\n{due}\n\nDaily polls, the newest first\n{daily}"
+    )
 }

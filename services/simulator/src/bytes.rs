@@ -1,7 +1,8 @@
-//! The bytes Facebook puts on the wire, and how it signs them.
+//! Writes JSON in the bytes that Facebook sends, and computes Facebook's signatures.
 //!
-//! Source: "Getting Started" of Graph API webhooks: the payload is signed in its escaped form,
-//! non-ASCII as `\u` and four lower-case digits; captures show `/`, `<`, `%` and `@` escaped too.
+//! Source: "Getting Started" of Graph API webhooks: Facebook signs the payload in its escaped form,
+//! with non-ASCII characters as `\u` and four lower-case digits. Captures show that `/`, `<`, `%`
+//! and `@` are escaped as well.
 
 use std::fmt::Write as _;
 
@@ -10,11 +11,11 @@ use serde_json::Value;
 use sha1::Sha1;
 use sha2::Sha256;
 
-/// JSON text as Facebook writes it.
-pub fn escaped(json: &Value) -> String {
+/// Returns JSON text with Facebook's escapes.
+pub fn escaped_json(json: &Value) -> String {
     let text = json.to_string();
     let mut out = String::with_capacity(text.len());
-    // These characters appear inside strings only, so the text can be rewritten without parsing.
+    // These characters occur only inside JSON strings, so the text can be rewritten unparsed.
     for c in text.chars() {
         match c {
             '/' => out.push_str("\\/"),
@@ -33,35 +34,35 @@ pub fn escaped(json: &Value) -> String {
     out
 }
 
-/// HMAC-SHA256 in hexadecimal digits: `appsecret_proof`.
+/// Returns the HMAC-SHA256 of `text` in hexadecimal digits, the form of `appsecret_proof`.
 pub fn hmac_hex(key: &str, text: &[u8]) -> String {
-    signature_256(key, text).replacen("sha256=", "", 1)
+    hex(&hmac_sha256(key, text))
 }
 
-/// The value of `X-Hub-Signature-256`.
+/// Returns the value of the header `X-Hub-Signature-256`.
 pub fn signature_256(app_secret: &str, body: &[u8]) -> String {
-    let mac =
-        Hmac::<Sha256>::new_from_slice(app_secret.as_bytes()).map(|mac| mac.chain_update(body));
-    hex(
-        "sha256=",
-        &mac.map(|mac| mac.finalize().into_bytes().to_vec())
-            .unwrap_or_default(),
-    )
+    format!("sha256={}", hmac_hex(app_secret, body))
 }
 
-/// The value of the legacy `X-Hub-Signature`.
+/// Returns the value of the legacy header `X-Hub-Signature`.
 pub fn signature_sha1(app_secret: &str, body: &[u8]) -> String {
-    let mac = Hmac::<Sha1>::new_from_slice(app_secret.as_bytes()).map(|mac| mac.chain_update(body));
-    hex(
-        "sha1=",
-        &mac.map(|mac| mac.finalize().into_bytes().to_vec())
-            .unwrap_or_default(),
-    )
+    let mac = Hmac::<Sha1>::new_from_slice(app_secret.as_bytes());
+    let mac = mac.map(|mac| mac.chain_update(body).finalize().into_bytes().to_vec());
+    format!("sha1={}", hex(&mac.unwrap_or_default()))
 }
 
-fn hex(prefix: &str, bytes: &[u8]) -> String {
-    let mut text = prefix.to_owned();
+/// Returns the HMAC-SHA256 of `bytes`.
+pub(crate) fn hmac_sha256(key: &str, bytes: &[u8]) -> Vec<u8> {
+    // HMAC accepts a key of any length, so the default is never used.
+    let mac = Hmac::<Sha256>::new_from_slice(key.as_bytes());
+    mac.map(|mac| mac.chain_update(bytes).finalize().into_bytes().to_vec())
+        .unwrap_or_default()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 2);
     for byte in bytes {
+        // Writing to a String cannot fail.
         let _ = write!(text, "{byte:02x}");
     }
     text
@@ -73,8 +74,8 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn what_is_not_plain_ascii_is_escaped() {
-        let text = escaped(&json!({"v": "äöå 😢 a/b <c> 5% x@y \"q\" \\ \n"}));
+    fn non_ascii_and_four_ascii_characters_are_escaped() {
+        let text = escaped_json(&json!({"v": "äöå 😢 a/b <c> 5% x@y \"q\" \\ \n"}));
         assert_eq!(
             text,
             r#"{"v":"\u00e4\u00f6\u00e5 \ud83d\ude22 a\/b \u003Cc> 5\u0025 x\u0040y \"q\" \\ \n"}"#

@@ -1,49 +1,70 @@
-//! The control surface under `/_sim`: what a test or a person does to this Facebook.
+//! The control surface under `/_sim`, through which a test or an operator changes the simulated
+//! Facebook.
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, patch, post, put};
 use axum::{Json, Router};
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use crate::delivery::Faults;
-use crate::facebook::{Canned, EDGES, Habits, Person, kill};
-use crate::scenario::{Death, Scenario, check};
-use crate::signed_request::{self, Answered};
-use crate::world::Page;
-use crate::{Simulator, dialog, graph};
+use crate::delivery::DeliveryFaults;
+use crate::errors;
+use crate::facebook::Person;
+use crate::graph_faults::GraphFaults;
+use crate::pages::Page;
+use crate::scenario::Scenario;
+use crate::scripted_reply::{self, ScriptedReply};
+use crate::signed_request::{self, CallbackAnswer};
+use crate::simulator::Simulator;
+use crate::simulator_error::SimulatorError;
+use crate::token::TokenInvalidation;
 
-type Refusal = (StatusCode, Json<Value>);
-
-fn refusal(status: StatusCode, reason: &str) -> Refusal {
-    (status, Json(serde_json::json!({"error": reason})))
+impl IntoResponse for SimulatorError {
+    fn into_response(self) -> Response {
+        let status = match &self {
+            Self::UnknownPage(_) | Self::UnknownPerson(_) | Self::NoMatchingToken => {
+                StatusCode::NOT_FOUND
+            }
+            Self::NotSubscribed => StatusCode::CONFLICT,
+            Self::PageWithoutId
+            | Self::UnknownPageField(_)
+            | Self::FixedPageId
+            | Self::InvalidProbability(_)
+            | Self::UnknownAnswerFault(_)
+            | Self::UnknownEdge(_)
+            | Self::InvalidScenario(_) => StatusCode::BAD_REQUEST,
+        };
+        (status, Json(json!({"error": self.to_string()}))).into_response()
+    }
 }
 
-/// The routes.
-pub fn router(simulator: Simulator) -> Router {
+/// Returns the routes of the control surface.
+pub(crate) fn routes() -> Router<Simulator> {
     Router::new()
         .route("/_sim/pages", get(pages).post(put_pages))
-        .route("/_sim/pages/{id}", patch(change).delete(remove))
+        .route("/_sim/pages/{id}", patch(change_page).delete(remove_page))
         .route("/_sim/people", get(people).post(put_people))
         .route("/_sim/people/{id}/permissions/{name}", delete(revoke))
         .route("/_sim/people/{id}/deauthorize", post(deauthorize))
         .route("/_sim/people/{id}/data-deletion", post(delete_data))
-        .route("/_sim/scenario", post(scenario))
+        .route("/_sim/scenario", post(play_scenario))
         .route("/_sim/clock", get(clock).post(set_clock))
-        .route("/_sim/habits", get(habits).put(set_habits))
-        .route("/_sim/replies", put(set_replies))
-        .route("/_sim/calls", get(calls).delete(forget_calls))
-        .route("/_sim/tokens", delete(kill_tokens))
-        .route("/_sim/subscriptions", get(subscriptions))
-        .route("/_sim/faults", get(faults).put(set_faults))
-        .route("/_sim/test-button", post(test_button))
-        .route("/_sim/deliveries", get(deliveries))
         .route(
-            "/{version}/dialog/oauth",
-            get(dialog::show).post(dialog::decide),
+            "/_sim/graph-faults",
+            get(graph_faults).put(set_graph_faults),
         )
-        .fallback(graph::handle)
-        .with_state(simulator)
+        .route("/_sim/replies", put(set_replies))
+        .route("/_sim/calls", get(calls).delete(clear_calls))
+        .route("/_sim/tokens", delete(invalidate_tokens))
+        .route("/_sim/subscriptions", get(subscriptions))
+        .route(
+            "/_sim/delivery-faults",
+            get(delivery_faults).put(set_delivery_faults),
+        )
+        .route("/_sim/test-button", post(press_test_button))
+        .route("/_sim/deliveries", get(delivery_counts))
 }
 
 async fn pages(State(simulator): State<Simulator>) -> Json<Vec<Page>> {
@@ -53,110 +74,23 @@ async fn pages(State(simulator): State<Simulator>) -> Json<Vec<Page>> {
 async fn put_pages(
     State(simulator): State<Simulator>,
     Json(pages): Json<Vec<Page>>,
-) -> Result<StatusCode, Refusal> {
+) -> Result<StatusCode, SimulatorError> {
     for page in pages {
-        simulator
-            .put_page(&page)
-            .map_err(|reason| refusal(StatusCode::BAD_REQUEST, &reason))?;
+        simulator.put_page(&page)?;
     }
     Ok(StatusCode::CREATED)
 }
 
-async fn change(
+async fn change_page(
     State(simulator): State<Simulator>,
     Path(id): Path<String>,
     Json(fields): Json<Page>,
-) -> Result<Json<Page>, Refusal> {
-    if !simulator.world().has(&id) {
-        let reason = format!("there is no Page {id}: see GET /_sim/pages");
-        return Err(refusal(StatusCode::NOT_FOUND, &reason));
-    }
-    simulator
-        .change(&id, fields)
-        .map(Json)
-        .map_err(|reason| refusal(StatusCode::BAD_REQUEST, &reason))
+) -> Result<Json<Page>, SimulatorError> {
+    simulator.change(&id, fields).map(Json)
 }
 
-async fn faults(State(simulator): State<Simulator>) -> Json<Faults> {
-    Json(simulator.faults())
-}
-
-async fn set_faults(
-    State(simulator): State<Simulator>,
-    Json(faults): Json<Faults>,
-) -> Result<StatusCode, Refusal> {
-    let sane = faults.check();
-    sane.map_err(|reason| refusal(StatusCode::BAD_REQUEST, &reason))?;
-    simulator.set_faults(faults);
-    Ok(StatusCode::NO_CONTENT)
-}
-
-async fn revoke(
-    State(simulator): State<Simulator>,
-    Path((user, permission)): Path<(String, String)>,
-) -> Result<StatusCode, Refusal> {
-    let revoked = simulator.facebook().revoke(&user, &permission);
-    revoked.map_err(|reason| refusal(StatusCode::NOT_FOUND, &reason))?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
-/// Where a callback of the dashboard is.
-#[derive(Debug, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct To {
-    callback: String,
-}
-
-async fn deauthorize(
-    State(simulator): State<Simulator>,
-    Path(user): Path<String>,
-    Json(to): Json<To>,
-) -> Result<Json<Answered>, Refusal> {
-    somebody(&simulator, &user)?;
-    {
-        // Facebook ends the tokens first, then says so.
-        let death = Death {
-            user: Some(user.clone()),
-            page: None,
-            subcode: 458,
-        };
-        kill(&mut simulator.facebook(), &death);
-    }
-    let answered = signed_request::post(&simulator, &user, &to.callback).await;
-    Ok(Json(answered))
-}
-
-async fn delete_data(
-    State(simulator): State<Simulator>,
-    Path(user): Path<String>,
-    Json(to): Json<To>,
-) -> Result<Json<Answered>, Refusal> {
-    somebody(&simulator, &user)?;
-    let answered = signed_request::post(&simulator, &user, &to.callback).await;
-    Ok(Json(answered))
-}
-
-fn somebody(simulator: &Simulator, user: &str) -> Result<(), Refusal> {
-    if simulator.facebook().people.contains_key(user) {
-        return Ok(());
-    }
-    let reason = format!("there is no person {user}: see GET /_sim/people");
-    Err(refusal(StatusCode::NOT_FOUND, &reason))
-}
-
-async fn scenario(State(simulator): State<Simulator>, text: String) -> Result<StatusCode, Refusal> {
-    let scenario = Scenario::parse(&text);
-    let scenario = scenario.map_err(|reason| refusal(StatusCode::BAD_REQUEST, &reason))?;
-    tokio::spawn(scenario.play(simulator));
-    Ok(StatusCode::ACCEPTED)
-}
-
-async fn deliveries(State(simulator): State<Simulator>) -> Json<Value> {
-    Json(simulator.tally().json())
-}
-
-async fn remove(State(simulator): State<Simulator>, Path(id): Path<String>) -> StatusCode {
-    if simulator.world().remove(&id) {
+async fn remove_page(State(simulator): State<Simulator>, Path(id): Path<String>) -> StatusCode {
+    if simulator.page_data().remove(&id) {
         StatusCode::NO_CONTENT
     } else {
         StatusCode::NOT_FOUND
@@ -171,81 +105,127 @@ async fn put_people(
     State(simulator): State<Simulator>,
     Json(people): Json<Vec<Person>>,
 ) -> StatusCode {
-    let mut facebook = simulator.facebook();
-    facebook
-        .people
-        .extend(people.into_iter().map(|person| (person.id.clone(), person)));
+    let people = people.into_iter().map(|person| (person.id.clone(), person));
+    simulator.facebook().people.extend(people);
     StatusCode::CREATED
 }
 
-/// How far this Facebook's clock is ahead of the machine's.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
+async fn revoke(
+    State(simulator): State<Simulator>,
+    Path((user, permission)): Path<(String, String)>,
+) -> Result<StatusCode, SimulatorError> {
+    simulator.facebook().revoke(&user, &permission)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The address that a `signed_request` is posted to.
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Ahead {
-    ahead_seconds: i64,
+struct CallbackAddress {
+    callback: String,
 }
 
-async fn clock(State(simulator): State<Simulator>) -> Json<Ahead> {
-    let ahead_seconds = simulator.facebook().ahead;
-    Json(Ahead { ahead_seconds })
+async fn deauthorize(
+    State(simulator): State<Simulator>,
+    Path(user): Path<String>,
+    Json(address): Json<CallbackAddress>,
+) -> Result<Json<CallbackAnswer>, SimulatorError> {
+    check_person(&simulator, &user)?;
+    // Facebook invalidates the tokens before it reports the deauthorization.
+    simulator.facebook().invalidate_tokens(&TokenInvalidation {
+        user: Some(user.clone()),
+        page: None,
+        subcode: 458,
+    });
+    let answer = signed_request::post(&simulator, &user, &address.callback).await;
+    Ok(Json(answer))
 }
 
-async fn set_clock(State(simulator): State<Simulator>, Json(ahead): Json<Ahead>) -> StatusCode {
-    simulator.facebook().ahead = ahead.ahead_seconds;
+async fn delete_data(
+    State(simulator): State<Simulator>,
+    Path(user): Path<String>,
+    Json(address): Json<CallbackAddress>,
+) -> Result<Json<CallbackAnswer>, SimulatorError> {
+    check_person(&simulator, &user)?;
+    let answer = signed_request::post(&simulator, &user, &address.callback).await;
+    Ok(Json(answer))
+}
+
+fn check_person(simulator: &Simulator, user: &str) -> Result<(), SimulatorError> {
+    if simulator.facebook().people.contains_key(user) {
+        return Ok(());
+    }
+    Err(SimulatorError::UnknownPerson(user.to_owned()))
+}
+
+async fn play_scenario(
+    State(simulator): State<Simulator>,
+    text: String,
+) -> Result<StatusCode, SimulatorError> {
+    let scenario = Scenario::parse(&text)?;
+    tokio::spawn(scenario.play(simulator));
+    Ok(StatusCode::ACCEPTED)
+}
+
+/// How far the simulated clock is ahead of this host's clock.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ClockOffset {
+    offset_seconds: i64,
+}
+
+async fn clock(State(simulator): State<Simulator>) -> Json<ClockOffset> {
+    let offset_seconds = simulator.facebook().clock_offset_seconds;
+    Json(ClockOffset { offset_seconds })
+}
+
+async fn set_clock(
+    State(simulator): State<Simulator>,
+    Json(offset): Json<ClockOffset>,
+) -> StatusCode {
+    simulator.facebook().clock_offset_seconds = offset.offset_seconds;
     StatusCode::NO_CONTENT
 }
 
-async fn habits(State(simulator): State<Simulator>) -> Json<Habits> {
-    Json(simulator.facebook().habits.clone())
+async fn graph_faults(State(simulator): State<Simulator>) -> Json<GraphFaults> {
+    Json(simulator.facebook().graph_faults.clone())
 }
 
-async fn set_habits(
+async fn set_graph_faults(
     State(simulator): State<Simulator>,
-    Json(habits): Json<Habits>,
-) -> Result<StatusCode, Refusal> {
-    let known = check(habits.errors.keys());
-    known.map_err(|reason| refusal(StatusCode::BAD_REQUEST, &reason))?;
-    simulator.facebook().habits = habits;
+    Json(faults): Json<GraphFaults>,
+) -> Result<StatusCode, SimulatorError> {
+    errors::check_fault_names(faults.errors.keys())?;
+    simulator.facebook().graph_faults = faults;
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn set_replies(
     State(simulator): State<Simulator>,
-    Json(replies): Json<Vec<Canned>>,
-) -> Result<StatusCode, Refusal> {
-    let known = check(replies.iter().filter_map(|canned| canned.fault.as_ref()));
-    known.map_err(|reason| refusal(StatusCode::BAD_REQUEST, &reason))?;
-    if let Some(odd) = replies.iter().find(|canned| !canned.names_an_edge()) {
-        let edges = EDGES.join(", ");
-        let reason = format!(
-            "there is no edge {:?}; a method and one of {edges}",
-            odd.edge
-        );
-        return Err(refusal(StatusCode::BAD_REQUEST, &reason));
-    }
-    simulator.facebook().canned = replies
-        .into_iter()
-        .filter(|canned| canned.times > 0)
-        .collect();
+    Json(mut replies): Json<Vec<ScriptedReply>>,
+) -> Result<StatusCode, SimulatorError> {
+    scripted_reply::check_faults(&replies)?;
+    scripted_reply::check_edges(&replies)?;
+    replies.retain(|reply| reply.times > 0);
+    simulator.facebook().scripted_replies = replies;
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn calls(State(simulator): State<Simulator>) -> Json<Value> {
-    Json(serde_json::json!(simulator.facebook().calls))
+    Json(json!(simulator.facebook().calls))
 }
 
-async fn forget_calls(State(simulator): State<Simulator>) -> StatusCode {
+async fn clear_calls(State(simulator): State<Simulator>) -> StatusCode {
     simulator.facebook().calls.clear();
     StatusCode::NO_CONTENT
 }
 
-async fn kill_tokens(
+async fn invalidate_tokens(
     State(simulator): State<Simulator>,
-    Json(death): Json<Death>,
-) -> Result<StatusCode, Refusal> {
-    if kill(&mut simulator.facebook(), &death) == 0 {
-        let reason = "no token is of that person and that Page";
-        return Err(refusal(StatusCode::NOT_FOUND, reason));
+    Json(invalidation): Json<TokenInvalidation>,
+) -> Result<StatusCode, SimulatorError> {
+    if simulator.facebook().invalidate_tokens(&invalidation) == 0 {
+        return Err(SimulatorError::NoMatchingToken);
     }
     Ok(StatusCode::NO_CONTENT)
 }
@@ -253,13 +233,31 @@ async fn kill_tokens(
 async fn subscriptions(State(simulator): State<Simulator>) -> Json<Value> {
     let facebook = simulator.facebook();
     let app = facebook.subscription.as_ref().map(|app| {
-        serde_json::json!({"callback": app.callback, "include_values": app.include_values, "fields": app.fields})
+        json!({"callback": app.callback, "include_values": app.include_values, "fields": app.fields})
     });
-    Json(serde_json::json!({"app": app, "pages": facebook.installed}))
+    Json(json!({"app": app, "pages": facebook.page_subscriptions}))
 }
 
-async fn test_button(State(simulator): State<Simulator>) -> Result<StatusCode, Refusal> {
-    let pressed = simulator.press_test_button();
-    pressed.map_err(|reason| refusal(StatusCode::CONFLICT, &reason))?;
+async fn delivery_faults(State(simulator): State<Simulator>) -> Json<DeliveryFaults> {
+    Json(simulator.delivery_faults())
+}
+
+async fn set_delivery_faults(
+    State(simulator): State<Simulator>,
+    Json(faults): Json<DeliveryFaults>,
+) -> Result<StatusCode, SimulatorError> {
+    faults.check()?;
+    simulator.set_delivery_faults(faults);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn press_test_button(
+    State(simulator): State<Simulator>,
+) -> Result<StatusCode, SimulatorError> {
+    simulator.press_test_button()?;
     Ok(StatusCode::ACCEPTED)
+}
+
+async fn delivery_counts(State(simulator): State<Simulator>) -> Json<Value> {
+    Json(simulator.delivery_counts().to_json())
 }

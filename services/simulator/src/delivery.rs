@@ -1,107 +1,77 @@
-//! Deliveries: which change is announced and how, the habits of the sender, how it went.
-
-use std::sync::atomic::{AtomicU64, Ordering};
+//! The changes that are reported by webhooks, the bodies of deliveries, and the delivery faults.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::sync::Notify;
 
-use crate::bytes::escaped;
-use crate::now;
+use crate::bytes::escaped_json;
+use crate::clock::unix_now;
+use crate::facebook::WebhookTarget;
+use crate::simulator_error::SimulatorError;
+use crate::webhook_fields;
 
-/// Webhook fields of a Page's profile. Source: "Webhooks Reference: Page", v26.
-pub const WEBHOOK_FIELDS: [&str; 30] = [
-    "affiliation",
-    "attire",
-    "awards",
-    "bio",
-    "birthday",
-    "category",
-    "company_overview",
-    "culinary_team",
-    "current_location",
-    "description",
-    "email",
-    "founded",
-    "general_info",
-    "general_manager",
-    "hometown",
-    "hours",
-    "location",
-    "members",
-    "mission",
-    "name",
-    "parking",
-    "payment_options",
-    "personal_info",
-    "personal_interests",
-    "phone",
-    "picture",
-    "price_range",
-    "products",
-    "public_transit",
-    "website",
-];
-
-/// Habits of the sender; the first four are probabilities from 0 to 1.
+/// The faults and variations of deliveries.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a knob of its own")]
-pub struct Faults {
-    /// The notice of a change is never sent.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an independent setting"
+)]
+pub struct DeliveryFaults {
+    /// The probability, from 0 to 1, that a change is never reported.
     pub loss: f64,
-    /// A delivery comes twice.
+    /// The probability, from 0 to 1, that a delivery is sent twice.
     pub duplicate: f64,
-    /// A delivery is held back while later ones pass.
+    /// The probability, from 0 to 1, that a delivery is sent after later ones.
     pub reorder: f64,
-    /// Changes that wait together travel together.
+    /// The probability, from 0 to 1, that a waiting change joins the delivery of the change before.
     pub batch: f64,
-    /// Every delivery begins so many seconds late.
+    /// How long every delivery is delayed, in seconds.
     pub delay_seconds: u64,
-    /// Deliveries wait until this is false again: a backlog.
+    /// Whether deliveries are held back. They are sent once this is false again.
     pub hold: bool,
-    /// Seconds of failed deliveries, by this Facebook's clock, after which the app is taken off a Page;
-    /// `null`: never. Messenger does it after an hour.
+    /// How long deliveries of a Page must fail, in seconds of the simulated clock, before its Page
+    /// subscription is removed; `None` for never. Messenger removes it after an hour.
     pub unsubscribe_after_seconds: Option<u64>,
-    /// How much faster than in five minutes a failed delivery is repeated.
-    pub hurry: f64,
-    /// Whether values are sent at all; without, entries carry `changed_fields`.
+    /// The factor by which retries are faster than the default five minutes.
+    pub retry_speed: f64,
+    /// Whether values are sent at all. Otherwise entries carry `changed_fields`.
     pub include_values: bool,
-    /// Page ids are numbers, as in some real deliveries.
+    /// Whether Page ids are numbers, as in some real deliveries.
     pub number_ids: bool,
-    /// Times are in milliseconds, as in some real deliveries.
+    /// Whether times are in milliseconds, as in some real deliveries.
     pub millisecond_times: bool,
 }
 
-impl Faults {
-    /// Whether each probability is one.
-    pub fn check(&self) -> Result<(), String> {
-        let chances = [
+impl DeliveryFaults {
+    /// Fails if a probability is not from 0 to 1.
+    pub fn check(&self) -> Result<(), SimulatorError> {
+        let probabilities = [
             ("loss", self.loss),
             ("duplicate", self.duplicate),
             ("reorder", self.reorder),
             ("batch", self.batch),
         ];
-        let odd = chances
+        let invalid = probabilities
             .iter()
-            .find(|(_, chance)| !(0.0..=1.0).contains(chance));
-        odd.map_or(Ok(()), |(name, _)| {
-            Err(format!("{name} is a probability, from 0 to 1"))
-        })
+            .find(|(_, probability)| !(0.0..=1.0).contains(probability));
+        match invalid {
+            None => Ok(()),
+            Some((name, _)) => Err(SimulatorError::InvalidProbability(*name)),
+        }
     }
 }
 
-impl Default for Faults {
+impl Default for DeliveryFaults {
     fn default() -> Self {
         Self {
             loss: 0.0,
-            delay_seconds: 0,
-            hold: false,
-            unsubscribe_after_seconds: None,
-            hurry: 1.0,
             duplicate: 0.0,
             reorder: 0.0,
             batch: 0.5,
+            delay_seconds: 0,
+            hold: false,
+            unsubscribe_after_seconds: None,
+            retry_speed: 1.0,
             include_values: true,
             number_ids: false,
             millisecond_times: false,
@@ -109,154 +79,60 @@ impl Default for Faults {
     }
 }
 
-/// One announced change.
+/// A change of a Page that a webhook reports.
 #[derive(Debug, Clone)]
 pub struct Event {
     pub(crate) page: String,
-    pub(crate) field: &'static str,
+    field: &'static str,
     value: Option<Value>,
     pub(crate) time: u64,
-    /// Where it goes, and whether with values: as the app was subscribed when it happened.
-    pub(crate) target: (String, bool),
+    /// The target at the time of the change; empty until [`Event::with_target`] sets it.
+    pub(crate) target: WebhookTarget,
 }
 
 impl Event {
-    /// The webhook that a change of a Graph field causes; `None`: there is none for it.
-    ///
-    /// Source: "Webhooks Reference: Page", v26: which fields exist, and that most of them carry no
-    /// value.
-    pub fn of(page: &str, graph_field: &str, value: Value, time: u64) -> Option<Self> {
-        let (field, carries_value) = match graph_field {
-            "name" => ("name", true),
-            "category" => ("category", true),
-            "company_overview" => ("company_overview", true),
-            "founded" => ("founded", true),
-            "general_info" => ("general_info", true),
-            "mission" => ("mission", true),
-            "products" => ("products", true),
-            "emails" => ("email", false),
-            "description" => ("description", false),
-            "hours" => ("hours", false),
-            "location" => ("location", false),
-            "parking" => ("parking", false),
-            "phone" => ("phone", false),
-            "picture" => ("picture", false),
-            "price_range" => ("price_range", false),
-            "website" => ("website", false),
-            _ => return None,
-        };
-        let value = match field {
-            // Webhooks name categories by constants, Graph by words.
-            "category" => Some(Value::String(
-                value
-                    .as_str()
-                    .unwrap_or_default()
-                    .to_uppercase()
-                    .replace([' ', '/'], "_"),
-            )),
-            _ => carries_value
-                .then_some(value)
-                .filter(|value| !value.is_null()),
+    /// Returns the event for a change of a Graph field, or `None` if no webhook reports the field.
+    pub fn for_change(page: &str, graph_field: &str, value: Value, time: u64) -> Option<Self> {
+        let field = webhook_fields::for_graph_field(graph_field)?;
+        let value = if field.name == "category" {
+            Some(category_constant(&value))
+        } else {
+            Some(value).filter(|value| field.carries_value && !value.is_null())
         };
         Some(Self {
             page: page.to_owned(),
-            field,
+            field: field.name,
             value,
             time,
-            target: (String::new(), true),
+            target: WebhookTarget::default(),
         })
     }
 
-    /// Its webhook field.
+    /// Returns the webhook field of the event.
     pub fn field(&self) -> &'static str {
         self.field
     }
 
-    /// The same, on its way to a callback, with its value or without.
+    /// Returns the event with the target it is delivered to.
     #[must_use]
-    pub fn to(self, target: (String, bool)) -> Self {
+    pub fn with_target(self, target: WebhookTarget) -> Self {
         Self { target, ..self }
     }
 }
 
-/// How deliveries went.
-#[derive(Debug, Default)]
-pub struct Tally {
-    events: AtomicU64,
-    settled: AtomicU64,
-    lost: AtomicU64,
-    /// Events that wait in a backlog.
-    pub(crate) held: AtomicU64,
-    pub(crate) sent: AtomicU64,
-    pub(crate) accepted: AtomicU64,
-    moved: Notify,
+/// Returns a category as webhooks write it: as a constant, where Graph uses words.
+fn category_constant(category: &Value) -> Value {
+    let words = category.as_str().unwrap_or_default();
+    Value::String(words.to_uppercase().replace([' ', '/'], "_"))
 }
 
-impl Tally {
-    pub(crate) fn expect(&self) {
-        self.events.fetch_add(1, Ordering::SeqCst);
-    }
-
-    /// One event that is never sent.
-    pub(crate) fn lose(&self) {
-        self.lost.fetch_add(1, Ordering::SeqCst);
-        self.settle(1);
-    }
-
-    /// How many events wait in a backlog.
-    pub fn held(&self) -> u64 {
-        self.held.load(Ordering::SeqCst)
-    }
-
-    /// How many events were never sent.
-    pub fn lost(&self) -> u64 {
-        self.lost.load(Ordering::SeqCst)
-    }
-
-    pub(crate) fn settle(&self, events: usize) {
-        self.settled.fetch_add(events as u64, Ordering::SeqCst);
-        self.moved.notify_waiters();
-    }
-
-    /// Waits until every event so far was accepted or given up.
-    pub async fn settled(&self) {
-        loop {
-            let moved = self.moved.notified();
-            if self.settled.load(Ordering::SeqCst) >= self.events.load(Ordering::SeqCst) {
-                return;
-            }
-            moved.await;
-        }
-    }
-
-    /// The numbers in a sentence.
-    pub fn sentence(&self) -> String {
-        let load = |n: &AtomicU64| n.load(Ordering::SeqCst);
-        let (events, sent, accepted) = (load(&self.events), load(&self.sent), load(&self.accepted));
-        format!("{events} changes announced in {sent} deliveries, {accepted} of them answered 200")
-    }
-
-    /// The numbers.
-    pub fn json(&self) -> Value {
-        let load = |n: &AtomicU64| n.load(Ordering::SeqCst);
-        json!({
-            "events": load(&self.events),
-            "settled": load(&self.settled),
-            "lost": load(&self.lost),
-            "held": load(&self.held),
-            "sent": load(&self.sent),
-            "accepted": load(&self.accepted),
-        })
-    }
+/// Returns the body of a delivery of webhook entries, in Facebook's bytes.
+pub fn delivery_body(entries: &[Value]) -> String {
+    escaped_json(&json!({"object": "page", "entry": entries}))
 }
 
-/// A delivery body for entries, in Facebook's bytes.
-pub fn body(entries: &[Value]) -> String {
-    escaped(&json!({"object": "page", "entry": entries}))
-}
-
-/// The entry of some changes of one Page that are announced together.
-pub(crate) fn entry(events: &[Event], faults: Faults) -> Value {
+/// Returns the webhook entry for events of one Page and one time.
+pub(crate) fn entry_for_events(events: &[Event], faults: DeliveryFaults) -> Value {
     let first = &events[0];
     let page = match first.page.parse::<u64>() {
         Ok(number) if faults.number_ids => json!(number),
@@ -267,8 +143,8 @@ pub(crate) fn entry(events: &[Event], faults: Faults) -> Value {
     } else {
         first.time
     };
-    if !(faults.include_values && first.target.1) {
-        let fields: Vec<&str> = events.iter().map(|event| event.field).collect();
+    if !(faults.include_values && first.target.include_values) {
+        let fields: Vec<&str> = events.iter().map(Event::field).collect();
         return json!({"id": page, "time": time, "changed_fields": fields});
     }
     let change = |event: &Event| match &event.value {
@@ -278,7 +154,9 @@ pub(crate) fn entry(events: &[Event], faults: Faults) -> Value {
     json!({"id": page, "time": time, "changes": events.iter().map(change).collect::<Vec<_>>()})
 }
 
-/// A delivery of one change, sent now: for tests and load that need bodies of their own.
-pub fn change_now(page: &str, field: &str, value: &str) -> String {
-    body(&[json!({"id": page, "time": now(), "changes": [{"field": field, "value": value}]})])
+/// Returns the body of a delivery of one change at the current time of this host's clock, for tests
+/// that send their own deliveries.
+pub fn single_change_body(page: &str, field: &str, value: &str) -> String {
+    let change = json!({"field": field, "value": value});
+    delivery_body(&[json!({"id": page, "time": unix_now(), "changes": [change]})])
 }

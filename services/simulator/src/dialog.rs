@@ -1,5 +1,7 @@
-//! The dialog: a person allows the app to see their Pages, or does not. A plain form that posts
-//! `decision=approve|deny` and `pages=<id>` for each ticked Page back to the same address.
+//! The login dialog, in which a person grants the app access to their Pages or denies it.
+//!
+//! It is a plain form that posts `decision=approve|deny` and `pages=<id>` for each selected Page
+//! back to its own address.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -10,16 +12,23 @@ use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse as _, Response};
 use serde_json::Value;
 
-use crate::Simulator;
-use crate::facebook::Code;
+use crate::pages::Page;
+use crate::simulator::Simulator;
+use crate::token::LoginCode;
 
+/// The names and values of a query or a form. A name can occur several times.
 type Pairs = Vec<(String, String)>;
 
+/// The form shows at most this many Pages.
+const MAX_SHOWN_PAGES: usize = 500;
+
+/// Returns the first value of a name, or an empty text.
 fn one<'a>(pairs: &'a [(String, String)], name: &str) -> &'a str {
     let found = pairs.iter().find(|(key, _)| key == name);
     found.map_or("", |(_, value)| value.as_str())
 }
 
+/// Returns every value of a name.
 fn all<'a>(pairs: &'a [(String, String)], name: &'a str) -> impl Iterator<Item = &'a str> {
     pairs
         .iter()
@@ -27,6 +36,14 @@ fn all<'a>(pairs: &'a [(String, String)], name: &'a str) -> impl Iterator<Item =
         .map(|(_, value)| value.as_str())
 }
 
+/// Returns the permissions that the app asks for.
+fn requested_scopes(query: &[(String, String)]) -> impl Iterator<Item = &str> {
+    one(query, "scope")
+        .split([',', ' '])
+        .filter(|scope| !scope.is_empty())
+}
+
+/// Returns a text as HTML.
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
@@ -34,18 +51,16 @@ fn escape(text: &str) -> String {
         .replace('"', "&quot;")
 }
 
-/// What is wrong with the request, as Facebook shows it: the app learns nothing.
-fn blocked(simulator: &Simulator, query: &[(String, String)]) -> Option<Response> {
+/// Returns the error page for an invalid request, or `None` if the request is valid.
+///
+/// Facebook shows these errors to the person. The app is not informed.
+fn error_page(simulator: &Simulator, query: &[(String, String)]) -> Option<Response> {
     let facebook = simulator.facebook();
+    let app = &facebook.app;
     let redirect = one(query, "redirect_uri");
-    let text = if one(query, "client_id") != facebook.app.id {
+    let text = if one(query, "client_id") != app.id {
         "Invalid App ID: The provided app ID does not look like a valid app ID."
-    } else if !facebook
-        .app
-        .redirect_uris
-        .iter()
-        .any(|allowed| allowed == redirect)
-    {
+    } else if !app.redirect_uris.iter().any(|allowed| allowed == redirect) {
         "URL Blocked: This redirect failed because the redirect URI is not white-listed in the app's client OAuth settings."
     } else if one(query, "state").is_empty() {
         "Something went wrong: the state parameter is missing."
@@ -56,66 +71,75 @@ fn blocked(simulator: &Simulator, query: &[(String, String)]) -> Option<Response
     Some((StatusCode::BAD_REQUEST, Html(page)).into_response())
 }
 
-/// Shows the form.
+/// Answers with the form.
 pub(crate) async fn show(
     State(simulator): State<Simulator>,
     Path(_version): Path<String>,
     Query(query): Query<Pairs>,
 ) -> Response {
-    if let Some(error) = blocked(&simulator, &query) {
+    if let Some(error) = error_page(&simulator, &query) {
         return error;
     }
-    let facebook = simulator.facebook();
-    let mut people = String::new();
-    for person in facebook.people.values() {
-        let _ = write!(
-            people,
-            r#"<option value="{}">{}</option>"#,
-            person.id,
-            escape(&person.name)
-        );
-    }
-    let mut pages = String::new();
-    for page in simulator.world().pages().iter().take(500) {
-        let text = |name: &str| page.get(name).and_then(Value::as_str).unwrap_or_default();
-        let _ = write!(
-            pages,
-            r#"<p><label><input type="checkbox" name="pages" value="{}" checked> {}</label></p>"#,
-            escape(text("id")),
-            escape(text("name"))
-        );
-    }
-    let mut scopes = String::new();
-    for scope in one(&query, "scope")
-        .split([',', ' '])
-        .filter(|scope| !scope.is_empty())
-    {
-        let scope = escape(scope);
-        let _ = write!(
-            scopes,
-            r#"<p><label><input type="checkbox" name="scopes" value="{scope}" checked> {scope}</label></p>"#
-        );
-    }
+    let people = person_options(&simulator);
+    let pages = page_checkboxes(&simulator.pages());
+    let scopes = scope_checkboxes(&query);
     let form = format!(
-        r#"<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Simulated Facebook</title></head><body style="font:16px system-ui;max-width:40rem;margin:3rem auto"><h1>Simulated Facebook</h1><form method="post"><input type="hidden" name="ticked" value="yes"><p>Log in as <select name="user">{people}</select></p><h2>Pages the app may see</h2>{pages}<h2>What it may do</h2>{scopes}<p><button name="decision" value="approve" id="approve">Allow</button> <button name="decision" value="deny" id="deny">Not now</button></p></form></body></html>"#
+        r#"<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Simulated Facebook</title></head><body style="font:16px system-ui;max-width:40rem;margin:3rem auto"><h1>Simulated Facebook</h1><form method="post"><input type="hidden" name="has_checkboxes" value="yes"><p>Log in as <select name="user">{people}</select></p><h2>Pages the app may see</h2>{pages}<h2>What it may do</h2>{scopes}<p><button name="decision" value="approve" id="approve">Allow</button> <button name="decision" value="deny" id="deny">Not now</button></p></form></body></html>"#
     );
     Html(form).into_response()
 }
 
-/// Takes the decision and sends the person back.
+fn person_options(simulator: &Simulator) -> String {
+    let mut options = String::new();
+    for person in simulator.facebook().people.values() {
+        let (id, name) = (&person.id, escape(&person.name));
+        // Writing to a String cannot fail.
+        let _ = write!(options, r#"<option value="{id}">{name}</option>"#);
+    }
+    options
+}
+
+fn page_checkboxes(pages: &[Page]) -> String {
+    let mut checkboxes = String::new();
+    for page in pages.iter().take(MAX_SHOWN_PAGES) {
+        let text = |field: &str| page.get(field).and_then(Value::as_str).unwrap_or_default();
+        let (id, name) = (escape(text("id")), escape(text("name")));
+        // Writing to a String cannot fail.
+        let _ = write!(
+            checkboxes,
+            r#"<p><label><input type="checkbox" name="pages" value="{id}" checked> {name}</label></p>"#
+        );
+    }
+    checkboxes
+}
+
+fn scope_checkboxes(query: &[(String, String)]) -> String {
+    let mut checkboxes = String::new();
+    for scope in requested_scopes(query) {
+        let scope = escape(scope);
+        // Writing to a String cannot fail.
+        let _ = write!(
+            checkboxes,
+            r#"<p><label><input type="checkbox" name="scopes" value="{scope}" checked> {scope}</label></p>"#
+        );
+    }
+    checkboxes
+}
+
+/// Accepts the decision and redirects the person to the app.
 pub(crate) async fn decide(
     State(simulator): State<Simulator>,
     Path(_version): Path<String>,
     Query(query): Query<Pairs>,
     Form(form): Form<Pairs>,
 ) -> Response {
-    if let Some(error) = blocked(&simulator, &query) {
+    if let Some(error) = error_page(&simulator, &query) {
         return error;
     }
     let redirect = one(&query, "redirect_uri");
-    let mut back: Pairs = Vec::new();
+    let mut result: Pairs = Vec::new();
     if one(&form, "decision") == "approve" {
-        back.push(("code".to_owned(), approve(&simulator, &query, &form)));
+        result.push(("code".to_owned(), approve(&simulator, &query, &form)));
     } else {
         let denial = [
             ("error", "access_denied"),
@@ -123,46 +147,42 @@ pub(crate) async fn decide(
             ("error_description", "Permissions error"),
             ("error_reason", "user_denied"),
         ];
-        back.extend(denial.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        result.extend(denial.map(|(name, value)| (name.to_owned(), value.to_owned())));
     }
-    back.push(("state".to_owned(), one(&query, "state").to_owned()));
+    result.push(("state".to_owned(), one(&query, "state").to_owned()));
     let separator = if redirect.contains('?') { '&' } else { '?' };
-    let back = serde_urlencoded::to_string(&back).unwrap_or_default();
-    let address = format!("{redirect}{separator}{back}#_=_");
+    let result = serde_urlencoded::to_string(&result).unwrap_or_default();
+    let address = format!("{redirect}{separator}{result}#_=_");
     (StatusCode::FOUND, [(header::LOCATION, address)]).into_response()
 }
 
-/// Remembers what the person allowed; answers with a code.
+/// Records the decision of the person and returns a code.
 fn approve(simulator: &Simulator, query: &[(String, String)], form: &[(String, String)]) -> String {
     let mut facebook = simulator.facebook();
     let first = facebook.people.keys().next().cloned().unwrap_or_default();
     let user = Some(one(form, "user")).filter(|user| facebook.people.contains_key(*user));
     let user = user.map_or(first, ToOwned::to_owned);
-    // A person's form names what is ticked; a program may leave that out and means everything.
-    let is_form = !one(form, "ticked").is_empty();
+    // A browser posts every checkbox that is checked. A program may leave out the Pages and the
+    // permissions, and then allows all of them.
+    let has_checkboxes = !one(form, "has_checkboxes").is_empty();
     let pages: BTreeSet<String> = all(form, "pages").map(ToOwned::to_owned).collect();
     let scopes: BTreeSet<&str> = all(form, "scopes").collect();
     let declined: BTreeSet<&str> = all(form, "declined").collect();
     if let Some(person) = facebook.people.get_mut(&user) {
-        person.ticked = (is_form || !pages.is_empty()).then_some(pages);
-        for scope in one(query, "scope")
-            .split([',', ' '])
-            .filter(|scope| !scope.is_empty())
-        {
-            let granted = (!is_form || scopes.contains(scope)) && !declined.contains(scope);
-            person.permissions.insert(scope.to_owned(), granted);
+        person.selected_pages = (has_checkboxes || !pages.is_empty()).then_some(pages);
+        for scope in requested_scopes(query) {
+            let is_granted =
+                (!has_checkboxes || scopes.contains(scope)) && !declined.contains(scope);
+            person.permissions.insert(scope.to_owned(), is_granted);
         }
     }
-    let code = facebook.text("AQ", 120);
-    let issued = facebook.now();
-    facebook.codes.insert(
-        code.clone(),
-        Code {
-            user,
-            redirect_uri: one(query, "redirect_uri").to_owned(),
-            issued,
-            used: false,
-        },
-    );
-    code
+    let text = facebook.random_text("AQ", 120);
+    let code = LoginCode {
+        user,
+        redirect_uri: one(query, "redirect_uri").to_owned(),
+        issued: facebook.now(),
+        used: false,
+    };
+    facebook.codes.insert(text.clone(), code);
+    text
 }

@@ -1,50 +1,53 @@
-//! What Graph answers on bad days: its error codes with their real statuses and texts, and what is in
-//! between it and us.
+//! The ways in which answers of Graph fail: its error codes with their real statuses and texts, and
+//! the faults of the network and the servers in between.
 //!
-//! Source: "Handling errors" of the Graph API; statuses and texts from captures where the page gives
-//! none.
+//! Source: "Handling errors" of the Graph API. Where that page gives no status or text, they come
+//! from captures.
 
 use serde_json::{Value, json};
 
-/// An error Graph answers with.
+use crate::simulator_error::SimulatorError;
+
+/// An error that Graph answers with.
 #[derive(Debug, Clone, Copy)]
-pub struct Row {
-    /// How it is named in a fault: `code` or `code/subcode`.
+pub struct GraphError {
+    /// The name of the fault: `code` or `code/subcode`.
     pub name: &'static str,
     /// The HTTP status.
     pub status: u16,
-    /// Its `type`.
-    pub kind: &'static str,
-    /// Its message.
+    /// The field `type` of the error.
+    pub error_type: &'static str,
+    /// The field `message` of the error.
     pub message: &'static str,
-    /// Its `is_transient`.
-    pub transient: bool,
+    /// Whether the error has `is_transient` set.
+    pub is_transient: bool,
 }
 
-const fn row(name: &'static str, status: u16, message: &'static str) -> Row {
-    Row {
+const fn error(name: &'static str, status: u16, message: &'static str) -> GraphError {
+    GraphError {
         name,
         status,
-        kind: "OAuthException",
+        error_type: "OAuthException",
         message,
-        transient: false,
+        is_transient: false,
     }
 }
 
-const fn transient(name: &'static str, status: u16, message: &'static str) -> Row {
-    Row {
-        transient: true,
-        ..row(name, status, message)
+const fn transient(name: &'static str, status: u16, message: &'static str) -> GraphError {
+    GraphError {
+        is_transient: true,
+        ..error(name, status, message)
     }
 }
 
-const SESSION: &str = "Error validating access token: the session is over";
+/// The message of errors for a token whose session is over.
+pub(crate) const SESSION_OVER: &str = "Error validating access token: the session is over";
 
-/// Every error that can be asked for.
-pub const ROWS: [Row; 54] = [
-    row("1", 500, "An unknown error occurred"),
-    row("1/99", 500, "An unknown error has occurred."),
-    row(
+/// Every error that Graph can be made to answer with.
+pub const GRAPH_ERRORS: [GraphError; 54] = [
+    error("1", 500, "An unknown error occurred"),
+    error("1/99", 500, "An unknown error has occurred."),
+    error(
         "1/2853006",
         400,
         "You do not have permission to perform this action",
@@ -54,178 +57,178 @@ pub const ROWS: [Row; 54] = [
         503,
         "An unexpected error has occurred. Please retry your request later.",
     ),
-    row(
+    error(
         "3",
         400,
         "(#3) Application does not have the capability to make this API call.",
     ),
-    row("4", 403, "(#4) Application request limit reached"),
-    row("4/1349210", 403, "(#4) Application request limit reached"),
-    row(
+    error("4", 403, "(#4) Application request limit reached"),
+    error("4/1349210", 403, "(#4) Application request limit reached"),
+    error(
         "10",
         403,
         "(#10) This endpoint requires the 'pages_read_engagement' permission",
     ),
-    row(
+    error(
         "15",
         400,
         "(#15) This method must be called with an app access_token.",
     ),
-    row("17", 400, "(#17) User request limit reached"),
-    row("17/2446079", 400, "(#17) User request limit reached"),
-    row(
+    error("17", 400, "(#17) User request limit reached"),
+    error("17/2446079", 400, "(#17) User request limit reached"),
+    error(
         "21",
         400,
         "(#21) Page ID 1 was migrated to page ID 2. Please update your API calls to the new ID",
     ),
-    row("32", 400, "(#32) Page request limit reached"),
-    row("100", 400, "(#100) Invalid parameter"),
-    Row {
-        kind: "GraphMethodException",
-        ..row(
+    error("32", 400, "(#32) Page request limit reached"),
+    error("100", 400, "(#100) Invalid parameter"),
+    GraphError {
+        error_type: "GraphMethodException",
+        ..error(
             "100/33",
             400,
             "Unsupported get request. Object with ID '1' does not exist, cannot be loaded due to missing permissions, or does not support this operation.",
         )
     },
-    row("100/36007", 400, "This authorization code has expired."),
-    row("100/36009", 400, "This authorization code has been used."),
-    row(
+    error("100/36007", 400, "This authorization code has expired."),
+    error("100/36009", 400, "This authorization code has been used."),
+    error(
         "101",
         400,
         "Error validating application. Cannot get application info due to a system error.",
     ),
-    row("102", 400, "Session key invalid or no longer valid"),
-    row("104", 400, "Incorrect signature"),
-    row("190", 400, "Invalid OAuth access token."),
-    row(
+    error("102", 400, "Session key invalid or no longer valid"),
+    error("104", 400, "Incorrect signature"),
+    error("190", 400, "Invalid OAuth access token."),
+    error(
         "190/458",
         400,
         "Error validating access token: The user has not authorized application.",
     ),
-    row(
+    error(
         "190/459",
         400,
         "Error validating access token: You cannot access the app till you log in to www.facebook.com and follow the instructions given.",
     ),
-    row(
+    error(
         "190/460",
         400,
         "Error validating access token: The session has been invalidated because the user changed their password or Facebook has changed the session for security reasons.",
     ),
-    row(
+    error(
         "190/463",
         400,
         "Error validating access token: Session has expired on Thursday, 09-Apr-15 15:00:00 PDT.",
     ),
-    row(
+    error(
         "190/464",
         400,
         "Error validating access token: Sessions for the user are not allowed because the user is not a confirmed user.",
     ),
-    row("190/466", 400, SESSION),
-    row("190/467", 401, SESSION),
-    row(
+    error("190/466", 400, SESSION_OVER),
+    error("190/467", 401, SESSION_OVER),
+    error(
         "190/490",
         400,
         "The user is enrolled in a blocking, logged-in checkpoint",
     ),
-    row(
+    error(
         "190/492",
         400,
         "Error validating access token: the user does not have a role on the Page",
     ),
-    row(
+    error(
         "190/2069032",
         400,
         "A Page access token is required for this call for the new Pages experience.",
     ),
-    row(
+    error(
         "200",
         403,
         "(#200) Requires pages_read_engagement permission to manage the object",
     ),
-    row(
+    error(
         "210",
         400,
         "(#210) A page access token is required to request this resource.",
     ),
-    row("299", 403, "(#299) permission missing"),
-    row("341", 400, "(#341) Feed action request limit reached"),
-    row(
+    error("299", 403, "(#299) permission missing"),
+    error("341", 400, "(#341) Feed action request limit reached"),
+    error(
         "368",
         403,
         "(#368) The action attempted has been deemed abusive or is otherwise disallowed",
     ),
-    row("450", 400, SESSION),
-    row(
+    error("450", 400, SESSION_OVER),
+    error(
         "452",
         400,
         "Session key invalid. This could be because the session key has an incorrect format, or because the user has revoked this session",
     ),
-    row("506/1455006", 400, "(#506) Duplicate status message"),
-    row(
+    error("506/1455006", 400, "(#506) Duplicate status message"),
+    error(
         "613",
         400,
         "(#613) Calls to this api have exceeded the rate limit.",
     ),
-    row(
+    error(
         "613/1996",
         400,
         "(#613) Calls to this api have exceeded the rate limit.",
     ),
-    row(
+    error(
         "803",
         400,
         "(#803) Some of the aliases you requested do not exist",
     ),
-    row("2200", 400, "(#2200) callback verification failed"),
-    row(
+    error("2200", 400, "(#2200) callback verification failed"),
+    error(
         "2500",
         400,
         "An active access token must be used to query information about the current user.",
     ),
-    row(
+    error(
         "80001",
         400,
         "(#80001) There have been too many calls to this Page account. Wait a bit and try again.",
     ),
-    row(
+    error(
         "100/36008",
         400,
         "Error validating verification code. Please make sure your redirect_uri is identical to the one you used in the OAuth dialog request",
     ),
-    row(
+    error(
         "80000",
         400,
         "(#80000) There have been too many calls from this ad-account. Wait a bit and try again.",
     ),
-    row(
+    error(
         "80003",
         400,
         "(#80003) There have been too many calls to this ad-account. Wait a bit and try again.",
     ),
-    row(
+    error(
         "80004",
         400,
         "(#80004) There have been too many calls to this ad-account. Wait a bit and try again.",
     ),
-    row(
+    error(
         "80005",
         400,
         "(#80005) There have been too many leadgen api calls to this Page account. Wait a bit and try again.",
     ),
-    row(
+    error(
         "80014",
         400,
         "(#80014) There have been too many calls for the batch uploads to this catalog account.",
     ),
-    row(
+    error(
         "80002",
         400,
         "(#80002) There have been too many calls to this Instagram account. Wait a bit and try again.",
     ),
-    row(
+    error(
         "80006",
         400,
         "(#80006) There have been too many calls to this Messenger account. Wait a bit and try again.",
@@ -237,52 +240,64 @@ pub const ROWS: [Row; 54] = [
     ),
 ];
 
-/// A way for one answer to go wrong.
+/// A way in which one answer fails.
 #[derive(Debug, Clone, Copy)]
-pub enum Fault {
-    /// An error of Graph's.
-    Error(&'static Row),
-    /// "Please reduce the amount of data", which is code 1 with another message.
-    TooMuch,
-    /// An HTML page of a server in between, 502.
-    Html,
-    /// The real answer, later than anybody waits.
+pub enum AnswerFault {
+    /// An error of Graph.
+    Error(&'static GraphError),
+    /// The error "Please reduce the amount of data", which is code 1 with another message.
+    TooMuchData,
+    /// The HTML page of a server in between, with status 502.
+    HtmlPage,
+    /// The real answer after a delay that exceeds the timeout of clients.
     Slow,
-    /// The connection breaks in the middle of the answer.
+    /// A connection that breaks in the middle of the answer.
     Reset,
-    /// Half of the real body.
+    /// The first half of the real body.
     Truncated,
-    /// The real answer as `text/javascript`.
+    /// The real answer with the content type `text/javascript`.
     WrongType,
-    /// Nothing, with status 200.
+    /// An empty body with status 200.
     Empty,
-    /// `false`, with status 200.
-    No,
+    /// The body `false` with status 200.
+    False,
 }
 
-impl Fault {
-    /// The fault of this name: an error as `190/463`, or one of the words below.
+impl AnswerFault {
+    /// Returns the fault with this name, or `None` if there is none.
+    ///
+    /// The name is that of an error, such as `190/463`, or a word, such as `html`.
     pub fn parse(name: &str) -> Option<Self> {
         Some(match name {
-            "too_much" => Self::TooMuch,
-            "html" => Self::Html,
+            "too_much" => Self::TooMuchData,
+            "html" => Self::HtmlPage,
             "slow" => Self::Slow,
             "reset" => Self::Reset,
             "truncated" => Self::Truncated,
             "wrong_type" => Self::WrongType,
             "empty" => Self::Empty,
-            "false" => Self::No,
-            name => Self::Error(ROWS.iter().find(|row| row.name == name)?),
+            "false" => Self::False,
+            name => Self::Error(GRAPH_ERRORS.iter().find(|error| error.name == name)?),
         })
     }
 }
 
-impl Row {
-    /// The error as it stands in a body.
-    pub fn error(&self) -> Value {
+/// Fails if a name is not that of an answer fault.
+pub(crate) fn check_fault_names<'a>(
+    mut names: impl Iterator<Item = &'a String>,
+) -> Result<(), SimulatorError> {
+    match names.find(|name| AnswerFault::parse(name).is_none()) {
+        None => Ok(()),
+        Some(name) => Err(SimulatorError::UnknownAnswerFault(name.clone())),
+    }
+}
+
+impl GraphError {
+    /// Returns the error object of a response body.
+    pub fn to_json(&self) -> Value {
         let mut numbers = self.name.split('/').map(str::parse::<u64>);
         let mut error = json!({
-            "message": self.message, "type": self.kind, "fbtrace_id": "AsimTrace",
+            "message": self.message, "type": self.error_type, "fbtrace_id": "AsimTrace",
         });
         if let Some(Ok(code)) = numbers.next() {
             error["code"] = json!(code);
@@ -290,7 +305,7 @@ impl Row {
         if let Some(Ok(subcode)) = numbers.next() {
             error["error_subcode"] = json!(subcode);
         }
-        if self.transient {
+        if self.is_transient {
             error["is_transient"] = json!(true);
         }
         error
@@ -302,17 +317,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_row_is_found_by_its_name_and_names_are_distinct() {
-        let names: std::collections::BTreeSet<_> = ROWS.iter().map(|row| row.name).collect();
-        assert_eq!(names.len(), ROWS.len());
-        for row in &ROWS {
+    fn every_error_is_found_by_its_name_and_names_are_distinct() {
+        let names: std::collections::BTreeSet<_> =
+            GRAPH_ERRORS.iter().map(|error| error.name).collect();
+        assert_eq!(names.len(), GRAPH_ERRORS.len());
+        for error in &GRAPH_ERRORS {
             assert!(
-                matches!(Fault::parse(row.name), Some(Fault::Error(_))),
+                matches!(AnswerFault::parse(error.name), Some(AnswerFault::Error(_))),
                 "{}",
-                row.name
+                error.name
             );
-            assert!(row.error()["code"].is_u64());
+            assert!(error.to_json()["code"].is_u64());
         }
-        assert!(Fault::parse("190/1").is_none() && Fault::parse("").is_none());
+        assert!(AnswerFault::parse("190/1").is_none() && AnswerFault::parse("").is_none());
     }
 }

@@ -1,261 +1,141 @@
-//! What this Facebook knows beside its Pages: one app, people, tokens, codes, subscriptions, and how
-//! often it was asked what.
+//! The state of the simulated Facebook other than its Pages: one app, people, tokens, codes,
+//! subscriptions and the number of calls.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
-use crate::delivery::WEBHOOK_FIELDS;
-use crate::graph::page_of;
-use crate::scenario::Death;
+use crate::clock::unix_now;
+use crate::graph_faults::GraphFaults;
+use crate::scripted_reply::ScriptedReply;
+use crate::simulator_error::SimulatorError;
+use crate::token::{LoginCode, Token, TokenInvalidation, TokenOwner};
+use crate::webhook_fields;
 
-/// Seconds a token from the dialog lives.
-pub const SHORT_LIFE: u64 = 3600;
-/// Seconds an exchanged token lives: about 60 days.
-pub const LONG_LIFE: u64 = 5_184_000;
-/// Seconds a code may wait to be exchanged.
-pub const CODE_LIFE: u64 = 600;
-/// Seconds until data access must be renewed by a login: about 90 days.
-const DATA_ACCESS: u64 = 7_776_000;
+/// How long the usage of the app's rate limit counts, in seconds.
+const USAGE_WINDOW_SECONDS: u64 = 3600;
 
-/// The app this Facebook serves.
+/// The one app of the simulated Facebook.
 #[derive(Debug, Clone)]
 pub struct App {
-    /// Its id.
+    /// The app id.
     pub id: String,
-    /// Its secret.
+    /// The app secret, which signs deliveries.
     pub secret: String,
-    /// Where the dialog may send people back to, exactly.
+    /// The redirect addresses that the dialog accepts. They are compared exactly.
     pub redirect_uris: Vec<String>,
 }
 
-/// The app's own subscription to Pages.
-#[derive(Debug, Clone)]
-pub struct AppSubscription {
-    /// Where webhooks go.
-    pub callback: String,
-    /// Whether they carry values.
-    pub include_values: bool,
-    /// Which fields.
-    pub fields: BTreeSet<String>,
-}
-
-/// A person.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Person {
-    /// Their app-scoped id.
-    pub id: String,
-    /// Their name.
-    pub name: String,
-    /// The Pages they manage; `null`: all there are.
-    #[serde(default)]
-    pub pages: Option<BTreeSet<String>>,
-    /// Pages they may see and get no token for.
-    #[serde(default)]
-    pub without_token: BTreeSet<String>,
-    /// What they allowed the app, and what they declined.
-    #[serde(default)]
-    pub permissions: BTreeMap<String, bool>,
-    /// The Pages they ticked in the dialog; `null`: all of theirs.
-    #[serde(default)]
-    pub ticked: Option<BTreeSet<String>>,
-}
-
-/// Whose a token is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kind {
-    /// A person's.
-    User,
-    /// A Page's.
-    Page(String),
-}
-
-/// A token.
-#[derive(Debug, Clone)]
-pub struct Token {
-    /// Whose.
-    pub kind: Kind,
-    /// The person it came from.
-    pub user: String,
-    /// The app it was given to.
-    pub app: String,
-    /// When it was made.
-    pub issued: u64,
-    /// When the person logged in: an exchange does not move this.
-    pub login: u64,
-    /// When it ends; `None`: never.
-    pub expires: Option<u64>,
-    /// The subcode of its death.
-    pub dead: Option<u64>,
-}
-
-/// A code of the dialog.
-#[derive(Debug, Clone)]
-pub struct Code {
-    /// Whose.
-    pub user: String,
-    /// Where it was sent.
-    pub redirect_uri: String,
-    /// When.
-    pub issued: u64,
-    /// Whether it was exchanged.
-    pub used: bool,
-}
-
-/// An answer that replaces the real one: for what a real Facebook does on bad days.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Canned {
-    /// Of which edge, as `GET /_sim/calls` names it.
-    pub edge: String,
-    /// How often; default once.
-    #[serde(default = "once")]
-    pub times: u32,
-    /// Its status; default 200.
-    #[serde(default = "ok")]
-    pub status: u16,
-    /// Headers beside or instead of the usual ones; `null` leaves one out.
-    #[serde(default)]
-    pub headers: BTreeMap<String, Option<String>>,
-    /// Its body: a text is sent as it is, anything else as JSON. Absent: the real body.
-    #[serde(default)]
-    pub body: Option<Value>,
-    /// Fields laid over every object of the real body; `null` leaves one out.
-    #[serde(default)]
-    pub patch: Map<String, Value>,
-    /// So many bytes of spaces before the body.
-    #[serde(default)]
-    pub padding: usize,
-    /// What goes wrong with it, by a name of [`crate::errors::Fault::parse`].
-    #[serde(default)]
-    pub fault: Option<String>,
-}
-
-fn once() -> u32 {
-    1
-}
-
-fn ok() -> u16 {
-    200
-}
-
-/// The edges there are, as calls are counted; and one permission of `me/permissions`, by its name.
-pub const EDGES: [&str; 10] = [
-    "oauth/access_token",
-    "debug_token",
-    "me",
-    "me/permissions",
-    "me/accounts",
-    "?ids",
-    "batch",
-    "{id}",
-    "{id}/subscriptions",
-    "{id}/subscribed_apps",
-];
-
-impl Canned {
-    /// Whether there is such an edge: a reply for another would never be sent.
-    pub fn names_an_edge(&self) -> bool {
-        let named = self.edge.split_once(' ');
-        named.is_some_and(|(method, edge)| {
-            let known = EDGES.contains(&edge) || edge.starts_with("me/permissions/");
-            known && ["GET", "POST", "DELETE"].contains(&method)
-        })
+impl App {
+    /// Returns the app access token: id and secret, joined by `|`.
+    pub fn access_token(&self) -> String {
+        format!("{}|{}", self.id, self.secret)
     }
 }
 
-/// Habits of Graph that differ from app to app and from day to day.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Habits {
-    /// Refuse calls without `appsecret_proof` ("Require App Secret").
-    pub require_proof: bool,
-    /// More Pages than this at once are "too much data".
-    pub max_limit: usize,
-    /// Begin every list with an empty result page.
-    pub hollow: bool,
-    /// What the end of every new token is: for tests of escaping.
-    pub token_suffix: String,
-    /// Headers of every answer, such as usage.
-    pub headers: BTreeMap<String, String>,
-    /// Seconds for which reads still show what was before a change.
-    pub stale_reads: u64,
-    /// New tokens belong to this app instead of ours.
-    pub token_app: Option<String>,
-    /// A new app-level subscription adds to the fields before instead of replacing them: sources
-    /// disagree about the real one.
-    pub amend_app_fields: bool,
-    /// How probably an answer goes wrong, by the name of the fault: `{"2": 0.1, "html": 0.05}`.
-    pub errors: BTreeMap<String, f64>,
-    /// How long a slow answer takes.
-    pub slow_seconds: u64,
-    /// How many percent of the app's limit each call uses; at 100 calls are refused (code 4) for an
-    /// hour of this Facebook's clock.
-    pub usage_step: u64,
+/// The app subscription to Pages.
+#[derive(Debug, Clone)]
+pub struct AppSubscription {
+    /// The address that receives the webhooks.
+    pub callback: String,
+    /// Whether webhooks carry values.
+    pub include_values: bool,
+    /// The webhook fields that are subscribed to.
+    pub fields: BTreeSet<String>,
 }
 
-impl Default for Habits {
-    fn default() -> Self {
-        Self {
-            require_proof: true,
-            max_limit: 1000,
-            hollow: false,
-            token_suffix: String::new(),
-            headers: BTreeMap::new(),
-            stale_reads: 0,
-            token_app: None,
-            amend_app_fields: false,
-            errors: BTreeMap::new(),
-            slow_seconds: 20,
-            usage_step: 0,
+impl AppSubscription {
+    /// Returns where and in which form webhooks are delivered.
+    pub(crate) fn target(&self) -> WebhookTarget {
+        WebhookTarget {
+            callback: self.callback.clone(),
+            include_values: self.include_values,
         }
     }
 }
 
-/// All of it.
+/// The address of a webhook and whether it carries values.
+#[derive(Debug, Clone, Default)]
+pub struct WebhookTarget {
+    /// The address that receives the webhook.
+    pub callback: String,
+    /// Whether the webhook carries values.
+    pub include_values: bool,
+}
+
+/// A person who can log in.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Person {
+    /// The app-scoped user id.
+    pub id: String,
+    /// The name of the person.
+    pub name: String,
+    /// The ids of the Pages the person manages; `None` for every Page.
+    #[serde(default)]
+    pub pages: Option<BTreeSet<String>>,
+    /// The ids of Pages that are listed for the person without a token.
+    #[serde(default)]
+    pub pages_without_token: BTreeSet<String>,
+    /// The permissions the app asked for, and whether the person granted each.
+    #[serde(default)]
+    pub permissions: BTreeMap<String, bool>,
+    /// The ids of the Pages the person selected in the dialog; `None` for all of their Pages.
+    #[serde(default)]
+    pub selected_pages: Option<BTreeSet<String>>,
+}
+
+/// How much of the app's rate limit is used.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AppUsage {
+    /// The used part of the limit in percent. It can exceed 100.
+    pub percent: u64,
+    /// When counting began, UNIX seconds of the simulated clock.
+    pub since: u64,
+}
+
+/// The state of the simulated Facebook other than its Pages.
 #[derive(Debug)]
 pub struct Facebook {
     /// The app.
     pub app: App,
-    /// Its subscription.
+    /// The app subscription, if there is one.
     pub subscription: Option<AppSubscription>,
     /// People by id.
     pub people: BTreeMap<String, Person>,
-    /// Tokens by text.
+    /// Tokens by their text.
     pub tokens: HashMap<String, Token>,
-    /// Codes by text.
-    pub codes: HashMap<String, Code>,
-    /// Fields the app is subscribed to, by Page.
-    pub installed: BTreeMap<String, BTreeSet<String>>,
-    /// How often each edge was asked.
+    /// Codes by their text.
+    pub codes: HashMap<String, LoginCode>,
+    /// The Page subscriptions: the app's webhook fields by Page id.
+    pub page_subscriptions: BTreeMap<String, BTreeSet<String>>,
+    /// The number of calls by edge.
     pub calls: BTreeMap<String, u64>,
-    /// Answers that replace the next real ones.
-    pub canned: Vec<Canned>,
-    /// Habits.
-    pub habits: Habits,
-    /// How far this Facebook's clock is ahead of the machine's, in seconds.
-    pub ahead: i64,
-    /// Every Page counts as subscribed, whether it was or not.
-    pub preinstalled: bool,
-    /// Since when deliveries of a Page fail.
-    pub failing: BTreeMap<String, u64>,
-    /// Percent of the app's limit that is used, and since when it counts.
-    pub usage: (u64, u64),
-    chance: fastrand::Rng,
+    /// The replies that replace the next real answers.
+    pub scripted_replies: Vec<ScriptedReply>,
+    /// The faults and app-dependent settings of Graph.
+    pub graph_faults: GraphFaults,
+    /// How far the simulated clock is ahead of this host's clock, in seconds.
+    pub clock_offset_seconds: i64,
+    /// Whether every Page counts as subscribed, with or without a Page subscription.
+    pub all_pages_subscribed: bool,
+    /// When deliveries began to fail, by Page id, UNIX seconds of the simulated clock.
+    pub failing_since: BTreeMap<String, u64>,
+    /// How much of the app's rate limit is used.
+    pub usage: AppUsage,
+    random: fastrand::Rng,
 }
 
 impl Facebook {
-    /// A Facebook with one app and one person who manages every Page.
+    /// Returns a Facebook with one app and one person, who manages every Page.
     pub fn new(app: App, seed: u64) -> Self {
         let ada = Person {
             id: "200000000000001".to_owned(),
             name: "Ada Operator".to_owned(),
             pages: None,
-            without_token: BTreeSet::new(),
+            pages_without_token: BTreeSet::new(),
             permissions: BTreeMap::new(),
-            ticked: None,
+            selected_pages: None,
         };
         Self {
             app,
@@ -263,160 +143,157 @@ impl Facebook {
             people: BTreeMap::from([(ada.id.clone(), ada)]),
             tokens: HashMap::new(),
             codes: HashMap::new(),
-            installed: BTreeMap::new(),
+            page_subscriptions: BTreeMap::new(),
             calls: BTreeMap::new(),
-            canned: Vec::new(),
-            habits: Habits::default(),
-            ahead: 0,
-            preinstalled: false,
-            failing: BTreeMap::new(),
-            usage: (0, 0),
-            chance: fastrand::Rng::with_seed(seed),
+            scripted_replies: Vec::new(),
+            graph_faults: GraphFaults::default(),
+            clock_offset_seconds: 0,
+            all_pages_subscribed: false,
+            failing_since: BTreeMap::new(),
+            usage: AppUsage::default(),
+            random: fastrand::Rng::with_seed(seed),
         }
     }
 
-    /// Sets both layers of subscriptions up as somebody would by hand, for every Page.
-    pub fn preinstall(&mut self, callback: &str) {
+    /// Subscribes the app on both layers to every field of every Page.
+    pub fn subscribe_everything(&mut self, callback: &str) {
         self.subscription = Some(AppSubscription {
             callback: callback.to_owned(),
             include_values: true,
-            fields: WEBHOOK_FIELDS
-                .iter()
-                .map(|name| (*name).to_owned())
-                .collect(),
+            fields: webhook_fields::names().map(ToOwned::to_owned).collect(),
         });
-        self.preinstalled = true;
+        self.all_pages_subscribed = true;
     }
 
-    /// This Facebook's clock, UNIX seconds.
+    /// Returns the time of the simulated clock, UNIX seconds.
     pub fn now(&self) -> u64 {
-        crate::now().saturating_add_signed(self.ahead)
+        unix_now().saturating_add_signed(self.clock_offset_seconds)
     }
 
-    /// A text nobody else has.
-    pub fn text(&mut self, prefix: &str, length: usize) -> String {
-        let random = std::iter::repeat_with(|| self.chance.alphanumeric()).take(length);
+    /// Returns `prefix` followed by `length` random letters and digits.
+    pub fn random_text(&mut self, prefix: &str, length: usize) -> String {
+        let random = std::iter::repeat_with(|| self.random.alphanumeric()).take(length);
         random.fold(prefix.to_owned(), |mut text, c| {
             text.push(c);
             text
         })
     }
 
-    /// A new token.
-    pub fn issue(&mut self, kind: Kind, user: &str, expires: Option<u64>) -> String {
-        let text = self.text("EAAS", 60) + &self.habits.token_suffix.clone();
-        let ours = || self.app.id.clone();
-        let app = self.habits.token_app.clone().unwrap_or_else(ours);
+    /// Issues a token for a new login of `user` and returns its text.
+    pub fn issue(&mut self, owner: TokenOwner, user: &str, expires: Option<u64>) -> String {
+        let text = self.random_text("EAAS", 60) + &self.graph_faults.token_suffix;
+        let simulated = || self.app.id.clone();
+        let app = self.graph_faults.token_app_id.clone();
         let token = Token {
-            kind,
+            owner,
             user: user.to_owned(),
-            app,
+            app: app.unwrap_or_else(simulated),
             issued: self.now(),
             login: self.now(),
             expires,
-            dead: None,
+            invalid_subcode: None,
         };
         self.tokens.insert(text.clone(), token);
         text
     }
 
-    /// A new token in the place of `held`, of the same login.
-    pub fn derive(&mut self, kind: Kind, held: &Token, expires: Option<u64>) -> String {
-        let text = self.issue(kind, &held.user, expires);
+    /// Issues a token for the same login as `original` and returns its text.
+    pub fn derive(&mut self, owner: TokenOwner, original: &Token, expires: Option<u64>) -> String {
+        let text = self.issue(owner, &original.user, expires);
         if let Some(token) = self.tokens.get_mut(&text) {
-            token.login = held.login;
+            token.login = original.login;
         }
         text
     }
 
-    /// When data access ends for a token.
-    pub fn data_access_expires(token: &Token) -> u64 {
-        token.login + DATA_ACCESS
+    /// Invalidates tokens and returns how many.
+    pub fn invalidate_tokens(&mut self, invalidation: &TokenInvalidation) -> usize {
+        let mut count = 0;
+        for token in self.tokens.values_mut() {
+            if invalidation.applies_to(token) {
+                token.invalid_subcode = Some(invalidation.subcode);
+                count += 1;
+            }
+        }
+        count
     }
 
-    /// Whether a person gave the app a permission.
+    /// Returns whether a person granted the app a permission.
     pub fn allows(&self, user: &str, permission: &str) -> bool {
         let person = self.people.get(user);
         person.is_some_and(|person| person.permissions.get(permission) == Some(&true))
     }
 
-    /// Whether a person lets the app see a Page, as far as people and ticks go.
+    /// Returns whether a person manages a Page and selected it in the dialog.
     pub fn manages(&self, user: &str, page: &str) -> bool {
-        let among =
-            |set: &Option<BTreeSet<String>>| set.as_ref().is_none_or(|set| set.contains(page));
-        let person = self.people.get(user);
-        person.is_some_and(|person| among(&person.pages) && among(&person.ticked))
+        self.people.get(user).is_some_and(|person| {
+            let includes = |set: &BTreeSet<String>| set.contains(page);
+            person.pages.as_ref().is_none_or(includes)
+                && person.selected_pages.as_ref().is_none_or(includes)
+        })
     }
 
-    /// Where and whether a change of a webhook field of a Page is delivered, with values or without.
-    pub fn delivers(&self, page: &str, field: &str) -> Option<(String, bool)> {
+    /// Returns where a change of a webhook field of a Page is delivered, or `None` unless both
+    /// layers of subscriptions include the field.
+    pub fn webhook_target(&self, page: &str, field: &str) -> Option<WebhookTarget> {
         let app = self.subscription.as_ref()?;
-        let on_page = self
-            .installed
-            .get(page)
-            .is_some_and(|fields| fields.contains(field));
-        (app.fields.contains(field) && (on_page || self.preinstalled))
-            .then(|| (app.callback.clone(), app.include_values))
+        let fields = self.page_subscriptions.get(page);
+        let on_page =
+            self.all_pages_subscribed || fields.is_some_and(|fields| fields.contains(field));
+        (app.fields.contains(field) && on_page).then(|| app.target())
     }
 
-    /// A person takes a permission back.
-    pub fn revoke(&mut self, user: &str, permission: &str) -> Result<(), String> {
-        let person = self.people.get_mut(user);
-        let person = person.ok_or_else(|| format!("there is no person {user}"))?;
+    /// Revokes a permission of a person. Fails if the person does not exist.
+    pub fn revoke(&mut self, user: &str, permission: &str) -> Result<(), SimulatorError> {
+        let unknown = || SimulatorError::UnknownPerson(user.to_owned());
+        let person = self.people.get_mut(user).ok_or_else(unknown)?;
         person.permissions.insert(permission.to_owned(), false);
         Ok(())
     }
 
-    /// Counts a call; answers with the percentage of the limit that is used, if calls are counted.
-    pub fn use_up(&mut self) -> Option<u64> {
-        let step = self.habits.usage_step;
+    /// Counts a call against the app's rate limit.
+    ///
+    /// Returns the used part of the limit in percent, or `None` if calls are not counted.
+    pub fn count_against_limit(&mut self) -> Option<u64> {
+        let step = self.graph_faults.usage_percent_per_call;
         let now = self.now();
-        if step == 0 || now >= self.usage.1 + 3600 {
-            self.usage = (0, now);
+        if step == 0 || now >= self.usage.since + USAGE_WINDOW_SECONDS {
+            self.usage = AppUsage {
+                percent: 0,
+                since: now,
+            };
         }
-        self.usage.0 += step;
-        (step > 0).then_some(self.usage.0)
+        self.usage.percent += step;
+        (step > 0).then_some(self.usage.percent)
     }
 
-    /// What goes wrong with the next answer, if chance wants it.
-    pub fn misfortune(&mut self) -> Option<String> {
-        let mut luck = self.chance.f64();
-        for (name, probability) in &self.habits.errors {
-            luck -= probability;
-            if luck < 0.0 {
+    /// Chooses the fault of the next answer at random. Returns its name, or `None` if the answer
+    /// has no fault.
+    pub fn choose_fault(&mut self) -> Option<String> {
+        let mut rest = self.random.f64();
+        for (name, probability) in &self.graph_faults.errors {
+            rest -= probability;
+            if rest < 0.0 {
                 return Some(name.clone());
             }
         }
         None
     }
 
-    /// Chance begins anew.
+    /// Restarts the random choices from a seed.
     pub fn reseed(&mut self, seed: u64) {
-        self.chance = fastrand::Rng::with_seed(seed);
+        self.random = fastrand::Rng::with_seed(seed);
     }
 
-    /// The next canned answer for an edge.
-    pub fn take_canned(&mut self, edge: &str) -> Option<Canned> {
-        let at = self.canned.iter().position(|canned| canned.edge == edge)?;
-        let canned = self.canned[at].clone();
-        self.canned[at].times -= 1;
-        if self.canned[at].times == 0 {
-            self.canned.remove(at);
+    /// Returns the scripted reply to the next call of an edge, or `None` if there is none.
+    pub fn take_scripted_reply(&mut self, edge: &str) -> Option<ScriptedReply> {
+        let mut replies = self.scripted_replies.iter();
+        let at = replies.position(|reply| reply.edge == edge)?;
+        let reply = self.scripted_replies[at].clone();
+        self.scripted_replies[at].times -= 1;
+        if self.scripted_replies[at].times == 0 {
+            self.scripted_replies.remove(at);
         }
-        Some(canned)
+        Some(reply)
     }
-}
-
-/// Lets tokens die; answers with how many.
-pub fn kill(facebook: &mut Facebook, death: &Death) -> usize {
-    let mut killed = 0;
-    for token in facebook.tokens.values_mut() {
-        let user = death.user.as_ref().is_none_or(|user| *user == token.user);
-        let named = death.page.as_deref();
-        if user && named.is_none_or(|page| page_of(token) == Some(page)) {
-            token.dead = Some(death.subcode);
-            killed += 1;
-        }
-    }
-    killed
 }

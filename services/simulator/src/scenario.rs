@@ -1,121 +1,113 @@
-//! Scenarios: what goes wrong, when, written down in a file and repeatable by its seed.
+//! Scenarios: files that say which faults and changes happen when.
+//!
+//! Invariant: every run of a scenario that has a seed starts from the same random choices.
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::Simulator;
-use crate::delivery::Faults;
-use crate::errors::Fault;
-use crate::facebook::{Canned, Habits, kill};
+use crate::delivery::DeliveryFaults;
+use crate::errors;
+use crate::graph_faults::GraphFaults;
+use crate::pages::id_of;
+use crate::scripted_reply::{self, ScriptedReply};
+use crate::simulator::Simulator;
+use crate::simulator_error::SimulatorError;
+use crate::token::TokenInvalidation;
 
 /// A scenario.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
-    /// What it shows, for people.
+    /// A description for readers.
     #[serde(default)]
     pub about: String,
-    /// Decides every choice left to chance; absent: chance goes on as it was.
+    /// The seed of every random choice. If absent, the random generators continue as they are.
     #[serde(default)]
     pub seed: Option<u64>,
-    /// What happens, in order.
+    /// The steps in their order.
     pub steps: Vec<Step>,
 }
 
-/// One step.
+/// A step of a scenario.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Step {
-    /// Seconds after the step before.
+    /// How long after the previous step it happens, in seconds.
     #[serde(default)]
     pub after_seconds: u64,
-    /// What happens.
+    /// The action of the step.
     #[serde(rename = "do")]
     pub action: Action,
 }
 
-/// What can happen. Pages and people that are not named are all of them.
+/// An action of a scenario. An absent Page or person means all of them.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Action {
-    /// Sets the habits of the sender.
-    Faults(Faults),
-    /// Sets the habits of Graph.
-    Habits(Box<Habits>),
-    /// Replaces the next real answers.
-    Replies(Vec<Canned>),
-    /// Somebody changes fields of a Page.
+    /// Replaces the delivery faults.
+    DeliveryFaults(DeliveryFaults),
+    /// Replaces the graph faults.
+    GraphFaults(Box<GraphFaults>),
+    /// Adds scripted replies.
+    Replies(Vec<ScriptedReply>),
+    /// Changes fields of a Page as its owner would.
     Change {
-        /// Which; absent: every Page.
+        /// The id of the Page; absent for every Page.
         #[serde(default)]
         page: Option<String>,
-        /// Graph fields; null unsets one. `{n}` in a text becomes the number of the step.
+        /// Graph fields and their new values. Null unsets a field, and `{n}` in a text becomes the
+        /// number of the step.
         fields: Map<String, Value>,
     },
-    /// Tokens die.
-    KillTokens(Death),
-    /// The app is taken off Pages, as after failed deliveries.
+    /// Makes tokens invalid.
+    InvalidateTokens(TokenInvalidation),
+    /// Removes Page subscriptions, as Facebook does after failed deliveries.
     Unsubscribe {
-        /// Which; absent: all of them.
+        /// The id of the Page; absent for every Page.
         #[serde(default)]
         page: Option<String>,
     },
-    /// The app's own subscription is deleted.
+    /// Removes the app subscription.
     UnsubscribeApp {},
-    /// A Page is deleted.
+    /// Removes a Page.
     RemovePage {
-        /// Which.
+        /// The id of the Page.
         page: String,
     },
-    /// A person takes a permission back.
+    /// Revokes a permission of a person.
     Revoke {
-        /// Who.
+        /// The id of the person.
         user: String,
-        /// Which.
+        /// The name of the permission.
         permission: String,
     },
-    /// This Facebook's clock moves on.
+    /// Sets the simulated clock.
     Clock {
-        /// How far it is ahead of the machine's from now on.
-        ahead_seconds: i64,
+        /// How far it is ahead of this host's clock from now on, in seconds.
+        offset_seconds: i64,
     },
-}
-
-/// Which tokens die, and of what.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Death {
-    /// Only those of this person.
-    #[serde(default)]
-    pub user: Option<String>,
-    /// Only that of this Page.
-    #[serde(default)]
-    pub page: Option<String>,
-    /// The subcode Graph answers with.
-    pub subcode: u64,
 }
 
 impl Scenario {
-    /// Reads a scenario; an error says what is wrong with it.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let scenario: Self =
-            serde_json::from_str(text).map_err(|error| format!("not a scenario: {error}"))?;
+    /// Parses a scenario.
+    ///
+    /// Fails if the text is not a scenario, or names an unknown fault or an invalid probability.
+    pub fn parse(text: &str) -> Result<Self, SimulatorError> {
+        let scenario: Self = serde_json::from_str(text).map_err(SimulatorError::InvalidScenario)?;
         for step in &scenario.steps {
             match &step.action {
-                Action::Faults(faults) => faults.check()?,
-                Action::Habits(habits) => check(habits.errors.keys())?,
-                Action::Replies(replies) => {
-                    check(replies.iter().filter_map(|canned| canned.fault.as_ref()))?;
-                }
+                Action::DeliveryFaults(faults) => faults.check()?,
+                Action::GraphFaults(faults) => errors::check_fault_names(faults.errors.keys())?,
+                Action::Replies(replies) => scripted_reply::check_faults(replies)?,
                 _ => {}
             }
         }
         Ok(scenario)
     }
 
-    /// Plays it to its end.
+    /// Plays the scenario to its end. A step that fails is logged, and the next one follows.
     pub async fn play(self, simulator: Simulator) {
         if let Some(seed) = self.seed {
             simulator.reseed(seed);
@@ -123,62 +115,59 @@ impl Scenario {
         for (n, step) in self.steps.into_iter().enumerate() {
             tokio::time::sleep(Duration::from_secs(step.after_seconds)).await;
             if let Err(error) = act(&simulator, n, step.action) {
-                tracing::warn!(step = n, error, "a step of the scenario cannot be done");
+                tracing::warn!(step = n, %error, "a step of the scenario failed");
             }
         }
     }
 }
 
-/// Whether faults of these names exist.
-pub(crate) fn check<'a>(mut names: impl Iterator<Item = &'a String>) -> Result<(), String> {
-    match names.find(|name| Fault::parse(name).is_none()) {
-        Some(name) => Err(format!(
-            "there is no fault {name:?}: `190/463` or `html`, for instance; README.md has all"
-        )),
-        None => Ok(()),
-    }
-}
-
-fn act(simulator: &Simulator, n: usize, action: Action) -> Result<(), String> {
+/// Performs the action of step `n`.
+fn act(simulator: &Simulator, n: usize, action: Action) -> Result<(), SimulatorError> {
     match action {
-        Action::Faults(faults) => simulator.set_faults(faults),
-        Action::Habits(habits) => simulator.facebook().habits = *habits,
+        Action::DeliveryFaults(faults) => simulator.set_delivery_faults(faults),
+        Action::GraphFaults(faults) => simulator.facebook().graph_faults = *faults,
         Action::Replies(replies) => {
-            let replies = replies.into_iter().filter(|canned| canned.times > 0);
-            simulator.facebook().canned.extend(replies);
+            let replies = replies.into_iter().filter(|reply| reply.times > 0);
+            simulator.facebook().scripted_replies.extend(replies);
         }
         Action::Change { page, fields } => {
-            let all = simulator.pages();
-            let ids = all.iter().filter_map(|page| page["id"].as_str());
-            let ids: Vec<String> =
-                page.map_or_else(|| ids.map(ToOwned::to_owned).collect(), |id| vec![id]);
-            for id in ids {
+            for id in page.map_or_else(|| page_ids(simulator), |id| vec![id]) {
                 simulator.change(&id, numbered(&fields, n))?;
             }
         }
-        Action::KillTokens(death) => {
-            kill(&mut simulator.facebook(), &death);
+        Action::InvalidateTokens(invalidation) => {
+            simulator.facebook().invalidate_tokens(&invalidation);
         }
         Action::Unsubscribe { page } => {
             let mut facebook = simulator.facebook();
-            facebook.preinstalled = false;
+            facebook.all_pages_subscribed = false;
             match page {
-                Some(page) => drop(facebook.installed.remove(&page)),
-                None => facebook.installed.clear(),
+                Some(page) => drop(facebook.page_subscriptions.remove(&page)),
+                None => facebook.page_subscriptions.clear(),
             }
         }
         Action::UnsubscribeApp {} => simulator.facebook().subscription = None,
         Action::RemovePage { page } => {
-            if !simulator.world().remove(&page) {
-                return Err(format!("there is no Page {page}"));
+            if !simulator.page_data().remove(&page) {
+                return Err(SimulatorError::UnknownPage(page));
             }
         }
         Action::Revoke { user, permission } => simulator.facebook().revoke(&user, &permission)?,
-        Action::Clock { ahead_seconds } => simulator.facebook().ahead = ahead_seconds,
+        Action::Clock { offset_seconds } => {
+            simulator.facebook().clock_offset_seconds = offset_seconds;
+        }
     }
     Ok(())
 }
 
+/// Returns the ids of all Pages.
+fn page_ids(simulator: &Simulator) -> Vec<String> {
+    let pages = simulator.pages();
+    let ids = pages.iter().filter_map(id_of);
+    ids.map(ToOwned::to_owned).collect()
+}
+
+/// Returns fields with `{n}` in their texts replaced by the number of the step.
 fn numbered(fields: &Map<String, Value>, n: usize) -> Map<String, Value> {
     let value = |value: &Value| match value.as_str() {
         Some(text) => Value::from(text.replace("{n}", &n.to_string())),
@@ -186,6 +175,6 @@ fn numbered(fields: &Map<String, Value>, n: usize) -> Map<String, Value> {
     };
     fields
         .iter()
-        .map(|(name, held)| (name.clone(), value(held)))
+        .map(|(name, template)| (name.clone(), value(template)))
         .collect()
 }

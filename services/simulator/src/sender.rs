@@ -1,269 +1,300 @@
-//! The sender: puts what happens into deliveries, loses, delays, repeats and holds them back, and takes
-//! the app off a Page whose deliveries fail for too long.
+//! Sends deliveries: batches events, applies the delivery faults, retries, and removes the Page
+//! subscription of a Page whose deliveries fail for too long.
 //!
-//! Every choice comes from one seeded generator, used by one task, so a seed repeats a run as far as
-//! the network lets it.
+//! Invariant: every random choice comes from one seeded generator that one task uses, so a seed
+//! repeats a run as far as the timing of the network allows.
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::{Notify, Semaphore, mpsc};
 
-use crate::Options;
 use crate::bytes::{signature_256, signature_sha1};
-use crate::delivery::{Event, Faults, Tally, body, entry};
+use crate::delivery::{DeliveryFaults, Event, delivery_body, entry_for_events};
+use crate::delivery_counts::DeliveryCounts;
 use crate::facebook::Facebook;
 
-/// Pauses before each repetition of a delivery that was not answered 200. Facebook repeats "at
-/// once, then with decreasing frequency over 36 hours"; this is the same shape in five minutes.
-const RETRIES: [u64; 9] = [0, 1, 2, 5, 10, 30, 60, 90, 120];
-/// Deliveries under way at the same time.
-const AT_ONCE: usize = 32;
-/// A delivery without an answer after this is a failed one.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The delay before each attempt in seconds; the first attempt is immediate. Facebook retries "at
+/// once, then with decreasing frequency over 36 hours". This is the same shape in five minutes.
+const ATTEMPT_DELAYS: [u64; 9] = [0, 1, 2, 5, 10, 30, 60, 90, 120];
+/// The maximum number of deliveries that are sent at the same time.
+const MAX_CONCURRENT: usize = 32;
+/// How long an attempt waits for its answer before it counts as failed.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Facebook puts at most this many updates into one delivery.
 const MAX_BATCH: usize = 1000;
 
-/// What decides how the sender behaves, shared with who changes it.
+/// The delivery faults and the random generator, shared by the sender and those who set them.
 #[derive(Debug)]
-pub(crate) struct Mood {
-    // Tiny critical sections, never across an await.
-    state: Mutex<(Faults, fastrand::Rng)>,
+pub(crate) struct SharedFaults {
+    // Critical sections are short and never extend across an await.
+    state: Mutex<FaultState>,
     changed: Notify,
 }
 
-impl Mood {
-    pub(crate) fn new(faults: Faults, seed: u64) -> Self {
+#[derive(Debug)]
+struct FaultState {
+    faults: DeliveryFaults,
+    random: fastrand::Rng,
+}
+
+impl SharedFaults {
+    pub(crate) fn new(faults: DeliveryFaults, seed: u64) -> Self {
+        let random = fastrand::Rng::with_seed(seed);
         Self {
-            state: Mutex::new((faults, fastrand::Rng::with_seed(seed))),
+            state: Mutex::new(FaultState { faults, random }),
             changed: Notify::new(),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, (Faults, fastrand::Rng)> {
+    fn lock(&self) -> MutexGuard<'_, FaultState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn set(&self, faults: Faults) {
-        self.lock().0 = faults;
+    /// Replaces the faults and wakes the sender.
+    pub(crate) fn set(&self, faults: DeliveryFaults) {
+        self.lock().faults = faults;
         self.changed.notify_one();
     }
 
+    /// Restarts the random choices from a seed.
     pub(crate) fn reseed(&self, seed: u64) {
-        self.lock().1 = fastrand::Rng::with_seed(seed);
+        self.lock().random = fastrand::Rng::with_seed(seed);
     }
 
-    pub(crate) fn faults(&self) -> Faults {
-        self.lock().0
+    /// Returns the current faults.
+    pub(crate) fn faults(&self) -> DeliveryFaults {
+        self.lock().faults
     }
 
+    /// Makes a random choice that is true with this probability.
     fn chance(&self, probability: f64) -> bool {
-        self.lock().1.f64() < probability
+        self.lock().random.f64() < probability
     }
 }
 
-/// A delivery on its way.
+/// A delivery that is ready to be sent.
 #[derive(Debug, Clone)]
 struct Delivery {
     callback: String,
     body: String,
+    /// The id of the Page of each event.
     pages: Vec<String>,
-    /// How many events it settles; a duplicate settles none.
+    /// How many events are finished with this delivery; zero for a duplicate.
     events: usize,
 }
 
-/// Sends what happens.
+/// The task that turns events into deliveries.
 pub(crate) struct Sender {
-    post: Arc<Post>,
-    mood: Arc<Mood>,
-    /// Passed by later ones.
-    overtaken: VecDeque<Delivery>,
-    /// Held until the backlog is over.
-    backlog: VecDeque<Delivery>,
-}
-
-struct Post {
-    client: reqwest::Client,
-    app_secret: String,
-    room: Semaphore,
-    tally: Arc<Tally>,
-    facebook: Arc<Mutex<Facebook>>,
+    client: Arc<DeliveryClient>,
+    faults: Arc<SharedFaults>,
+    /// Deliveries that are sent after a later one.
+    reordered: VecDeque<Delivery>,
+    /// Deliveries that are held back.
+    held_back: VecDeque<Delivery>,
 }
 
 impl Sender {
     pub(crate) fn new(
-        options: &Options,
-        mood: Arc<Mood>,
-        tally: Arc<Tally>,
+        app_secret: &str,
+        faults: Arc<SharedFaults>,
+        counts: Arc<DeliveryCounts>,
         facebook: Arc<Mutex<Facebook>>,
     ) -> Self {
-        let post = Post {
-            client: reqwest::Client::new(),
-            app_secret: options.app.secret.clone(),
-            room: Semaphore::new(AT_ONCE),
-            tally,
+        let client = DeliveryClient {
+            http: reqwest::Client::new(),
+            app_secret: app_secret.to_owned(),
+            permits: Semaphore::new(MAX_CONCURRENT),
+            counts,
             facebook,
         };
         Self {
-            post: Arc::new(post),
-            mood,
-            overtaken: VecDeque::new(),
-            backlog: VecDeque::new(),
+            client: Arc::new(client),
+            faults,
+            reordered: VecDeque::new(),
+            held_back: VecDeque::new(),
         }
     }
 
-    pub(crate) async fn run(mut self, mut arriving: mpsc::UnboundedReceiver<Event>) {
+    /// Sends events until every handle of the simulator is dropped.
+    pub(crate) async fn run(mut self, mut incoming: mpsc::UnboundedReceiver<Event>) {
         loop {
             let first = tokio::select! {
-                event = arriving.recv() => match event {
+                event = incoming.recv() => match event {
                     Some(event) => event,
                     None => break,
                 },
-                () = self.mood.changed.notified() => {
-                    self.release();
+                () = self.faults.changed.notified() => {
+                    self.release_held_back();
                     continue;
                 }
             };
-            let faults = self.mood.faults();
-            if self.mood.chance(faults.loss) {
-                self.post.tally.lose();
-                if arriving.is_empty() {
-                    self.send_overtaken(faults);
+            let faults = self.faults.faults();
+            if self.faults.chance(faults.loss) {
+                self.client.counts.add_lost();
+                if incoming.is_empty() {
+                    self.send_reordered(faults);
                 }
                 continue;
             }
-            let mut events = vec![first];
-            // The callback changes only when the app is subscribed anew: then nothing is waiting.
-            while events.len() < MAX_BATCH && self.mood.chance(faults.batch) {
-                let Ok(next) = arriving.try_recv() else { break };
-                if self.mood.chance(faults.loss) {
-                    self.post.tally.lose();
-                } else {
-                    events.push(next);
-                }
-            }
-            self.deliver(&events, faults, arriving.is_empty());
+            let events = self.batch(first, &mut incoming, faults);
+            self.deliver(&events, faults, incoming.is_empty());
         }
-        self.mood.set(Faults {
+        self.faults.set(DeliveryFaults {
             hold: false,
-            ..self.mood.faults()
+            ..self.faults.faults()
         });
-        self.release();
+        self.release_held_back();
     }
 
-    fn deliver(&mut self, events: &[Event], faults: Faults, is_last: bool) {
+    /// Returns an event and the waiting ones that share its delivery.
+    fn batch(
+        &self,
+        first: Event,
+        incoming: &mut mpsc::UnboundedReceiver<Event>,
+        faults: DeliveryFaults,
+    ) -> Vec<Event> {
+        let mut events = vec![first];
+        // One callback is sufficient: it changes only when the app subscribes again, and no event
+        // waits then.
+        while events.len() < MAX_BATCH && self.faults.chance(faults.batch) {
+            let Ok(next) = incoming.try_recv() else { break };
+            if self.faults.chance(faults.loss) {
+                self.client.counts.add_lost();
+            } else {
+                events.push(next);
+            }
+        }
+        events
+    }
+
+    /// Puts events into a delivery and sends it, unless it is duplicated or reordered.
+    fn deliver(&mut self, events: &[Event], faults: DeliveryFaults, is_last: bool) {
         let entries: Vec<Value> = events
             .chunk_by(|a, b| a.page == b.page && a.time == b.time)
-            .map(|together| entry(together, faults))
+            .map(|group| entry_for_events(group, faults))
             .collect();
         let delivery = Delivery {
-            callback: events[0].target.0.clone(),
-            body: body(&entries),
+            callback: events[0].target.callback.clone(),
+            body: delivery_body(&entries),
             pages: events.iter().map(|event| event.page.clone()).collect(),
             events: events.len(),
         };
-        if self.mood.chance(faults.duplicate) {
+        if self.faults.chance(faults.duplicate) {
             let duplicate = Delivery {
                 events: 0,
                 ..delivery.clone()
             };
             self.send(duplicate, faults);
         }
-        if self.mood.chance(faults.reorder) && !is_last {
-            self.overtaken.push_back(delivery);
+        if self.faults.chance(faults.reorder) && !is_last {
+            self.reordered.push_back(delivery);
             return;
         }
         self.send(delivery, faults);
-        self.send_overtaken(faults);
+        self.send_reordered(faults);
     }
 
-    fn send_overtaken(&mut self, faults: Faults) {
-        while let Some(late) = self.overtaken.pop_front() {
-            self.send(late, faults);
+    fn send_reordered(&mut self, faults: DeliveryFaults) {
+        while let Some(delivery) = self.reordered.pop_front() {
+            self.send(delivery, faults);
         }
     }
 
-    fn send(&mut self, delivery: Delivery, faults: Faults) {
+    /// Sends a delivery, or holds it back.
+    fn send(&mut self, delivery: Delivery, faults: DeliveryFaults) {
         if faults.hold {
-            let held = &self.post.tally.held;
-            held.fetch_add(delivery.events as u64, Ordering::SeqCst);
-            self.backlog.push_back(delivery);
+            self.client.counts.add_held_back(delivery.events);
+            self.held_back.push_back(delivery);
         } else {
-            self.post.clone().send(delivery, faults);
+            self.client.clone().send(delivery, faults);
         }
     }
 
-    /// Sends the backlog, the latest first, if it is over.
-    fn release(&mut self) {
-        let faults = self.mood.faults();
+    /// Sends the deliveries that were held back, the latest first, unless they still must wait.
+    fn release_held_back(&mut self) {
+        let faults = self.faults.faults();
         if faults.hold {
             return;
         }
-        while let Some(held) = self.backlog.pop_back() {
-            self.post.clone().send(held, faults);
+        while let Some(delivery) = self.held_back.pop_back() {
+            self.client.clone().send(delivery, faults);
         }
-        self.post.tally.held.store(0, Ordering::SeqCst);
+        self.client.counts.clear_held_back();
     }
 }
 
-impl Post {
-    fn send(self: Arc<Self>, delivery: Delivery, faults: Faults) {
+/// The HTTP client of the sender, with the state that its deliveries change.
+struct DeliveryClient {
+    http: reqwest::Client,
+    app_secret: String,
+    permits: Semaphore,
+    counts: Arc<DeliveryCounts>,
+    facebook: Arc<Mutex<Facebook>>,
+}
+
+impl DeliveryClient {
+    /// Starts a task that sends a delivery until it is accepted or its attempts are used up.
+    fn send(self: Arc<Self>, delivery: Delivery, faults: DeliveryFaults) {
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_secs(faults.delay_seconds)).await;
-            let Ok(_place) = self.room.acquire().await else {
+            let Ok(_permit) = self.permits.acquire().await else {
                 return;
             };
-            for pause in RETRIES {
-                let pause = Duration::from_secs(pause);
-                tokio::time::sleep(pause.div_f64(faults.hurry.max(0.001))).await;
+            for delay in ATTEMPT_DELAYS {
+                let delay = Duration::from_secs(delay);
+                tokio::time::sleep(delay.div_f64(faults.retry_speed.max(0.001))).await;
                 let accepted = self.post(&delivery).await;
-                self.judge(&delivery.pages, accepted, faults.unsubscribe_after_seconds);
+                let limit = faults.unsubscribe_after_seconds;
+                self.record_attempt(&delivery.pages, accepted, limit);
                 if accepted {
                     break;
                 }
             }
-            self.tally.settle(delivery.events);
+            self.counts.add_finished(delivery.events);
         });
     }
 
-    /// Remembers since when deliveries of a Page fail, and takes the app off it after too long.
-    fn judge(&self, pages: &[String], accepted: bool, patience: Option<u64>) {
+    /// Records since when deliveries of the Pages fail, and removes the Page subscription of a Page
+    /// whose deliveries have failed for `limit` seconds.
+    fn record_attempt(&self, pages: &[String], accepted: bool, limit: Option<u64>) {
         let mut facebook = self.facebook.lock().unwrap_or_else(PoisonError::into_inner);
         let now = facebook.now();
         for page in pages {
             if accepted {
-                facebook.failing.remove(page);
+                facebook.failing_since.remove(page);
                 continue;
             }
-            let since = *facebook.failing.entry(page.clone()).or_insert(now);
-            if patience.is_some_and(|patience| now >= since + patience) {
-                facebook.installed.remove(page);
-                facebook.failing.remove(page);
-                tracing::info!(page, "deliveries failed for too long: the app is taken off");
+            let since = *facebook.failing_since.entry(page.clone()).or_insert(now);
+            if limit.is_some_and(|limit| now >= since + limit) {
+                facebook.page_subscriptions.remove(page);
+                facebook.failing_since.remove(page);
+                tracing::info!(
+                    page,
+                    "removed a Page subscription: deliveries failed for too long"
+                );
             }
         }
     }
 
-    /// One attempt; only 200 counts.
+    /// Makes one attempt and returns whether it was answered 200. Every other status is a failure.
     async fn post(&self, delivery: &Delivery) -> bool {
-        self.tally.sent.fetch_add(1, Ordering::SeqCst);
+        self.counts.add_sent();
         let bytes = delivery.body.as_bytes();
+        let sha1 = signature_sha1(&self.app_secret, bytes);
+        let sha256 = signature_256(&self.app_secret, bytes);
         let request = self
-            .client
+            .http
             .post(&delivery.callback)
-            .timeout(PATIENCE)
+            .timeout(ANSWER_TIMEOUT)
             .header("accept", "*/*")
             .header("content-type", "application/json")
             .header("facebook-api-version", "v25.0")
             .header("user-agent", "facebookexternalua")
-            .header("x-hub-signature", signature_sha1(&self.app_secret, bytes))
-            .header(
-                "x-hub-signature-256",
-                signature_256(&self.app_secret, bytes),
-            )
+            .header("x-hub-signature", sha1)
+            .header("x-hub-signature-256", sha256)
             .body(delivery.body.clone());
         let accepted = match request.send().await {
             Ok(answer) => answer.status() == reqwest::StatusCode::OK,
@@ -272,9 +303,9 @@ impl Post {
                 false
             }
         };
-        self.tally
-            .accepted
-            .fetch_add(u64::from(accepted), Ordering::SeqCst);
+        if accepted {
+            self.counts.add_accepted();
+        }
         accepted
     }
 }

@@ -11,17 +11,19 @@ mod tests;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::field::{Announces, FieldName, TrackedFields, announces, counted_name};
+use crate::field::{FieldName, TrackedFields};
 use crate::id::PageId;
 use crate::page::{Observation, Source};
-use crate::time::Millis;
-use crate::value::Canonical;
+use crate::time::{FacebookTime, HostTime};
+use crate::value::CanonicalValue;
+use crate::webhook_field::{Announces, announces, metric_label};
 
 /// `entry.time` above this is milliseconds, below it seconds (10^11 seconds is the year 5138).
 const FIRST_MILLIS: u64 = 100_000_000_000;
@@ -43,18 +45,18 @@ pub struct Rejected {
 
 /// What a webhook body holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Intake {
+pub struct ParsedDelivery {
     /// Entries that say something about a profile.
-    pub entries: Vec<RawEntry>,
+    pub entries: Vec<ProfileEntry>,
     /// Parts that could not be read.
     pub rejected: Vec<Rejected>,
     /// Parts that are understood and not kept, by name.
-    pub counted: BTreeMap<&'static str, u64>,
+    pub ignored: BTreeMap<&'static str, u64>,
 }
 
-impl Intake {
-    fn count(&mut self, name: &'static str, n: u64) {
-        *self.counted.entry(name).or_default() += n;
+impl ParsedDelivery {
+    fn count_ignored(&mut self, name: &'static str, n: u64) {
+        *self.ignored.entry(name).or_default() += n;
     }
 }
 
@@ -105,8 +107,8 @@ const OBJECTS: [(&str, &str); 7] = [
 ];
 
 /// Sorts out a webhook body whose signature was good.
-pub fn intake(body: &[u8]) -> Intake {
-    let mut intake = Intake::default();
+pub fn parse_delivery(body: &[u8]) -> ParsedDelivery {
+    let mut intake = ParsedDelivery::default();
     let reject = |reason: &str| Rejected {
         body: body.to_vec(),
         reason: reason.to_owned(),
@@ -114,7 +116,10 @@ pub fn intake(body: &[u8]) -> Intake {
     let wire: WireBody<'_> = match serde_json::from_slice(body) {
         Ok(wire) => wire,
         Err(error) => {
-            let reason = format!("the body is not a webhook in JSON: {}", shape_of(&error));
+            let reason = format!(
+                "the body is not a webhook in JSON: {}",
+                describe_json_error(&error)
+            );
             intake.rejected.push(Rejected {
                 body: body.to_vec(),
                 reason,
@@ -125,7 +130,7 @@ pub fn intake(body: &[u8]) -> Intake {
     if wire.object.as_deref() != Some("page") {
         let name = wire.object.as_deref().unwrap_or_default();
         let known = OBJECTS.iter().find(|(object, _)| *object == name);
-        intake.count(known.map_or("object.unknown", |(_, label)| label), 1);
+        intake.count_ignored(known.map_or("object.unknown", |(_, label)| label), 1);
         return intake;
     }
     let Some(entry) = wire.entry else {
@@ -137,15 +142,15 @@ pub fn intake(body: &[u8]) -> Intake {
         return intake;
     };
     if entries.is_empty() {
-        intake.count("entry.none", 1);
+        intake.count_ignored("entry.none", 1);
     }
     for raw in entries {
-        sort_entry(raw, &mut intake);
+        parse_entry(raw, &mut intake);
     }
     intake
 }
 
-fn sort_entry(raw: &RawValue, intake: &mut Intake) {
+fn parse_entry(raw: &RawValue, intake: &mut ParsedDelivery) {
     let mut reject = |reason: String| {
         intake.rejected.push(Rejected {
             body: raw.get().as_bytes().to_vec(),
@@ -154,16 +159,21 @@ fn sort_entry(raw: &RawValue, intake: &mut Intake) {
     };
     let wire: WireEntry<'_> = match serde_json::from_str(raw.get()) {
         Ok(wire) => wire,
-        Err(error) => return reject(format!("an entry cannot be read: {}", shape_of(&error))),
+        Err(error) => {
+            return reject(format!(
+                "an entry cannot be read: {}",
+                describe_json_error(&error)
+            ));
+        }
     };
-    let Some(id) = wire.id.filter(|id| read_id(id).is_some()) else {
-        return reject("the id of an entry is not a Page id".to_owned());
+    let Some(id) = wire.id.filter(|id| parse_entry_id(id).is_some()) else {
+        return reject(EntryError::InvalidId.to_string());
     };
     let mut kept_changes = Vec::new();
     for change in wire.changes.iter().flatten() {
         match serde_json::from_str::<WireChange<'_>>(change.get()) {
-            Ok(change) if announces(&change.field).is_none() => {
-                intake.count(counted_name(&change.field), 1);
+            Ok(change) if announces(&change.field) == Announces::NotProfile => {
+                intake.count_ignored(metric_label(&change.field), 1);
             }
             // What cannot be read goes to the worker too: it keeps it as a dead letter.
             _ => kept_changes.push(change.get()),
@@ -172,20 +182,22 @@ fn sort_entry(raw: &RawValue, intake: &mut Intake) {
     let mut kept_fields = Vec::new();
     for field in wire.changed_fields.iter().flatten() {
         match serde_json::from_str::<Cow<'_, str>>(field.get()) {
-            Ok(name) if announces(&name).is_none() => intake.count(counted_name(&name), 1),
+            Ok(name) if announces(&name) == Announces::NotProfile => {
+                intake.count_ignored(metric_label(&name), 1)
+            }
             _ => kept_fields.push(field.get()),
         }
     }
     for (name, part) in [("messaging", wire.messaging), ("standby", wire.standby)] {
         if part.is_some() {
-            intake.count(name, 1);
+            intake.count_ignored(name, 1);
         }
     }
     if kept_changes.is_empty() && kept_fields.is_empty() {
         let has = |part: Option<&Vec<&RawValue>>| part.is_some_and(|part| !part.is_empty());
         let says_something = has(wire.changes.as_ref()) || has(wire.changed_fields.as_ref());
         if !says_something && wire.messaging.is_none() && wire.standby.is_none() {
-            intake.count("entry.empty", 1);
+            intake.count_ignored("entry.empty", 1);
         }
         return;
     }
@@ -196,11 +208,11 @@ fn sort_entry(raw: &RawValue, intake: &mut Intake) {
         kept_changes.join(","),
         kept_fields.join(",")
     );
-    intake.entries.push(RawEntry(kept));
+    intake.entries.push(ProfileEntry(kept));
 }
 
 /// What a JSON error says without the text it is about.
-fn shape_of(error: &serde_json::Error) -> String {
+fn describe_json_error(error: &serde_json::Error) -> String {
     let kind = match error.classify() {
         serde_json::error::Category::Data => {
             "a part has the wrong type, is missing or is there twice"
@@ -211,6 +223,26 @@ fn shape_of(error: &serde_json::Error) -> String {
     format!("{kind}, at line {} column {}", error.line(), error.column())
 }
 
+/// Why nothing of an entry can be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EntryError {
+    /// It does not have the form of an entry; the text says where and how, never its content.
+    Unreadable(String),
+    /// Its `id` is not the id of a Page.
+    InvalidId,
+}
+
+impl fmt::Display for EntryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(shape) => write!(f, "an entry cannot be read: {shape}"),
+            Self::InvalidId => f.write_str("the id of an entry is not a Page id"),
+        }
+    }
+}
+
+impl std::error::Error for EntryError {}
+
 /// Whose entry it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntryId {
@@ -220,7 +252,7 @@ pub enum EntryId {
     Test,
 }
 
-fn read_id(raw: &RawValue) -> Option<EntryId> {
+fn parse_entry_id(raw: &RawValue) -> Option<EntryId> {
     let text = raw.get();
     let digits: Cow<'_, str> = if text.starts_with('"') {
         serde_json::from_str(text).ok()?
@@ -235,22 +267,22 @@ fn read_id(raw: &RawValue) -> Option<EntryId> {
 
 /// One entry, cut down to what concerns a profile, as JSON.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RawEntry(String);
+pub struct ProfileEntry(String);
 
 /// What one entry means.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reading {
+pub struct EntryMeaning {
     /// Whose it is.
     pub id: EntryId,
     /// Values it carries.
     pub observations: Vec<Observation>,
     /// What was announced of what is tracked, with or without a value.
-    pub announced: BTreeSet<FieldName>,
+    pub notified_fields: BTreeSet<FieldName>,
     /// Its `entry.time` on Facebook's clock; `None` if missing, unreadable or too far ahead.
-    pub sent: Option<Millis>,
+    pub sent_at: Option<FacebookTime>,
     /// How far ahead of our clock its `entry.time` is, if too far to be believed. Either clock may
     /// be wrong.
-    pub ahead: Option<Duration>,
+    pub ahead_by: Option<Duration>,
     /// Webhook fields that map to a field nobody tracks, by name.
     pub untracked: BTreeMap<&'static str, u64>,
     /// Parts that could not be read: their shape.
@@ -258,14 +290,16 @@ pub struct Reading {
 }
 
 /// What the value of a probe begins with; the nonce follows.
-pub const PROBE: &str = "pagesync-probe-";
+pub const PROBE_PREFIX: &str = "pagesync-probe-";
 
-impl RawEntry {
+impl ProfileEntry {
     /// The nonce of our own probe, if this is one: a change of `name` of the id `0`.
-    pub fn probe(&self) -> Option<String> {
+    pub fn probe_nonce(&self) -> Option<String> {
         let entry: Value = serde_json::from_str(&self.0).ok()?;
         let value = entry.pointer("/changes/0/value")?.as_str()?;
-        let nonce = value.strip_prefix(PROBE).filter(|_| entry["id"] == "0")?;
+        let nonce = value
+            .strip_prefix(PROBE_PREFIX)
+            .filter(|_| entry["id"] == "0")?;
         let harmless = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
         ((16..=64).contains(&nonce.len()) && nonce.chars().all(harmless)).then(|| nonce.to_owned())
     }
@@ -282,40 +316,45 @@ impl RawEntry {
 
     /// What the entry means, given when we received it and what is tracked. An error means that
     /// nothing of it can be used.
-    pub fn read(&self, received: Millis, tracked: &TrackedFields) -> Result<Reading, String> {
+    pub fn interpret(
+        &self,
+        received: HostTime,
+        tracked: &TrackedFields,
+    ) -> Result<EntryMeaning, EntryError> {
         let wire: WireEntry<'_> = serde_json::from_str(&self.0)
-            .map_err(|error| format!("an entry cannot be read: {}", shape_of(&error)))?;
+            .map_err(|error| EntryError::Unreadable(describe_json_error(&error)))?;
         let id = wire
             .id
-            .and_then(read_id)
-            .ok_or("the id of an entry is not a Page id")?;
-        let time = wire.time.and_then(read_time);
-        let believed = |time: Millis| time <= received.plus(MAX_AHEAD);
-        let mut reading = Reading {
+            .and_then(parse_entry_id)
+            .ok_or(EntryError::InvalidId)?;
+        let time = wire.time.and_then(parse_entry_time);
+        let believed = |time: FacebookTime| time.ahead_of(received) <= MAX_AHEAD;
+        let mut reading = EntryMeaning {
             id,
             observations: Vec::new(),
-            announced: BTreeSet::new(),
-            sent: time.filter(|time| believed(*time)),
-            ahead: time
+            notified_fields: BTreeSet::new(),
+            sent_at: time.filter(|time| believed(*time)),
+            ahead_by: time
                 .filter(|time| !believed(*time))
-                .map(|time| received.until(time)),
+                .map(|time| time.ahead_of(received)),
             untracked: BTreeMap::new(),
             problems: Vec::new(),
         };
         for change in wire.changes.iter().flatten() {
             match serde_json::from_str::<WireChange<'_>>(change.get()) {
-                Ok(WireChange { field, value }) => reading.take(&field, value, tracked),
-                Err(error) => reading
-                    .problems
-                    .push(format!("a change cannot be read: {}", shape_of(&error))),
+                Ok(WireChange { field, value }) => reading.add_field(&field, value, tracked),
+                Err(error) => reading.problems.push(format!(
+                    "a change cannot be read: {}",
+                    describe_json_error(&error)
+                )),
             }
         }
         for field in wire.changed_fields.iter().flatten() {
             match serde_json::from_str::<Cow<'_, str>>(field.get()) {
-                Ok(field) => reading.take(&field, None, tracked),
+                Ok(field) => reading.add_field(&field, None, tracked),
                 Err(error) => reading.problems.push(format!(
                     "a changed field cannot be read: {}",
-                    shape_of(&error)
+                    describe_json_error(&error)
                 )),
             }
         }
@@ -323,15 +362,20 @@ impl RawEntry {
     }
 }
 
-impl Reading {
-    fn take(&mut self, webhook_field: &str, value: Option<&RawValue>, tracked: &TrackedFields) {
+impl EntryMeaning {
+    fn add_field(
+        &mut self,
+        webhook_field: &str,
+        value: Option<&RawValue>,
+        tracked: &TrackedFields,
+    ) {
         let (name, value) = match announces(webhook_field) {
-            Some(Announces::Value(name)) => (name, value),
-            Some(Announces::Hint(name)) => (name, None),
-            None => {
+            Announces::Value(name) => (name, value),
+            Announces::Hint(name) => (name, None),
+            Announces::NotProfile => {
                 *self
                     .untracked
-                    .entry(counted_name(webhook_field))
+                    .entry(metric_label(webhook_field))
                     .or_default() += 1;
                 return;
             }
@@ -340,8 +384,8 @@ impl Reading {
             *self.untracked.entry(name).or_default() += 1;
             return;
         };
-        self.announced.insert(field.clone());
-        let (Some(value), Some(stamp)) = (value, self.sent) else {
+        self.notified_fields.insert(field.clone());
+        let (Some(value), Some(stamp)) = (value, self.sent_at) else {
             return;
         };
         match serde_json::from_str::<Value>(value.get()) {
@@ -352,7 +396,7 @@ impl Reading {
             // A webhook never clears a field: an absent value only asks for a read.
             Ok(value) => self
                 .observations
-                .extend(Canonical::of(&value).map(|value| Observation {
+                .extend(CanonicalValue::from_json(&value).map(|value| Observation {
                     field,
                     value: Some(value),
                     stamp,
@@ -360,7 +404,7 @@ impl Reading {
                 })),
             Err(error) => self.problems.push(format!(
                 "the value of {name} cannot be read: {}",
-                shape_of(&error)
+                describe_json_error(&error)
             )),
         }
     }
@@ -374,11 +418,11 @@ fn depth(value: &Value) -> usize {
     }
 }
 
-fn read_time(raw: &RawValue) -> Option<Millis> {
+fn parse_entry_time(raw: &RawValue) -> Option<FacebookTime> {
     let number: u64 = raw.get().parse().ok().filter(|number| *number > 0)?;
     Some(if number < FIRST_MILLIS {
-        Millis(number * 1000)
+        FacebookTime(number * 1000)
     } else {
-        Millis(number)
+        FacebookTime(number)
     })
 }

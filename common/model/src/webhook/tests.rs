@@ -2,18 +2,18 @@
 
 use super::*;
 
-const RECEIVED: Millis = Millis(1_790_000_000_000);
+const RECEIVED: HostTime = HostTime(1_790_000_000_000);
 
-fn one(body: &str) -> Reading {
-    let intake = intake(body.as_bytes());
+fn one(body: &str) -> EntryMeaning {
+    let intake = parse_delivery(body.as_bytes());
     assert_eq!(intake.rejected, [], "{body}");
     intake.entries[0]
-        .read(RECEIVED, &TrackedFields::default())
+        .interpret(RECEIVED, &TrackedFields::default())
         .unwrap()
 }
 
 fn rejected(body: &[u8]) -> String {
-    let intake = intake(body);
+    let intake = parse_delivery(body);
     assert!(
         intake.entries.is_empty() && intake.rejected.len() == 1,
         "{intake:?}"
@@ -25,30 +25,34 @@ fn rejected(body: &[u8]) -> String {
 fn a_name_comes_with_its_value_and_a_phone_without() {
     let body = r#"{"object":"page","entry":[{"id":"5","time":1789999000,"changes":[{"field":"name","value":"Caf\u00e9"},{"field":"phone","value":"x"}]}]}"#;
     let reading = one(body);
-    assert_eq!(reading.sent, Some(Millis(1_789_999_000_000)));
+    assert_eq!(reading.sent_at, Some(FacebookTime(1_789_999_000_000)));
     assert_eq!(reading.observations.len(), 1);
     assert_eq!(
-        reading.observations[0].value.as_ref().unwrap().plain(),
+        reading.observations[0]
+            .value
+            .as_ref()
+            .unwrap()
+            .to_plain_text(),
         "Café"
     );
-    assert!(!reading.announced.is_empty());
+    assert!(!reading.notified_fields.is_empty());
 }
 
 #[test]
 fn category_is_a_hint_because_its_value_is_a_constant_graph_never_gives() {
     let body = r#"{"object":"page","entry":[{"id":"5","time":1789999000,"changes":[{"field":"category","value":"WEBSITE"}]}]}"#;
     let reading = one(body);
-    assert!(reading.observations.is_empty() && !reading.announced.is_empty());
+    assert!(reading.observations.is_empty() && !reading.notified_fields.is_empty());
 }
 
 #[test]
 fn other_peoples_data_does_not_survive_intake() {
     let body = r#"{"object":"page","entry":[{"id":"5","time":1,"messaging":[{"secret":1}],"changes":[{"field":"feed","value":{"message":"secret"}},{"field":"name","value":"n"}]},{"id":"6","time":1,"standby":["secret"]}]}"#;
-    let intake = intake(body.as_bytes());
+    let intake = parse_delivery(body.as_bytes());
     assert_eq!(intake.entries.len(), 1);
     assert!(!intake.entries[0].as_str().contains("secret"));
     assert_eq!(
-        intake.counted,
+        intake.ignored,
         BTreeMap::from([("feed", 1), ("messaging", 1), ("standby", 1)])
     );
 }
@@ -59,11 +63,11 @@ fn a_time_is_seconds_or_milliseconds_and_not_from_the_future() {
         one(&format!(
             r#"{{"object":"page","entry":[{{"id":5,"time":{time},"changed_fields":["name"]}}]}}"#
         ))
-        .sent
+        .sent_at
     };
-    assert_eq!(sent("1789999000"), Some(Millis(1_789_999_000_000)));
-    assert_eq!(sent("1789999000123"), Some(Millis(1_789_999_000_123)));
-    assert_eq!(sent("1790000300"), Some(Millis(1_790_000_300_000)));
+    assert_eq!(sent("1789999000"), Some(FacebookTime(1_789_999_000_000)));
+    assert_eq!(sent("1789999000123"), Some(FacebookTime(1_789_999_000_123)));
+    assert_eq!(sent("1790000300"), Some(FacebookTime(1_790_000_300_000)));
     for bad in [
         "1790000301",
         "0",
@@ -84,7 +88,9 @@ fn without_a_time_a_value_is_only_a_hint() {
     let reading =
         one(r#"{"object":"page","entry":[{"id":"5","changes":[{"field":"name","value":"n"}]}]}"#);
     assert!(
-        reading.observations.is_empty() && !reading.announced.is_empty() && reading.sent.is_none()
+        reading.observations.is_empty()
+            && !reading.notified_fields.is_empty()
+            && reading.sent_at.is_none()
     );
 }
 
@@ -125,15 +131,15 @@ fn a_value_that_cannot_be_read_leaves_the_rest_of_the_entry_good() {
 #[test]
 fn unknown_names_are_counted_together() {
     let body = r#"{"object":"page","entry":[{"id":"5","time":1,"changes":[{"field":"foo"},{"field":"!version"},{"field":""}]}]}"#;
-    let intake = intake(body.as_bytes());
-    assert_eq!(intake.counted, BTreeMap::from([("unknown", 3)]));
+    let intake = parse_delivery(body.as_bytes());
+    assert_eq!(intake.ignored, BTreeMap::from([("unknown", 3)]));
     assert!(intake.entries.is_empty());
     assert_eq!(
-        super::intake(br#"{"object":"dance","entry":[]}"#).counted,
+        parse_delivery(br#"{"object":"dance","entry":[]}"#).ignored,
         BTreeMap::from([("object.unknown", 1)])
     );
     assert_eq!(
-        super::intake(br#"{"entry":[]}"#).counted,
+        parse_delivery(br#"{"entry":[]}"#).ignored,
         BTreeMap::from([("object.unknown", 1)])
     );
 }

@@ -2,9 +2,9 @@
 
 use lapin::{Connection, ConnectionProperties};
 
-use super::super::QueueError;
 use super::deadline::{bounded, describe};
 use super::topology;
+use crate::queue::error::QueueError;
 
 /// Seconds between heartbeats: a dead peer is noticed after two.
 const HEARTBEAT: u16 = 8;

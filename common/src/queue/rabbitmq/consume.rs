@@ -1,26 +1,26 @@
-//! Consuming: one connection, a channel per lane, opened when the lane is first received from.
+//! Consuming: one connection, a channel per queue, opened when the queue is first received from.
 //!
 //! Invariants: a consumer stream that ended is never polled again (lapin hangs there); giving back
-//! a lane closes its channel, so the broker redelivers everything at once; an acknowledgement counts
+//! a queue closes its channel, so the broker redelivers everything at once; an acknowledgement counts
 //! only if lapin says it was sent.
 
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 
 use futures_util::StreamExt as _;
-use lapin::Acker;
-use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions, QueueDeclareOptions,
-};
+use lapin::options::{BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, Consumer};
-use model::job::decode;
-use model::lane::Lane;
+use model::job::decode_message;
+use model::queue_name::QueueName;
 use tokio::sync::{Mutex, Notify};
 
-use super::super::{Delivery, Depth, QueueError, Receipt as AnyReceipt};
 use super::connection::Target;
 use super::deadline::{bounded, describe};
-use super::topology::{DEAD, declare, queue_name};
+use super::receipt::Receipt;
+use super::topology::{DEAD, amqp_queue, declare};
+use crate::queue::Depth;
+use crate::queue::delivery::{Delivery, Receipt as AnyReceipt};
+use crate::queue::error::QueueError;
 
 /// Messages in hand per consumer.
 const PREFETCH: u16 = 16;
@@ -32,20 +32,20 @@ const DEAD_ATTEMPT: u32 = 3;
 pub(super) struct Consumers {
     target: Arc<Target>,
     connection: Mutex<Option<Arc<Connection>>>,
-    lanes: [LaneState; 3],
+    queues: [QueueState; 3],
 }
 
 #[derive(Debug, Default)]
-struct LaneState {
-    // Held while waiting for a message: receivers of a lane queue up here.
-    open: Mutex<Option<OpenLane>>,
+struct QueueState {
+    // Held while waiting for a message: receivers of a queue queue up here.
+    open: Mutex<Option<OpenQueue>>,
     // Tiny critical sections, never across an await: `release` must not wait for a receiver.
     channel: StdMutex<Option<Arc<Channel>>>,
     released: Notify,
 }
 
 #[derive(Debug)]
-struct OpenLane {
+struct OpenQueue {
     work: Consumer,
     dead: Option<Consumer>,
 }
@@ -55,17 +55,17 @@ impl Consumers {
         Self {
             target,
             connection: Mutex::new(None),
-            lanes: Default::default(),
+            queues: Default::default(),
         }
     }
 
-    pub(super) async fn receive(&self, lane: Lane) -> Result<Delivery, QueueError> {
-        let state = &self.lanes[lane as usize];
+    pub(super) async fn receive(&self, queue_name: QueueName) -> Result<Delivery, QueueError> {
+        let state = &self.queues[queue_name as usize];
         let mut open = state.open.lock().await;
         loop {
             let consumers = match open.as_mut() {
                 Some(consumers) => consumers,
-                None => open.insert(self.open(lane, state).await?),
+                None => open.insert(self.open(queue_name, state).await?),
             };
             let next = tokio::select! {
                 next = consumers.next() => next,
@@ -86,7 +86,11 @@ impl Consumers {
         }
     }
 
-    async fn open(&self, lane: Lane, state: &LaneState) -> Result<OpenLane, QueueError> {
+    async fn open(
+        &self,
+        queue_name: QueueName,
+        state: &QueueState,
+    ) -> Result<OpenQueue, QueueError> {
         let channel = Arc::new(self.channel().await?);
         let fail = |error: lapin::Error| describe(&error);
         declare(&channel).await?;
@@ -99,35 +103,35 @@ impl Consumers {
                 channel.basic_consume(queue.into(), "".into(), options, FieldTable::default());
             bounded(consumer).await?.map_err(fail)
         };
-        let work = consume(queue_name(lane)).await?;
-        let dead = if lane == Lane::Webhooks {
+        let work = consume(amqp_queue(queue_name)).await?;
+        let dead = if queue_name == QueueName::Webhooks {
             Some(consume(DEAD.to_owned()).await?)
         } else {
             None
         };
         *state.channel.lock().unwrap_or_else(PoisonError::into_inner) = Some(channel);
-        Ok(OpenLane { work, dead })
+        Ok(OpenQueue { work, dead })
     }
 
     /// A new channel, on a new connection if the old one is of no more use.
     async fn channel(&self) -> Result<Channel, QueueError> {
-        let mut held = self.connection.lock().await;
-        if let Some(connection) = held
+        let mut stored = self.connection.lock().await;
+        if let Some(connection) = stored
             .as_ref()
             .filter(|connection| connection.status().connected())
             && let Ok(Ok(channel)) = bounded(connection.create_channel()).await
         {
             return Ok(channel);
         }
-        *held = None;
-        let connection = held.insert(Arc::new(self.target.connect("consume").await?));
+        *stored = None;
+        let connection = stored.insert(Arc::new(self.target.connect("consume").await?));
         bounded(connection.create_channel())
             .await?
             .map_err(|error| describe(&error))
     }
 
-    pub(super) async fn release(&self, lane: Lane) {
-        let state = &self.lanes[lane as usize];
+    pub(super) async fn release(&self, queue_name: QueueName) {
+        let state = &self.queues[queue_name as usize];
         let channel = state
             .channel
             .lock()
@@ -140,19 +144,22 @@ impl Consumers {
                 *self.connection.lock().await = None;
             }
             state.released.notify_waiters();
-            // Without a receiver waiting, the next one must find the lane closed.
+            // Without a receiver waiting, the next one must find the queue closed.
             if let Ok(mut open) = state.open.try_lock() {
                 *open = None;
             }
         }
     }
 
-    pub(super) async fn depth(&self, lane: Lane) -> Result<Depth, QueueError> {
+    pub(super) async fn depth(&self, queue_name: QueueName) -> Result<Depth, QueueError> {
         let channel = self.channel().await?;
         let passive = QueueDeclareOptions::durable().passive();
-        let declared =
-            bounded(channel.queue_declare(queue_name(lane).into(), passive, FieldTable::default()))
-                .await?;
+        let declared = bounded(channel.queue_declare(
+            amqp_queue(queue_name).into(),
+            passive,
+            FieldTable::default(),
+        ))
+        .await?;
         let messages = declared.map_err(|error| describe(&error))?.message_count();
         let _ = bounded(channel.close(200, "asked".into())).await;
         Ok(Depth {
@@ -161,7 +168,7 @@ impl Consumers {
     }
 }
 
-impl OpenLane {
+impl OpenQueue {
     /// The next message and whether it comes from the dead queue; `None` when a stream has ended.
     async fn next(&mut self) -> Option<(lapin::Result<lapin::message::Delivery>, bool)> {
         match &mut self.dead {
@@ -194,40 +201,8 @@ fn take(delivery: lapin::message::Delivery, is_dead: bool) -> Delivery {
         acker: Some(delivery.acker),
     };
     Delivery {
-        jobs: decode(&delivery.data),
+        jobs: decode_message(&delivery.data),
         attempt,
         receipt: AnyReceipt::RabbitMq(receipt),
-    }
-}
-
-/// The right to acknowledge one message.
-#[derive(Debug)]
-pub(in crate::queue) struct Receipt {
-    acker: Option<Acker>,
-}
-
-impl Receipt {
-    pub(in crate::queue) async fn ack(mut self) -> Result<(), QueueError> {
-        let Some(acker) = self.acker.take() else {
-            return Err(QueueError::Lost);
-        };
-        match bounded(acker.ack(BasicAckOptions::default())).await? {
-            Ok(true) => Ok(()),
-            Ok(false) | Err(_) => Err(QueueError::Lost),
-        }
-    }
-}
-
-impl Drop for Receipt {
-    fn drop(&mut self) {
-        let Some(acker) = self.acker.take().filter(Acker::usable) else {
-            return;
-        };
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                // If this fails the channel is gone, and the broker has given the message back.
-                let _ = bounded(acker.reject(BasicRejectOptions { requeue: true })).await;
-            });
-        }
     }
 }

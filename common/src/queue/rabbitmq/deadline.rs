@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use super::super::QueueError;
+use crate::queue::error::QueueError;
 
 /// Connecting, declaring, closing: each within this.
 const OPERATION: Duration = Duration::from_secs(5);

@@ -9,24 +9,23 @@ mod connection;
 mod consume;
 mod deadline;
 mod publish;
+pub(in crate::queue) mod receipt;
 mod topology;
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use model::job::Job;
-use model::lane::Lane;
+use model::queue_name::QueueName;
 use tokio_util::sync::CancellationToken;
 
-use super::{Delivery, Depth, Queue, QueueError, groups};
+use super::delivery::Delivery;
+use super::error::QueueError;
+use super::messages::split_into_messages;
+use super::{Depth, PUBLISH_DEADLINE, Queue};
 use connection::Target;
 use consume::Consumers;
-pub(super) use consume::Receipt;
 use publish::Publisher;
-
-/// A publish is answered within this, whatever the broker does.
-pub const PUBLISH_DEADLINE: Duration = Duration::from_millis(3500);
 
 /// The queue of a distributed deployment.
 #[derive(Debug)]
@@ -69,10 +68,10 @@ impl RabbitMq {
 
 #[async_trait]
 impl Queue for RabbitMq {
-    async fn publish(&self, lane: Lane, jobs: &[Job]) -> Result<(), QueueError> {
-        let answers = groups(lane, jobs)
+    async fn publish(&self, queue_name: QueueName, jobs: &[Job]) -> Result<(), QueueError> {
+        let answers = split_into_messages(queue_name, jobs)
             .into_iter()
-            .map(|group| self.publisher().submit(lane, group));
+            .map(|group| self.publisher().submit(queue_name, group));
         let all = futures_util::future::join_all(answers.collect::<Vec<_>>());
         let late = || QueueError::Unavailable("no confirm in time".to_owned());
         let answers = tokio::time::timeout(PUBLISH_DEADLINE, all)
@@ -83,17 +82,17 @@ impl Queue for RabbitMq {
             .try_for_each(|answer| answer.unwrap_or_else(|_| Err(late())))
     }
 
-    async fn receive(&self, lane: Lane) -> Result<Delivery, QueueError> {
-        self.consumers.receive(lane).await
+    async fn receive(&self, queue_name: QueueName) -> Result<Delivery, QueueError> {
+        self.consumers.receive(queue_name).await
     }
 
-    async fn release(&self, lane: Lane) -> Result<(), QueueError> {
-        self.consumers.release(lane).await;
+    async fn requeue(&self, queue_name: QueueName) -> Result<(), QueueError> {
+        self.consumers.release(queue_name).await;
         Ok(())
     }
 
-    async fn depth(&self, lane: Lane) -> Result<Depth, QueueError> {
-        self.consumers.depth(lane).await
+    async fn depth(&self, queue_name: QueueName) -> Result<Depth, QueueError> {
+        self.consumers.depth(queue_name).await
     }
 
     fn is_ready(&self) -> bool {

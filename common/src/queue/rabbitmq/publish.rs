@@ -12,17 +12,18 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, Event};
-use model::job::message;
-use model::lane::Lane;
+use model::job::encode_message;
+use model::queue_name::QueueName;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::super::{MAX_BYTES, MAX_JOBS, QueueError};
 use super::connection::{Target, close};
 use super::deadline::{bounded, describe};
-use super::topology::queue_name;
-use crate::backoff::Backoff;
+use super::topology::amqp_queue;
+use crate::queue::error::QueueError;
+use crate::queue::messages::{MAX_JOBS_PER_MESSAGE, MAX_MESSAGE_BYTES};
+use crate::retry::Backoff;
 
 /// Channels that publish at the same time.
 const SLOTS: usize = 8;
@@ -32,7 +33,7 @@ const CONFIRM: Duration = Duration::from_secs(3);
 type Answer = Result<(), QueueError>;
 
 struct Request {
-    lane: Lane,
+    queue_name: QueueName,
     jobs: Vec<String>,
     bytes: usize,
     answer: oneshot::Sender<Answer>,
@@ -99,11 +100,15 @@ impl Publisher {
 
     /// Hands over jobs that fit one message. The answer comes through the channel; if it is dropped
     /// unanswered, the publisher is gone.
-    pub(super) fn submit(&self, lane: Lane, jobs: Vec<String>) -> oneshot::Receiver<Answer> {
+    pub(super) fn submit(
+        &self,
+        queue_name: QueueName,
+        jobs: Vec<String>,
+    ) -> oneshot::Receiver<Answer> {
         let (answer, answered) = oneshot::channel();
         let bytes = jobs.iter().map(String::len).sum();
         self.pending.push(Request {
-            lane,
+            queue_name,
             jobs,
             bytes,
             answer,
@@ -167,12 +172,12 @@ impl Pending {
         }
         let (mut group, mut jobs, mut bytes) = (Vec::<Request>::new(), 0, 0);
         while let Some(next) = requests.front() {
-            let fits = next.lane == Lane::Webhooks
+            let fits = next.queue_name == QueueName::Webhooks
                 && group
                     .first()
-                    .is_some_and(|first| first.lane == Lane::Webhooks)
-                && jobs + next.jobs.len() <= MAX_JOBS
-                && bytes + next.bytes <= MAX_BYTES;
+                    .is_some_and(|first| first.queue_name == QueueName::Webhooks)
+                && jobs + next.jobs.len() <= MAX_JOBS_PER_MESSAGE
+                && bytes + next.bytes <= MAX_MESSAGE_BYTES;
             if !group.is_empty() && !fits {
                 // More than one message's worth: wake another slot for the rest.
                 self.arrived.notify_one();
@@ -270,16 +275,16 @@ async fn open_channel(connection: &Connection) -> Result<Channel, QueueError> {
 async fn run_slot(channel: Channel, pending: Arc<Pending>) -> String {
     loop {
         let group = pending.next_group().await;
-        let lane = group[0].lane;
-        let body = message(
+        let queue_name = group[0].queue_name;
+        let body = encode_message(
             group
                 .iter()
                 .flat_map(|request| request.jobs.iter().map(String::as_str)),
         );
         let (answer, broken) =
-            match tokio::time::timeout(CONFIRM, publish_one(&channel, lane, &body)).await {
+            match tokio::time::timeout(CONFIRM, publish_one(&channel, queue_name, &body)).await {
                 Ok(Ok(Confirmation::Ack(None))) => (Ok(()), None),
-                Ok(Ok(Confirmation::Nack(_))) => (Err(QueueError::Full(lane)), None),
+                Ok(Ok(Confirmation::Nack(_))) => (Err(QueueError::Full(queue_name)), None),
                 Ok(Ok(Confirmation::Ack(Some(_)))) => {
                     broken("the queue is gone: the message came back")
                 }
@@ -303,7 +308,11 @@ fn broken(reason: &str) -> (Answer, Option<String>) {
     )
 }
 
-async fn publish_one(channel: &Channel, lane: Lane, body: &str) -> lapin::Result<Confirmation> {
+async fn publish_one(
+    channel: &Channel,
+    queue_name: QueueName,
+    body: &str,
+) -> lapin::Result<Confirmation> {
     let options = BasicPublishOptions {
         mandatory: true,
         ..BasicPublishOptions::default()
@@ -315,7 +324,7 @@ async fn publish_one(channel: &Channel, lane: Lane, body: &str) -> lapin::Result
     channel
         .basic_publish(
             "".into(),
-            queue_name(lane).into(),
+            amqp_queue(queue_name).into(),
             options,
             body.as_bytes(),
             properties,

@@ -4,10 +4,10 @@
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ErrorKind};
-use model::lane::Lane;
+use model::queue_name::QueueName;
 
-use super::super::QueueError;
 use super::deadline::{bounded, describe};
+use crate::queue::error::QueueError;
 
 /// Where the broker puts what it delivered too often.
 pub(super) const DEAD: &str = "pagesync.v1.dead";
@@ -15,15 +15,15 @@ pub(super) const DEAD: &str = "pagesync.v1.dead";
 /// differs between versions, and never -1: that means "at once" on 3.10.
 const DELIVERY_LIMIT: i64 = 20;
 
-/// The queue of a lane.
-pub(super) fn queue_name(lane: Lane) -> String {
-    format!("pagesync.v1.{}", lane.name())
+/// The queue of a queue.
+pub(super) fn amqp_queue(queue_name: QueueName) -> String {
+    format!("pagesync.v1.{}", queue_name.as_str())
 }
 
-fn max_bytes(lane: Lane) -> i64 {
-    match lane {
-        Lane::Webhooks => 2 << 30,
-        Lane::PollsNow | Lane::PollsDaily => 256 << 20,
+fn max_bytes(queue_name: QueueName) -> i64 {
+    match queue_name {
+        QueueName::Webhooks => 2 << 30,
+        QueueName::PollsNow | QueueName::PollsDaily => 256 << 20,
     }
 }
 
@@ -47,8 +47,8 @@ fn arguments(max_bytes: i64) -> FieldTable {
 /// Declares every queue, so that a publish never meets a missing one.
 pub(super) async fn declare(channel: &Channel) -> Result<(), QueueError> {
     declare_one(channel, DEAD, arguments(1 << 30)).await?;
-    for lane in Lane::ALL {
-        let mut arguments = arguments(max_bytes(lane));
+    for queue_name in QueueName::ALL {
+        let mut arguments = arguments(max_bytes(queue_name));
         arguments.insert(
             "x-delivery-limit".into(),
             AMQPValue::LongLongInt(DELIVERY_LIMIT),
@@ -65,7 +65,7 @@ pub(super) async fn declare(channel: &Channel) -> Result<(), QueueError> {
             "x-dead-letter-strategy".into(),
             AMQPValue::LongString("at-least-once".into()),
         );
-        declare_one(channel, &queue_name(lane), arguments).await?;
+        declare_one(channel, &amqp_queue(queue_name), arguments).await?;
     }
     Ok(())
 }

@@ -45,7 +45,7 @@ if page then
   if #page.entries > 0 then
     for _, entry in ipairs(page.entries) do redis.call('LPUSH', KEYS[page.history], entry) end
     redis.call('LTRIM', KEYS[page.history], 0, page.keep - 1)
-    local n = redis.call('INCR', KEYS[page.feed_n])
+    local n = redis.call('INCR', KEYS[page.feed_position])
     redis.call('XADD', KEYS[page.feed], 'MAXLEN', '~', page.feed_keep, string.format('%d-0', n), 'entry', page.feed_entry)
   end
 end
@@ -82,7 +82,7 @@ end
 
 for _, due in ipairs(commit.due) do
   for _, other in ipairs(due.others) do redis.call('ZREM', KEYS[other], due.subject) end
-  if due.lane then redis.call('ZADD', KEYS[due.lane], due.at, due.subject) end
+  if due.queue then redis.call('ZADD', KEYS[due.queue], due.at, due.subject) end
 end
 
 return 'applied'

@@ -6,9 +6,9 @@ use std::time::Duration;
 use deadpool_redis::Connection;
 use redis::RedisResult;
 
-use super::super::{Commit, Kind, RecordWrite, StoreError};
-use super::RedisStore;
+use super::client::RedisStore;
 use super::reply::{parse, unavailable};
+use crate::store::{Commit, RecordKind, RecordWrite, StoreError};
 
 /// How long a rewrite is waited for; it goes on without us.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -32,7 +32,7 @@ impl RedisStore {
             let info = self.persistence().await?;
             let is = |name: &str, value: &str| {
                 let mut lines = info.lines().filter_map(|line| line.split_once(':'));
-                lines.any(|(held, text)| held == name && text.trim_end() == value)
+                lines.any(|(stored, text)| stored == name && text.trim_end() == value)
             };
             if is("aof_enabled", "0") {
                 return self.snapshot().await;
@@ -88,7 +88,10 @@ pub(super) fn cannot_be_polled_again(commit: &Commit) -> bool {
         let (RecordWrite::Put { key, .. }
         | RecordWrite::Delete { key, .. }
         | RecordWrite::Add { key, .. }) = write;
-        matches!(key.kind, Kind::Grant | Kind::UserToken | Kind::Epoch)
+        matches!(
+            key.kind,
+            RecordKind::Grant | RecordKind::UserToken | RecordKind::Epoch
+        )
     })
 }
 

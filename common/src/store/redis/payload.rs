@@ -1,14 +1,15 @@
 //! A commit as the script wants it: its keys, and a text that names them by index.
 
-use model::lane::Lane;
 use model::page::Status;
+use model::queue_name::QueueName;
 use serde::Serialize;
 
-use super::super::{
-    Commit, DueWrite, FEED, FeedEntry, HISTORY, HistoryEntry, Key, PageWrite, RecordWrite, codec,
-};
 use super::reply::{
-    PREFIX, due_key, feed_key, feed_n_key, history_key, index_key, page_key, record_key,
+    PREFIX, due_key, feed_key, feed_position_key, history_key, index_key, page_key, record_key,
+};
+use crate::store::{
+    Commit, DueWrite, FeedEntry, HistoryEntry, MAX_FEED, MAX_HISTORY, PageWrite, RecordKey,
+    RecordWrite, codec,
 };
 
 /// What one call of `commit.lua` gets.
@@ -39,7 +40,7 @@ struct WirePage<'a> {
     index: usize,
     history: usize,
     feed: usize,
-    feed_n: usize,
+    feed_position: usize,
     attributes: codec::Attributes,
     forget: bool,
     entries: Vec<String>,
@@ -68,7 +69,7 @@ struct WireDue {
     subject: String,
     others: Vec<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    lane: Option<usize>,
+    queue: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     at: Option<String>,
 }
@@ -102,7 +103,7 @@ impl Payload {
                 version: expected.to_string(),
             });
         }
-        let mut expect_record = |keys: &mut Keys, key: &Key, version: u64| {
+        let mut expect_record = |keys: &mut Keys, key: &RecordKey, version: u64| {
             expect.push(WireExpect {
                 key: keys.index(record_key(key)),
                 version: version.to_string(),
@@ -157,17 +158,17 @@ fn page<'a>(write: &'a PageWrite, keys: &mut Keys) -> WirePage<'a> {
         index: keys.index(format!("{PREFIX}:pages")),
         history: keys.index(history_key(&write.id)),
         feed: keys.index(feed_key()),
-        feed_n: keys.index(feed_n_key()),
+        feed_position: keys.index(feed_position_key()),
         attributes: codec::encode(&write.page),
-        forget: write.page.status == Status::Forgotten,
+        forget: write.page.status == Status::Erased,
         entries: write
             .changes
             .iter()
-            .map(|change| codec::to_json(&HistoryEntry::new(change, write.at, version)))
+            .map(|change| codec::to_json(&HistoryEntry::new(change, write.received_at, version)))
             .collect(),
-        keep: HISTORY,
+        keep: MAX_HISTORY,
         feed_entry: FeedEntry::new(write).map_or(String::new(), |entry| codec::to_json(&entry)),
-        feed_keep: FEED,
+        feed_keep: MAX_FEED,
     }
 }
 
@@ -196,14 +197,14 @@ fn record<'a>(write: &'a RecordWrite, keys: &mut Keys) -> WireRecord<'a> {
 }
 
 fn due(write: &DueWrite, keys: &mut Keys) -> WireDue {
-    let lane = write.due.map(|(lane, _)| lane);
-    let others = Lane::ALL
+    let queue_name = write.due.map(|(queue_name, _)| queue_name);
+    let others = QueueName::ALL
         .into_iter()
-        .filter(|other| *other != Lane::Webhooks && Some(*other) != lane);
+        .filter(|other| *other != QueueName::Webhooks && Some(*other) != queue_name);
     WireDue {
         subject: write.subject.to_string(),
         others: others.map(|other| keys.index(due_key(other))).collect(),
-        lane: lane.map(|lane| keys.index(due_key(lane))),
+        queue: queue_name.map(|queue_name| keys.index(due_key(queue_name))),
         at: write.due.map(|(_, at)| at.to_string()),
     }
 }

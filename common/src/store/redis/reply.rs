@@ -3,13 +3,21 @@
 use std::collections::BTreeMap;
 
 use model::id::PageId;
-use model::lane::Lane;
-use model::time::Millis;
+use model::queue_name::QueueName;
+use model::time::HostTime;
 use redis::{RedisError, RedisResult, Value as Reply, from_redis_value};
 
-use super::super::{Corrupt, FeedEntry, Key, Kind, Outcome, StoreError, Stored, Versioned, codec};
+use crate::store::{
+    CommitOutcome, CorruptPage, FeedEntry, RecordKey, RecordKind, StoreError, StoredPage,
+    Versioned, codec,
+};
 
 pub(super) const PREFIX: &str = "{pagesync}";
+
+/// The hash with the epoch and the layout of the database.
+pub(super) fn meta_key() -> String {
+    format!("{PREFIX}:meta")
+}
 
 pub(super) fn page_key(id: &PageId) -> String {
     format!("{PREFIX}:page:{id}")
@@ -23,26 +31,26 @@ pub(super) fn feed_key() -> String {
     format!("{PREFIX}:feed")
 }
 
-pub(super) fn feed_n_key() -> String {
-    format!("{PREFIX}:feed_n")
+pub(super) fn feed_position_key() -> String {
+    format!("{PREFIX}:feed_position")
 }
 
-pub(super) fn due_key(lane: Lane) -> String {
-    format!("{PREFIX}:due:{lane}")
+pub(super) fn due_key(queue_name: QueueName) -> String {
+    format!("{PREFIX}:due:{queue_name}")
 }
 
-pub(super) fn record_key(key: &Key) -> String {
+pub(super) fn record_key(key: &RecordKey) -> String {
     format!("{PREFIX}:record:{}:{}", key.kind.name(), key.id)
 }
 
-pub(super) fn index_key(kind: Kind) -> String {
+pub(super) fn index_key(kind: RecordKind) -> String {
     format!("{PREFIX}:records:{}", kind.name())
 }
 
-pub(super) fn outcome(reply: Reply) -> Result<Outcome, StoreError> {
+pub(super) fn outcome(reply: Reply) -> Result<CommitOutcome, StoreError> {
     match parse::<String>(Some(reply))?.as_str() {
-        "applied" => Ok(Outcome::Applied),
-        "stale" => Ok(Outcome::Stale),
+        "applied" => Ok(CommitOutcome::Applied),
+        "stale" => Ok(CommitOutcome::Stale),
         _ => Err(StoreError::Unexpected(
             "the commit script gave another answer than its own".to_owned(),
         )),
@@ -61,10 +69,10 @@ pub(super) fn parse<T: redis::FromRedisValue>(reply: Option<Reply>) -> Result<T,
 
 /// What stands under a Page's key. Bytes that are not text, another type of key, attributes that do
 /// not fit: the Page is corrupt, its neighbours are not.
-pub(super) fn stored(answer: RedisResult<Reply>) -> Result<Versioned<Stored>, StoreError> {
+pub(super) fn stored(answer: RedisResult<Reply>) -> Result<Versioned<StoredPage>, StoreError> {
     let corrupt = |version, raw: String, reason: String| Versioned {
         version,
-        value: Stored::Corrupt(Corrupt { raw, reason }),
+        value: StoredPage::Corrupt(CorruptPage { raw, reason }),
     };
     let reply = match answer {
         Ok(reply) => reply,
@@ -81,7 +89,7 @@ pub(super) fn stored(answer: RedisResult<Reply>) -> Result<Versioned<Stored>, St
     if bytes.is_empty() {
         return Ok(Versioned {
             version: 0,
-            value: Stored::Unknown,
+            value: StoredPage::Unknown,
         });
     }
     let text = |bytes: Vec<u8>| {
@@ -100,14 +108,14 @@ pub(super) fn stored(answer: RedisResult<Reply>) -> Result<Versioned<Stored>, St
         .filter(plain)
         .and_then(|version| version.parse().ok());
     let decoded = match version {
-        Some(_) => codec::decode(&attributes),
+        Some(_) => codec::decode(&attributes).map_err(|error| error.to_string()),
         None => Err("the version is missing or no number".to_owned()),
     };
     let version = version.unwrap_or(0);
     Ok(match decoded {
         Ok(page) => Versioned {
             version,
-            value: Stored::Page(Box::new(page)),
+            value: StoredPage::Page(Box::new(page)),
         },
         Err(reason) => corrupt(
             version,
@@ -144,6 +152,6 @@ pub(super) fn pairs(flat: Vec<String>) -> Result<Vec<(String, f64)>, StoreError>
     clippy::cast_sign_loss,
     reason = "scores are milliseconds, whole and positive"
 )]
-pub(super) fn millis(score: f64) -> Millis {
-    Millis(score as u64)
+pub(super) fn millis(score: f64) -> HostTime {
+    HostTime(score as u64)
 }

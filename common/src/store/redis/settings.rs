@@ -2,8 +2,9 @@
 
 use redis::{Value as Reply, from_redis_value};
 
-use super::super::StoreError;
-use super::{Durability, RedisStore};
+use super::client::RedisStore;
+use super::durability::Durability;
+use crate::store::StoreError;
 
 impl RedisStore {
     /// Refusals and warnings, each with its remedy.

@@ -11,8 +11,9 @@ use common::store::StoreError;
 use model::id::GrantId;
 use serde_json::{Value as Json, json};
 
+use super::context::OAuth;
+use super::probe;
 use super::progress::{Connected, Progress, Row, look, rows};
-use super::{OAuth, probe};
 
 /// How long a program waits for the login to be complete.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -183,7 +184,7 @@ async fn program(
                     (Some(problem), false) => json!({"status": "error", "message": problem}),
                     (None, false) => json!({"status": "pending"}),
                 };
-                json!({"page_id": row.view.id, "result": result})
+                json!({"page_id": row.view.summary.id, "result": result})
             };
             let polled: Vec<Json> = rows.iter().map(result).collect();
             let body = json!({
@@ -222,9 +223,9 @@ fn connection_problem(connected: &Connected) -> Option<String> {
     })
 }
 
-fn plain(view: &common::pages::PageView) -> Json {
+fn plain(view: &common::views::page::PageView) -> Json {
     let mut page = serde_json::Map::new();
-    page.insert("id".to_owned(), json!(view.id));
+    page.insert("id".to_owned(), json!(view.summary.id));
     for (name, field) in &view.fields {
         if !field.value.is_null() {
             page.insert(name.clone(), field.value.clone());
@@ -235,17 +236,17 @@ fn plain(view: &common::pages::PageView) -> Json {
 
 fn about(oauth: &OAuth, connected: &Connected) -> Json {
     let connection = &connected.connection;
-    let status = if connected.complete || connection.last.is_some() {
+    let status = if connected.complete || connection.last_poll.is_some() {
         connection.status.to_string()
     } else {
         "pending".to_owned()
     };
     json!({
-        "user_id": connection.user,
+        "id": connection.user,
         "status": status,
         "problem": connection.problem,
         "webhooks": connected.webhooks.clone().map_or(json!({"status": "success"}), |problem| json!({"status": "error", "message": problem})),
-        "missing_permissions": connection.missing(&oauth.config.scopes),
+        "missing_permissions": connection.missing_permissions(&oauth.config.scopes),
     })
 }
 
@@ -275,7 +276,7 @@ fn connected_page(oauth: &OAuth, connected: &Connected, rows: &[Row], again: &st
     let connection = &connected.connection;
     let name = connection.name.as_deref().unwrap_or("a person");
     let mut body = format!("<p>Connected as <b>{}</b>.</p>", escape(name));
-    for lacking in connection.missing(&oauth.config.scopes) {
+    for lacking in connection.missing_permissions(&oauth.config.scopes) {
         let _ = write!(
             body,
             r#"<p class="bad">The permission {} was not given: {}.</p>"#,
@@ -297,7 +298,7 @@ fn connected_page(oauth: &OAuth, connected: &Connected, rows: &[Row], again: &st
         let _ = write!(
             body,
             "<p>{} Pages</p><table><tr><th>Page</th><th>Id</th><th>State</th></tr>",
-            connection.last.as_ref().map_or(0, |last| last.pages)
+            connection.last_poll.as_ref().map_or(0, |last| last.pages)
         );
         for row in rows {
             let name = row
@@ -306,14 +307,14 @@ fn connected_page(oauth: &OAuth, connected: &Connected, rows: &[Row], again: &st
                 .get("name")
                 .and_then(|field| field.value.as_str());
             let state = if row.read { "read" } else { "waiting" };
-            let fine = row.read && row.view.status == model::page::Status::Active;
+            let fine = row.read && row.view.summary.status == model::page::Status::Active;
             let class = if fine { "good" } else { "bad" };
             let _ = write!(
                 body,
                 r#"<tr><td>{}</td><td>{}</td><td class="{class}">{state}, {}</td></tr>"#,
                 escape(name.unwrap_or("")),
-                row.view.id,
-                row.view.status
+                row.view.summary.id,
+                row.view.summary.status
             );
         }
         body.push_str("</table>");

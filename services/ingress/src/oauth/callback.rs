@@ -16,15 +16,17 @@ use axum::response::Response;
 use common::graph::error::GraphError;
 use common::records::grant::{self, Grant};
 use common::records::login::{self, Login, Stage};
-use common::records::{commit, get, put, write};
-use common::store::{Commit, DueWrite, Outcome, StoreError, Versioned};
-use common::telemetry::Metrics;
+use common::records::{commit_one, load_record, put_write, write_records};
+use common::store::{Commit, CommitOutcome, DueWrite, StoreError, Versioned};
+use model::hex::sha256_hex;
 use model::id::{GrantId, Subject};
-use model::lane::Lane;
+use model::queue_name::QueueName;
 use subtle::ConstantTimeEq as _;
 
-use super::{OAuth, answer, cookie};
-use crate::Parts;
+use super::answer;
+use super::context::OAuth;
+use super::cookie::cookie;
+use crate::context::Context;
 
 /// Longest code that is taken to Facebook; real ones have a few hundred characters.
 const MAX_CODE: usize = 4096;
@@ -34,19 +36,19 @@ type Refusal = (StatusCode, &'static str, String);
 
 /// Ends a login.
 pub(crate) async fn end(
-    State(parts): State<Arc<Parts>>,
+    State(context): State<Arc<Context>>,
     headers: HeaderMap,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Response {
-    let oauth = &parts.oauth;
+    let oauth = &context.oauth;
     let query = query.map_or_else(|_| Vec::new(), |Query(pairs)| pairs);
-    match take(&parts, &headers, &query).await {
+    match take(&context, &headers, &query).await {
         Ok(id) => {
             let state = one(&query, "state").unwrap_or_default();
             answer::progress(oauth, &headers, &id, state).await
         }
         Err((status, word, text)) => {
-            Metrics::count(&oauth.metrics.logins, word);
+            oauth.metrics.logins.count(word);
             answer::refusal(&headers, status, word, &text)
         }
     }
@@ -75,11 +77,11 @@ fn unavailable(error: &StoreError) -> Refusal {
 
 /// Finds the login, exchanges its code if nobody has; answers with the grant to follow.
 async fn take(
-    parts: &Arc<Parts>,
+    context: &Arc<Context>,
     headers: &HeaderMap,
     query: &[(String, String)],
 ) -> Result<GrantId, Refusal> {
-    let oauth = &parts.oauth;
+    let oauth = &context.oauth;
     let state = one(query, "state").filter(|state| !state.is_empty() && state.len() <= 256);
     let state = state.ok_or_else(|| {
         bad(
@@ -87,24 +89,24 @@ async fn take(
             "The state of the login is missing. Please begin again at /facebook/login.",
         )
     })?;
-    let id = login::id(state);
-    let held: Option<Versioned<Login>> = get(&*oauth.store, &login::key(&id))
+    let id = login::login_id(state);
+    let stored: Option<Versioned<Login>> = load_record(&*oauth.store, &login::key(&id))
         .await
         .map_err(|error| unavailable(&error))?;
     let unknown = "This login is not known here, or it began more than ten minutes ago. Please begin again at /facebook/login.";
     // Also by our own clock: the store forgets it a little later.
-    let fresh = held.filter(|held| {
-        let age = held.value.begun.until(oauth.clock.now());
-        age <= login::TTL || held.value.stage != Stage::Waiting
+    let fresh = stored.filter(|stored| {
+        let age = stored.value.began_at.until(oauth.clock.now());
+        age <= login::TTL || stored.value.stage != Stage::Waiting
     });
     let Versioned { version, value } = fresh.ok_or_else(|| bad("state_unknown", unknown))?;
-    let browser = login::hash(cookie(headers).unwrap_or_default());
-    if !bool::from(browser.as_bytes().ct_eq(value.browser.as_bytes())) {
+    let browser = sha256_hex(cookie(headers).unwrap_or_default());
+    if !bool::from(browser.as_bytes().ct_eq(value.cookie_hash.as_bytes())) {
         let text = "This login began in another browser. Please begin again at /facebook/login.";
         return Err(bad("other_browser", text));
     }
     match value.stage {
-        Stage::Taken(_) => return Ok(id),
+        Stage::CodeUsed(_) => return Ok(id),
         Stage::Failed(why) => return Err(bad("failed", &why)),
         Stage::Waiting => {}
     }
@@ -126,16 +128,24 @@ async fn take(
             "The code of the login is missing. Please begin again at /facebook/login.",
         )
     })?;
-    if settle(oauth, &id, version, &value, Stage::Taken(oauth.clock.now())).await? == Outcome::Stale
+    if settle(
+        oauth,
+        &id,
+        version,
+        &value,
+        Stage::CodeUsed(oauth.clock.now()),
+    )
+    .await?
+        == CommitOutcome::Stale
     {
         // Another request of the same browser was faster: it has the code.
         return Ok(id);
     }
     // A task of its own: a browser that goes away must not cut the exchange of a code in two.
-    let (parts, grant, code) = (parts.clone(), id.clone(), code.to_owned());
+    let (context, grant, code) = (context.clone(), id.clone(), code.to_owned());
     let exchanged =
         tokio::spawn(
-            async move { exchange(&parts.oauth, &grant, &value, version + 1, &code).await },
+            async move { exchange(&context.oauth, &grant, &value, version + 1, &code).await },
         );
     match exchanged.await {
         Ok(exchanged) => exchanged.map(|()| id),
@@ -169,14 +179,14 @@ async fn settle(
     version: u64,
     login: &Login,
     stage: Stage,
-) -> Result<Outcome, Refusal> {
+) -> Result<CommitOutcome, Refusal> {
     let login = Login {
         stage,
         ..login.clone()
     };
     let ttl = Some(login::ANSWER_TTL);
-    let put = put(login::key(id), &login, Some(version), ttl);
-    let written = write(&*oauth.store, vec![put]).await;
+    let put = put_write(login::key(id), &login, Some(version), ttl);
+    let written = write_records(&*oauth.store, vec![put]).await;
     written.map_err(|error| unavailable(&error))
 }
 
@@ -197,7 +207,7 @@ async fn exchange(
             tracing::warn!(error = %error, "a code could not be exchanged");
             let passes = matches!(
                 error,
-                GraphError::Transient(_) | GraphError::Throttled { .. }
+                GraphError::Transient(_) | GraphError::RateLimited { .. }
             );
             let status = if passes {
                 StatusCode::BAD_GATEWAY
@@ -235,21 +245,21 @@ async fn exchange(
     };
     let now = oauth.clock.now();
     let grant = Grant {
-        begun: now,
+        began_at: now,
         failures: 0,
         stage: grant::Stage::Sealed(sealed),
     };
     let next = Commit {
-        records: vec![put(grant::key(id), &grant, Some(0), Some(grant::TTL))],
+        records: vec![put_write(grant::key(id), &grant, Some(0), Some(grant::TTL))],
         due: vec![DueWrite {
             subject: Subject::Grant(id.clone()),
-            due: Some((Lane::PollsNow, now)),
+            due: Some((QueueName::PollsNow, now)),
         }],
         ..Commit::default()
     };
-    commit(&*oauth.store, next)
+    commit_one(&*oauth.store, next)
         .await
         .map_err(|error| unavailable(&error))?;
-    Metrics::count(&oauth.metrics.logins, "exchanged");
+    oauth.metrics.logins.count("exchanged");
     Ok(())
 }

@@ -6,40 +6,43 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use common::config::Login as Who;
-use common::custody::random_text;
-use common::graph::calls::dialog;
+use common::config::LoginPolicy as Who;
+use common::graph::calls::login_dialog_url;
 use common::invitation;
 use common::records::login::{self, Login, Stage};
-use common::records::{put, write};
-use common::telemetry::Metrics;
+use common::records::{put_write, write_records};
+use common::sealing::random_text;
 
-use super::{COOKIE, OAuth, answer, cookie};
-use crate::Parts;
+use model::hex::sha256_hex;
+
+use super::answer;
+use super::context::OAuth;
+use super::cookie::{COOKIE, cookie};
+use crate::context::Context;
 
 /// Random bytes of a state and of a cookie.
 const RANDOM: usize = 32;
 
 /// Begins a login.
 pub(crate) async fn begin(
-    State(parts): State<Arc<Parts>>,
+    State(context): State<Arc<Context>>,
     headers: HeaderMap,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Response {
-    let oauth = &parts.oauth;
+    let oauth = &context.oauth;
     if !is_invited(oauth, query.ok()) {
-        Metrics::count(&oauth.metrics.logins, "not_invited");
+        oauth.metrics.logins.count("not_invited");
         let text = "Logins here need an invitation that has not ended: ask whoever runs this for a new link.";
         return answer::refusal(&headers, StatusCode::FORBIDDEN, "not_invited", text);
     }
     if !oauth.crowd.admits(oauth.clock.now()) {
-        Metrics::count(&oauth.metrics.logins, "too_many");
+        oauth.metrics.logins.count("too_many");
         let text = "Too many people are logging in right now. Please try again in a moment.";
         return answer::refusal(&headers, StatusCode::TOO_MANY_REQUESTS, "too_many", text);
     }
     match prepare(oauth, &headers).await {
         Ok((address, cookie)) => {
-            Metrics::count(&oauth.metrics.logins, "begun");
+            oauth.metrics.logins.count("begun");
             let headers = [
                 (header::LOCATION, address),
                 (header::SET_COOKIE, cookie),
@@ -66,7 +69,7 @@ fn is_invited(oauth: &OAuth, query: Option<Query<Vec<(String, String)>>>) -> boo
         (Who::Invited, None) => false,
         (Who::Invited, Some(secret)) => query.is_some_and(|Query(pairs)| {
             let mut given = pairs.iter().filter(|(name, _)| name == "invitation");
-            given.any(|(_, text)| invitation::is_good(secret, text, oauth.clock.now()))
+            given.any(|(_, text)| invitation::is_valid(secret, text, oauth.clock.now()))
         }),
     }
 }
@@ -79,16 +82,17 @@ async fn prepare(oauth: &OAuth, headers: &HeaderMap) -> Result<(String, String),
         Some(browser) => browser.to_owned(),
         None => random_text(RANDOM).map_err(|error| error.to_string())?,
     };
-    let address = dialog(&oauth.config, &state).ok_or("PAGESYNC_DIALOG_URL is no base")?;
+    let address =
+        login_dialog_url(&oauth.config, &state).ok_or("PAGESYNC_DIALOG_URL is no base")?;
     let login = Login {
-        browser: login::hash(&browser),
-        begun: oauth.clock.now(),
+        cookie_hash: sha256_hex(&browser),
+        began_at: oauth.clock.now(),
         stage: Stage::Waiting,
     };
-    let key = login::key(&login::id(&state));
-    let kept = write(
+    let key = login::key(&login::login_id(&state));
+    let kept = write_records(
         &*oauth.store,
-        vec![put(key, &login, Some(0), Some(login::TTL))],
+        vec![put_write(key, &login, Some(0), Some(login::TTL))],
     )
     .await;
     kept.map_err(|error| error.to_string())?;

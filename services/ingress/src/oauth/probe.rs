@@ -3,15 +3,16 @@
 
 use std::time::Duration;
 
-use common::custody::random_text;
-use common::records::{get, probe};
+use common::records::{load_record, probe};
+use common::sealing::random_text;
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use model::webhook::PROBE;
+use model::hex::hex;
+use model::webhook::PROBE_PREFIX;
 use secrecy::ExposeSecret as _;
 use serde_json::json;
 use sha2::Sha256;
 
-use super::OAuth;
+use super::context::OAuth;
 
 /// How long the probe may take from our listener to the store.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -22,7 +23,7 @@ const LOOK: Duration = Duration::from_millis(50);
 pub(super) async fn test(oauth: &OAuth) -> Result<(), String> {
     let nonce = random_text(16).map_err(|error| error.to_string())?;
     let seconds = oauth.clock.now().0 / 1000;
-    let change = json!({"field": "name", "value": format!("{PROBE}{nonce}")});
+    let change = json!({"field": "name", "value": format!("{PROBE_PREFIX}{nonce}")});
     let entry = json!({"id": "0", "time": seconds, "changes": [change]});
     let body = json!({"object": "page", "entry": [entry]}).to_string();
     let secret = oauth
@@ -33,12 +34,7 @@ pub(super) async fn test(oauth: &OAuth) -> Result<(), String> {
     let mac = Hmac::<Sha256>::new_from_slice(secret.expose_secret().as_bytes())
         .map_err(|error| error.to_string())?;
     let tag = mac.chain_update(&body).finalize().into_bytes();
-    let signature = tag.iter().fold("sha256=".to_owned(), |mut hex, byte| {
-        use std::fmt::Write as _;
-        // Writing to a String cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    });
+    let signature = format!("sha256={}", hex(&tag));
     let request = oauth
         .http
         .post(format!("http://{}/facebook/webhook", oauth.own))
@@ -59,7 +55,7 @@ pub(super) async fn test(oauth: &OAuth) -> Result<(), String> {
         let mut look = tokio::time::interval(LOOK);
         loop {
             look.tick().await;
-            let found = get::<probe::Probe>(&*oauth.store, &probe::key(&nonce)).await;
+            let found = load_record::<probe::Probe>(&*oauth.store, &probe::key(&nonce)).await;
             if matches!(found, Ok(Some(_))) {
                 return;
             }

@@ -1,18 +1,18 @@
 //! How far a login is: read from the records the worker writes.
 
-use common::pages::{self, PageView};
 use common::records::app::{self, App};
 use common::records::connection::{self, Connection};
 use common::records::grant::{self, Grant, Stage};
 use common::records::login::{self, Login};
 use common::records::subscription::{self, Subscription};
-use common::records::{all, get, token};
-use common::store::{Kind, StoreError, Stored, Versioned};
+use common::records::{load_all, load_record, token};
+use common::store::{RecordKind, StoreError, StoredPage, Versioned};
+use common::views::page::{PageView, page_view};
 use model::id::{GrantId, PageId};
 use model::page::Status;
-use model::time::Millis;
+use model::time::HostTime;
 
-use super::OAuth;
+use super::context::OAuth;
 
 /// A login of so many Pages is complete when their subscriptions are settled, one of more as soon as
 /// all were read: subscribing takes two calls each.
@@ -34,7 +34,7 @@ pub(super) enum Progress {
 pub(super) struct Connected {
     pub(super) connection: Connection,
     /// When the login came.
-    pub(super) since: Millis,
+    pub(super) since: HostTime,
     /// Its Pages were listed and read.
     pub(super) walked: bool,
     /// Why no webhooks can come, if they cannot.
@@ -54,7 +54,7 @@ pub(super) struct Row {
 /// Looks once.
 pub(super) async fn look(oauth: &OAuth, id: &GrantId) -> Result<Progress, StoreError> {
     let store = &*oauth.store;
-    let Some(Versioned { value, .. }) = get::<Grant>(store, &grant::key(id)).await? else {
+    let Some(Versioned { value, .. }) = load_record::<Grant>(store, &grant::key(id)).await? else {
         return without_grant(oauth, id).await;
     };
     let user = match value.stage {
@@ -62,20 +62,22 @@ pub(super) async fn look(oauth: &OAuth, id: &GrantId) -> Result<Progress, StoreE
         Stage::Failed(why) => return Ok(Progress::Failed(why)),
         Stage::Connected(user) => user,
     };
-    let Some(held) = connection::find(store, &user).await? else {
+    let Some(stored) = connection::find(store, &user).await? else {
         return Ok(Progress::Failed("the connection was ended".to_owned()));
     };
-    let connection = held.value;
+    let connection = stored.value;
     let last = connection
-        .last
+        .last_poll
         .as_ref()
-        .filter(|last| last.begun >= value.begun);
+        .filter(|last| last.began_at >= value.began_at);
     let walked = last.is_some();
     let few = last.is_some_and(|last| last.pages <= SUBSCRIPTIONS);
     let failed = connection.status != connection::Status::Active;
-    let app = get::<App>(store, &app::key()).await?.map(|held| held.value);
+    let app = load_record::<App>(store, &app::key())
+        .await?
+        .map(|stored| stored.value);
     let app = app.unwrap_or_default();
-    let looked_at = app.seen >= Some(value.begun) || app.problem.is_some();
+    let looked_at = app.confirmed_at >= Some(value.began_at) || app.problem.is_some();
     let unknown = || "Facebook was not asked yet where it posts webhooks to".to_owned();
     let webhooks = if looked_at {
         app.problem
@@ -85,7 +87,7 @@ pub(super) async fn look(oauth: &OAuth, id: &GrantId) -> Result<Progress, StoreE
     let complete = failed || (walked && looked_at && (!few || settled(oauth, &connection).await?));
     Ok(Progress::Connected(Box::new(Connected {
         connection,
-        since: value.begun,
+        since: value.began_at,
         walked,
         webhooks,
         complete,
@@ -94,10 +96,12 @@ pub(super) async fn look(oauth: &OAuth, id: &GrantId) -> Result<Progress, StoreE
 
 /// The code was taken, and there is no grant: it is being exchanged, or who did so is gone.
 async fn without_grant(oauth: &OAuth, id: &GrantId) -> Result<Progress, StoreError> {
-    let held = get::<Login>(&*oauth.store, &login::key(id)).await?;
+    let stored = load_record::<Login>(&*oauth.store, &login::key(id)).await?;
     let failed = |text: &str| Ok(Progress::Failed(text.to_owned()));
-    match held.map(|held| held.value.stage) {
-        Some(login::Stage::Taken(at)) if at.until(oauth.clock.now()) > login::EXCHANGE => {
+    match stored.map(|stored| stored.value.stage) {
+        Some(login::Stage::CodeUsed(at))
+            if at.until(oauth.clock.now()) > login::EXCHANGE_TIMEOUT =>
+        {
             failed("The login was interrupted. Please begin again at /facebook/login.")
         }
         Some(login::Stage::Failed(why)) => failed(&why),
@@ -115,13 +119,13 @@ pub(super) async fn rows(
     let ids = covered(oauth, &connected.connection).await?;
     let mut rows = Vec::new();
     for some in ids[..ids.len().min(most)].chunks(500) {
-        for (id, held) in some.iter().zip(store.load(some).await?) {
-            if let Stored::Page(page) = &held.value
-                && page.status != Status::Forgotten
+        for (id, stored) in some.iter().zip(store.load_pages(some).await?) {
+            if let StoredPage::Page(page) = &stored.value
+                && page.status != Status::Erased
             {
                 rows.push(Row {
-                    view: pages::view(id, held.version, page),
-                    read: page.polling.answered >= Some(connected.since),
+                    view: page_view(id, stored.version, page),
+                    read: page.polling.last_success_began >= Some(connected.since),
                 });
             }
         }
@@ -131,17 +135,20 @@ pub(super) async fn rows(
 
 /// The ids of its Pages.
 async fn covered(oauth: &OAuth, connection: &Connection) -> Result<Vec<PageId>, StoreError> {
-    let prefix = token::prefix(&connection.user);
-    let tokens = all::<token::Held>(&*oauth.store, Kind::PageToken, &prefix).await?;
-    let ids = tokens.iter().filter_map(|(id, _)| token::page_of(id));
+    let prefix = token::page_prefix(&connection.user);
+    let tokens =
+        load_all::<token::StoredToken>(&*oauth.store, RecordKind::PageToken, &prefix).await?;
+    let ids = tokens.iter().filter_map(|(id, _)| token::page_in_id(id));
     Ok(ids.collect())
 }
 
 /// Whether Facebook's side of every Page is settled, one way or the other.
 async fn settled(oauth: &OAuth, connection: &Connection) -> Result<bool, StoreError> {
     for id in covered(oauth, connection).await? {
-        let held = get::<Subscription>(&*oauth.store, &subscription::key(&id)).await?;
-        if held.is_some_and(|held| held.value.seen.is_none() && held.value.problem.is_none()) {
+        let stored = load_record::<Subscription>(&*oauth.store, &subscription::key(&id)).await?;
+        if stored.is_some_and(|stored| {
+            stored.value.confirmed_at.is_none() && stored.value.problem.is_none()
+        }) {
             return Ok(false);
         }
     }

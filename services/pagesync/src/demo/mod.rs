@@ -12,22 +12,23 @@ use std::time::Duration;
 use anyhow::Context as _;
 use common::backends::Backends;
 use common::clock::Clock;
-use common::config::{Config, Environment, LogFormat, Role};
+use common::config::settings::Environment;
+use common::config::{Config, LogFormat, Role};
 use common::records::dead_letter;
-use common::store::{Stored, Versioned};
+use common::store::{StoredPage, Versioned};
 use common::telemetry::init_logs;
 use model::field::FieldName;
 use model::id::PageId;
 use serde_json::{Value as Json, json};
+use simulator::browser::{Decision, LoginBrowser};
 use simulator::bytes::signature_256;
-use simulator::delivery::{Faults, change_now};
+use simulator::delivery::{DeliveryFaults, single_change_body};
 use simulator::facebook::App;
-use simulator::visitor::{Decision, Visitor};
 use simulator::{Options, Simulator};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-use crate::cast::CAST;
+use crate::demo_pages::DEMO_PAGES;
 use crate::output::{self, Format};
 use crate::{dead_letter as letters, init, page, roles};
 
@@ -128,13 +129,13 @@ fn simulate(config: &Config, app_secret: &str) -> anyhow::Result<Simulator> {
         },
         callback: None,
         seed: 1,
-        faults: Faults {
+        delivery_faults: DeliveryFaults {
             duplicate: 0.3,
-            ..Faults::default()
+            ..DeliveryFaults::default()
         },
     };
     let simulator = Simulator::start(&options);
-    for cast in CAST {
+    for cast in DEMO_PAGES {
         simulator
             .put_page(&cast.as_graph())
             .map_err(anyhow::Error::msg)?;
@@ -174,14 +175,14 @@ impl Stage {
             "\nPlaying {seconds} seconds of changes on three Pages; three of ten deliveries come twice.\n"
         ))?;
         tokio::try_join!(self.play(seconds), self.watch(seconds))?;
-        self.simulator.tally().settled().await;
+        self.simulator.delivery_counts().all_finished().await;
         self.prove(public).await
     }
 
     /// A person opens the login, allows everything in Facebook's dialog, and is sent back.
     async fn connect(&self, public: &str) -> anyhow::Result<()> {
         let begun = Instant::now();
-        let mut visitor = Visitor::new()?;
+        let mut visitor = LoginBrowser::new()?;
         let login = format!("{public}/facebook/login");
         let callback = visitor.log_in(&login, &Decision::default()).await?;
         let callback = callback.map_err(|_| anyhow::anyhow!("the login was not sent back"))?;
@@ -249,7 +250,7 @@ impl Stage {
                     left -= 1;
                     self.say(&format!(
                         "{} has its new {what}: {value:?}, read {:.1} s after the change, by the verification",
-                        CAST[which].id,
+                        DEMO_PAGES[which].id,
                         since.elapsed().as_secs_f64()
                     ))?;
                 }
@@ -269,23 +270,25 @@ impl Stage {
                     .await?;
                 format!(
                     "{} is renamed to {name:?}: visible after {visible}",
-                    CAST[which].id
+                    DEMO_PAGES[which].id
                 )
             }
             Scene::Announce(which, what, value) => {
-                let known = self.load(which).await?.map(|page| page.polling.need);
+                let known = self.load(which).await?.map(|page| page.polling.read_after);
                 let noted = self
-                    .change(which, what, value, |page| Some(page.polling.need) != known)
+                    .change(which, what, value, |page| {
+                        Some(page.polling.read_after) != known
+                    })
                     .await?;
                 let mut unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
                 unread.push((which, what, value, Instant::now()));
                 format!(
                     "{} changes its {what}; the webhook says only that it did: noted after {noted}, a read follows",
-                    CAST[which].id
+                    DEMO_PAGES[which].id
                 )
             }
             Scene::Forge => {
-                let body = change_now(CAST[0].id, "name", "Owned");
+                let body = single_change_body(DEMO_PAGES[0].id, "name", "Owned");
                 let status = self.post(&body, "not the secret").await?;
                 format!("a webhook signed with another secret: answered {status}")
             }
@@ -299,7 +302,10 @@ impl Stage {
             }
             Scene::Stranger => {
                 let status = self
-                    .post(&change_now("999", "name", "Stranger"), &self.app_secret)
+                    .post(
+                        &single_change_body("999", "name", "Stranger"),
+                        &self.app_secret,
+                    )
                     .await?;
                 format!(
                     "a signed webhook for a Page nobody registered: answered {status}, counted, no state"
@@ -322,7 +328,7 @@ impl Stage {
             .unwrap_or_default();
         let begun = Instant::now();
         self.simulator
-            .change(CAST[which].id, fields)
+            .change(DEMO_PAGES[which].id, fields)
             .map_err(anyhow::Error::msg)?;
         while begun.elapsed() < Duration::from_secs(10) {
             if self.load(which).await?.is_some_and(|page| seen(&page)) {
@@ -337,11 +343,11 @@ impl Stage {
         let loaded = self
             .backends
             .store
-            .load(&[PageId::parse(CAST[which].id)?])
+            .load_pages(&[PageId::parse(DEMO_PAGES[which].id)?])
             .await?;
         Ok(match loaded.into_iter().next() {
             Some(Versioned {
-                value: Stored::Page(page),
+                value: StoredPage::Page(page),
                 ..
             }) => Some(*page),
             _ => None,
@@ -362,13 +368,18 @@ impl Stage {
 
     async fn show(&self, format: Format) -> anyhow::Result<()> {
         output::print("\nWhat the store holds now:\n")?;
-        for (id, held) in self.backends.store.pages(None, CAST.len()).await? {
+        for (id, stored) in self
+            .backends
+            .store
+            .list_pages(None, DEMO_PAGES.len())
+            .await?
+        {
             if let Versioned {
                 version,
-                value: Stored::Page(page),
-            } = held
+                value: StoredPage::Page(page),
+            } = stored
             {
-                output::print(&page::show(format, &id, version, &page)?)?;
+                output::print(&page::show(format, &id, version, &page))?;
                 output::print("")?;
             }
         }
@@ -380,13 +391,13 @@ impl Stage {
         output::print("Dead letters:\n")?;
         output::print(&output::listing(
             format,
-            &["id", "kept at", "reason"],
+            &["id", "failed at", "reason"],
             &rows,
         ))?;
         output::print(&format!(
             "
 Facebook's side: {}",
-            self.simulator.tally().sentence()
+            self.simulator.delivery_counts().summary()
         ))
     }
 }
@@ -395,5 +406,5 @@ fn field(page: &model::page::Page, name: &str) -> Json {
     let register = FieldName::parse(name).and_then(|name| page.registers.get(&name));
     register
         .and_then(|register| register.value.as_ref())
-        .map_or(Json::Null, model::value::Canonical::to_json)
+        .map_or(Json::Null, model::value::CanonicalValue::to_json)
 }

@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use common::clock::Clock;
-use common::records::drift::Report;
-use common::records::{connection, drift as meter, forecast};
-use model::drift::GRACE;
+use common::records::missed_webhooks::Report;
+use common::records::{connection, expiry, missed_webhooks as meter};
+use common::views::missed::missed_view;
+use model::announcements::NOTIFICATION_GRACE;
 use serde_json::json;
-use simulator::delivery::Faults;
-use simulator::facebook::kill;
-use simulator::scenario::Death;
+use simulator::delivery::DeliveryFaults;
+use simulator::token::TokenInvalidation;
 use tokio::time::Instant;
 
 use super::{PATIENCE, Stage};
-use crate::cast::CAST;
-use crate::{drift, output};
+use crate::demo_pages::DEMO_PAGES;
+use crate::{missed, output};
 
 /// Fields that have a webhook, and that the first act left alone, each changed once on every Page:
 /// several changes between two reads would be one.
@@ -43,7 +43,7 @@ impl Stage {
         self.say("the person logs in again")?;
         self.connect(public).await?;
         let begun = Instant::now();
-        let changes = (CAST.len() * FIELDS.len()) as u64;
+        let changes = (DEMO_PAGES.len() * FIELDS.len()) as u64;
         let open = loop {
             let report = meter::report(self.store(), "", Clock::system().now()).await?;
             let (announced, open) = found(&report);
@@ -63,10 +63,10 @@ impl Stage {
         self.say(&format!(
             "the walk of the login read every Page: {open} changes had not been announced, as many as were lost"
         ))?;
-        let later = Clock::system().now().plus(GRACE);
+        let later = Clock::system().now().plus(NOTIFICATION_GRACE);
         let report = meter::report(self.store(), "", later).await?;
-        output::print("\n`pagesync drift`, as it will be in an hour, when the grace is over:\n")?;
-        output::print(&drift::table(&report, later))
+        output::print("\n`pagesync missed`, as it will be in an hour, when the grace is over:\n")?;
+        output::print(&missed::text(&missed_view(&report, later)))
     }
 
     fn store(&self) -> &dyn common::store::Store {
@@ -75,11 +75,11 @@ impl Stage {
 
     /// Changes everything once while three webhooks in ten are lost. Answers with how many were.
     async fn lose(&self) -> anyhow::Result<u64> {
-        self.simulator.set_faults(Faults {
+        self.simulator.set_delivery_faults(DeliveryFaults {
             loss: 0.3,
-            ..self.simulator.faults()
+            ..self.simulator.delivery_faults()
         });
-        for cast in CAST {
+        for cast in DEMO_PAGES {
             for field in FIELDS {
                 let text = format!("{field} of the second act");
                 let value = match field {
@@ -92,37 +92,38 @@ impl Stage {
                 changed.map_err(anyhow::Error::msg)?;
             }
         }
-        self.simulator.tally().settled().await;
-        let lost = self.simulator.tally().lost();
+        self.simulator.delivery_counts().all_finished().await;
+        let lost = self.simulator.delivery_counts().lost();
         self.say(&format!(
             "{} changes while Facebook loses three webhooks in ten: {lost} are lost",
-            CAST.len() * FIELDS.len()
+            DEMO_PAGES.len() * FIELDS.len()
         ))?;
-        self.simulator.set_faults(Faults::default());
+        self.simulator
+            .set_delivery_faults(DeliveryFaults::default());
         Ok(lost)
     }
 
     /// A password is changed, and with it every token ends.
     async fn end_of_tokens(&self) -> anyhow::Result<()> {
-        let death = Death {
+        let invalidation = TokenInvalidation {
             user: None,
             page: None,
             subcode: 460,
         };
-        kill(&mut self.simulator.facebook(), &death);
+        self.simulator.facebook().invalidate_tokens(&invalidation);
         let now = Clock::system().now();
         let people = connection::list(self.store()).await?;
         let person = people.first().context("nobody is connected")?;
-        connection::ask(self.store(), &person.user, now).await?;
+        connection::request_poll(self.store(), &person.user, now).await?;
         let begun = Instant::now();
         loop {
-            let forecasts = forecast::all(self.store(), now).await?;
+            let forecasts = expiry::list(self.store(), now).await?;
             let forecast = forecasts.first().context("nobody is connected")?;
             if forecast.status == connection::Status::NeedsLogin {
                 let name = forecast.name.as_deref().unwrap_or("the person");
                 return self.say(&format!(
                     "{name} changes the password at Facebook, every token ends: {}, and {} Pages go with it; webhooks are still kept",
-                    forecast.status, forecast.takes_down_count
+                    forecast.status, forecast.pages_lost_count
                 ));
             }
             anyhow::ensure!(

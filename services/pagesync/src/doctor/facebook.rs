@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use common::clock::Clock;
 use common::config::Config;
-use common::graph::Graph;
+use common::graph::client::Graph;
 use common::graph::error::GraphError;
 use common::graph::reply;
-use common::graph::versions::{Life, life};
-use model::time::Millis;
+use common::graph::versions::{VersionStatus, version_status};
+use model::time::HostTime;
+use model::webhook_field::webhook_fields;
 use secrecy::ExposeSecret as _;
 
-use super::{Check, State};
+use super::check::{Check, State};
 
 /// The check of what Facebook reaches.
 pub(super) const ADDRESS: &str = "public address";
@@ -30,26 +31,28 @@ pub(super) async fn look(config: &Config, clock: &Clock, checks: &mut Vec<Check>
     checks.push(app(config, clock).await);
 }
 
-fn version(config: &Config, now: Millis) -> Check {
+fn version(config: &Config, now: HostTime) -> Check {
     let name = "Graph version";
     let asked = &config.graph_version;
-    let day = |at: Millis| common::pages::rfc3339(at)[..10].to_owned();
+    let day = |at: HostTime| common::timestamp::rfc3339(at)[..10].to_owned();
     let fix = "set PAGESYNC_GRAPH_VERSION to a later one";
-    match life(asked) {
-        Life::Over => Check::bad(name, State::Failed, format!("{asked} has expired"), fix),
-        Life::Until(end) if end <= day(now).as_str() => {
+    match version_status(asked) {
+        VersionStatus::Over => Check::bad(name, State::Failed, format!("{asked} has expired"), fix),
+        VersionStatus::Until(end) if end <= day(now).as_str() => {
             let what = format!("{asked} expired on {end}: a later version answers in its place");
             Check::bad(name, State::Failed, what, fix)
         }
-        Life::Until(end) if end <= day(now.plus(SOON)).as_str() => Check::bad(
+        VersionStatus::Until(end) if end <= day(now.plus(SOON)).as_str() => Check::bad(
             name,
             State::Warning,
             format!("{asked} is served until {end}"),
             fix,
         ),
-        Life::Until(end) => Check::ok(name, format!("{asked}, served until {end}")),
-        Life::Open => Check::ok(name, format!("{asked}, its end is not announced")),
-        Life::Unknown => Check::ok(name, format!("{asked}, newer than this build's calendar")),
+        VersionStatus::Until(end) => Check::ok(name, format!("{asked}, served until {end}")),
+        VersionStatus::Open => Check::ok(name, format!("{asked}, its end is not announced")),
+        VersionStatus::Unknown => {
+            Check::ok(name, format!("{asked}, newer than this build's calendar"))
+        }
     }
 }
 
@@ -95,7 +98,7 @@ async fn clocks(config: &Config, clock: &Clock, checks: &mut Vec<Check>) {
             "set this machine's clock: NTP",
         ),
         Ok(theirs) => {
-            let apart = theirs.until(now).max(now.until(theirs));
+            let apart = theirs.difference_to(now);
             let said = format!("{} s from Facebook's", apart.as_secs());
             let fix = "set this machine's clock: NTP";
             if apart > WRONG {
@@ -167,10 +170,10 @@ async fn app(config: &Config, clock: &Clock) -> Check {
     }
     let there = match Graph::new(config, clock.clone()) {
         Ok(graph) => graph.app_subscription().await,
-        Err(error) => Err(GraphError::Configuration(error)),
+        Err(error) => Err(error),
     };
     let there = match there {
-        Err(error @ (GraphError::Throttled { .. } | GraphError::Transient(_))) => {
+        Err(error @ (GraphError::RateLimited { .. } | GraphError::Transient(_))) => {
             let fix = "wait, then run this again";
             return Check::bad(name, State::Warning, error.to_string(), fix);
         }
@@ -189,13 +192,13 @@ async fn app(config: &Config, clock: &Clock) -> Check {
         .as_ref()
         .is_some_and(|ours| *ours != there.callback);
     if foreign {
-        let fix = "give this deployment an app of its own, or set PAGESYNC_TAKE_OVER_CALLBACK=true and restart the worker";
+        let fix = "give this deployment an app of its own, or set PAGESYNC_REPLACE_CALLBACK=true and restart the worker";
         return Check::bad(name, State::Failed, "webhooks go to another address", fix);
     }
-    let wanted = config.tracked.webhook_fields();
+    let wanted = webhook_fields(&config.tracked_fields);
     let lacking: Vec<&str> = wanted
         .into_iter()
-        .filter(|field| !there.fields.iter().any(|held| held == field))
+        .filter(|field| !there.fields.iter().any(|stored| stored == field))
         .collect();
     if !there.active || !lacking.is_empty() {
         let what = format!("inactive, or without {}", lacking.join(", "));

@@ -2,20 +2,21 @@
 
 use common::backends::{Backends, open_store};
 use common::clock::Clock;
-use common::config::{Backend, Config};
-use common::custody::{self, Keyring, Keys};
+use common::config::Config;
+use common::config::backend::Backend;
 use common::database::Access;
 use common::queue::Queue;
-use common::records::{dead_letter, token};
+use common::records::{dead_letter, key_rotation};
+use common::sealing::{self, Keyring, PrivateKeys};
 use common::store::Store;
-use model::lane::Lane;
+use model::queue_name::QueueName;
 
-use super::{Check, State};
+use super::check::{Check, State};
 use crate::roles;
 
 /// The check of the running process.
 pub(super) const PROCESS: &str = "process";
-/// More messages than this wait in a lane: the workers do not keep up.
+/// More messages than this wait in a queue: the workers do not keep up.
 const MANY: u64 = 10_000;
 
 pub(super) async fn look(config: &Config, clock: &Clock, checks: &mut Vec<Check>) {
@@ -42,7 +43,7 @@ pub(super) async fn look(config: &Config, clock: &Clock, checks: &mut Vec<Check>
 
 async fn queue(config: &Config, clock: &Clock, checks: &mut Vec<Check>) {
     let fix = "is the broker up, and PAGESYNC_RABBITMQ_URL right? `docker compose ps rabbitmq`";
-    let opened = Backends::open(config, "doctor", Access::Guest, clock.clone()).await;
+    let opened = Backends::open(config, "doctor", Access::Shared, clock.clone()).await;
     let backends = match opened {
         Ok(backends) => backends,
         Err(error) => {
@@ -53,17 +54,21 @@ async fn queue(config: &Config, clock: &Clock, checks: &mut Vec<Check>) {
             return;
         }
     };
-    checks.push(lanes(&*backends.queue, fix).await);
+    checks.push(queues(&*backends.queue, fix).await);
 }
 
-async fn lanes(queue: &dyn Queue, fix: &str) -> Check {
+async fn queues(queue: &dyn Queue, fix: &str) -> Check {
     let mut said = Vec::new();
     let mut many = false;
-    for lane in [Lane::Webhooks, Lane::PollsNow, Lane::PollsDaily] {
-        match queue.depth(lane).await {
+    for queue_name in [
+        QueueName::Webhooks,
+        QueueName::PollsNow,
+        QueueName::PollsDaily,
+    ] {
+        match queue.depth(queue_name).await {
             Ok(depth) => {
                 many |= depth.messages > MANY;
-                said.push(format!("{} {}", lane.name(), depth.messages));
+                said.push(format!("{} {}", queue_name.as_str(), depth.messages));
             }
             Err(error) => return Check::bad("queue", State::Failed, error.to_string(), fix),
         }
@@ -78,9 +83,9 @@ async fn lanes(queue: &dyn Queue, fix: &str) -> Check {
 
 async fn store_itself(store: &dyn Store) -> Check {
     match store.check().await {
-        Ok(health) if !health.refusals.is_empty() => {
+        Ok(health) if !health.errors.is_empty() => {
             let what = "it must not be used as it is set up";
-            Check::bad("store", State::Failed, what, &health.refusals.join("; "))
+            Check::bad("store", State::Failed, what, &health.errors.join("; "))
         }
         Ok(health) if !health.warnings.is_empty() => {
             let what = "it works, with a setting to think about";
@@ -96,11 +101,11 @@ async fn store_itself(store: &dyn Store) -> Check {
 }
 
 /// What opens tokens, if it is here.
-pub(super) fn held_keys(config: &Config) -> Result<Option<Keys>, String> {
-    let ring = match (&config.token_keys, config.backend) {
-        (Some(keys), _) => Keyring::Given(keys.clone()),
+pub(super) fn held_keys(config: &Config) -> Result<Option<PrivateKeys>, String> {
+    let ring = match (&config.token_private_keys, config.backend) {
+        (Some(keys), _) => Keyring::Configured(keys.clone()),
         // Read, never made: a stray key is worse than none.
-        (None, Backend::Embedded) => Keyring::File(config.data_dir.join(custody::KEY_FILE)),
+        (None, Backend::Embedded) => Keyring::File(config.data_dir.join(sealing::KEY_FILE)),
         (None, Backend::Distributed) => return Ok(None),
     };
     ring.keys().map(Some).map_err(|error| error.to_string())
@@ -118,23 +123,26 @@ async fn keys(config: &Config, store: &dyn Store) -> Check {
             return Check::bad("keys", State::Failed, error, fix);
         }
     };
-    match token::left(store, &keys).await {
+    match key_rotation::count_outdated(store, &keys).await {
         Err(error) => Check::bad(
             "keys",
             State::Failed,
             error.to_string(),
             "see the check of the store",
         ),
-        Ok(left) if left.lost > 0 => Check::bad(
+        Ok(left) if left.unopenable > 0 => Check::bad(
             "keys",
             State::Failed,
-            format!("{} tokens are sealed to keys that are not here", left.lost),
+            format!(
+                "{} tokens are sealed to keys that are not here",
+                left.unopenable
+            ),
             "give the old keys back (token.keys, PAGESYNC_TOKEN_PRIVATE_KEYS) or let people log in again",
         ),
-        Ok(left) if left.old > 0 => Check::bad(
+        Ok(left) if left.outdated > 0 => Check::bad(
             "keys",
             State::Warning,
-            format!("{} tokens are sealed to an older key", left.old),
+            format!("{} tokens are sealed to an older key", left.outdated),
             "pagesync keys rotate",
         ),
         Ok(_) => Check::ok(

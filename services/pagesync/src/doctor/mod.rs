@@ -3,87 +3,23 @@
 //! Invariant: it changes nothing but the record with which the store proves that it can be written, and
 //! declares the queues that are there anyway. Exit code 3 if a check failed; a warning is no failure.
 
+pub mod check;
 mod facebook;
 mod local;
 mod people;
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 
 use common::clock::Clock;
-use common::config::{Backend, Config, Environment, Problems, Role};
+use common::config::backend::Backend;
+use common::config::problem::Problems;
+use common::config::settings::Environment;
+use common::config::{Config, Role};
 use common::telemetry::init_logs;
-use serde::Serialize;
 use serde_json::json;
 
 use crate::output::{self, Format};
-
-/// How a check came out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// Well.
-    Ok,
-    /// Works, and will not for ever or not for everything.
-    Warning,
-    /// Does not work.
-    Failed,
-    /// Could not be looked at from here.
-    Skipped,
-}
-
-/// A check.
-#[derive(Debug, Clone, Serialize)]
-pub struct Check {
-    /// What was looked at.
-    pub check: &'static str,
-    /// How it is.
-    pub state: State,
-    /// What was found.
-    pub detail: String,
-    /// What to do; null if nothing.
-    pub fix: Option<String>,
-}
-
-impl Check {
-    fn ok(check: &'static str, detail: impl Into<String>) -> Self {
-        Self {
-            check,
-            state: State::Ok,
-            detail: detail.into(),
-            fix: None,
-        }
-    }
-
-    fn bad(check: &'static str, state: State, detail: impl Into<String>, fix: &str) -> Self {
-        Self {
-            check,
-            state,
-            detail: detail.into(),
-            fix: Some(fix.to_owned()),
-        }
-    }
-
-    fn skipped(check: &'static str, why: &str) -> Self {
-        Self {
-            check,
-            state: State::Skipped,
-            detail: why.to_owned(),
-            fix: None,
-        }
-    }
-}
-
-/// Some checks failed: exit code 3.
-#[derive(Debug)]
-pub struct ChecksFailed(usize);
-
-impl fmt::Display for ChecksFailed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} checks failed", self.0)
-    }
-}
-
-impl std::error::Error for ChecksFailed {}
+use check::{Check, ChecksFailed, State};
 
 /// Checks everything that can be seen from here.
 pub async fn run(environment: &Environment, format: Format) -> anyhow::Result<()> {
@@ -93,7 +29,11 @@ pub async fn run(environment: &Environment, format: Format) -> anyhow::Result<()
         Ok(command) => {
             let distributed = command.backend == Backend::Distributed;
             // What the roles here need, not only what a command needs.
-            let roles: &[Role] = match (distributed, &command.token_keys, &command.token_public) {
+            let roles: &[Role] = match (
+                distributed,
+                &command.token_private_keys,
+                &command.token_public_key,
+            ) {
                 (false, _, _) => &[Role::Up],
                 (true, Some(_), _) => &[Role::Worker],
                 (true, None, Some(_)) => &[Role::Ingress],
@@ -118,8 +58,8 @@ pub async fn run(environment: &Environment, format: Format) -> anyhow::Result<()
 }
 
 fn misconfigured(problems: &Problems) -> Vec<Check> {
-    let check = |problem: &common::config::Problem| {
-        let what = format!("{} {}", problem.key, problem.what);
+    let check = |problem: &common::config::problem::Problem| {
+        let what = format!("{} {}", problem.setting, problem.problem);
         Check::bad("configuration", State::Failed, what, &problem.remedy)
     };
     problems.0.iter().map(check).collect()
@@ -172,11 +112,11 @@ fn show(checks: &[Check], format: Format) -> anyhow::Result<()> {
                 State::Failed => "FAILED ",
                 State::Skipped => "skipped",
             };
-            let detail = output::harmless(&check.detail);
+            let detail = output::escape_control(&check.detail);
             // Writing to a String cannot fail.
             let _ = writeln!(text, "{state}  {}: {detail}", check.check);
             if let Some(fix) = &check.fix {
-                let _ = writeln!(text, "         fix: {}", output::harmless(fix));
+                let _ = writeln!(text, "         fix: {}", output::escape_control(fix));
             }
         }
         text

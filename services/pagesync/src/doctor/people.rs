@@ -5,18 +5,18 @@ use std::time::Duration;
 use common::backends::open_store;
 use common::clock::Clock;
 use common::config::Config;
-use common::graph::Graph;
-use common::pages::rfc3339;
+use common::graph::client::Graph;
 use common::records::connection::{self, Connection, Status};
 use common::records::subscription::Subscription;
-use common::records::{chunk, drift, forecast, get, throttle, token};
-use common::store::{Kind, Store, StoreError, Stored};
+use common::records::{expiry, load_chunk, load_record, missed_webhooks, rate_limit, token};
+use common::store::{RecordKind, Store, StoreError, StoredPage};
+use common::timestamp::rfc3339;
 use model::id::PageId;
 use model::page;
-use model::time::Millis;
+use model::time::HostTime;
 
+use super::check::{Check, State};
 use super::local::held_keys;
-use super::{Check, State};
 
 /// Named in a line.
 const NAMED: usize = 5;
@@ -66,7 +66,7 @@ fn named<'a>(found: impl Iterator<Item = &'a str>) -> String {
 fn logins(people: &[Connection]) -> Check {
     let name = "logins";
     if people.is_empty() {
-        let fix = "open the address of `pagesync connect url` and log in";
+        let fix = "open the address of `pagesync connection invite` and log in";
         return Check::bad(name, State::Warning, "nobody is connected", fix);
     }
     let dead = people.iter().filter(|one| one.status != Status::Active);
@@ -76,14 +76,14 @@ fn logins(people: &[Connection]) -> Check {
     if dead.is_empty() {
         return Check::ok(name, format!("{} work", people.len()));
     }
-    let fix = "they log in again at the address of `pagesync connect url`: Pages, values and history stay";
+    let fix = "they log in again at the address of `pagesync connection invite`: Pages, values and history stay";
     let what = format!("do not work: {}", named(dead.iter().map(String::as_str)));
     Check::bad(name, State::Failed, what, fix)
 }
 
 fn permissions(config: &Config, people: &[Connection]) -> Check {
     let lacking = people.iter().flat_map(|one| {
-        let missing = one.missing(&config.scopes);
+        let missing = one.missing_permissions(&config.scopes);
         missing.into_iter().map(move |missing| {
             format!(
                 "{} lacks {}: {}",
@@ -104,12 +104,12 @@ fn permissions(config: &Config, people: &[Connection]) -> Check {
     )
 }
 
-fn ends(people: &[Connection], now: Millis) -> Check {
-    let left = |one: &Connection| forecast::days_left(one, now);
+fn ends(people: &[Connection], now: HostTime) -> Check {
+    let left = |one: &Connection| expiry::days_left(one, now);
     let soon: Vec<String> = people
         .iter()
         .filter_map(|one| Some((one, left(one)?)))
-        .filter(|(_, left)| *left <= forecast::ALERTS[0])
+        .filter(|(_, left)| *left <= expiry::ALERT_DAYS[0])
         .map(|(one, left)| format!("{} in {left} days", one.user))
         .collect();
     if soon.is_empty() {
@@ -125,7 +125,7 @@ fn ends(people: &[Connection], now: Millis) -> Check {
     } else {
         State::Warning
     };
-    let fix = "they log in again before; `pagesync token forecast` says which Pages go with whom";
+    let fix = "they log in again before; `pagesync connection list --expiring 14d` says which Pages go with whom";
     Check::bad(
         "ends of logins",
         state,
@@ -138,16 +138,16 @@ async fn pages(store: &dyn Store) -> Result<Check, StoreError> {
     let name = "Pages";
     let (mut all, mut bad, mut after) = (0, Vec::new(), None);
     loop {
-        let some = store.pages(after.as_ref(), 500).await?;
+        let some = store.list_pages(after.as_ref(), 500).await?;
         let Some((last, _)) = some.last() else { break };
         after = Some(last.clone());
-        for (id, held) in &some {
-            let status = match &held.value {
-                Stored::Page(page) => page.status,
-                Stored::Unknown | Stored::Corrupt(_) => page::Status::Corrupt,
+        for (id, stored) in &some {
+            let status = match &stored.value {
+                StoredPage::Page(page) => page.status,
+                StoredPage::Unknown | StoredPage::Corrupt(_) => page::Status::Corrupt,
             };
             all += 1;
-            if !matches!(status, page::Status::Active | page::Status::Forgotten) {
+            if !matches!(status, page::Status::Active | page::Status::Erased) {
                 bad.push(format!("{id} ({status})"));
             }
         }
@@ -160,8 +160,7 @@ async fn pages(store: &dyn Store) -> Result<Check, StoreError> {
         bad.len(),
         named(bad.iter().map(String::as_str))
     );
-    let fix =
-        "`pagesync page explain <id>` says why; for most a login mends it: `pagesync connect url`";
+    let fix = "`pagesync page explain <id>` says why; for most a login mends it: `pagesync connection invite`";
     Ok(Check::bad(name, State::Warning, what, fix))
 }
 
@@ -173,16 +172,23 @@ async fn subscriptions(
 ) -> Result<Check, StoreError> {
     let name = "Page subscriptions";
     let (mut all, mut asked, mut bad, mut after) = (0, 0, Vec::new(), None);
-    while let Some(some) = chunk::<Subscription>(store, Kind::Subscription, "", &mut after).await? {
+    while let Some(some) =
+        load_chunk::<Subscription>(store, RecordKind::Subscription, "", &mut after).await?
+    {
         all += some.len();
-        for (id, held) in some {
-            if let Some(problem) = held.value.problem {
+        for (id, stored) in some {
+            if let Some(problem) = stored.value.problem {
                 bad.push(format!("{id}: {problem}"));
             } else if asked < NAMED
                 && let Some(fields) = at_facebook(config, clock, store, &id).await?
             {
                 asked += 1;
-                if !held.value.fields.iter().all(|field| fields.contains(field)) {
+                if !stored
+                    .value
+                    .fields
+                    .iter()
+                    .all(|field| fields.contains(field))
+                {
                     bad.push(format!("{id}: Facebook does not have what we set"));
                 }
             }
@@ -197,7 +203,7 @@ async fn subscriptions(
         bad.len(),
         named(bad.iter().map(String::as_str))
     );
-    let fix = "the next daily walk puts back what is gone, `pagesync connect poll <id>` at once; what was refused needs a login with every permission";
+    let fix = "the next daily walk puts back what is gone, `pagesync connection poll <id>` at once; what was refused needs a login with every permission";
     Ok(Check::bad(name, State::Warning, what, fix))
 }
 
@@ -215,9 +221,10 @@ async fn at_facebook(
         return Ok(None);
     };
     for login in connection::list(store).await? {
-        let key = token::of_page(&login.user, &id);
-        let held = get::<token::Held>(store, &key).await?;
-        let opened = held.and_then(|held| token::open(&key, &held.value, &keys).ok().flatten());
+        let key = token::page_key(&login.user, &id);
+        let stored = load_record::<token::StoredToken>(store, &key).await?;
+        let opened =
+            stored.and_then(|stored| token::open_token(&key, &stored.value, &keys).ok().flatten());
         if let Some(opened) = opened {
             let there = graph.page_subscription(&opened, &id).await;
             return Ok(there.ok().map(Option::unwrap_or_default));
@@ -226,12 +233,13 @@ async fn at_facebook(
     Ok(None)
 }
 
-async fn announced(config: &Config, store: &dyn Store, now: Millis) -> Result<Check, StoreError> {
+async fn announced(config: &Config, store: &dyn Store, now: HostTime) -> Result<Check, StoreError> {
     let name = "webhooks";
     let back = Duration::from_secs(DAYS * 24 * 3600);
     let back = u64::try_from(back.as_millis()).unwrap_or(u64::MAX);
-    let first = Millis(now.0.saturating_sub(back));
-    let report = drift::report(store, &config.days.day(first), now).await?;
+    let first = HostTime(now.0.saturating_sub(back));
+    let report =
+        missed_webhooks::report(store, &config.daily_schedule.local_day(first), now).await?;
     let Some(ratio) = report.all.ratio else {
         return Ok(Check::ok(name, "no change to judge them by yet"));
     };
@@ -240,27 +248,27 @@ async fn announced(config: &Config, store: &dyn Store, now: Millis) -> Result<Ch
         ratio * 100.0,
         report.all.missed
     );
-    if report.deaf.is_empty() && ratio >= ENOUGH {
+    if report.silent_pages.is_empty() && ratio >= ENOUGH {
         return Ok(Check::ok(name, said));
     }
-    let deaf = named(report.deaf.iter().map(PageId::as_str));
+    let deaf = named(report.silent_pages.iter().map(PageId::as_str));
     let what = if deaf.is_empty() {
         said
     } else {
         format!("{said}; silent since: {deaf}")
     };
-    let fix = "their subscriptions are being looked at; is the app in Live mode, with Advanced Access? `pagesync drift`";
+    let fix = "their subscriptions are being looked at; is the app in Live mode, with Advanced Access? `pagesync missed`";
     Ok(Check::bad(name, State::Warning, what, fix))
 }
 
-async fn limits(store: &dyn Store, now: Millis) -> Result<Check, StoreError> {
-    let held = throttle::find(store, throttle::APP).await?;
-    if held.closed_until <= now {
+async fn limits(store: &dyn Store, now: HostTime) -> Result<Check, StoreError> {
+    let stored = rate_limit::find(store, rate_limit::APP_BUCKET).await?;
+    if stored.blocked_until <= now {
         return Ok(Check::ok("limits", "calls are possible"));
     }
     let what = format!(
         "Facebook refuses calls of the app until {}",
-        rfc3339(held.closed_until)
+        rfc3339(stored.blocked_until)
     );
     let fix = "wait; nothing is lost, and calling makes it longer";
     Ok(Check::bad("limits", State::Warning, what, fix))

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use common::clock::Clock;
 use common::lifecycle::Lifecycle;
 use common::pages;
-use common::queue::rabbitmq::{PUBLISH_DEADLINE, RabbitMq};
-use common::queue::{Queue, QueueError};
-use common::store::Stored;
-use model::job::{Job, encode, message};
-use model::lane::Lane;
+use common::queue::error::QueueError;
+use common::queue::rabbitmq::RabbitMq;
+use common::queue::{PUBLISH_DEADLINE, Queue};
+use common::store::StoredPage;
+use model::job::{Job, encode_job, encode_message};
+use model::queue_name::QueueName;
 
-use crate::support::deployment::{Place, worker_parts};
+use crate::support::deployment::{Place, worker_context};
 use crate::support::engine::{Kind, Server};
 use crate::support::servers::{shared_broker, vhost};
 use crate::support::{TestBackend, eventually, page_id, webhook_job};
@@ -33,7 +34,7 @@ impl Client {
         let begun = Instant::now();
         let answer = self
             .queue
-            .publish(Lane::Webhooks, std::slice::from_ref(&job))
+            .publish(QueueName::Webhooks, std::slice::from_ref(&job))
             .await;
         let took = begun.elapsed();
         assert!(
@@ -41,7 +42,7 @@ impl Client {
             "answered after {took:?}"
         );
         if answer.is_ok() {
-            self.accepted.insert(encode(&job));
+            self.accepted.insert(encode_job(&job));
         }
         answer
     }
@@ -70,7 +71,7 @@ async fn a_broker_that_restarts_freezes_or_blocks_loses_nothing_and_delays_no_an
         accepted: BTreeSet::new(),
     };
     client.publish_again("the start").await;
-    let held = queue.receive(Lane::Webhooks).await.unwrap();
+    let stored = queue.receive(QueueName::Webhooks).await.unwrap();
     client.publish().await.unwrap();
 
     broker.kill().await;
@@ -79,7 +80,7 @@ async fn a_broker_that_restarts_freezes_or_blocks_loses_nothing_and_delays_no_an
         (!queue.is_ready()).then_some(())
     })
     .await;
-    let lost = held.ack().await;
+    let lost = stored.ack().await;
     assert!(
         lost.is_err(),
         "an acknowledgement to a dead broker is no success"
@@ -92,8 +93,8 @@ async fn a_broker_that_restarts_freezes_or_blocks_loses_nothing_and_delays_no_an
     broker.freeze().await;
     client.publish().await.unwrap_err();
     let begun = Instant::now();
-    queue.depth(Lane::Webhooks).await.unwrap_err();
-    queue.release(Lane::Webhooks).await.unwrap();
+    queue.depth(QueueName::Webhooks).await.unwrap_err();
+    queue.requeue(QueueName::Webhooks).await.unwrap();
     let took = begun.elapsed();
     assert!(
         took < Duration::from_secs(22),
@@ -102,8 +103,8 @@ async fn a_broker_that_restarts_freezes_or_blocks_loses_nothing_and_delays_no_an
     broker.thaw().await;
     client.publish_again("a freeze").await;
 
-    let held = eventually("a delivery", || async {
-        queue.receive(Lane::Webhooks).await.ok()
+    let stored = eventually("a delivery", || async {
+        queue.receive(QueueName::Webhooks).await.ok()
     })
     .await;
     broker
@@ -116,12 +117,13 @@ async fn a_broker_that_restarts_freezes_or_blocks_loses_nothing_and_delays_no_an
         begun.elapsed() < PUBLISH_DEADLINE / 2,
         "the breaker is open"
     );
-    let jobs = held.jobs.clone();
-    held.ack()
+    let jobs = stored.jobs.clone();
+    stored
+        .ack()
         .await
         .expect("acknowledgements pass while publishers are blocked");
     for job in jobs {
-        client.accepted.remove(&encode(&job));
+        client.accepted.remove(&encode_job(&job));
     }
     broker
         .rabbitmqctl(&["set_vm_memory_high_watermark", "0.6"])
@@ -131,11 +133,11 @@ async fn a_broker_that_restarts_freezes_or_blocks_loses_nothing_and_delays_no_an
     let mut came = BTreeSet::new();
     while !client.accepted.is_subset(&came) {
         let next =
-            tokio::time::timeout(Duration::from_secs(60), queue.receive(Lane::Webhooks)).await;
+            tokio::time::timeout(Duration::from_secs(60), queue.receive(QueueName::Webhooks)).await;
         let Ok(delivery) = next.expect("what was accepted comes") else {
             continue;
         };
-        came.extend(delivery.jobs.iter().map(encode));
+        came.extend(delivery.jobs.iter().map(encode_job));
         let _ = delivery.ack().await;
     }
 }
@@ -171,9 +173,13 @@ async fn a_queue_that_is_deleted_under_us_fails_publishes_until_it_is_declared_a
         .await
         .expect_err("a message nobody keeps is no success");
     client.publish_again("the queue was deleted").await;
-    let delivery = queue.receive(Lane::Webhooks).await.unwrap();
+    let delivery = queue.receive(QueueName::Webhooks).await.unwrap();
     assert_eq!(
-        delivery.jobs.iter().map(encode).collect::<BTreeSet<_>>(),
+        delivery
+            .jobs
+            .iter()
+            .map(encode_job)
+            .collect::<BTreeSet<_>>(),
         client.accepted
     );
     delivery.ack().await.unwrap();
@@ -184,31 +190,31 @@ async fn what_the_broker_gave_up_on_is_taken_apart_and_done() {
     let place = Place::new(TestBackend::Distributed).await;
     let (queue, store) = (place.queue().await, place.store());
     for page in [1, 2] {
-        pages::add(&*store, &page_id(page), Clock::system().now())
+        pages::register(&*store, &page_id(page), Clock::system().now())
             .await
             .unwrap();
     }
     let jobs: Vec<Job> = vec![webhook_job(1, "one"), webhook_job(2, "two")];
-    let encoded: Vec<String> = jobs.iter().map(encode).collect();
+    let encoded: Vec<String> = jobs.iter().map(encode_job).collect();
     let Place::Distributed { vhost, .. } = &place else {
         unreachable!("asked for")
     };
     vhost
         .publish_raw(
             "pagesync.v1.dead",
-            &message(encoded.iter().map(String::as_str)),
+            &encode_message(encoded.iter().map(String::as_str)),
         )
         .await;
     let lifecycle = Lifecycle::default();
-    let parts = worker::Parts {
+    let parts = worker::context::Context {
         lifecycle: lifecycle.clone(),
-        ..worker_parts(&place, queue.clone(), store.clone())
+        ..worker_context(&place, queue.clone(), store.clone())
     };
     lifecycle.spawn("worker", worker::run(parts));
     eventually("both Pages to be named", || async {
-        let held = store.load(&[page_id(1), page_id(2)]).await.unwrap();
-        let named = |held: &common::store::Versioned<Stored>| matches!(&held.value, Stored::Page(page) if !page.registers.is_empty());
-        held.iter().all(named).then_some(())
+        let stored = store.load_pages(&[page_id(1), page_id(2)]).await.unwrap();
+        let named = |stored: &common::store::Versioned<StoredPage>| matches!(&stored.value, StoredPage::Page(page) if !page.registers.is_empty());
+        stored.iter().all(named).then_some(())
     })
     .await;
     lifecycle.stop();
@@ -226,14 +232,14 @@ async fn a_broker_that_refuses_us_is_an_error_without_the_password() {
     );
     let queue = RabbitMq::open(&uri, "test").await.unwrap();
     let refused = queue
-        .publish(Lane::Webhooks, &[webhook_job(1, "n")])
+        .publish(QueueName::Webhooks, &[webhook_job(1, "n")])
         .await
         .unwrap_err();
     assert!(
         !refused.to_string().contains("a-wrong-password"),
         "{refused}"
     );
-    let refused = queue.receive(Lane::Webhooks).await.unwrap_err();
+    let refused = queue.receive(QueueName::Webhooks).await.unwrap_err();
     assert!(
         !refused.to_string().contains("a-wrong-password"),
         "{refused}"

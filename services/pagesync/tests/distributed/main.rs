@@ -10,38 +10,34 @@
     reason = "a scenario, a table and a walk read best whole"
 )]
 
-mod broken;
 mod broker;
-#[path = "../it/connect.rs"]
-mod connect;
 #[path = "../it/corpus.rs"]
 mod corpus;
-#[path = "../it/custody.rs"]
-mod custody;
-#[path = "../it/daily.rs"]
-mod daily;
-#[path = "../it/defects.rs"]
-mod defects;
+#[path = "../it/daily_polls.rs"]
+mod daily_polls;
 #[path = "../it/doctor.rs"]
 mod doctor;
-#[path = "../it/drift.rs"]
-mod drift;
 #[path = "../it/erasure.rs"]
 mod erasure;
-#[path = "../it/errors.rs"]
-mod errors;
-#[path = "../it/input.rs"]
-mod input;
-#[path = "../it/input_table.rs"]
-mod input_table;
+#[path = "../it/graph_errors.rs"]
+mod graph_errors;
+#[path = "../it/http_input.rs"]
+mod http_input;
 #[path = "../it/interleavings.rs"]
 mod interleavings;
-#[path = "../it/limits.rs"]
-mod limits;
+#[path = "../it/large_connections.rs"]
+mod large_connections;
+#[path = "../it/login_flow.rs"]
+mod login_flow;
+mod login_without_worker;
 #[path = "../it/logins.rs"]
 mod logins;
-#[path = "../it/poll.rs"]
-mod poll;
+#[path = "../it/missed_webhooks.rs"]
+mod missed_webhooks;
+#[path = "../it/page_polls.rs"]
+mod page_polls;
+#[path = "../it/platform_rules.rs"]
+mod platform_rules;
 #[path = "../it/queue.rs"]
 mod queue;
 mod redis;
@@ -49,17 +45,21 @@ mod redis;
 mod scheduler_alone;
 #[path = "../it/store.rs"]
 mod store;
-#[path = "../it/store_index.rs"]
-mod store_index;
+#[path = "../it/store_indexes.rs"]
+mod store_indexes;
 #[path = "../it/subscriptions.rs"]
 mod subscriptions;
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "some of it is for the other test binaries")]
 mod support;
+#[path = "../it/token_sealing.rs"]
+mod token_sealing;
 #[path = "../it/tokens.rs"]
 mod tokens;
-#[path = "../it/walks.rs"]
-mod walks;
+#[path = "../it/webhook_input.rs"]
+mod webhook_input;
+#[path = "../it/webhook_input_table.rs"]
+mod webhook_input_table;
 #[path = "../it/worker.rs"]
 mod worker;
 

@@ -2,19 +2,20 @@
 
 use std::time::Duration;
 
-use common::pages::registration;
-use common::store::redis::{Durability, RedisStore};
-use common::store::{Commit, Outcome, Store, StoreError, Stored};
-use model::lane::Lane;
-use model::time::Millis;
+use common::pages::registration_commit;
+use common::store::redis::client::RedisStore;
+use common::store::redis::durability::Durability;
+use common::store::{Commit, CommitOutcome, Store, StoreError, StoredPage};
+use model::queue_name::QueueName;
+use model::time::HostTime;
 use redis::Value;
 use serde_json::json;
 
 use crate::BACKEND;
 use crate::support::deployment::{Deployment, Place};
 use crate::support::engine::{Kind, Server};
+use crate::support::raw_access::raw;
 use crate::support::servers::database;
-use crate::support::stored::raw;
 use crate::support::{eventually, page_id};
 
 fn text(value: Value) -> String {
@@ -27,9 +28,9 @@ async fn any_client_reads_a_plain_name() {
     let id = page_id(1_170_558_113);
     deployment.add(std::slice::from_ref(&id)).await;
     let entry = json!({"id": id, "time": 1_750_000_000, "changes": [{"field": "name", "value": "Café \"Aurora\""}]});
-    let body = simulator::delivery::body(&[entry]);
+    let body = simulator::delivery::delivery_body(&[entry]);
     assert_eq!(deployment.deliver(body).await, 200);
-    deployment.settle().await;
+    deployment.wait_until_idle().await;
     let Place::Distributed { redis, .. } = &deployment.place else {
         unreachable!("distributed")
     };
@@ -67,10 +68,15 @@ async fn the_scripts_may_be_flushed_at_any_time() {
         }
     });
     for version in 0..200 {
-        let commit = registration(&page_id(1), version, Millis(1));
-        assert_eq!(store.commit(&[commit]).await.unwrap(), [Outcome::Applied]);
+        let commit = registration_commit(&page_id(1), version, HostTime(1));
+        assert_eq!(
+            store.commit(&[commit]).await.unwrap(),
+            [CommitOutcome::Applied]
+        );
         let lease = Duration::from_secs(60);
-        let claims = store.claim_due(Lane::PollsNow, Millis(1), lease, 10).await;
+        let claims = store
+            .claim_due(QueueName::PollsNow, HostTime(1), lease, 10)
+            .await;
         claims.unwrap();
     }
     flushing.abort();
@@ -98,25 +104,32 @@ async fn a_foreign_key_in_a_pages_place_is_corrupt_and_written_over() {
     )
     .await;
     for (page, odd) in [(4, "x"), (5, "07")] {
-        let commit = registration(&page_id(page), 0, Millis(1));
+        let commit = registration_commit(&page_id(page), 0, HostTime(1));
         store.commit(&[commit]).await.unwrap();
         let key = format!("{{pagesync}}:page:{page}");
         raw(redis, &["HSET", &key, "_version", odd]).await;
     }
     let ids: Vec<_> = (1..=5).map(page_id).collect();
-    let held = store.load(&ids).await.unwrap();
+    let stored = store.load_pages(&ids).await.unwrap();
     assert!(
-        held.iter()
-            .all(|held| matches!(held.value, Stored::Corrupt(_))),
-        "{held:?}"
+        stored
+            .iter()
+            .all(|stored| matches!(stored.value, StoredPage::Corrupt(_))),
+        "{stored:?}"
     );
     assert_eq!(
-        held.iter().map(|held| held.version).collect::<Vec<_>>(),
+        stored
+            .iter()
+            .map(|stored| stored.version)
+            .collect::<Vec<_>>(),
         [0, 0, 7, 0, 0]
     );
     for (page, expected) in [(1, 0), (2, 0), (3, 7), (4, 0), (5, 0)] {
-        let commit = registration(&page_id(page), expected, Millis(1));
-        assert_eq!(store.commit(&[commit]).await.unwrap(), [Outcome::Applied]);
+        let commit = registration_commit(&page_id(page), expected, HostTime(1));
+        assert_eq!(
+            store.commit(&[commit]).await.unwrap(),
+            [CommitOutcome::Applied]
+        );
     }
     assert_eq!(
         text(raw(redis, &["HEXISTS", "{pagesync}:page:2", "name"]).await),
@@ -130,18 +143,18 @@ async fn settings_that_lose_pages_are_refused_and_a_restart_keeps_what_was_commi
     let url = database(&server);
     let store = RedisStore::open(&url, Durability::Fsync).unwrap();
     let health = store.check().await.unwrap();
-    assert_eq!((health.refusals, health.warnings), (Vec::new(), Vec::new()));
+    assert_eq!((health.errors, health.warnings), (Vec::new(), Vec::new()));
     raw(&url, &["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
     raw(&url, &["CONFIG", "SET", "appendonly", "no"]).await;
     // Without its log Redis cannot promise the disk: `fsync` is refused instead of pretended.
-    let refusals = store.check().await.unwrap().refusals;
+    let refusals = store.check().await.unwrap().errors;
     assert!(
         refusals[0].contains("allkeys-lru") && refusals[1].contains("appendonly yes"),
         "{refusals:?}"
     );
     raw(&url, &["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
     let written = store
-        .commit(&[registration(&page_id(101), 0, Millis(1))])
+        .commit(&[registration_commit(&page_id(101), 0, HostTime(1))])
         .await;
     assert!(
         matches!(written, Err(StoreError::Unavailable(_))),
@@ -151,7 +164,7 @@ async fn settings_that_lose_pages_are_refused_and_a_restart_keeps_what_was_commi
     raw(&url, &["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
     let health = relaxed.check().await.unwrap();
     assert!(
-        health.refusals[0].contains("allkeys-lru") && health.warnings[0].contains("append-only"),
+        health.errors[0].contains("allkeys-lru") && health.warnings[0].contains("append-only"),
         "{health:?}"
     );
     raw(&url, &["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
@@ -160,7 +173,7 @@ async fn settings_that_lose_pages_are_refused_and_a_restart_keeps_what_was_commi
     store.scrub().await.unwrap();
 
     let commits: Vec<Commit> = (1..=100)
-        .map(|page| registration(&page_id(page), 0, Millis(1)))
+        .map(|page| registration_commit(&page_id(page), 0, HostTime(1)))
         .collect();
     assert!(
         store
@@ -168,16 +181,19 @@ async fn settings_that_lose_pages_are_refused_and_a_restart_keeps_what_was_commi
             .await
             .unwrap()
             .iter()
-            .all(|outcome| *outcome == Outcome::Applied)
+            .all(|outcome| *outcome == CommitOutcome::Applied)
     );
     server.kill().await;
-    let away = store.load(&[page_id(1)]).await;
+    let away = store.load_pages(&[page_id(1)]).await;
     assert!(matches!(away, Err(StoreError::Unavailable(_))), "{away:?}");
     server.start_again().await;
     let ids: Vec<_> = (1..=100).map(page_id).collect();
-    let held = eventually("Redis to answer", || async { store.load(&ids).await.ok() }).await;
+    let stored = eventually("Redis to answer", || async {
+        store.load_pages(&ids).await.ok()
+    })
+    .await;
     assert!(
-        held.iter().all(|held| held.version == 1),
+        stored.iter().all(|stored| stored.version == 1),
         "fsync means on disk"
     );
 }
@@ -190,15 +206,15 @@ async fn a_full_redis_is_unavailable_and_recovers() {
     store.check().await.unwrap();
     raw(&url, &["CONFIG", "SET", "maxmemory", "1"]).await;
     let full = store
-        .commit(&[registration(&page_id(1), 0, Millis(1))])
+        .commit(&[registration_commit(&page_id(1), 0, HostTime(1))])
         .await;
     assert!(matches!(full, Err(StoreError::Unavailable(_))), "{full:?}");
     raw(&url, &["CONFIG", "SET", "maxmemory", "0"]).await;
     assert_eq!(
         store
-            .commit(&[registration(&page_id(1), 0, Millis(1))])
+            .commit(&[registration_commit(&page_id(1), 0, HostTime(1))])
             .await
             .unwrap(),
-        [Outcome::Applied]
+        [CommitOutcome::Applied]
     );
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use simulator::bytes::signature_256;
-use simulator::delivery::body;
+use simulator::delivery::delivery_body;
 use tokio::task::JoinSet;
 
 use crate::support::deployment::APP_SECRET;
@@ -73,7 +73,7 @@ impl Load {
 
 async fn send_until_accepted(client: &reqwest::Client, url: &str, page: u64, counts: &Counts) {
     let entry = json!({"id": page.to_string(), "time": 1_760_000_000, "changes": [{"field": "name", "value": name_of(page)}]});
-    let body = body(&[entry]);
+    let body = delivery_body(&[entry]);
     let signature = signature_256(APP_SECRET, body.as_bytes());
     let mut wanted = if page.is_multiple_of(DUPLICATE_ONE_IN) {
         2

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use common::clock::Clock;
 use common::database::{Access, Database};
-use common::pages::registration;
+use common::pages::registration_commit;
 use common::queue::Queue;
 use common::queue::embedded::EmbeddedQueue;
 use common::records::dead_letter;
-use common::store::{Commit, Outcome, Store, Stored, Versioned};
-use model::due::Polling;
+use common::store::{Commit, CommitOutcome, Store, StoredPage, Versioned};
 use model::id::PageId;
-use model::lane::Lane;
+use model::polling::Polling;
+use model::queue_name::QueueName;
 use serde_json::Value as Json;
 
 use crate::Tally;
@@ -186,9 +186,12 @@ impl Scene {
     /// The Pages without a name; `None` while the store does not answer.
     async fn unnamed(&self, pages: &[u64]) -> Option<Vec<u64>> {
         let ids: Vec<PageId> = pages.iter().map(|page| page_id(*page)).collect();
-        let held = self.store.load(&ids).await.ok()?;
-        let named = |held: &Versioned<Stored>| matches!(&held.value, Stored::Page(page) if !page.registers.is_empty());
-        let unnamed = pages.iter().zip(held).filter(|(_, held)| !named(held));
+        let stored = self.store.load_pages(&ids).await.ok()?;
+        let named = |stored: &Versioned<StoredPage>| matches!(&stored.value, StoredPage::Page(page) if !page.registers.is_empty());
+        let unnamed = pages
+            .iter()
+            .zip(stored)
+            .filter(|(_, stored)| !named(stored));
         Some(unnamed.map(|(page, _)| *page).collect())
     }
 
@@ -196,7 +199,7 @@ impl Scene {
         let now = Clock::system().now();
         let commits: Vec<Commit> = pages
             .iter()
-            .map(|page| registration(&page_id(*page), 0, now))
+            .map(|page| registration_commit(&page_id(*page), 0, now))
             .map(without_read)
             .collect();
         // A server that was just restarted may be late with an answer; then what stands is stale.
@@ -208,7 +211,7 @@ impl Scene {
         })
         .await;
         let stood = late.into_inner();
-        let right = |outcome: &Outcome| *outcome == Outcome::Applied || stood;
+        let right = |outcome: &CommitOutcome| *outcome == CommitOutcome::Applied || stood;
         assert!(outcomes.iter().all(right), "{outcomes:?}");
     }
 
@@ -275,13 +278,13 @@ impl Scene {
             let pages: Vec<u64> = (first..(first + 500).min(self.next_page)).collect();
             let ids: Vec<PageId> = pages.iter().map(|page| page_id(*page)).collect();
             let loaded = within(PATIENCE, "the Pages", || async {
-                self.store.load(&ids).await.ok()
+                self.store.load_pages(&ids).await.ok()
             });
-            for (page, held) in pages.iter().zip(loaded.await) {
+            for (page, stored) in pages.iter().zip(loaded.await) {
                 let Versioned {
                     version,
-                    value: Stored::Page(state),
-                } = held
+                    value: StoredPage::Page(state),
+                } = stored
                 else {
                     tally.unexpected += 1;
                     continue;
@@ -291,8 +294,8 @@ impl Scene {
                     .values()
                     .next()
                     .and_then(|register| register.value.as_ref());
-                let is_right =
-                    value.map(model::value::Canonical::to_json) == Some(Json::from(name_of(*page)));
+                let is_right = value.map(model::value::CanonicalValue::to_json)
+                    == Some(Json::from(name_of(*page)));
                 tally.unexpected +=
                     u64::from(value.is_some() && (!is_right || state.registers.len() != 1));
                 // Registered, named: each further write is an effect too many.
@@ -308,19 +311,19 @@ impl Scene {
         }
         tally.unexpected += letters.len() as u64;
         // What came back unacknowledged after the end of the last process.
-        for lane in Lane::ALL {
-            tally.unexpected += queue.depth(lane).await.unwrap().messages;
+        for queue_name in QueueName::ALL {
+            tally.unexpected += queue.depth(queue_name).await.unwrap().messages;
         }
     }
 
-    /// Waits until the lanes are worked off: the search ends with the last name it needs, while the
+    /// Waits until the queues are worked off: the search ends with the last name it needs, while the
     /// repeated half of a webhook sent twice may still be waiting.
     async fn drained(&self, tally: &mut Tally) -> Arc<dyn Queue> {
         let queue = match &self.place {
             Place::Embedded(directory) => {
-                let database = Database::open(directory.path(), Access::Guest).unwrap();
+                let database = Database::open(directory.path(), Access::Shared).unwrap();
                 Arc::new(
-                    EmbeddedQueue::open(Arc::new(database), Access::Guest)
+                    EmbeddedQueue::open(Arc::new(database), Access::Shared)
                         .await
                         .unwrap(),
                 )
@@ -333,8 +336,8 @@ impl Scene {
         while waiting > 0 && begun.elapsed() < PATIENCE {
             look.tick().await;
             waiting = 0;
-            for lane in Lane::ALL {
-                waiting += queue.depth(lane).await.unwrap().messages;
+            for queue_name in QueueName::ALL {
+                waiting += queue.depth(queue_name).await.unwrap().messages;
             }
         }
         if waiting > 0 {

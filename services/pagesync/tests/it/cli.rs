@@ -113,7 +113,7 @@ async fn an_operator_registers_looks_explains_and_replays_beside_the_running_pro
     let body = r#"{"object":"page","entry":[{"id":"1170558113","time":1750000000,"changes":[{"field":"name","value":"Caf\u00e9 \u001b[31m"}]}]}"#;
     assert_eq!(deployment.deliver(body).await, 200);
     assert_eq!(deployment.deliver(r#"{"object":"page""#).await, 200);
-    deployment.settle().await;
+    deployment.wait_until_idle().await;
     assert!(deployment.page(&page_id(1_170_558_113)).await.is_some());
 
     let shown = beside(
@@ -254,7 +254,7 @@ fn init_makes_secrets_once_and_takes_what_it_is_given() {
         .mode();
     assert_eq!(mode & 0o777, 0o600);
     let private = std::fs::read_to_string(worker.join("token_private_keys")).unwrap();
-    let key = common::custody::PrivateKey::parse(&private).unwrap();
+    let key = common::sealing::PrivateKey::parse(&private).unwrap();
     assert_eq!(read("token_public_key").trim(), key.public().text());
     assert!(
         !path.join("token_private_keys").exists(),

@@ -11,8 +11,8 @@ use common::records::dead_letter;
 use model::field::TrackedFields;
 use model::id::PageId;
 use model::page::Page;
-use model::time::Millis;
-use model::webhook::{EntryId, intake};
+use model::time::{FacebookTime, HostTime};
+use model::webhook::{EntryId, parse_delivery};
 use serde_json::Value as Json;
 use simulator::bytes::{signature_256, signature_sha1};
 
@@ -106,7 +106,7 @@ async fn every_webhook_of_the_corpus_is_applied_noted_counted_or_kept() {
         }
     }
     assert!(vectors >= 5, "{vectors} signature vectors");
-    deployment.settle().await;
+    deployment.wait_until_idle().await;
     let letters = dead_letter::all(&*deployment.store).await.unwrap();
     for line in &lines {
         let outcome = outcome(&deployment, line, &letters).await;
@@ -121,7 +121,7 @@ async fn outcome(
     line: &Line,
     letters: &[(String, dead_letter::DeadLetter)],
 ) -> String {
-    let taken = intake(line.raw.as_bytes());
+    let taken = parse_delivery(line.raw.as_bytes());
     let mut said = Vec::new();
     for part in &taken.rejected {
         let reason = &part.reason;
@@ -132,13 +132,13 @@ async fn outcome(
         );
         said.push(format!("kept: {reason}"));
     }
-    for (name, n) in &taken.counted {
+    for (name, n) in &taken.ignored {
         assert!(deployment.counted(name) >= *n, "{}: {name}", line.kind);
         said.push(format!("counted: {name}"));
     }
     for entry in &taken.entries {
         let reading = entry
-            .read(Millis(u64::MAX / 2), &TrackedFields::default())
+            .interpret(HostTime(u64::MAX / 2), &TrackedFields::default())
             .unwrap();
         let EntryId::Page(id) = &reading.id else {
             said.push("test".to_owned());
@@ -146,9 +146,9 @@ async fn outcome(
         };
         let (_, page) = deployment.page(id).await.unwrap();
         for seen in &reading.observations {
-            let held = &page.registers[&seen.field];
+            let stored = &page.registers[&seen.field];
             assert!(
-                held.key() >= (seen.stamp, seen.source, seen.value.as_ref()),
+                stored.merge_key() >= (seen.stamp, seen.source, seen.value.as_ref()),
                 "{}",
                 line.kind
             );
@@ -158,8 +158,8 @@ async fn outcome(
             assert!(deployment.counted(name) > 0, "{}: {name}", line.kind);
             said.push(format!("counted: {name}"));
         }
-        if !reading.announced.is_empty() {
-            assert!(is_noted(&page, reading.sent), "{}: {page:?}", line.kind);
+        if !reading.notified_fields.is_empty() {
+            assert!(is_noted(&page, reading.sent_at), "{}: {page:?}", line.kind);
             said.push("noted".to_owned());
         }
     }
@@ -173,9 +173,9 @@ async fn outcome(
 }
 
 /// Whether a read later than `sent` is asked for.
-fn is_noted(page: &Page, sent: Option<Millis>) -> bool {
+fn is_noted(page: &Page, sent: Option<FacebookTime>) -> bool {
     match sent {
-        Some(sent) => page.polling.need > Some(sent),
-        None => page.polling.asked.is_some(),
+        Some(sent) => page.polling.read_after > Some(sent),
+        None => page.polling.requested_after.is_some(),
     }
 }

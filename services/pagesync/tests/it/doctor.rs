@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use common::config::Role;
 use serde_json::Value as Json;
-use simulator::facebook::kill;
-use simulator::scenario::Death;
+use simulator::token::TokenInvalidation;
 
 use crate::BACKEND;
 use crate::support::TestBackend;
@@ -22,7 +21,7 @@ fn ask(connected: &Connected, extra: &[(&str, &str)], format: &str) -> (i32, Str
     };
     let mut environment = connected.deployment.place.environment(role, &[]);
     environment.extend(connected.settings.iter().cloned());
-    let private = connected.deployment.face().private.to_string();
+    let private = connected.deployment.public_role().private.to_string();
     environment.insert("PAGESYNC_OPERATOR_LISTEN".to_owned(), private);
     for (key, value) in extra {
         environment.insert((*key).to_owned(), (*value).to_owned());
@@ -149,16 +148,16 @@ async fn it_finds_what_is_wrong_and_says_what_to_do() {
     assert_eq!(state(&checks, "process"), "warning", "perhaps elsewhere");
     let (code, checks) = doctor(&connected, &nobody);
     assert_eq!((code, state(&checks, "process")), (3, "failed"));
-    connected.simulator.facebook().ahead += 3600;
+    connected.simulator.facebook().clock_offset_seconds += 3600;
     let (code, checks) = doctor(&connected, &[]);
     assert_eq!((code, state(&checks, "clock")), (3, "failed"));
-    connected.simulator.facebook().ahead -= 3600;
+    connected.simulator.facebook().clock_offset_seconds -= 3600;
 
     let feed = ["feed".to_owned()].into();
     connected
         .simulator
         .facebook()
-        .installed
+        .page_subscriptions
         .insert(nth(0), feed);
     let (_, checks) = doctor(&connected, &[]);
     assert_eq!(
@@ -170,13 +169,16 @@ async fn it_finds_what_is_wrong_and_says_what_to_do() {
     connected.simulator.facebook().subscription = None;
     let (code, checks) = doctor(&connected, &[]);
     assert_eq!((code, state(&checks, "app subscription")), (3, "failed"));
-    let death = Death {
+    let invalidation = TokenInvalidation {
         user: None,
         page: None,
         subcode: 460,
     };
-    kill(&mut connected.simulator.facebook(), &death);
-    let slot = connected.connection().await.polling.slot.unwrap();
+    connected
+        .simulator
+        .facebook()
+        .invalidate_tokens(&invalidation);
+    let slot = connected.connection().await.polling.daily_slot.unwrap();
     connected.advance(connected.clock.now().until(slot) + Duration::from_secs(1));
     eventually("the connection to need a login", || async {
         connected.connection().await.problem.map(drop)

@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use common::records::connection;
-use common::records::erasure::Receipt;
-use common::records::{all, dead_letter, erasure, forecast, token};
-use common::store::Kind;
+use common::records::erasure::ErasureReceipt;
+use common::records::{dead_letter, erasure, expiry, load_all, token};
+use common::store::RecordKind;
 use model::id::{PageId, UserId};
 use model::page::Status;
 use serde_json::{Value as Json, json};
+use simulator::browser::Decision;
 use simulator::facebook::Person;
 use simulator::signed_request;
-use simulator::visitor::Decision;
 
 use crate::BACKEND;
 use crate::support::deployment::{APP_SECRET, Place};
@@ -42,7 +42,7 @@ async fn get(connected: &Connected, url: &str) -> (u16, Json) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn b57_b58_b59_what_is_not_ours_erases_nothing_and_tells_nothing() {
+async fn what_is_not_ours_erases_nothing_and_tells_nothing() {
     let connected = Connected::start(BACKEND, Scene::default()).await;
     assert_eq!(connected.connect().await.0, 200);
     let about = |payload: &Json| signed_request::sign(APP_SECRET, payload);
@@ -69,7 +69,7 @@ async fn b57_b58_b59_what_is_not_ours_erases_nothing_and_tells_nothing() {
     }
     let long = "x".repeat(20_000);
     assert_eq!(post(&connected, "deauthorize", &long).await.0, 413);
-    connected.deployment.settle().await;
+    connected.deployment.wait_until_idle().await;
     assert_eq!(connected.connection().await.user.as_str(), ADA);
     assert_eq!(connected.page(0).await.status, Status::Active);
     // Somebody we never saw: a code all the same.
@@ -140,7 +140,7 @@ async fn plant(connected: &Connected, n: usize) {
             .simulator
             .change(&nth(n), fields.as_object().unwrap().clone())
             .unwrap();
-        connected.simulator.tally().settled().await;
+        connected.simulator.delivery_counts().all_finished().await;
         eventually("the name", || async {
             let name = connected.field(n, "name").await;
             name.as_str().unwrap().contains(round).then_some(())
@@ -155,7 +155,7 @@ async fn plant(connected: &Connected, n: usize) {
         nth(n)
     );
     assert_eq!(connected.deployment.deliver(letter).await, 200);
-    connected.deployment.settle().await;
+    connected.deployment.wait_until_idle().await;
 }
 
 /// Every byte there is, on the disk, too.
@@ -186,18 +186,18 @@ async fn a_data_deletion_under_load_leaves_nothing_anywhere() {
             .unwrap()
             .is_empty()
     );
-    let sealed: Vec<String> = all::<Json>(
+    let sealed: Vec<String> = load_all::<Json>(
         &*connected.deployment.store,
-        Kind::PageToken,
+        RecordKind::PageToken,
         &format!("{ADA}."),
     )
     .await
     .unwrap()
     .into_iter()
-    .map(|(_, held)| {
-        held.value["sealed"]["text"]
+    .map(|(_, stored)| {
+        stored.value["sealed"]["text"]
             .as_str()
-            .map_or_else(|| held.value["sealed"].to_string(), ToOwned::to_owned)
+            .map_or_else(|| stored.value["sealed"].to_string(), ToOwned::to_owned)
     })
     .collect();
     assert_eq!(sealed.len(), 3);
@@ -205,7 +205,7 @@ async fn a_data_deletion_under_load_leaves_nothing_anywhere() {
     let load = async {
         for round in 0..40 {
             let name = format!("{PLANTED} load {round}");
-            let body = simulator::delivery::change_now(&nth(round % 2), "name", &name);
+            let body = simulator::delivery::single_change_body(&nth(round % 2), "name", &name);
             assert_eq!(connected.deployment.deliver(body).await, 200);
         }
     };
@@ -230,11 +230,15 @@ async fn a_data_deletion_under_load_leaves_nothing_anywhere() {
             .then_some(())
     })
     .await;
-    connected.deployment.settle().await;
+    connected.deployment.wait_until_idle().await;
     // What came meanwhile is swept up on the days after.
     let swept = async || {
-        let receipts = all::<Receipt>(&*connected.deployment.store, Kind::Receipt, "");
-        receipts.await.unwrap()[0].1.value.scrubbed
+        let receipts = load_all::<ErasureReceipt>(
+            &*connected.deployment.store,
+            RecordKind::ErasureReceipt,
+            "",
+        );
+        receipts.await.unwrap()[0].1.value.scrubbed_at
     };
     let first = eventually("the first sweep", || async { swept().await }).await;
     connected.advance(Duration::from_secs(25 * 3600));
@@ -249,21 +253,21 @@ async fn a_data_deletion_under_load_leaves_nothing_anywhere() {
     }
     let store = &*connected.deployment.store;
     assert!(dead_letter::all(store).await.unwrap().is_empty());
-    assert_eq!(connected.page(0).await.status, Status::Forgotten);
+    assert_eq!(connected.page(0).await.status, Status::Erased);
     let kept = connected.page(2).await;
     assert_eq!(kept.status, Status::Active);
     assert_eq!(
         kept.connections
             .iter()
-            .map(PageId::as_str)
+            .map(UserId::as_str)
             .collect::<Vec<_>>(),
         [BOB]
     );
     // It does not come back by a webhook, and does by a login.
-    let body = simulator::delivery::change_now(&nth(0), "name", "again");
+    let body = simulator::delivery::single_change_body(&nth(0), "name", "again");
     assert_eq!(connected.deployment.deliver(body).await, 200);
-    connected.deployment.settle().await;
-    assert_eq!(connected.page(0).await.status, Status::Forgotten);
+    connected.deployment.wait_until_idle().await;
+    assert_eq!(connected.page(0).await.status, Status::Erased);
     connected.advance(Duration::from_secs(1));
     assert_eq!(connected.connect().await.0, 200);
     assert_eq!(connected.page(0).await.status, Status::Active);
@@ -286,17 +290,23 @@ async fn a_deauthorization_and_a_purge_erase_the_same_and_a_purged_page_stays_aw
     let store = connected.deployment.store.clone();
     let now = connected.clock.now();
     let page = PageId::parse(&nth(2)).unwrap();
-    let erased = erasure::page(&*store, &page, now).await.unwrap().unwrap();
-    assert_eq!(erased.pages, 1);
-    assert_eq!(erasure::page(&*store, &page, now).await.unwrap(), None);
+    let erased = erasure::erase_page(&*store, &page, now)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(erased.pages_erased, 1);
+    assert_eq!(
+        erasure::erase_page(&*store, &page, now).await.unwrap(),
+        None
+    );
     let prefix = format!("{}.", nth(2));
     assert!(
-        all::<Json>(&*store, Kind::Gap, &prefix)
+        load_all::<Json>(&*store, RecordKind::UnannouncedChange, &prefix)
             .await
             .unwrap()
             .is_empty()
     );
-    assert_eq!(connected.page(2).await.status, Status::Forgotten);
+    assert_eq!(connected.page(2).await.status, Status::Erased);
     let callback = format!("{}/facebook/deauthorize", connected.public);
     let url = format!("{}/_sim/people/{ADA}/deauthorize", connected.facebook);
     let request = connected
@@ -310,31 +320,35 @@ async fn a_deauthorization_and_a_purge_erase_the_same_and_a_purged_page_stays_aw
         (connection::list(&*store).await.unwrap().len() == 1).then_some(())
     })
     .await;
-    connected.deployment.settle().await;
+    connected.deployment.wait_until_idle().await;
     for n in 0..2 {
-        assert_eq!(connected.page(n).await.status, Status::Forgotten);
+        assert_eq!(connected.page(n).await.status, Status::Erased);
     }
-    let forecast = forecast::all(&*store, now).await.unwrap();
-    assert_eq!((forecast.len(), forecast[0].takes_down_count), (1, 0));
+    let forecast = expiry::list(&*store, now).await.unwrap();
+    assert_eq!((forecast.len(), forecast[0].pages_lost_count), (1, 0));
     // Bob's walk lists the purged Page, and leaves it alone.
     connected.advance(Duration::from_secs(61));
     let bob = UserId::parse(BOB).unwrap();
     let before = connection::find(&*store, &bob).await.unwrap().unwrap();
     let mut asked = before.value.clone();
-    asked.polling.ask(connected.clock.now());
-    asked.polling.started = None;
+    asked.polling.request_read(connected.clock.now());
+    asked.polling.last_attempt_began = None;
     store
-        .commit(&[connection::save(&asked, before.version)])
+        .commit(&[connection::save_commit(&asked, before.version)])
         .await
         .unwrap();
     eventually("a walk", || async {
-        let last = connection::find(&*store, &bob).await.ok()??.value.last?;
-        (last.begun > before.value.last.as_ref()?.begun).then_some(())
+        let last = connection::find(&*store, &bob)
+            .await
+            .ok()??
+            .value
+            .last_poll?;
+        (last.began_at > before.value.last_poll.as_ref()?.began_at).then_some(())
     })
     .await;
-    assert_eq!(connected.page(2).await.status, Status::Forgotten);
+    assert_eq!(connected.page(2).await.status, Status::Erased);
     assert!(
-        all::<token::Held>(&*store, Kind::PageToken, "")
+        load_all::<token::StoredToken>(&*store, RecordKind::PageToken, "")
             .await
             .unwrap()
             .is_empty()

@@ -6,20 +6,20 @@ use std::time::Duration;
 
 use common::queue::Queue;
 use common::records::connection::{self, Connection};
-use common::records::{all, drift, erasure, grant, token};
-use common::store::{Kind, Stored};
-use model::due::Polling;
+use common::records::{erasure, grant, load_all, missed_webhooks, token};
+use common::store::{RecordKind, StoredPage};
 use model::id::{GrantId, PageId, Subject, UserId};
 use model::job::{Claim, Job};
-use model::lane::Lane;
 use model::page::Status;
+use model::polling::Polling;
+use model::queue_name::QueueName;
 use serde_json::{Value as Json, json};
 use simulator::facebook::Person;
 
 use crate::BACKEND;
-use crate::support::deployment::{Place, worker_parts_with};
+use crate::support::deployment::{Place, worker_context_with};
 use crate::support::facebook::{facebook, settings};
-use crate::support::moody::MoodyStore;
+use crate::support::faulty_store::FaultyStore;
 use crate::support::{page_id, webhook_job};
 
 /// What must be nowhere afterwards. Of its own: tests share a server, and it one append-only file.
@@ -34,7 +34,7 @@ struct Line {
 /// One interleaving: a walk, a read of a Page, a subscription and a webhook run while the person is
 /// forgotten.
 async fn interleave(
-    parts: &worker::Parts,
+    parts: &worker::context::Context,
     line: &Line,
     simulator: &simulator::Simulator,
     chance: u64,
@@ -44,20 +44,20 @@ async fn interleave(
     let text =
         simulator
             .facebook()
-            .issue(simulator::facebook::Kind::User, line.user.as_str(), None);
+            .issue(simulator::token::TokenOwner::User, line.user.as_str(), None);
     let mut polling = Polling::default();
-    polling.ask(now);
+    polling.request_read(now);
     let connection: Connection = serde_json::from_value(json!({
         "user": line.user, "connected": now, "polling": polling,
     }))
     .unwrap();
-    let held = connection::find(&*parts.store, &line.user).await.unwrap();
-    let mut login = connection::save(&connection, held.map_or(0, |held| held.version));
+    let stored = connection::find(&*parts.store, &line.user).await.unwrap();
+    let mut login = connection::save_commit(&connection, stored.map_or(0, |stored| stored.version));
     let keys = parts.keyring.keys().unwrap();
-    let given = common::custody::Token::new(text);
+    let given = common::sealing::Token::new(text);
     login.records.push(
-        token::keep(
-            token::of_user(&line.user),
+        token::seal_write(
+            token::user_key(&line.user),
             Some(&given),
             keys.current(),
             now,
@@ -68,8 +68,8 @@ async fn interleave(
     let poll = |subject: Subject| {
         Job::Poll(Claim {
             subject,
-            lane: Lane::PollsNow,
-            due: now,
+            queue: QueueName::PollsNow,
+            due_at: now,
         })
     };
     let page = page_id(line.pages[0]);
@@ -77,21 +77,21 @@ async fn interleave(
     // Sometimes the walk has already been, so that the Page has a token.
     if chance.bool() {
         work(parts, &walk).await;
-        let held = connection::find(&*parts.store, &line.user)
+        let stored = connection::find(&*parts.store, &line.user)
             .await
             .unwrap()
             .unwrap();
-        let mut again = held.value;
+        let mut again = stored.value;
         again
             .polling
-            .ask(parts.clock.now().plus(Duration::from_millis(1)));
-        again.polling.started = None;
+            .request_read(parts.clock.now().plus(Duration::from_millis(1)));
+        again.polling.last_attempt_began = None;
         parts
             .store
-            .commit(&[connection::save(&again, held.version)])
+            .commit(&[connection::save_commit(&again, stored.version)])
             .await
             .unwrap();
-        common::pages::ask(&*parts.store, &page, parts.clock.now())
+        common::pages::request_read(&*parts.store, &page, parts.clock.now())
             .await
             .unwrap();
     }
@@ -109,7 +109,7 @@ async fn interleave(
         for _ in 0..wait {
             tokio::task::yield_now().await;
         }
-        erasure::user(&*parts.store, &line.user, parts.clock.now())
+        erasure::erase_user(&*parts.store, &line.user, parts.clock.now())
             .await
             .unwrap();
     };
@@ -125,58 +125,68 @@ async fn interleave(
     // A delivery that found the Page before it was forgotten may have been applied; then it is
     // forgotten with it.
     let store = &*parts.store;
-    for kind in [Kind::PageToken, Kind::UserToken, Kind::Connection] {
-        let left = store.records(kind, None, 1000).await.unwrap();
+    for kind in [
+        RecordKind::PageToken,
+        RecordKind::UserToken,
+        RecordKind::Connection,
+    ] {
+        let left = store.list_records(kind, None, 1000).await.unwrap();
         let left = left
             .iter()
             .filter(|(key, _)| key.id.starts_with(line.user.as_str()));
         assert_eq!(left.count(), 0, "a {kind:?} came back");
     }
     let ids: Vec<PageId> = line.pages.iter().map(|n| page_id(*n)).collect();
-    for (id, held) in ids.iter().zip(store.load(&ids).await.unwrap()) {
-        match held.value {
-            Stored::Unknown => {}
-            Stored::Page(page) => assert_eq!(page.status, Status::Forgotten, "Page {id} came back"),
-            Stored::Corrupt(corrupt) => panic!("{corrupt:?}"),
+    for (id, stored) in ids.iter().zip(store.load_pages(&ids).await.unwrap()) {
+        match stored.value {
+            StoredPage::Unknown => {}
+            StoredPage::Page(page) => {
+                assert_eq!(page.status, Status::Erased, "Page {id} came back")
+            }
+            StoredPage::Corrupt(corrupt) => panic!("{corrupt:?}"),
         }
         assert!(store.history(id).await.unwrap().is_empty());
-        let gaps = all::<Json>(store, Kind::Gap, &drift::prefix(id))
-            .await
-            .unwrap();
+        let gaps = load_all::<Json>(
+            store,
+            RecordKind::UnannouncedChange,
+            &missed_webhooks::page_prefix(id),
+        )
+        .await
+        .unwrap();
         assert!(gaps.is_empty());
         let subscription = common::records::subscription::key(id);
-        assert_eq!(store.record(&subscription).await.unwrap(), None);
+        assert_eq!(store.load_record(&subscription).await.unwrap(), None);
     }
 }
 
 /// A login of the same person whose code was just exchanged.
 async fn a_login(
-    parts: &worker::Parts,
+    parts: &worker::context::Context,
     line: &Line,
     simulator: &simulator::Simulator,
     chance: &mut fastrand::Rng,
 ) -> GrantId {
-    let kind = simulator::facebook::Kind::User;
+    let kind = simulator::token::TokenOwner::User;
     let text = simulator.facebook().issue(kind, line.user.as_str(), None);
     let id = GrantId::parse(&format!("{:064x}", chance.u128(..))).unwrap();
     let keys = parts.keyring.keys().unwrap();
-    let token = common::custody::Token::new(text);
+    let token = common::sealing::Token::new(text);
     let sealed = keys.current().seal(&token, &grant::seal_name(&id)).unwrap();
     let record = grant::Grant {
-        begun: parts.clock.now(),
+        began_at: parts.clock.now(),
         failures: 0,
         stage: grant::Stage::Sealed(sealed),
     };
-    let put = common::records::put(grant::key(&id), &record, None, None);
-    common::records::write(&*parts.store, vec![put])
+    let put = common::records::put_write(grant::key(&id), &record, None, None);
+    common::records::write_records(&*parts.store, vec![put])
         .await
         .unwrap();
     id
 }
 
 /// Does a job as a worker would that received it.
-async fn work(parts: &worker::Parts, job: &Job) {
-    worker::apply(parts, std::slice::from_ref(job))
+async fn work(parts: &worker::context::Context, job: &Job) {
+    worker::apply_jobs(parts, std::slice::from_ref(job))
         .await
         .unwrap();
 }
@@ -190,9 +200,9 @@ async fn a_poll_under_way_cannot_write_back_what_is_erased_in_a_thousand_interle
     let (queue, store): (Arc<dyn Queue>, _) = (place.queue().await, place.store());
     let seed = fastrand::u64(..);
     println!("interleavings of seed {seed}");
-    let hesitant = MoodyStore::hesitant(store, seed);
+    let hesitant = FaultyStore::hesitant(store, seed);
     let extra = settings("http://127.0.0.1:9", &address);
-    let parts = worker_parts_with(&place, queue, hesitant, &extra);
+    let parts = worker_context_with(&place, queue, hesitant, &extra);
     let mut lines = Vec::new();
     for line in 0..LINES {
         let user = UserId::parse(&format!("30000000000000{line}")).unwrap();

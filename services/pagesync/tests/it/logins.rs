@@ -2,21 +2,21 @@
 //! B48 of the bad inputs.
 
 use common::records::subscription::{self, Subscription};
-use common::records::{all, get, login, throttle, token};
-use common::store::{Key, Kind};
-use model::field::DEFAULT_TRACKED;
+use common::records::{load_all, load_record, login, rate_limit, token};
+use common::store::{RecordKey, RecordKind};
+use model::field::{FieldName, TrackedFields};
 use model::id::{PageId, UserId};
 use model::page::Status;
 use serde_json::{Value as Json, json};
-use simulator::visitor::Decision;
+use simulator::browser::Decision;
 
 use crate::BACKEND;
 use crate::support::deployment::Place;
 use crate::support::facebook::{Connected, Scene, answer, manual, nth};
-use crate::support::stored::raw;
+use crate::support::raw_access::raw;
 use crate::support::{client, eventually};
 
-use crate::connect::start;
+use crate::login_flow::start;
 
 const BOB: &str = "200000000000002";
 
@@ -28,13 +28,13 @@ async fn what_was_refused_for_a_missing_permission_is_subscribed_after_the_next_
         ..Decision::default()
     };
     assert_eq!(connected.connect_as(&declined).await.0, 200);
-    assert!(connected.simulator.facebook().installed.is_empty());
+    assert!(connected.simulator.facebook().page_subscriptions.is_empty());
     assert_eq!(connected.connect().await.0, 200);
     eventually("the subscriptions", || async {
         let facebook = connected.simulator.facebook();
-        let all = facebook.installed.len() == 3;
+        let all = facebook.page_subscriptions.len() == 3;
         (all && facebook
-            .installed
+            .page_subscriptions
             .values()
             .all(|fields| fields.contains("name")))
         .then_some(())
@@ -58,7 +58,7 @@ async fn a_bad_moment_of_facebook_delays_a_login_and_does_not_end_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn b40_a_state_is_good_for_ten_minutes() {
+async fn a_state_is_good_for_ten_minutes() {
     let scene = Scene {
         clock: manual(),
         ..Scene::default()
@@ -81,14 +81,14 @@ async fn every_tracked_field_is_shown_with_its_source_and_proof_and_stands_in_th
     assert_eq!(connected.connect().await.0, 200);
     let id = PageId::parse(&nth(1)).unwrap();
     let (version, page) = connected.deployment.page(&id).await.unwrap();
-    let view = serde_json::to_value(common::pages::view(&id, version, &page)).unwrap();
+    let view = serde_json::to_value(common::views::page::page_view(&id, version, &page)).unwrap();
     assert_eq!(view["status"], "active");
-    for name in DEFAULT_TRACKED {
+    for name in TrackedFields::default().iter().map(FieldName::as_str) {
         let field = &view["fields"][name];
         assert!(!field["value"].is_null(), "{name}: {view}");
         assert_eq!(field["source"], "poll", "{name}");
         assert!(
-            field["changed_at"].is_string() && field["proven_at"].is_string(),
+            field["changed_at"].is_string() && field["confirmed_at"].is_string(),
             "{name}"
         );
         if let Place::Distributed { redis, .. } = &connected.deployment.place {
@@ -135,10 +135,10 @@ async fn a_page_of_two_people_is_read_with_the_token_that_works() {
     assert_eq!(connected.page(0).await.connections.len(), 2);
     // The limit of one person is not that of the other.
     let now = connected.clock.now();
-    let ada = throttle::user(&UserId::parse("200000000000001").unwrap());
-    let close = |held: throttle::Throttle| Some(held.closed(now, None));
-    let closed = throttle::update(&*connected.deployment.store, &ada, now, close).await;
-    let closed = closed.unwrap().unwrap().closed_until;
+    let ada = rate_limit::user_bucket(&UserId::parse("200000000000001").unwrap());
+    let close = |stored: rate_limit::RateLimit| Some(stored.after_refusal(now, None));
+    let closed = rate_limit::update(&*connected.deployment.store, &ada, now, close).await;
+    let closed = closed.unwrap().unwrap().blocked_until;
     connected.advance(std::time::Duration::from_secs(61));
     let page = connected.read_again(0).await;
     assert_eq!(
@@ -148,7 +148,7 @@ async fn a_page_of_two_people_is_read_with_the_token_that_works() {
     connected.advance(now.until(closed));
     for token in connected.simulator.facebook().tokens.values_mut() {
         if token.user == "200000000000001" {
-            token.dead = Some(460);
+            token.invalid_subcode = Some(460);
         }
     }
     connected.advance(std::time::Duration::from_secs(61));
@@ -164,7 +164,7 @@ async fn a_page_of_two_people_is_read_with_the_token_that_works() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn b46_no_page_and_pages_listed_twice_are_handled() {
+async fn no_page_and_pages_listed_twice_are_handled() {
     let connected = Connected::start(
         BACKEND,
         Scene {
@@ -195,7 +195,7 @@ async fn b46_no_page_and_pages_listed_twice_are_handled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn b48_a_page_without_a_token_is_listed_and_not_polled() {
+async fn a_page_without_a_token_is_listed_and_not_polled() {
     let connected = start().await;
     let ada = connected
         .simulator
@@ -204,7 +204,7 @@ async fn b48_a_page_without_a_token_is_listed_and_not_polled() {
         .values_mut()
         .next()
         .map(|ada| {
-            ada.without_token.insert(nth(1));
+            ada.pages_without_token.insert(nth(1));
             ada.id.clone()
         });
     let (status, body) = connected.connect().await;
@@ -215,13 +215,16 @@ async fn b48_a_page_without_a_token_is_listed_and_not_polled() {
     let page = connected.page(1).await;
     assert_eq!(page.status, Status::NoToken);
     assert_eq!(connected.calls("GET {id}"), 0);
-    let key = Key::new(Kind::PageToken, format!("{}.{}", ada.unwrap(), nth(1)));
-    let held: token::Held = get(&*connected.deployment.store, &key)
+    let key = RecordKey::new(
+        RecordKind::PageToken,
+        format!("{}.{}", ada.unwrap(), nth(1)),
+    );
+    let stored: token::StoredToken = load_record(&*connected.deployment.store, &key)
         .await
         .unwrap()
         .unwrap()
         .value;
-    assert!(held.sealed.is_none());
+    assert!(stored.sealed.is_none());
     connected.finish().await;
 }
 
@@ -300,7 +303,9 @@ async fn a_second_login_renews_the_connection_and_unticked_pages_are_asked_for_t
     };
     assert_eq!(connected.connect_as(&two).await.0, 200);
     let after = connected.connection().await;
-    assert!(after.connected > before.connected && after.last.as_ref().unwrap().pages == 2);
+    assert!(
+        after.connected_at > before.connected_at && after.last_poll.as_ref().unwrap().pages == 2
+    );
     // Its token does not see it any more: the value stays, the state says so.
     let page = eventually("the unticked Page to be asked for", || async {
         let page = connected.page(2).await;
@@ -323,10 +328,10 @@ async fn a_login_is_not_begun_twice_by_two_requests_at_once() {
     assert_eq!((one.0, two.0), (200, 200));
     assert_eq!(one.1["pages"], two.1["pages"]);
     assert_eq!(connected.calls("POST oauth/access_token"), 2);
-    let kept = all::<login::Login>(&*connected.deployment.store, Kind::Login, "")
+    let kept = load_all::<login::Login>(&*connected.deployment.store, RecordKind::Login, "")
         .await
         .unwrap();
-    assert!(matches!(kept[0].1.value.stage, login::Stage::Taken(_)));
+    assert!(matches!(kept[0].1.value.stage, login::Stage::CodeUsed(_)));
     connected.finish().await;
 }
 
@@ -339,12 +344,12 @@ async fn a_page_of_two_people_is_subscribed_with_the_permission_of_either() {
     };
     assert_eq!(connected.connect_as(&declined).await.0, 200);
     let key = subscription::key(&PageId::parse(&nth(0)).unwrap());
-    let held = async || {
-        let held = get::<Subscription>(&*connected.deployment.store, &key).await;
-        held.unwrap().unwrap().value
+    let stored = async || {
+        let stored = load_record::<Subscription>(&*connected.deployment.store, &key).await;
+        stored.unwrap().unwrap().value
     };
     eventually("the refusal", || async {
-        (!held().await.refused.is_empty()).then_some(())
+        (!stored().await.refused.is_empty()).then_some(())
     })
     .await;
     // Ada's token is answered, Bob's meets a bad moment: what Ada may not have is not the last word.
@@ -353,27 +358,27 @@ async fn a_page_of_two_people_is_subscribed_with_the_permission_of_either() {
     connected.advance(std::time::Duration::from_secs(61));
     assert_eq!(connected.connect_as(&as_bob()).await.0, 200);
     let after = eventually("the bad moment", || async {
-        let held = held().await;
-        (held.polling.failures > 0).then_some(held)
+        let stored = stored().await;
+        (stored.polling.failures > 0).then_some(stored)
     })
     .await;
     assert_eq!(after.refused.len(), 0);
-    assert!(after.polling.wanted(), "{after:?}");
+    assert!(after.polling.is_read_requested(), "{after:?}");
     connected.advance(std::time::Duration::from_secs(121));
     eventually("the subscription by Bob's token", || async {
         let facebook = connected.simulator.facebook();
-        let fields = facebook.installed.get(&nth(0))?;
+        let fields = facebook.page_subscriptions.get(&nth(0))?;
         fields.contains("name").then_some(())
     })
     .await;
     assert_eq!(
-        connected.simulator.facebook().installed.len(),
+        connected.simulator.facebook().page_subscriptions.len(),
         1,
         "the others are Ada's alone"
     );
     let after = eventually("the commit", || async {
-        let held = held().await;
-        (held.polling.failures == 0).then_some(held)
+        let stored = stored().await;
+        (stored.polling.failures == 0).then_some(stored)
     })
     .await;
     assert_eq!((after.refused.len(), after.problem), (0, None));

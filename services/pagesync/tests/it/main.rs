@@ -11,34 +11,35 @@
 )]
 
 mod cli;
-mod cli_connect;
-mod connect;
+mod cli_connection;
 mod corpus;
-mod custody;
-mod daily;
-mod defects;
+mod daily_polls;
 mod doctor;
-mod drift;
 mod erasure;
-mod errors;
-mod input;
-mod input_table;
+mod graph_errors;
+mod http_input;
+mod import_cycles;
 mod interleavings;
-mod limits;
+mod large_connections;
+mod login_flow;
 mod logins;
-mod poll;
+mod missed_webhooks;
+mod page_polls;
+mod platform_rules;
 mod queue;
 #[path = "scheduler.rs"]
 mod scheduler_alone;
 mod store;
-mod store_index;
+mod store_indexes;
 mod subscriptions;
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "some of it is for the other test binaries")]
 mod support;
 mod tidy;
+mod token_sealing;
 mod tokens;
-mod walks;
+mod webhook_input;
+mod webhook_input_table;
 mod worker;
 
 use support::TestBackend;

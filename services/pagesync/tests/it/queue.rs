@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use common::queue::{Delivery, Queue, QueueError};
+use common::queue::Queue;
+use common::queue::delivery::Delivery;
+use common::queue::error::QueueError;
 use futures_util::future::join_all;
 use model::id::Subject;
-use model::job::{Claim, Job, Unreadable, encode};
-use model::lane::Lane;
-use model::time::Millis;
+use model::job::{Claim, Job, Unreadable, encode_job};
+use model::queue_name::QueueName;
+use model::time::HostTime;
 
 use crate::BACKEND;
 use crate::support::deployment::Place;
@@ -17,34 +19,34 @@ use crate::support::{eventually, page_id, webhook_job};
 fn poll(n: u64) -> Job {
     let claim = Claim {
         subject: Subject::Page(page_id(n)),
-        lane: Lane::PollsNow,
-        due: Millis(n),
+        queue: QueueName::PollsNow,
+        due_at: HostTime(n),
     };
     Job::Poll(claim)
 }
 
-async fn receive(queue: &dyn Queue, lane: Lane) -> Delivery {
-    let received = tokio::time::timeout(Duration::from_secs(60), queue.receive(lane)).await;
+async fn receive(queue: &dyn Queue, queue_name: QueueName) -> Delivery {
+    let received = tokio::time::timeout(Duration::from_secs(60), queue.receive(queue_name)).await;
     received.expect("a delivery in time").unwrap()
 }
 
 /// Receives and acknowledges until `n` jobs came.
-async fn drain(queue: &dyn Queue, lane: Lane, n: usize) -> Vec<Job> {
+async fn drain(queue: &dyn Queue, queue_name: QueueName, n: usize) -> Vec<Job> {
     let mut jobs = Vec::new();
     while jobs.len() < n {
-        let delivery = receive(queue, lane).await;
+        let delivery = receive(queue, queue_name).await;
         jobs.extend(delivery.jobs.clone());
         delivery.ack().await.unwrap();
     }
     jobs
 }
 
-async fn is_empty(queue: &dyn Queue, lane: Lane) {
-    eventually("an empty lane", || async {
-        (queue.depth(lane).await.unwrap().messages == 0).then_some(())
+async fn is_empty(queue: &dyn Queue, queue_name: QueueName) {
+    eventually("an empty queue", || async {
+        (queue.depth(queue_name).await.unwrap().messages == 0).then_some(())
     })
     .await;
-    let more = tokio::time::timeout(Duration::from_millis(300), queue.receive(lane)).await;
+    let more = tokio::time::timeout(Duration::from_millis(300), queue.receive(queue_name)).await;
     assert!(more.is_err(), "nothing is left to receive");
 }
 
@@ -53,29 +55,32 @@ async fn what_was_published_is_still_there_for_the_next_process() {
     let place = Place::new(BACKEND).await;
     let jobs = [webhook_job(1, "a"), webhook_job(2, "b")];
     let queue = place.queue().await;
-    queue.publish(Lane::Webhooks, &jobs).await.unwrap();
+    queue.publish(QueueName::Webhooks, &jobs).await.unwrap();
     drop(queue);
     let queue = place.queue().await;
-    assert_eq!(drain(&*queue, Lane::Webhooks, 2).await, jobs);
-    is_empty(&*queue, Lane::Webhooks).await;
+    assert_eq!(drain(&*queue, QueueName::Webhooks, 2).await, jobs);
+    is_empty(&*queue, QueueName::Webhooks).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_acknowledged_comes_again_with_its_attempt() {
     let place = Place::new(BACKEND).await;
     let queue = place.queue().await;
-    queue.publish(Lane::PollsNow, &[poll(1)]).await.unwrap();
+    queue
+        .publish(QueueName::PollsNow, &[poll(1)])
+        .await
+        .unwrap();
     for attempt in 1..=3 {
-        let delivery = receive(&*queue, Lane::PollsNow).await;
+        let delivery = receive(&*queue, QueueName::PollsNow).await;
         assert_eq!(
             (delivery.attempt, &delivery.jobs),
             (attempt, &vec![poll(1)])
         );
         drop(delivery);
     }
-    let delivery = receive(&*queue, Lane::PollsNow).await;
+    let delivery = receive(&*queue, QueueName::PollsNow).await;
     delivery.ack().await.unwrap();
-    is_empty(&*queue, Lane::PollsNow).await;
+    is_empty(&*queue, QueueName::PollsNow).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -83,32 +88,32 @@ async fn release_gives_back_everything_once() {
     let place = Place::new(BACKEND).await;
     let queue = place.queue().await;
     let jobs = [poll(1), poll(2), poll(3)];
-    queue.publish(Lane::PollsNow, &jobs).await.unwrap();
-    let mut held = Vec::new();
+    queue.publish(QueueName::PollsNow, &jobs).await.unwrap();
+    let mut stored = Vec::new();
     for _ in 0..3 {
-        held.push(receive(&*queue, Lane::PollsNow).await);
+        stored.push(receive(&*queue, QueueName::PollsNow).await);
     }
     assert!(
-        held.iter().all(|delivery| delivery.jobs.len() == 1),
+        stored.iter().all(|delivery| delivery.jobs.len() == 1),
         "polls travel alone"
     );
-    queue.release(Lane::PollsNow).await.unwrap();
+    queue.requeue(QueueName::PollsNow).await.unwrap();
     let mut again = Vec::new();
     for _ in 0..3 {
-        again.push(receive(&*queue, Lane::PollsNow).await);
+        again.push(receive(&*queue, QueueName::PollsNow).await);
     }
     assert!(again.iter().all(|delivery| delivery.attempt == 2));
-    for delivery in held {
+    for delivery in stored {
         let late = delivery.ack().await;
         assert!(matches!(late, Err(QueueError::Lost)), "{late:?}");
     }
     let mut seen = BTreeSet::new();
     for delivery in again {
-        seen.extend(delivery.jobs.iter().map(encode));
+        seen.extend(delivery.jobs.iter().map(encode_job));
         delivery.ack().await.unwrap();
     }
-    assert_eq!(seen, jobs.iter().map(encode).collect());
-    is_empty(&*queue, Lane::PollsNow).await;
+    assert_eq!(seen, jobs.iter().map(encode_job).collect());
+    is_empty(&*queue, QueueName::PollsNow).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -118,15 +123,15 @@ async fn a_group_may_mix_every_kind_of_job() {
     let unreadable = Unreadable {
         body: vec![0, 159, 146, 150],
         reason: "not text".to_owned(),
-        received: Millis(7),
+        received_at: HostTime(7),
     };
     let jobs = [
         webhook_job(1, "ä\u{0}\n"),
         Job::Unreadable(unreadable),
         poll(3),
     ];
-    queue.publish(Lane::Webhooks, &jobs).await.unwrap();
-    assert_eq!(drain(&*queue, Lane::Webhooks, 3).await, jobs);
+    queue.publish(QueueName::Webhooks, &jobs).await.unwrap();
+    assert_eq!(drain(&*queue, QueueName::Webhooks, 3).await, jobs);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,17 +140,17 @@ async fn a_job_longer_than_a_message_should_be_travels_alone() {
     let queue = place.queue().await;
     let long = webhook_job(1, &"x".repeat(1_500_000));
     let jobs = [webhook_job(2, "before"), long, webhook_job(3, "after")];
-    queue.publish(Lane::Webhooks, &jobs).await.unwrap();
+    queue.publish(QueueName::Webhooks, &jobs).await.unwrap();
     let mut came = BTreeSet::new();
     while came.len() < 3 {
-        let delivery = receive(&*queue, Lane::Webhooks).await;
-        let encoded: Vec<String> = delivery.jobs.iter().map(encode).collect();
+        let delivery = receive(&*queue, QueueName::Webhooks).await;
+        let encoded: Vec<String> = delivery.jobs.iter().map(encode_job).collect();
         let is_long = encoded.iter().any(|job| job.len() > 1_000_000);
         assert!(!is_long || encoded.len() == 1, "the long one has company");
         came.extend(encoded);
         delivery.ack().await.unwrap();
     }
-    assert_eq!(came, jobs.iter().map(encode).collect());
+    assert_eq!(came, jobs.iter().map(encode_job).collect());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -153,23 +158,28 @@ async fn a_receive_that_is_given_up_loses_nothing() {
     let place = Place::new(BACKEND).await;
     let queue = place.queue().await;
     for n in 1..=40 {
-        queue.publish(Lane::PollsNow, &[poll(n)]).await.unwrap();
+        queue
+            .publish(QueueName::PollsNow, &[poll(n)])
+            .await
+            .unwrap();
         // Given up at some point between asking and getting.
         let patience = Duration::from_micros(n * 50);
-        if let Ok(delivery) = tokio::time::timeout(patience, queue.receive(Lane::PollsNow)).await {
+        if let Ok(delivery) =
+            tokio::time::timeout(patience, queue.receive(QueueName::PollsNow)).await
+        {
             drop(delivery.unwrap());
         }
     }
     let mut came = BTreeSet::new();
     while came.len() < 40 {
-        let delivery = receive(&*queue, Lane::PollsNow).await;
-        came.extend(delivery.jobs.iter().map(encode));
+        let delivery = receive(&*queue, QueueName::PollsNow).await;
+        came.extend(delivery.jobs.iter().map(encode_job));
         delivery.ack().await.unwrap();
     }
-    is_empty(&*queue, Lane::PollsNow).await;
+    is_empty(&*queue, QueueName::PollsNow).await;
 }
 
-/// A lane that holds as much as it may refuses; the others go on. Every caller gets the answer to
+/// A queue that holds as much as it may refuses; the others go on. Every caller gets the answer to
 /// its own jobs: with pipelined confirms lapin mixes them up, so this counts every one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_thousand_publishers_each_get_their_own_result() {
@@ -181,30 +191,30 @@ async fn a_thousand_publishers_each_get_their_own_result() {
         }
         Place::Embedded(directory) => {
             let file = rusqlite::Connection::open(directory.path().join("pagesync.db")).unwrap();
-            let small = "UPDATE lanes SET max_bytes = 2000 WHERE lane = 'polls_daily'";
+            let small = "UPDATE queues SET max_bytes = 2000 WHERE queue = 'polls_daily'";
             assert_eq!(file.execute(small, []).unwrap(), 1);
         }
     }
     // A policy takes effect a moment after it is set.
-    eventually("the lane to be full", || async {
+    eventually("the queue to be full", || async {
         queue
-            .publish(Lane::PollsDaily, &[poll(9999)])
+            .publish(QueueName::PollsDaily, &[poll(9999)])
             .await
             .is_err_and(|error| matches!(error, QueueError::Full(_)))
             .then_some(())
     })
     .await;
-    let before = queue.depth(Lane::PollsDaily).await.unwrap().messages;
+    let before = queue.depth(QueueName::PollsDaily).await.unwrap().messages;
     let publishers = (1..=1000u64).map(|n| {
         let queue = queue.clone();
         tokio::spawn(async move {
-            let (lane, job) = if n % 2 == 0 {
-                (Lane::Webhooks, webhook_job(n, "n"))
+            let (queue_name, job) = if n % 2 == 0 {
+                (QueueName::Webhooks, webhook_job(n, "n"))
             } else {
-                (Lane::PollsDaily, poll(n))
+                (QueueName::PollsDaily, poll(n))
             };
-            let result = queue.publish(lane, std::slice::from_ref(&job)).await;
-            (n, encode(&job), result)
+            let result = queue.publish(queue_name, std::slice::from_ref(&job)).await;
+            (n, encode_job(&job), result)
         })
     });
     let results: Vec<_> = join_all(publishers)
@@ -231,28 +241,43 @@ async fn a_thousand_publishers_each_get_their_own_result() {
     }
     assert!(
         results.len() - accepted.len() > 400,
-        "the full lane refused most of its half"
+        "the full queue refused most of its half"
     );
     let even =
         |(n, _, result): &&(u64, String, Result<(), QueueError>)| n % 2 == 0 && result.is_ok();
-    let mut webhooks = drain(&*queue, Lane::Webhooks, results.iter().filter(even).count()).await;
+    let mut webhooks = drain(
+        &*queue,
+        QueueName::Webhooks,
+        results.iter().filter(even).count(),
+    )
+    .await;
     // And what was not answered in time and is there.
     let patience = Duration::from_millis(300);
-    while let Ok(more) = tokio::time::timeout(patience, queue.receive(Lane::Webhooks)).await {
+    while let Ok(more) = tokio::time::timeout(patience, queue.receive(QueueName::Webhooks)).await {
         let delivery = more.unwrap();
         webhooks.extend(delivery.jobs.clone());
         delivery.ack().await.unwrap();
     }
-    let mut stored: BTreeSet<String> = webhooks.iter().map(encode).collect();
-    let daily = queue.depth(Lane::PollsDaily).await.unwrap().messages;
-    let daily = drain(&*queue, Lane::PollsDaily, usize::try_from(daily).unwrap()).await;
+    let mut stored: BTreeSet<String> = webhooks.iter().map(encode_job).collect();
+    let daily = queue.depth(QueueName::PollsDaily).await.unwrap().messages;
+    let daily = drain(
+        &*queue,
+        QueueName::PollsDaily,
+        usize::try_from(daily).unwrap(),
+    )
+    .await;
     let fillers = daily.iter().filter(|job| **job == poll(9999)).count();
     assert_eq!(fillers as u64, before);
-    stored.extend(daily.iter().filter(|job| **job != poll(9999)).map(encode));
+    stored.extend(
+        daily
+            .iter()
+            .filter(|job| **job != poll(9999))
+            .map(encode_job),
+    );
     let stored: BTreeSet<&str> = stored.iter().map(String::as_str).collect();
     assert!(accepted.is_subset(&stored), "accepted and not there");
     let known: BTreeSet<&str> = accepted.union(&unanswered).copied().collect();
     assert!(stored.is_subset(&known), "refused and there");
-    is_empty(&*queue, Lane::Webhooks).await;
-    is_empty(&*queue, Lane::PollsDaily).await;
+    is_empty(&*queue, QueueName::Webhooks).await;
+    is_empty(&*queue, QueueName::PollsDaily).await;
 }

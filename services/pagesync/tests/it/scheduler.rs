@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use common::clock::Clock;
 use common::lifecycle::Lifecycle;
-use common::records::throttle;
+use common::records::rate_limit;
 use common::store::{Commit, DueWrite};
 use common::telemetry::Metrics;
 use model::id::Subject;
 use model::job::Job;
-use model::lane::Lane;
-use model::time::Millis;
+use model::queue_name::QueueName;
+use model::time::HostTime;
 
 use crate::BACKEND;
 use crate::support::deployment::Place;
@@ -25,7 +25,7 @@ async fn a_lane_with_enough_waiting_gets_no_more_until_some_is_taken() {
     let due = |n: u64| Commit {
         due: vec![DueWrite {
             subject: Subject::Page(page_id(n)),
-            due: Some((Lane::PollsNow, Millis(n))),
+            due: Some((QueueName::PollsNow, HostTime(n))),
         }],
         ..Commit::default()
     };
@@ -34,30 +34,31 @@ async fn a_lane_with_enough_waiting_gets_no_more_until_some_is_taken() {
     // A used up limit of the app: nothing is published at all.
     let clock = Clock::manual(Clock::system().now());
     let now = clock.now();
-    let close = |held: throttle::Throttle| Some(held.closed(now, None));
-    let closed = throttle::update(&*store, throttle::APP, now, close)
+    let close = |stored: rate_limit::RateLimit| Some(stored.after_refusal(now, None));
+    let closed = rate_limit::update(&*store, rate_limit::APP_BUCKET, now, close)
         .await
         .unwrap()
         .unwrap();
     let (lifecycle, metrics) = (Lifecycle::default(), Metrics::default());
-    let parts = scheduler::Parts {
+    let parts = scheduler::Context {
         queue: queue.clone(),
         store: store.clone(),
         metrics,
         clock: clock.clone(),
     };
     lifecycle.spawn("scheduler", scheduler::run(parts, lifecycle.clone()));
-    assert_eq!(queue.depth(Lane::PollsNow).await.unwrap().messages, 0);
-    clock.advance(now.until(closed.closed_until));
-    eventually("the lane to be full enough", || async {
-        (queue.depth(Lane::PollsNow).await.unwrap().messages >= scheduler::DEPTH).then_some(())
+    assert_eq!(queue.depth(QueueName::PollsNow).await.unwrap().messages, 0);
+    clock.advance(now.until(closed.blocked_until));
+    eventually("the queue to be full enough", || async {
+        (queue.depth(QueueName::PollsNow).await.unwrap().messages >= scheduler::MAX_QUEUE_DEPTH)
+            .then_some(())
     })
     .await;
     let mut seen = BTreeSet::new();
     let (mut deepest, mut twice) = (0, 0);
     while seen.len() < usize::try_from(PAGES).unwrap() {
-        deepest = deepest.max(queue.depth(Lane::PollsNow).await.unwrap().messages);
-        let delivery = queue.receive(Lane::PollsNow).await.unwrap();
+        deepest = deepest.max(queue.depth(QueueName::PollsNow).await.unwrap().messages);
+        let delivery = queue.receive(QueueName::PollsNow).await.unwrap();
         for job in &delivery.jobs {
             let Job::Poll(claim) = job else {
                 panic!("{job:?}")
@@ -68,7 +69,10 @@ async fn a_lane_with_enough_waiting_gets_no_more_until_some_is_taken() {
     }
     // A batch that was not confirmed in time is published again, and its first copy may be there.
     assert!(twice <= 100, "{twice} published twice");
-    assert!(deepest < scheduler::DEPTH + 200, "{deepest} messages");
+    assert!(
+        deepest < scheduler::MAX_QUEUE_DEPTH + 200,
+        "{deepest} messages"
+    );
     lifecycle.stop();
     lifecycle.finish().await.unwrap();
 }

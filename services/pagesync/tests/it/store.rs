@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use common::pages::registration;
+use common::pages::registration_commit;
 use common::store::{
-    Changes, Commit, DueWrite, HISTORY, Key, Kind, Outcome, PageWrite, RecordWrite, Store, Stored,
-    Versioned,
+    Changes, Commit, CommitOutcome, DueWrite, MAX_HISTORY, PageWrite, RecordKey, RecordKind,
+    RecordWrite, Store, StoredPage, Versioned, load_page,
 };
 use futures_util::future::join_all;
 use model::field::FieldName;
 use model::id::{PageId, Subject};
-use model::lane::Lane;
 use model::page::{Observation, Page, Source};
-use model::time::Millis;
-use model::value::Canonical;
+use model::queue_name::QueueName;
+use model::time::{FacebookTime, HostTime};
+use model::value::CanonicalValue;
 use serde_json::{Value as Json, json};
 
 use crate::BACKEND;
@@ -23,11 +23,11 @@ use crate::support::{eventually, page_id};
 fn named(page: &mut Page, name: &str, stamp: u64) -> Vec<model::page::Change> {
     let seen = Observation {
         field: FieldName::parse("name").unwrap(),
-        value: Canonical::of(&json!(name)),
-        stamp: Millis(stamp),
+        value: CanonicalValue::from_json(&json!(name)),
+        stamp: FacebookTime(stamp),
         source: Source::Webhook,
     };
-    page.observe(&seen).into_iter().collect()
+    page.apply_observation(&seen).into_iter().collect()
 }
 
 pub(crate) fn write(id: &PageId, expected: u64, name: &str, stamp: u64) -> Commit {
@@ -38,7 +38,7 @@ pub(crate) fn write(id: &PageId, expected: u64, name: &str, stamp: u64) -> Commi
         expected,
         page,
         changes,
-        at: Millis(stamp),
+        received_at: HostTime(stamp),
     };
     Commit {
         page: Some(page),
@@ -46,22 +46,20 @@ pub(crate) fn write(id: &PageId, expected: u64, name: &str, stamp: u64) -> Commi
     }
 }
 
-pub(crate) async fn one(store: &dyn Store, id: &PageId) -> Versioned<Stored> {
-    store
-        .load(std::slice::from_ref(id))
-        .await
-        .unwrap()
-        .pop()
-        .unwrap()
+pub(crate) async fn one(store: &dyn Store, id: &PageId) -> Versioned<StoredPage> {
+    load_page(store, id).await.unwrap()
 }
 
 pub(crate) async fn applied(store: &dyn Store, commit: Commit) {
-    assert_eq!(store.commit(&[commit]).await.unwrap(), [Outcome::Applied]);
+    assert_eq!(
+        store.commit(&[commit]).await.unwrap(),
+        [CommitOutcome::Applied]
+    );
 }
 
 fn put(id: &str, body: Json) -> RecordWrite {
     RecordWrite::Put {
-        key: Key::new(Kind::DeadLetter, id),
+        key: RecordKey::new(RecordKind::DeadLetter, id),
         body,
         expected: None,
         ttl: None,
@@ -76,14 +74,14 @@ async fn a_commit_is_read_back_and_counts_its_version() {
         one(&*store.1, &id).await,
         Versioned {
             version: 0,
-            value: Stored::Unknown
+            value: StoredPage::Unknown
         }
     );
     applied(&*store.1, write(&id, 0, "first", 10)).await;
     applied(&*store.1, write(&id, 1, "second", 20)).await;
     let Versioned {
         version,
-        value: Stored::Page(page),
+        value: StoredPage::Page(page),
     } = one(&*store.1, &id).await
     else {
         panic!("a Page")
@@ -91,7 +89,7 @@ async fn a_commit_is_read_back_and_counts_its_version() {
     assert_eq!(version, 2);
     assert_eq!(
         page.registers.values().next().unwrap().value,
-        Canonical::of(&json!("second"))
+        CanonicalValue::from_json(&json!("second"))
     );
     let history = store.1.history(&id).await.unwrap();
     assert_eq!(
@@ -112,24 +110,24 @@ async fn the_second_of_two_commits_on_one_version_is_stale_and_writes_nothing() 
     loser.records.push(put("loser", json!(1)));
     loser.due.push(DueWrite {
         subject: Subject::Page(id.clone()),
-        due: Some((Lane::PollsNow, Millis(1))),
+        due: Some((QueueName::PollsNow, HostTime(1))),
     });
     let outcomes = store
         .1
         .commit(&[write(&id, 0, "winner", 10), loser])
         .await
         .unwrap();
-    assert_eq!(outcomes, [Outcome::Applied, Outcome::Stale]);
+    assert_eq!(outcomes, [CommitOutcome::Applied, CommitOutcome::Stale]);
     assert_eq!(one(&*store.1, &id).await.version, 1);
     assert_eq!(
         store
             .1
-            .record(&Key::new(Kind::DeadLetter, "loser"))
+            .load_record(&RecordKey::new(RecordKind::DeadLetter, "loser"))
             .await
             .unwrap(),
         None
     );
-    assert_eq!(store.1.due(Lane::PollsNow, 10).await.unwrap(), []);
+    assert_eq!(store.1.next_due(QueueName::PollsNow, 10).await.unwrap(), []);
     assert_eq!(store.1.history(&id).await.unwrap().len(), 1);
 }
 
@@ -138,7 +136,7 @@ async fn two_writers_on_one_page_lose_no_write() {
     const EACH: u64 = 40;
     let store = Place::new(BACKEND).await.into_store();
     let id = page_id(1);
-    applied(&*store.1, registration(&id, 0, Millis(1))).await;
+    applied(&*store.1, registration_commit(&id, 0, HostTime(1))).await;
     let writer = |offset: u64| {
         let (store, id) = (store.1.clone(), id.clone());
         tokio::spawn(async move {
@@ -146,32 +144,32 @@ async fn two_writers_on_one_page_lose_no_write() {
                 loop {
                     let Versioned {
                         version,
-                        value: Stored::Page(mut page),
+                        value: StoredPage::Page(mut page),
                     } = one(&*store, &id).await
                     else {
                         panic!("a Page")
                     };
                     let field = FieldName::parse(&format!("w{offset}_{n}")).unwrap();
-                    let value = Canonical::of(&json!(n));
+                    let value = CanonicalValue::from_json(&json!(n));
                     let seen = Observation {
                         field,
                         value,
-                        stamp: Millis(n + 1),
+                        stamp: FacebookTime(n + 1),
                         source: Source::Poll,
                     };
-                    let changes = page.observe(&seen).into_iter().collect();
+                    let changes = page.apply_observation(&seen).into_iter().collect();
                     let write = PageWrite {
                         id: id.clone(),
                         expected: version,
                         page: *page,
                         changes,
-                        at: Millis(n),
+                        received_at: HostTime(n),
                     };
                     let commit = Commit {
                         page: Some(write),
                         ..Commit::default()
                     };
-                    if store.commit(&[commit]).await.unwrap() == [Outcome::Applied] {
+                    if store.commit(&[commit]).await.unwrap() == [CommitOutcome::Applied] {
                         break;
                     }
                 }
@@ -183,7 +181,7 @@ async fn two_writers_on_one_page_lose_no_write() {
     }
     let Versioned {
         version,
-        value: Stored::Page(page),
+        value: StoredPage::Page(page),
     } = one(&*store.1, &id).await
     else {
         panic!("a Page")
@@ -192,7 +190,7 @@ async fn two_writers_on_one_page_lose_no_write() {
         (version, page.registers.len() as u64),
         (1 + 2 * EACH, 2 * EACH)
     );
-    assert_eq!(store.1.history(&id).await.unwrap().len(), HISTORY);
+    assert_eq!(store.1.history(&id).await.unwrap().len(), MAX_HISTORY);
     let Changes::Entries(feed) = store.1.changes_after(None, 1000).await.unwrap() else {
         panic!("entries")
     };
@@ -207,7 +205,7 @@ async fn two_writers_on_one_page_lose_no_write() {
 #[tokio::test]
 async fn a_guard_on_another_version_stops_the_whole_commit() {
     let store = Place::new(BACKEND).await.into_store();
-    let (id, key) = (page_id(1), Key::new(Kind::DeadLetter, "epoch"));
+    let (id, key) = (page_id(1), RecordKey::new(RecordKind::DeadLetter, "epoch"));
     applied(
         &*store.1,
         Commit {
@@ -222,15 +220,15 @@ async fn a_guard_on_another_version_stops_the_whole_commit() {
     };
     assert_eq!(
         store.1.commit(&[guarded(2)]).await.unwrap(),
-        [Outcome::Stale]
+        [CommitOutcome::Stale]
     );
     assert_eq!(one(&*store.1, &id).await.version, 0);
     assert_eq!(
         store.1.commit(&[guarded(1)]).await.unwrap(),
-        [Outcome::Applied]
+        [CommitOutcome::Applied]
     );
     assert_eq!(one(&*store.1, &id).await.version, 1);
-    let absent = (Key::new(Kind::DeadLetter, "none"), 0);
+    let absent = (RecordKey::new(RecordKind::DeadLetter, "none"), 0);
     applied(
         &*store.1,
         Commit {
@@ -244,7 +242,7 @@ async fn a_guard_on_another_version_stops_the_whole_commit() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_can_be_taken_by_one_only() {
     let store = Place::new(BACKEND).await.into_store();
-    let key = Key::new(Kind::DeadLetter, "once");
+    let key = RecordKey::new(RecordKind::DeadLetter, "once");
     applied(
         &*store.1,
         Commit {
@@ -253,9 +251,9 @@ async fn a_record_can_be_taken_by_one_only() {
         },
     )
     .await;
-    let held = store.1.record(&key).await.unwrap().unwrap();
+    let stored = store.1.load_record(&key).await.unwrap().unwrap();
     assert_eq!(
-        held,
+        stored,
         Versioned {
             version: 1,
             value: json!({"a": [1, null]})
@@ -277,7 +275,7 @@ async fn a_record_can_be_taken_by_one_only() {
                 .unwrap()
         })
     });
-    let outcomes: Vec<Outcome> = join_all(takers)
+    let outcomes: Vec<CommitOutcome> = join_all(takers)
         .await
         .into_iter()
         .flat_map(Result::unwrap)
@@ -285,18 +283,18 @@ async fn a_record_can_be_taken_by_one_only() {
     assert_eq!(
         outcomes
             .iter()
-            .filter(|outcome| **outcome == Outcome::Applied)
+            .filter(|outcome| **outcome == CommitOutcome::Applied)
             .count(),
         1
     );
-    assert_eq!(store.1.record(&key).await.unwrap(), None);
+    assert_eq!(store.1.load_record(&key).await.unwrap(), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn records_expire_add_up_and_are_listed_in_order() {
     let store = Place::new(BACKEND).await.into_store();
     let brief = RecordWrite::Put {
-        key: Key::new(Kind::DeadLetter, "b"),
+        key: RecordKey::new(RecordKind::DeadLetter, "b"),
         body: json!("brief"),
         expected: None,
         ttl: Some(Duration::from_secs(3)),
@@ -318,7 +316,7 @@ async fn records_expire_add_up_and_are_listed_in_order() {
     let names = async |after: Option<&str>, limit| -> Vec<String> {
         let found = store
             .1
-            .records(Kind::DeadLetter, after, limit)
+            .list_records(RecordKind::DeadLetter, after, limit)
             .await
             .unwrap();
         found.into_iter().map(|(key, _)| key.id).collect()
@@ -327,7 +325,7 @@ async fn records_expire_add_up_and_are_listed_in_order() {
     eventually("the brief one to be gone", || async {
         let gone = store
             .1
-            .record(&Key::new(Kind::DeadLetter, "b"))
+            .load_record(&RecordKey::new(RecordKind::DeadLetter, "b"))
             .await
             .unwrap()
             .is_none();
@@ -340,7 +338,7 @@ async fn records_expire_add_up_and_are_listed_in_order() {
         let store = store.1.clone();
         tokio::spawn(async move {
             let add = RecordWrite::Add {
-                key: Key::new(Kind::DeadLetter, "n"),
+                key: RecordKey::new(RecordKind::DeadLetter, "n"),
                 n: 3,
             };
             applied(
@@ -356,7 +354,7 @@ async fn records_expire_add_up_and_are_listed_in_order() {
     join_all(adders).await.into_iter().for_each(Result::unwrap);
     let sum = store
         .1
-        .record(&Key::new(Kind::DeadLetter, "n"))
+        .load_record(&RecordKey::new(RecordKind::DeadLetter, "n"))
         .await
         .unwrap()
         .unwrap();

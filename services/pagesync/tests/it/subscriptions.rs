@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use common::records::app::{self, App};
-use common::records::get;
+use common::records::load_record;
 use serde_json::json;
 use simulator::facebook::AppSubscription;
 
@@ -22,7 +22,7 @@ fn foreign() -> AppSubscription {
 }
 
 async fn app(connected: &Connected) -> App {
-    get::<App>(&*connected.deployment.store, &app::key())
+    load_record::<App>(&*connected.deployment.store, &app::key())
         .await
         .unwrap()
         .unwrap()
@@ -38,21 +38,21 @@ async fn the_callback_of_another_deployment_is_not_taken_over_unasked() {
     .await;
     connected.simulator.facebook().subscription = Some(foreign());
     // As at a start that finds another callback than the one it knows.
-    let mut held = get::<App>(&*connected.deployment.store, &app::key())
+    let mut stored = load_record::<App>(&*connected.deployment.store, &app::key())
         .await
         .unwrap()
         .unwrap();
-    held.value.polling.ask(connected.clock.now());
+    stored.value.polling.request_read(connected.clock.now());
     let commit = common::store::Commit {
-        records: vec![common::records::put(
+        records: vec![common::records::put_write(
             app::key(),
-            &held.value,
-            Some(held.version),
+            &stored.value,
+            Some(stored.version),
             None,
         )],
         due: vec![common::store::DueWrite {
             subject: model::id::Subject::App,
-            due: held.value.polling.due(),
+            due: stored.value.polling.due(),
         }],
         ..common::store::Commit::default()
     };
@@ -66,7 +66,7 @@ async fn the_callback_of_another_deployment_is_not_taken_over_unasked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn told_to_it_takes_the_callback_over_and_keeps_its_fields() {
-    let extra = [("PAGESYNC_TAKE_OVER_CALLBACK", "true")];
+    let extra = [("PAGESYNC_REPLACE_CALLBACK", "true")];
     let scene = Scene {
         extra: &extra,
         clock: manual(),
@@ -102,17 +102,25 @@ async fn a_page_keeps_the_fields_of_the_bot_and_comes_back_when_it_was_unsubscri
     };
     let connected = Connected::start(BACKEND, scene).await;
     let bot = BTreeSet::from(["feed".to_owned()]);
-    connected.simulator.facebook().installed.insert(nth(0), bot);
+    connected
+        .simulator
+        .facebook()
+        .page_subscriptions
+        .insert(nth(0), bot);
     assert_eq!(connected.connect().await.0, 200);
-    let ours = connected.simulator.facebook().installed[&nth(0)].clone();
+    let ours = connected.simulator.facebook().page_subscriptions[&nth(0)].clone();
     assert!(ours.contains("feed") && ours.contains("name"), "{ours:?}");
-    connected.simulator.facebook().installed.remove(&nth(1));
-    let slot = connected.connection().await.polling.slot.unwrap();
+    connected
+        .simulator
+        .facebook()
+        .page_subscriptions
+        .remove(&nth(1));
+    let slot = connected.connection().await.polling.daily_slot.unwrap();
     connected.advance(connected.clock.now().until(slot) + Duration::from_secs(1));
     eventually("the subscription to be back", || async {
         let facebook = connected.simulator.facebook();
         facebook
-            .installed
+            .page_subscriptions
             .get(&nth(1))
             .filter(|fields| fields.contains("name"))
             .map(drop)

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use common::config::settings::env_example;
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../..")
         .canonicalize()
@@ -16,7 +16,7 @@ fn read(path: &str) -> String {
 }
 
 /// Every file below `directory` whose name ends in `.rs`.
-fn sources(directory: &str) -> Vec<PathBuf> {
+pub(crate) fn sources(directory: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut open = vec![root().join(directory)];
     while let Some(directory) = open.pop() {

@@ -5,20 +5,19 @@ use std::time::Duration;
 
 use common::records::connection::Status as ConnectionStatus;
 use common::records::subscription::{self, Subscription};
-use common::records::{forecast, get, put, token, write};
+use common::records::{expiry, load_record, put_write, token, write_records};
 use model::id::{PageId, Subject};
 use model::job::{Claim, Job};
-use model::lane::Lane;
 use model::page::Status;
+use model::queue_name::QueueName;
 use serde_json::json;
-use simulator::facebook::{Kind, kill};
-use simulator::scenario::Death;
+use simulator::token::{TokenInvalidation, TokenOwner};
 
 use crate::BACKEND;
-use crate::support::deployment::worker_parts_with;
+use crate::support::deployment::worker_context_with;
 use crate::support::eventually;
 use crate::support::facebook::{Connected, Scene, manual, nth};
-use crate::support::moody::MoodyStore;
+use crate::support::faulty_store::FaultyStore;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -37,9 +36,9 @@ async fn connected() -> Connected {
 async fn pass(connected: &Connected, days: u32) {
     let before = connected.connection().await;
     connected.advance(days * DAY);
-    connected.walked(before.last.unwrap().ended).await;
+    connected.walked(before.last_poll.unwrap().ended_at).await;
     eventually("the look at the token", || async {
-        (connected.connection().await.inspected > before.inspected).then_some(())
+        (connected.connection().await.token_inspected_at > before.token_inspected_at).then_some(())
     })
     .await;
 }
@@ -54,23 +53,23 @@ async fn a_long_lived_token_is_renewed_and_its_end_is_announced_at_14_7_3_and_1_
     }
     let later = connected.connection().await;
     assert!(
-        later.expires > first.expires,
+        later.token_expires_at > first.token_expires_at,
         "the token outlives its first sixty days"
     );
     assert!(connected.calls("POST oauth/access_token") > exchanged);
     assert_eq!(later.status, ConnectionStatus::Active);
     assert_eq!(
-        later.data_access_expires, first.data_access_expires,
+        later.data_access_expires_at, first.data_access_expires_at,
         "a login alone moves this"
     );
-    assert_eq!(later.alerted, None);
-    let mut left = forecast::days_left(&later, connected.clock.now()).unwrap();
-    for alert in forecast::ALERTS {
+    assert_eq!(later.last_expiry_alert, None);
+    let mut left = expiry::days_left(&later, connected.clock.now()).unwrap();
+    for alert in expiry::ALERT_DAYS {
         let days = u32::try_from(left - alert).unwrap();
         pass(&connected, days).await;
         left = alert;
         eventually("the alert", || async {
-            (connected.connection().await.alerted == Some(alert)).then_some(())
+            (connected.connection().await.last_expiry_alert == Some(alert)).then_some(())
         })
         .await;
         let gauge = format!(r#"pagesync_tokens_ending{{name="{alert}"}} 1"#);
@@ -90,19 +89,19 @@ async fn a_long_lived_token_is_renewed_and_its_end_is_announced_at_14_7_3_and_1_
         })
         .await;
     }
-    let forecast = forecast::all(&*connected.deployment.store, connected.clock.now())
+    let forecast = expiry::list(&*connected.deployment.store, connected.clock.now())
         .await
         .unwrap();
     assert_eq!(
-        (forecast[0].days_left, forecast[0].takes_down_count),
+        (forecast[0].days_left, forecast[0].pages_lost_count),
         (Some(1), 3)
     );
     // A login moves the end, and with it the alerts.
     connected.advance(Duration::from_secs(61));
     assert_eq!(connected.connect().await.0, 200);
     let renewed = connected.connection().await;
-    assert_eq!(renewed.alerted, None);
-    assert!(forecast::days_left(&renewed, connected.clock.now()).unwrap() > 50);
+    assert_eq!(renewed.last_expiry_alert, None);
+    assert!(expiry::days_left(&renewed, connected.clock.now()).unwrap() > 50);
     connected.finish().await;
 }
 
@@ -121,21 +120,25 @@ async fn a_lost_permission_is_seen_and_a_dead_page_token_is_derived_again() {
         "{scopes:?}"
     );
     // Only this Page's token dies; the person's gives a new one within the hour.
-    let death = Death {
+    let invalidation = TokenInvalidation {
         user: None,
         page: Some(nth(1)),
         subcode: 463,
     };
-    kill(&mut connected.simulator.facebook(), &death);
+    connected
+        .simulator
+        .facebook()
+        .invalidate_tokens(&invalidation);
     connected.advance(Duration::from_secs(7200));
     let walks = connected.calls("GET me/accounts");
     let reads = connected.calls("GET {id}");
     let id = PageId::parse(&nth(1)).unwrap();
-    let asked = common::pages::ask(&*connected.deployment.store, &id, connected.clock.now());
+    let asked =
+        common::pages::request_read(&*connected.deployment.store, &id, connected.clock.now());
     asked.await.unwrap();
     eventually("the walk that gives it another", || async {
-        let walked = connected.connection().await.last.unwrap();
-        (walked.ended == connected.clock.now()).then_some(())
+        let walked = connected.connection().await.last_poll.unwrap();
+        (walked.ended_at == connected.clock.now()).then_some(())
     })
     .await;
     eventually("the Page to be back", || async {
@@ -167,13 +170,16 @@ async fn a_login_mends_a_dead_connection_in_place_with_its_history() {
     })
     .await;
     let history = store.history(&id).await.unwrap();
-    let death = Death {
+    let invalidation = TokenInvalidation {
         user: None,
         page: None,
         subcode: 460,
     };
-    kill(&mut connected.simulator.facebook(), &death);
-    let slot = connected.connection().await.polling.slot.unwrap();
+    connected
+        .simulator
+        .facebook()
+        .invalidate_tokens(&invalidation);
+    let slot = connected.connection().await.polling.daily_slot.unwrap();
     connected.advance(connected.clock.now().until(slot) + Duration::from_secs(1));
     eventually("the connection to need a login", || async {
         let connection = connected.connection().await;
@@ -213,7 +219,7 @@ async fn a_login_mends_a_dead_connection_in_place_with_its_history() {
 
 /// I9: while Facebook refuses a token, a login or a walk puts another in its place.
 #[tokio::test(flavor = "multi_thread")]
-async fn i9_a_refused_token_that_was_replaced_meanwhile_is_no_failure() {
+async fn a_refused_token_that_was_replaced_meanwhile_is_no_failure() {
     token_replaced_during(Subject::Page, "GET {id}").await;
     token_replaced_during(Subject::Subscription, "GET {id}/subscribed_apps").await;
 }
@@ -224,50 +230,56 @@ async fn token_replaced_during(subject: fn(PageId) -> Subject, edge: &str) {
         PageId::parse(&nth(0)).unwrap(),
         connected.connection().await.user,
     );
-    let key = token::of_page(&user, &page);
+    let key = token::page_key(&user, &page);
     let fresh = {
         let mut facebook = connected.simulator.facebook();
-        let death = Death {
+        let invalidation = TokenInvalidation {
             user: None,
             page: Some(nth(0)),
             subcode: 463,
         };
-        kill(&mut facebook, &death);
-        facebook.issue(Kind::Page(nth(0)), user.as_str(), None)
+        facebook.invalidate_tokens(&invalidation);
+        facebook.issue(TokenOwner::Page(nth(0)), user.as_str(), None)
     };
     let place = &connected.deployment.place;
     let store = connected.deployment.store.clone();
     let settings = connected.settings.clone();
     let queue = connected.deployment.roles[0].1.backends.queue.clone();
-    let plain = worker_parts_with(place, queue, store.clone(), &settings);
+    let plain = worker_context_with(place, queue, store.clone(), &settings);
     let keys = plain.keyring.keys().unwrap();
-    let fresh = common::custody::Token::new(fresh);
+    let fresh = common::sealing::Token::new(fresh);
     let now = connected.clock.now();
-    let by = token::keep(key.clone(), Some(&fresh), keys.current(), now).unwrap();
-    let parts = worker::Parts {
-        store: MoodyStore::overtaken(store, key, by),
+    let by = token::seal_write(key.clone(), Some(&fresh), keys.current(), now).unwrap();
+    let parts = worker::context::Context {
+        store: FaultyStore::overtaken(store, key, by),
         clock: connected.clock.clone(),
         ..plain
     };
     // Both are due when our claim says so, and not before.
     let record = subscription::key(&page);
-    let held = get::<Subscription>(&*parts.store, &record).await.unwrap();
-    let mut held = held.unwrap();
-    held.value.polling.ask(now.plus(DAY));
-    let asked = put(record.clone(), &held.value, Some(held.version), None);
-    write(&*parts.store, vec![asked]).await.unwrap();
+    let stored = load_record::<Subscription>(&*parts.store, &record)
+        .await
+        .unwrap();
+    let mut stored = stored.unwrap();
+    stored.value.polling.request_read(now.plus(DAY));
+    let asked = put_write(record.clone(), &stored.value, Some(stored.version), None);
+    write_records(&*parts.store, vec![asked]).await.unwrap();
     let claim = Claim {
         subject: subject(page),
-        lane: Lane::PollsNow,
-        due: now.plus(DAY * 2),
+        queue: QueueName::PollsNow,
+        due_at: now.plus(DAY * 2),
     };
     let (walks, calls) = (connected.calls("GET me/accounts"), connected.calls(edge));
-    worker::apply(&parts, &[Job::Poll(claim)]).await.unwrap();
+    worker::apply_jobs(&parts, &[Job::Poll(claim)])
+        .await
+        .unwrap();
     let read = connected.page(0).await;
     assert_eq!((read.status, read.polling.failures), (Status::Active, 0));
-    let held = get::<Subscription>(&*parts.store, &record).await.unwrap();
-    let held = held.unwrap().value;
-    assert_eq!((held.problem, held.polling.failures), (None, 0));
+    let stored = load_record::<Subscription>(&*parts.store, &record)
+        .await
+        .unwrap();
+    let stored = stored.unwrap().value;
+    assert_eq!((stored.problem, stored.polling.failures), (None, 0));
     assert_eq!(connected.calls(edge), calls + 2, "refused, then answered");
     assert_eq!(
         connected.calls("GET me/accounts"),

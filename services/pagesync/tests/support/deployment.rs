@@ -2,22 +2,24 @@
 
 use std::sync::{Arc, OnceLock};
 
+use common::backends::Backends;
 use common::clock::Clock;
-use common::config::{Config, Environment, Role};
-use common::custody::PrivateKey;
+use common::config::settings::Environment;
+use common::config::{Config, Role};
 use common::database::{Access, Database};
 use common::pages;
 use common::queue::Queue;
 use common::queue::embedded::EmbeddedQueue;
 use common::queue::rabbitmq::RabbitMq;
+use common::sealing::PrivateKey;
 use common::store::embedded::EmbeddedStore;
-use common::store::redis::{Durability, RedisStore};
-use common::store::{Store, Stored, Versioned};
-use common::telemetry::Label;
-use model::due::Polling;
+use common::store::redis::client::RedisStore;
+use common::store::redis::durability::Durability;
+use common::store::{Store, StoredPage, Versioned, load_page};
 use model::id::PageId;
-use model::lane::Lane;
 use model::page::Page;
+use model::polling::Polling;
+use model::queue_name::QueueName;
 use pagesync::roles::{self, Running};
 use secrecy::ExposeSecret as _;
 use simulator::bytes::signature_256;
@@ -51,9 +53,9 @@ impl Place {
     pub(crate) async fn queue(&self) -> Arc<dyn Queue> {
         match self {
             Self::Embedded(directory) => {
-                let database = Database::open(directory.path(), Access::Owner).unwrap();
+                let database = Database::open(directory.path(), Access::Exclusive).unwrap();
                 Arc::new(
-                    EmbeddedQueue::open(Arc::new(database), Access::Owner)
+                    EmbeddedQueue::open(Arc::new(database), Access::Exclusive)
                         .await
                         .unwrap(),
                 )
@@ -71,9 +73,9 @@ impl Place {
             Self::Embedded(directory) => {
                 // A guest makes no database; in a deployment the owner has made it.
                 if !directory.path().join("pagesync.db").exists() {
-                    drop(Database::open(directory.path(), Access::Owner).unwrap());
+                    drop(Database::open(directory.path(), Access::Exclusive).unwrap());
                 }
-                let database = Database::open(directory.path(), Access::Guest).unwrap();
+                let database = Database::open(directory.path(), Access::Shared).unwrap();
                 Arc::new(EmbeddedStore::new(Arc::new(database), Clock::system()))
             }
             Self::Distributed { redis, .. } => {
@@ -162,21 +164,21 @@ pub(crate) fn sealing_key() -> &'static PrivateKey {
 }
 
 /// What a worker on this place works with.
-pub(crate) fn worker_parts(
+pub(crate) fn worker_context(
     place: &Place,
     queue: Arc<dyn Queue>,
     store: Arc<dyn Store>,
-) -> worker::Parts {
-    worker_parts_with(place, queue, store, &[])
+) -> worker::context::Context {
+    worker_context_with(place, queue, store, &[])
 }
 
 /// The same, with further settings.
-pub(crate) fn worker_parts_with(
+pub(crate) fn worker_context_with(
     place: &Place,
     queue: Arc<dyn Queue>,
     store: Arc<dyn Store>,
     extra: &[(String, String)],
-) -> worker::Parts {
+) -> worker::context::Context {
     let mut environment = place.environment(Role::Worker, &[("PAGESYNC_VERIFY_AFTER", "10s")]);
     environment.extend(extra.iter().cloned());
     let role = if matches!(place, Place::Embedded(_)) {
@@ -187,7 +189,8 @@ pub(crate) fn worker_parts_with(
     let config = Config::read(&environment, role).unwrap();
     let metrics = common::telemetry::Metrics::default();
     let (clock, lifecycle) = (Clock::system(), common::lifecycle::Lifecycle::default());
-    worker::Parts::new(&config, (queue, store), metrics, clock, lifecycle).unwrap()
+    let backends = Backends::new(queue, store);
+    worker::context::Context::new(&config, &backends, metrics, clock, lifecycle).unwrap()
 }
 
 /// Roles at work.
@@ -252,17 +255,17 @@ impl Deployment {
     }
 
     /// The role that faces the public.
-    pub(crate) fn face(&self) -> &Running {
+    pub(crate) fn public_role(&self) -> &Running {
         &self.roles[0].1
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.face().public.unwrap())
+        format!("http://{}{path}", self.public_role().public.unwrap())
     }
 
     /// Asks the private listener of the public face.
     pub(crate) async fn get_private(&self, path: &str) -> (u16, String) {
-        self.private(self.face(), path).await
+        self.private(self.public_role(), path).await
     }
 
     pub(crate) async fn private(&self, running: &Running, path: &str) -> (u16, String) {
@@ -295,7 +298,7 @@ impl Deployment {
 
     pub(crate) async fn add(&self, ids: &[PageId]) {
         for id in ids {
-            let mut commit = pages::registration(id, 0, Clock::system().now());
+            let mut commit = pages::registration_commit(id, 0, Clock::system().now());
             // No first read: these tests are about webhooks.
             commit.due.clear();
             if let Some(write) = &mut commit.page {
@@ -306,17 +309,10 @@ impl Deployment {
     }
 
     pub(crate) async fn page(&self, id: &PageId) -> Option<(u64, Page)> {
-        let held = self
-            .store
-            .load(std::slice::from_ref(id))
-            .await
-            .unwrap()
-            .pop()
-            .unwrap();
-        match held {
+        match load_page(&*self.store, id).await.unwrap() {
             Versioned {
                 version,
-                value: Stored::Page(page),
+                value: StoredPage::Page(page),
             } => Some((version, *page)),
             _ => None,
         }
@@ -332,28 +328,26 @@ impl Deployment {
         register
             .value
             .as_ref()
-            .map(model::value::Canonical::to_json)
+            .map(model::value::CanonicalValue::to_json)
     }
 
     /// How often a role counted a part of a webhook, or a job, as `name`.
     pub(crate) fn counted(&self, name: &'static str) -> u64 {
-        let label = Label { name };
         let of = |running: &Running| {
-            let parts = running.metrics.counted.get_or_create(&label).get();
-            parts + running.metrics.jobs_done.get_or_create(&label).get()
+            let parts = running.metrics.webhook_parts_ignored.get(name);
+            parts + running.metrics.jobs_done.get(name)
         };
         self.roles.iter().map(|(_, running)| of(running)).sum()
     }
 
     /// Waits until everything that was published is done.
-    pub(crate) async fn settle(&self) {
+    pub(crate) async fn wait_until_idle(&self) {
         eventually("the queue to be worked off", || async {
             let (mut published, mut done) = (0, 0);
             for (_, Running { metrics, .. }) in &self.roles {
                 published += metrics.jobs_published.get();
-                for lane in [Lane::PollsNow, Lane::PollsDaily] {
-                    let label = Label { name: lane.name() };
-                    published += metrics.polls_published.get_or_create(&label).get();
+                for queue_name in [QueueName::PollsNow, QueueName::PollsDaily] {
+                    published += metrics.polls_published.get(queue_name.as_str());
                 }
                 done += metrics.jobs_acknowledged.get();
             }
@@ -365,7 +359,7 @@ impl Deployment {
     /// Ends the roles, the schedulers first, and makes sure that no webhook is left in the queue.
     /// Polls may be: what was due is due again.
     pub(crate) async fn finish(mut self) {
-        self.settle().await;
+        self.wait_until_idle().await;
         let order = |role: &Role| match role {
             Role::Scheduler => 0,
             Role::Worker => 2,
@@ -374,7 +368,7 @@ impl Deployment {
         self.roles.sort_by_key(|(role, _)| order(role));
         for (role, running) in &self.roles {
             if *role == Role::Worker {
-                self.settle().await;
+                self.wait_until_idle().await;
             }
             running.lifecycle.stop();
             running.lifecycle.finish().await.unwrap();
@@ -383,7 +377,7 @@ impl Deployment {
             Place::Embedded(_) => self.roles[0].1.backends.queue.clone(),
             Place::Distributed { .. } => self.place.queue().await,
         };
-        let left = queue.depth(Lane::Webhooks).await.unwrap().messages;
+        let left = queue.depth(QueueName::Webhooks).await.unwrap().messages;
         assert_eq!(left, 0, "webhooks left in the queue");
         self.finished = true;
     }

@@ -9,12 +9,12 @@ use common::records::connection::{self, Connection};
 use model::field::FieldName;
 use model::id::PageId;
 use model::page::Page;
-use model::time::Millis;
+use model::time::HostTime;
 use pagesync::roles;
 use serde_json::{Value as Json, json};
-use simulator::delivery::Faults;
+use simulator::browser::{Decision, LoginBrowser};
+use simulator::delivery::DeliveryFaults;
 use simulator::facebook::App;
-use simulator::visitor::{Decision, Visitor};
 use simulator::{Options, Simulator};
 use tokio::net::TcpListener;
 
@@ -69,7 +69,7 @@ pub(crate) fn nth(n: usize) -> String {
 }
 
 /// Page `n` as Facebook has it.
-pub(crate) fn page(n: usize) -> simulator::world::Page {
+pub(crate) fn page(n: usize) -> simulator::pages::Page {
     let id = nth(n);
     let page = json!({
         "id": id, "name": format!("Page {n}"), "category": "Coffee shop", "about": "about",
@@ -98,7 +98,7 @@ pub(crate) async fn facebook(public: &str, pages: usize) -> (Simulator, String) 
         },
         callback: None,
         seed: 7,
-        faults: Faults::default(),
+        delivery_faults: DeliveryFaults::default(),
     });
     for n in 0..pages {
         simulator.put_page(&page(n)).unwrap();
@@ -192,8 +192,8 @@ impl Connected {
     }
 
     /// A new browser that decided in the dialog, and the address it is sent back to.
-    pub(crate) async fn visit(&self, decision: &Decision) -> (Visitor, String) {
-        let mut visitor = Visitor::new().unwrap();
+    pub(crate) async fn visit(&self, decision: &Decision) -> (LoginBrowser, String) {
+        let mut visitor = LoginBrowser::new().unwrap();
         let sent = visitor.log_in(&self.login(), decision).await;
         (visitor, sent.unwrap().unwrap())
     }
@@ -220,8 +220,8 @@ impl Connected {
 
     /// Page `n` as we have it.
     pub(crate) async fn page(&self, n: usize) -> Page {
-        let held = self.deployment.page(&PageId::parse(&nth(n)).unwrap()).await;
-        held.unwrap_or_else(|| panic!("there is no Page {n}")).1
+        let stored = self.deployment.page(&PageId::parse(&nth(n)).unwrap()).await;
+        stored.unwrap_or_else(|| panic!("there is no Page {n}")).1
     }
 
     /// A field of Page `n` as we have it; null if it is unknown or has no value.
@@ -233,37 +233,37 @@ impl Connected {
     pub(crate) async fn read_again(&self, n: usize) -> Page {
         let id = PageId::parse(&nth(n)).unwrap();
         let before = self.deployment.page(&id).await.unwrap().1.polling;
-        pages::ask(&*self.deployment.store, &id, self.clock.now())
+        pages::request_read(&*self.deployment.store, &id, self.clock.now())
             .await
             .unwrap()
             .unwrap();
         eventually("a read", || async {
             let page = self.deployment.page(&id).await?.1;
-            (page.polling.started > before.started).then_some(page)
+            (page.polling.last_attempt_began > before.last_attempt_began).then_some(page)
         })
         .await
     }
 
     /// Moves our clock and Facebook's by as much.
     pub(crate) fn advance(&self, by: Duration) {
-        self.simulator.facebook().ahead += i64::try_from(by.as_secs()).unwrap();
+        self.simulator.facebook().clock_offset_seconds += i64::try_from(by.as_secs()).unwrap();
         self.clock.advance(by);
     }
 
     /// Moves on to the next slot of the connection and waits until it was walked; answers with the slot.
-    pub(crate) async fn next_day(&self) -> Millis {
+    pub(crate) async fn next_day(&self) -> HostTime {
         let before = self.connection().await;
-        let slot = before.polling.slot.unwrap();
+        let slot = before.polling.daily_slot.unwrap();
         self.advance(self.clock.now().until(slot) + Duration::from_secs(1));
-        self.walked(before.last.unwrap().ended).await;
+        self.walked(before.last_poll.unwrap().ended_at).await;
         slot
     }
 
     /// Waits until a walk ended after `since`.
-    pub(crate) async fn walked(&self, since: Millis) {
+    pub(crate) async fn walked(&self, since: HostTime) {
         eventually("a walk", || async {
-            let last = self.connection().await.last.unwrap();
-            (last.ended > since).then_some(())
+            let last = self.connection().await.last_poll.unwrap();
+            (last.ended_at > since).then_some(())
         })
         .await;
     }
@@ -287,9 +287,9 @@ impl Connected {
 
     /// Puts answers in the place of the next real ones.
     pub(crate) fn reply(&self, canned: &Json) {
-        let canned: Vec<simulator::facebook::Canned> =
+        let canned: Vec<simulator::scripted_reply::ScriptedReply> =
             serde_json::from_value(canned.clone()).unwrap();
-        self.simulator.facebook().canned.extend(canned);
+        self.simulator.facebook().scripted_replies.extend(canned);
     }
 
     pub(crate) async fn finish(self) {
@@ -299,9 +299,10 @@ impl Connected {
 
 /// A field of a Page; null if it is unknown or has no value.
 pub(crate) fn field(page: &Page, name: &str) -> Json {
-    let held = page.registers.get(&FieldName::parse(name).unwrap());
-    held.and_then(|held| held.value.as_ref())
-        .map_or(Json::Null, model::value::Canonical::to_json)
+    let stored = page.registers.get(&FieldName::parse(name).unwrap());
+    stored
+        .and_then(|stored| stored.value.as_ref())
+        .map_or(Json::Null, model::value::CanonicalValue::to_json)
 }
 
 /// Our clock, set to now and moved only by the test.

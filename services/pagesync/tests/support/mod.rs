@@ -8,10 +8,10 @@
 pub(crate) mod deployment;
 pub(crate) mod engine;
 pub(crate) mod facebook;
-pub(crate) mod moody;
+pub(crate) mod faulty_store;
 pub(crate) mod process;
+pub(crate) mod raw_access;
 pub(crate) mod servers;
-pub(crate) mod stored;
 
 use std::fs::File;
 use std::future::Future;
@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use model::id::PageId;
 use model::job::Job;
-use model::time::Millis;
-use model::webhook::intake;
+use model::time::HostTime;
+use model::webhook::parse_delivery;
 
 /// Which backend a test binary runs its scenarios on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,10 +66,10 @@ pub(crate) fn webhook_job(n: u64, name: &str) -> Job {
     let body = format!(
         r#"{{"object":"page","entry":[{{"id":"{n}","time":1750000000,"changes":[{{"field":"name","value":{name}}}]}}]}}"#
     );
-    let entry = intake(body.as_bytes()).entries.remove(0);
+    let entry = parse_delivery(body.as_bytes()).entries.remove(0);
     Job::Webhook {
         entry,
-        received: Millis(1_750_000_000_500),
+        received_at: HostTime(1_750_000_000_500),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::config::Environment;
+use common::config::settings::Environment;
 
 use super::{client, own_port, within};
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 use simulator::bytes::signature_256;
-use simulator::delivery::body;
+use simulator::delivery::delivery_body;
 use tokio::task::JoinSet;
 
 use crate::support::{own_port, within};
@@ -81,7 +81,7 @@ impl Drop for Project {
 
 async fn send(client: reqwest::Client, url: String, secret: String, page: u64) {
     let entry = json!({"id": page.to_string(), "time": 1_760_000_000, "changes": [{"field": "name", "value": format!("n{page}")}]});
-    let body = body(&[entry]);
+    let body = delivery_body(&[entry]);
     within(
         Duration::from_secs(180),
         "a webhook to be accepted",
@@ -109,10 +109,10 @@ fn ours(pages: &[Json], wanted: impl Fn(&Json) -> bool) -> BTreeMap<String, u64>
 
 /// A walk that was asked for goes the way of the daily one: a scheduler claims it, a worker walks.
 async fn walk(project: &Project) {
-    let connection = || project.pagesync(&["connect", "list"])[0].clone();
+    let connection = || project.pagesync(&["connection", "list"])[0].clone();
     let before = connection();
     let (id, last) = (&before["id"], &before["last_walk"]);
-    let poll = ["run", "--rm", "-T", "demo-login", "connect", "poll"];
+    let poll = ["run", "--rm", "-T", "demo-login", "connection", "poll"];
     project.run(&[&poll[..], &[id.as_str().unwrap()]].concat());
     let walked = within(Duration::from_secs(180), "a walk", || async {
         let now = connection();

@@ -55,7 +55,7 @@ fn every_command_of_the_readme_is_run() {
     let directory = tempfile::tempdir().unwrap();
     // The commands work beside a deployment: there must have been one.
     let data = directory.path().join("pagesync-data");
-    drop(Database::open(&data, Access::Owner).unwrap());
+    drop(Database::open(&data, Access::Exclusive).unwrap());
     let commands = commands();
     assert!(commands.len() >= 5, "{commands:?}");
     for command in commands {

@@ -1,103 +1,86 @@
-//! The `fields` parameter: which names exist, which subfields are wanted, and how a Page looks
-//! through it. Source: Graph API reference "Page", v25.
+//! The parameter `fields`: parses it, checks its names, and shows a Page through it.
 
 use serde_json::{Map, Value, json};
 
-use super::Refusal;
-use crate::world::Page;
+use super::call::Call;
+use super::refusal::Refusal;
+use crate::page_fields::is_page_field;
+use crate::pages::Page;
 
-/// Fields of a Page that Graph knows; all others fail the whole call.
-const PAGE: [&str; 78] = [
-    "id",
-    "name",
-    "category",
-    "category_list",
-    "about",
-    "description",
-    "website",
-    "link",
-    "username",
-    "phone",
-    "emails",
-    "single_line_address",
-    "location",
-    "hours",
-    "picture",
-    "fan_count",
-    "followers_count",
-    "verification_status",
-    "is_published",
-    "is_permanently_closed",
-    "is_webhooks_subscribed",
-    "access_token",
-    "tasks",
-    "is_always_open",
-    "temporary_status",
-    "overall_star_rating",
-    "rating_count",
-    "were_here_count",
-    "checkins",
-    "talking_about_count",
-    "cover",
-    "price_range",
-    "payment_options",
-    "parking",
-    "mission",
-    "products",
-    "founded",
-    "general_info",
-    "company_overview",
-    "personal_info",
-    "bio",
-    "birthday",
-    "awards",
-    "culinary_team",
-    "general_manager",
-    "hometown",
-    "current_location",
-    "attire",
-    "public_transit",
-    "members",
-    "affiliation",
-    "has_transitioned_to_new_page_experience",
-    "owner_business",
-    "impressum",
-    "contact_address",
-    "whatsapp_number",
-    "instagram_business_account",
-    "parent_page",
-    "store_number",
-    "has_lead_access",
-    "is_owned",
-    "can_post",
-    "promotion_eligible",
-    "keywords",
-    "name_with_location_descriptor",
-    "unread_message_count",
-    "unread_notif_count",
-    "unseen_message_count",
-    "new_like_count",
-    "features",
-    "genre",
-    "network",
-    "plot_outline",
-    "press_contact",
-    "season",
-    "starring",
-    "studio",
-    "written_by",
-];
+/// The language of people for whom a call names none.
+const DEFAULT_LOCALE: &str = "de_DE";
 
-/// One field that is asked for.
+/// A field that a call requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Asked {
+pub(super) struct RequestedField {
     pub(super) name: String,
-    /// What stands in its braces.
-    pub(super) inner: Vec<String>,
+    /// The subfields in its braces.
+    subfields: Vec<String>,
 }
 
-/// Splits at commas outside of braces and brackets.
-pub(super) fn parse(text: &str) -> Vec<Asked> {
+/// The fields of a Page that a call requests, and the language of their values.
+#[derive(Debug)]
+pub(super) struct PageView<'a> {
+    fields: Vec<RequestedField>,
+    locale: &'a str,
+}
+
+impl<'a> PageView<'a> {
+    /// Returns the view that a call requests, with `default_fields` if it names no fields.
+    ///
+    /// Fails if Pages do not have one of the fields.
+    pub(super) fn of_call(call: &'a Call, default_fields: &str) -> Result<Self, Refusal> {
+        let fields = parse(call.parameter("fields").unwrap_or(default_fields));
+        check(&fields)?;
+        let locale = call.parameter("locale").unwrap_or(DEFAULT_LOCALE);
+        Ok(Self { fields, locale })
+    }
+
+    /// Returns whether the call requests a field.
+    pub(super) fn includes(&self, name: &str) -> bool {
+        self.fields.iter().any(|field| field.name == name)
+    }
+
+    /// Returns the requested fields of a Page. As in Graph, fields without a value are left out.
+    ///
+    /// `read` is the number of this read. It makes every picture address a new one.
+    pub(super) fn show(&self, page: &Page, read: u64) -> Map<String, Value> {
+        let mut shown = Map::new();
+        shown.insert("id".to_owned(), page.get("id").cloned().unwrap_or_default());
+        for field in &self.fields {
+            let Some(value) = page.get(&field.name) else {
+                continue;
+            };
+            let value = match field.name.as_str() {
+                "picture" => picture(value, &field.subfields, read),
+                "category" => self.localized(value),
+                "category_list" => {
+                    let mut list = value.clone();
+                    for item in list.as_array_mut().into_iter().flatten() {
+                        item["name"] = self.localized(&item["name"]);
+                    }
+                    list
+                }
+                _ => value.clone(),
+            };
+            shown.insert(field.name.clone(), value);
+        }
+        shown
+    }
+
+    /// Returns a text in the language of the call.
+    ///
+    /// If a call names no language, Graph uses the language of the person. Here it is German.
+    fn localized(&self, value: &Value) -> Value {
+        match value.as_str() {
+            Some(text) if self.locale != "en_US" => json!(format!("{text} (auf Deutsch)")),
+            _ => value.clone(),
+        }
+    }
+}
+
+/// Parses the parameter `fields`, whose commas count only outside of braces and parentheses.
+pub(super) fn parse(text: &str) -> Vec<RequestedField> {
     let (mut depth, mut start, mut parts) = (0_usize, 0, Vec::new());
     for (i, c) in text.char_indices() {
         match c {
@@ -111,90 +94,55 @@ pub(super) fn parse(text: &str) -> Vec<Asked> {
         }
     }
     parts.push(&text[start..]);
-    let field = |part: &str| {
-        let name = part.split(['{', '.', '(']).next().unwrap_or(part).trim();
-        let inner = part
-            .split_once('{')
-            .map(|(_, inner)| inner.trim_end_matches('}'));
-        Asked {
-            name: name.to_owned(),
-            inner: inner.map_or_else(Vec::new, |inner| {
-                inner
-                    .split(',')
-                    .map(|name| name.trim().to_owned())
-                    .collect()
-            }),
-        }
-    };
     parts
         .into_iter()
         .filter(|part| !part.is_empty())
-        .map(field)
+        .map(parse_field)
         .collect()
 }
 
-/// Whether a Page has such a field.
-pub(crate) fn is_field(name: &str) -> bool {
-    PAGE.contains(&name)
+fn parse_field(part: &str) -> RequestedField {
+    let name = part.split(['{', '.', '(']).next().unwrap_or(part).trim();
+    let subfields = part
+        .split_once('{')
+        .map(|(_, subfields)| subfields.trim_end_matches('}'));
+    RequestedField {
+        name: name.to_owned(),
+        subfields: subfields.map_or_else(Vec::new, |subfields| {
+            subfields
+                .split(',')
+                .map(|name| name.trim().to_owned())
+                .collect()
+        }),
+    }
 }
 
-/// Refuses the first field that does not exist, in Graph's words.
-pub(super) fn check(asked: &[Asked]) -> Result<(), Refusal> {
-    match asked.iter().find(|field| !is_field(&field.name)) {
+/// Fails with Graph's error for the first field that Pages do not have.
+fn check(fields: &[RequestedField]) -> Result<(), Refusal> {
+    match fields.iter().find(|field| !is_page_field(&field.name)) {
         None => Ok(()),
         Some(field) => Err(nonexisting(&field.name, "Page")),
     }
 }
 
-pub(super) fn nonexisting(name: &str, kind: &str) -> Refusal {
+/// Returns Graph's error for a field that a type of objects does not have.
+pub(super) fn nonexisting(name: &str, node_type: &str) -> Refusal {
     let message =
-        format!("(#100) Tried accessing nonexisting field ({name}) on node type ({kind})");
+        format!("(#100) Tried accessing nonexisting field ({name}) on node type ({node_type})");
     Refusal::oauth(100, None, &message)
 }
 
-/// How a Page looks. What it does not have is left out, as Graph does. `reads` makes every picture
-/// URL a new one.
-pub(super) fn view(page: &Page, asked: &[Asked], locale: &str, reads: u64) -> Map<String, Value> {
-    let mut seen = Map::new();
-    seen.insert("id".to_owned(), page.get("id").cloned().unwrap_or_default());
-    for field in asked {
-        let Some(value) = page.get(&field.name) else {
-            continue;
-        };
-        let value = match field.name.as_str() {
-            "picture" => picture(value, &field.inner, reads),
-            "category" => localized(value, locale),
-            "category_list" => {
-                let mut list = value.clone();
-                for item in list.as_array_mut().into_iter().flatten() {
-                    item["name"] = localized(&item["name"], locale);
-                }
-                list
-            }
-            _ => value.clone(),
-        };
-        seen.insert(field.name.clone(), value);
-    }
-    seen
-}
-
-/// People who do not say which language they want get their own: here German.
-fn localized(value: &Value, locale: &str) -> Value {
-    match value.as_str() {
-        Some(text) if locale != "en_US" => json!(format!("{text} (auf Deutsch)")),
-        _ => value.clone(),
-    }
-}
-
-fn picture(value: &Value, inner: &[String], reads: u64) -> Value {
+/// Returns the field `picture` with the requested subfields and an address that is new in each
+/// read.
+fn picture(value: &Value, subfields: &[String], read: u64) -> Value {
     let mut data = value.get("data").unwrap_or(value).clone();
     if let Some(url) = data.get("url").and_then(Value::as_str) {
         data["url"] = json!(format!(
-            "{url}?_nc_ohc={reads}&oh=00_{reads:x}&oe=6{reads:07x}"
+            "{url}?_nc_ohc={read}&oh=00_{read:x}&oe=6{read:07x}"
         ));
     }
-    if let (Some(data), false) = (data.as_object_mut(), inner.is_empty()) {
-        data.retain(|name, _| inner.iter().any(|wanted| wanted == name));
+    if let (Some(data), false) = (data.as_object_mut(), subfields.is_empty()) {
+        data.retain(|name, _| subfields.iter().any(|requested| requested == name));
     }
     json!({ "data": data })
 }
@@ -204,15 +152,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_are_split_outside_of_braces() {
+    fn fields_are_split_at_commas_outside_of_braces() {
         let parsed = parse("id,picture.width(200){url,cache_key},name");
         let names: Vec<&str> = parsed.iter().map(|field| field.name.as_str()).collect();
         assert_eq!(names, ["id", "picture", "name"]);
-        assert_eq!(parsed[1].inner, ["url", "cache_key"]);
+        assert_eq!(parsed[1].subfields, ["url", "cache_key"]);
     }
 
     #[test]
-    fn the_two_fields_of_old_tutorials_do_not_exist() {
+    fn two_fields_of_old_tutorials_do_not_exist() {
         for name in ["email", "created_time"] {
             let refusal = check(&parse(&format!("id,{name}"))).unwrap_err();
             let message = refusal.error["message"].as_str().unwrap().to_owned();

@@ -1,12 +1,18 @@
-//! Tokens: exchange, inspection, permissions.
+//! Tokens and permissions: exchange, inspection and revocation.
 
 use serde_json::{Value, json};
 
-use super::{Answer, Call, Caller, Refusal, dead, page_of};
-use crate::Simulator;
-use crate::facebook::{CODE_LIFE, Facebook, Kind, LONG_LIFE, SHORT_LIFE};
+use super::call::{Call, Caller};
+use super::refusal::{Answer, Refusal};
+use crate::errors::SESSION_OVER;
+use crate::facebook::{Facebook, Person};
+use crate::simulator::Simulator;
+use crate::token::{
+    CODE_SECONDS, LONG_LIVED_SECONDS, SHORT_LIVED_SECONDS, Token, TokenInvalidation, TokenOwner,
+};
 
-/// `/oauth/access_token`: a code for a token, a short token for a long one, the app's own token.
+/// Returns the answer to `/oauth/access_token`: a token for a code, a long-lived token for a
+/// short-lived one, or the app's own token.
 pub(super) fn access_token(simulator: &Simulator, call: &Call) -> Answer {
     let mut facebook = simulator.facebook();
     if call.parameter("client_id") != Some(facebook.app.id.as_str()) {
@@ -17,87 +23,74 @@ pub(super) fn access_token(simulator: &Simulator, call: &Call) -> Answer {
     if call.parameter("client_secret") != Some(facebook.app.secret.as_str()) {
         return Err(Refusal::oauth(1, None, "Error validating client secret."));
     }
-    let bearer = |text: String, expires: Option<u64>| {
-        let mut answer = json!({"access_token": text, "token_type": "bearer"});
-        if let Some(expires) = expires {
-            answer["expires_in"] = json!(expires);
-        }
-        answer
-    };
     match call.parameter("grant_type") {
-        Some("client_credentials") => {
-            let text = format!("{}|{}", facebook.app.id, facebook.app.secret);
-            Ok(bearer(text, None))
-        }
+        Some("client_credentials") => Ok(bearer(&facebook.app.access_token(), None)),
         Some("fb_exchange_token") => {
-            let text = call.parameter("fb_exchange_token").unwrap_or_default();
-            let held = facebook.tokens.get(text).cloned();
-            let held = held.filter(|token| token.kind == Kind::User);
-            let held =
-                held.ok_or_else(|| Refusal::oauth(190, None, "Invalid OAuth access token."))?;
-            if let Some(subcode) = dead(&held, facebook.now()) {
-                return Err(Refusal::oauth(
-                    190,
-                    Some(subcode),
-                    "Error validating access token: the session is over",
-                ));
-            }
-            let expires = facebook.now() + LONG_LIFE;
-            let text = facebook.derive(Kind::User, &held, Some(expires));
-            Ok(bearer(text, Some(LONG_LIFE)))
+            let original = exchangeable_token(&facebook, call)?;
+            let expires = facebook.now() + LONG_LIVED_SECONDS;
+            let text = facebook.derive(TokenOwner::User, &original, Some(expires));
+            Ok(bearer(&text, Some(LONG_LIVED_SECONDS)))
         }
         _ => {
-            let user = redeem(&mut facebook, call)?;
-            let expires = facebook.now() + SHORT_LIFE;
-            let text = facebook.issue(Kind::User, &user, Some(expires));
-            Ok(bearer(text, Some(SHORT_LIFE)))
+            let user = redeem_code(&mut facebook, call)?;
+            let expires = facebook.now() + SHORT_LIVED_SECONDS;
+            let text = facebook.issue(TokenOwner::User, &user, Some(expires));
+            Ok(bearer(&text, Some(SHORT_LIVED_SECONDS)))
         }
     }
 }
 
-/// Uses a code up; answers with whose it is.
-fn redeem(facebook: &mut Facebook, call: &Call) -> Result<String, Refusal> {
+/// Returns the answer that contains a token.
+fn bearer(text: &str, expires_in: Option<u64>) -> Value {
+    let mut answer = json!({"access_token": text, "token_type": "bearer"});
+    if let Some(expires_in) = expires_in {
+        answer["expires_in"] = json!(expires_in);
+    }
+    answer
+}
+
+/// Returns the token that a call exchanges. Fails unless it is a person's valid token.
+fn exchangeable_token(facebook: &Facebook, call: &Call) -> Result<Token, Refusal> {
+    let text = call.parameter("fb_exchange_token").unwrap_or_default();
+    let token = facebook.tokens.get(text);
+    let Some(token) = token.filter(|token| token.owner == TokenOwner::User) else {
+        return Err(Refusal::oauth(190, None, "Invalid OAuth access token."));
+    };
+    match token.refusal_subcode(facebook.now()) {
+        Some(subcode) => Err(Refusal::oauth(190, Some(subcode), SESSION_OVER)),
+        None => Ok(token.clone()),
+    }
+}
+
+/// Marks a code as used and returns the id of its person.
+///
+/// Fails if the code is unknown, used or expired, or was sent to another redirect address.
+fn redeem_code(facebook: &mut Facebook, call: &Call) -> Result<String, Refusal> {
+    let refuse = |subcode, message| Err(Refusal::oauth(100, Some(subcode), message));
     let now = facebook.now();
-    let code = facebook
-        .codes
-        .get_mut(call.parameter("code").unwrap_or_default());
-    let Some(code) = code else {
-        return Err(Refusal::oauth(
-            100,
-            Some(36009),
-            "Invalid verification code format.",
-        ));
+    let text = call.parameter("code").unwrap_or_default();
+    let Some(code) = facebook.codes.get_mut(text) else {
+        return refuse(36009, "Invalid verification code format.");
     };
     if code.used {
-        return Err(Refusal::oauth(
-            100,
-            Some(36009),
-            "This authorization code has been used.",
-        ));
+        return refuse(36009, "This authorization code has been used.");
     }
-    if now > code.issued + CODE_LIFE {
-        return Err(Refusal::oauth(
-            100,
-            Some(36007),
-            "This authorization code has expired.",
-        ));
+    if now > code.issued + CODE_SECONDS {
+        return refuse(36007, "This authorization code has expired.");
     }
     if call.parameter("redirect_uri") != Some(code.redirect_uri.as_str()) {
         let message = "Error validating verification code. Please make sure your redirect_uri is identical to the one you used in the OAuth dialog request";
-        return Err(Refusal::oauth(100, Some(36008), message));
+        return refuse(36008, message);
     }
     code.used = true;
     Ok(code.user.clone())
 }
 
-/// `/debug_token`, with the app's token.
+/// Returns the answer to `/debug_token`, which only the app may call.
 pub(super) fn debug_token(simulator: &Simulator, call: &Call) -> Answer {
     if !matches!(call.caller, Caller::App) {
-        return Err(Refusal::oauth(
-            100,
-            None,
-            "(#100) You must provide an app access token, or a user access token that is an owner or developer of the app",
-        ));
+        let message = "(#100) You must provide an app access token, or a user access token that is an owner or developer of the app";
+        return Err(Refusal::oauth(100, None, message));
     }
     let facebook = simulator.facebook();
     let text = call.parameter("input_token").unwrap_or_default();
@@ -106,71 +99,84 @@ pub(super) fn debug_token(simulator: &Simulator, call: &Call) -> Answer {
         return Ok(json!({"data": {"error": error, "is_valid": false, "scopes": []}}));
     };
     let person = facebook.people.get(&token.user);
-    let granted = |name: &&String| person.is_some_and(|person| person.permissions[*name]);
-    let scopes: Vec<&String> = person
-        .iter()
-        .flat_map(|person| person.permissions.keys())
-        .filter(granted)
-        .collect();
+    Ok(json!({"data": token_data(token, person, facebook.now())}))
+}
+
+/// Returns the report of `/debug_token` about a token.
+fn token_data(token: &Token, person: Option<&Person>, now: u64) -> Value {
+    let scopes = person.map_or_else(Vec::new, granted_scopes);
     let granular: Vec<Value> = scopes
         .iter()
-        .map(
-            |scope| match person.and_then(|person| person.ticked.as_ref()) {
-                Some(ticked) => json!({"scope": scope, "target_ids": ticked}),
+        .map(|scope| {
+            let selected = person.and_then(|person| person.selected_pages.as_ref());
+            match selected {
+                Some(selected) => json!({"scope": scope, "target_ids": selected}),
                 None => json!({"scope": scope}),
-            },
-        )
+            }
+        })
         .collect();
-    let death = dead(token, facebook.now());
+    let subcode = token.refusal_subcode(now);
     let mut data = json!({
         "app_id": token.app,
-        "type": if token.kind == Kind::User { "USER" } else { "PAGE" },
+        "type": if token.owner == TokenOwner::User { "USER" } else { "PAGE" },
         "application": "Simulated app",
-        "data_access_expires_at": Facebook::data_access_expires(token),
+        "data_access_expires_at": token.data_access_expires(),
         "expires_at": token.expires.unwrap_or(0),
-        "is_valid": death.is_none(),
+        "is_valid": subcode.is_none(),
         "issued_at": token.issued,
         "scopes": scopes,
         "granular_scopes": granular,
         "user_id": token.user,
     });
-    if let Some(page) = page_of(token) {
+    if let Some(page) = token.page() {
         data["profile_id"] = json!(page);
     }
-    if let Some(subcode) = death {
+    if let Some(subcode) = subcode {
         data["error"] =
             json!({"code": 190, "message": "Error validating access token", "subcode": subcode});
     }
+    data
+}
+
+/// Returns the names of the permissions that a person granted.
+fn granted_scopes(person: &Person) -> Vec<&String> {
+    let granted = person.permissions.iter().filter(|(_, granted)| **granted);
+    granted.map(|(name, _)| name).collect()
+}
+
+/// Returns the answer to `GET /me/permissions`: the permissions a person granted and declined.
+pub(super) fn permissions(simulator: &Simulator, call: &Call) -> Answer {
+    let user = &call.token()?.user;
+    let facebook = simulator.facebook();
+    let permission = |(name, granted): (&String, &bool)| {
+        let status = if *granted { "granted" } else { "declined" };
+        json!({"permission": name, "status": status})
+    };
+    let data: Vec<Value> = facebook
+        .people
+        .get(user)
+        .into_iter()
+        .flat_map(|person| &person.permissions)
+        .map(permission)
+        .collect();
     Ok(json!({ "data": data }))
 }
 
-/// `/me/permissions`: what the person allowed; DELETE takes one or all of it back.
-pub(super) fn permissions(simulator: &Simulator, call: &Call, one: Option<&str>) -> Answer {
-    let user = call.token()?.user.clone();
+/// Returns the answer to `DELETE /me/permissions`: removes one permission, or all of them together
+/// with every token of the person.
+pub(super) fn revoke(simulator: &Simulator, call: &Call, permission: Option<&str>) -> Answer {
+    let user = &call.token()?.user;
     let mut facebook = simulator.facebook();
-    if call.method == axum::http::Method::DELETE {
-        if let Some(person) = facebook.people.get_mut(&user) {
-            person
-                .permissions
-                .retain(|name, _| one.is_some_and(|one| one != name));
-        }
-        if one.is_some() {
-            return Ok(json!({"success": true}));
-        }
-        for token in facebook
-            .tokens
-            .values_mut()
-            .filter(|token| token.user == user)
-        {
-            token.dead = Some(458);
-        }
-        return Ok(json!({"success": true}));
+    if let Some(person) = facebook.people.get_mut(user) {
+        let permissions = &mut person.permissions;
+        permissions.retain(|name, _| permission.is_some_and(|removed| removed != name));
     }
-    let person = facebook.people.get(&user);
-    let data: Vec<Value> = person
-        .iter()
-        .flat_map(|person| &person.permissions)
-        .map(|(name, granted)| json!({"permission": name, "status": if *granted { "granted" } else { "declined" }}))
-        .collect();
-    Ok(json!({ "data": data }))
+    if permission.is_none() {
+        facebook.invalidate_tokens(&TokenInvalidation {
+            user: Some(user.clone()),
+            page: None,
+            subcode: 458,
+        });
+    }
+    Ok(json!({"success": true}))
 }

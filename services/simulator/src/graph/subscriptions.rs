@@ -1,16 +1,19 @@
-//! Both layers of subscriptions. Source: "Subscriptions edge" and "Page subscribed apps".
+//! The two layers of subscriptions: the app subscription and the Page subscriptions.
+//!
+//! Source: "Subscriptions edge" and "Page subscribed apps".
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Answer, Call, Caller, Refusal, page_of};
-use crate::Simulator;
-use crate::delivery::WEBHOOK_FIELDS;
-use crate::facebook::AppSubscription;
+use super::call::{Call, Caller};
+use super::refusal::{Answer, Refusal};
+use crate::facebook::{AppSubscription, Facebook};
+use crate::simulator::Simulator;
+use crate::webhook_fields;
 
-/// Page fields that need the permission to message.
+/// The webhook fields of Pages that need the permission `pages_messaging`.
 const MESSAGING: [&str; 5] = [
     "messages",
     "messaging_postbacks",
@@ -18,7 +21,7 @@ const MESSAGING: [&str; 5] = [
     "message_deliveries",
     "message_reads",
 ];
-/// Other Page fields that exist.
+/// The webhook fields of Pages that belong neither to messaging nor to the profile.
 const OTHERS: [&str; 12] = [
     "feed",
     "leadgen",
@@ -33,8 +36,11 @@ const OTHERS: [&str; 12] = [
     "page_change_proposal",
     "inbox_labels",
 ];
+/// How long the verification of a callback waits for its answer.
+const VERIFICATION_TIMEOUT: Duration = Duration::from_secs(10);
 
-fn list(text: Option<&str>) -> BTreeSet<String> {
+/// Returns the names in a list that is separated by commas.
+fn name_list(text: Option<&str>) -> BTreeSet<String> {
     let names = text.unwrap_or_default().split(',').map(str::trim);
     names
         .filter(|name| !name.is_empty())
@@ -42,107 +48,104 @@ fn list(text: Option<&str>) -> BTreeSet<String> {
         .collect()
 }
 
-fn known(name: &str) -> bool {
-    WEBHOOK_FIELDS.contains(&name) || MESSAGING.contains(&name) || OTHERS.contains(&name)
+/// Returns whether Pages have a webhook field of this name.
+fn is_webhook_field(name: &str) -> bool {
+    let mut profile = webhook_fields::names();
+    profile.any(|field| field == name) || MESSAGING.contains(&name) || OTHERS.contains(&name)
 }
 
-/// `/{app}/subscriptions`.
-pub(super) async fn of_app(simulator: &Simulator, call: &Call, id: &str) -> Answer {
+fn success() -> Value {
+    json!({"success": true})
+}
+
+/// Returns the answer to `/{app}/subscriptions`, which only the app may call.
+pub(super) async fn app(simulator: &Simulator, call: &Call, id: &str) -> Answer {
     if !matches!(call.caller, Caller::App) || id != simulator.facebook().app.id {
-        return Err(Refusal::oauth(
-            15,
-            None,
-            "(#15) This method must be called with an app access_token.",
-        ));
+        let message = "(#15) This method must be called with an app access_token.";
+        return Err(Refusal::oauth(15, None, message));
     }
     match call.method.as_str() {
-        "GET" => Ok(
-            json!({"data": simulator.facebook().subscription.iter().map(shown).collect::<Vec<_>>()}),
-        ),
+        "GET" => {
+            let facebook = simulator.facebook();
+            let data: Vec<Value> = facebook.subscription.iter().map(to_json).collect();
+            Ok(json!({ "data": data }))
+        }
         "DELETE" => {
-            delete_of_app(simulator, call);
-            Ok(json!({"success": true}))
+            delete_from_app(&mut simulator.facebook(), call);
+            Ok(success())
         }
-        "POST" if call.parameter("object") != Some("page") => Err(Refusal::oauth(
-            100,
-            None,
-            "(#100) This Facebook has subscriptions to the object page only",
-        )),
+        "POST" if call.parameter("object") != Some("page") => {
+            let message = "(#100) This Facebook has subscriptions to the object page only";
+            Err(Refusal::oauth(100, None, message))
+        }
         "POST" => {
-            let callback = call
-                .parameter("callback_url")
-                .unwrap_or_default()
-                .to_owned();
+            let callback = call.parameter("callback_url").unwrap_or_default();
             let verify_token = call.parameter("verify_token").unwrap_or_default();
-            shake_hands(simulator, &callback, verify_token).await?;
-            let mut facebook = simulator.facebook();
-            let mut fields = list(call.parameter("fields"));
-            if let Some(before) = facebook
-                .subscription
-                .take()
-                .filter(|_| facebook.habits.amend_app_fields)
-            {
-                fields.extend(before.fields);
-            }
-            facebook.subscription = Some(AppSubscription {
-                callback,
-                include_values: call.parameter("include_values") == Some("true"),
-                fields,
-            });
-            Ok(json!({"success": true}))
+            verify_callback(simulator, callback, verify_token).await?;
+            subscribe_app(&mut simulator.facebook(), call, callback);
+            Ok(success())
         }
-        _ => Err(Refusal::oauth(100, None, "Unsupported request")),
+        _ => Err(Refusal::unsupported()),
     }
 }
 
-/// Without an object everything goes, with fields only these.
-fn delete_of_app(simulator: &Simulator, call: &Call) {
-    let mut facebook = simulator.facebook();
-    if call
-        .parameter("object")
-        .is_some_and(|object| object != "page")
-    {
+/// Replaces the app subscription, or adds to its fields if the graph faults say so.
+fn subscribe_app(facebook: &mut Facebook, call: &Call, callback: &str) {
+    let mut fields = name_list(call.parameter("fields"));
+    let before = facebook.subscription.take();
+    if let Some(before) = before.filter(|_| facebook.graph_faults.merge_app_fields) {
+        fields.extend(before.fields);
+    }
+    facebook.subscription = Some(AppSubscription {
+        callback: callback.to_owned(),
+        include_values: call.parameter("include_values") == Some("true"),
+        fields,
+    });
+}
+
+/// Removes the fields that a call names from the app subscription, or the whole subscription if the
+/// call names no fields. A call for an object other than Pages removes nothing.
+fn delete_from_app(facebook: &mut Facebook, call: &Call) {
+    let object = call.parameter("object");
+    if object.is_some_and(|object| object != "page") {
         return;
     }
     match (call.parameter("fields"), &mut facebook.subscription) {
-        (Some(fields), Some(held)) => held
-            .fields
-            .retain(|field| !list(Some(fields)).contains(field)),
-        (_, held) => *held = None,
+        (Some(fields), Some(subscription)) => {
+            let removed = name_list(Some(fields));
+            subscription.fields.retain(|field| !removed.contains(field));
+        }
+        (_, subscription) => *subscription = None,
     }
 }
 
-fn shown(subscription: &AppSubscription) -> Value {
+fn to_json(subscription: &AppSubscription) -> Value {
     let field = |name: &String| json!({"name": name, "version": "v25.0"});
     let fields: Vec<Value> = subscription.fields.iter().map(field).collect();
     json!({"object": "page", "callback_url": subscription.callback, "active": true, "fields": fields})
 }
 
-/// Asks the callback to echo a challenge, as Facebook does before it answers.
-async fn shake_hands(
+/// Asks the callback to return a challenge, as Facebook does before it answers the subscription.
+///
+/// Fails if the callback does not return the challenge with status 200.
+async fn verify_callback(
     simulator: &Simulator,
     callback: &str,
     verify_token: &str,
 ) -> Result<(), Refusal> {
-    let failed = |why: &str| {
-        Refusal::oauth(
-            2200,
-            None,
-            &format!("(#2200) callback verification failed: {why}"),
-        )
+    let failed = |reason: &str| {
+        let message = format!("(#2200) callback verification failed: {reason}");
+        Refusal::oauth(2200, None, &message)
     };
-    let challenge = simulator.facebook().text("", 10);
+    let challenge = simulator.facebook().random_text("", 10);
     let query = [
         ("hub.mode", "subscribe"),
         ("hub.challenge", challenge.as_str()),
         ("hub.verify_token", verify_token),
     ];
-    let request = simulator
-        .http()
-        .get(callback)
-        .query(&query)
-        .timeout(Duration::from_secs(10));
-    let answer = request.send().await.map_err(|_| failed("no answer"))?;
+    let request = simulator.http().get(callback).query(&query);
+    let answer = request.timeout(VERIFICATION_TIMEOUT).send().await;
+    let answer = answer.map_err(|_| failed("no answer"))?;
     if answer.status() != reqwest::StatusCode::OK {
         return Err(failed("HTTP Status Code is not 200"));
     }
@@ -154,68 +157,88 @@ async fn shake_hands(
     }
 }
 
-/// `/{page}/subscribed_apps`.
-pub(super) fn of_page(simulator: &Simulator, call: &Call, page: &str) -> Answer {
+/// Returns the answer to `/{page}/subscribed_apps`, which needs the token of the Page.
+pub(super) fn page(simulator: &Simulator, call: &Call, page: &str) -> Answer {
     let token = call.token()?;
-    if page_of(token) != Some(page) {
-        return Err(Refusal::oauth(
-            210,
-            None,
-            "(#210) A page access token is required to request this resource.",
-        ));
+    if token.page() != Some(page) {
+        let message = "(#210) A page access token is required to request this resource.";
+        return Err(Refusal::oauth(210, None, message));
     }
-    let user = token.user.clone();
     let mut facebook = simulator.facebook();
     match call.method.as_str() {
-        "GET" => {
-            let ours = facebook.installed.get(page).map(|fields| {
-                json!({"category": "Business", "name": "Simulated app", "id": facebook.app.id, "subscribed_fields": fields})
-            });
-            // Another app on the same Page, as most have one.
-            let other = json!({"category": "Business", "name": "Another app", "id": "300000000000009", "subscribed_fields": WEBHOOK_FIELDS});
-            Ok(json!({"data": std::iter::once(other).chain(ours).collect::<Vec<_>>()}))
-        }
+        "GET" => Ok(json!({"data": subscribed_apps(&facebook, page)})),
         "DELETE" => {
-            facebook.installed.remove(page);
-            Ok(json!({"success": true}))
+            facebook.page_subscriptions.remove(page);
+            Ok(success())
         }
         "POST" => {
-            let fields = list(call.parameter("subscribed_fields"));
-            if fields.is_empty() {
-                return Err(Refusal::oauth(
-                    100,
-                    None,
-                    "(#100) The parameter subscribed_fields is required.",
-                ));
-            }
-            if let Some((at, name)) = fields.iter().enumerate().find(|(_, name)| !known(name)) {
-                let message = format!(
-                    "(#100) Param subscribed_fields[{at}] must be one of {{affiliation, attire, ...}} - got \"{name}\"."
-                );
-                return Err(Refusal::oauth(100, None, &message));
-            }
-            let lacks = |name: &&String| {
-                let needed = if MESSAGING.contains(&name.as_str()) {
-                    "pages_messaging"
-                } else {
-                    "pages_manage_metadata"
-                };
-                (!facebook.allows(&user, needed)).then(|| format!("To subscribe to the {name} field, one of these permissions is needed: {needed}"))
-            };
-            let refused: Vec<String> = fields.iter().filter_map(|name| lacks(&name)).collect();
-            if !refused.is_empty() {
-                return Err(Refusal::new(
-                    403,
-                    "OAuthException",
-                    200,
-                    None,
-                    &format!("(#200) {}", refused.join(".\n")),
-                ));
-            }
-            // The list replaces the one before: it is not merged.
-            facebook.installed.insert(page.to_owned(), fields);
-            Ok(json!({"success": true}))
+            let fields = name_list(call.parameter("subscribed_fields"));
+            check_page_fields(&facebook, &token.user, &fields)?;
+            // The new list replaces the one before. It is not merged.
+            facebook.page_subscriptions.insert(page.to_owned(), fields);
+            Ok(success())
         }
-        _ => Err(Refusal::oauth(100, None, "Unsupported request")),
+        _ => Err(Refusal::unsupported()),
     }
+}
+
+/// Returns the apps that are subscribed to a Page.
+fn subscribed_apps(facebook: &Facebook, page: &str) -> Vec<Value> {
+    // Most real Pages have another app as well.
+    let profile: Vec<&str> = webhook_fields::names().collect();
+    let mut apps = vec![subscribed_app(
+        "300000000000009",
+        "Another app",
+        &json!(profile),
+    )];
+    if let Some(fields) = facebook.page_subscriptions.get(page) {
+        apps.push(subscribed_app(
+            &facebook.app.id,
+            "Simulated app",
+            &json!(fields),
+        ));
+    }
+    apps
+}
+
+fn subscribed_app(id: &str, name: &str, fields: &Value) -> Value {
+    json!({"category": "Business", "name": name, "id": id, "subscribed_fields": fields})
+}
+
+/// Fails if a call names no webhook fields, an unknown field, or a field for which the person lacks
+/// a permission.
+fn check_page_fields(
+    facebook: &Facebook,
+    user: &str,
+    fields: &BTreeSet<String>,
+) -> Result<(), Refusal> {
+    if fields.is_empty() {
+        let message = "(#100) The parameter subscribed_fields is required.";
+        return Err(Refusal::oauth(100, None, message));
+    }
+    let mut numbered = fields.iter().enumerate();
+    if let Some((at, name)) = numbered.find(|(_, name)| !is_webhook_field(name)) {
+        let message = format!(
+            "(#100) Param subscribed_fields[{at}] must be one of {{affiliation, attire, ...}} - got \"{name}\"."
+        );
+        return Err(Refusal::oauth(100, None, &message));
+    }
+    let lacks_permission = |name: &String| {
+        let needed = if MESSAGING.contains(&name.as_str()) {
+            "pages_messaging"
+        } else {
+            "pages_manage_metadata"
+        };
+        (!facebook.allows(user, needed)).then(|| {
+            format!(
+                "To subscribe to the {name} field, one of these permissions is needed: {needed}"
+            )
+        })
+    };
+    let refused: Vec<String> = fields.iter().filter_map(lacks_permission).collect();
+    if refused.is_empty() {
+        return Ok(());
+    }
+    let message = format!("(#200) {}", refused.join(".\n"));
+    Err(Refusal::new(403, "OAuthException", 200, None, &message))
 }

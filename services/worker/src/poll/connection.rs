@@ -2,118 +2,151 @@
 
 use std::time::Duration;
 
-use common::custody::{CustodyError, Token};
-use common::records::connection::{self, Connection, Status, Walk};
-use common::records::{commit, get, token};
-use common::store::{Outcome, StoreError, Versioned};
+use common::records::connection::{self, Connection, PollProgress, Status};
+use common::records::{commit_one, load_record, token};
+use common::sealing::{SealingError, Token};
+use common::store::{CommitOutcome, StoreError, Versioned};
 use model::id::UserId;
 use model::job::Claim;
 
-use super::change::{Due, subject, update};
-use super::commits::forget_due;
-use super::limits;
-use super::pace::is_due;
-use super::walk::{Job, Stop};
-use super::walked::skip;
-use crate::Parts;
+use super::commits::remove_due_commit;
+use super::connection_poll::{ConnectionPoll, PollInterruption};
+use super::connection_update::{Due, subject, update};
+use super::poll_outcome::{Unusable, skip_day};
+use super::rate_limits;
+use crate::context::Context;
 
 /// Cursors are not kept for longer: an older walk begins anew.
-const WALK_LIVES: Duration = Duration::from_secs(3600);
+const PROGRESS_LIFETIME: Duration = Duration::from_secs(3600);
 
-pub(super) async fn poll(parts: &Parts, user: &UserId, claim: &Claim) -> Result<(), StoreError> {
-    let Some(Versioned { version, mut value }) = connection::find(&*parts.store, user).await?
+pub(super) async fn poll(
+    context: &Context,
+    user: &UserId,
+    claim: &Claim,
+) -> Result<(), StoreError> {
+    let Some(Versioned { version, mut value }) = connection::find(&*context.store, user).await?
     else {
-        commit(
-            &*parts.store,
-            forget_due(subject(user), connection::key(user)),
+        commit_one(
+            &*context.store,
+            remove_due_commit(subject(user), connection::key(user)),
         )
         .await?;
         return Ok(());
     };
-    let now = parts.clock.now();
-    let old = |walk: &Walk| walk.begun.until(now) > WALK_LIVES;
-    value.walk = value.walk.filter(|walk| !old(walk));
-    if value.walk.is_none() && !is_due(&value.polling, now, claim.due) {
+    let now = context.clock.now();
+    let old = |walk: &PollProgress| walk.began_at.until(now) > PROGRESS_LIFETIME;
+    value.poll_progress = value.poll_progress.filter(|walk| !old(walk));
+    if value.poll_progress.is_none() && !value.polling.is_due(now, claim.due_at) {
         // Only the index is set right.
-        commit(&*parts.store, connection::save(&value, version)).await?;
+        commit_one(&*context.store, connection::save_commit(&value, version)).await?;
         return Ok(());
     }
-    let guard = connection::guard(&*parts.store, user).await?;
-    let whose = limits::Whose {
+    let guard = connection::epoch_guard(&*context.store, user).await?;
+    let whose = rate_limits::CallBudget {
         user: Some(user),
         page: None,
     };
-    if let Some(until) = limits::closed(parts, whose, claim.lane).await? {
-        value.polling.defer(until);
-        value.problem = Some(limits::sentence(until));
-        commit(&*parts.store, connection::save(&value, version)).await?;
+    if let Some(until) = rate_limits::blocked_until(context, whose, claim.queue).await? {
+        value.polling.defer_until(until);
+        value.problem = Some(rate_limits::blocked_message(until));
+        commit_one(&*context.store, connection::save_commit(&value, version)).await?;
         return Ok(());
     }
-    let token = match open(parts, user).await? {
+    let token = match open_user_token(context, user).await {
         Ok(token) => token,
-        Err((status, why)) => return skip(parts, user, value.connected, (status, &why)).await,
+        Err(UserTokenError::Store(error)) => return Err(error),
+        Err(UserTokenError::Unusable(unusable)) => {
+            return skip_day(context, user, value.connected_at, &unusable).await;
+        }
     };
-    let begun = value.walk.as_ref().map_or(now, |walk| walk.begun);
-    let job = Job {
-        parts,
+    let begun = value
+        .poll_progress
+        .as_ref()
+        .map_or(now, |walk| walk.began_at);
+    let job = ConnectionPoll {
+        context,
         user,
         token,
         guard,
-        begun,
+        began_at: begun,
     };
-    if !begin(&job, &mut value, version).await? {
+    if !save_start(&job, &mut value, version).await? {
         // Somebody else wrote the connection: unless they walk, it is due by what they wrote and not by
         // our lease.
-        let nobody_walks = |held: &mut Connection, _: &mut _, _| held.walk.is_none();
-        return update(parts, user, None, Due::Settle, nobody_walks)
+        let nobody_walks = |stored: &mut Connection, _: &mut _, _| stored.poll_progress.is_none();
+        return update(context, user, None, Due::FromRecord, nobody_walks)
             .await
             .map(drop);
     }
-    let ended = job.walk(value).await?;
+    let ended = job.read_result_pages(value).await;
     let error = match &ended {
-        Err(Stop::Error(error)) => Some(error),
+        Err(PollInterruption::Graph(error)) => Some(error),
         _ => None,
     };
-    let throttled = limits::note(parts, whose, error).await?;
+    let throttled = rate_limits::record_reply(context, whose, error).await?;
     match ended {
-        Ok(walk) => job.finish(&walk).await,
-        Err(Stop::Error(error)) => job.fail(&error, throttled).await,
-        Err(Stop::Pause) => update(parts, user, Some(&job.guard), Due::Settle, |_, _, _| true)
-            .await
-            .map(drop),
-        Err(Stop::Lost) => Ok(()),
+        Ok(walk) => job.save_success(&walk).await,
+        Err(PollInterruption::Graph(error)) => job.save_failure(&error, throttled).await,
+        Err(PollInterruption::TimeIsUp) => update(
+            context,
+            user,
+            Some(&job.guard),
+            Due::FromRecord,
+            |_, _, _| true,
+        )
+        .await
+        .map(drop),
+        Err(PollInterruption::Superseded) => Ok(()),
+        Err(PollInterruption::Store(error)) => Err(error),
     }
 }
 
 /// Commits that a walk is under way. `Ok(false)`: somebody else wrote the connection meanwhile.
-async fn begin(job: &Job<'_>, value: &mut Connection, version: u64) -> Result<bool, StoreError> {
-    value.polling.start(job.begun);
-    value.walk.get_or_insert(Walk {
-        begun: job.begun,
-        after: None,
+async fn save_start(
+    job: &ConnectionPoll<'_>,
+    value: &mut Connection,
+    version: u64,
+) -> Result<bool, StoreError> {
+    value.polling.begin_attempt(job.began_at);
+    value.poll_progress.get_or_insert(PollProgress {
+        began_at: job.began_at,
+        cursor: None,
         stamp: None,
         pages: 0,
         calls: 0,
     });
-    let mut start = connection::save(value, version);
+    let mut start = connection::save_commit(value, version);
     // The claim's lease stands while we walk: another due time would be claimed again.
     start.due.clear();
     start.guards.push(job.guard.clone());
-    Ok(commit(&*job.parts.store, start).await? == Outcome::Applied)
+    Ok(commit_one(&*job.context.store, start).await? == CommitOutcome::Applied)
+}
+
+/// Why the token of a person cannot be opened.
+#[derive(Debug, thiserror::Error)]
+enum UserTokenError {
+    /// The connection cannot be used until a person acts.
+    #[error(transparent)]
+    Unusable(#[from] Unusable),
+    /// The store did not answer, or its answer cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// The person's token, or why there is none.
-async fn open(parts: &Parts, user: &UserId) -> Result<Result<Token, (Status, String)>, StoreError> {
-    let key = token::of_user(user);
-    let Some(held) = get::<token::Held>(&*parts.store, &key).await? else {
-        return Ok(Err((Status::NeedsLogin, "there is no token".to_owned())));
-    };
-    let keys = parts.keyring.keys();
-    let opened = keys.and_then(|keys| token::open(&key, &held.value, &keys));
-    Ok(match opened {
-        Ok(Some(token)) => Ok(token),
-        Ok(None) => Err((Status::NeedsLogin, "there is no token".to_owned())),
-        Err(error @ CustodyError::NoKey(_)) => Err((Status::NeedsKey, error.to_string())),
-        Err(error) => Err((Status::NeedsLogin, error.to_string())),
-    })
+async fn open_user_token(context: &Context, user: &UserId) -> Result<Token, UserTokenError> {
+    let unusable = |status, reason: String| Unusable { status, reason };
+    let missing = || unusable(Status::NeedsLogin, "there is no token".to_owned());
+    let key = token::user_key(user);
+    let stored = load_record::<token::StoredToken>(&*context.store, &key).await?;
+    let stored = stored.ok_or_else(missing)?;
+    let keys = context.keyring.keys();
+    let opened = keys.and_then(|keys| token::open_token(&key, &stored.value, &keys));
+    match opened {
+        Ok(token) => Ok(token.ok_or_else(missing)?),
+        Err(error @ SealingError::UnknownKey(_)) => {
+            Err(unusable(Status::NeedsKey, error.to_string()).into())
+        }
+        Err(error) => Err(unusable(Status::NeedsLogin, error.to_string()).into()),
+    }
 }

@@ -4,40 +4,39 @@
 //! does nothing; nothing sleeps while it holds a delivery; a commit made with a token is guarded by
 //! the epoch of the connection it came from.
 
-pub(crate) mod app;
-mod care;
-mod change;
+pub(crate) mod app_subscription;
 mod commits;
 mod connection;
-mod fields;
-mod grant;
-mod limits;
-mod listing;
-mod pace;
+mod connection_poll;
+mod connection_update;
+mod error;
+mod excluded_field;
+mod login;
+mod maintenance;
 mod page;
-mod renewal;
-mod subscription;
-mod tokens;
-mod walk;
-mod walked;
+mod page_subscription;
+mod page_tokens;
+mod poll_outcome;
+mod rate_limits;
+mod result_page;
+mod token_maintenance;
 
 use common::store::StoreError;
-use common::telemetry::Metrics;
 use model::id::Subject;
 use model::job::Claim;
 
-use crate::Parts;
-pub(crate) use subscription::count_drift;
+use crate::context::Context;
+pub(crate) use page_subscription::count_findings;
 
 /// Does what is due.
-pub(crate) async fn poll(parts: &Parts, claim: &Claim) -> Result<(), StoreError> {
-    Metrics::count(&parts.metrics.polls, claim.subject.kind());
+pub(crate) async fn poll(context: &Context, claim: &Claim) -> Result<(), StoreError> {
+    context.metrics.polls.count(claim.subject.kind());
     let done = match &claim.subject {
-        Subject::Page(id) => page::poll(parts, id, claim.due).await,
-        Subject::Connection(user) => connection::poll(parts, user, claim).await,
-        Subject::Grant(id) => grant::poll(parts, id).await,
-        Subject::Subscription(page) => subscription::poll(parts, page, claim.due).await,
-        Subject::App => app::poll(parts, claim.due).await,
+        Subject::Page(id) => page::poll(context, id, claim.due_at).await,
+        Subject::Connection(user) => connection::poll(context, user, claim).await,
+        Subject::Grant(id) => login::poll(context, id).await,
+        Subject::Subscription(page) => page_subscription::poll(context, page, claim.due_at).await,
+        Subject::App => app_subscription::poll(context, claim.due_at).await,
     };
     match done {
         Err(StoreError::Unexpected(what)) => {

@@ -1,0 +1,180 @@
+//! Webhook fields of Pages: one table that says what each of them announces.
+//!
+//! Invariant: [`WEBHOOK_FIELDS`] is the only list of webhook fields. What is accepted, what is
+//! subscribed, and the names that metrics may have all follow from it.
+//!
+//! Source: Graph API reference "Webhooks Reference: Page", v26. `category` carries a value, but the
+//! value is an enum constant that Graph never returns, so the table has it as a hint.
+
+use crate::field::{FieldName, TrackedFields};
+
+/// What a webhook field announces about a Page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Announces {
+    /// This Graph field changed, and the webhook carries its new value.
+    Value(&'static str),
+    /// This Graph field changed, and only a read returns its new value.
+    Hint(&'static str),
+    /// Nothing about the profile of the Page: a message, a post, a lead. Other people's data.
+    NotProfile,
+}
+
+use Announces::{Hint, NotProfile, Value};
+
+/// Every webhook field that Facebook documents for Pages, with what it announces.
+const WEBHOOK_FIELDS: [(&str, Announces); 64] = [
+    ("affiliation", Hint("affiliation")),
+    ("attire", Hint("attire")),
+    ("awards", Hint("awards")),
+    ("bio", Hint("bio")),
+    ("birthday", Hint("birthday")),
+    ("category", Hint("category")),
+    ("company_overview", Value("company_overview")),
+    ("culinary_team", Hint("culinary_team")),
+    ("current_location", Hint("current_location")),
+    ("description", Hint("description")),
+    ("email", Hint("emails")),
+    ("founded", Value("founded")),
+    ("general_info", Value("general_info")),
+    ("general_manager", Hint("general_manager")),
+    ("hometown", Hint("hometown")),
+    ("hours", Hint("hours")),
+    ("location", Hint("location")),
+    ("members", Hint("members")),
+    ("mission", Value("mission")),
+    ("name", Value("name")),
+    ("parking", Hint("parking")),
+    ("payment_options", Hint("payment_options")),
+    ("personal_info", Hint("personal_info")),
+    ("personal_interests", Hint("personal_interests")),
+    ("phone", Hint("phone")),
+    ("picture", Hint("picture")),
+    ("price_range", Hint("price_range")),
+    ("products", Value("products")),
+    ("public_transit", Hint("public_transit")),
+    ("website", Hint("website")),
+    ("call_permission_reply", NotProfile),
+    ("checkins", NotProfile),
+    ("conversations", NotProfile),
+    ("feed", NotProfile),
+    ("follow", NotProfile),
+    ("group_feed", NotProfile),
+    ("inbox_labels", NotProfile),
+    ("leadgen", NotProfile),
+    ("leadgen_update", NotProfile),
+    ("live_videos", NotProfile),
+    ("mention", NotProfile),
+    ("merchant_review", NotProfile),
+    ("message_deliveries", NotProfile),
+    ("message_echoes", NotProfile),
+    ("message_edits", NotProfile),
+    ("message_reactions", NotProfile),
+    ("message_reads", NotProfile),
+    ("messages", NotProfile),
+    ("messaging_account_linking", NotProfile),
+    ("messaging_handovers", NotProfile),
+    ("messaging_optins", NotProfile),
+    ("messaging_policy_enforcement", NotProfile),
+    ("messaging_postbacks", NotProfile),
+    ("messaging_referrals", NotProfile),
+    ("page_about_story", NotProfile),
+    ("page_change_proposal", NotProfile),
+    ("page_upcoming_change", NotProfile),
+    ("product_review", NotProfile),
+    ("ratings", NotProfile),
+    ("registration", NotProfile),
+    ("standby", NotProfile),
+    ("story_share", NotProfile),
+    ("user_action", NotProfile),
+    ("videos", NotProfile),
+];
+
+fn find(webhook_field: &str) -> Option<(&'static str, Announces)> {
+    WEBHOOK_FIELDS
+        .into_iter()
+        .find(|(name, _)| *name == webhook_field)
+}
+
+/// Returns what `webhook_field` announces. A field that the table does not have announces nothing
+/// about a profile.
+pub fn announces(webhook_field: &str) -> Announces {
+    find(webhook_field).map_or(NotProfile, |(_, announces)| announces)
+}
+
+impl Announces {
+    /// Returns the Graph field that changed, or `None` for [`Announces::NotProfile`].
+    pub fn graph_field(self) -> Option<&'static str> {
+        match self {
+            Value(field) | Hint(field) => Some(field),
+            NotProfile => None,
+        }
+    }
+}
+
+/// Returns whether Facebook has a webhook for changes of `field`.
+pub fn has_webhook(field: &FieldName) -> bool {
+    WEBHOOK_FIELDS
+        .iter()
+        .any(|(_, announces)| announces.graph_field() == Some(field.as_str()))
+}
+
+/// Returns the webhook fields that announce any of `tracked`, in alphabetical order.
+pub fn webhook_fields(tracked: &TrackedFields) -> Vec<&'static str> {
+    let is_tracked = |announces: Announces| {
+        let field = announces.graph_field();
+        field.is_some_and(|field| tracked.iter().any(|name| name.as_str() == field))
+    };
+    let subscribed = WEBHOOK_FIELDS
+        .into_iter()
+        .filter(|(_, announces)| is_tracked(*announces));
+    subscribed.map(|(name, _)| name).collect()
+}
+
+/// Returns the name under which metrics count `webhook_field`: its own if Facebook documents the
+/// field, else `unknown`, so that a sender cannot invent metrics.
+pub fn metric_label(webhook_field: &str) -> &'static str {
+    find(webhook_field).map_or("unknown", |(name, _)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tracked_fields_decide_which_webhook_fields_are_subscribed() {
+        let fields = webhook_fields(&TrackedFields::default());
+        assert!(
+            fields.contains(&"email") && fields.contains(&"name"),
+            "{fields:?}"
+        );
+        assert!(!fields.contains(&"parking"));
+    }
+
+    #[test]
+    fn every_webhook_field_that_announces_a_graph_field_is_subscribed_when_that_field_is_tracked() {
+        for (name, announces) in WEBHOOK_FIELDS {
+            let Some(field) = announces.graph_field() else {
+                continue;
+            };
+            let tracked = TrackedFields::parse(field).unwrap();
+            assert_eq!(webhook_fields(&tracked), [name]);
+            assert!(has_webhook(&FieldName::parse(field).unwrap()));
+        }
+    }
+
+    #[test]
+    fn no_webhook_field_has_two_rows() {
+        let mut names: Vec<&str> = WEBHOOK_FIELDS.iter().map(|(name, _)| *name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), WEBHOOK_FIELDS.len());
+    }
+
+    #[test]
+    fn an_undocumented_webhook_field_is_counted_as_unknown() {
+        assert_eq!(metric_label("messages"), "messages");
+        assert_eq!(metric_label("phone"), "phone");
+        assert_eq!(metric_label("made_up"), "unknown");
+        assert_eq!(announces("made_up"), NotProfile);
+    }
+}

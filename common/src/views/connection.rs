@@ -1,0 +1,148 @@
+//! Connections as programs see them.
+
+use model::id::{PageId, UserId};
+use model::time::HostTime;
+use serde::Serialize;
+
+use crate::records::connection::{
+    Connection, MissingPermission, PollOutcome, PollProgress, Status,
+};
+use crate::records::expiry::Expiry;
+use crate::timestamp::rfc3339;
+
+/// A connection in a list.
+#[derive(Debug, Clone, Serialize)]
+pub struct ConnectionView {
+    /// The app-scoped id of the person.
+    pub id: UserId,
+    /// Their name at Facebook; null if it is not known.
+    pub name: Option<String>,
+    /// The status of the connection.
+    pub status: Status,
+    /// When the person last logged in.
+    pub connected_at: String,
+    /// When the token ends; null if it does not end.
+    pub token_expires_at: Option<String>,
+    /// When Facebook stops returning data until the next login; null if Facebook names no end.
+    pub data_access_expires_at: Option<String>,
+    /// The permissions that the person gave.
+    pub permissions: Vec<String>,
+    /// The wanted permissions that the person did not give.
+    pub missing_permissions: Vec<MissingPermission>,
+    /// The last complete poll; null if there was none.
+    pub last_poll: Option<PollView>,
+    /// The poll that is under way; null if there is none.
+    pub poll_in_progress: Option<PollProgressView>,
+    /// When the Pages of the connection are read next; null if they are not read.
+    pub next_read_at: Option<String>,
+    /// What is wrong with the connection; null if nothing is.
+    pub problem: Option<String>,
+}
+
+/// A complete poll of a connection.
+#[derive(Debug, Clone, Serialize)]
+pub struct PollView {
+    /// When it began.
+    pub began_at: String,
+    /// When it ended.
+    pub ended_at: String,
+    /// How many Pages it listed.
+    pub pages: u64,
+    /// How many result pages it requested.
+    pub calls: u64,
+}
+
+/// A poll of a connection that is under way.
+#[derive(Debug, Clone, Serialize)]
+pub struct PollProgressView {
+    /// When it began.
+    pub began_at: String,
+    /// How many Pages it has listed.
+    pub pages: u64,
+    /// How many result pages it has requested.
+    pub calls: u64,
+    /// An estimate of when it will be complete; null if there is nothing to estimate from.
+    pub finishes_at: Option<String>,
+}
+
+/// A connection with the ids of its Pages.
+#[derive(Debug, Clone, Serialize)]
+pub struct ConnectionDetail {
+    /// The connection as in a list.
+    #[serde(flatten)]
+    pub connection: ConnectionView,
+    /// The Pages that the connection gives access to.
+    pub page_ids: Vec<PageId>,
+}
+
+/// A connection that ends, and what ends with it.
+#[derive(Debug, Clone, Serialize)]
+pub struct ExpiringConnection {
+    /// The app-scoped id of the person.
+    pub id: UserId,
+    /// Their name at Facebook; null if it is not known.
+    pub name: Option<String>,
+    /// The status of the connection.
+    pub status: Status,
+    /// When the token ends; null if it does not end.
+    pub token_expires_at: Option<String>,
+    /// When Facebook stops returning data until the next login; null if Facebook names no end.
+    pub data_access_expires_at: Option<String>,
+    /// Whole days to the earlier of both; 0 within the last day and afterwards.
+    pub days_left: Option<u64>,
+    /// How many Pages no other active connection gives access to.
+    pub pages_lost_count: u64,
+    /// The first of these Pages.
+    pub pages_lost: Vec<PageId>,
+}
+
+fn poll_view(poll: &PollOutcome) -> PollView {
+    PollView {
+        began_at: rfc3339(poll.began_at),
+        ended_at: rfc3339(poll.ended_at),
+        pages: poll.pages,
+        calls: poll.calls,
+    }
+}
+
+/// Returns a connection as it is at `now`, where `wanted` are the permissions that the app asks for.
+pub fn connection_view(
+    connection: &Connection,
+    wanted: &[String],
+    now: HostTime,
+) -> ConnectionView {
+    let in_progress = |progress: &PollProgress| PollProgressView {
+        began_at: rfc3339(progress.began_at),
+        pages: progress.pages,
+        calls: progress.calls,
+        finishes_at: connection.poll_finishes_at(now).map(rfc3339),
+    };
+    ConnectionView {
+        id: connection.user.clone(),
+        name: connection.name.clone(),
+        status: connection.status,
+        connected_at: rfc3339(connection.connected_at),
+        token_expires_at: connection.token_expires_at.map(rfc3339),
+        data_access_expires_at: connection.data_access_expires_at.map(rfc3339),
+        permissions: connection.scopes.clone(),
+        missing_permissions: connection.missing_permissions(wanted),
+        last_poll: connection.last_poll.as_ref().map(poll_view),
+        poll_in_progress: connection.poll_progress.as_ref().map(in_progress),
+        next_read_at: connection.polling.due().map(|(_, at)| rfc3339(at)),
+        problem: connection.problem.clone(),
+    }
+}
+
+/// Returns a connection and what ends with it.
+pub fn expiring_view(expiry: &Expiry) -> ExpiringConnection {
+    ExpiringConnection {
+        id: expiry.user.clone(),
+        name: expiry.name.clone(),
+        status: expiry.status,
+        token_expires_at: expiry.token_expires_at.map(rfc3339),
+        data_access_expires_at: expiry.data_access_expires_at.map(rfc3339),
+        days_left: expiry.days_left,
+        pages_lost_count: expiry.pages_lost_count,
+        pages_lost: expiry.pages_lost.clone(),
+    }
+}

@@ -1,0 +1,80 @@
+//! Missed webhooks as programs see them.
+
+use std::collections::BTreeMap;
+
+use model::field::FieldName;
+use model::id::PageId;
+use model::time::HostTime;
+use serde::Serialize;
+
+use crate::records::missed_webhooks::{Counts, DayReport, Report, UnannouncedRecord};
+use crate::timestamp::rfc3339;
+
+/// How many changes webhooks announced, and which they did not.
+#[derive(Debug, Clone, Serialize)]
+pub struct MissedView {
+    /// All fields and days together.
+    #[serde(flatten)]
+    pub all: Counts,
+    /// First reads of a field, which have nothing to compare with.
+    pub initial: u64,
+    /// Changes of fields for which Facebook has no webhook.
+    pub unannounceable: u64,
+    /// The counts of each field, by its Graph name.
+    pub fields: BTreeMap<String, Counts>,
+    /// The counts of each local day.
+    pub days: BTreeMap<String, DayReport>,
+    /// The Pages that missed a change and sent no webhook since.
+    pub silent_pages: Vec<PageId>,
+    /// Every change that no webhook announced, the oldest first.
+    pub changes: Vec<UnannouncedChangeView>,
+}
+
+/// A change that no webhook announced.
+#[derive(Debug, Clone, Serialize)]
+pub struct UnannouncedChangeView {
+    /// The id of the Page.
+    pub page_id: PageId,
+    /// The Graph name of the field.
+    pub field: FieldName,
+    /// The change happened after this read, on Facebook's clock.
+    pub changed_after: String,
+    /// The change happened before this read, on Facebook's clock.
+    pub changed_before: String,
+    /// Whether its webhook may still come.
+    pub state: ChangeState,
+}
+
+/// Whether the webhook of an unannounced change may still come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangeState {
+    /// It may still come.
+    Open,
+    /// It did not come within an hour.
+    Missed,
+}
+
+/// Returns a report as it is at `now`.
+pub fn missed_view(report: &Report, now: HostTime) -> MissedView {
+    let change = |record: &UnannouncedRecord| UnannouncedChangeView {
+        page_id: record.page.clone(),
+        field: record.field.clone(),
+        changed_after: rfc3339(record.change.previous_read),
+        changed_before: rfc3339(record.change.found_by_read),
+        state: if record.change.is_missed(now) {
+            ChangeState::Missed
+        } else {
+            ChangeState::Open
+        },
+    };
+    MissedView {
+        all: report.all.clone(),
+        initial: report.initial,
+        unannounceable: report.unannounceable,
+        fields: report.fields.clone(),
+        days: report.days.clone(),
+        silent_pages: report.silent_pages.clone(),
+        changes: report.unannounced.iter().map(change).collect(),
+    }
+}

@@ -1,0 +1,10 @@
+//! The JSON that commands print, one type per object.
+//!
+//! Invariant: the same thing has the same name in every object, and every instant is RFC 3339 in UTC.
+//! `docs/json.md` describes each object; a test compares it with what the commands print.
+
+pub mod connection;
+pub mod dead_letter;
+pub mod missed;
+pub mod page;
+pub mod schedule;

@@ -1,0 +1,174 @@
+//! Pages and their changes as programs see them.
+
+use std::collections::BTreeMap;
+
+use model::field::FieldName;
+use model::id::{PageId, UserId};
+use model::page::{Page, Register, Source, Status};
+use model::value::CanonicalValue;
+use serde::Serialize;
+use serde_json::Value as Json;
+
+use crate::store::{Cursor, FeedEntry, HistoryEntry, StoredPage, Versioned};
+use crate::timestamp::rfc3339;
+
+/// A Page in a list.
+#[derive(Debug, Clone, Serialize)]
+pub struct PageSummary {
+    /// The id of the Page.
+    pub id: PageId,
+    /// Its status.
+    pub status: Status,
+    /// How often the Page was written.
+    pub version: u64,
+    /// Its name; null if it is not known.
+    pub name: Json,
+    /// When the Page is read next; null if it is not read.
+    pub next_read_at: Option<String>,
+}
+
+/// A Page with all its fields.
+#[derive(Debug, Clone, Serialize)]
+pub struct PageView {
+    /// The Page as in a list.
+    #[serde(flatten)]
+    pub summary: PageSummary,
+    /// The people whose connections give access to the Page.
+    pub connections: Vec<UserId>,
+    /// Every field that was ever read or reported, by its Graph name.
+    pub fields: BTreeMap<String, FieldView>,
+}
+
+/// A field of a Page.
+#[derive(Debug, Clone, Serialize)]
+pub struct FieldView {
+    /// The value; null if the field has none.
+    pub value: Json,
+    /// How the value was first seen.
+    pub source: Source,
+    /// When the value was first seen, on Facebook's clock.
+    pub changed_at: String,
+    /// When a read last confirmed the value, on Facebook's clock; null if none has since it changed.
+    pub confirmed_at: Option<String>,
+    /// Whether only the beginning of the value is stored.
+    pub truncated: bool,
+}
+
+/// One change of one field.
+#[derive(Debug, Clone, Serialize)]
+pub struct ChangeView {
+    /// The id of the Page.
+    pub page_id: PageId,
+    /// The version of the Page from this change on.
+    pub version: u64,
+    /// The Graph name of the field.
+    pub field: FieldName,
+    /// The value before; null if there was none.
+    pub before: Json,
+    /// The value after; null if there is none.
+    pub after: Json,
+    /// How the change was seen.
+    pub source: Source,
+    /// When the change was seen, on Facebook's clock.
+    pub changed_at: String,
+    /// When pagesync stored the change, on this host's clock.
+    pub received_at: String,
+}
+
+/// One entry of the change feed: a Page and the fields that changed together.
+#[derive(Debug, Clone, Serialize)]
+pub struct FeedChangeView {
+    /// The place in the feed behind this entry.
+    pub cursor: String,
+    /// The id of the Page.
+    pub page_id: PageId,
+    /// The version of the Page from this change on.
+    pub version: u64,
+    /// The Graph names of the fields that changed.
+    pub fields: Vec<FieldName>,
+    /// How the first of the changes was seen.
+    pub source: Source,
+    /// When pagesync stored the changes, on this host's clock.
+    pub received_at: String,
+}
+
+/// Returns a Page as in a list. A Page that cannot be decoded has the status `corrupt`.
+pub fn page_summary(id: &PageId, stored: &Versioned<StoredPage>) -> PageSummary {
+    match &stored.value {
+        StoredPage::Page(page) => summary(id, stored.version, page),
+        StoredPage::Unknown | StoredPage::Corrupt(_) => PageSummary {
+            id: id.clone(),
+            status: Status::Corrupt,
+            version: stored.version,
+            name: Json::Null,
+            next_read_at: None,
+        },
+    }
+}
+
+fn summary(id: &PageId, version: u64, page: &Page) -> PageSummary {
+    let name = page
+        .registers
+        .iter()
+        .find(|(field, _)| field.as_str() == "name");
+    PageSummary {
+        id: id.clone(),
+        status: page.status,
+        version,
+        name: name.map_or(Json::Null, |(_, register)| json_value(register)),
+        next_read_at: page.polling.due().map(|(_, at)| rfc3339(at)),
+    }
+}
+
+/// Returns a Page with all its fields.
+pub fn page_view(id: &PageId, version: u64, page: &Page) -> PageView {
+    let field = |(name, register): (&FieldName, &Register)| {
+        let value = register.value.as_ref();
+        let view = FieldView {
+            value: json_value(register),
+            source: register.origin.source,
+            changed_at: rfc3339(register.origin.stamp),
+            confirmed_at: page.confirmed_at(name).map(rfc3339),
+            truncated: value.is_some_and(CanonicalValue::is_truncated),
+        };
+        (name.to_string(), view)
+    };
+    PageView {
+        summary: summary(id, version, page),
+        connections: page.connections.iter().cloned().collect(),
+        fields: page.registers.iter().map(field).collect(),
+    }
+}
+
+fn json_value(register: &Register) -> Json {
+    register
+        .value
+        .as_ref()
+        .map_or(Json::Null, CanonicalValue::to_json)
+}
+
+/// Returns an entry of the history of a Page.
+pub fn change_view(id: &PageId, entry: &HistoryEntry) -> ChangeView {
+    ChangeView {
+        page_id: id.clone(),
+        version: entry.version,
+        field: entry.field.clone(),
+        before: entry.before.clone(),
+        after: entry.after.clone(),
+        source: entry.source,
+        changed_at: rfc3339(entry.changed_at),
+        received_at: rfc3339(entry.received_at),
+    }
+}
+
+/// Returns an entry of the change feed.
+pub fn feed_change_view(cursor: &Cursor, entry: &FeedEntry) -> FeedChangeView {
+    FeedChangeView {
+        cursor: cursor.to_string(),
+        page_id: entry.page.clone(),
+        version: entry.version,
+        fields: entry.fields.clone(),
+        source: entry.source,
+        received_at: rfc3339(entry.received_at),
+    }
+}

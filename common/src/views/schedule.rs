@@ -1,0 +1,74 @@
+//! Due polls and daily polls as programs see them.
+
+use model::id::{Subject, UserId};
+use model::queue_name::QueueName;
+use model::time::HostTime;
+use serde::Serialize;
+
+use crate::records::daily_poll::{DailyPoll, DailyPollResult};
+use crate::timestamp::rfc3339;
+
+/// Which polls are due next, and how the daily polls went.
+#[derive(Debug, Clone, Serialize)]
+pub struct ScheduleView {
+    /// The next polls of each queue.
+    pub due: Vec<DuePoll>,
+    /// The last daily polls, the newest first.
+    pub daily_polls: Vec<DailyPollView>,
+    /// Until when Facebook's rate limit of the app blocks calls; null if it does not.
+    pub rate_limited_until: Option<String>,
+    /// Why no webhooks arrive; null if nothing is known to be wrong.
+    pub webhooks_problem: Option<String>,
+}
+
+/// A poll that is due.
+#[derive(Debug, Clone, Serialize)]
+pub struct DuePoll {
+    /// The queue that the poll goes to.
+    pub queue: QueueName,
+    /// What the poll is about, as `<kind>:<id>`.
+    pub subject: Subject,
+    /// When it is due.
+    pub due_at: String,
+}
+
+/// The daily poll of one connection on one local day.
+#[derive(Debug, Clone, Serialize)]
+pub struct DailyPollView {
+    /// The local day, as in `2026-11-22`.
+    pub day: String,
+    /// The app-scoped id of the person.
+    pub connection_id: UserId,
+    /// What became of the poll.
+    pub result: DailyPollResult,
+    /// When it was due.
+    pub due_at: String,
+    /// When it ended; null if it did not run.
+    pub ended_at: Option<String>,
+    /// How many Pages it read.
+    pub pages: u64,
+    /// How many result pages it requested.
+    pub calls: u64,
+}
+
+/// Returns a poll that is due.
+pub fn due_poll(queue: QueueName, subject: &Subject, at: HostTime) -> DuePoll {
+    DuePoll {
+        queue,
+        subject: subject.clone(),
+        due_at: rfc3339(at),
+    }
+}
+
+/// Returns a daily poll.
+pub fn daily_poll_view(poll: &DailyPoll) -> DailyPollView {
+    DailyPollView {
+        day: poll.day.clone(),
+        connection_id: poll.connection.clone(),
+        result: poll.result,
+        due_at: rfc3339(poll.slot),
+        ended_at: poll.ended_at.map(rfc3339),
+        pages: poll.pages,
+        calls: poll.calls,
+    }
+}

@@ -1,0 +1,286 @@
+//! `pagesync connection ...`.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use common::clock::Clock;
+use common::config::backend::Backend;
+use common::config::{Config, LoginPolicy};
+use common::graph::client::Graph;
+use common::invitation;
+use common::records::connection::{self, Connection};
+use common::records::{expiry, load_all, load_record, rate_limit, token};
+use common::sealing::{self, Keyring, Token};
+use common::store::{RecordKind, Store};
+use common::timestamp::rfc3339;
+use common::views::connection::{ConnectionDetail, ConnectionView, connection_view, expiring_view};
+use model::id::{PageId, UserId};
+use model::queue_name::QueueName;
+use model::time::HostTime;
+use simulator::browser::{Decision, LoginBrowser};
+
+use crate::cli::ConnectionCommand;
+use crate::output::{self, Format, Row, cell, escape_control, print_listing, to_json};
+
+/// Runs one of the commands. `store` is needed by all but `invite` and `simulate-login`.
+pub async fn run(
+    config: &Config,
+    store: Option<&dyn Store>,
+    command: ConnectionCommand,
+    format: Format,
+) -> anyhow::Result<()> {
+    match (command, store) {
+        (ConnectionCommand::Invite { days }, _) => output::print(&invite(config, days)?),
+        (ConnectionCommand::SimulateLogin { ingress }, _) => simulate_login(config, &ingress).await,
+        (ConnectionCommand::List { expiring: None }, Some(store)) => {
+            list(config, store, format).await
+        }
+        (
+            ConnectionCommand::List {
+                expiring: Some(days),
+            },
+            Some(store),
+        ) => list_expiring(store, days, format).await,
+        (ConnectionCommand::Show { id }, Some(store)) => show(config, store, &id, format).await,
+        (ConnectionCommand::Poll { id, dry_run }, Some(store)) => poll(store, &id, dry_run).await,
+        (ConnectionCommand::Disconnect { id, dry_run }, Some(store)) => {
+            disconnect(config, store, &id, dry_run).await
+        }
+        (_, None) => bail!("this command needs the store"),
+    }
+}
+
+fn parse(id: &str) -> anyhow::Result<UserId> {
+    UserId::parse(id).map_err(|_| {
+        anyhow::anyhow!(
+            "a connection is named by the person's id, which is digits: see `pagesync connection list`"
+        )
+    })
+}
+
+async fn poll(store: &dyn Store, id: &str, dry_run: bool) -> anyhow::Result<()> {
+    let user = parse(id)?;
+    let is_known = connection::find(store, &user).await?.is_some();
+    if dry_run && is_known {
+        return output::print(&format!("would read all Pages of {user} now"));
+    }
+    let now = Clock::system().now();
+    let Some(at) = connection::request_poll(store, &user, now).await? else {
+        bail!("there is no connection of {user}");
+    };
+    let buckets = [
+        rate_limit::APP_BUCKET.to_owned(),
+        rate_limit::user_bucket(&user),
+    ];
+    let blocked = rate_limit::blocked_until(store, buckets, QueueName::PollsNow, now).await?;
+    output::print(&format!(
+        "all Pages of {user} are read {}",
+        starts(at, blocked)
+    ))
+}
+
+/// Returns when a poll that is due at `at` starts, if a rate limit blocks calls until `blocked`.
+pub(crate) fn starts(at: HostTime, blocked: Option<HostTime>) -> String {
+    match blocked.filter(|blocked| *blocked > at) {
+        Some(blocked) => format!(
+            "from {} on: until then Facebook's rate limit blocks calls",
+            rfc3339(blocked)
+        ),
+        None => format!("from {} on", rfc3339(at)),
+    }
+}
+
+fn invite(config: &Config, days: u64) -> anyhow::Result<String> {
+    let base = config.redirect_uri.strip_suffix("/facebook/callback");
+    let base = base.context("FACEBOOK_REDIRECT_URI is missing")?;
+    match config.login {
+        LoginPolicy::Open => Ok(format!("{base}/facebook/login")),
+        LoginPolicy::Invited => {
+            let secret = config.state_secret.as_ref();
+            let secret = secret.context("STATE_TOKEN_SECRET is missing")?;
+            let validity = Duration::from_secs(days * 24 * 3600);
+            let until = Clock::system().now().plus(validity);
+            let invitation = invitation::sign(secret, until);
+            Ok(format!("{base}/facebook/login?invitation={invitation}"))
+        }
+    }
+}
+
+fn text(value: Option<&str>) -> String {
+    value.map_or("-".to_owned(), escape_control)
+}
+
+async fn list(config: &Config, store: &dyn Store, format: Format) -> anyhow::Result<()> {
+    let now = Clock::system().now();
+    let row = |connection: &Connection| {
+        let view = connection_view(connection, &config.scopes, now);
+        Row::new(cells(&view), &view)
+    };
+    let connections = connection::list(store).await?;
+    let rows: Vec<Row> = connections.iter().map(row).collect();
+    let header = [
+        "connection",
+        "name",
+        "status",
+        "Pages",
+        "last poll",
+        "next read",
+        "problem",
+    ];
+    print_listing(format, &header, &rows)
+}
+
+fn cells(view: &ConnectionView) -> Vec<String> {
+    let last = view.last_poll.as_ref();
+    let pages = last.map(|poll| poll.pages.to_string());
+    vec![
+        view.id.to_string(),
+        text(view.name.as_deref()),
+        view.status.to_string(),
+        text(pages.as_deref()),
+        text(last.map(|poll| poll.ended_at.as_str())),
+        text(view.next_read_at.as_deref()),
+        text(problems(view).as_deref()),
+    ]
+}
+
+/// Returns the problem of a connection and the consequences of its missing permissions.
+fn problems(view: &ConnectionView) -> Option<String> {
+    let missing = view.missing_permissions.iter();
+    let missing = missing
+        .map(|missing| format!("{} is missing: {}", missing.permission, missing.consequence));
+    let problems: Vec<String> = view.problem.iter().cloned().chain(missing).collect();
+    (!problems.is_empty()).then(|| problems.join("; "))
+}
+
+async fn list_expiring(store: &dyn Store, days: u64, format: Format) -> anyhow::Result<()> {
+    let all = expiry::list(store, Clock::system().now()).await?;
+    let ends_soon = |expiry: &&expiry::Expiry| expiry.days_left.is_some_and(|left| left <= days);
+    let row = |expiry: &expiry::Expiry| {
+        let view = expiring_view(expiry);
+        let cells = vec![
+            view.id.to_string(),
+            text(view.name.as_deref()),
+            view.status.to_string(),
+            text(view.days_left.map(|days| days.to_string()).as_deref()),
+            text(view.token_expires_at.as_deref()),
+            text(view.data_access_expires_at.as_deref()),
+            view.pages_lost_count.to_string(),
+        ];
+        Row::new(cells, &view)
+    };
+    let rows: Vec<Row> = all.iter().filter(ends_soon).map(row).collect();
+    let header = [
+        "connection",
+        "name",
+        "status",
+        "days left",
+        "token ends",
+        "data access ends",
+        "Pages lost",
+    ];
+    print_listing(format, &header, &rows)
+}
+
+async fn show(config: &Config, store: &dyn Store, id: &str, format: Format) -> anyhow::Result<()> {
+    let user = parse(id)?;
+    let stored = connection::find(store, &user).await?;
+    let stored = stored.with_context(|| format!("there is no connection of {user}"))?;
+    let prefix = token::page_prefix(&user);
+    let tokens = load_all::<token::StoredToken>(store, RecordKind::PageToken, &prefix).await?;
+    let page_ids: Vec<PageId> = tokens
+        .iter()
+        .filter_map(|(id, _)| token::page_in_id(id))
+        .collect();
+    let detail = ConnectionDetail {
+        connection: connection_view(&stored.value, &config.scopes, Clock::system().now()),
+        page_ids,
+    };
+    let json = to_json(&detail);
+    output::print(&output::one(format, &json, || {
+        let lines = json
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(name, value)| vec![name.replace('_', " "), cell(value, 100)]);
+        output::table(&["", ""], lines)
+    }))
+}
+
+/// Deletes the tokens of a connection, and revokes the app's permissions at Facebook if the person's token
+/// can be opened here.
+async fn disconnect(
+    config: &Config,
+    store: &dyn Store,
+    id: &str,
+    dry_run: bool,
+) -> anyhow::Result<()> {
+    let user = parse(id)?;
+    if dry_run {
+        if connection::find(store, &user).await?.is_none() {
+            bail!("there is no connection of {user}");
+        }
+        return output::print(&format!("would disconnect {user}"));
+    }
+    let token = own_token(config, store, &user).await?;
+    let Some(pages) = connection::disconnect(store, &user).await? else {
+        bail!("there is no connection of {user}");
+    };
+    output::print(&format!(
+        "disconnected {user} and deleted the tokens of {pages} Pages; the stored values of the Pages stay"
+    ))?;
+    match token {
+        Some(token) if !config.app_id.is_empty() && !config.app_secrets.is_empty() => {
+            let graph = Graph::new(config, Clock::system()).map_err(anyhow::Error::msg)?;
+            match graph.revoke_permissions(&token).await {
+                Ok(()) => output::print("the app's permissions were revoked at Facebook"),
+                Err(error) => output::print(&format!(
+                    "the app's permissions could not be revoked at Facebook ({error}): the person can remove the app in their settings"
+                )),
+            }
+        }
+        _ => output::print(
+            "the app's permissions were not revoked at Facebook, because the token cannot be opened here: the person can remove the app in their settings",
+        ),
+    }
+}
+
+async fn own_token(
+    config: &Config,
+    store: &dyn Store,
+    user: &UserId,
+) -> anyhow::Result<Option<Token>> {
+    let ring = match (&config.token_private_keys, config.backend) {
+        (Some(keys), _) => Keyring::Configured(keys.clone()),
+        (None, Backend::Embedded) => sealing::open_key_file(&config.data_dir)?,
+        (None, Backend::Distributed) => return Ok(None),
+    };
+    let key = token::user_key(user);
+    let Some(stored) = load_record::<token::StoredToken>(store, &key).await? else {
+        return Ok(None);
+    };
+    Ok(token::open_token(&key, &stored.value, &ring.keys()?)
+        .ok()
+        .flatten())
+}
+
+/// Logs in as a person would: through the login of pagesync, the simulated dialog, and the callback.
+/// `ingress` is the public listener as this machine reaches it.
+async fn simulate_login(config: &Config, ingress: &str) -> anyhow::Result<()> {
+    let ours = config.redirect_uri.strip_suffix("/facebook/callback");
+    let ours = ours.context("FACEBOOK_REDIRECT_URI is missing")?;
+    let mut visitor = LoginBrowser::new()?
+        .map_address(ours, ingress)
+        .map_address(&config.dialog_url, &config.graph_url);
+    let login = format!("{ours}/facebook/login");
+    let callback = visitor.log_in(&login, &Decision::default()).await?;
+    let Ok(callback) = callback else {
+        bail!("the dialog did not redirect to the callback");
+    };
+    let answer = visitor.get(&callback).await?;
+    let (status, body) = (answer.status(), answer.text().await?);
+    if !status.is_success() {
+        bail!("the callback answered {status}: {}", escape_control(&body));
+    }
+    output::print(&body)
+}

@@ -1,0 +1,35 @@
+//! A login while no worker is up: the test webhook says so, and nothing pretends to have worked.
+
+use common::config::Role;
+use serde_json::json;
+
+use crate::BACKEND;
+use crate::support::facebook::{Connected, Scene};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_worker_the_tests_of_a_login_do_not_succeed() {
+    let scene = Scene {
+        only: &[Role::Ingress, Role::Scheduler],
+        ..Scene::default()
+    };
+    let mut connected = Connected::start(BACKEND, scene).await;
+    let (status, body) = connected.connect_once().await;
+    assert_eq!(status, 200);
+    assert_eq!(body["webhook_test"]["status"], "error", "{body}");
+    let message = body["webhook_test"]["message"].as_str().unwrap();
+    assert!(message.contains("no worker"), "{message}");
+    assert_eq!(
+        (&body["polling_test"], &body["connection"]["status"]),
+        (&json!([]), &json!("pending"))
+    );
+    // The login goes on as soon as there is one.
+    connected.add_role(Role::Worker).await;
+    let page = crate::support::eventually("the connection", || async {
+        let store = &*connected.deployment.store;
+        let all = common::records::connection::list(store).await.ok()?;
+        all.first()?.last_poll.as_ref().map(|last| last.pages)
+    })
+    .await;
+    assert_eq!(page, 3);
+    connected.finish().await;
+}

@@ -1,0 +1,252 @@
+//! What an operator types around connecting: init, keys, connect, schedule, page poll.
+
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value as Json, json};
+use tempfile::TempDir;
+
+use crate::support::TestBackend;
+use crate::support::deployment::{APP_ID, APP_SECRET, Place};
+use crate::support::eventually;
+use crate::support::facebook::{Connected, Scene, nth};
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Runs a command in `directory`, with `input` typed.
+fn typed(
+    directory: &TempDir,
+    environment: &[(&str, &str)],
+    arguments: &[&str],
+    input: &str,
+) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_pagesync"))
+        .args(arguments)
+        .env_clear()
+        .envs(environment.iter().copied())
+        .current_dir(directory.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let given = child.stdin.take().unwrap().write_all(input.as_bytes());
+    // It may have ended without a question.
+    let unread = |error: &std::io::Error| error.kind() == std::io::ErrorKind::BrokenPipe;
+    assert!(given.as_ref().map_or_else(unread, |()| true), "{given:?}");
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn init_asks_four_questions_and_the_answers_are_enough() {
+    let directory = tempfile::tempdir().unwrap();
+    let answers = format!("{APP_ID}\n{APP_SECRET}\nhttps://bot.example/\nEurope/Berlin\n");
+    let output = typed(&directory, &[], &["init"], &answers);
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(
+        said.contains("https://bot.example/facebook/callback"),
+        "{said}"
+    );
+    assert!(!said.contains(APP_SECRET));
+    let path = directory.path().join(".env");
+    assert_eq!(
+        std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    let written = std::fs::read_to_string(&path).unwrap();
+    for line in [
+        "FACEBOOK_WEBHOOK_ADDRESS=https://bot.example/facebook/webhook",
+        "PAGESYNC_TIME_ZONE=Europe/Berlin",
+    ] {
+        assert!(written.contains(line), "{written}");
+    }
+    let shown = typed(&directory, &[], &["config", "show"], "");
+    assert!(shown.status.success(), "{}", text(&shown.stderr));
+    let url = typed(&directory, &[], &["connection", "invite"], "");
+    assert_eq!(text(&url.stdout), "https://bot.example/facebook/login\n");
+    let invited = typed(
+        &directory,
+        &[("PAGESYNC_LOGIN", "invited")],
+        &["connection", "invite"],
+        "",
+    );
+    assert!(text(&invited.stdout).starts_with("https://bot.example/facebook/login?invitation="));
+    let again = typed(&directory, &[], &["init"], &answers);
+    assert_eq!(again.status.code(), Some(1), "a .env is not overwritten");
+    // A value is read back as it was typed, whatever is in it.
+    for odd in [
+        "abcd$HOME1234567890 x",
+        "it's a secret of 16",
+        "a\\b\"c#d'e$f1234567",
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let answers = format!("{APP_ID}\n{odd}\nhttps://bot.example\n\n");
+        let output = typed(&directory, &[], &["init"], &answers);
+        assert!(output.status.success(), "{odd}: {}", text(&output.stderr));
+        let shown = typed(&directory, &[], &["config", "show"], "");
+        assert!(shown.status.success(), "{odd}: {}", text(&shown.stderr));
+    }
+    for address in [
+        "https://bot.example/facebook/webhook",
+        "https://bot.example?x=1",
+        "bot.example",
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let answers = format!("{APP_ID}\n{APP_SECRET}\n{address}\n\n");
+        let output = typed(&directory, &[], &["init"], &answers);
+        assert!(
+            text(&output.stderr).contains("a scheme and a host"),
+            "{address}"
+        );
+        assert!(!directory.path().join(".env").exists());
+    }
+    let empty = tempfile::tempdir().unwrap();
+    let bad = typed(
+        &empty,
+        &[],
+        &["init"],
+        "1234\nshort\nhttp://bot.example\nMars\n",
+    );
+    let complaint = text(&bad.stderr);
+    for key in [
+        "FACEBOOK_APP_ID",
+        "FACEBOOK_APP_SECRET",
+        "FACEBOOK_REDIRECT_URI",
+        "PAGESYNC_TIME_ZONE",
+    ] {
+        assert!(complaint.contains(key), "{complaint}");
+    }
+    assert!(!empty.path().join(".env").exists());
+}
+
+#[test]
+fn generated_keys_are_a_pair() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = typed(&directory, &[], &["keys", "generate"], "");
+    let said = text(&output.stdout);
+    let value = |key: &str| {
+        let line = said.lines().find(|line| line.starts_with(key)).unwrap();
+        line.split_once('=').unwrap().1.to_owned()
+    };
+    let private =
+        common::sealing::PrivateKey::parse(&value("PAGESYNC_TOKEN_PRIVATE_KEYS")).unwrap();
+    assert_eq!(private.public().text(), value("PAGESYNC_TOKEN_PUBLIC_KEY"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_lists_polls_rotates_and_disconnects_beside_the_running_process() {
+    let connected = Connected::start(TestBackend::Embedded, Scene::default()).await;
+    assert_eq!(connected.connect().await.0, 200);
+    let Place::Embedded(data) = &connected.deployment.place else {
+        unreachable!("asked for")
+    };
+    let here = tempfile::tempdir().unwrap();
+    let environment = [
+        ("PAGESYNC_DATA_DIR", data.path().to_str().unwrap()),
+        ("FACEBOOK_APP_ID", APP_ID),
+        ("FACEBOOK_APP_SECRET", APP_SECRET),
+        ("PAGESYNC_GRAPH_URL", connected.facebook.as_str()),
+    ];
+    let run = |arguments: &[&str]| typed(&here, &environment, arguments, "");
+    let as_json = |arguments: &[&str]| -> Json {
+        let output = run(&[arguments, &["--output", "json"]].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let listed = as_json(&["connection", "list"]);
+    let user = listed[0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(
+        (&listed[0]["status"], &listed[0]["pages"]),
+        (&json!("active"), &json!(3))
+    );
+    let shown = as_json(&["connection", "show", &user]);
+    assert_eq!(shown["covers"], json!([nth(0), nth(1), nth(2)]));
+    assert!(text(&run(&["connection", "show", &user]).stdout).contains("Ada Operator"));
+    let schedule = as_json(&["schedule"]);
+    let due = schedule["due"].as_array().unwrap();
+    assert!(
+        due.iter()
+            .any(|one| one["subject"] == format!("connection:{user}")),
+        "{schedule}"
+    );
+    assert!(text(&run(&["schedule"]).stdout).contains("polls_daily"));
+
+    let asked = connected.calls("GET {id}");
+    let dry = run(&["page", "poll", &nth(0), "--dry-run"]);
+    assert_eq!(text(&dry.stdout), format!("would read Page {}\n", nth(0)));
+    let polled = run(&["page", "poll", &nth(0)]);
+    assert!(
+        text(&polled.stdout).contains("is read from"),
+        "{}",
+        text(&polled.stderr)
+    );
+    eventually("the read", || async {
+        (connected.calls("GET {id}") > asked).then_some(())
+    })
+    .await;
+    assert_eq!(run(&["page", "poll", "999"]).status.code(), Some(1));
+    let explained = text(&run(&["page", "explain", &nth(0)]).stdout);
+    assert!(
+        explained.contains(&format!("Covered by the login of {user}")),
+        "{explained}"
+    );
+
+    let file = data.path().join("token.keys");
+    let before = std::fs::read_to_string(&file).unwrap();
+    // As a rotation leaves it that was killed right after it made the new key.
+    let old = common::sealing::PrivateKeys::parse(&before).unwrap();
+    common::sealing::write_file(&file, &old.with_new_key()).unwrap();
+    let halfway = std::fs::read_to_string(&file).unwrap();
+    let rotated = run(&["keys", "rotate"]);
+    let said = text(&rotated.stdout);
+    assert!(
+        said.contains("sealed 4 tokens") && said.contains("0 still need an older key"),
+        "{said}{}",
+        text(&rotated.stderr)
+    );
+    assert_eq!(
+        std::fs::read_to_string(&file).unwrap(),
+        halfway,
+        "it went on with the key that was there"
+    );
+    let dropped = run(&["keys", "rotate", "--drop-old"]);
+    assert!(
+        text(&dropped.stdout).contains("the older keys are gone"),
+        "{}",
+        text(&dropped.stderr)
+    );
+    let after = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(after.lines().count(), 1);
+    assert!(halfway.starts_with(after.trim()) && !before.contains(after.trim()));
+    // The running process goes on with it.
+    let asked = connected.calls("GET {id}");
+    assert!(run(&["page", "poll", &nth(1)]).status.success());
+    eventually("a read with the new key", || async {
+        (connected.calls("GET {id}") > asked).then_some(())
+    })
+    .await;
+    let page = eventually("its result", || async {
+        let page = connected.page(1).await;
+        page.polling.last_attempt_began.map(|_| page)
+    })
+    .await;
+    assert_eq!(page.status, model::page::Status::Active);
+
+    let dry = run(&["connection", "disconnect", &user, "--dry-run"]);
+    assert_eq!(text(&dry.stdout), format!("would disconnect {user}\n"));
+    let gone = text(&run(&["connection", "disconnect", &user]).stdout);
+    assert!(
+        gone.contains("the tokens of 3 Pages are gone") && gone.contains("Facebook knows"),
+        "{gone}"
+    );
+    assert_eq!(as_json(&["connection", "list"]), json!([]));
+    assert_eq!(
+        run(&["connection", "disconnect", &user]).status.code(),
+        Some(1)
+    );
+    connected.finish().await;
+}

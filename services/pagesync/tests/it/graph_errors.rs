@@ -1,0 +1,270 @@
+//! Every error of Graph drives what it should: the table of error codes, row by row, through the real
+//! HTTP surface; and what is dead costs a call a day and delays nobody.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use common::records::{connection, rate_limit, write_records};
+use common::store::{RecordKind, RecordWrite};
+use model::id::UserId;
+use model::page::Status;
+use model::time::HostTime;
+use serde_json::json;
+use simulator::browser::Decision;
+use simulator::errors::GRAPH_ERRORS;
+use simulator::facebook::Person;
+use simulator::token::TokenInvalidation;
+
+use crate::BACKEND;
+use crate::support::eventually;
+use crate::support::facebook::{Connected, Scene, manual, nth};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// What an error must lead to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    /// Tried again within minutes; nothing is said of the Page.
+    Retry,
+    /// No call of this bucket for a while, and no failure of the Page.
+    Wait(&'static str, Duration),
+    /// Somebody must do something: tomorrow, and the Page says what.
+    Tomorrow(Status),
+}
+
+/// The action of each row. Source: "Handling errors" and "Rate limiting" of the Graph API.
+fn expected(name: &str) -> Action {
+    use Action::{Retry, Tomorrow, Wait};
+    const FIVE: Duration = Duration::from_secs(300);
+    match name {
+        "1" | "1/99" | "2" | "190/463/transient" => Retry,
+        "4" | "4/1349210" | "341" | "613" | "613/1996" | "80000" | "80002" | "80003" | "80004"
+        | "80005" | "80006" | "80014" => Wait("app", FIVE),
+        "17" | "17/2446079" => Wait("user", FIVE),
+        "32" | "80001" => Wait("page", FIVE),
+        "368" => Wait("page", DAY),
+        "102" | "190" | "190/458" | "190/459" | "190/460" | "190/463" | "190/464" | "190/466"
+        | "190/467" | "190/490" | "190/492" | "190/2069032" | "450" | "452" => {
+            Tomorrow(Status::NeedsLogin)
+        }
+        "1/2853006" | "3" | "10" | "200" | "210" | "299" => Tomorrow(Status::NeedsPermission),
+        "100/33" | "21" | "803" => Tomorrow(Status::Unreachable),
+        // Something of ours: the Page is as it was.
+        "15" | "100" | "100/36007" | "100/36008" | "100/36009" | "101" | "104" | "506/1455006"
+        | "2200" | "2500" => Tomorrow(Status::Active),
+        other => panic!("no action is written down for {other}"),
+    }
+}
+
+async fn forget_limits(connected: &Connected) {
+    let store = &*connected.deployment.store;
+    let stored = store
+        .list_records(RecordKind::RateLimit, None, 100)
+        .await
+        .unwrap();
+    let gone = stored.into_iter().map(|(key, _)| RecordWrite::Delete {
+        key,
+        expected: None,
+    });
+    write_records(store, gone.collect()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_error_of_graph_drives_its_action() {
+    let scene = Scene {
+        clock: manual(),
+        pages: 1,
+        ..Scene::default()
+    };
+    let connected = Connected::start(BACKEND, scene).await;
+    assert_eq!(connected.connect().await.0, 200);
+    for row in &GRAPH_ERRORS {
+        connected.advance(2 * MINUTE);
+        connected.read_again(0).await;
+        assert_eq!(connected.page(0).await.status, Status::Active);
+        connected.advance(2 * MINUTE);
+        connected.reply(&json!([{"edge": "GET {id}", "fault": row.name}]));
+        let walks = connected.calls("GET me/accounts");
+        let page = connected.read_again(0).await;
+        let now = connected.clock.now();
+        let resume = page.polling.not_before.unwrap_or(HostTime(0));
+        let pause = now.until(resume);
+        let status = page.status;
+        match expected(row.name) {
+            Action::Retry => {
+                assert_eq!(
+                    (status, page.polling.failures),
+                    (Status::Active, 1),
+                    "{}",
+                    row.name
+                );
+                assert!(
+                    (MINUTE / 2..2 * MINUTE).contains(&pause),
+                    "{}: {pause:?}",
+                    row.name
+                );
+            }
+            Action::Wait(bucket, wait) => {
+                let bucket = match bucket {
+                    "page" => format!("page:{}", nth(0)),
+                    "user" => "user:200000000000001".to_owned(),
+                    other => other.to_owned(),
+                };
+                let stored = rate_limit::find(&*connected.deployment.store, &bucket)
+                    .await
+                    .unwrap();
+                assert!(
+                    now.until(stored.blocked_until) >= wait,
+                    "{}: {bucket} is open",
+                    row.name
+                );
+                assert_eq!(
+                    (status, page.polling.failures),
+                    (Status::Active, 0),
+                    "{}",
+                    row.name
+                );
+                assert!(
+                    pause >= wait && pause < wait + MINUTE,
+                    "{}: {pause:?}",
+                    row.name
+                );
+            }
+            // The walk for another token was quicker than our look.
+            Action::Tomorrow(Status::NeedsLogin)
+                if connected.calls("GET me/accounts") > walks && status == Status::Active => {}
+            Action::Tomorrow(wanted) => {
+                assert_eq!((status, page.polling.failures), (wanted, 1), "{}", row.name);
+                assert_eq!(pause, DAY, "{}", row.name);
+            }
+        }
+        forget_limits(&connected).await;
+        // A dead token makes the connection look for a new one, once an hour.
+        eventually("the walk for tokens", || async {
+            let connection = connected.connection().await;
+            (!connection.polling.is_read_requested() && connection.poll_progress.is_none())
+                .then_some(())
+        })
+        .await;
+    }
+    connected.finish().await;
+}
+
+/// Answers that are not Graph's, and one that is with another type.
+#[tokio::test(flavor = "multi_thread")]
+async fn spoiled_answers_are_tried_again_and_another_content_type_is_read() {
+    let scene = Scene {
+        clock: manual(),
+        pages: 1,
+        ..Scene::default()
+    };
+    let connected = Connected::start(BACKEND, scene).await;
+    assert_eq!(connected.connect().await.0, 200);
+    for (fault, read) in [
+        ("html", false),
+        ("reset", false),
+        ("truncated", false),
+        ("empty", false),
+        ("false", false),
+        ("wrong_type", true),
+    ] {
+        connected.advance(2 * MINUTE);
+        connected.reply(&json!([{"edge": "GET {id}", "fault": fault}]));
+        let page = connected.read_again(0).await;
+        assert_eq!(page.status, Status::Active, "{fault}");
+        assert_eq!(page.polling.failures == 0, read, "{fault}");
+        connected.advance(2 * MINUTE);
+        assert_eq!(connected.read_again(0).await.polling.failures, 0, "{fault}");
+    }
+    connected.finish().await;
+}
+
+/// When the last attempt began: of Page 0, of Page 1, of Ada's connection.
+async fn attempts(connected: &Connected) -> [Option<HostTime>; 3] {
+    let ada = UserId::parse("200000000000001").unwrap();
+    let stored = connection::find(&*connected.deployment.store, &ada).await;
+    [
+        connected.page(0).await.polling.last_attempt_began,
+        connected.page(1).await.polling.last_attempt_began,
+        stored.unwrap().unwrap().value.polling.last_attempt_began,
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_dead_costs_a_call_a_day_and_delays_nobody() {
+    let scene = Scene {
+        extra: &[("PAGESYNC_VERIFY_AFTER", "10s")],
+        clock: manual(),
+        ..Scene::default()
+    };
+    let connected = Connected::start(BACKEND, scene).await;
+    // Bob manages Page 2 alone, Ada the others.
+    {
+        let mut facebook = connected.simulator.facebook();
+        let ada = facebook.people.get_mut("200000000000001").unwrap();
+        ada.pages = Some([nth(0), nth(1)].into());
+        let bob = json!({"id": "200000000000002", "name": "Bob", "pages": [nth(2)]});
+        let bob: Person = serde_json::from_value(bob).unwrap();
+        facebook.people.insert(bob.id.clone(), bob);
+    }
+    assert_eq!(connected.connect().await.0, 200);
+    let bob = Decision {
+        user: "200000000000002".to_owned(),
+        ..Decision::default()
+    };
+    assert_eq!(connected.connect_as(&bob).await.0, 200);
+    let invalidation = TokenInvalidation {
+        user: Some("200000000000001".to_owned()),
+        page: None,
+        subcode: 460,
+    };
+    connected
+        .simulator
+        .facebook()
+        .invalidate_tokens(&invalidation);
+    let begun = connected.clock.now();
+    let mut seen: [BTreeSet<HostTime>; 3] = Default::default();
+    for day in 0..4 {
+        let about = format!("about {day}");
+        let mut page = connected.simulator.pages().remove(2);
+        page.insert("about".to_owned(), json!(about));
+        connected.simulator.put_page(&page).unwrap();
+        // A day goes by in hours, with a webhook of a dead Page in each.
+        for hour in 0..24 {
+            connected.advance(Duration::from_secs(3600));
+            let name = format!("day {day} hour {hour}");
+            let body = simulator::delivery::single_change_body(&nth(0), "name", &name);
+            assert_eq!(connected.deployment.deliver(body).await, 200);
+            connected.deployment.wait_until_idle().await;
+            // No two attempts begin within an hour of a clock that stands.
+            for (seen, at) in seen.iter_mut().zip(attempts(&connected).await) {
+                seen.extend(at.filter(|at| *at > begun));
+            }
+        }
+        eventually("Bob's Page", || async {
+            (connected.field(2, "about").await == json!(about)).then_some(())
+        })
+        .await;
+        eventually("the dead to be tried", || async {
+            let states = [
+                connected.page(0).await.status,
+                connected.page(1).await.status,
+            ];
+            (states == [Status::NeedsLogin; 2]).then_some(())
+        })
+        .await;
+        assert_eq!(connected.page(2).await.status, Status::Active);
+    }
+    for seen in seen {
+        assert!(seen.len() >= 3, "{seen:?}");
+        let pairs = seen.iter().zip(seen.iter().skip(1));
+        for (earlier, later) in pairs {
+            assert!(
+                earlier.until(*later) >= DAY,
+                "more than a call a day: {seen:?}"
+            );
+        }
+    }
+    connected.finish().await;
+}

@@ -1,0 +1,413 @@
+//! Polls: the last word after a webhook, values that vanish, odd answers of Graph, limits. B47, B49 to
+//! B53 and B68 of the bad inputs.
+
+use std::time::Duration;
+
+use common::records::{excluded_field, rate_limit};
+use model::field::FieldName;
+use model::page::Status;
+use serde_json::{Value as Json, json};
+
+use crate::BACKEND;
+use crate::support::eventually;
+use crate::support::facebook::{Connected, Scene, field, manual, nth};
+
+/// Three Pages, connected, on a clock that stands still.
+async fn connected() -> Connected {
+    let scene = Scene {
+        clock: manual(),
+        ..Scene::default()
+    };
+    let connected = Connected::start(BACKEND, scene).await;
+    assert_eq!(connected.connect().await.0, 200);
+    // So that no read falls into the second of the login.
+    connected.advance(Duration::from_secs(61));
+    connected
+}
+
+fn change(connected: &Connected, n: usize, fields: &Json) {
+    connected
+        .simulator
+        .change(&nth(n), fields.as_object().cloned().unwrap())
+        .unwrap();
+}
+
+/// Changes a Page at Facebook without a webhook.
+fn change_silently(
+    connected: &Connected,
+    n: usize,
+    change: impl FnOnce(&mut simulator::pages::Page),
+) {
+    let mut page = connected
+        .simulator
+        .pages()
+        .into_iter()
+        .find(|page| page["id"] == nth(n))
+        .unwrap();
+    change(&mut page);
+    connected.simulator.put_page(&page).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rename_shows_at_once_and_a_phone_number_after_the_verification() {
+    let scene = Scene {
+        extra: &[("PAGESYNC_VERIFY_AFTER", "10s")],
+        clock: manual(),
+        ..Scene::default()
+    };
+    let connected = Connected::start(BACKEND, scene).await;
+    assert_eq!(connected.connect().await.0, 200);
+    connected.advance(Duration::from_secs(61));
+    change(
+        &connected,
+        0,
+        &json!({"name": "Renamed", "phone": "+49 30 2"}),
+    );
+    let page = eventually("the new name", || async {
+        let page = connected.page(0).await;
+        (field(&page, "name") == json!("Renamed") && page.polling.is_read_requested())
+            .then_some(page)
+    })
+    .await;
+    assert_eq!(
+        field(&page, "phone"),
+        json!("+49 30 1"),
+        "the webhook does not carry it"
+    );
+    assert_eq!(page.confirmed_at(&FieldName::parse("name").unwrap()), None);
+    assert_eq!(connected.calls("GET {id}"), 0);
+    connected.advance(Duration::from_secs(60));
+    let page = eventually("the verification", || async {
+        let page = connected.page(0).await;
+        (!page.polling.is_read_requested()).then_some(page)
+    })
+    .await;
+    assert_eq!(field(&page, "phone"), json!("+49 30 2"));
+    assert!(
+        page.confirmed_at(&FieldName::parse("name").unwrap())
+            .is_some()
+    );
+    assert_eq!(connected.calls("GET {id}"), 1);
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_field_that_vanishes_is_cleared_by_the_second_read_that_agrees() {
+    let connected = connected().await;
+    change_silently(&connected, 0, |page| drop(page.remove("phone")));
+    let page = connected.read_again(0).await;
+    assert_eq!(
+        field(&page, "phone"),
+        json!("+49 30 1"),
+        "one read is not enough"
+    );
+    assert!(page.polling.is_read_requested(), "a second is asked for");
+    connected.advance(Duration::from_secs(61));
+    eventually("the second read", || async {
+        (connected.field(0, "phone").await == Json::Null).then_some(())
+    })
+    .await;
+    let page = connected.page(0).await;
+    assert!(!page.polling.is_read_requested() && page.status == Status::Active);
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_fields_gone_at_once_are_kept_and_the_page_is_degraded() {
+    let connected = connected().await;
+    let gone =
+        json!([{"edge": "GET {id}", "patch": {"phone": null, "about": null, "website": null}}]);
+    connected.reply(&gone);
+    let page = connected.read_again(0).await;
+    assert_eq!(page.status, Status::Degraded);
+    assert_eq!(field(&page, "about"), json!("about"));
+    connected.advance(Duration::from_secs(61));
+    let page = connected.read_again(0).await;
+    assert_eq!(page.status, Status::Active);
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_answers_of_graph_change_nothing_and_are_asked_again() {
+    let connected = connected().await;
+    let id = nth(0);
+    let other = nth(1);
+    let whole = json!({"id": id, "name": "Odd"});
+    let odd = [
+        (
+            "B49 an error with status 200",
+            json!({"body": {"error": {"message": "x", "code": 2}}}),
+        ),
+        (
+            "B49 an error without a code",
+            json!({"status": 400, "body": {"error": {"message": "x"}}}),
+        ),
+        (
+            "B49 a code as text",
+            json!({"status": 400, "body": {"error": {"message": "x", "code": "2"}}}),
+        ),
+        (
+            "B50 another Page",
+            json!({"body": {"id": other, "name": "Odd"}}),
+        ),
+        ("no JSON", json!({"body": "<html>"})),
+        ("a list", json!({"body": [1]})),
+        (
+            "B53 two Dates",
+            json!({"body": whole, "headers": {"date": "Sun, 22 Nov 2026 10:00:00 GMT\nSun, 22 Nov 2026 10:00:01 GMT"}}),
+        ),
+        (
+            "B53 an unreadable Date",
+            json!({"body": whole, "headers": {"date": "soon"}}),
+        ),
+        (
+            "B53 an old answer",
+            json!({"body": whole, "headers": {"age": "999999"}}),
+        ),
+        (
+            "a redirect",
+            json!({"status": 302, "body": "", "headers": {"location": "http://169.254.169.254/"}}),
+        ),
+    ];
+    for (name, mut canned) in odd {
+        canned["edge"] = json!("GET {id}");
+        connected.reply(&json!([canned]));
+        connected.advance(Duration::from_secs(61));
+        let page = connected.read_again(0).await;
+        assert_eq!(field(&page, "name"), json!("Page 0"), "{name}");
+        assert!(
+            page.polling.failures > 0 && page.polling.is_read_requested(),
+            "{name}"
+        );
+    }
+    connected.simulator.facebook().clock_offset_seconds += 400 * 24 * 3600;
+    connected.advance(Duration::from_secs(61));
+    let failures = connected.page(0).await.polling.failures;
+    let page = connected.read_again(0).await;
+    assert!(page.polling.failures > failures, "B53 a year ahead of us");
+    connected.simulator.facebook().clock_offset_seconds -= 400 * 24 * 3600;
+    connected.advance(Duration::from_secs(61));
+    let page = connected.read_again(0).await;
+    assert_eq!((page.polling.failures, page.status), (0, Status::Active));
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_of_another_type_are_values() {
+    let connected = connected().await;
+    let patch = json!({"fan_count": "12", "location": "Main Street", "picture": {"data": null}, "name": ["a", {"b": 1}]});
+    connected.reply(&json!([{"edge": "GET {id}", "patch": patch}]));
+    let page = connected.read_again(0).await;
+    assert_eq!(field(&page, "fan_count"), json!("12"));
+    assert_eq!(field(&page, "location"), json!("Main Street"));
+    assert_eq!(field(&page, "name"), json!(["a", {"b": 1}]));
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_failure_says_what_is_wrong_with_the_page_and_when_it_is_tried_again() {
+    let connected = connected().await;
+    let hour = 3600;
+    let cases = [
+        ((190, Some(460)), Status::NeedsLogin, 24 * hour),
+        ((10, None), Status::NeedsPermission, 24 * hour),
+        ((100, Some(33)), Status::Unreachable, 24 * hour),
+        ((2, None), Status::Unreachable, 0),
+    ];
+    for ((code, subcode), status, wait) in cases {
+        connected.advance(Duration::from_secs(61));
+        let error = json!({"message": "x", "type": "OAuthException", "code": code, "error_subcode": subcode});
+        connected.reply(&json!([{"edge": "GET {id}", "status": 400, "body": {"error": error}}]));
+        let page = connected.read_again(0).await;
+        assert_eq!(page.status, status, "{code}");
+        let resumes = connected
+            .clock
+            .now()
+            .until(page.polling.not_before.unwrap())
+            .as_secs();
+        assert!(
+            resumes >= wait && resumes <= wait.max(7 * hour),
+            "{code}: in {resumes} s"
+        );
+        assert_eq!(field(&page, "name"), json!("Page 0"), "what is known stays");
+    }
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_page_token_is_replaced_by_a_walk_with_the_persons() {
+    let connected = connected().await;
+    for token in connected.simulator.facebook().tokens.values_mut() {
+        if token.owner == simulator::token::TokenOwner::Page(nth(0)) {
+            token.invalid_subcode = Some(190);
+        }
+    }
+    connected.advance(Duration::from_secs(2 * 3600));
+    let walks = connected.calls("GET me/accounts");
+    connected.read_again(0).await;
+    eventually("the Page to be active again", || async {
+        let page = connected.page(0).await;
+        (page.status == Status::Active && connected.calls("GET me/accounts") == walks + 1)
+            .then_some(())
+    })
+    .await;
+    connected.advance(Duration::from_secs(61));
+    let page = connected.read_again(0).await;
+    assert_eq!((page.status, page.polling.failures), (Status::Active, 0));
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_used_up_limit_stops_every_call_until_it_opens() {
+    let connected = connected().await;
+    let error = json!({"message": "(#4) Application request limit reached", "type": "OAuthException", "is_transient": true, "code": 4});
+    connected.reply(&json!([{"edge": "GET {id}", "status": 403, "body": {"error": error}}]));
+    let page = connected.read_again(0).await;
+    assert_eq!(page.status, Status::Active, "the Page is not to blame");
+    assert_eq!(page.polling.failures, 0);
+    let stored = rate_limit::find(&*connected.deployment.store, rate_limit::APP_BUCKET)
+        .await
+        .unwrap();
+    assert!(stored.blocked_until > connected.clock.now());
+    let id = model::id::PageId::parse(&nth(1)).unwrap();
+    common::pages::request_read(&*connected.deployment.store, &id, connected.clock.now())
+        .await
+        .unwrap();
+    let asked = connected.calls("GET {id}");
+    // The index holds both; nobody takes them while the limit stands.
+    let due = connected
+        .deployment
+        .store
+        .next_due(model::queue_name::QueueName::PollsNow, 10)
+        .await
+        .unwrap();
+    assert_eq!(due.len(), 2, "{due:?}");
+    connected.advance(Duration::from_secs(6 * 60));
+    eventually("both to be read", || async {
+        (connected.calls("GET {id}") == asked + 2).then_some(())
+    })
+    .await;
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn usage_near_the_limit_makes_daily_polls_wait() {
+    let connected = connected().await;
+    let usage = r#"{"call_count":93,"total_cputime":15,"total_time":12}"#;
+    connected.reply(&json!([{"edge": "GET {id}", "headers": {"x-app-usage": usage}}]));
+    connected.read_again(0).await;
+    let stored = eventually("the usage to be noted", || async {
+        let stored = rate_limit::find(&*connected.deployment.store, rate_limit::APP_BUCKET)
+            .await
+            .unwrap();
+        (stored.percent == 93).then_some(stored)
+    })
+    .await;
+    assert!(stored.deferred_until > connected.clock.now());
+    assert!(
+        stored.blocked_until <= connected.clock.now(),
+        "reads somebody waits for go on"
+    );
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_field_graph_does_not_have_is_left_out_and_the_rest_is_read() {
+    let extra = [("PAGESYNC_FIELDS", "name,email,phone,created_time")];
+    let connected = Connected::start(
+        BACKEND,
+        Scene {
+            extra: &extra,
+            ..Scene::default()
+        },
+    )
+    .await;
+    let (status, body) = connected.connect().await;
+    assert_eq!(
+        (status, &body["polling_test"][0]["result"]["status"]),
+        (200, &json!("success")),
+        "{body}"
+    );
+    assert_eq!(connected.field(0, "phone").await, json!("+49 30 1"));
+    let mut left_out = excluded_field::excluded_names(&*connected.deployment.store)
+        .await
+        .unwrap();
+    left_out.sort();
+    assert_eq!(left_out, ["created_time", "email"]);
+    assert_eq!(
+        connected.calls("GET me/accounts"),
+        3,
+        "refused twice, then read"
+    );
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_is_too_much_is_halved_and_a_hollow_one_goes_on() {
+    let connected = Connected::start(
+        BACKEND,
+        Scene {
+            pages: 40,
+            ..Scene::default()
+        },
+    )
+    .await;
+    {
+        let mut facebook = connected.simulator.facebook();
+        facebook.graph_faults.max_limit = 30;
+        facebook.graph_faults.empty_first_page = true;
+    }
+    let (status, body) = connected.connect().await;
+    assert_eq!(
+        (status, body["pages"]["data"].as_array().unwrap().len()),
+        (200, 40)
+    );
+    // 100 and 50 are too much; then an empty result page, and two of 25.
+    assert_eq!(connected.calls("GET me/accounts"), 5);
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_next_address_is_never_followed_and_circles_end() {
+    let connected = Connected::start(BACKEND, Scene::default()).await;
+    let row = json!({"id": nth(0), "name": "Page 0", "access_token": "EAASx"});
+    let listed = |next: &str, after: &str| json!({"edge": "GET me/accounts", "body": {"data": [row], "paging": {"next": next, "cursors": {"after": after}}}});
+    let elsewhere = connected.facebook.replace("127.0.0.1", "localhost") + "/_sim/pages";
+    connected.reply(&json!([
+        listed(&elsewhere, "cursor"),
+        listed("file:///etc/passwd", "cursor")
+    ]));
+    let (status, body) = connected.connect_once().await;
+    assert_eq!(status, 200);
+    assert_eq!(
+        connected.calls("GET me/accounts"),
+        2,
+        "the same cursor twice ends the walk"
+    );
+    assert_eq!(body["connection"]["status"], "pending");
+    let problem = connected.connection().await.problem.unwrap();
+    assert!(problem.contains("circles"), "{problem}");
+    connected.reply(&json!([listed("http://169.254.169.254/", "../../x?y=1")]));
+    assert_eq!(connected.connect_once().await.0, 200);
+    let problem = connected.connection().await.problem.unwrap();
+    assert!(problem.contains("usable cursor"), "{problem}");
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_with_any_characters_are_sent_whole_and_proven() {
+    let connected = Connected::start(
+        BACKEND,
+        Scene {
+            clock: manual(),
+            ..Scene::default()
+        },
+    )
+    .await;
+    connected.simulator.facebook().graph_faults.token_suffix = "+/=&%?#ZDZD".to_owned();
+    assert_eq!(connected.connect().await.0, 200);
+    connected.advance(Duration::from_secs(61));
+    let page = connected.read_again(0).await;
+    assert_eq!((page.polling.failures, page.status), (0, Status::Active));
+    connected.finish().await;
+}

@@ -1,0 +1,363 @@
+//! The fifteen things a widely copied tutorial does that the real platform does not take: one test
+//! each, through the real HTTP surface.
+
+use std::time::Duration;
+
+use common::store::RecordKind;
+use model::field::{FieldName, TrackedFields};
+use serde_json::{Value as Json, json};
+use simulator::browser::Decision;
+use simulator::bytes::{signature_256, signature_sha1};
+
+use crate::BACKEND;
+use crate::support::client;
+use crate::support::deployment::{APP_SECRET, VERIFY_TOKEN};
+use crate::support::facebook::{Connected, Scene, answer, manual, nth};
+
+async fn connected() -> Connected {
+    let scene = Scene {
+        clock: manual(),
+        ..Scene::default()
+    };
+    let connected = Connected::start(BACKEND, scene).await;
+    assert_eq!(connected.connect().await.0, 200);
+    connected
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_fields_that_exist_are_asked_for() {
+    for name in ["email", "created_time"] {
+        let field = FieldName::parse(name).unwrap();
+        assert!(!TrackedFields::default().contains(&field), "{name}");
+    }
+    let connected = connected().await;
+    assert_eq!(connected.calls("GET me/accounts"), 1, "nothing was refused");
+    assert_eq!(
+        connected.field(0, "emails").await,
+        json!(["a@page.example"])
+    );
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_version_is_configured_and_one_that_expired_is_noticed() {
+    let extra = [("PAGESYNC_GRAPH_VERSION", "v20.0")];
+    let connected = Connected::start(
+        BACKEND,
+        Scene {
+            extra: &extra,
+            ..Scene::default()
+        },
+    )
+    .await;
+    let sent = client().get(connected.login()).send().await.unwrap();
+    assert!(
+        sent.headers()["location"]
+            .to_str()
+            .unwrap()
+            .contains("/v20.0/dialog/oauth?")
+    );
+    assert_eq!(connected.connect().await.0, 200);
+    let noticed: u64 = connected
+        .deployment
+        .roles
+        .iter()
+        .map(|(_, role)| role.metrics.graph_replies.get("another_version"))
+        .sum();
+    assert!(noticed > 0, "v20.0 is served by v21.0");
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_permissions_that_reading_needs_are_asked_for() {
+    let connected = connected().await;
+    let scopes = connected.connection().await.scopes;
+    for needed in [
+        "pages_show_list",
+        "pages_read_engagement",
+        "pages_manage_metadata",
+        "business_management",
+    ] {
+        assert!(scopes.iter().any(|scope| scope == needed), "{needed}");
+    }
+    assert!(
+        !scopes.iter().any(|scope| scope == "pages_messaging"),
+        "not needed, not asked for"
+    );
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_layers_are_subscribed() {
+    let connected = connected().await;
+    let shown = client()
+        .get(format!("{}/_sim/subscriptions", connected.facebook))
+        .send()
+        .await
+        .unwrap();
+    let (_, shown) = answer(shown).await;
+    assert_eq!(
+        shown["app"]["callback"],
+        json!(format!("{}/facebook/webhook", connected.public))
+    );
+    assert_eq!(shown["app"]["include_values"], json!(true));
+    assert_eq!(shown["pages"].as_object().unwrap().len(), 3);
+    let change = json!({"name": "Delivered"}).as_object().cloned().unwrap();
+    connected.simulator.change(&nth(0), change).unwrap();
+    crate::support::eventually("the delivery", || async {
+        (connected.field(0, "name").await == json!("Delivered")).then_some(())
+    })
+    .await;
+    // Without one of the layers nothing is delivered.
+    connected
+        .simulator
+        .facebook()
+        .page_subscriptions
+        .remove(&nth(1));
+    let (_, before) = answer(
+        client()
+            .get(format!("{}/_sim/deliveries", connected.facebook))
+            .send()
+            .await
+            .unwrap(),
+    )
+    .await;
+    let change = json!({"name": "Silent"}).as_object().cloned().unwrap();
+    connected.simulator.change(&nth(1), change).unwrap();
+    let (_, after) = answer(
+        client()
+            .get(format!("{}/_sim/deliveries", connected.facebook))
+            .send()
+            .await
+            .unwrap(),
+    )
+    .await;
+    assert_eq!(before["events"], after["events"]);
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_challenge_is_echoed_bare() {
+    let connected = connected().await;
+    let query = [
+        ("hub.mode", "subscribe"),
+        ("hub.challenge", "1158201444"),
+        ("hub.verify_token", VERIFY_TOKEN),
+    ];
+    let url = connected.deployment.url("/facebook/webhook");
+    let echoed = client().get(url).query(&query).send().await.unwrap();
+    assert_eq!(echoed.headers()["content-type"], "text/plain");
+    assert_eq!(echoed.text().await.unwrap(), "1158201444");
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_strong_signature_is_asked_for() {
+    let connected = connected().await;
+    let body = br#"{"object":"page","entry":[]}"#;
+    let weak = signature_sha1(APP_SECRET, body);
+    assert_eq!(
+        connected
+            .deployment
+            .post(&[("x-hub-signature", &weak)], body)
+            .await,
+        401
+    );
+    let strong = signature_256(APP_SECRET, body);
+    assert_eq!(
+        connected
+            .deployment
+            .post(&[("x-hub-signature-256", &strong)], body)
+            .await,
+        200
+    );
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_token_is_long_lived_before_pages_are_read() {
+    let connected = connected().await;
+    let pages: Vec<_> = connected
+        .simulator
+        .facebook()
+        .tokens
+        .values()
+        .filter(|token| token.owner != simulator::token::TokenOwner::User)
+        .cloned()
+        .collect();
+    assert_eq!(pages.len(), 3);
+    assert!(
+        pages.iter().all(|token| token.expires.is_none()),
+        "Page tokens that do not end"
+    );
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_result_page_is_read_once_and_kept() {
+    let connected = Connected::start(
+        BACKEND,
+        Scene {
+            pages: 130,
+            ..Scene::default()
+        },
+    )
+    .await;
+    let (status, body) = connected.connect().await;
+    assert_eq!(
+        (status, body["pages"]["data"].as_array().unwrap().len()),
+        (200, 130)
+    );
+    assert_eq!(connected.calls("GET me/accounts"), 2);
+    assert_eq!(connected.field(129, "name").await, json!("Page 129"));
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_apps_subscription_does_not_hide_ours() {
+    // The simulated Facebook lists another app first, subscribed to everything, on every Page.
+    let connected = connected().await;
+    let ours = connected.simulator.facebook().page_subscriptions[&nth(0)].clone();
+    assert!(
+        ours.contains("name") && !ours.contains("parking"),
+        "what we want, not what they have: {ours:?}"
+    );
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_without_a_value_is_read() {
+    let connected = Connected::start(
+        BACKEND,
+        Scene {
+            extra: &[("PAGESYNC_VERIFY_AFTER", "10s")],
+            clock: manual(),
+            ..Scene::default()
+        },
+    )
+    .await;
+    assert_eq!(connected.connect().await.0, 200);
+    connected.advance(Duration::from_secs(61));
+    let change = json!({"website": "https://new.example"})
+        .as_object()
+        .cloned()
+        .unwrap();
+    connected.simulator.change(&nth(1), change).unwrap();
+    crate::support::eventually("the notice", || async {
+        connected
+            .page(1)
+            .await
+            .polling
+            .is_read_requested()
+            .then_some(())
+    })
+    .await;
+    connected.advance(Duration::from_secs(60));
+    crate::support::eventually("the read", || async {
+        (connected.field(1, "website").await == json!("https://new.example")).then_some(())
+    })
+    .await;
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_into_the_dialogs_address_is_encoded() {
+    let connected = Connected::start(BACKEND, Scene::default()).await;
+    let sent = client().get(connected.login()).send().await.unwrap();
+    let to = sent.headers()["location"].to_str().unwrap();
+    let encoded = format!("{}/facebook/callback", connected.public)
+        .replace(':', "%3A")
+        .replace('/', "%2F");
+    assert!(to.contains(&format!("redirect_uri={encoded}")), "{to}");
+    assert!(
+        to.contains("scope=pages_show_list%2Cpages_read_engagement"),
+        "{to}"
+    );
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denial_is_called_a_denial() {
+    let connected = Connected::start(BACKEND, Scene::default()).await;
+    let deny = Decision {
+        deny: true,
+        ..Decision::default()
+    };
+    let (mut visitor, callback) = connected.visit(&deny).await;
+    let (status, body) = answer(visitor.get(&callback).await.unwrap()).await;
+    assert_eq!(
+        (status, &body["error"]["code"]),
+        (403, &json!("access_denied"))
+    );
+    assert!(
+        body["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("not allowed")
+    );
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signed_events_of_other_objects_are_answered_200() {
+    let connected = connected().await;
+    for object in ["user", "permissions", "instagram"] {
+        let body = format!(r#"{{"object":"{object}","entry":[{{"id":"1","time":1750000000}}]}}"#);
+        assert_eq!(connected.deployment.deliver(body).await, 200, "{object}");
+    }
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daily_poll_really_runs() {
+    let connected = connected().await;
+    let slot = connected.connection().await.polling.daily_slot.unwrap();
+    let asked = connected.calls("GET me/accounts");
+    connected.advance(connected.clock.now().until(slot) + Duration::from_secs(1));
+    crate::support::eventually("the daily poll", || async {
+        let rows = connected
+            .deployment
+            .store
+            .list_records(RecordKind::DailyPoll, None, 10)
+            .await
+            .unwrap();
+        rows.first().map(drop)
+    })
+    .await;
+    assert_eq!(connected.calls("GET me/accounts"), asked + 1);
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_are_sealed_and_survive_a_restart() {
+    let connected = connected().await;
+    let kept = connected
+        .deployment
+        .store
+        .list_records(RecordKind::PageToken, None, 10)
+        .await
+        .unwrap();
+    assert_eq!(kept.len(), 3);
+    for (_, stored) in kept {
+        let text = stored.value.to_string();
+        assert!(
+            !text.contains("EAAS") && stored.value["sealed"]["key"] != Json::Null,
+            "{text}"
+        );
+    }
+    // Another worker, as after a restart, opens them.
+    let place = &connected.deployment.place;
+    let queue = connected.deployment.roles[0].1.backends.queue.clone();
+    let store = connected.deployment.store.clone();
+    let parts = crate::support::deployment::worker_context(place, queue, store.clone());
+    let user = connected.connection().await.user;
+    let key = common::records::token::user_key(&user);
+    let stored = common::records::load_record::<common::records::token::StoredToken>(&*store, &key)
+        .await
+        .unwrap()
+        .unwrap();
+    let opened =
+        common::records::token::open_token(&key, &stored.value, &parts.keyring.keys().unwrap());
+    assert!(opened.unwrap().is_some());
+    connected.finish().await;
+}

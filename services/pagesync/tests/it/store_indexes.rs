@@ -1,0 +1,323 @@
+//! What every store must do beyond commits: the due index, the feed, lists, damage, the check.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use common::store::{Changes, Commit, Cursor, DueWrite, PageWrite, StoredPage, Versioned};
+use futures_util::future::join_all;
+use model::id::{PageId, Subject};
+use model::page::{Page, Status};
+use model::queue_name::QueueName;
+use model::time::HostTime;
+
+use crate::BACKEND;
+use crate::store::{applied, one, write};
+use crate::support::deployment::Place;
+use crate::support::page_id;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_due_is_claimed_once_and_again_after_a_crash() {
+    const PAGES: u64 = 300;
+    let store = Place::new(BACKEND).await.into_store();
+    let due = |n: u64, at: u64| Commit {
+        due: vec![DueWrite {
+            subject: Subject::Page(page_id(n)),
+            due: Some((QueueName::PollsNow, HostTime(at))),
+        }],
+        ..Commit::default()
+    };
+    let commits: Vec<Commit> = (1..=PAGES).map(|n| due(n, 1000 + n)).collect();
+    store.1.commit(&commits).await.unwrap();
+    let (now, lease) = (HostTime(5000), Duration::from_secs(900));
+    let claim_all = |now: HostTime| {
+        let claimers = (0..3).map(|_| {
+            let store = store.1.clone();
+            tokio::spawn(async move {
+                let mut mine = Vec::new();
+                loop {
+                    let claims = store
+                        .claim_due(QueueName::PollsNow, now, lease, 7)
+                        .await
+                        .unwrap();
+                    if claims.is_empty() {
+                        return mine;
+                    }
+                    mine.extend(claims);
+                }
+            })
+        });
+        join_all(claimers)
+    };
+    let claims: Vec<_> = claim_all(now)
+        .await
+        .into_iter()
+        .flat_map(Result::unwrap)
+        .collect();
+    let subjects: BTreeSet<Subject> = claims.iter().map(|claim| claim.subject.clone()).collect();
+    assert_eq!(
+        (claims.len() as u64, subjects.len() as u64),
+        (PAGES, PAGES),
+        "each once"
+    );
+    assert!(
+        claims
+            .iter()
+            .all(|claim| claim.due_at.0 > 1000 && claim.due_at.0 <= 1000 + PAGES)
+    );
+    // Of three claimers one does its work; the others crash before they publish.
+    let done: Vec<Commit> = (1..=100).map(|n| due(n, 10_000_000)).collect();
+    store.1.commit(&done).await.unwrap();
+    let again = claim_all(now.plus(lease))
+        .await
+        .into_iter()
+        .flat_map(Result::unwrap)
+        .count();
+    assert_eq!(again as u64, PAGES - 100);
+    let forget = DueWrite {
+        subject: Subject::Page(page_id(1)),
+        due: None,
+    };
+    let daily = DueWrite {
+        subject: Subject::Page(page_id(2)),
+        due: Some((QueueName::PollsDaily, HostTime(5))),
+    };
+    applied(
+        &*store.1,
+        Commit {
+            due: vec![forget, daily],
+            ..Commit::default()
+        },
+    )
+    .await;
+    assert_eq!(
+        store.1.next_due(QueueName::PollsDaily, 9).await.unwrap(),
+        [(Subject::Page(page_id(2)), HostTime(5))]
+    );
+    assert_eq!(
+        store
+            .1
+            .next_due(QueueName::PollsNow, 1000)
+            .await
+            .unwrap()
+            .len() as u64,
+        PAGES - 2
+    );
+}
+
+#[tokio::test]
+async fn a_feed_reader_sees_each_change_once_or_learns_of_a_gap() {
+    let (place, store) = Place::new(BACKEND).await.into_store();
+    for n in 1..=6 {
+        applied(&*store, write(&page_id(n), 0, "n", n)).await;
+    }
+    let read = async |cursor: Option<Cursor>, limit| match store
+        .changes_after(cursor.as_ref(), limit)
+        .await
+        .unwrap()
+    {
+        Changes::Entries(entries) => entries,
+        Changes::Trimmed(cursor) => panic!("a gap before {cursor}"),
+    };
+    let first = read(None, 2).await;
+    assert_eq!(
+        first
+            .iter()
+            .map(|(_, entry)| entry.page.clone())
+            .collect::<Vec<_>>(),
+        [page_id(1), page_id(2)]
+    );
+    let cursor = Cursor::parse(&first[1].0.to_string()).unwrap();
+    let rest = read(Some(cursor.clone()), 100).await;
+    assert_eq!(rest.len(), 4);
+    assert_eq!(read(Some(rest[3].0.clone()), 100).await, []);
+    place.forget_feed_up_to(3).await;
+    assert!(
+        matches!(store.changes_after(Some(&cursor), 9).await.unwrap(), Changes::Trimmed(to) if to.position == 6)
+    );
+    let kept = Cursor {
+        position: 3,
+        ..cursor.clone()
+    };
+    assert_eq!(read(Some(kept), 100).await.len(), 3);
+    let other = Cursor {
+        epoch: "another".to_owned(),
+        position: 6,
+    };
+    assert!(matches!(
+        store.changes_after(Some(&other), 9).await.unwrap(),
+        Changes::Trimmed(_)
+    ));
+    let ahead = Cursor {
+        position: 7,
+        ..cursor
+    };
+    assert!(matches!(
+        store.changes_after(Some(&ahead), 9).await.unwrap(),
+        Changes::Trimmed(_)
+    ));
+}
+
+#[tokio::test]
+async fn a_corrupt_page_is_isolated_and_can_be_written_over() {
+    let (place, store) = Place::new(BACKEND).await.into_store();
+    for n in 1..=3 {
+        applied(&*store, write(&page_id(n), 0, "good", n)).await;
+    }
+    place.corrupt(&page_id(2)).await;
+    let ids = [page_id(1), page_id(2), page_id(3)];
+    let stored = store.load_pages(&ids).await.unwrap();
+    assert!(
+        matches!(stored[0].value, StoredPage::Page(_))
+            && matches!(stored[2].value, StoredPage::Page(_))
+    );
+    let StoredPage::Corrupt(corrupt) = &stored[1].value else {
+        panic!("{:?}", stored[1])
+    };
+    assert!(
+        corrupt.reason.contains("cannot be read"),
+        "{}",
+        corrupt.reason
+    );
+    assert_eq!(
+        stored[1].version, 1,
+        "the version lives outside of what was damaged"
+    );
+    applied(&*store, write(&page_id(2), 1, "again", 9)).await;
+    assert!(matches!(
+        one(&*store, &page_id(2)).await.value,
+        StoredPage::Page(_)
+    ));
+}
+
+#[tokio::test]
+async fn pages_are_listed_in_order_and_a_forgotten_one_keeps_only_its_tombstone() {
+    let store = Place::new(BACKEND).await.into_store();
+    for n in [30, 4, 200] {
+        applied(&*store.1, write(&page_id(n), 0, "secret", n)).await;
+    }
+    let ids = async |after: Option<&PageId>| -> Vec<String> {
+        let pages = store.1.list_pages(after, 2).await.unwrap();
+        pages.into_iter().map(|(id, _)| id.to_string()).collect()
+    };
+    assert_eq!(ids(None).await, ["200", "30"]);
+    assert_eq!(ids(Some(&page_id(30))).await, ["4"]);
+    let page = Page {
+        status: Status::Erased,
+        ..Page::default()
+    };
+    let forget = PageWrite {
+        id: page_id(4),
+        expected: 1,
+        page: page.clone(),
+        changes: Vec::new(),
+        received_at: HostTime(1),
+    };
+    applied(
+        &*store.1,
+        Commit {
+            page: Some(forget),
+            ..Commit::default()
+        },
+    )
+    .await;
+    assert_eq!(
+        one(&*store.1, &page_id(4)).await,
+        Versioned {
+            version: 2,
+            value: StoredPage::Page(Box::new(page))
+        }
+    );
+    assert_eq!(store.1.history(&page_id(4)).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_check_writes_and_names_the_epoch() {
+    let store = Place::new(BACKEND).await.into_store();
+    let first = store.1.check().await.unwrap();
+    assert_eq!(first.errors, [] as [String; 0]);
+    assert_eq!(store.1.check().await.unwrap().epoch, first.epoch);
+    assert!(!first.epoch.is_empty());
+}
+
+/// I5 is in it: a crash between claim and publish, the claim of another, then the late publish.
+#[tokio::test(flavor = "multi_thread")]
+async fn three_schedulers_and_crashes_publish_each_due_page_once_and_once_more_for_each_crash() {
+    const PAGES: u64 = 60;
+    let (place, store) = Place::new(BACKEND).await.into_store();
+    let subjects: Vec<Subject> = (1..=PAGES).map(|n| Subject::Page(page_id(n))).collect();
+    let due = |at: Option<HostTime>| Commit {
+        due: subjects
+            .iter()
+            .map(|subject| DueWrite {
+                subject: subject.clone(),
+                due: at.map(|at| (QueueName::PollsNow, at)),
+            })
+            .collect(),
+        ..Commit::default()
+    };
+    let lease = Duration::from_secs(900);
+    for seed in 0..10 {
+        let mut chance = fastrand::Rng::with_seed(seed);
+        store.commit(&[due(Some(HostTime(1000)))]).await.unwrap();
+        let mut now = HostTime(1000);
+        // What explains a second publish: a crash of who held it, or a lease that ran out meanwhile.
+        let (mut published, mut excused) = (BTreeMap::new(), BTreeMap::new());
+        let mut hands: [Vec<Subject>; 3] = Default::default();
+        for _ in 0..60 {
+            let who = chance.usize(0..3);
+            let hand = &mut hands[who];
+            match chance.u8(0..4) {
+                0 | 1 => {
+                    let claims = store
+                        .claim_due(QueueName::PollsNow, now, lease, chance.usize(1..20))
+                        .await
+                        .unwrap();
+                    hand.extend(claims.into_iter().map(|claim| claim.subject));
+                }
+                // It published what it had in hand, and the worker was done at once.
+                2 => {
+                    let done = hand.drain(..).map(|subject| {
+                        *published.entry(subject.clone()).or_insert(0_u64) += 1;
+                        DueWrite { subject, due: None }
+                    });
+                    let done = Commit {
+                        due: done.collect(),
+                        ..Commit::default()
+                    };
+                    store.commit(&[done]).await.unwrap();
+                }
+                _ => {
+                    for subject in hands.iter().flatten() {
+                        *excused.entry(subject.clone()).or_insert(0_u64) += 1;
+                    }
+                    hands[who].clear();
+                    now = now.plus(lease);
+                }
+            }
+        }
+        for hand in &mut hands {
+            for subject in hand.drain(..) {
+                *excused.entry(subject).or_insert(0) += 1;
+            }
+        }
+        // The last scheduler lives on.
+        now = now.plus(lease);
+        let rest = store
+            .claim_due(QueueName::PollsNow, now, lease, 1000)
+            .await
+            .unwrap();
+        for claim in rest {
+            *published.entry(claim.subject).or_insert(0) += 1;
+        }
+        for subject in &subjects {
+            let times = published.get(subject).copied().unwrap_or(0);
+            let crashes = excused.get(subject).copied().unwrap_or(0);
+            assert!(
+                (1..=1 + crashes).contains(&times),
+                "seed {seed}, {subject}: {times} times, {crashes} crashes"
+            );
+        }
+        store.commit(&[due(None)]).await.unwrap();
+    }
+    drop(place);
+}

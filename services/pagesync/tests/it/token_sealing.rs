@@ -1,0 +1,411 @@
+//! Tokens are nowhere but at Facebook and sealed: canaries, keys, disconnecting.
+
+use std::fmt::Write as _;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use common::clock::Clock;
+use common::config::{Config, Role};
+use common::records::app::ClaimError;
+use common::records::connection;
+use common::records::{key_rotation, load_all, token};
+use common::sealing::{PrivateKey, PrivateKeys};
+use common::store::RecordKind;
+use model::id::PageId;
+use model::page::Status;
+use model::queue_name::QueueName;
+use secrecy::ExposeSecret as _;
+use serde_json::json;
+use simulator::browser::{Decision, LoginBrowser};
+use simulator::bytes::signature_256;
+
+use crate::BACKEND;
+use crate::support::deployment::{APP_SECRET, Place, VERIFY_TOKEN};
+use crate::support::facebook::{Connected, Scene, facebook, manual, nth, settings};
+use crate::support::{client, eventually, own_port, within};
+
+/// What no place but Facebook may show.
+const CANARY: &str = "CANARYc0ffee";
+
+/// What somebody wrote into their Page.
+const WRITTEN: &str = "WRITTENc0ffee by somebody";
+
+/// A process that logs everything there is to log into a file.
+struct Loud {
+    child: std::process::Child,
+    private: u16,
+}
+
+impl Loud {
+    fn start(
+        role: Role,
+        place: &Place,
+        extra: &[(String, String)],
+        port: u16,
+        log: &std::path::Path,
+    ) -> Self {
+        let private = own_port();
+        let mut environment = place.environment(role, &[]);
+        environment.extend(extra.iter().cloned());
+        environment.extend([
+            ("PAGESYNC_LISTEN".to_owned(), format!("127.0.0.1:{port}")),
+            (
+                "PAGESYNC_OPERATOR_LISTEN".to_owned(),
+                format!("127.0.0.1:{private}"),
+            ),
+            ("PAGESYNC_LOG".to_owned(), "trace".to_owned()),
+        ]);
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pagesync"));
+        command.arg(role.name()).env_clear().envs(environment);
+        let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        Self { child, private }
+    }
+}
+
+impl Drop for Loud {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_token_is_in_logs_queue_store_answers_or_metrics() {
+    let port = own_port();
+    let public = format!("http://127.0.0.1:{port}");
+    let (simulator, address) = facebook(&public, 3).await;
+    simulator.facebook().graph_faults.token_suffix = CANARY.to_owned();
+    let place = Place::new(BACKEND).await;
+    let logs = tempfile::tempdir().unwrap();
+    let log = logs.path().join("log");
+    let extra = settings(&public, &address);
+    let roles = place.roles();
+    let mut processes = Vec::new();
+    for role in roles {
+        let port = if matches!(role, Role::Up | Role::Ingress) {
+            port
+        } else {
+            own_port()
+        };
+        processes.push(Loud::start(role, &place, &extra, port, &log));
+    }
+    let http = client();
+    for process in &processes {
+        let url = format!("http://127.0.0.1:{}/readyz", process.private);
+        within(Duration::from_secs(60), "a loud process", || async {
+            let answer = http.get(&url).send().await.ok()?;
+            answer.status().is_success().then_some(())
+        })
+        .await;
+    }
+    let mut visitor = LoginBrowser::new().unwrap();
+    let login = format!("{public}/facebook/login");
+    let callback = visitor
+        .log_in(&login, &Decision::default())
+        .await
+        .unwrap()
+        .unwrap();
+    let code = callback
+        .split("code=")
+        .nth(1)
+        .unwrap()
+        .split('&')
+        .next()
+        .unwrap()
+        .to_owned();
+    // Every answer tests anew; processes that log everything may be late for the first.
+    let mut seen = String::new();
+    let begun = std::time::Instant::now();
+    while !seen.contains("\"webhook_test\":{\"status\":\"success\"}") {
+        assert!(begun.elapsed() < Duration::from_secs(120), "{seen}");
+        seen.push_str(&visitor.get(&callback).await.unwrap().text().await.unwrap());
+    }
+    seen.push_str(
+        &visitor
+            .get_as(&callback, "text/html")
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap(),
+    );
+    let store = place.store();
+    // What people wrote into their Pages is no business of a log either.
+    // Later than the read that came with the login.
+    let sent = Clock::system().now().0 / 1000 + 2;
+    let told = json!({"object": "page", "entry": [{"id": nth(1), "time": sent, "changes": [{"field": "name", "value": WRITTEN}]}]});
+    let told = told.to_string();
+    let sent = http.post(format!("{public}/facebook/webhook"));
+    let signature = signature_256(APP_SECRET, told.as_bytes());
+    let sent = sent.header("x-hub-signature-256", signature).body(told);
+    assert_eq!(sent.send().await.unwrap().status(), 200);
+    let other = PageId::parse(&nth(1)).unwrap();
+    eventually("the value", || async {
+        let stored = store
+            .load_pages(std::slice::from_ref(&other))
+            .await
+            .unwrap();
+        format!("{:?}", stored[0].value)
+            .contains(WRITTEN)
+            .then_some(())
+    })
+    .await;
+    // A read with a Page's token, one that fails with the token in the text, and a webhook.
+    let id = PageId::parse(&nth(0)).unwrap();
+    let token = simulator.facebook().tokens.keys().next().cloned().unwrap();
+    let error = json!({"error": {"message": format!("Malformed access token {token}"), "type": "OAuthException", "code": 190}});
+    let canned = json!({"edge": "GET {id}", "status": 400, "body": error});
+    simulator
+        .facebook()
+        .scripted_replies
+        .push(serde_json::from_value(canned).unwrap());
+    common::pages::request_read(&*store, &id, Clock::system().now())
+        .await
+        .unwrap();
+    eventually("the failed read", || async {
+        let stored = store
+            .load_pages(std::slice::from_ref(&id))
+            .await
+            .unwrap()
+            .pop()
+            .unwrap();
+        matches!(stored.value, common::store::StoredPage::Page(page) if page.status == Status::NeedsLogin)
+            .then_some(())
+    })
+    .await;
+    for process in &processes {
+        let url = format!("http://127.0.0.1:{}/metrics", process.private);
+        seen.push_str(&http.get(url).send().await.unwrap().text().await.unwrap());
+    }
+    let kept = place.everything_kept().await;
+    // Jobs of every kind that nobody takes: what the broker holds of them. On the embedded backend
+    // the queue is in the file that is searched.
+    if let Place::Distributed { .. } = &place {
+        processes[1].child.kill().unwrap();
+        let mut visitor = LoginBrowser::new().unwrap();
+        let callback = visitor
+            .log_in(&login, &Decision::default())
+            .await
+            .unwrap()
+            .unwrap();
+        common::pages::request_read(&*store, &id, Clock::system().now())
+            .await
+            .unwrap();
+        let queue = place.queue().await;
+        let answer = tokio::spawn(async move { visitor.get(&callback).await });
+        eventually("jobs to wait", || async {
+            let now = queue.depth(QueueName::PollsNow).await.unwrap().messages;
+            let webhooks = queue.depth(QueueName::Webhooks).await.unwrap().messages;
+            (now >= 1 && webhooks >= 1).then_some(())
+        })
+        .await;
+        answer.abort();
+    }
+    for process in &mut processes {
+        process.child.kill().unwrap();
+        process.child.wait().unwrap();
+    }
+    let queue = place.queue().await;
+    let mut bodies = 0;
+    for queue_name in QueueName::ALL {
+        let depth = queue.depth(queue_name).await.unwrap().messages;
+        for _ in 0..depth {
+            let delivery = queue.receive(queue_name).await.unwrap();
+            write!(seen, "{:?}", delivery.jobs).unwrap();
+            bodies += 1;
+        }
+    }
+    let logged = std::fs::read_to_string(&log).unwrap();
+    assert!(
+        logged.len() > 10_000,
+        "trace was on: {} bytes",
+        logged.len()
+    );
+    let private = std::fs::read_to_string(match &place {
+        Place::Embedded(directory) => directory.path().join("token.keys"),
+        Place::Distributed { .. } => "/dev/null".into(),
+    });
+    let mut secrets = vec![
+        CANARY.to_owned(),
+        APP_SECRET.to_owned(),
+        VERIFY_TOKEN.to_owned(),
+        code,
+    ];
+    secrets.extend(private.unwrap().lines().map(ToOwned::to_owned));
+    secrets.push("pagesync-private-".to_owned());
+    for secret in &secrets {
+        for (place, text) in [("logs", &logged), ("answers", &seen), ("store", &kept)] {
+            let at = text.find(secret.as_str());
+            let near = at.map(|at| {
+                let from = text.floor_char_boundary(at.saturating_sub(200));
+                text[from..at].to_owned()
+            });
+            assert_eq!(near, None, "a secret is in the {place}");
+        }
+    }
+    assert!(kept.contains("Page 0"), "the search reads what is kept");
+    for value in [WRITTEN, "Street 1, Town"] {
+        assert!(kept.contains(value), "it came, by webhook or by read");
+        let at = logged.find(value);
+        let near = at.map(|at| &logged[logged.floor_char_boundary(at.saturating_sub(200))..at]);
+        assert_eq!(near, None, "a value is in the logs");
+    }
+    let is_embedded = matches!(place, Place::Embedded(_));
+    assert!(is_embedded || bodies >= 2, "{bodies} jobs were looked at");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_rotated_while_the_deployment_runs() {
+    let connected = Connected::start(
+        BACKEND,
+        Scene {
+            clock: manual(),
+            ..Scene::default()
+        },
+    )
+    .await;
+    assert_eq!(connected.connect().await.0, 200);
+    let store = &*connected.deployment.store;
+    let key_of = async || {
+        let tokens = load_all::<token::StoredToken>(store, RecordKind::PageToken, "")
+            .await
+            .unwrap();
+        let mut keys: Vec<String> = tokens
+            .into_iter()
+            .map(|(_, stored)| stored.value.sealed.unwrap().key)
+            .collect();
+        keys.dedup();
+        keys
+    };
+    let before = key_of().await;
+    assert_eq!(before.len(), 1);
+    let old = match &connected.deployment.place {
+        Place::Embedded(directory) => {
+            std::fs::read_to_string(directory.path().join("token.keys")).unwrap()
+        }
+        Place::Distributed { .. } => crate::support::deployment::sealing_key()
+            .text()
+            .expose_secret()
+            .to_owned(),
+    };
+    let both = format!("{}\n{old}", PrivateKey::generate().text().expose_secret());
+    let keys = PrivateKeys::parse(&both).unwrap();
+    let report = key_rotation::reseal_all(store, &keys).await.unwrap();
+    assert_eq!(
+        (report.resealed, report.outdated, report.unopenable),
+        (4, 0, 0),
+        "a person's and three Pages'"
+    );
+    assert_eq!(key_of().await, [keys.current().id()]);
+    let again = key_rotation::reseal_all(store, &keys).await.unwrap();
+    assert_eq!((again.resealed, again.outdated), (0, 0), "safe to repeat");
+    // A worker that does not have the key yet says so, and keeps what is known.
+    connected.advance(Duration::from_secs(61));
+    let page = connected.read_again(0).await;
+    assert_eq!(page.status, Status::NeedsKey);
+    assert_eq!(connected.field(0, "name").await, json!("Page 0"));
+    if let Place::Embedded(directory) = &connected.deployment.place {
+        // The running process reads its key file at each use.
+        common::sealing::write_file(&directory.path().join("token.keys"), &keys).unwrap();
+        connected.advance(Duration::from_secs(61));
+        assert_eq!(connected.read_again(0).await.status, Status::Active);
+    }
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_disconnected_is_not_written_again_and_its_tokens_are_gone() {
+    let connected = Connected::start(BACKEND, Scene::default()).await;
+    assert_eq!(connected.connect().await.0, 200);
+    let user = connected.connection().await.user;
+    let store = &*connected.deployment.store;
+    let guard = connection::epoch_guard(store, &user).await.unwrap();
+    let gone = connection::disconnect(store, &user).await.unwrap();
+    assert_eq!(gone, Some(3));
+    for kind in [RecordKind::UserToken, RecordKind::Connection] {
+        assert!(
+            store.list_records(kind, None, 10).await.unwrap().is_empty(),
+            "{kind:?}"
+        );
+    }
+    // What is left says which Pages they were, for a later erasure.
+    let traces = load_all::<token::StoredToken>(store, RecordKind::PageToken, "")
+        .await
+        .unwrap();
+    assert_eq!(traces.len(), 3);
+    assert!(
+        traces
+            .iter()
+            .all(|(_, stored)| stored.value.sealed.is_none())
+    );
+    let page = connected.page(0).await;
+    assert_eq!(
+        (page.status, page.connections.len(), page.polling.due()),
+        (Status::NoToken, 0, None)
+    );
+    assert_eq!(
+        connected.field(0, "name").await,
+        json!("Page 0"),
+        "what is known stays"
+    );
+    assert_ne!(
+        connection::epoch_guard(store, &user).await.unwrap(),
+        guard,
+        "what was under way cannot commit"
+    );
+    // I8: a walk that was under way commits a Page and its token with the guard from before.
+    let late = common::store::Commit {
+        guards: vec![guard],
+        ..common::pages::registration_commit(
+            &PageId::parse("4711").unwrap(),
+            0,
+            connected.clock.now(),
+        )
+    };
+    let outcome = store.commit(&[late]).await.unwrap();
+    assert_eq!(outcome, [common::store::CommitOutcome::Stale]);
+    assert_eq!(connection::disconnect(store, &user).await.unwrap(), None);
+    // The same person may come back.
+    assert_eq!(connected.connect().await.0, 200);
+    assert_eq!(connected.page(0).await.status, Status::Active);
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_of_another_app_is_refused() {
+    let connected = Connected::start(BACKEND, Scene::default()).await;
+    let Connected { deployment, .. } = connected;
+    let store = deployment.store.clone();
+    eventually("the store to be claimed", || async {
+        let stored = common::records::load_record::<common::records::app::App>(
+            &*store,
+            &common::records::app::key(),
+        )
+        .await
+        .unwrap();
+        stored.map(drop)
+    })
+    .await;
+    let refused = common::records::app::claim_store(&*store, "999999999999999")
+        .await
+        .unwrap_err();
+    let owner = crate::support::deployment::APP_ID;
+    assert!(matches!(refused, ClaimError::OtherApp(app_id) if app_id == owner));
+    let environment = deployment.place.environment(
+        Role::Ingress,
+        &[(
+            "PAGESYNC_TOKEN_PRIVATE_KEYS",
+            PrivateKey::generate().text().expose_secret(),
+        )],
+    );
+    let refused = Config::read(&environment, Role::Ingress)
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("PAGESYNC_TOKEN_PRIVATE_KEYS"), "{refused}");
+    deployment.finish().await;
+}

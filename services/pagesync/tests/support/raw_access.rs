@@ -1,0 +1,115 @@
+//! What a deployment stores, looked at and tampered with behind its back.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use common::store::Store;
+use model::id::PageId;
+
+use super::deployment::Place;
+
+impl Place {
+    /// The store, beside what must live as long as it.
+    pub(crate) fn into_store(self) -> (Self, Arc<dyn Store>) {
+        let store = self.store();
+        (self, store)
+    }
+
+    /// Damages the stored form of a Page.
+    pub(crate) async fn corrupt(&self, id: &PageId) {
+        match self {
+            Self::Embedded(directory) => {
+                let file =
+                    rusqlite::Connection::open(directory.path().join("pagesync.db")).unwrap();
+                let damage = "UPDATE pages SET attributes = '{' WHERE id = ?1";
+                assert_eq!(file.execute(damage, [id.as_str()]).unwrap(), 1);
+            }
+            Self::Distributed { redis, .. } => {
+                let key = format!("{{pagesync}}:page:{id}");
+                raw(redis, &["HSET", &key, "_registers", "{"]).await;
+            }
+        }
+    }
+
+    /// Makes the webhook queue full at so many bytes, or as roomy as it was.
+    pub(crate) async fn limit_webhooks(&self, bytes: Option<u64>) {
+        match self {
+            Self::Embedded(directory) => {
+                let file =
+                    rusqlite::Connection::open(directory.path().join("pagesync.db")).unwrap();
+                let bytes = i64::try_from(bytes.unwrap_or(1 << 31)).unwrap();
+                let limit = "UPDATE queues SET max_bytes = ?1 WHERE queue = 'webhooks'";
+                assert_eq!(file.execute(limit, [bytes]).unwrap(), 1);
+            }
+            Self::Distributed { vhost, .. } => {
+                let bytes = bytes.unwrap_or(1 << 30);
+                vhost.limit_queue("pagesync.v1.webhooks", bytes).await;
+            }
+        }
+    }
+
+    /// Every byte a deployment keeps: the database file with its log, or every key of Redis.
+    pub(crate) async fn everything_kept(&self) -> String {
+        match self {
+            Self::Embedded(directory) => {
+                let mut all = String::new();
+                for name in ["pagesync.db", "pagesync.db-wal"] {
+                    let bytes = std::fs::read(directory.path().join(name)).unwrap_or_default();
+                    all.push_str(&String::from_utf8_lossy(&bytes));
+                }
+                all
+            }
+            Self::Distributed { redis, .. } => {
+                let mut all = String::new();
+                let keys = raw(redis, &["KEYS", "*"]).await;
+                let redis::Value::Array(keys) = keys else {
+                    panic!("{keys:?}")
+                };
+                assert!(keys.len() > 10, "{} keys", keys.len());
+                for key in keys {
+                    let name: String = redis::from_redis_value(key).unwrap();
+                    let dump = raw(redis, &["TYPE", &name]).await;
+                    let kind: String = redis::from_redis_value(dump).unwrap();
+                    let value = match kind.as_str() {
+                        "hash" => raw(redis, &["HGETALL", &name]).await,
+                        "zset" => raw(redis, &["ZRANGE", &name, "0", "-1"]).await,
+                        "stream" => raw(redis, &["XRANGE", &name, "-", "+"]).await,
+                        "list" => raw(redis, &["LRANGE", &name, "0", "-1"]).await,
+                        "set" => raw(redis, &["SMEMBERS", &name]).await,
+                        _ => raw(redis, &["GET", &name]).await,
+                    };
+                    writeln!(all, "{name} {value:?}").unwrap();
+                }
+                all
+            }
+        }
+    }
+
+    /// Trims the feed.
+    pub(crate) async fn forget_feed_up_to(&self, n: u64) {
+        match self {
+            Self::Embedded(directory) => {
+                let file =
+                    rusqlite::Connection::open(directory.path().join("pagesync.db")).unwrap();
+                file.execute(
+                    "DELETE FROM feed WHERE n <= ?1",
+                    [i64::try_from(n).unwrap()],
+                )
+                .unwrap();
+            }
+            Self::Distributed { redis, .. } => {
+                let from = format!("{}-0", n + 1);
+                raw(redis, &["XTRIM", "{pagesync}:feed", "MINID", &from]).await;
+            }
+        }
+    }
+}
+
+/// A command as `redis-cli` would send it.
+pub(crate) async fn raw(url: &str, words: &[&str]) -> redis::Value {
+    let client = redis::Client::open(url).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut command = redis::cmd(words[0]);
+    command.arg(&words[1..]);
+    command.query_async(&mut connection).await.unwrap()
+}

@@ -1,0 +1,60 @@
+//! Finds out who makes a call.
+
+use axum::http::{HeaderMap, header};
+
+use super::call::{Caller, Parameters};
+use super::refusal::Refusal;
+use crate::bytes::hmac_hex;
+use crate::errors::SESSION_OVER;
+use crate::facebook::Facebook;
+use crate::simulator::Simulator;
+
+/// Returns the caller that an access token stands for.
+///
+/// Fails if the token is unknown or invalid, or if its `appsecret_proof` is wrong or missing.
+pub(super) fn authenticate(
+    simulator: &Simulator,
+    headers: &HeaderMap,
+    parameters: &Parameters,
+) -> Result<Caller, Refusal> {
+    let in_parameters = || parameters.get("access_token").map(String::as_str);
+    let Some(text) = bearer(headers).or_else(in_parameters) else {
+        return Ok(Caller::Anonymous);
+    };
+    let facebook = simulator.facebook();
+    if text == facebook.app.access_token() {
+        return Ok(Caller::App);
+    }
+    let Some(token) = facebook.tokens.get(text).cloned() else {
+        let message = "Invalid OAuth access token - Cannot parse access token";
+        return Err(Refusal::oauth(190, None, message));
+    };
+    if let Some(subcode) = token.refusal_subcode(facebook.now()) {
+        let message = format!("{SESSION_OVER} ({subcode})");
+        return Err(Refusal::oauth(190, Some(subcode), &message));
+    }
+    check_proof(&facebook, text, parameters)?;
+    Ok(Caller::Token(token))
+}
+
+/// Returns the token in the header `Authorization`.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    text.strip_prefix("Bearer ")
+        .or_else(|| text.strip_prefix("OAuth "))
+}
+
+/// Fails if the `appsecret_proof` of a token is wrong, or missing where it is required.
+fn check_proof(facebook: &Facebook, token: &str, parameters: &Parameters) -> Result<(), Refusal> {
+    let message = match parameters.get("appsecret_proof") {
+        Some(proof) if *proof != hmac_hex(&facebook.app.secret, token.as_bytes()) => {
+            "Invalid appsecret_proof provided in the API argument"
+        }
+        None if facebook.graph_faults.require_proof => {
+            "API calls from the server require an appsecret_proof argument"
+        }
+        _ => return Ok(()),
+    };
+    let error_type = "GraphMethodException";
+    Err(Refusal::new(400, error_type, 100, None, message))
+}

@@ -1,0 +1,52 @@
+//! Receives requests to Graph and builds their responses.
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, Method, Uri};
+use axum::response::Response;
+
+use super::answer_fault::{choose_fault, error_instead_of_answer, spoil_answer};
+use super::authentication::authenticate;
+use super::call::{Call, Caller, path_parts, read_parameters};
+use super::dispatch::{count, dispatch};
+use super::response::respond;
+use super::version::{DEFAULT_VERSION, take_version};
+use crate::simulator::Simulator;
+
+/// Answers every request that is neither for the dialog nor for the control surface.
+pub(crate) async fn handle(
+    State(simulator): State<Simulator>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let mut path = path_parts(uri.path());
+    let version = match take_version(&mut path) {
+        Ok(version) => version,
+        Err(refusal) => return respond(&simulator, DEFAULT_VERSION, None, Err(refusal)),
+    };
+    let mut parameters = read_parameters(uri.query().unwrap_or_default().as_bytes());
+    parameters.extend(read_parameters(&body));
+    let (caller, unauthenticated) = match authenticate(&simulator, &headers, &parameters) {
+        Ok(caller) => (caller, None),
+        Err(refusal) => (Caller::Anonymous, Some(refusal)),
+    };
+    let call = Call {
+        method,
+        path,
+        parameters,
+        caller,
+    };
+    // Calls are counted even if their token is refused.
+    let reply = count(&simulator, &call);
+    let named = reply.as_ref().and_then(|reply| reply.fault.clone());
+    let fault = choose_fault(&simulator, named);
+    let instead = fault.as_ref().and_then(error_instead_of_answer);
+    let answer = match instead.or(unauthenticated) {
+        Some(refusal) => Err(refusal),
+        None => Box::pin(dispatch(&simulator, &call)).await,
+    };
+    let response = respond(&simulator, &version, reply, answer);
+    spoil_answer(&simulator, fault, response).await
+}

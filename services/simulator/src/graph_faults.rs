@@ -1,0 +1,53 @@
+//! The faults and app-dependent settings of the simulated Graph API.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// How Graph differs from an undisturbed Graph with default app settings.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GraphFaults {
+    /// Whether calls without `appsecret_proof` are refused ("Require App Secret").
+    pub require_proof: bool,
+    /// The largest `limit` of a list. A larger one is refused as too much data.
+    pub max_limit: usize,
+    /// Whether every list begins with an empty result page.
+    pub empty_first_page: bool,
+    /// A text at the end of every new token, for tests of escaping.
+    pub token_suffix: String,
+    /// Headers of every answer, such as usage headers.
+    pub headers: BTreeMap<String, String>,
+    /// How long reads return the old state after a change, in seconds.
+    pub stale_read_seconds: u64,
+    /// The id of the app that new tokens belong to; `None` for the simulated app.
+    pub token_app_id: Option<String>,
+    /// Whether a new app subscription adds its fields to those of the one before instead of
+    /// replacing them. Sources disagree about the real Facebook.
+    pub merge_app_fields: bool,
+    /// The probability of each answer fault by its name: `{"2": 0.1, "html": 0.05}`.
+    pub errors: BTreeMap<String, f64>,
+    /// How long a slow answer takes, in seconds.
+    pub slow_answer_seconds: u64,
+    /// How many percent of the app's rate limit each call uses. From 100 percent on, calls are
+    /// refused with code 4 for an hour of the simulated clock.
+    pub usage_percent_per_call: u64,
+}
+
+impl Default for GraphFaults {
+    fn default() -> Self {
+        Self {
+            require_proof: true,
+            max_limit: 1000,
+            empty_first_page: false,
+            token_suffix: String::new(),
+            headers: BTreeMap::new(),
+            stale_read_seconds: 0,
+            token_app_id: None,
+            merge_app_fields: false,
+            errors: BTreeMap::new(),
+            slow_answer_seconds: 20,
+            usage_percent_per_call: 0,
+        }
+    }
+}

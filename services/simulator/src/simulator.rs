@@ -1,0 +1,156 @@
+//! The handle of a running simulator.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use crate::delivery::{DeliveryFaults, Event};
+use crate::delivery_counts::DeliveryCounts;
+use crate::facebook::{App, Facebook, WebhookTarget};
+use crate::pages::{Page, Pages};
+use crate::sender::{Sender, SharedFaults};
+use crate::simulator_error::SimulatorError;
+use crate::tls;
+
+/// The settings a simulator starts with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The one app of the simulated Facebook.
+    pub app: App,
+    /// The address of a callback that is subscribed from the start, on both layers, to every field
+    /// of every Page; `None` to start without subscriptions.
+    pub callback: Option<String>,
+    /// The seed of every random choice.
+    pub seed: u64,
+    /// The delivery faults.
+    pub delivery_faults: DeliveryFaults,
+}
+
+/// A handle of a running simulator. Clones share one simulated Facebook.
+#[derive(Debug, Clone)]
+pub struct Simulator {
+    // Critical sections are short and never extend across an await. Code that locks both locks
+    // `facebook` first.
+    facebook: Arc<Mutex<Facebook>>,
+    pages: Arc<Mutex<Pages>>,
+    faults: Arc<SharedFaults>,
+    counts: Arc<DeliveryCounts>,
+    events: mpsc::UnboundedSender<Event>,
+    http: reqwest::Client,
+}
+
+impl Simulator {
+    /// Starts a simulator.
+    ///
+    /// Its sender is a task that runs until the last handle is dropped and every event is sent.
+    pub fn start(options: &Options) -> Self {
+        tls::install_provider();
+        let mut facebook = Facebook::new(options.app.clone(), options.seed);
+        if let Some(callback) = &options.callback {
+            facebook.subscribe_everything(callback);
+        }
+        let facebook = Arc::new(Mutex::new(facebook));
+        let faults = Arc::new(SharedFaults::new(options.delivery_faults, options.seed));
+        let counts = Arc::new(DeliveryCounts::default());
+        let (events, incoming) = mpsc::unbounded_channel();
+        let secret = &options.app.secret;
+        let sender = Sender::new(secret, faults.clone(), counts.clone(), facebook.clone());
+        tokio::spawn(sender.run(incoming));
+        Self {
+            facebook,
+            pages: Arc::default(),
+            faults,
+            counts,
+            events,
+            http: reqwest::Client::new(),
+        }
+    }
+
+    /// Adds a Page or replaces the Page with its id. It causes no webhook.
+    ///
+    /// Fails if the Page has no id or an unknown field.
+    pub fn put_page(&self, page: &Page) -> Result<(), SimulatorError> {
+        self.page_data().put(page)
+    }
+
+    /// Returns every Page in its current state.
+    pub fn pages(&self) -> Vec<Page> {
+        self.page_data().all()
+    }
+
+    /// Changes fields of a Page as its owner would, and returns the Page.
+    ///
+    /// Each changed field that has a webhook and that both layers of subscriptions include causes
+    /// one. Fails if the Page does not exist, if a field is unknown, or if `fields` names `id`.
+    pub fn change(&self, id: &str, fields: Page) -> Result<Page, SimulatorError> {
+        let facebook = self.facebook();
+        let now = facebook.now();
+        let change = self.page_data().change(id, fields, now)?;
+        for changed in change.changed {
+            let Some(event) = Event::for_change(id, &changed.name, changed.value, now) else {
+                continue;
+            };
+            if let Some(target) = facebook.webhook_target(id, event.field()) {
+                self.send(event, target);
+            }
+        }
+        Ok(change.page)
+    }
+
+    /// Sends a test webhook, as the Test button of Facebook's dashboard does: an invented change of
+    /// the Page with id 0.
+    ///
+    /// Fails if there is no app subscription.
+    pub fn press_test_button(&self) -> Result<(), SimulatorError> {
+        let facebook = self.facebook();
+        let subscription = facebook.subscription.as_ref();
+        let target = subscription.ok_or(SimulatorError::NotSubscribed)?.target();
+        let event = Event::for_change("0", "name", json!("Test Page"), facebook.now());
+        let unknown = || SimulatorError::UnknownPageField("name".to_owned());
+        self.send(event.ok_or_else(unknown)?, target);
+        Ok(())
+    }
+
+    fn send(&self, event: Event, target: WebhookTarget) {
+        self.counts.add_event();
+        // This fails only while the simulator is being dropped.
+        let _ = self.events.send(event.with_target(target));
+    }
+
+    /// Returns the counters of events and deliveries.
+    pub fn delivery_counts(&self) -> &DeliveryCounts {
+        &self.counts
+    }
+
+    /// Returns the delivery faults.
+    pub fn delivery_faults(&self) -> DeliveryFaults {
+        self.faults.faults()
+    }
+
+    /// Replaces the delivery faults.
+    pub fn set_delivery_faults(&self, faults: DeliveryFaults) {
+        self.faults.set(faults);
+    }
+
+    /// Restarts every random choice from a seed.
+    pub fn reseed(&self, seed: u64) {
+        self.faults.reseed(seed);
+        self.facebook().reseed(seed);
+    }
+
+    /// Locks the state of the simulated Facebook other than its Pages.
+    pub fn facebook(&self) -> MutexGuard<'_, Facebook> {
+        self.facebook.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Locks the Pages.
+    pub(crate) fn page_data(&self) -> MutexGuard<'_, Pages> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the client of calls to the app's callbacks.
+    pub(crate) fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+}

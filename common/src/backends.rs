@@ -1,4 +1,6 @@
-//! Picks the backend: the only place besides tests that names a concrete queue or store.
+//! Opens the queue and the store of the configured backend.
+//!
+//! Invariant: apart from tests, no other module names a concrete type of queue or store.
 
 use std::sync::Arc;
 
@@ -24,20 +26,21 @@ pub struct Backends {
     pub queue: Arc<dyn Queue>,
     /// The store.
     pub store: Arc<dyn Store>,
-    /// Cancelled when a task or thread behind them has ended: the process must not go on.
+    /// Cancelled when a task or thread of the queue or the store has ended. The process must then
+    /// end.
     pub ended: CancellationToken,
 }
 
-/// Why they could not be opened.
+/// The reason why the queue or the store could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The embedded database.
+    /// The embedded database could not be opened.
     #[error(transparent)]
     Database(#[from] DatabaseError),
-    /// The queue.
+    /// The queue could not be opened.
     #[error(transparent)]
     Queue(#[from] QueueError),
-    /// The store.
+    /// The store could not be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The settings of the store forbid its use.
@@ -46,7 +49,7 @@ pub enum OpenError {
 }
 
 impl Backends {
-    /// Returns the backends made of an open queue and an open store that need no watching.
+    /// Returns backends with an open queue and an open store. Their `ended` is never cancelled.
     pub fn new(queue: Arc<dyn Queue>, store: Arc<dyn Store>) -> Self {
         Self {
             queue,
@@ -55,7 +58,8 @@ impl Backends {
         }
     }
 
-    /// Opens the queue and the store for `role`. On the embedded backend both are one file.
+    /// Opens the queue and the store. On the embedded backend both are in one file. `role` names
+    /// the connections to RabbitMQ.
     pub async fn open(
         config: &Config,
         role: &str,
@@ -89,8 +93,8 @@ impl Backends {
         }
     }
 
-    /// Looks at the store's settings: warns of what to think about, fails on what must not be. A
-    /// store that is away is no failure here; its users wait for it.
+    /// Checks the settings of the store. Logs each warning, and fails if the settings forbid its
+    /// use. A store that does not answer is logged and is no error, because its users wait for it.
     pub async fn check(&self) -> Result<(), OpenError> {
         match self.store.check().await {
             Ok(health) => {
@@ -107,7 +111,7 @@ impl Backends {
     }
 }
 
-/// Opens only the store: most commands have no business with the queue.
+/// Opens only the store, for commands that do not use the queue.
 pub fn open_store(config: &Config, clock: Clock) -> Result<Arc<dyn Store>, OpenError> {
     Ok(match config.backend {
         Backend::Embedded => {

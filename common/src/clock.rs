@@ -1,4 +1,7 @@
-//! Our clock. Everything that needs the time of day takes a [`Clock`]; nothing reads it by itself.
+//! The clock of this host.
+//!
+//! Invariant: code that needs the current time takes a [`Clock`], so that tests can set the time.
+//! Only this module and the simulator read the system clock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,7 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use model::time::HostTime;
 
-/// A source of the current time.
+/// A source of the current time of this host.
 #[derive(Debug, Clone)]
 pub struct Clock(Inner);
 
@@ -17,30 +20,33 @@ enum Inner {
 }
 
 impl Clock {
-    /// The machine's clock.
+    /// Returns the clock of the operating system.
     pub fn system() -> Self {
         Self(Inner::System)
     }
 
-    /// A clock that stands at `start` until [`Self::advance`] moves it.
+    /// Returns a clock that shows `start` until [`Self::advance`] moves it.
     pub fn manual(start: HostTime) -> Self {
         Self(Inner::Manual(Arc::new(AtomicU64::new(start.0))))
     }
 
-    /// The time of day.
+    /// Returns the current time.
     pub fn now(&self) -> HostTime {
         match &self.0 {
             Inner::System => {
-                #[expect(clippy::disallowed_methods, reason = "this is the clock")]
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "every other module takes a Clock"
+                )]
                 let now = std::time::SystemTime::now();
-                let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-                HostTime(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+                let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+                HostTime(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
             }
             Inner::Manual(now) => HostTime(now.load(Ordering::SeqCst)),
         }
     }
 
-    /// Moves a manual clock on; the machine's clock is not ours to move.
+    /// Moves a manual clock forward. Has no effect on the system clock.
     pub fn advance(&self, by: Duration) {
         if let Inner::Manual(now) = &self.0 {
             now.fetch_add(u64::try_from(by.as_millis()).unwrap_or(0), Ordering::SeqCst);

@@ -1,7 +1,7 @@
-//! Local days and the slots of daily polls in them.
+//! Computes local days and the daily slots in them.
 //!
-//! Invariant: a subject has one slot in each local day of its time zone, whatever the clocks do that
-//! night; which one is a function of its name.
+//! Invariant: a subject has exactly one daily slot in each local day of the time zone, also when
+//! the clocks change. The time of the slot within the day is a function of the subject alone.
 
 use std::time::Duration;
 
@@ -12,10 +12,11 @@ use model::id::Subject;
 use model::time::HostTime;
 use sha2::{Digest as _, Sha256};
 
-/// When a Page that a connection covers would be read by itself: only if the walk missed it.
+/// The time between the daily slot of a connection and the daily slots of its Pages. A Page is read
+/// by itself in its slot only if the connection poll did not read it.
 pub const PAGE_SLOT_DELAY: Duration = Duration::from_secs(2 * 3600);
 
-/// The days of a deployment.
+/// The local days and the daily slots of a deployment.
 #[derive(Debug, Clone)]
 pub struct DailySchedule {
     zone: TimeZone,
@@ -23,12 +24,12 @@ pub struct DailySchedule {
 }
 
 impl DailySchedule {
-    /// Local days of `zone`; slots spread over `spread` from midnight.
+    /// Returns the schedule of the time zone `zone` with slots in the time `spread` after midnight.
     pub fn new(zone: TimeZone, spread: Duration) -> Self {
         Self { zone, spread }
     }
 
-    /// The first slot of `subject` after `now`.
+    /// Returns the first slot of `subject` after `now`.
     pub fn next_slot(&self, subject: &Subject, now: HostTime) -> HostTime {
         let Some(local) = self.to_local(now) else {
             return now.plus(Duration::from_secs(24 * 3600));
@@ -46,7 +47,7 @@ impl DailySchedule {
         }
     }
 
-    /// The slot of `subject` in the local day after the one of `now`.
+    /// Returns the slot of `subject` in the local day after the local day of `now`.
     pub fn slot_on_next_day(&self, subject: &Subject, now: HostTime) -> HostTime {
         let tomorrow = self
             .to_local(now)
@@ -55,15 +56,15 @@ impl DailySchedule {
         slot.unwrap_or_else(|| now.plus(Duration::from_secs(24 * 3600)))
     }
 
-    /// The slot of `subject` in a local day.
+    /// Returns the slot of `subject` in a local day, or `None` if the day is out of range.
     fn slot_of(&self, subject: &Subject, day: Date) -> Option<HostTime> {
-        // Where midnight does not exist the day begins at its first instant.
+        // If the clocks skip midnight, this is the first instant of the day.
         let midnight = self.zone.to_zoned(day.at(0, 0, 0, 0)).ok()?;
         let start = u64::try_from(midnight.timestamp().as_millisecond()).ok()?;
         Some(HostTime(start).plus(self.offset(subject)))
     }
 
-    /// How long after midnight the slot of a subject is: always less than the spread.
+    /// Returns the time between midnight and the slot of `subject`, which is less than the spread.
     fn offset(&self, subject: &Subject) -> Duration {
         let digest = Sha256::digest(subject.to_string());
         let hash = digest[..8]
@@ -75,14 +76,15 @@ impl DailySchedule {
         Duration::from_millis(hash % spread)
     }
 
-    /// The local day of an instant, `2026-11-22`.
+    /// Returns the local day of an instant, as in `2026-11-22`, or an empty text if the instant is
+    /// out of range.
     pub fn local_day(&self, at: HostTime) -> String {
         self.to_local(at)
             .map_or_else(String::new, |local| local.date().to_string())
     }
 
-    /// The local days after the day of `from` and before the day of `to`, oldest first, at most
-    /// `max` of the newest.
+    /// Returns the local days between the day of `from` and the day of `to`, both excluded, the
+    /// oldest first. If there are more than `max`, returns the newest.
     pub fn local_days_between(&self, from: HostTime, to: HostTime, max: usize) -> Vec<String> {
         let (Some(from), Some(to)) = (self.to_local(from), self.to_local(to)) else {
             return Vec::new();
@@ -91,8 +93,10 @@ impl DailySchedule {
         let mut day = to.date().yesterday().unwrap_or(to.date());
         while day > from.date() && days.len() < max {
             days.push(day.to_string());
-            let Ok(before) = day.yesterday() else { break };
-            day = before;
+            let Ok(previous) = day.yesterday() else {
+                break;
+            };
+            day = previous;
         }
         days.reverse();
         days
@@ -109,8 +113,9 @@ mod tests {
     use super::*;
     use model::id::UserId;
 
-    fn days(zone: &str, spread_s: u64) -> DailySchedule {
-        DailySchedule::new(TimeZone::get(zone).unwrap(), Duration::from_secs(spread_s))
+    fn schedule(zone: &str, spread_seconds: u64) -> DailySchedule {
+        let spread = Duration::from_secs(spread_seconds);
+        DailySchedule::new(TimeZone::get(zone).unwrap(), spread)
     }
 
     fn at(text: &str) -> HostTime {
@@ -122,21 +127,21 @@ mod tests {
         Subject::Connection(UserId::parse(&n.to_string()).unwrap())
     }
 
-    /// The slots from `from` on, in so many days.
-    fn run(days: &DailySchedule, from: HostTime, n: usize) -> Vec<String> {
+    /// Returns the local days of the next `n` slots after `from`.
+    fn days_of_next_slots(schedule: &DailySchedule, from: HostTime, n: usize) -> Vec<String> {
         let mut now = from;
-        let mut seen = Vec::new();
+        let mut days = Vec::new();
         for _ in 0..n {
-            now = days.next_slot(&subject(7), now);
-            seen.push(days.local_day(now));
+            now = schedule.next_slot(&subject(7), now);
+            days.push(schedule.local_day(now));
         }
-        seen
+        days
     }
 
     #[test]
     fn a_day_has_one_slot_also_when_the_clocks_change() {
-        // Berlin loses an hour on 2026-03-29 and gains one on 2026-10-25; in Santiago midnight
-        // itself is skipped on 2026-09-06; Lord Howe moves by half an hour.
+        // Berlin loses an hour on 2026-03-29 and gains one on 2026-10-25; Santiago skips midnight
+        // on 2026-09-06; Lord Howe moves its clocks by half an hour.
         for (zone, from) in [
             ("Europe/Berlin", "2026-03-26T12:00:00Z"),
             ("Europe/Berlin", "2026-10-22T12:00:00Z"),
@@ -145,35 +150,38 @@ mod tests {
             ("UTC", "2026-12-29T12:00:00Z"),
         ] {
             for spread in [1, 3600, 23 * 3600] {
-                let seen = run(&days(zone, spread), at(from), 7);
-                let mut once = seen.clone();
-                once.dedup();
-                assert_eq!(seen, once, "{zone} {spread}");
-                assert_eq!(seen.len(), 7);
+                let days = days_of_next_slots(&schedule(zone, spread), at(from), 7);
+                let mut distinct = days.clone();
+                distinct.dedup();
+                assert_eq!(days, distinct, "{zone} {spread}");
+                assert_eq!(days.len(), 7);
             }
         }
     }
 
     #[test]
-    fn slots_begin_at_local_midnight_and_spread() {
-        let days = days("Europe/Berlin", 3600);
+    fn slots_are_spread_over_the_time_after_local_midnight() {
+        let schedule = schedule("Europe/Berlin", 3600);
         let mut slots: Vec<HostTime> = (1..200)
-            .map(|n| days.next_slot(&subject(n), at("2026-11-22T12:00:00Z")))
+            .map(|n| schedule.next_slot(&subject(n), at("2026-11-22T12:00:00Z")))
             .collect();
         slots.sort_unstable();
         assert!(slots[0] >= at("2026-11-22T23:00:00Z"));
         assert!(slots[198] < at("2026-11-23T00:00:00Z"));
-        let half = slots
+        let in_first_half = slots
             .iter()
             .filter(|slot| **slot < at("2026-11-22T23:30:00Z"))
             .count();
-        assert!((60..140).contains(&half), "{half} of 199 in the first half");
+        assert!(
+            (60..140).contains(&in_first_half),
+            "{in_first_half} of 199 are in the first half"
+        );
     }
 
     #[test]
-    fn days_between_are_those_that_passed_whole() {
-        let days = days("UTC", 1);
-        let between = |from, to, max| days.local_days_between(at(from), at(to), max);
+    fn the_days_between_two_instants_are_those_that_passed_completely() {
+        let schedule = schedule("UTC", 1);
+        let between = |from, to, max| schedule.local_days_between(at(from), at(to), max);
         assert!(between("2026-11-20T00:10:00Z", "2026-11-20T09:00:00Z", 30).is_empty());
         assert!(between("2026-11-20T00:10:00Z", "2026-11-21T09:00:00Z", 30).is_empty());
         let three = between("2026-11-20T00:10:00Z", "2026-11-24T09:00:00Z", 30);

@@ -1,11 +1,13 @@
-//! The embedded database: one SQLite file that holds the queue and the store of a one-process
-//! deployment.
+//! Opens the embedded database: one SQLite file with the queue and the store of a deployment that
+//! runs in one process.
 //!
-//! Invariants: all writes of this process go through one thread, which commits everything that
-//! waits in one transaction and answers only after the commit is on disk (WAL,
-//! `synchronous=FULL`). A commit that fails on the disk ends the thread: nothing is retried on a
-//! file whose state is unknown. The process that owns the file holds a lock beside it; commands are
-//! guests, they write in transactions of their own.
+//! Invariants:
+//!
+//! - All writes of a process go through one thread. It commits waiting writes in one transaction
+//!   and answers only after the transaction is on disk (WAL, `synchronous=FULL`).
+//! - An I/O error ends the thread. No write is retried on a file whose state is unknown.
+//! - The running process holds an exclusive lock on the file `lock` in the same directory. Commands
+//!   open the database without the lock and commit transactions of their own.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -17,13 +19,14 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-/// At most this many pieces of work share a transaction.
+/// How many writes share a transaction at most.
 const MAX_GROUP_WRITES: usize = 512;
-/// How long a writer waits for another process's transaction.
+/// How long a statement waits for a lock that another process holds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// `PRAGMA user_version` of the schema below.
-const SCHEMA_VERSION: i64 = 1;
+/// The version of [`SCHEMA`], stored as `PRAGMA user_version`.
+const SCHEMA_VERSION: i64 = 2;
 
+/// The statements that create the schema.
 const SCHEMA: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 INSERT INTO meta VALUES ('epoch', lower(hex(randomblob(8))));
@@ -53,97 +56,102 @@ CREATE TABLE due (subject TEXT PRIMARY KEY, queue TEXT NOT NULL, at INTEGER NOT 
 CREATE INDEX due_next ON due (queue, at);
 ";
 
-/// Why the database could not do something.
+/// The reason why an operation of the database failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum DatabaseError {
-    /// The file cannot be opened or is not ours.
+    /// The file cannot be opened, is in use, or has the schema of a newer version.
     #[error("cannot open the database {path}: {reason}")]
     Open {
-        /// Which file.
+        /// The path of the file.
         path: String,
-        /// What is wrong with it.
+        /// The problem, and its remedy if there is one.
         reason: String,
     },
     /// A statement or a commit failed.
-    #[error("the database answers: {0}")]
+    #[error("the database failed: {0}")]
     Failed(String),
-    /// The writer has ended after an error of the disk.
-    #[error("the database is closed after an error of its disk; restart when the disk is well")]
+    /// The thread that executes the operation has ended, usually after an I/O error of the disk.
+    #[error("the database is closed after a disk error: repair the disk, then restart pagesync")]
     Closed,
 }
 
-/// Who opens the file.
+/// Who opens the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// The running process. There is at most one.
+    /// The running process. At most one process can open the database this way.
     Exclusive,
-    /// An operator's command beside it.
+    /// An operator's command. It can run at the same time as the process.
     Shared,
 }
 
-type Finish = Box<dyn FnOnce(Result<(), DatabaseError>) + Send>;
-/// Runs in the open transaction, or learns why there is none.
-/// Says with which code of SQLite it failed, if it did.
+/// Sends the result of a write to its caller. It takes the result of the commit.
+type Responder = Box<dyn FnOnce(Result<(), DatabaseError>) + Send>;
+/// A write that waits for its transaction. It takes the connection with the open transaction, or
+/// the reason why there is none, and returns the code of SQLite if it failed.
 type Write =
-    Box<dyn FnOnce(Result<&Connection, DatabaseError>) -> (Finish, Option<ErrorCode>) + Send>;
+    Box<dyn FnOnce(Result<&Connection, DatabaseError>) -> (Responder, Option<ErrorCode>) + Send>;
+/// A read that waits for the connection.
 type Read = Box<dyn FnOnce(&Connection) + Send>;
 
-/// A handle to the open file.
+/// A handle to the open database. Its threads end when the handle is dropped.
 #[derive(Debug)]
 pub struct Database {
     writes: mpsc::Sender<Write>,
     reads: mpsc::Sender<Read>,
     ended: CancellationToken,
+    /// The lock file. Closing it releases the lock.
     _lock: Option<File>,
 }
 
 impl Database {
-    /// Opens `pagesync.db` in `directory`, making both if they are not there.
+    /// Opens `pagesync.db` in `directory`. [`Access::Exclusive`] creates both if they do not exist;
+    /// [`Access::Shared`] fails if the file does not exist.
     pub fn open(directory: &Path, access: Access) -> Result<Self, DatabaseError> {
         let directory = &std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
         let path = directory.join("pagesync.db");
-        let refuse = |reason: String| DatabaseError::Open {
+        let open_error = |reason: String| DatabaseError::Open {
             path: path.display().to_string(),
             reason,
         };
         if access == Access::Shared && !path.exists() {
-            let remedy =
-                "there is none: run this where `pagesync up` runs, or set PAGESYNC_DATA_DIR";
-            return Err(refuse(remedy.to_owned()));
+            let reason = "the file does not exist: run the command where `pagesync up` runs, or set PAGESYNC_DATA_DIR";
+            return Err(open_error(reason.to_owned()));
         }
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(directory)
-            .map_err(|error| refuse(error.to_string()))?;
+            .map_err(|error| open_error(error.to_string()))?;
         let lock = match access {
-            Access::Exclusive => Some(lock(directory).map_err(&refuse)?),
+            Access::Exclusive => Some(lock(directory).map_err(&open_error)?),
             Access::Shared => None,
         };
         let writer = connect(&path)
             .and_then(|connection| prepare(&connection).map(|()| connection))
-            .map_err(&refuse)?;
-        let reader = connect(&path).map_err(&refuse)?;
-        let (writes, work) = mpsc::channel();
-        let (reads, questions) = mpsc::channel::<Read>();
+            .map_err(&open_error)?;
+        let reader = connect(&path).map_err(&open_error)?;
+        let (writes, waiting_writes) = mpsc::channel();
+        let (reads, waiting_reads) = mpsc::channel::<Read>();
         let ended = CancellationToken::new();
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
-            // Cancelled however the thread ends, by a panic too.
+            // A guard also cancels the token if the thread panics.
             let ended = ended.clone().drop_guard();
             let run = move || {
                 let _ended = ended;
                 run();
             };
             let thread = std::thread::Builder::new().name(name.to_owned());
-            thread.spawn(run).map_err(|error| refuse(error.to_string()))
+            thread
+                .spawn(run)
+                .map_err(|error| open_error(error.to_string()))
         };
         spawn(
             "database-writer",
-            Box::new(move || write_all(&writer, &work)),
+            Box::new(move || write_all(&writer, &waiting_writes)),
         )?;
         spawn(
             "database-reader",
-            Box::new(move || questions.into_iter().for_each(|ask| ask(&reader))),
+            Box::new(move || waiting_reads.into_iter().for_each(|read| read(&reader))),
         )?;
         Ok(Self {
             writes,
@@ -153,14 +161,15 @@ impl Database {
         })
     }
 
-    /// Cancelled when the database does nothing any more: its disk failed, or it was dropped.
+    /// Returns a token that is cancelled when a thread of the database has ended: after an I/O
+    /// error, after a panic, or because the database was dropped.
     pub fn ended(&self) -> CancellationToken {
         self.ended.clone()
     }
 
-    /// Does `work` in a transaction shared with whatever else waits. `Ok` means it is on disk. If
-    /// `work` fails, what it did is undone and its neighbours are not touched. Dropped before its
-    /// turn, it is not done.
+    /// Executes `work` in a transaction that it shares with other waiting writes. `Ok` means that
+    /// the changes are on disk. If `work` fails, only its own changes are rolled back. The write is
+    /// executed even if the future is dropped after its first poll.
     pub async fn write<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -170,7 +179,8 @@ impl Database {
             .unwrap_or(Err(DatabaseError::Closed))
     }
 
-    /// Like [`Self::write`], for callers that do not wait: it is done even if the answer is dropped.
+    /// Submits `work` as [`Self::write`] does, and returns a receiver of its result. The write is
+    /// executed even if the receiver is dropped.
     pub fn submit<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -178,54 +188,58 @@ impl Database {
         self.enqueue(work, false)
     }
 
+    /// Sends a write to the writer thread. With `only_if_awaited`, the write is skipped if its
+    /// receiver has been dropped.
     fn enqueue<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
         only_if_awaited: bool,
     ) -> oneshot::Receiver<Result<T, DatabaseError>> {
-        let (answer, answered) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         let write: Write = Box::new(move |transaction| {
             let mut code = None;
-            let done = match transaction {
-                // Whoever asked was told that it failed: doing it now would only delay the others.
-                Ok(_) if only_if_awaited && answer.is_closed() => Err(DatabaseError::Closed),
+            let result = match transaction {
+                // The caller has already treated the write as failed. Executing it would delay
+                // others.
+                Ok(_) if only_if_awaited && sender.is_closed() => Err(DatabaseError::Closed),
                 Ok(connection) => in_savepoint(connection, work).map_err(|error| {
                     code = error.sqlite_error_code();
                     failed(error)
                 }),
                 Err(error) => Err(error),
             };
-            let finish: Finish = Box::new(move |committed| {
-                // A caller that went away takes no answer; its work stands.
-                let _ = answer.send(committed.and(done));
+            let respond: Responder = Box::new(move |committed| {
+                // If the caller has dropped its receiver, the write is committed all the same.
+                let _ = sender.send(committed.and(result));
             });
-            (finish, code)
+            (respond, code)
         });
-        // A closed writer drops the work and with it the answer: the caller sees `Closed`.
+        // If the writer has ended, this drops the sender, and the caller receives `Closed`.
         let _ = self.writes.send(write);
-        answered
+        receiver
     }
 
-    /// Answers a question from the last committed state.
+    /// Executes `query` on the last committed state.
     pub async fn read<T: Send + 'static>(
         &self,
-        question: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, DatabaseError> {
-        let (answer, answered) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         let read: Read = Box::new(move |connection| {
-            let _ = answer.send(question(connection).map_err(failed));
+            let _ = sender.send(query(connection).map_err(failed));
         });
         let _ = self.reads.send(read);
-        answered.await.unwrap_or(Err(DatabaseError::Closed))
+        receiver.await.unwrap_or(Err(DatabaseError::Closed))
     }
 }
 
 impl Database {
-    /// Moves everything from the log into the file and empties the log.
+    /// Moves all committed changes from the write-ahead log into the database file and empties the
+    /// log. Fails if other processes use the log all the time.
     pub async fn truncate_log(&self) -> Result<(), DatabaseError> {
-        const TRIES: u32 = 6;
-        for _ in 0..TRIES {
-            // It waits for readers and writers itself, as long as [`BUSY`].
+        const MAX_ATTEMPTS: u32 = 6;
+        for _ in 0..MAX_ATTEMPTS {
+            // The checkpoint waits for readers and writers, up to `BUSY_TIMEOUT`.
             let checkpoint = |connection: &Connection| {
                 connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
             };
@@ -234,16 +248,20 @@ impl Database {
                 return Ok(());
             }
         }
-        let busy = "its log is in use by another process and could not be emptied";
-        Err(DatabaseError::Failed(busy.to_owned()))
+        let reason = "its log could not be emptied, because another process uses it";
+        Err(DatabaseError::Failed(reason.to_owned()))
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the shape map_err wants")]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the signature that map_err needs"
+)]
 fn failed(error: rusqlite::Error) -> DatabaseError {
     DatabaseError::Failed(error.to_string())
 }
 
+/// Locks the file `lock` in `directory` until the returned file is closed.
 fn lock(directory: &Path) -> Result<File, String> {
     let path = directory.join("lock");
     let file = OpenOptions::new()
@@ -254,10 +272,11 @@ fn lock(directory: &Path) -> Result<File, String> {
         .open(&path)
         .map_err(|error| format!("{}: {error}", path.display()))?;
     file.try_lock()
-        .map_err(|_| "another pagesync process runs on this directory".to_owned())?;
+        .map_err(|_| "another pagesync process uses this directory".to_owned())?;
     Ok(file)
 }
 
+/// Opens a connection with the settings that durability and erasure need.
 fn connect(path: &Path) -> Result<Connection, String> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
@@ -274,6 +293,7 @@ fn connect(path: &Path) -> Result<Connection, String> {
     open().map_err(|error: rusqlite::Error| error.to_string())
 }
 
+/// Creates the schema in a new database, and fails if the schema is of a newer version.
 fn prepare(connection: &Connection) -> Result<(), String> {
     let run = || {
         connection.execute_batch("BEGIN IMMEDIATE")?;
@@ -286,46 +306,54 @@ fn prepare(connection: &Connection) -> Result<(), String> {
         Ok(version)
     };
     let version = run().map_err(|error: rusqlite::Error| error.to_string())?;
+    if version != 0 && version < SCHEMA_VERSION {
+        return Err(format!(
+            "its schema is version {version}, which pagesync 0.1 wrote, and this build supports version {SCHEMA_VERSION}: start with an empty data directory"
+        ));
+    }
     if version > SCHEMA_VERSION {
         return Err(format!(
-            "its layout is version {version}, this build knows {SCHEMA_VERSION}: use a newer pagesync"
+            "its schema is version {version} and this build supports version {SCHEMA_VERSION}: use a newer pagesync"
         ));
     }
     Ok(())
 }
 
+/// Executes `work` in a savepoint, and rolls back its changes if it fails.
 fn in_savepoint<T>(
     connection: &Connection,
     work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
 ) -> rusqlite::Result<T> {
     connection.prepare_cached("SAVEPOINT work")?.execute([])?;
     match work(connection) {
-        Ok(done) => {
+        Ok(output) => {
             connection.prepare_cached("RELEASE work")?.execute([])?;
-            Ok(done)
+            Ok(output)
         }
         Err(error) => {
-            // SQLite may already have rolled everything back (a full disk); then this fails too and
-            // the commit says so.
+            // If SQLite has already rolled back the whole transaction, for example because the disk
+            // is full, this statement fails too. `write_group` notices that the transaction has
+            // ended.
             let _ = connection.execute_batch("ROLLBACK TO work; RELEASE work");
             Err(error)
         }
     }
 }
 
-fn write_all(connection: &Connection, work: &mpsc::Receiver<Write>) {
-    while let Ok(first) = work.recv() {
-        let rest = std::iter::from_fn(|| work.try_recv().ok());
+/// Executes writes in groups until the [`Database`] is dropped or an I/O error occurs.
+fn write_all(connection: &Connection, waiting: &mpsc::Receiver<Write>) {
+    while let Ok(first) = waiting.recv() {
+        let rest = std::iter::from_fn(|| waiting.try_recv().ok());
         let group: Vec<Write> = std::iter::once(first)
             .chain(rest)
             .take(MAX_GROUP_WRITES)
             .collect();
-        let (committed, finishes, disk_failed) = write_group(connection, group);
+        let (committed, responders, disk_failed) = write_group(connection, group);
         if let Err(error) = &committed {
             tracing::error!(error = %error, "a commit of the embedded database failed");
         }
-        for finish in finishes {
-            finish(committed.clone());
+        for respond in responders {
+            respond(committed.clone());
         }
         if disk_failed {
             return;
@@ -333,48 +361,48 @@ fn write_all(connection: &Connection, work: &mpsc::Receiver<Write>) {
     }
 }
 
-/// Does a group in one transaction. The last part of the answer: the disk failed, and what is on it
-/// is not known.
+/// Executes a group of writes in one transaction. Returns the result of the commit, a responder for
+/// each write, and whether an I/O error occurred, after which the state of the file is unknown.
 fn write_group(
     connection: &Connection,
     group: Vec<Write>,
-) -> (Result<(), DatabaseError>, Vec<Finish>, bool) {
-    let is_disk = |code: Option<ErrorCode>| code == Some(ErrorCode::SystemIoFailure);
-    let (mut finishes, mut disk_failed) = (Vec::with_capacity(group.len()), false);
-    let mut open = connection.execute_batch("BEGIN IMMEDIATE").map_err(failed);
+) -> (Result<(), DatabaseError>, Vec<Responder>, bool) {
+    let is_disk_error = |code: Option<ErrorCode>| code == Some(ErrorCode::SystemIoFailure);
+    let (mut responders, mut disk_failed) = (Vec::with_capacity(group.len()), false);
+    let mut transaction = connection.execute_batch("BEGIN IMMEDIATE").map_err(failed);
     for write in group {
-        let (finish, code) = write(open.clone().map(|()| connection));
-        finishes.push(finish);
-        disk_failed |= is_disk(code);
-        // A full or failing disk makes SQLite undo the whole transaction: what follows must not
-        // commit by itself.
-        if open.is_ok() && connection.is_autocommit() {
-            let undone = "the transaction was undone by an error of the disk";
-            open = Err(DatabaseError::Failed(undone.to_owned()));
+        let (respond, code) = write(transaction.clone().map(|()| connection));
+        responders.push(respond);
+        disk_failed |= is_disk_error(code);
+        // SQLite rolls back the whole transaction if the disk is full or fails. The remaining
+        // writes must then fail, because each of their statements would commit by itself.
+        if transaction.is_ok() && connection.is_autocommit() {
+            let reason = "the transaction was rolled back after a disk error";
+            transaction = Err(DatabaseError::Failed(reason.to_owned()));
         }
     }
-    let committed = open.and_then(|()| {
+    let committed = transaction.and_then(|()| {
         connection.execute_batch("COMMIT").map_err(|error| {
-            disk_failed |= is_disk(error.sqlite_error_code());
+            disk_failed |= is_disk_error(error.sqlite_error_code());
             failed(error)
         })
     });
     if committed.is_err() && !connection.is_autocommit() {
         let _ = connection.execute_batch("ROLLBACK");
     }
-    (committed, finishes, disk_failed)
+    (committed, responders, disk_failed)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn insert_and_count(connection: &Connection) -> rusqlite::Result<i64> {
+    fn count_meta_rows(connection: &Connection) -> rusqlite::Result<i64> {
         connection.query_row("SELECT count(*) FROM meta", [], |row| row.get(0))
     }
 
     #[tokio::test]
-    async fn work_that_fails_is_undone_and_its_neighbours_stand() {
+    async fn a_write_that_fails_is_rolled_back_and_the_others_are_committed() {
         let directory = tempfile::tempdir().unwrap();
         let database = Database::open(directory.path(), Access::Exclusive).unwrap();
         let good = database.submit(|c| c.execute("INSERT INTO meta VALUES ('a', '1')", []));
@@ -384,33 +412,36 @@ mod tests {
         });
         assert!(good.await.unwrap().is_ok());
         assert!(bad.await.unwrap().is_err());
-        assert_eq!(database.read(insert_and_count).await.unwrap(), 2);
+        assert_eq!(database.read(count_meta_rows).await.unwrap(), 2);
     }
 
     #[tokio::test]
-    async fn there_is_one_owner_and_guests_beside_it() {
+    async fn one_process_has_exclusive_access_and_commands_share_the_database() {
         let directory = tempfile::tempdir().unwrap();
-        let owner = Database::open(directory.path(), Access::Exclusive).unwrap();
+        let exclusive = Database::open(directory.path(), Access::Exclusive).unwrap();
         let second = Database::open(directory.path(), Access::Exclusive).unwrap_err();
         assert!(second.to_string().contains("another pagesync process"));
-        let guest = Database::open(directory.path(), Access::Shared).unwrap();
-        guest
-            .write(|c| c.execute("INSERT INTO meta VALUES ('g', '1')", []))
+        let shared = Database::open(directory.path(), Access::Shared).unwrap();
+        shared
+            .write(|c| c.execute("INSERT INTO meta VALUES ('c', '1')", []))
             .await
             .unwrap();
-        assert_eq!(owner.read(insert_and_count).await.unwrap(), 2);
+        assert_eq!(exclusive.read(count_meta_rows).await.unwrap(), 2);
     }
 
     #[tokio::test]
-    async fn a_database_of_a_newer_layout_is_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        let database = Database::open(directory.path(), Access::Exclusive).unwrap();
-        database
-            .write(|c| c.pragma_update(None, "user_version", 99))
-            .await
-            .unwrap();
-        drop(database);
-        let error = Database::open(directory.path(), Access::Shared).unwrap_err();
-        assert!(error.to_string().contains("version 99"), "{error}");
+    async fn a_database_with_another_schema_is_refused() {
+        for version in [1, 99] {
+            let directory = tempfile::tempdir().unwrap();
+            let database = Database::open(directory.path(), Access::Exclusive).unwrap();
+            database
+                .write(move |c| c.pragma_update(None, "user_version", version))
+                .await
+                .unwrap();
+            drop(database);
+            let error = Database::open(directory.path(), Access::Shared).unwrap_err();
+            let named = format!("version {version}");
+            assert!(error.to_string().contains(&named), "{error}");
+        }
     }
 }

@@ -1,8 +1,8 @@
-//! Serving HTTP: our own accept loop with the limits that `axum::serve` does not set, and the
-//! private listener every role has.
+//! Serves HTTP: an accept loop with the limits that `axum::serve` does not set, and the routes of
+//! the private listener that every role has.
 //!
-//! Invariant: a connection is accepted only when there is room for it, and none can hold its place
-//! by sending slowly.
+//! Invariant: the number of open connections is limited, and a client that sends its headers slowly
+//! is disconnected.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -26,30 +26,36 @@ use crate::lifecycle::Lifecycle;
 use crate::queue::Queue;
 use crate::telemetry::Metrics;
 
-/// Connections at the same time.
+/// How many connections a listener serves at the same time. Others wait to be accepted.
 const MAX_CONNECTIONS: usize = 4096;
-/// From the first byte a connection waits for to the end of the headers; also how long it may idle.
+/// How long a connection may take to send the headers of a request, including the time that it is
+/// idle between requests.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many headers a request may have.
 const MAX_HEADERS: usize = 64;
-/// The head of a request must fit; bodies pass through in pieces of this.
+/// The size of the read buffer of a connection, in bytes. The request line and the headers must
+/// fit.
 const BUFFER_SIZE: usize = 32 * 1024;
-/// How long open requests may take once the process is asked to end.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+/// How long open requests may take after the process has begun to stop.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long `/metrics` waits for the length of a queue. After that the gauge keeps its last value.
+const QUEUE_DEPTH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Serves until the process is asked to end, then lets open requests finish.
+/// Serves `router` until the process stops, then waits up to ten seconds for open requests to
+/// finish.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     lifecycle: Lifecycle,
 ) -> Result<(), Infallible> {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let graceful = GracefulShutdown::new();
     let service = TowerToHyperService::new(router);
     loop {
-        let place = tokio::select! {
+        let permit = tokio::select! {
             () = lifecycle.stopping() => break,
-            place = room.clone().acquire_owned() => {
-                place.unwrap_or_else(|_| unreachable!("the semaphore is never closed"))
+            permit = permits.clone().acquire_owned() => {
+                permit.unwrap_or_else(|_| unreachable!("the semaphore is never closed"))
             }
         };
         let stream = tokio::select! {
@@ -57,14 +63,15 @@ pub async fn serve(
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    // Out of file descriptors, most likely: those in use come back.
+                    // The process is probably out of file descriptors. Connections that close
+                    // release theirs, so the loop tries again.
                     tracing::warn!(error = %error, "cannot accept a connection");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 }
             },
         };
-        // Without it small answers wait for the next packet.
+        // Nagle's algorithm would delay small responses. If it stays on, they are only slower.
         let _ = stream.set_nodelay(true);
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
@@ -75,22 +82,22 @@ pub async fn serve(
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
-                tracing::debug!(error = %error, "a connection ended badly");
+                tracing::debug!(error = %error, "a connection ended with an error");
             }
-            drop(place);
+            drop(permit);
         });
     }
     drop(listener);
-    let _ = tokio::time::timeout(SHUTDOWN_GRACE, graceful.shutdown()).await;
+    let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, graceful.shutdown()).await;
     Ok(())
 }
 
-/// Why a role is not ready: the text that `/readyz` returns.
+/// The reason why a role is not ready. `/readyz` returns its text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct NotReady(pub String);
 
-/// Answers whether the role can do its work now, or what is in the way.
+/// A function that checks whether the role can do its work now.
 pub type ReadinessCheck =
     Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), NotReady>> + Send>> + Send + Sync>;
 
@@ -100,7 +107,7 @@ struct PrivateState {
     ready: ReadinessCheck,
 }
 
-/// What every role serves on its private listener.
+/// Returns the routes of the private listener: `/livez`, `/readyz` and `/metrics`.
 pub fn private_router(metrics: Metrics, queue: Arc<dyn Queue>, ready: ReadinessCheck) -> Router {
     Router::new()
         .route("/livez", get(async || "ok\n"))
@@ -113,28 +120,25 @@ pub fn private_router(metrics: Metrics, queue: Arc<dyn Queue>, ready: ReadinessC
         }))
 }
 
-async fn readyz(State(private): State<Arc<PrivateState>>) -> impl IntoResponse {
-    match (private.ready)().await {
+async fn readyz(State(state): State<Arc<PrivateState>>) -> impl IntoResponse {
+    match (state.ready)().await {
         Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     }
 }
 
-async fn metrics_text(State(private): State<Arc<PrivateState>>) -> impl IntoResponse {
+async fn metrics_text(State(state): State<Arc<PrivateState>>) -> impl IntoResponse {
     for queue_name in QueueName::ALL {
-        let depth =
-            tokio::time::timeout(Duration::from_secs(2), private.queue.depth(queue_name)).await;
+        let depth = tokio::time::timeout(QUEUE_DEPTH_TIMEOUT, state.queue.depth(queue_name)).await;
         if let Ok(Ok(depth)) = depth {
             let messages = i64::try_from(depth.messages).unwrap_or(i64::MAX);
-            private
-                .metrics
-                .queue_messages
-                .set(queue_name.as_str(), messages);
+            let queue_messages = &state.metrics.queue_messages;
+            queue_messages.set(queue_name.as_str(), messages);
         }
     }
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     (
-        [(axum::http::header::CONTENT_TYPE, kind)],
-        private.metrics.text(),
+        [(axum::http::header::CONTENT_TYPE, content_type)],
+        state.metrics.text(),
     )
 }

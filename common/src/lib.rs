@@ -1,10 +1,18 @@
-//! The ground every service of pagesync stands on, and the only crate that names a driver.
+//! The code that the services of pagesync share.
 //!
-//! Reading order: [`queue`] and [`store`] are the two traits, each with two backends;
-//! [`pages`] and [`records`] are the verbs on what is kept; [`graph`] asks Facebook, [`custody`] keeps
-//! its tokens; [`slots`] knows local days; [`backends`] picks a backend;
-//! the rest is what a process needs to live: [`config`], [`clock`], [`lifecycle`], [`http`],
-//! [`telemetry`], [`tls`], [`database`].
+//! Invariant: this crate is the only one that uses the drivers of RabbitMQ, Redis and SQLite.
+//!
+//! | modules | contents |
+//! |---|---|
+//! | [`queue`], [`store`] | the two traits, each with two backends; [`backends`] selects one |
+//! | [`database`] | the SQLite file of the embedded backends |
+//! | [`pages`], [`records`] | operations on stored Pages and records |
+//! | [`graph`] | the client of the Graph API |
+//! | [`sealing`], [`invitation`] | encrypted tokens, signed login links |
+//! | [`daily_schedule`], [`retry`] | the local time of daily polls, retry delays |
+//! | [`views`], [`timestamp`] | the JSON that commands print |
+//! | [`config`], [`clock`], [`lifecycle`], [`telemetry`] | parts of every process |
+//! | [`http`], [`tls`] | the HTTP server, the TLS provider of HTTP clients |
 
 pub mod backends;
 pub mod clock;
@@ -20,6 +28,7 @@ pub mod queue;
 pub mod records;
 pub mod retry;
 pub mod sealing;
+pub mod signing;
 pub mod store;
 pub mod telemetry;
 pub mod timestamp;

@@ -1,8 +1,8 @@
-//! The life of a process: its tasks, its end, its exit code.
+//! Starts and stops the tasks of a process.
 //!
-//! Invariant: a task of the process that ends by itself, by error or panic, ends the whole process
-//! with a failure. A signal ends it in order: tasks see [`Lifecycle::stopping`] and have
-//! [`DRAIN`] to finish what they hold.
+//! Invariant: a task that returns, fails or panics while the process should run ends the process
+//! with a failure. After a signal, [`Lifecycle::stopping`] resolves and the tasks have
+//! [`DRAIN_TIMEOUT`] to finish their work.
 
 use std::fmt::Display;
 use std::future::Future;
@@ -12,37 +12,38 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// How long a process may take from the signal to its end.
+/// How long the tasks of a process may take to end after the process has begun to stop.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(28);
 
 /// Why a process ended with a failure.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LifecycleError {
-    /// A task ended, failed or panicked while the process should run; the text names it.
+    /// A task ended, failed or panicked while the process should run. The text names the task.
     #[error("{0}")]
     Task(String),
-    /// So many tasks did not end within [`DRAIN_TIMEOUT`].
+    /// This number of tasks did not end within [`DRAIN_TIMEOUT`].
     #[error("{0} tasks did not end within {DRAIN_TIMEOUT:?}")]
     Timeout(usize),
-    /// A second SIGINT ended the process while it drained.
+    /// A second SIGINT ended the process before its tasks had ended.
     #[error("second signal: ended without draining")]
     SecondSignal,
-    /// The process cannot receive signals.
+    /// The handlers of signals could not be installed.
     #[error("cannot receive signals: {0}")]
     Signals(String),
 }
 
-/// Shared by all tasks of a process, or of one role in it.
+/// A handle to the tasks of a process, or of one role in it. Clones share the same tasks.
 #[derive(Debug, Clone, Default)]
 pub struct Lifecycle {
     stop: CancellationToken,
     tasks: TaskTracker,
-    // Tiny critical sections, never across an await.
+    /// The first failure of a task. The lock is never held across an await.
     failure: Arc<Mutex<Option<String>>>,
 }
 
 impl Lifecycle {
-    /// Starts a task that should run until [`Self::stopping`].
+    /// Starts a task that should run until [`Self::stopping`] resolves. If it ends earlier, or with
+    /// an error, all tasks are stopped.
     pub fn spawn<E: Display + Send + 'static>(
         &self,
         name: &'static str,
@@ -68,22 +69,23 @@ impl Lifecycle {
         });
     }
 
-    /// Resolves when the process should end.
+    /// Resolves when the process should stop.
     pub async fn stopping(&self) {
         self.stop.cancelled().await;
     }
 
-    /// Whether the process should end.
+    /// Returns whether the process should stop.
     pub fn is_stopping(&self) -> bool {
         self.stop.is_cancelled()
     }
 
-    /// Asks every task to end.
+    /// Tells every task to stop.
     pub fn stop(&self) {
         self.stop.cancel();
     }
 
-    /// Waits for the end of all tasks, at most [`DRAIN`], and says whether all went well.
+    /// Waits until the process should stop, then for the end of all tasks, at most
+    /// [`DRAIN_TIMEOUT`]. Fails if a task failed or did not end in time.
     pub async fn finish(&self) -> Result<(), LifecycleError> {
         self.stopping().await;
         self.tasks.close();
@@ -101,12 +103,13 @@ impl Lifecycle {
         failure.map_or(Ok(()), |failure| Err(LifecycleError::Task(failure)))
     }
 
-    /// Runs until a signal (SIGTERM, SIGINT) or the end of a task, then drains.
+    /// Waits for SIGTERM, SIGINT or the end of a task, then for the end of all tasks. A second
+    /// SIGINT ends the wait.
     pub async fn run_until_signal(&self) -> Result<(), LifecycleError> {
         use tokio::signal::unix::{SignalKind, signal};
-        let refused = |error: std::io::Error| LifecycleError::Signals(error.to_string());
-        let mut term = signal(SignalKind::terminate()).map_err(refused)?;
-        let mut int = signal(SignalKind::interrupt()).map_err(refused)?;
+        let signal_error = |error: std::io::Error| LifecycleError::Signals(error.to_string());
+        let mut term = signal(SignalKind::terminate()).map_err(signal_error)?;
+        let mut int = signal(SignalKind::interrupt()).map_err(signal_error)?;
         tokio::select! {
             _ = term.recv() => tracing::info!("SIGTERM: draining"),
             _ = int.recv() => tracing::info!("SIGINT: draining"),
@@ -142,7 +145,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stop_that_was_asked_for_is_no_failure() {
+    async fn a_requested_stop_is_not_a_failure() {
         let lifecycle = Lifecycle::default();
         lifecycle.spawn("idle", {
             let lifecycle = lifecycle.clone();

@@ -1,4 +1,7 @@
-//! The verbs on Pages that commands and the operator surface share, and the view people get.
+//! Operations on Pages that commands and the worker use: registering a Page and requesting a read.
+//!
+//! Invariant: each operation writes the Page and its due time in one commit, and is repeated if
+//! another writer changed the Page in the meantime.
 
 use model::id::{PageId, Subject};
 use model::page::{Page, Status};
@@ -8,8 +11,8 @@ use crate::store::{
     Commit, CommitOutcome, DueWrite, PageWrite, Store, StoreError, StoredPage, Versioned, load_page,
 };
 
-/// Registers a Page; the same call that connecting will use. A Page that was forgotten lives again.
-/// `Ok(false)`: it is already there.
+/// Registers a Page and requests its first read. A Page that was erased is registered again.
+/// Returns `false` if the Page is already registered.
 pub async fn register(store: &dyn Store, id: &PageId, now: HostTime) -> Result<bool, StoreError> {
     loop {
         let stored = load_page(store, id).await?;
@@ -26,7 +29,8 @@ pub async fn register(store: &dyn Store, id: &PageId, now: HostTime) -> Result<b
     }
 }
 
-/// Asks for a read now; answers with when it is due. `None`: there is no such Page.
+/// Requests a read of a Page and returns when it is due, on this host's clock. Returns `None` if
+/// the Page is unknown, corrupt or erased.
 pub async fn request_read(
     store: &dyn Store,
     id: &PageId,
@@ -44,7 +48,7 @@ pub async fn request_read(
             return Ok(None);
         }
         page.polling.request_read(now);
-        // Somebody asks by hand: what failed before is no reason to wait.
+        // An explicit request does not wait for the retry delay of an earlier failure.
         page.polling.not_before = None;
         let due = page.polling.due();
         let write = PageWrite {
@@ -68,7 +72,8 @@ pub async fn request_read(
     }
 }
 
-/// The commit that registers a Page which has nothing yet: it wants its first read.
+/// Returns the commit that stores an empty Page with a request for its first read. `expected` is
+/// the stored version of the Page, or 0 if none is stored.
 pub fn registration_commit(id: &PageId, expected: u64, now: HostTime) -> Commit {
     let mut page = Page::default();
     page.polling.request_read(now);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::graph::error::GraphError;
 
-/// How long to wait after failures: `first`, doubled for each failure in a row, at most `longest`.
+/// The delays after failures: `first`, doubled for each failure in a row, at most `longest`.
 #[derive(Debug, Clone, Copy)]
 pub struct RetryPolicy {
     /// The delay after the first failure, before jitter.
@@ -25,7 +25,7 @@ pub const RECONNECT: RetryPolicy = RetryPolicy {
     jitter: (0.5, 1.0),
 };
 
-/// Exchanging the token of a login, while its person waits: 3 s, 6 s, up to 5 min.
+/// Exchanging the token of a login: 3 s, 6 s, up to 5 min.
 pub const LOGIN: RetryPolicy = RetryPolicy {
     first: Duration::from_secs(3),
     longest: Duration::from_secs(300),
@@ -47,8 +47,8 @@ pub const GRAPH_CALL: RetryPolicy = RetryPolicy {
     jitter: (0.9, 1.1),
 };
 
-/// Calling Graph after it refused a call for a rate limit: 5 min, 10 min, up to 1 h, without jitter;
-/// each caller adds its own.
+/// Calling Graph after it refused a call for a rate limit: 5 min, 10 min, up to 1 h, without
+/// jitter; each caller adds its own.
 pub const RATE_LIMIT: RetryPolicy = RetryPolicy {
     first: Duration::from_secs(5 * 60),
     longest: Duration::from_secs(60 * 60),
@@ -59,8 +59,8 @@ pub const RATE_LIMIT: RetryPolicy = RetryPolicy {
 pub const ONE_DAY: Duration = Duration::from_secs(24 * 3600);
 
 impl RetryPolicy {
-    /// Returns the delay before the next attempt when `failures` attempts in a row failed before the
-    /// last one.
+    /// Returns the delay before the next attempt when `failures` attempts in a row failed before
+    /// the last one.
     pub fn delay(&self, failures: u32) -> Duration {
         let doubled = self.first.saturating_mul(1 << failures.min(16));
         let (least, most) = self.jitter;
@@ -69,8 +69,9 @@ impl RetryPolicy {
     }
 }
 
-/// Returns the delay before the next call when `failures` calls in a row failed before the last one,
-/// which failed with `error`: [`ONE_DAY`] where a person must act first, else by [`GRAPH_CALL`].
+/// Returns the delay before the next call when `failures` calls in a row failed before the last
+/// one, which failed with `error`: [`ONE_DAY`] if a person must act first, otherwise by
+/// [`GRAPH_CALL`].
 pub fn delay_after(error: &GraphError, failures: u32) -> Duration {
     match error {
         GraphError::Token { .. }
@@ -105,7 +106,7 @@ impl Backoff {
 mod tests {
     use super::*;
 
-    fn check(policy: RetryPolicy, seconds: &[f64]) {
+    fn assert_delays(policy: RetryPolicy, seconds: &[f64]) {
         for (failures, expected) in (0..).zip(seconds) {
             let delay = policy.delay(failures).as_secs_f64();
             let (least, most) = policy.jitter;
@@ -119,17 +120,17 @@ mod tests {
 
     #[test]
     fn delays_double_up_to_the_longest() {
-        check(RECONNECT, &[0.2, 0.4, 0.8, 1.6, 3.2, 4.0, 4.0]);
-        check(LOGIN, &[3.0, 6.0, 12.0, 24.0, 48.0, 96.0, 192.0, 300.0]);
-        check(APP_SUBSCRIPTION, &[5.0, 10.0, 20.0]);
-        check(GRAPH_CALL, &[60.0, 120.0, 240.0, 480.0]);
-        check(RATE_LIMIT, &[300.0, 600.0, 1200.0, 2400.0, 3600.0, 3600.0]);
+        assert_delays(RECONNECT, &[0.2, 0.4, 0.8, 1.6, 3.2, 4.0, 4.0]);
+        assert_delays(LOGIN, &[3.0, 6.0, 12.0, 24.0, 48.0, 96.0, 192.0, 300.0]);
+        assert_delays(APP_SUBSCRIPTION, &[5.0, 10.0, 20.0]);
+        assert_delays(GRAPH_CALL, &[60.0, 120.0, 240.0, 480.0]);
+        assert_delays(RATE_LIMIT, &[300.0, 600.0, 1200.0, 2400.0, 3600.0, 3600.0]);
     }
 
     #[test]
     fn no_number_of_failures_overflows() {
         for failures in [16, 17, 31, 32, u32::MAX] {
-            check(GRAPH_CALL, &[60.0]);
+            assert_delays(GRAPH_CALL, &[60.0]);
             assert!(GRAPH_CALL.delay(failures) <= GRAPH_CALL.longest.mul_f64(1.1));
         }
     }

@@ -1,9 +1,10 @@
-//! Custody of tokens: sealed to a public key with HPKE (RFC 9180, base mode, X25519, HKDF-SHA256,
-//! ChaCha20-Poly1305), the name of the record as associated data.
+//! Seals tokens to a public key with HPKE (RFC 9180, base mode, X25519, HKDF-SHA256,
+//! ChaCha20-Poly1305), with the name of the record as associated data.
 //!
-//! Invariants: a [`Token`] has no text form, no encoding and no way out of this crate but a request
-//! to Graph; who has only a [`PublicKey`] can seal and not open; a sealed token moved to another
-//! record does not open. Must not: log, print or store a token or a private key.
+//! Invariants: a [`Token`] cannot be printed or encoded, and leaves this crate only in a request to
+//! Graph; a process that has only a [`PublicKey`] can seal tokens but not open them; a sealed token
+//! that was moved to another record does not open. This module never logs, prints or stores an
+//! unsealed token, and writes private keys only to the key file.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -25,35 +26,35 @@ type HpkePublic = <Suite as hpke::Kem>::PublicKey;
 type HpkePrivate = <Suite as hpke::Kem>::PrivateKey;
 type Encapped = <Suite as hpke::Kem>::EncappedKey;
 
-/// What both sides say about the purpose.
+/// The HPKE parameter `info`, which must be the same for sealing and opening.
 const INFO: &[u8] = b"pagesync token v1";
-const PUBLIC: &str = "pagesync-public-";
-const PRIVATE: &str = "pagesync-private-";
+const PUBLIC_PREFIX: &str = "pagesync-public-";
+const PRIVATE_PREFIX: &str = "pagesync-private-";
 const ENCAPPED_BYTES: usize = 32;
 
-/// A token of Facebook. It goes into a request to Graph and nowhere else: it cannot be printed,
+/// A token of Facebook. It can only be put into a request to Graph. It cannot be printed:
 ///
 /// ```compile_fail
-/// let token = common::custody::Token::new("EAAB".to_owned());
+/// let token = common::sealing::Token::new("EAAB".to_owned());
 /// println!("{token}");
 /// ```
 ///
-/// nor encoded.
+/// It cannot be encoded:
 ///
 /// ```compile_fail
-/// let token = common::custody::Token::new("EAAB".to_owned());
+/// let token = common::sealing::Token::new("EAAB".to_owned());
 /// serde_json::to_string(&token);
 /// ```
 #[derive(Clone)]
 pub struct Token(SecretString);
 
 impl Token {
-    /// Takes a text as a token.
+    /// Returns the token with this text.
     pub fn new(text: String) -> Self {
         Self(SecretString::from(text))
     }
 
-    /// For the header of a request.
+    /// Returns the text of the token, for sealing and for requests to Graph.
     pub(crate) fn expose(&self) -> &str {
         self.0.expose_secret()
     }
@@ -65,38 +66,41 @@ impl fmt::Debug for Token {
     }
 }
 
-/// A sealed token as it is stored.
+/// A sealed token in the form that is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SealedToken {
-    /// Which key it is sealed to.
+    /// The id of the key that it is sealed to.
     pub key: String,
-    /// Encapsulated key and ciphertext.
+    /// The encapsulated key and the ciphertext, in URL-safe Base64.
     body: String,
 }
 
 /// Why a token could not be sealed or opened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SealingError {
-    /// Nobody here has the key it was sealed to.
-    #[error("a token is sealed to key {0}, which PAGESYNC_TOKEN_PRIVATE_KEYS does not hold")]
+    /// The token is sealed to the key with this id, which is not one of the private keys.
+    #[error(
+        "a token is sealed to key {0}, which this process does not have: add it to PAGESYNC_TOKEN_PRIVATE_KEYS or to the key file"
+    )]
     UnknownKey(String),
-    /// It is damaged, or belongs to another record.
-    #[error("a sealed token does not open: it is damaged or was moved")]
+    /// The sealed token is damaged or belongs to another record. A failure to seal is reported as
+    /// this, too.
+    #[error("a sealed token cannot be opened: it is damaged or belongs to another record")]
     Damaged,
-    /// A text that is not a key.
+    /// The text is not a key.
     #[error("not a key: {0}")]
     InvalidKey(&'static str),
-    /// The key file.
-    #[error("the key file {path}: {reason}")]
+    /// The key file cannot be read or written.
+    #[error("the key file {path} cannot be used: {reason}")]
     File {
-        /// Which.
+        /// The path of the key file.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
     },
 }
 
-/// Seals. Its text begins with `pagesync-public-`.
+/// A key that seals tokens. Its text begins with `pagesync-public-`.
 #[derive(Clone)]
 pub struct PublicKey {
     id: String,
@@ -110,27 +114,27 @@ impl fmt::Debug for PublicKey {
 }
 
 impl PublicKey {
-    fn of(key: HpkePublic) -> Self {
+    fn new(key: HpkePublic) -> Self {
         let digest = Sha256::digest(key.to_bytes());
         let id = hex(&digest[..6]);
         Self { id, key }
     }
 
-    /// Takes a text as a public key.
+    /// Parses the text of a public key.
     pub fn parse(text: &str) -> Result<Self, SealingError> {
-        let wrong = "a public key begins with pagesync-public-";
-        let bytes = decode(text, PUBLIC).ok_or(SealingError::InvalidKey(wrong))?;
+        let problem = "a public key begins with pagesync-public-";
+        let bytes = decode(text, PUBLIC_PREFIX).ok_or(SealingError::InvalidKey(problem))?;
         let key = HpkePublic::from_bytes(&bytes);
-        key.map(Self::of)
-            .map_err(|_| SealingError::InvalidKey("the key is not of its length"))
+        key.map(Self::new)
+            .map_err(|_| SealingError::InvalidKey("it has the wrong length"))
     }
 
-    /// Its text.
+    /// Returns the text of the key.
     pub fn text(&self) -> String {
-        format!("{PUBLIC}{}", BASE64.encode(self.key.to_bytes()))
+        format!("{PUBLIC_PREFIX}{}", BASE64.encode(self.key.to_bytes()))
     }
 
-    /// Names it: the beginning of its hash.
+    /// Returns the id of the key: the first 12 hexadecimal digits of its SHA-256 hash.
     pub fn id(&self) -> &str {
         &self.id
     }
@@ -154,7 +158,7 @@ impl PublicKey {
     }
 }
 
-/// Opens. Its text begins with `pagesync-private-`.
+/// A key that opens tokens. Its text begins with `pagesync-private-`.
 #[derive(Clone)]
 pub struct PrivateKey {
     public: PublicKey,
@@ -168,33 +172,35 @@ impl fmt::Debug for PrivateKey {
 }
 
 impl PrivateKey {
-    /// A new one.
+    /// Returns a new random key.
     pub fn generate() -> Self {
         let (key, public) = Suite::gen_keypair();
-        let public = PublicKey::of(public);
+        let public = PublicKey::new(public);
         Self { public, key }
     }
 
-    /// Takes a text as a private key.
+    /// Parses the text of a private key.
     pub fn parse(text: &str) -> Result<Self, SealingError> {
-        let wrong = "a private key begins with pagesync-private-";
-        let bytes = decode(text, PRIVATE).ok_or(SealingError::InvalidKey(wrong))?;
+        let problem = "a private key begins with pagesync-private-";
+        let bytes = decode(text, PRIVATE_PREFIX).ok_or(SealingError::InvalidKey(problem))?;
         let key = HpkePrivate::from_bytes(&bytes);
-        let key = key.map_err(|_| SealingError::InvalidKey("the key is not of its length"))?;
-        let public = PublicKey::of(Suite::sk_to_pk(&key));
+        let key = key.map_err(|_| SealingError::InvalidKey("it has the wrong length"))?;
+        let public = PublicKey::new(Suite::sk_to_pk(&key));
         Ok(Self { public, key })
     }
 
-    /// Its text, for the file or variable it is kept in.
+    /// Returns the text of the key, for the file or the variable in which it is stored.
     pub fn text(&self) -> SecretString {
-        SecretString::from(format!("{PRIVATE}{}", BASE64.encode(self.key.to_bytes())))
+        let encoded = BASE64.encode(self.key.to_bytes());
+        SecretString::from(format!("{PRIVATE_PREFIX}{encoded}"))
     }
 
-    /// The key that seals for it.
+    /// Returns the public key that seals the tokens which this key opens.
     pub fn public(&self) -> &PublicKey {
         &self.public
     }
 
+    /// Opens a token that was sealed for the record `name`. Returns `None` if it is damaged.
     fn open(&self, sealed: &SealedToken, name: &str) -> Option<Token> {
         let body = BASE64.decode(&sealed.body).ok()?;
         let (encapped, ciphertext) = body.split_at_checked(ENCAPPED_BYTES)?;
@@ -214,57 +220,60 @@ fn decode(text: &str, prefix: &str) -> Option<Vec<u8>> {
     BASE64.decode(text.trim().strip_prefix(prefix)?).ok()
 }
 
-/// Whether a text is a private key: who must not have one refuses it.
+/// Returns whether a text contains a private key, so that it can be refused where there must be
+/// none.
 pub fn contains_private_key(text: &str) -> bool {
-    text.contains(PRIVATE)
+    text.contains(PRIVATE_PREFIX)
 }
 
-/// The keys of a worker: the first seals, all open.
+/// The private keys of a worker. All of them open tokens. The first one is the current key, to
+/// which new tokens are sealed.
 #[derive(Debug, Clone)]
 pub struct PrivateKeys(Vec<PrivateKey>);
 
 impl PrivateKeys {
-    /// Takes a list of private keys, separated by commas, spaces or lines, the current one first.
+    /// Parses a list of private keys that are separated by commas or white space, the current key
+    /// first. Fails if there is none.
     pub fn parse(text: &str) -> Result<Self, SealingError> {
         let separator = |c: char| c == ',' || c.is_whitespace();
         let texts = text.split(separator).filter(|text| !text.is_empty());
         let keys: Vec<PrivateKey> = texts.map(PrivateKey::parse).collect::<Result<_, _>>()?;
         if keys.is_empty() {
-            return Err(SealingError::InvalidKey("there is none"));
+            return Err(SealingError::InvalidKey("the list of keys is empty"));
         }
         Ok(Self(keys))
     }
 
-    /// The key that seals now.
+    /// Returns the public key that seals new tokens.
     pub fn current(&self) -> &PublicKey {
         self.0[0].public()
     }
 
-    /// Opens what was sealed for the record `name`.
+    /// Opens a token that was sealed for the record `name`.
     pub fn open(&self, sealed: &SealedToken, name: &str) -> Result<Token, SealingError> {
         let key = self.0.iter().find(|key| key.public.id == sealed.key);
         let key = key.ok_or_else(|| SealingError::UnknownKey(sealed.key.clone()))?;
         key.open(sealed, name).ok_or(SealingError::Damaged)
     }
 
-    /// Whether one of them opens what was sealed to the key with this id.
+    /// Returns whether the list has the private key for the public key with this id.
     pub fn contains(&self, id: &str) -> bool {
         self.0.iter().any(|key| key.public.id == id)
     }
 
-    /// The list with a new key in front.
+    /// Returns the list with a new random key as the current one.
     pub fn with_new_key(&self) -> Self {
         let mut keys = vec![PrivateKey::generate()];
         keys.extend(self.0.iter().cloned());
         Self(keys)
     }
 
-    /// The list without all but the current key.
+    /// Returns a list of the current key alone.
     pub fn only_current(&self) -> Self {
         Self(self.0[..1].to_vec())
     }
 
-    /// The text [`Self::parse`] takes.
+    /// Returns the list as a text that [`Self::parse`] accepts.
     fn text(&self) -> SecretString {
         let lines = self.0.iter().fold(String::new(), |mut lines, key| {
             lines.push_str(key.text().expose_secret());
@@ -275,21 +284,21 @@ impl PrivateKeys {
     }
 }
 
-/// Where a worker finds its keys.
+/// Where the private keys of a process are stored.
 #[derive(Debug, Clone)]
 pub enum Keyring {
-    /// Given by the configuration.
+    /// The configuration.
     Configured(PrivateKeys),
-    /// In a file of the embedded backend, read again at each use: `pagesync keys rotate` changes it
-    /// while we run.
+    /// The key file of the embedded backend. It is read at each use, because `pagesync keys rotate`
+    /// can change it at any time.
     File(PathBuf),
 }
 
-/// The key file of the embedded backend, beside its database.
+/// The name of the key file of the embedded backend, in the directory of the database.
 pub const KEY_FILE: &str = "token.keys";
 
 impl Keyring {
-    /// The keys as they are now.
+    /// Returns the present keys. Fails if the key file cannot be used.
     pub fn keys(&self) -> Result<PrivateKeys, SealingError> {
         match self {
             Self::Configured(keys) => Ok(keys.clone()),
@@ -298,12 +307,12 @@ impl Keyring {
     }
 }
 
-/// Who may seal and need not be able to open.
+/// The key with which ingress seals tokens.
 #[derive(Debug, Clone)]
 pub enum Sealer {
-    /// A public key given by the configuration.
+    /// A public key from the configuration.
     PublicKey(PublicKey),
-    /// The ring of the process we share with a worker.
+    /// The current key of a worker in the same process.
     Keyring(Keyring),
 }
 
@@ -312,12 +321,13 @@ impl Sealer {
     pub fn seal(&self, token: &Token, name: &str) -> Result<SealedToken, SealingError> {
         match self {
             Self::PublicKey(key) => key.seal(token, name),
-            Self::Keyring(ring) => ring.keys()?.current().seal(token, name),
+            Self::Keyring(keyring) => keyring.keys()?.current().seal(token, name),
         }
     }
 }
 
-/// The key file of the embedded backend, made on the first call, mode 0600.
+/// Opens the key file of the embedded backend, and creates it with a new key if it does not exist.
+/// Fails if it cannot be read or written, contains no valid key, or is accessible to other users.
 pub fn open_key_file(data_dir: &Path) -> Result<Keyring, SealingError> {
     let path = data_dir.join(KEY_FILE);
     if !path.exists() {
@@ -329,23 +339,24 @@ pub fn open_key_file(data_dir: &Path) -> Result<Keyring, SealingError> {
 
 fn read_file(path: &Path) -> Result<PrivateKeys, SealingError> {
     use std::os::unix::fs::PermissionsExt as _;
-    let failed = |why: String| SealingError::File {
+    let file_error = |reason: String| SealingError::File {
         path: path.to_owned(),
-        reason: why,
+        reason,
     };
-    let about = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?;
-    if about.permissions().mode() & 0o077 != 0 {
-        return Err(failed("others may read it: chmod 600".to_owned()));
+    let metadata = std::fs::metadata(path).map_err(|error| file_error(error.to_string()))?;
+    if metadata.permissions().mode() & 0o077 != 0 {
+        let reason = "other users have access to it: run chmod 600";
+        return Err(file_error(reason.to_owned()));
     }
-    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    let text = std::fs::read_to_string(path).map_err(|error| file_error(error.to_string()))?;
     PrivateKeys::parse(&text).map_err(|error| {
-        failed(format!(
-            "{error}; put back a copy, or move it away and let people log in again"
+        file_error(format!(
+            "{error}: restore it from a backup, or move it away and let people log in again"
         ))
     })
 }
 
-/// Writes the key file so that a crash leaves the old or the new one.
+/// Writes the key file with mode 0600, so that a crash leaves either the old file or the new one.
 pub fn write_file(path: &Path, keys: &PrivateKeys) -> Result<(), SealingError> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
@@ -353,17 +364,17 @@ pub fn write_file(path: &Path, keys: &PrivateKeys) -> Result<(), SealingError> {
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory)?;
         }
-        let new = path.with_extension("keys.new");
-        let _ = std::fs::remove_file(&new);
+        let new_path = path.with_extension("keys.new");
+        let _ = std::fs::remove_file(&new_path);
         let mut options = std::fs::OpenOptions::new();
         let mut file = options
             .create_new(true)
             .write(true)
             .mode(0o600)
-            .open(&new)?;
+            .open(&new_path)?;
         file.write_all(keys.text().expose_secret().as_bytes())?;
         file.sync_all()?;
-        std::fs::rename(&new, path)?;
+        std::fs::rename(&new_path, path)?;
         std::fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
     };
     write().map_err(|error: std::io::Error| SealingError::File {
@@ -372,7 +383,7 @@ pub fn write_file(path: &Path, keys: &PrivateKeys) -> Result<(), SealingError> {
     })
 }
 
-/// So many random bytes from the operating system, as URL-safe text.
+/// Returns `bytes` random bytes from the operating system, in URL-safe Base64.
 pub fn random_text(bytes: usize) -> Result<String, getrandom::Error> {
     let mut random = vec![0; bytes];
     getrandom::fill(&mut random)?;
@@ -388,8 +399,8 @@ mod tests {
     }
 
     #[test]
-    fn a_token_opens_with_its_key_in_its_record_and_nowhere_else() {
-        let (keys, others) = (keys(), keys());
+    fn a_token_opens_only_with_its_key_and_for_its_record() {
+        let (keys, other_keys) = (keys(), keys());
         let token = Token::new("EAAB+/=&?% ü".to_owned());
         let sealed = keys.current().seal(&token, "token:user.7").unwrap();
         assert_eq!(
@@ -398,7 +409,7 @@ mod tests {
         );
         let moved = keys.open(&sealed, "token:user.8").unwrap_err();
         assert_eq!(moved, SealingError::Damaged);
-        let no_key = others.open(&sealed, "token:user.7").unwrap_err();
+        let no_key = other_keys.open(&sealed, "token:user.7").unwrap_err();
         assert_eq!(
             no_key,
             SealingError::UnknownKey(keys.current().id().to_owned())
@@ -418,7 +429,7 @@ mod tests {
     proptest::proptest! {
         #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
         #[test]
-        fn any_token_for_any_record_comes_back_and_only_there(text in ".{0,300}", name in ".{0,60}", other in ".{0,60}") {
+        fn every_token_opens_for_its_record_and_for_no_other(text in ".{0,300}", name in ".{0,60}", other in ".{0,60}") {
             let keys = keys();
             let sealed = keys.current().seal(&Token::new(text.clone()), &name).unwrap();
             let opened = keys.open(&sealed, &name).unwrap();
@@ -430,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_token_never_looks_the_same() {
+    fn sealing_a_token_twice_gives_two_different_texts() {
         let keys = keys();
         let token = Token::new("EAAB".to_owned());
         let seal = || keys.current().seal(&token, "t").unwrap();
@@ -438,11 +449,11 @@ mod tests {
     }
 
     #[test]
-    fn keys_survive_their_text_and_are_told_apart() {
+    fn keys_are_parsed_from_their_text_and_not_confused_with_each_other() {
         let key = PrivateKey::generate();
         let text = key.text();
-        let again = PrivateKey::parse(text.expose_secret()).unwrap();
-        assert_eq!(again.public().text(), key.public().text());
+        let parsed = PrivateKey::parse(text.expose_secret()).unwrap();
+        assert_eq!(parsed.public().text(), key.public().text());
         assert_eq!(
             PublicKey::parse(&key.public().text()).unwrap().id(),
             key.public().id()
@@ -457,10 +468,10 @@ mod tests {
     }
 
     #[test]
-    fn the_key_file_is_made_once_private_and_refused_when_it_is_not() {
+    fn the_key_file_is_created_once_with_mode_600_and_refused_with_another_mode() {
         use std::os::unix::fs::PermissionsExt as _;
         let directory = tempfile::tempdir().unwrap();
-        let id = |ring: &Keyring| ring.keys().unwrap().current().id().to_owned();
+        let id = |keyring: &Keyring| keyring.keys().unwrap().current().id().to_owned();
         let first = id(&open_key_file(directory.path()).unwrap());
         assert_eq!(id(&open_key_file(directory.path()).unwrap()), first);
         let path = directory.path().join("token.keys");

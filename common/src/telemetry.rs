@@ -1,7 +1,8 @@
-//! Logs and metrics. Logs are lines of JSON with dotted fields; metrics live in a registry that is a
-//! value, so several roles and tests share a process without sharing numbers.
+//! Logs and metrics of a process.
 //!
-//! Must not: carry a body, a token, a signature or a value of a field.
+//! Logs go to standard error. Metrics are a value and not global, so that several roles or tests in
+//! one process count separately. Invariant: no log line and no metric contains a request body, a
+//! token, a signature or the value of a field.
 
 use std::io::IsTerminal as _;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,9 +17,10 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
 
-/// Starts logging to standard error. Does nothing if somebody already has.
+/// Starts logging to standard error with an [`EnvFilter`] directive. Has no effect if logging has
+/// already started.
 pub fn init_logs(filter: &str, format: LogFormat) {
-    // lapin reports every lost connection several times; we report it once, with the consequence.
+    // lapin logs each lost connection several times. pagesync logs it once, with the consequence.
     let filter = EnvFilter::builder().parse_lossy(format!("lapin=off,{filter}"));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -97,7 +99,8 @@ pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
 }
 
-const VISIBLE_SECONDS: [f64; 12] = [
+/// The upper bounds of the buckets of `webhook_visible_seconds`, in seconds.
+const VISIBLE_SECONDS_BUCKETS: [f64; 12] = [
     0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0,
 ];
 
@@ -109,28 +112,33 @@ fn register<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, 
 
 impl Default for Metrics {
     /// Creates metrics that start at zero. Names begin with `pagesync_`; counters end in `_total`.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "the constructor is the table of metrics"
+    )]
     fn default() -> Self {
         let mut registry = Registry::with_prefix("pagesync");
         let r = &mut registry;
         let counter = |r: &mut Registry, name, help| register(r, name, help, Counter::default());
-        let counters = |r: &mut Registry, name, key, help| LabeledCounter {
+        let labeled_counter = |r: &mut Registry, name, key, help| LabeledCounter {
             key,
             family: register(r, name, help, Family::default()),
         };
-        let gauges = |r: &mut Registry, name, key, help| LabeledGauge {
+        let labeled_gauge = |r: &mut Registry, name, key, help| LabeledGauge {
             key,
             family: register(r, name, help, Family::default()),
         };
-        let seconds =
-            |r: &mut Registry, name, help| register(r, name, help, Histogram::new(VISIBLE_SECONDS));
+        let histogram = |r: &mut Registry, name, help| {
+            register(r, name, help, Histogram::new(VISIBLE_SECONDS_BUCKETS))
+        };
         Self {
-            webhook_answers: counters(
+            webhook_answers: labeled_counter(
                 r,
                 "webhook_answers",
                 "status",
                 "Webhook requests answered, by HTTP status",
             ),
-            webhook_parts_ignored: counters(
+            webhook_parts_ignored: labeled_counter(
                 r,
                 "webhook_parts_ignored",
                 "part",
@@ -142,55 +150,55 @@ impl Default for Metrics {
                 "jobs_acknowledged",
                 "Jobs whose message was acknowledged",
             ),
-            jobs_done: counters(r, "jobs_done", "result", "Jobs done, by result"),
-            page_commits: counters(
+            jobs_done: labeled_counter(r, "jobs_done", "result", "Jobs done, by result"),
+            page_commits: labeled_counter(
                 r,
                 "page_commits",
                 "outcome",
                 "Commits of Pages by webhooks, by outcome",
             ),
-            dead_letters: counters(
+            dead_letters: labeled_counter(
                 r,
                 "dead_letters",
                 "reason",
                 "Dead letters stored, by reason",
             ),
-            polls: counters(r, "polls", "subject", "Polls begun, by kind of subject"),
-            polls_published: counters(
+            polls: labeled_counter(r, "polls", "subject", "Polls started, by kind of subject"),
+            polls_published: labeled_counter(
                 r,
                 "polls_published",
                 "queue",
                 "Polls that the scheduler published, by queue",
             ),
-            graph_replies: counters(
+            graph_replies: labeled_counter(
                 r,
                 "graph_replies",
                 "result",
                 "Results of reads, connection polls, logins and subscriptions at Graph",
             ),
-            logins: counters(r, "logins", "result", "Logins, by result"),
-            change_findings: counters(
+            logins: labeled_counter(r, "logins", "result", "Logins, by result"),
+            change_findings: labeled_counter(
                 r,
                 "change_findings",
                 "finding",
                 "Changes that reads found, by whether a webhook announced them",
             ),
-            connections_expiring: gauges(
+            connections_expiring: labeled_gauge(
                 r,
                 "connections_expiring",
                 "within_days",
-                "Connections whose token or data access ends within so many days; the worker sets it at its start and daily",
+                "Connections whose token or data access ends within this number of days; the worker sets it at its start and daily",
             ),
-            webhook_visible_seconds: seconds(
+            webhook_visible_seconds: histogram(
                 r,
                 "webhook_visible_seconds",
                 "Seconds from receiving a webhook to its commit",
             ),
-            queue_messages: gauges(
+            queue_messages: labeled_gauge(
                 r,
                 "queue_messages",
                 "queue",
-                "Messages that wait, by queue; set when the metrics are read",
+                "Messages waiting, by queue; set when the metrics are read",
             ),
             registry: Arc::new(Mutex::new(registry)),
         }

@@ -1,6 +1,8 @@
-//! Instants as text.
+//! Formats instants as text.
 
-/// Returns an instant as RFC 3339 in UTC, with milliseconds where it has any.
+/// Returns an instant, in milliseconds since the UNIX epoch, as RFC 3339 in UTC. The text has
+/// milliseconds only if they are not zero. An instant after the year 9999 is returned as a number
+/// with the unit `ms`.
 pub fn rfc3339(at: impl Into<u64>) -> String {
     let millis: u64 = at.into();
     let instant = i64::try_from(millis)

@@ -1,13 +1,15 @@
-//! The TLS provider of this process. reqwest is built without one of its own (see Cargo.toml), so a
-//! client can be made only after [`provide`].
+//! Installs the TLS provider of the process.
+//!
+//! Invariant: [`provide`] is called before an HTTP client is built. reqwest is compiled without a
+//! provider of its own (feature `rustls-no-provider` in `Cargo.toml`).
 
 use std::sync::Once;
 
-/// Makes HTTP clients possible. May be called any number of times.
+/// Installs ring as the TLS provider of the process. Repeated calls have no effect.
 pub fn provide() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // Fails only if there is one already, which is as good.
+        // This fails only if another provider is already installed, which serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
     });
 }

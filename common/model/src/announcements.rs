@@ -1,6 +1,7 @@
-//! Notifications of a field that no read has answered yet, and changes that no notification announced.
+//! The notifications of a field that no read has answered yet, and the changes that no notification
+//! announced.
 //!
-//! Invariant: a field for which nothing is open has no entry in [`Drift`].
+//! Invariant: a field that has neither has no entry in [`Announcements`].
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,77 +11,89 @@ use serde::{Deserialize, Serialize};
 use crate::field::FieldName;
 use crate::time::{FacebookTime, HostTime};
 
-/// How long a delivery may take before its change counts as missed.
+/// How long after a read has found a change its notification may still arrive. After that time the
+/// change counts as missed.
 pub const NOTIFICATION_GRACE: Duration = Duration::from_secs(3600);
-/// How long the Page itself remembers a gap: Facebook repeats deliveries for 36 hours.
+/// How long a Page stores an unannounced change. Facebook retries a delivery for 36 hours, so a
+/// notification can still arrive.
 pub(crate) const CHANGE_RETENTION: Duration = Duration::from_secs(48 * 3600);
-/// Stands for the time of a notice that had none.
+/// The stamp of a notification that has no `entry.time`.
 pub(crate) const UNDATED: FacebookTime = FacebookTime(0);
-/// Gaps of one field that the Page remembers.
+/// How many unannounced changes of one field a Page stores.
 pub(crate) const MAX_UNANNOUNCED: usize = 16;
 
-/// A change that a read found and nothing had announced.
+/// A change that a read found and that no notification had announced. The stamps are on Facebook's
+/// clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnannouncedChange {
-    /// Stamp of the read before: the change is not older.
+    /// Stamp of the read before the one that found the change. The change is not older than it.
     pub previous_read: FacebookTime,
-    /// Stamp of the read that found it.
+    /// Stamp of the read that found the change.
     pub found_by_read: FacebookTime,
-    /// Stamp of the last read up to which nothing else changed: a notice may have been sent after the
-    /// read that found its change.
+    /// Stamp of the last read up to which nothing else changed. A notification that was sent up to
+    /// this time can belong to the change, even if it was sent after the read that found it.
     pub unchanged_until: FacebookTime,
-    /// When it was found, on our clock; from here the grace runs.
+    /// When the change was found, on this host's clock. [`NOTIFICATION_GRACE`] begins then.
     pub found_at: HostTime,
 }
 
 impl UnannouncedChange {
-    /// Whether its notice would be too late by now.
+    /// Returns whether [`NOTIFICATION_GRACE`] is over, so that the change counts as missed.
     pub fn is_missed(&self, now: HostTime) -> bool {
         now >= self.found_at.plus(NOTIFICATION_GRACE)
     }
 }
 
-/// What is open between notices and reads of one field.
+/// The open notifications and the unannounced changes of one field. The stamps are on Facebook's
+/// clock.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FieldAnnouncements {
-    /// The first `entry.time` that no read has answered yet; 0 if the notice had none.
+    /// The earliest `entry.time` of the open notifications; 0 if one of them has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_open: Option<FacebookTime>,
-    /// The latest of them.
+    /// The latest `entry.time` of the open notifications; 0 if none of them has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latest_open: Option<FacebookTime>,
-    /// Notices sent up to then are used up: by the last read, if it captured a change, or by a gap of it.
+    /// Notifications that were sent up to this time announce nothing new: they belong to a change
+    /// that is already counted. The next read resets it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub consumed_until: Option<FacebookTime>,
-    /// A webhook changed the value since the last read.
+    /// Whether a webhook has changed the value since the last read.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub changed_by_webhook: bool,
-    /// Stamp of the last read, where a webhook's value has taken the place of the read one.
+    /// Stamp of the last read, if a webhook has replaced the value that it returned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_read: Option<FacebookTime>,
-    /// Changes found and not announced, the oldest first.
+    /// The changes that no notification has announced, the oldest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unannounced: Vec<UnannouncedChange>,
 }
 
-/// What is open of each field. A field with nothing open is not in it.
+/// The announcements of each field of a Page. A field with nothing open has no entry.
 pub type Announcements = BTreeMap<FieldName, FieldAnnouncements>;
 
 impl FieldAnnouncements {
-    pub(crate) fn add_notification(&mut self, sent: FacebookTime) {
-        self.first_open = Some(self.first_open.map_or(sent, |first| first.min(sent)));
-        self.latest_open = self.latest_open.max(Some(sent));
+    /// Adds an open notification that was sent at `sent_at`.
+    pub(crate) fn add_notification(&mut self, sent_at: FacebookTime) {
+        self.first_open = Some(self.first_open.map_or(sent_at, |first| first.min(sent_at)));
+        self.latest_open = self.latest_open.max(Some(sent_at));
     }
 
-    /// Takes the gap that a notice sent at `sent` can have announced; 0: the newest.
-    pub(crate) fn take_matching_change(&mut self, sent: FacebookTime) -> Option<UnannouncedChange> {
-        let announced =
-            |gap: &UnannouncedChange| gap.previous_read <= sent && sent <= gap.unchanged_until;
+    /// Removes and returns the newest unannounced change that a notification sent at `sent_at` can
+    /// belong to. A notification with the stamp [`UNDATED`] can belong to any of them. Returns
+    /// `None` if there is no such change.
+    pub(crate) fn take_matching_change(
+        &mut self,
+        sent_at: FacebookTime,
+    ) -> Option<UnannouncedChange> {
+        let matches = |change: &UnannouncedChange| {
+            change.previous_read <= sent_at && sent_at <= change.unchanged_until
+        };
         let at = self
             .unannounced
             .iter()
-            .rposition(|gap| announced(gap) || sent == UNDATED)?;
+            .rposition(|change| matches(change) || sent_at == UNDATED)?;
         Some(self.unannounced.remove(at))
     }
 }

@@ -1,8 +1,7 @@
-//! The fields of a Page: which are tracked, how their values compare, and which webhook field
-//! announces which of them.
+//! The fields of a Page: their names, which of them are tracked, and how their values compare.
 //!
-//! Invariant: a [`FieldName`] is a Graph field name; it can never be taken for one of the store's
-//! own attributes, which begin with `_`.
+//! Invariant: a [`FieldName`] has the form of a Graph field name, so it never equals an attribute
+//! of the store, which begins with `_`.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,26 +11,28 @@ use serde_json::Value;
 
 use crate::value::CanonicalValue;
 
-/// The Graph name of a Page field: 1 to 64 lower-case letters, digits and `_`, a letter first.
+/// The Graph name of a Page field: 1 to 64 lower-case ASCII letters, digits and `_`, a letter
+/// first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct FieldName(String);
 
 impl FieldName {
-    /// Takes a text as a field name.
+    /// Parses a field name. Returns `None` if `text` does not have the form of one.
     pub fn parse(text: &str) -> Option<Self> {
         let first = text.bytes().next()?;
-        let known = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-        (text.len() <= 64 && first.is_ascii_lowercase() && text.bytes().all(known))
+        let is_name_byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+        (text.len() <= 64 && first.is_ascii_lowercase() && text.bytes().all(is_name_byte))
             .then(|| Self(text.to_owned()))
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// A number that moves every day by itself: kept, but no change of it is history or feed.
+    /// Returns whether the field is a number that changes every day by itself. Its value is stored,
+    /// but its changes appear neither in the history nor in the feed of changes.
     pub fn is_counter(&self) -> bool {
         matches!(
             self.as_str(),
@@ -44,10 +45,11 @@ impl FieldName {
         )
     }
 
-    /// Whether two values of this field mean the same thing to a person.
+    /// Returns whether two values of this field have the same meaning.
     ///
-    /// A picture's URL is signed anew at every read, so pictures compare by `cache_key`, else by the
-    /// URL's path; category names are localised, so category lists compare by id.
+    /// Every read returns the URL of a picture with another signature, so pictures compare by
+    /// `cache_key` or, without one, by the path of the URL. The names of categories are localised,
+    /// so lists of categories compare by id.
     pub fn is_same_value(&self, a: Option<&CanonicalValue>, b: Option<&CanonicalValue>) -> bool {
         match (a, b) {
             (Some(a), Some(b)) if a != b => match self.as_str() {
@@ -60,6 +62,7 @@ impl FieldName {
     }
 }
 
+/// Returns the `cache_key` of a picture or, without one, the path of its URL.
 fn picture_identity(value: &CanonicalValue) -> Option<String> {
     let json = value.to_json();
     let data = json.get("data").unwrap_or(&json);
@@ -74,6 +77,7 @@ fn picture_identity(value: &CanonicalValue) -> Option<String> {
     path.split_once('/').map(|(_host, path)| path.to_owned())
 }
 
+/// Returns the ids in a list of categories, or `None` if it is not such a list.
 fn category_ids(value: &CanonicalValue) -> Option<BTreeSet<String>> {
     let json = value.to_json();
     json.as_array()?
@@ -117,13 +121,13 @@ impl fmt::Display for FieldName {
 /// The Graph fields that are tracked unless `PAGESYNC_FIELDS` names others, separated by commas.
 pub const DEFAULT_TRACKED: &str = "about,category,category_list,description,emails,fan_count,followers_count,hours,is_permanently_closed,is_published,link,location,name,phone,picture,single_line_address,username,verification_status,website";
 
-/// The set of fields kept for every Page.
+/// The set of fields that are stored for every Page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrackedFields(BTreeSet<FieldName>);
 
 impl TrackedFields {
-    /// Parses a list of Graph field names that are separated by commas. Returns `None` if one of them
-    /// is not a field name.
+    /// Parses Graph field names that are separated by commas. Returns `None` if one of them is not
+    /// a field name.
     pub fn parse(text: &str) -> Option<Self> {
         let fields = text.split(',').map(|name| FieldName::parse(name.trim()));
         fields.collect::<Option<Vec<_>>>().map(Self::new)
@@ -134,12 +138,12 @@ impl TrackedFields {
         Self(fields.into_iter().collect())
     }
 
-    /// Each of them, in order.
+    /// Returns the fields in alphabetical order.
     pub fn iter(&self) -> impl Iterator<Item = &FieldName> {
         self.0.iter()
     }
 
-    /// Whether `field` is kept.
+    /// Returns whether `field` is tracked.
     pub fn contains(&self, field: &FieldName) -> bool {
         self.0.contains(field)
     }
@@ -157,7 +161,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn same(field: &str, a: &Value, b: &Value) -> bool {
+    fn is_same(field: &str, a: &Value, b: &Value) -> bool {
         let field = FieldName::parse(field).unwrap();
         field.is_same_value(
             CanonicalValue::from_json(a).as_ref(),
@@ -166,44 +170,49 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_is_the_same_when_only_its_signature_moved() {
-        let at = |url: &str| json!({"data": {"url": url, "is_silhouette": false}});
-        assert!(same(
+    fn a_picture_is_the_same_when_only_the_signature_of_its_url_changed() {
+        let picture = |url: &str| json!({"data": {"url": url, "is_silhouette": false}});
+        assert!(is_same(
             "picture",
-            &at("https://a.fbcdn.net/v/1.jpg?oh=1"),
-            &at("https://b.fbcdn.net/v/1.jpg?oh=2")
+            &picture("https://a.fbcdn.net/v/1.jpg?oh=1"),
+            &picture("https://b.fbcdn.net/v/1.jpg?oh=2")
         ));
-        assert!(!same(
+        assert!(!is_same(
             "picture",
-            &at("https://a.fbcdn.net/v/1.jpg?oh=1"),
-            &at("https://a.fbcdn.net/v/2.jpg?oh=1")
+            &picture("https://a.fbcdn.net/v/1.jpg?oh=1"),
+            &picture("https://a.fbcdn.net/v/2.jpg?oh=1")
         ));
-        let keyed = |key: &str, url: &str| json!({"data": {"cache_key": key, "url": url}});
-        assert!(same(
+        let picture_with_key =
+            |key: &str, url: &str| json!({"data": {"cache_key": key, "url": url}});
+        assert!(is_same(
             "picture",
-            &keyed("k", "https://x/1"),
-            &keyed("k", "https://y/2")
+            &picture_with_key("k", "https://x/1"),
+            &picture_with_key("k", "https://y/2")
         ));
-        assert!(!same(
+        assert!(!is_same(
             "picture",
-            &keyed("k", "https://x/1"),
-            &keyed("l", "https://x/1")
+            &picture_with_key("k", "https://x/1"),
+            &picture_with_key("l", "https://x/1")
         ));
     }
 
     #[test]
     fn categories_compare_by_id() {
-        let named = |name: &str| json!([{"id": "2265", "name": name}]);
-        assert!(same("category_list", &named("Website"), &named("网站")));
-        assert!(!same(
+        let category = |name: &str| json!([{"id": "2265", "name": name}]);
+        assert!(is_same(
             "category_list",
-            &named("Website"),
+            &category("Website"),
+            &category("网站")
+        ));
+        assert!(!is_same(
+            "category_list",
+            &category("Website"),
             &json!([{"id": "1", "name": "Website"}])
         ));
     }
 
     #[test]
-    fn a_field_name_cannot_be_an_attribute_of_the_store() {
+    fn a_field_name_is_never_an_attribute_of_the_store() {
         for bad in ["", "_version", "Name", "a-b", "!v", "é", &"x".repeat(65)] {
             assert_eq!(FieldName::parse(bad), None, "{bad}");
         }

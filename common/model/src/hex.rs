@@ -1,4 +1,4 @@
-//! Hexadecimal text.
+//! Encodes bytes as hexadecimal text.
 
 use std::fmt::Write as _;
 

@@ -1,24 +1,25 @@
-//! Names of things: Pages and the other subjects a poll can have.
+//! The ids of Pages, people and logins, and the subjects of polls.
 //!
-//! Invariant: a [`PageId`] is safe to put into a key, a path or a log line as it is.
+//! Invariant: every id consists of digits, or of hexadecimal digits, so it is safe to put into a
+//! key, a path or a log line as it is.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The id of a Page: 1 to 20 ASCII digits, not all zero. Facebook writes it as a string, in some
-/// webhooks as a number.
+/// The id of a Page: 1 to 20 ASCII digits, not all zero. Facebook writes it as a string, and in
+/// some webhooks as a number.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PageId(String);
 
-/// The app-scoped id of a person: 1 to 20 ASCII digits, not all zero. A person who logged in has one
-/// connection, which bears this id.
+/// The app-scoped id of a person: 1 to 20 ASCII digits, not all zero. A person who logged in has
+/// one connection, which has the same id.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct UserId(String);
 
-/// The error for a text that is not an id. It does not repeat the text, which may hold anything.
+/// The error for a text that is not the id of a Page or a person. It does not repeat the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidId;
 
@@ -32,8 +33,8 @@ impl std::error::Error for InvalidId {}
 
 /// Returns `text` if it has the form that ids of Pages and of people share.
 fn parse_digits(text: &str) -> Result<String, InvalidId> {
-    let digits = (1..=20).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
-    if digits && text.bytes().any(|b| b != b'0') {
+    let is_number = (1..=20).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    if is_number && text.bytes().any(|b| b != b'0') {
         Ok(text.to_owned())
     } else {
         Err(InvalidId)
@@ -104,19 +105,20 @@ impl fmt::Display for UserId {
     }
 }
 
-/// Names a login that is being completed: 64 hexadecimal digits, the hash of its state.
+/// The id of a login that is being completed: the hash of its state, as 64 lower-case hexadecimal
+/// digits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct GrantId(String);
 
 impl GrantId {
-    /// Takes a text as the id of a grant.
+    /// Parses the id of a login. Returns `None` if `text` does not have its form.
     pub fn parse(text: &str) -> Option<Self> {
-        let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-        (text.len() == 64 && text.bytes().all(hex)).then(|| Self(text.to_owned()))
+        let is_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        (text.len() == 64 && text.bytes().all(is_hex)).then(|| Self(text.to_owned()))
     }
 
-    /// The digits.
+    /// Returns the digits.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -128,7 +130,7 @@ pub struct InvalidGrantId;
 
 impl fmt::Display for InvalidGrantId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the id of a grant is 64 hexadecimal digits")
+        f.write_str("the id of a login is 64 lower-case hexadecimal digits")
     }
 }
 
@@ -154,24 +156,24 @@ impl fmt::Display for GrantId {
     }
 }
 
-/// What a poll is about. Written `<kind>:<id>` wherever it is a key.
+/// What a poll is about. In keys it has the form `<kind>:<id>`, or `app`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Subject {
     /// One Page, read with its own token.
     Page(PageId),
-    /// All Pages of one person, read from `/me/accounts`.
+    /// All Pages of one connection, read through `/me/accounts`.
     Connection(UserId),
-    /// A login to be completed: its token is exchanged.
+    /// A login that is being completed: its token is exchanged.
     Grant(GrantId),
-    /// The app's subscription on one Page.
+    /// The Page subscription of the app on one Page.
     Subscription(PageId),
-    /// The app's own subscription: callback and fields.
+    /// The app subscription: callback address and fields.
     App,
 }
 
 impl Subject {
-    /// Takes a text in the form of its `Display`.
+    /// Parses the form that `Display` writes. Returns `None` if `text` does not have it.
     pub fn parse(text: &str) -> Option<Self> {
         if text == "app" {
             return Some(Self::App);
@@ -186,7 +188,7 @@ impl Subject {
         }
     }
 
-    /// The kind alone, as metrics and logs have it.
+    /// Returns the kind alone, for metrics and logs.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Page(_) => "page",
@@ -240,28 +242,28 @@ impl From<Subject> for String {
 mod tests {
     use super::*;
 
-    fn check(text: &str, accepted: bool) {
-        assert_eq!(PageId::parse(text).is_ok(), accepted, "{text:?}");
+    fn assert_parses(text: &str, is_accepted: bool) {
+        assert_eq!(PageId::parse(text).is_ok(), is_accepted, "{text:?}");
     }
 
     #[test]
     fn a_page_id_is_one_to_twenty_ascii_digits() {
-        check("1", true);
-        check("1170558113", true);
-        check("12345678901234567890", true);
-        check("123456789012345678901", false);
-        check("", false);
-        check("0", false);
-        check("000", false);
-        check("-1", false);
-        check("../1", false);
-        check("*", false);
-        check("１２３", false);
-        check("1 ", false);
+        assert_parses("1", true);
+        assert_parses("1170558113", true);
+        assert_parses("12345678901234567890", true);
+        assert_parses("123456789012345678901", false);
+        assert_parses("", false);
+        assert_parses("0", false);
+        assert_parses("000", false);
+        assert_parses("-1", false);
+        assert_parses("../1", false);
+        assert_parses("*", false);
+        assert_parses("１２３", false);
+        assert_parses("1 ", false);
     }
 
     #[test]
-    fn a_subject_survives_its_text_and_nothing_else_is_one() {
+    fn a_subject_is_parsed_from_its_own_text_and_from_no_other() {
         let grant = "0a".repeat(32);
         for text in ["page:1", "connection:2", "subscription:3", "app"] {
             assert_eq!(Subject::parse(text).unwrap().to_string(), text);

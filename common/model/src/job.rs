@@ -1,7 +1,9 @@
-//! Jobs: what travels through the queue, and its versioned wire form.
+//! The jobs in the queues, and their versioned wire form.
 //!
-//! A message is a JSON list, each item `{"v":1,"<kind>":{...}}`. Invariant: [`decode`] is total. What
-//! it cannot read, of whatever version or origin, becomes a [`Job::Unreadable`] that keeps the bytes.
+//! A message is a JSON list. Each item is a job in the form `{"v":1,"<kind>":{...}}`.
+//!
+//! Invariant: [`decode_message`] never fails. A job that it cannot read becomes a
+//! [`Job::Unreadable`] with the bytes of the job.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -15,76 +17,78 @@ use crate::queue_name::QueueName;
 use crate::time::HostTime;
 use crate::webhook::ProfileEntry;
 
-/// Version of the wire form this build writes.
+/// The version of the wire form that this build writes.
 pub const VERSION: u64 = 1;
-/// How a dead letter's reason begins when its job is of a version this build does not know.
+/// The prefix of the reason for a job whose version is newer than [`VERSION`].
 pub const NEWER_VERSION: &str = "newer version";
-/// The reason of a job that this version has no kind for: a later build of the same version may.
+/// The reason for a job whose kind or content this build does not know. A later build with the same
+/// version may know it.
 pub const UNKNOWN_KIND: &str = "the job is not of a kind this build knows";
 
-/// A due poll, taken by one scheduler.
+/// A due poll that one scheduler has claimed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
-    /// What to read.
+    /// What the poll is about.
     pub subject: Subject,
-    /// In which queue it was due.
+    /// The queue in which the poll was due.
     pub queue: QueueName,
-    /// When it was due, on our clock.
+    /// When the poll was due, on this host's clock.
     pub due_at: HostTime,
 }
 
-/// Signed bytes we could not read, kept for a person or a later version.
+/// Bytes that could not be read. They are stored for an operator, or for a later build that can
+/// read them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unreadable {
-    /// The bytes as they came.
+    /// The bytes as they were received.
     pub body: Vec<u8>,
-    /// What is wrong with them: their shape, never their content.
+    /// What is wrong with their shape. The text never repeats the content.
     pub reason: String,
-    /// When they came, on our clock.
+    /// When they were received, on this host's clock; 0 if that is not known.
     pub received_at: HostTime,
 }
 
-/// A person wants to be forgotten, or removed the app.
+/// A request to erase the data of a person who asked for it or who removed the app.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErasureRequest {
-    /// Who.
+    /// The person.
     pub user: UserId,
-    /// The hash of the confirmation code they were given; `None`: they only removed the app.
+    /// The hash of the confirmation code that the person got. `None` if the person removed the app.
     pub confirmation_hash: Option<String>,
-    /// When they asked, on our clock.
+    /// When the request was made, on this host's clock.
     pub requested_at: HostTime,
 }
 
-/// A unit of work.
+/// A unit of work for a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Job {
     /// One entry of a webhook.
     Webhook {
         /// The parts of the entry that concern a profile.
         entry: ProfileEntry,
-        /// When it came, on our clock.
+        /// When the webhook was received, on this host's clock.
         received_at: HostTime,
     },
-    /// Something signed that we could not read.
+    /// A part of a webhook, or a job, that could not be read.
     Unreadable(Unreadable),
-    /// A read of Facebook.
+    /// A poll.
     Poll(Claim),
-    /// An erasure.
+    /// An erasure of the data of a person.
     Erase(ErasureRequest),
 }
 
-/// Names a job by its content: the same job delivered twice has the same id.
+/// The id of a job, derived from its content: a job that is delivered twice has the same id.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId(String);
 
 impl JobId {
-    /// The id of the job with this encoding.
+    /// Returns the id of the job with this wire form.
     pub fn from_encoded(encoded: &str) -> Self {
         let digest = Sha256::digest(encoded.as_bytes());
         Self(hex(&digest[..16]))
     }
 
-    /// 32 hexadecimal digits.
+    /// Returns the id as 32 hexadecimal digits.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -122,7 +126,7 @@ struct WireWebhook<'a> {
     entry: &'a RawValue,
 }
 
-/// One job in its wire form.
+/// Returns the wire form of a job.
 pub fn encode_job(job: &Job) -> String {
     match job {
         Job::Webhook { entry, received_at } => {
@@ -149,10 +153,11 @@ pub fn encode_job(job: &Job) -> String {
 }
 
 fn json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).unwrap_or_else(|error| unreachable!("plain data encodes: {error}"))
+    serde_json::to_string(value)
+        .unwrap_or_else(|error| unreachable!("plain data is always encoded: {error}"))
 }
 
-/// Joins encoded jobs to the body of one message.
+/// Joins jobs in their wire form to the body of one message.
 pub fn encode_message<'a>(encoded: impl IntoIterator<Item = &'a str>) -> String {
     let mut body = String::from("[");
     for (i, job) in encoded.into_iter().enumerate() {
@@ -165,7 +170,7 @@ pub fn encode_message<'a>(encoded: impl IntoIterator<Item = &'a str>) -> String 
     body
 }
 
-/// The jobs in a message. Total: see the module's invariant.
+/// Returns the jobs in a message. A job that cannot be read is a [`Job::Unreadable`].
 pub fn decode_message(message: &[u8]) -> Vec<Job> {
     match serde_json::from_slice::<Vec<&RawValue>>(message) {
         Ok(items) => items
@@ -179,7 +184,7 @@ pub fn decode_message(message: &[u8]) -> Vec<Job> {
     }
 }
 
-/// One job from its wire form; [`Job::Unreadable`] if it has none we know.
+/// Returns the job with this wire form, or a [`Job::Unreadable`] if it cannot be read.
 pub fn decode_job(text: &str) -> Job {
     match serde_json::from_str::<WireVersion>(text) {
         Err(_) => return unreadable(text.as_bytes(), "the job has no version".to_owned()),
@@ -191,12 +196,11 @@ pub fn decode_job(text: &str) -> Job {
         }
         Ok(_) => {}
     }
-    let shape = UNKNOWN_KIND;
     let Ok(wire) = serde_json::from_str::<WireJob<'_>>(text) else {
-        return unreadable(text.as_bytes(), shape.to_owned());
+        return unreadable(text.as_bytes(), UNKNOWN_KIND.to_owned());
     };
     if wire.v != VERSION {
-        return unreadable(text.as_bytes(), shape.to_owned());
+        return unreadable(text.as_bytes(), UNKNOWN_KIND.to_owned());
     }
     match (wire.webhook, wire.unreadable, wire.poll, wire.erase) {
         (Some(webhook), None, None, None) => Job::Webhook {
@@ -216,7 +220,7 @@ pub fn decode_job(text: &str) -> Job {
         },
         (None, None, Some(claim), None) => Job::Poll(claim),
         (None, None, None, Some(request)) => Job::Erase(request),
-        _ => unreadable(text.as_bytes(), shape.to_owned()),
+        _ => unreadable(text.as_bytes(), UNKNOWN_KIND.to_owned()),
     }
 }
 
@@ -240,17 +244,17 @@ mod tests {
     }
 
     #[test]
-    fn a_job_of_a_newer_version_is_kept_whole() {
+    fn a_job_of_a_newer_version_is_stored_with_all_its_bytes() {
         let text = r#"{"v":2,"dance":{"x":1}}"#;
         let Job::Unreadable(unreadable) = decode_job(text) else {
-            panic!("understood")
+            panic!("a job of a newer version was read")
         };
         assert!(unreadable.reason.starts_with(NEWER_VERSION));
         assert_eq!(unreadable.body, text.as_bytes());
     }
 
     #[test]
-    fn what_is_not_ours_is_kept_with_a_reason() {
+    fn an_unknown_job_is_stored_with_a_reason() {
         assert_eq!(reason(b""), "the message is not a list of jobs");
         assert_eq!(reason(b"\xff\xfe"), "the message is not a list of jobs");
         assert_eq!(reason(b"[1]"), "the job has no version");
@@ -263,13 +267,13 @@ mod tests {
             "the job is not of a kind this build knows"
         );
         assert_eq!(
-            reason(br#"[{"v":0,"poll":{"subject":"page:1","queue_name":"webhooks","due":1}}]"#),
+            reason(br#"[{"v":0,"poll":{"subject":"page:1","queue":"webhooks","due_at":1}}]"#),
             "the job is not of a kind this build knows"
         );
     }
 
     #[test]
-    fn one_bad_job_does_not_take_its_neighbours_along() {
+    fn an_unreadable_job_does_not_affect_the_other_jobs_of_its_message() {
         let good = encode_job(&Job::Unreadable(Unreadable {
             body: vec![0xff],
             reason: "r".to_owned(),

@@ -1,11 +1,11 @@
-//! The pure core of pagesync: what a Page is, how observations of it merge, what a webhook says,
-//! when a Page is due for a read, and how a job travels.
+//! The pure core of pagesync: Pages and how observations of them merge, webhooks, due times, and
+//! the wire form of jobs.
 //!
-//! Invariant: everything here is a function of its arguments. Nothing waits, reads a clock, or
-//! touches a network or a disk; a test (`tests/it/tidy.rs` of the executable) checks that.
+//! Invariant: every result is a function of the arguments. Nothing waits, reads a clock, or touches
+//! a network or a disk. A test in `services/pagesync/tests/it/tidy.rs` checks this.
 //!
-//! Reading order: [`time`], [`id`], [`value`], [`field`], [`page`], [`read`], [`drift`], [`queue`],
-//! [`due`], [`webhook`], [`job`].
+//! Reading order: [`time`], [`id`], [`value`], [`field`], [`webhook_field`], [`page`], [`read`],
+//! [`announcements`], [`missed_webhooks`], [`queue_name`], [`polling`], [`webhook`], [`job`].
 
 pub mod announcements;
 pub mod field;

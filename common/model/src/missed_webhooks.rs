@@ -1,169 +1,207 @@
-//! The drift meter: which changes of a Page its webhooks announced, and which only a read found.
+//! Missed webhooks: determines which changes of a Page were announced by notifications.
 //!
-//! A read compares with the read before it. What changed in between and was announced is *captured*;
-//! what changed and could have been announced, and was not, is a [`Gap`]. A notice that turns up later
-//! makes the gap *late*; after [`GRACE`] it counts as *missed*. Several changes between two reads are
-//! one. Invariant: disorder, duplicates and deliveries that come hours late make no gap that stays;
-//! and what a notice announced is never counted twice.
+//! Every read is compared with the read before it. A field that changed in between is *captured* if
+//! a notification announced it. If Facebook has a webhook for the field and no notification
+//! arrived, the change is an [`UnannouncedChange`]. It becomes *late* when its notification
+//! arrives, and counts as *missed* after
+//! [`NOTIFICATION_GRACE`](crate::announcements::NOTIFICATION_GRACE). Several changes between two
+//! reads count as one.
+//!
+//! Invariants: if the notification of a change arrives, the change does not stay unannounced, even
+//! if deliveries are reordered, duplicated or hours late. No change is counted twice.
 
 use crate::announcements::{
     CHANGE_RETENTION, FieldAnnouncements, MAX_UNANNOUNCED, UNDATED, UnannouncedChange,
 };
 use crate::field::FieldName;
-use crate::page::{Change, Observation, Page, Source};
+use crate::page::{Change, Observation, Page, Register, Source};
 use crate::polling::READ_STALENESS;
 use crate::time::{FacebookTime, HostTime};
 use crate::webhook_field::has_webhook;
 
-/// What the meter found.
+/// The kinds of findings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FindingKind {
-    /// Announced and changed.
+    /// The field changed, and a notification had announced it.
     Captured,
-    /// A gap was announced after all.
+    /// The notification of an earlier unannounced change has arrived.
     Late(UnannouncedChange),
-    /// A new gap.
+    /// The field changed, and no notification had announced it.
     Unannounced(UnannouncedChange),
-    /// The field's first read: there is nothing to compare with.
+    /// The field was read for the first time, so there is no earlier read to compare it with.
     Initial,
-    /// It changed, and Facebook has no webhook that could have said so.
+    /// The field changed, and Facebook has no webhook for it.
     Unannounceable,
 }
 
-/// What the meter found of one field.
+/// What a read or a notification shows about the announcements of one field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// Which field.
+    /// The field.
     pub field: FieldName,
-    /// What.
+    /// The kind of the finding.
     pub kind: FindingKind,
 }
 
+/// What was known of a field before a read was applied.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BeforeRead {
+    /// The stamp of the read before; `None` if the field was never read.
+    pub(crate) last_read: Option<FacebookTime>,
+    /// The stamp of the value, if it came from a webhook.
+    pub(crate) webhook_stamp: Option<FacebookTime>,
+    /// Whether the read changed the value.
+    pub(crate) changed: bool,
+}
+
+/// Classifies a read of `field` at `stamp`, and updates the announcements that it answers.
+fn classify_read(
+    field: &FieldName,
+    announcements: &mut FieldAnnouncements,
+    before: BeforeRead,
+    stamp: FacebookTime,
+    now: HostTime,
+) -> Option<FindingKind> {
+    let is_late_enough_for = |sent_at: FacebookTime| sent_at.plus(READ_STALENESS) < stamp;
+    let changed = std::mem::take(&mut announcements.changed_by_webhook) || before.changed;
+    announcements
+        .unannounced
+        .retain(|change| change.found_at.plus(CHANGE_RETENTION) > now);
+    if !changed
+        && let Some(change) = announcements
+            .unannounced
+            .last_mut()
+            .filter(|change| Some(change.unchanged_until) >= before.last_read)
+    {
+        change.unchanged_until = change.unchanged_until.max(stamp);
+    }
+    let announced = announcements.first_open.filter(|sent_at| *sent_at <= stamp);
+    let kind = match (before.last_read, changed) {
+        (None, _) => Some(FindingKind::Initial),
+        (Some(_), true) if announced.is_some() => Some(FindingKind::Captured),
+        (Some(previous_read), true) if has_webhook(field) => {
+            let change = UnannouncedChange {
+                previous_read,
+                found_by_read: stamp,
+                unchanged_until: stamp,
+                found_at: now,
+            };
+            announcements.unannounced.push(change);
+            if announcements.unannounced.len() > MAX_UNANNOUNCED {
+                announcements.unannounced.remove(0);
+            }
+            Some(FindingKind::Unannounced(change))
+        }
+        (Some(_), true) => Some(FindingKind::Unannounceable),
+        // The field has not changed since the last read. If this read is late enough to return the
+        // change, an earlier read had found it before the notification was sent.
+        (Some(_), false) => announced
+            .filter(|sent_at| is_late_enough_for(*sent_at))
+            .and_then(|sent_at| announcements.take_matching_change(sent_at))
+            .map(FindingKind::Late),
+    };
+    let is_answered =
+        changed || before.last_read.is_none() || announced.is_some_and(is_late_enough_for);
+    if is_answered && announced.is_some() {
+        if matches!(kind, Some(FindingKind::Captured)) {
+            announcements.consumed_until = Some(stamp);
+        }
+        // A notification that was sent after this read stays open.
+        announcements.first_open = announcements.latest_open.filter(|sent_at| *sent_at > stamp);
+        announcements.latest_open = announcements.first_open;
+    }
+    kind
+}
+
 impl Page {
-    /// Takes a notice of `field` into account, sent at `sent` on Facebook's clock, with what it carries of
-    /// that field among `seen`. Answers with the changes a reader sees and with what the meter found.
+    /// Applies a notification that `field` changed, sent at `sent_at`, and those of `observations`
+    /// that are about this field. Returns the visible changes, and a finding if the notification
+    /// belongs to an earlier unannounced change.
     pub fn apply_webhook(
         &mut self,
         field: &FieldName,
-        sent: Option<FacebookTime>,
-        seen: &[Observation],
+        sent_at: Option<FacebookTime>,
+        observations: &[Observation],
     ) -> (Vec<Change>, Option<Finding>) {
-        let last = self.last_read_stamp(field);
-        let open = self.announcements.entry(field.clone()).or_default();
-        // What was sent before the last read is answered by it, unless a read found a gap for it, or it
-        // may have been too early to see the change.
-        let settled = if let Some(sent) = sent {
-            let gap = (last > Some(sent))
-                .then(|| open.take_matching_change(sent))
+        let last_read = self.last_read_stamp(field);
+        let announcements = self.announcements.entry(field.clone()).or_default();
+        // The last read answers a notification that was sent before it, with two exceptions: a read
+        // found an unannounced change that the notification belongs to, or the last read may have
+        // been too early to return the change.
+        let matched = if let Some(sent_at) = sent_at {
+            let matched = (last_read > Some(sent_at))
+                .then(|| announcements.take_matching_change(sent_at))
                 .flatten();
-            let may_be_new = last.is_none_or(|last| sent.plus(READ_STALENESS) >= last);
-            if gap.is_some() && may_be_new {
-                open.consumed_until = open.consumed_until.max(Some(sent));
-            } else if may_be_new && open.consumed_until < Some(sent) {
-                open.add_notification(sent);
+            let may_be_new = last_read.is_none_or(|last| sent_at.plus(READ_STALENESS) >= last);
+            if matched.is_some() && may_be_new {
+                announcements.consumed_until = announcements.consumed_until.max(Some(sent_at));
+            } else if may_be_new && announcements.consumed_until < Some(sent_at) {
+                announcements.add_notification(sent_at);
             }
-            gap
+            matched
         } else {
-            let gap = open.take_matching_change(UNDATED);
-            if gap.is_none() {
-                open.add_notification(UNDATED);
+            let matched = announcements.take_matching_change(UNDATED);
+            if matched.is_none() {
+                announcements.add_notification(UNDATED);
             }
-            gap
+            matched
         };
         let mut changes = Vec::new();
-        for seen in seen.iter().filter(|seen| seen.field == *field) {
-            changes.extend(self.apply_observation(seen));
+        for observation in observations
+            .iter()
+            .filter(|observation| observation.field == *field)
+        {
+            changes.extend(self.apply_observation(observation));
             let register = self.registers.get(field);
             if register.is_some_and(|register| register.source == Source::Webhook) {
-                let open = self.announcements.entry(field.clone()).or_default();
-                open.last_read = last;
-                open.changed_by_webhook |= !changes.is_empty();
+                let announcements = self.announcements.entry(field.clone()).or_default();
+                announcements.last_read = last_read;
+                announcements.changed_by_webhook |= !changes.is_empty();
             }
         }
         self.drop_empty_announcements(field);
-        let late = settled.map(|gap| Finding {
+        let finding = matched.map(|change| Finding {
             field: field.clone(),
-            kind: FindingKind::Late(gap),
+            kind: FindingKind::Late(change),
         });
-        (changes, late)
+        (changes, finding)
     }
 
-    /// What a read of `field` at `stamp` means for the meter. Before it, `last` was [`Self::last_read`],
-    /// and `webhook` the stamp of the value if a webhook had said it; `changed`: whether the read changed
-    /// the value that stood; `now` is our clock.
+    /// Compares a read of `field` at `stamp`, which has already been applied, with the state
+    /// `before` it. `now` is on this host's clock. Returns `None` if there is nothing to count.
     pub(crate) fn compare_read(
         &mut self,
         field: &FieldName,
-        (last, webhook, changed): (Option<FacebookTime>, Option<FacebookTime>, bool),
+        before: BeforeRead,
         stamp: FacebookTime,
         now: HostTime,
     ) -> Option<Finding> {
-        let read_won = |register: &crate::page::Register| register.source == Source::Poll;
-        let is_old = last.is_some_and(|last| stamp <= last) && !changed;
-        if field.is_counter() || is_old || !self.registers.get(field).is_some_and(read_won) {
-            return None;
-        }
-        let open = self.announcements.entry(field.clone()).or_default();
-        open.last_read = None;
-        open.consumed_until = None;
-        let late_enough = |sent: FacebookTime| sent.plus(READ_STALENESS) < stamp;
-        if changed && webhook.is_some_and(|sent| !late_enough(sent)) {
-            // It takes a webhook's value back, and may be older than that: the next read tells.
-            return None;
-        }
-        let changed = std::mem::take(&mut open.changed_by_webhook) || changed;
-        open.unannounced
-            .retain(|gap| gap.found_at.plus(CHANGE_RETENTION) > now);
-        if !changed
-            && let Some(gap) = open
-                .unannounced
-                .last_mut()
-                .filter(|gap| Some(gap.unchanged_until) >= last)
+        let is_from_read = |register: &Register| register.source == Source::Poll;
+        let is_outdated = before.last_read.is_some_and(|last| stamp <= last) && !before.changed;
+        if field.is_counter() || is_outdated || !self.registers.get(field).is_some_and(is_from_read)
         {
-            gap.unchanged_until = gap.unchanged_until.max(stamp);
+            return None;
         }
-        let announced = open.first_open.filter(|sent| *sent <= stamp);
-        let event = match (last, changed) {
-            (None, _) => Some(FindingKind::Initial),
-            (Some(_), true) if announced.is_some() => Some(FindingKind::Captured),
-            (Some(since), true) if has_webhook(field) => {
-                let gap = UnannouncedChange {
-                    previous_read: since,
-                    found_by_read: stamp,
-                    unchanged_until: stamp,
-                    found_at: now,
-                };
-                open.unannounced.push(gap);
-                if open.unannounced.len() > MAX_UNANNOUNCED {
-                    open.unannounced.remove(0);
-                }
-                Some(FindingKind::Unannounced(gap))
-            }
-            (Some(_), true) => Some(FindingKind::Unannounceable),
-            // It announced nothing new. Late enough not to be a stale answer, this means that the notice
-            // was sent after a read had already found the change.
-            (Some(_), false) => announced
-                .filter(|sent| late_enough(*sent))
-                .and_then(|sent| open.take_matching_change(sent))
-                .map(FindingKind::Late),
+        let announcements = self.announcements.entry(field.clone()).or_default();
+        announcements.last_read = None;
+        announcements.consumed_until = None;
+        let may_be_stale = |sent_at: FacebookTime| sent_at.plus(READ_STALENESS) >= stamp;
+        // A read that replaces the value of a webhook may have returned an older value. The next
+        // read decides.
+        let is_undecided = before.changed && before.webhook_stamp.is_some_and(may_be_stale);
+        let kind = if is_undecided {
+            None
+        } else {
+            classify_read(field, announcements, before, stamp, now)
         };
-        let answered = changed || last.is_none() || announced.is_some_and(late_enough);
-        if answered && announced.is_some() {
-            if matches!(event, Some(FindingKind::Captured)) {
-                open.consumed_until = Some(stamp);
-            }
-            // A notice sent after this read is still to be answered.
-            open.first_open = open.latest_open.filter(|sent| *sent > stamp);
-            open.latest_open = open.first_open;
-        }
         self.drop_empty_announcements(field);
-        event.map(|event| Finding {
+        kind.map(|kind| Finding {
             field: field.clone(),
-            kind: event,
+            kind,
         })
     }
 
-    /// Stamp of the last read that got `field`.
+    /// Returns the stamp of the last read of `field`, or `None` if it was never read.
     pub(crate) fn last_read_stamp(&self, field: &FieldName) -> Option<FacebookTime> {
         let register = self.registers.get(field)?;
         match register.source {
@@ -172,24 +210,25 @@ impl Page {
         }
     }
 
+    /// Removes the announcements of `field` if nothing is open.
     fn drop_empty_announcements(&mut self, field: &FieldName) {
         if self.announcements.get(field) == Some(&FieldAnnouncements::default()) {
             self.announcements.remove(field);
         }
     }
 
-    /// Whether webhooks of this Page seem not to come: a change was missed, and nothing was heard that
-    /// was sent after it was found.
+    /// Returns whether the webhooks of this Page seem to have stopped: a change was missed, and no
+    /// notification has arrived that was sent after the read that found the change.
     pub fn is_silent(&self, now: HostTime) -> bool {
-        let heard = self.polling.read_after.unwrap_or_default();
-        let gaps = self
+        let read_after = self.polling.read_after.unwrap_or_default();
+        let unannounced = self
             .announcements
             .values()
-            .flat_map(|open| &open.unannounced);
-        let missed = gaps.filter(|gap| gap.is_missed(now));
+            .flat_map(|announcements| &announcements.unannounced);
+        let missed = unannounced.filter(|change| change.is_missed(now));
         missed
-            .max_by_key(|gap| gap.found_by_read)
-            .is_some_and(|gap| heard <= gap.found_by_read.plus(READ_STALENESS))
+            .max_by_key(|change| change.found_by_read)
+            .is_some_and(|change| read_after <= change.found_by_read.plus(READ_STALENESS))
     }
 }
 

@@ -1,5 +1,5 @@
-//! The meter against made-up histories, and against a simulated world of changes, losses, delays and
-//! duplicates in which the truth is known.
+//! Tests of the findings: fixed histories, and generated histories of changes with lost, delayed
+//! and duplicate notifications, for which the correct counts are known.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -15,12 +15,13 @@ fn field(name: &str) -> FieldName {
     FieldName::parse(name).unwrap()
 }
 
-/// A read of one field at a second of Facebook's clock; ours is the same.
+/// Applies a read of one field at `second`, and returns the kind of its finding. Both clocks show
+/// the same time.
 fn read(page: &mut Page, name: &str, value: &Value, second: u64) -> Option<FindingKind> {
-    let asked = [field(name)];
+    let requested = [field(name)];
     let object = json!({ name: value });
     let outcome = page.apply_read(&PageRead {
-        requested_fields: &asked,
+        requested_fields: &requested,
         object: object.as_object().unwrap(),
         stamp: FacebookTime(second * 1000),
         kind: ReadKind::PageToken,
@@ -29,45 +30,47 @@ fn read(page: &mut Page, name: &str, value: &Value, second: u64) -> Option<Findi
     outcome.findings.first().map(|finding| finding.kind)
 }
 
-fn hear(page: &mut Page, name: &str, second: u64, value: Option<&str>) -> Option<FindingKind> {
+/// Applies a notification sent at `second`, and returns the kind of its finding.
+fn notify(page: &mut Page, name: &str, second: u64, value: Option<&str>) -> Option<FindingKind> {
     let field = field(name);
     let stamp = FacebookTime(second * 1000);
-    let seen = value.map(|value| Observation {
+    let observation = value.map(|value| Observation {
         field: field.clone(),
         value: CanonicalValue::from_json(&json!(value)),
         stamp,
         source: Source::Webhook,
     });
-    let (_, finding) = page.apply_webhook(&field, Some(stamp), seen.as_slice());
+    let (_, finding) = page.apply_webhook(&field, Some(stamp), observation.as_slice());
     finding.map(|finding| finding.kind)
 }
 
-fn gap(since: u64, read: u64) -> UnannouncedChange {
+/// The change that the read at second `read` found, when the read before it was at `previous_read`.
+fn change(previous_read: u64, read: u64) -> UnannouncedChange {
     UnannouncedChange {
-        previous_read: FacebookTime(since * 1000),
+        previous_read: FacebookTime(previous_read * 1000),
         found_by_read: FacebookTime(read * 1000),
         unchanged_until: FacebookTime(read * 1000),
         found_at: HostTime(read * 1000),
     }
 }
 
-/// The same gap after reads up to `until` found nothing else.
-fn gap_until(since: u64, read: u64, until: u64) -> UnannouncedChange {
+/// The same change after reads up to second `until` found no other change.
+fn change_until(previous_read: u64, read: u64, until: u64) -> UnannouncedChange {
     UnannouncedChange {
         unchanged_until: FacebookTime(until * 1000),
-        ..gap(since, read)
+        ..change(previous_read, read)
     }
 }
 
 #[test]
-fn what_was_announced_and_changed_is_captured_with_or_without_a_value() {
+fn an_announced_change_is_captured_with_or_without_a_value() {
     for value in [None, Some("new")] {
         let mut page = Page::default();
         assert_eq!(
             read(&mut page, "name", &json!("old"), 100),
             Some(FindingKind::Initial)
         );
-        assert_eq!(hear(&mut page, "name", 200, value), None);
+        assert_eq!(notify(&mut page, "name", 200, value), None);
         assert_eq!(
             read(&mut page, "name", &json!("new"), 210),
             Some(FindingKind::Captured)
@@ -75,65 +78,65 @@ fn what_was_announced_and_changed_is_captured_with_or_without_a_value() {
         assert_eq!(read(&mut page, "name", &json!("new"), 300), None);
         assert!(
             page.announcements.is_empty(),
-            "nothing stays open: {:?}",
+            "something stays open: {:?}",
             page.announcements
         );
     }
 }
 
 #[test]
-fn what_nobody_announced_is_a_gap_and_late_once_its_notice_comes() {
+fn an_unannounced_change_becomes_late_when_its_notification_arrives() {
     for sent in [150, 200, 205] {
         let mut page = Page::default();
         read(&mut page, "phone", &json!("1"), 100);
         let found = read(&mut page, "phone", &json!("2"), 200);
-        assert_eq!(found, Some(FindingKind::Unannounced(gap(100, 200))));
+        assert_eq!(found, Some(FindingKind::Unannounced(change(100, 200))));
         assert!(!page.is_silent(HostTime(200_000)));
         assert!(page.is_silent(HostTime((200 + HOUR) * 1000)));
-        // Sent before the read that found it, or a little later: then the next read tells.
-        let at_once = hear(&mut page, "phone", sent, None);
-        let then = read(&mut page, "phone", &json!("2"), 300);
+        // If the notification was sent after the read that found the change, the next read decides.
+        let at_once = notify(&mut page, "phone", sent, None);
+        let at_next_read = read(&mut page, "phone", &json!("2"), 300);
         let until = if sent < 200 { 200 } else { 300 };
-        let late = Some(FindingKind::Late(gap_until(100, 200, until)));
-        assert_eq!(at_once.or(then), late, "sent at {sent}");
+        let late = Some(FindingKind::Late(change_until(100, 200, until)));
+        assert_eq!(at_once.or(at_next_read), late, "sent at {sent}");
         assert!(page.announcements.is_empty(), "{:?}", page.announcements);
     }
 }
 
 #[test]
-fn a_duplicate_of_an_earlier_notice_settles_nothing() {
+fn a_duplicate_of_an_earlier_notification_matches_no_later_change() {
     let mut page = Page::default();
     read(&mut page, "phone", &json!("1"), 100);
-    hear(&mut page, "phone", 150, None);
+    notify(&mut page, "phone", 150, None);
     assert_eq!(
         read(&mut page, "phone", &json!("2"), 200),
         Some(FindingKind::Captured)
     );
     assert_eq!(
         read(&mut page, "phone", &json!("3"), 300),
-        Some(FindingKind::Unannounced(gap(200, 300)))
+        Some(FindingKind::Unannounced(change(200, 300)))
     );
     assert_eq!(
-        hear(&mut page, "phone", 150, None),
+        notify(&mut page, "phone", 150, None),
         None,
-        "the notice of the change before"
+        "the notification belongs to the change before"
     );
     assert_eq!(read(&mut page, "phone", &json!("3"), 400), None);
     assert_eq!(
-        hear(&mut page, "phone", 250, None),
-        Some(FindingKind::Late(gap_until(200, 300, 400)))
+        notify(&mut page, "phone", 250, None),
+        Some(FindingKind::Late(change_until(200, 300, 400)))
     );
 }
 
 #[test]
-fn a_stale_answer_does_not_use_a_notice_up() {
+fn a_stale_read_does_not_answer_a_notification() {
     let mut page = Page::default();
     read(&mut page, "phone", &json!("1"), 100);
-    hear(&mut page, "phone", 150, None);
+    notify(&mut page, "phone", 150, None);
     assert_eq!(
         read(&mut page, "phone", &json!("1"), 153),
         None,
-        "Graph still serves the old value"
+        "Graph still returns the old value"
     );
     assert_eq!(
         read(&mut page, "phone", &json!("2"), 170),
@@ -142,34 +145,35 @@ fn a_stale_answer_does_not_use_a_notice_up() {
 }
 
 #[test]
-fn a_stale_answer_that_takes_a_webhooks_value_back_does_not_count() {
+fn a_stale_read_that_replaces_the_value_of_a_webhook_is_not_counted() {
     let mut page = Page::default();
     read(&mut page, "name", &json!("old"), 100);
-    hear(&mut page, "name", 150, Some("new"));
+    notify(&mut page, "name", 150, Some("new"));
     assert_eq!(read(&mut page, "name", &json!("old"), 153), None);
-    let then = read(&mut page, "name", &json!("new"), 220);
-    assert_eq!(then, Some(FindingKind::Captured));
+    let finding = read(&mut page, "name", &json!("new"), 220);
+    assert_eq!(finding, Some(FindingKind::Captured));
     assert_eq!(read(&mut page, "name", &json!("new"), 300), None);
     assert!(page.announcements.is_empty(), "{:?}", page.announcements);
 }
 
 #[test]
-fn a_notice_sent_just_before_a_stale_read_still_announces() {
+fn a_notification_sent_just_before_a_stale_read_stays_open() {
     let mut page = Page::default();
     read(&mut page, "phone", &json!("1"), 100);
     assert_eq!(read(&mut page, "phone", &json!("1"), 152), None);
-    assert_eq!(hear(&mut page, "phone", 151, None), None);
-    let then = read(&mut page, "phone", &json!("2"), 220);
-    assert_eq!(then, Some(FindingKind::Captured));
+    assert_eq!(notify(&mut page, "phone", 151, None), None);
+    let finding = read(&mut page, "phone", &json!("2"), 220);
+    assert_eq!(finding, Some(FindingKind::Captured));
 }
 
 #[test]
-fn a_later_notice_does_not_hide_the_one_a_read_answers() {
+fn a_later_notification_does_not_hide_an_earlier_one_that_a_read_answers() {
     let mut page = Page::default();
     read(&mut page, "phone", &json!("1"), 100);
-    hear(&mut page, "phone", 150, None);
-    hear(&mut page, "phone", 201, None);
-    // The stamp of a read is a lower bound: it was under way when the second notice came.
+    notify(&mut page, "phone", 150, None);
+    notify(&mut page, "phone", 201, None);
+    // The stamp of a read is a lower bound: the read may still run when a later notification
+    // arrives.
     assert_eq!(
         read(&mut page, "phone", &json!("2"), 200),
         Some(FindingKind::Captured)
@@ -183,10 +187,10 @@ fn a_later_notice_does_not_hide_the_one_a_read_answers() {
 }
 
 #[test]
-fn an_older_read_that_arrives_later_says_nothing() {
+fn an_older_read_that_arrives_later_has_no_finding() {
     let mut page = Page::default();
     read(&mut page, "phone", &json!("1"), 100);
-    hear(&mut page, "phone", 150, None);
+    notify(&mut page, "phone", 150, None);
     assert_eq!(
         read(&mut page, "phone", &json!("2"), 200),
         Some(FindingKind::Captured)
@@ -196,7 +200,7 @@ fn an_older_read_that_arrives_later_says_nothing() {
 }
 
 #[test]
-fn what_has_no_webhook_is_unannounceable_and_counters_are_left_out() {
+fn a_change_without_a_webhook_is_unannounceable_and_counters_have_no_findings() {
     let mut page = Page::default();
     read(&mut page, "about", &json!("a"), 100);
     assert_eq!(
@@ -208,7 +212,7 @@ fn what_has_no_webhook_is_unannounceable_and_counters_are_left_out() {
 }
 
 #[test]
-fn a_notice_without_a_time_announces_what_the_next_read_finds() {
+fn a_notification_without_a_time_announces_the_next_change_or_the_last_unannounced_one() {
     let mut page = Page::default();
     read(&mut page, "phone", &json!("1"), 100);
     page.apply_webhook(&field("phone"), None, &[]);
@@ -219,24 +223,27 @@ fn a_notice_without_a_time_announces_what_the_next_read_finds() {
     read(&mut page, "phone", &json!("3"), 300);
     let (_, finding) = page.apply_webhook(&field("phone"), None, &[]);
     assert_eq!(
-        finding.map(|found| found.kind),
-        Some(FindingKind::Late(gap(200, 300)))
+        finding.map(|finding| finding.kind),
+        Some(FindingKind::Late(change(200, 300)))
     );
 }
 
-/// One change of the owner, and what became of its notice.
+/// A change by the owner, and the delivery of its notification. Times are in steps of two seconds.
 #[derive(Debug, Clone)]
-struct Owned {
-    /// Seconds after the change before.
+struct OwnerChange {
+    /// The time since the change before.
     after: u64,
+    /// Whether the notification is lost.
     lost: bool,
-    /// Seconds until the notice is delivered, and whether once more, later.
+    /// The time until the notification is delivered.
     delay: u64,
-    again: Option<u64>,
-    valued: bool,
+    /// The time until a duplicate is delivered, if there is one.
+    duplicate_delay: Option<u64>,
+    /// Whether the notification carries the value.
+    has_value: bool,
 }
 
-fn owned() -> impl Strategy<Value = Owned> {
+fn owner_change() -> impl Strategy<Value = OwnerChange> {
     let delay = prop_oneof![Just(0), 0..20u64, 0..900u64];
     (
         1..400u64,
@@ -245,76 +252,81 @@ fn owned() -> impl Strategy<Value = Owned> {
         proptest::option::of(0..2000u64),
         any::<bool>(),
     )
-        .prop_map(|(after, lost, delay, again, valued)| Owned {
-            after,
-            lost,
-            delay,
-            again,
-            valued,
-        })
+        .prop_map(
+            |(after, lost, delay, duplicate_delay, has_value)| OwnerChange {
+                after,
+                lost,
+                delay,
+                duplicate_delay,
+                has_value,
+            },
+        )
 }
 
-enum What {
-    Notice { sent: u64, value: Option<String> },
+/// An event of a generated history.
+enum Event {
+    Notification { sent: u64, value: Option<String> },
     Read,
 }
 
 proptest! {
-    /// The truth: in each interval between two reads that both saw the field, something changed or
-    /// nothing did, and at least one of its notices was delivered or none was.
+    /// The correct counts follow from the intervals between two reads. An interval counts if the
+    /// field changed in it. Its change is missed if all notifications of the interval were lost.
     #[test]
-    fn a_lost_notice_is_a_gap_and_a_delivered_one_never_stays_one(
-        changes in vec(owned(), 1..12),
-        every in 15..350u64,
+    fn exactly_the_changes_whose_notifications_were_lost_stay_unannounced(
+        changes in vec(owner_change(), 1..12),
+        read_interval in 15..350u64,
     ) {
-        let mut events: Vec<(u64, What)> = Vec::new();
+        let mut events: Vec<(u64, Event)> = Vec::new();
         let mut values = vec![(0, "0".to_owned())];
         let mut at = 1000;
-        let mut sent_at = Vec::new();
+        let mut change_times = Vec::new();
         for (n, change) in changes.iter().enumerate() {
-            // Changes at even seconds, reads at odd ones: within one second the order is unknown.
+            // Changes are at even seconds and reads at odd ones, because the order of events within
+            // one second is not defined.
             at += 2 * change.after;
             let value = (n + 1).to_string();
             values.push((at, value.clone()));
-            sent_at.push((at, change.lost));
+            change_times.push((at, change.lost));
             if change.lost { continue; }
-            for delay in std::iter::once(change.delay).chain(change.again) {
-                let value = change.valued.then(|| value.clone());
-                events.push((at + 2 * delay, What::Notice { sent: at, value }));
+            for delay in std::iter::once(change.delay).chain(change.duplicate_delay) {
+                let value = change.has_value.then(|| value.clone());
+                events.push((at + 2 * delay, Event::Notification { sent: at, value }));
             }
         }
         let end = at + 4000;
-        // A read shortly after a webhook's value may be an older answer: it does not count then.
-        let is_clear = |at: &u64| !sent_at.iter().any(|(change, _)| (*change..*change + 6).contains(at));
-        let reads: Vec<u64> = (0..end).map(|n| 901 + 2 * n * every).take_while(|t| *t < end).filter(is_clear).collect();
-        events.extend(reads.iter().map(|at| (*at, What::Read)));
+        // A read shortly after a webhook with a value may be stale and is not counted, so the
+        // history has no such reads.
+        let is_clear = |at: &u64| !change_times.iter().any(|(change, _)| (*change..*change + 6).contains(at));
+        let reads: Vec<u64> = (0..end).map(|n| 901 + 2 * n * read_interval).take_while(|t| *t < end).filter(is_clear).collect();
+        events.extend(reads.iter().map(|at| (*at, Event::Read)));
         events.sort_by_key(|(at, _)| *at);
-        let current = |at: u64| values.iter().rfind(|(since, _)| *since <= at).unwrap().1.clone();
+        let value_at = |at: u64| values.iter().rfind(|(since, _)| *since <= at).unwrap().1.clone();
         let mut page = Page::default();
-        let (mut captured, mut late, mut opened) = (0, 0, 0);
-        for (at, what) in events {
-            let event = match what {
-                What::Notice { sent, value } => hear(&mut page, "name", sent, value.as_deref()),
-                What::Read => read(&mut page, "name", &json!(current(at)), at),
+        let (mut captured, mut late, mut unannounced) = (0, 0, 0);
+        for (at, event) in events {
+            let finding = match event {
+                Event::Notification { sent, value } => notify(&mut page, "name", sent, value.as_deref()),
+                Event::Read => read(&mut page, "name", &json!(value_at(at)), at),
             };
-            match event {
+            match finding {
                 Some(FindingKind::Captured) => captured += 1,
                 Some(FindingKind::Late(_)) => late += 1,
-                Some(FindingKind::Unannounced(_)) => opened += 1,
+                Some(FindingKind::Unannounced(_)) => unannounced += 1,
                 _ => {}
             }
         }
-        let mut intervals = (0, 0);
+        let (mut with_change, mut all_lost) = (0, 0);
         for pair in reads.windows(2) {
-            let within: Vec<bool> = sent_at.iter()
+            let within: Vec<bool> = change_times.iter()
                 .filter(|(at, _)| pair[0] < *at && *at <= pair[1])
                 .map(|(_, lost)| *lost)
                 .collect();
             if within.is_empty() { continue; }
-            intervals.0 += 1;
-            intervals.1 += u64::from(within.iter().all(|lost| *lost));
+            with_change += 1;
+            all_lost += u64::from(within.iter().all(|lost| *lost));
         }
-        prop_assert_eq!(captured + opened, intervals.0, "every interval with a change is one of the two");
-        prop_assert_eq!(opened - late, intervals.1, "exactly the unannounced stay open");
+        prop_assert_eq!(captured + unannounced, with_change, "every interval with a change is counted once");
+        prop_assert_eq!(unannounced - late, all_lost, "only changes without a notification stay unannounced");
     }
 }

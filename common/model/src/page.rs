@@ -1,8 +1,8 @@
-//! A Page and how observations of it merge.
+//! A Page, and how observations of it merge.
 //!
-//! Invariant: a Page's registers are a join. [`Page::observe`] keeps, per field, the maximum of a
-//! total order, so duplicates, reordering and replays cannot change where it ends. This is the only
-//! place that knows the rule; the stores compare versions and nothing else.
+//! Invariant: the registers of a Page are a join. [`Page::apply_observation`] stores for each field
+//! the maximum of a total order, so duplicates, reordering and replays do not change the result.
+//! The rule is in this module and nowhere else; the stores compare only versions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,8 +17,8 @@ use crate::polling::Polling;
 use crate::time::{FacebookTime, HostTime};
 use crate::value::CanonicalValue;
 
-/// How we came to know a value. The order is the rank: at the same stamp a webhook beats a read,
-/// because the read may have happened earlier in that second.
+/// Where a value comes from. The variants are ordered by rank: at the same stamp a webhook wins
+/// over a read, because the read may have happened earlier in that second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
@@ -37,91 +37,96 @@ impl fmt::Display for Source {
     }
 }
 
-/// One value of one field, as seen once. `stamp` is on Facebook's clock: of a webhook its
-/// `entry.time`, of a read a lower bound of the instant it happened.
+/// A value that one read or webhook reports for one field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observation {
-    /// Which field.
+    /// The field.
     pub field: FieldName,
-    /// Its value; `None` is null.
+    /// The value; `None` is null.
     pub value: Option<CanonicalValue>,
-    /// When, on Facebook's clock.
+    /// The `entry.time` of the webhook, or a lower bound of the instant at which Graph answered the
+    /// read.
     pub stamp: FacebookTime,
-    /// How we know.
+    /// Whether a read or a webhook reported the value.
     pub source: Source,
 }
 
-/// Where a value was first seen. Shown to people; no part of the merge.
+/// The first observation of the current value of a field. It is displayed, and is no part of the
+/// merge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Origin {
-    /// Stamp of the first sighting of the value that still stands.
+    /// Stamp of the observation.
     pub stamp: FacebookTime,
-    /// How it was seen.
+    /// Source of the observation.
     pub source: Source,
 }
 
-/// What is known of one field.
+/// What is stored of one field: the observation that won the merge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Register {
-    /// Stamp of the newest observation.
+    /// Stamp of the observation.
     pub stamp: FacebookTime,
-    /// Its source.
+    /// Source of the observation.
     pub source: Source,
-    /// Its value; `None` is null.
+    /// The value; `None` is null.
     pub value: Option<CanonicalValue>,
-    /// First sighting of this value.
+    /// The first observation of the same value.
     pub origin: Origin,
 }
 
 impl Register {
-    /// The merge key: later stamp, then higher rank, then null below any value, then bytes.
+    /// Returns the key of the merge order: stamp, then source, then value. Null is below every
+    /// value, and values compare by their bytes.
     pub fn merge_key(&self) -> (FacebookTime, Source, Option<&CanonicalValue>) {
         (self.stamp, self.source, self.value.as_ref())
     }
 }
 
-/// A visible change of one field: what history keeps.
+/// A visible change of one field, as the history stores it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// Which field.
+    /// The field.
     pub field: FieldName,
-    /// The value before; `None` is null or never seen.
+    /// The value before the change. `None` is null, or means that the field had never been
+    /// observed.
     pub before: Option<CanonicalValue>,
-    /// The value now.
+    /// The value after the change; `None` is null.
     pub after: Option<CanonicalValue>,
-    /// Stamp of the observation that changed it, on Facebook's clock.
+    /// Stamp of the observation that changed the value.
     pub stamp: FacebookTime,
-    /// Its source.
+    /// Source of the observation.
     pub source: Source,
 }
 
-/// What can be said of a Page as a whole.
+/// The status of a Page as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// Kept up to date.
+    /// The Page is kept up to date.
     #[default]
     Active,
-    /// Facebook says it does not exist, or that nobody of ours may see it.
+    /// Facebook reports that the Page does not exist, or that the token may not see it.
     Unreachable,
-    /// Every token for it is dead: somebody must log in again. Webhooks are still kept.
+    /// Every token for the Page is invalid. A person must log in again. Webhooks are still applied.
     NeedsLogin,
-    /// The token lacks a permission that reading needs.
+    /// The token lacks a permission that a read needs.
     NeedsPermission,
-    /// Its token is sealed with a key this worker does not have.
+    /// The token is sealed with a key that the worker does not have.
     NeedsKey,
-    /// No token for it came: the person lacks a role on it, or it was registered by hand.
+    /// There is no token for the Page: the person has no role on it, or no connection gives access
+    /// to it.
     NoToken,
-    /// Three or more known fields vanished at once from a read. Their values are kept.
+    /// Three or more known fields were missing from one read. Their values are retained.
     Degraded,
-    /// Its stored form could not be read; it was started again and waits for a read.
+    /// The stored form of the Page could not be read. The Page starts again with the next read.
     Corrupt,
-    /// Erased on request. Nothing is kept but this and the version, and no webhook revives it.
+    /// The Page was erased on request. Only its status, version and the time of the erasure are
+    /// stored, and webhooks do not change it.
     Erased,
 }
 
 impl Status {
-    /// Every one.
+    /// Every status.
     pub const ALL: [Self; 9] = [
         Self::Active,
         Self::Unreachable,
@@ -151,7 +156,7 @@ impl fmt::Display for Status {
     }
 }
 
-/// The error for a text that is no status. It does not repeat the text.
+/// The error for a text that is not a status. It does not repeat the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnknownStatus {
     /// The length of the text.
@@ -177,61 +182,62 @@ impl FromStr for Status {
     }
 }
 
-/// Everything known of one Page.
+/// The state of one Page.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Page {
-    /// Its state as a whole.
+    /// The status of the Page as a whole.
     pub status: Status,
-    /// What is known of each field.
+    /// The register of each field that was observed.
     pub registers: BTreeMap<FieldName, Register>,
-    /// What decides when it is read next.
+    /// The poll state, which determines when the Page is read next.
     pub polling: Polling,
-    /// Whose logins cover it.
+    /// The connections that give access to the Page.
     pub connections: BTreeSet<UserId>,
-    /// Known fields that the last read asked for and did not get.
+    /// The known fields that the last read requested and did not return.
     pub missing_fields: BTreeSet<FieldName>,
-    /// What is open between notices and reads. No part of the merge.
+    /// The open notifications and the unannounced changes. They are no part of the merge.
     pub announcements: Announcements,
-    /// Of a forgotten Page: when that was asked for, on our clock. A later login revives it.
+    /// When the erasure of an erased Page was requested, on this host's clock. A later login stores
+    /// the Page again.
     pub erased_at: Option<HostTime>,
 }
 
 impl Page {
-    /// Takes one observation into account. Answers with the change a reader of the Page would see,
-    /// if there is one; a register may move up without one (the same value, seen again later).
-    pub fn apply_observation(&mut self, seen: &Observation) -> Option<Change> {
+    /// Merges one observation into the Page. Returns the visible change, if there is one. Without
+    /// one the register may still change: its stamp rises when the same value is observed again.
+    pub fn apply_observation(&mut self, observation: &Observation) -> Option<Change> {
         let mut next = Register {
-            stamp: seen.stamp,
-            source: seen.source,
-            value: seen.value.clone(),
+            stamp: observation.stamp,
+            source: observation.source,
+            value: observation.value.clone(),
             origin: Origin {
-                stamp: seen.stamp,
-                source: seen.source,
+                stamp: observation.stamp,
+                source: observation.source,
             },
         };
-        let stored = self.registers.get(&seen.field);
+        let stored = self.registers.get(&observation.field);
         if stored.is_some_and(|stored| stored.merge_key() >= next.merge_key()) {
             return None;
         }
         let before = stored.and_then(|stored| stored.value.clone());
-        let same = seen
+        let is_same = observation
             .field
-            .is_same_value(before.as_ref(), seen.value.as_ref());
-        if let Some(stored) = stored.filter(|_| same) {
+            .is_same_value(before.as_ref(), observation.value.as_ref());
+        if let Some(stored) = stored.filter(|_| is_same) {
             next.origin = stored.origin;
         }
-        self.registers.insert(seen.field.clone(), next);
-        (!same && !seen.field.is_counter()).then(|| Change {
-            field: seen.field.clone(),
+        self.registers.insert(observation.field.clone(), next);
+        (!is_same && !observation.field.is_counter()).then(|| Change {
+            field: observation.field.clone(),
             before,
-            after: seen.value.clone(),
-            stamp: seen.stamp,
-            source: seen.source,
+            after: observation.value.clone(),
+            stamp: observation.stamp,
+            source: observation.source,
         })
     }
 
-    /// When a read last proved the value of `field`, on Facebook's clock. `None`: a webhook said it
-    /// since, or the last read asked for the field and did not get it.
+    /// Returns when a read last confirmed the value of `field`, on Facebook's clock. Returns `None`
+    /// if a webhook has reported the value since, or if no read has returned it yet.
     pub fn confirmed_at(&self, field: &FieldName) -> Option<FacebookTime> {
         let register = self.registers.get(field)?;
         (register.source == Source::Poll).then_some(register.stamp)
@@ -243,7 +249,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn seen(field: &str, value: &Value, stamp: u64, source: Source) -> Observation {
+    fn observation(field: &str, value: &Value, stamp: u64, source: Source) -> Observation {
         let field = FieldName::parse(field).unwrap();
         Observation {
             field,
@@ -254,27 +260,27 @@ mod tests {
     }
 
     #[test]
-    fn at_the_same_second_a_webhook_beats_a_read_whichever_comes_first() {
-        let poll = seen("name", &json!("old"), 1000, Source::Poll);
-        let webhook = seen("name", &json!("new"), 1000, Source::Webhook);
+    fn a_webhook_wins_over_a_read_with_the_same_stamp_in_either_order() {
+        let poll = observation("name", &json!("old"), 1000, Source::Poll);
+        let webhook = observation("name", &json!("new"), 1000, Source::Webhook);
         for order in [[&poll, &webhook], [&webhook, &poll]] {
             let mut page = Page::default();
-            for one in order {
-                page.apply_observation(one);
+            for observation in order {
+                page.apply_observation(observation);
             }
             assert_eq!(page.registers.values().next().unwrap().value, webhook.value);
         }
     }
 
     #[test]
-    fn the_same_value_seen_later_keeps_its_origin_and_is_no_change() {
+    fn a_value_that_is_observed_again_keeps_its_origin_and_is_no_change() {
         let mut page = Page::default();
         assert!(
-            page.apply_observation(&seen("name", &json!("n"), 1000, Source::Webhook))
+            page.apply_observation(&observation("name", &json!("n"), 1000, Source::Webhook))
                 .is_some()
         );
         assert!(
-            page.apply_observation(&seen("name", &json!("n"), 9000, Source::Poll))
+            page.apply_observation(&observation("name", &json!("n"), 9000, Source::Poll))
                 .is_none()
         );
         let register = page.registers.values().next().unwrap();
@@ -289,14 +295,14 @@ mod tests {
     }
 
     #[test]
-    fn a_counter_moves_without_a_change() {
+    fn a_counter_is_updated_without_a_change() {
         let mut page = Page::default();
         assert!(
-            page.apply_observation(&seen("fan_count", &json!(1), 1, Source::Poll))
+            page.apply_observation(&observation("fan_count", &json!(1), 1, Source::Poll))
                 .is_none()
         );
         assert!(
-            page.apply_observation(&seen("fan_count", &json!(2), 2, Source::Poll))
+            page.apply_observation(&observation("fan_count", &json!(2), 2, Source::Poll))
                 .is_none()
         );
         assert_eq!(
@@ -306,15 +312,15 @@ mod tests {
     }
 
     #[test]
-    fn null_is_a_value_below_every_other() {
+    fn null_loses_at_the_same_stamp_and_wins_at_a_later_one() {
         let mut page = Page::default();
-        page.apply_observation(&seen("phone", &json!("1"), 5, Source::Poll));
+        page.apply_observation(&observation("phone", &json!("1"), 5, Source::Poll));
         assert!(
-            page.apply_observation(&seen("phone", &Value::Null, 5, Source::Poll))
+            page.apply_observation(&observation("phone", &Value::Null, 5, Source::Poll))
                 .is_none()
         );
         let change = page
-            .apply_observation(&seen("phone", &Value::Null, 6, Source::Poll))
+            .apply_observation(&observation("phone", &Value::Null, 6, Source::Poll))
             .unwrap();
         assert_eq!(
             (change.before, change.after),

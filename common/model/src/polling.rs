@@ -1,7 +1,7 @@
-//! When a Page is due for a read: one pure function of the Page's own numbers.
+//! Computes when a subject is due for its next poll, as a pure function of its own poll state.
 //!
-//! Invariant: what makes a read wanted is cleared by one thing only, a read that happened late
-//! enough to answer it. Nothing is ever ticked off, so nothing can be lost by ticking off.
+//! Invariant: a notification or a request stays open until a successful read is late enough to
+//! answer it. There is no "done" flag that could be lost.
 
 use std::time::Duration;
 
@@ -10,129 +10,134 @@ use serde::{Deserialize, Serialize};
 use crate::queue_name::QueueName;
 use crate::time::{FacebookTime, HostTime};
 
-/// A notice is answered by a read at least this much later than the notice was sent: Graph may
-/// serve a value that is a few seconds old.
+/// How old a value may be that Graph returns. A read answers a notification only if it is later
+/// than the notification by more than this.
 pub const READ_STALENESS: Duration = Duration::from_secs(5);
-/// Two attempts to read the same Page are at least this far apart.
+/// The minimum time from an attempt to the next one that a notification or a request causes.
 pub const MIN_ATTEMPT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The numbers behind [`Polling::due`]. `need` and `read` are on Facebook's clock, the rest on ours.
+/// The poll state of one subject, from which [`Polling::due`] derives its due time.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Polling {
-    /// A read must be later than this: the largest `entry.time` seen, plus [`STALE_READS`].
+    /// The latest `entry.time` of any notification plus [`READ_STALENESS`], on Facebook's clock. A
+    /// read with a later stamp answers every notification.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub read_after: Option<FacebookTime>,
-    /// Stamp of the last good read.
+    /// The latest stamp of a successful read, on Facebook's clock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_read_stamp: Option<FacebookTime>,
-    /// When the notice behind `need` should be verified. The first notice sets it, so that a Page
-    /// that changes all the time is still read.
+    /// When the open notifications are due for their verification read, on this host's clock. The
+    /// first of them sets it, so that a Page that changes all the time is still read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verify_at: Option<HostTime>,
-    /// A read must begin at this or later: somebody asked for one (an operator, a login), or a notice
-    /// came without a time.
+    /// An attempt that begins at or after this time answers every request, on this host's clock.
+    /// Requests come from operators, logins, reads that need a second read, and notifications
+    /// without a time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requested_after: Option<HostTime>,
-    /// When the first wish that is still open wants its read.
+    /// When the earliest open request is due, on this host's clock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_due_at: Option<HostTime>,
-    /// When the last good read was begun.
+    /// When the last successful attempt began, on this host's clock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_success_began: Option<HostTime>,
-    /// When the last attempt was begun, good or not.
+    /// When the last attempt began, successful or not, on this host's clock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_attempt_began: Option<HostTime>,
-    /// Attempts failed since the last good read.
+    /// How many attempts have failed since the last successful one.
     #[serde(skip_serializing_if = "is_zero")]
     pub failures: u32,
-    /// No attempt before this: back-off.
+    /// The end of the retry delay, on this host's clock. No attempt is due before it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_before: Option<HostTime>,
-    /// The daily slot.
+    /// When the next daily poll is due, on this host's clock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub daily_slot: Option<HostTime>,
 }
 
 #[expect(
     clippy::trivially_copy_pass_by_ref,
-    reason = "serde's skip_serializing_if hands out references"
+    reason = "serde's skip_serializing_if passes a reference"
 )]
 fn is_zero(n: &u32) -> bool {
     *n == 0
 }
 
 impl Polling {
-    /// A webhook said that something changed: `sent` on Facebook's clock if it said when, `received`
-    /// on ours. The verification follows `verify_after` the first such notice.
+    /// Records a notification that was sent at `sent_at` and received at `received_at`. Its
+    /// verification read is due `verify_after` later, unless an earlier open notification is due
+    /// sooner. Without `sent_at`, a read is requested for that time instead.
     pub fn record_notification(
         &mut self,
-        sent: Option<FacebookTime>,
-        received: HostTime,
+        sent_at: Option<FacebookTime>,
+        received_at: HostTime,
         verify_after: Duration,
     ) {
-        let verify_at = received.plus(verify_after);
-        let Some(sent) = sent else {
+        let verify_at = received_at.plus(verify_after);
+        let Some(sent_at) = sent_at else {
             self.request_read(verify_at);
             return;
         };
-        if !self.open_notification().is_some() {
+        if self.open_notification().is_none() {
             self.verify_at = Some(verify_at);
         }
-        self.read_after = self.read_after.max(Some(sent.plus(READ_STALENESS)));
-        if !self.open_notification().is_some() {
+        self.read_after = self.read_after.max(Some(sent_at.plus(READ_STALENESS)));
+        if self.open_notification().is_none() {
             self.verify_at = None;
         }
     }
 
-    /// A read is wanted at `at` (now, for an operator).
+    /// Requests a read that begins at `at` or later and is due at `at`.
     pub fn request_read(&mut self, at: HostTime) {
-        if !self.open_request().is_some() {
+        if self.open_request().is_none() {
             self.request_due_at = Some(at);
         }
         self.requested_after = self.requested_after.max(Some(at));
         self.request_due_at = self.request_due_at.min(Some(at));
     }
 
-    /// An attempt begins.
+    /// Records that an attempt begins.
     pub fn begin_attempt(&mut self, now: HostTime) {
         self.last_attempt_began = self.last_attempt_began.max(Some(now));
     }
 
-    /// The attempt begun at `started` read the Page at `stamp` (Facebook's clock).
-    pub fn complete_read(&mut self, started: HostTime, stamp: FacebookTime, next_slot: HostTime) {
+    /// Records that the attempt that began at `began_at` read the Page. `stamp` is the stamp of the
+    /// read, and `next_slot` is when the next daily poll is due.
+    pub fn complete_read(&mut self, began_at: HostTime, stamp: FacebookTime, next_slot: HostTime) {
         self.last_read_stamp = self.last_read_stamp.max(Some(stamp));
-        self.last_success_began = self.last_success_began.max(Some(started));
+        self.last_success_began = self.last_success_began.max(Some(began_at));
         self.failures = 0;
         self.not_before = None;
         self.daily_slot = Some(next_slot);
-        if !self.open_notification().is_some() {
+        if self.open_notification().is_none() {
             self.verify_at = None;
         }
-        if !self.open_request().is_some() {
+        if self.open_request().is_none() {
             self.request_due_at = None;
         }
     }
 
-    /// The attempt begun at `started` did what was wanted, of something that has no daily slot.
-    pub fn complete_attempt(&mut self, started: HostTime) {
-        self.last_success_began = self.last_success_began.max(Some(started));
+    /// Records that the attempt that began at `began_at` succeeded, for a subject that has no
+    /// stamps of reads. The daily slot does not change.
+    pub fn complete_attempt(&mut self, began_at: HostTime) {
+        self.last_success_began = self.last_success_began.max(Some(began_at));
         self.failures = 0;
         self.not_before = None;
-        if !self.open_request().is_some() {
+        if self.open_request().is_none() {
             self.request_due_at = None;
         }
     }
 
-    /// No attempt was made, and none is to be made before `resume`.
-    pub fn defer_until(&mut self, resume: HostTime) {
-        self.not_before = self.not_before.max(Some(resume));
+    /// Records that no attempt was made. None is due before `until`.
+    pub fn defer_until(&mut self, until: HostTime) {
+        self.not_before = self.not_before.max(Some(until));
     }
 
-    /// The attempt failed; nothing before `resume`.
-    pub fn fail_attempt(&mut self, resume: HostTime) {
+    /// Records that an attempt failed. The next one is not due before `retry_at`.
+    pub fn fail_attempt(&mut self, retry_at: HostTime) {
         self.failures = self.failures.saturating_add(1);
-        self.not_before = Some(resume);
+        self.not_before = Some(retry_at);
     }
 
     /// Returns the instant on Facebook's clock after which a read must happen to answer every
@@ -149,39 +154,42 @@ impl Polling {
             .filter(|after| self.last_success_began.is_none_or(|began| began < *after))
     }
 
-    /// Whether a read is wanted before the daily one.
+    /// Returns whether a notification or a request is open, so that a read is due before the daily
+    /// poll.
     pub fn is_read_requested(&self) -> bool {
         self.open_notification().is_some() || self.open_request().is_some()
     }
 
-    /// Returns whether a read is due now, by this host's clock or by that of the scheduler that claimed
-    /// it at `claimed`. With this host's clock alone, a scheduler whose clock is ahead would claim the
-    /// subject again at once.
-    pub fn is_due(&self, now: HostTime, claimed: HostTime) -> bool {
-        self.due().is_some_and(|(_, at)| at <= now.max(claimed))
+    /// Returns whether a poll is due at `now` or at `claimed_due_at`, the due time of its claim. If
+    /// the clock of the scheduler is ahead of this host's clock, a poll that is due there is not
+    /// yet due at `now`, and the scheduler would claim the subject again at once.
+    pub fn is_due(&self, now: HostTime, claimed_due_at: HostTime) -> bool {
+        self.due()
+            .is_some_and(|(_, at)| at <= now.max(claimed_due_at))
     }
 
-    /// When the Page is to be read next and in which queue; `None` if never.
+    /// Returns when the next poll is due, on this host's clock, and in which queue. Returns `None`
+    /// if no poll is due at any time.
     ///
-    /// | state | due |
-    /// |---|---|
-    /// | a notice or a wish is open | the earlier of the two, but [`BETWEEN_ATTEMPTS`] after the last attempt and not in the back-off; queue `polls_now` |
-    /// | otherwise | the daily slot, not in the back-off; queue `polls_daily` |
-    /// | no slot either | never |
+    /// - While a notification or a request is open, the queue is `polls_now`. The poll is due at
+    ///   the earlier of the two, but not before [`MIN_ATTEMPT_INTERVAL`] after the last attempt.
+    /// - Otherwise the queue is `polls_daily`, and the poll is due at the daily slot.
+    ///
+    /// In both cases the poll is not due before the end of the retry delay.
     pub fn due(&self) -> Option<(QueueName, HostTime)> {
-        let notice = self
+        let verification_due = self
             .open_notification()
             .map(|_| self.verify_at.unwrap_or_default());
-        let ask = self
+        let request_due = self
             .open_request()
             .map(|_| self.request_due_at.unwrap_or_default());
         let not_before = self.not_before.unwrap_or_default();
-        match notice.into_iter().chain(ask).min() {
+        match verification_due.into_iter().chain(request_due).min() {
             Some(at) => {
-                let spaced = self
+                let earliest = self
                     .last_attempt_began
-                    .map_or(HostTime(0), |started| started.plus(MIN_ATTEMPT_INTERVAL));
-                Some((QueueName::PollsNow, at.max(spaced).max(not_before)))
+                    .map_or(HostTime(0), |began| began.plus(MIN_ATTEMPT_INTERVAL));
+                Some((QueueName::PollsNow, at.max(earliest).max(not_before)))
             }
             None => self
                 .daily_slot
@@ -194,15 +202,15 @@ impl Polling {
 mod tests {
     use super::*;
 
-    const AFTER: Duration = Duration::from_secs(10);
+    const VERIFY_AFTER: Duration = Duration::from_secs(10);
 
     #[test]
-    fn a_notice_is_verified_ten_seconds_later_and_answered_by_a_later_read() {
+    fn a_notification_is_verified_after_ten_seconds_and_answered_by_a_later_read() {
         let mut polling = Polling {
             daily_slot: Some(HostTime(900_000)),
             ..Polling::default()
         };
-        polling.record_notification(Some(FacebookTime(100_000)), HostTime(100_400), AFTER);
+        polling.record_notification(Some(FacebookTime(100_000)), HostTime(100_400), VERIFY_AFTER);
         assert_eq!(
             polling.due(),
             Some((QueueName::PollsNow, HostTime(110_400)))
@@ -212,7 +220,7 @@ mod tests {
         assert_eq!(
             polling.due(),
             Some((QueueName::PollsNow, HostTime(170_400))),
-            "read too early: again a minute later"
+            "the read was too early, so the next one is due a minute later"
         );
         polling.complete_read(HostTime(170_400), FacebookTime(170_000), HostTime(900_000));
         assert_eq!(
@@ -222,13 +230,13 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_of_notices_does_not_push_the_read_away() {
+    fn a_stream_of_notifications_does_not_postpone_the_read() {
         let mut polling = Polling::default();
         for second in 100..200 {
             polling.record_notification(
                 Some(FacebookTime(second * 1000)),
                 HostTime(second * 1000),
-                AFTER,
+                VERIFY_AFTER,
             );
         }
         assert_eq!(
@@ -238,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_attempt_leaves_the_wish_open() {
+    fn a_failed_attempt_leaves_the_request_open() {
         let mut polling = Polling::default();
         polling.request_read(HostTime(1000));
         polling.begin_attempt(HostTime(2000));
@@ -250,10 +258,10 @@ mod tests {
     }
 
     #[test]
-    fn a_notice_older_than_the_last_read_asks_for_nothing() {
+    fn a_notification_older_than_the_last_read_needs_no_verification_read() {
         let mut polling = Polling::default();
         polling.complete_read(HostTime(50_000), FacebookTime(60_000), HostTime(900_000));
-        polling.record_notification(Some(FacebookTime(10_000)), HostTime(61_000), AFTER);
+        polling.record_notification(Some(FacebookTime(10_000)), HostTime(61_000), VERIFY_AFTER);
         assert_eq!(
             polling.due(),
             Some((QueueName::PollsDaily, HostTime(900_000)))

@@ -1,5 +1,5 @@
-//! Properties of the pure core, on generated cases: 256 in a plain `cargo test`, 100,000 in `./test`
-//! (`PROPTEST_CASES`).
+//! Property tests of the pure core. A plain `cargo test` generates 256 cases of each; `./test` sets
+//! `PROPTEST_CASES` to 100,000.
 
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use crate::time::{FacebookTime, HostTime};
 use crate::value::CanonicalValue;
 use crate::webhook::parse_delivery;
 
+/// Generates any JSON value.
 fn json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -33,7 +34,7 @@ fn json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Few fields, stamps and values, so that ties are common.
+/// Generates observations with few fields, stamps and values, so that equal ones are common.
 fn observation() -> impl Strategy<Value = Observation> {
     let field = prop_oneof![Just("name"), Just("phone"), Just("fan_count")];
     let value = prop_oneof![
@@ -49,17 +50,19 @@ fn observation() -> impl Strategy<Value = Observation> {
     })
 }
 
-fn after(seen: &[Observation]) -> Page {
+/// Returns a new Page to which `observations` were applied.
+fn page_of(observations: &[Observation]) -> Page {
     let mut page = Page::default();
-    for one in seen {
-        page.apply_observation(one);
+    for observation in observations {
+        page.apply_observation(observation);
     }
     page
 }
 
-/// The state the merge is about: everything but the origin, which is for display.
-fn keys(page: &Page) -> Vec<(String, FacebookTime, Source, Option<CanonicalValue>)> {
-    let register = |(field, register): (&FieldName, &crate::page::Register)| {
+/// Returns the state that the merge determines: the registers without their origins, which are only
+/// displayed.
+fn merged_state(page: &Page) -> Vec<(String, FacebookTime, Source, Option<CanonicalValue>)> {
+    let without_origin = |(field, register): (&FieldName, &crate::page::Register)| {
         (
             field.to_string(),
             register.stamp,
@@ -67,10 +70,10 @@ fn keys(page: &Page) -> Vec<(String, FacebookTime, Source, Option<CanonicalValue
             register.value.clone(),
         )
     };
-    page.registers.iter().map(register).collect()
+    page.registers.iter().map(without_origin).collect()
 }
 
-/// Merges page `b` into page `a`, register by register.
+/// Merges Page `b` into Page `a`, register by register.
 fn join(a: &Page, b: &Page) -> Page {
     let mut joined = a.clone();
     for (field, register) in &b.registers {
@@ -87,29 +90,29 @@ fn join(a: &Page, b: &Page) -> Page {
 proptest! {
     #[test]
     fn merge_is_commutative(a in vec(observation(), 0..6), b in vec(observation(), 0..6)) {
-        let (a, b) = (after(&a), after(&b));
-        prop_assert_eq!(keys(&join(&a, &b)), keys(&join(&b, &a)));
+        let (a, b) = (page_of(&a), page_of(&b));
+        prop_assert_eq!(merged_state(&join(&a, &b)), merged_state(&join(&b, &a)));
     }
 
     #[test]
     fn merge_is_associative(a in vec(observation(), 0..5), b in vec(observation(), 0..5), c in vec(observation(), 0..5)) {
-        let (a, b, c) = (after(&a), after(&b), after(&c));
-        prop_assert_eq!(keys(&join(&join(&a, &b), &c)), keys(&join(&a, &join(&b, &c))));
+        let (a, b, c) = (page_of(&a), page_of(&b), page_of(&c));
+        prop_assert_eq!(merged_state(&join(&join(&a, &b), &c)), merged_state(&join(&a, &join(&b, &c))));
     }
 
     #[test]
-    fn merge_is_idempotent_and_repeats_nothing(seen in vec(observation(), 0..8)) {
-        let once = after(&seen);
+    fn merge_is_idempotent_and_reports_no_change_twice(observations in vec(observation(), 0..8)) {
+        let once = page_of(&observations);
         let mut twice = once.clone();
-        for one in &seen {
-            prop_assert_eq!(twice.apply_observation(one), None);
+        for observation in &observations {
+            prop_assert_eq!(twice.apply_observation(observation), None);
         }
         prop_assert_eq!(once, twice);
     }
 
     #[test]
-    fn registers_only_rise(seen in vec(observation(), 0..8), next in observation()) {
-        let mut page = after(&seen);
+    fn registers_only_rise(observations in vec(observation(), 0..8), next in observation()) {
+        let mut page = page_of(&observations);
         let before = page.clone();
         page.apply_observation(&next);
         for (field, register) in &before.registers {
@@ -119,40 +122,40 @@ proptest! {
 
     #[test]
     fn order_and_repetition_do_not_matter(
-        (seen, shuffled) in vec(observation(), 0..8).prop_flat_map(|seen| {
-            let repeated: Vec<_> = seen.iter().chain(&seen).cloned().collect();
-            (Just(seen), Just(repeated).prop_shuffle())
+        (observations, shuffled) in vec(observation(), 0..8).prop_flat_map(|observations| {
+            let repeated: Vec<_> = observations.iter().chain(&observations).cloned().collect();
+            (Just(observations), Just(repeated).prop_shuffle())
         })
     ) {
-        prop_assert_eq!(keys(&after(&seen)), keys(&after(&shuffled)));
+        prop_assert_eq!(merged_state(&page_of(&observations)), merged_state(&page_of(&shuffled)));
     }
 
     #[test]
-    fn a_batch_is_its_observations_one_by_one(seen in vec(observation(), 0..8), cut in 0..8usize) {
-        let cut = cut.min(seen.len());
-        let parts = join(&after(&seen[..cut]), &after(&seen[cut..]));
-        prop_assert_eq!(keys(&after(&seen)), keys(&parts));
+    fn merging_parts_equals_applying_all_observations(observations in vec(observation(), 0..8), split in 0..8usize) {
+        let split = split.min(observations.len());
+        let parts = join(&page_of(&observations[..split]), &page_of(&observations[split..]));
+        prop_assert_eq!(merged_state(&page_of(&observations)), merged_state(&parts));
     }
 
     #[test]
-    fn canonical_form_is_stable(value in json()) {
+    fn a_canonical_value_is_restored_from_json_and_from_stored_text(value in json()) {
         if let Some(canonical) = CanonicalValue::from_json(&value) {
             prop_assert_eq!(CanonicalValue::from_json(&canonical.to_json()), Some(canonical.clone()));
-            let back = CanonicalValue::from_stored_text(&canonical.to_plain_text(), canonical.is_string(), canonical.is_truncated());
-            prop_assert_eq!(back.expect("what we wrote"), canonical);
+            let restored = CanonicalValue::from_stored_text(&canonical.to_plain_text(), canonical.is_string(), canonical.is_truncated());
+            prop_assert_eq!(restored.expect("a stored value"), canonical);
         }
     }
 
     #[test]
-    fn any_bytes_are_taken_in_without_panic(bytes in vec(any::<u8>(), 0..200)) {
-        let taken = parse_delivery(&bytes);
-        prop_assert!(taken.rejected.len() + taken.ignored.len() + taken.entries.len() >= 1);
-        prop_assert!(taken.entries.is_empty());
+    fn any_bytes_are_parsed_without_a_panic(bytes in vec(any::<u8>(), 0..200)) {
+        let delivery = parse_delivery(&bytes);
+        prop_assert!(delivery.rejected.len() + delivery.ignored.len() + delivery.entries.len() >= 1);
+        prop_assert!(delivery.entries.is_empty());
         decode_message(&bytes);
     }
 
     #[test]
-    fn any_entry_is_kept_counted_or_rejected(
+    fn any_entry_is_passed_on_counted_or_rejected(
         id in prop_oneof![json(), Just(Value::from("5"))],
         time in json(),
         changes in prop_oneof![json(), vec(json(), 0..3).prop_map(Value::from)],
@@ -162,20 +165,20 @@ proptest! {
             {"id": id, "time": time, "changes": changes, "changed_fields": fields},
             {"id": "7", "time": 5, "changes": [{"field": "name", "value": time}, {"field": "hours"}, changes]},
         ]});
-        let taken = parse_delivery(body.to_string().as_bytes());
-        for entry in &taken.entries {
-            let reading = entry.interpret(HostTime(1 << 50), &TrackedFields::default());
-            prop_assert!(reading.is_ok(), "intake let an unreadable entry through: {:?}", reading);
+        let delivery = parse_delivery(body.to_string().as_bytes());
+        for entry in &delivery.entries {
+            let meaning = entry.interpret(HostTime(1 << 50), &TrackedFields::default());
+            prop_assert!(meaning.is_ok(), "an entry that was passed on cannot be used: {:?}", meaning);
         }
-        let there = taken.entries.iter().filter(|entry| entry.as_str().contains(r#""id":"7""#)).count();
-        prop_assert!(there >= 1);
-        let counted: u64 = taken.ignored.values().sum();
-        let outcomes = taken.entries.len() as u64 + taken.rejected.len() as u64 + counted;
-        prop_assert!(outcomes >= 2, "nothing became of the first entry: {:?}", taken);
+        let passed_on = delivery.entries.iter().filter(|entry| entry.as_str().contains(r#""id":"7""#)).count();
+        prop_assert!(passed_on >= 1);
+        let counted: u64 = delivery.ignored.values().sum();
+        let outcomes = delivery.entries.len() as u64 + delivery.rejected.len() as u64 + counted;
+        prop_assert!(outcomes >= 2, "the first entry was lost: {:?}", delivery);
     }
 
     #[test]
-    fn a_job_survives_its_wire_form(body in vec(any::<u8>(), 0..50), reason in ".{0,20}", at in any::<u64>()) {
+    fn a_job_is_restored_from_its_wire_form(body in vec(any::<u8>(), 0..50), reason in ".{0,20}", at in any::<u64>()) {
         let webhook = parse_delivery(br#"{"object":"page","entry":[{"id":"7","time":5,"changes":[{"field":"name","value":"\ud83d"}]}]}"#);
         let jobs = vec![
             Job::Unreadable(Unreadable { body, reason, received_at: HostTime(at) }),
@@ -187,116 +190,122 @@ proptest! {
     }
 }
 
-/// What can happen to a Page's polling.
+/// An event in the history of the poll state of a Page.
 #[derive(Debug, Clone)]
 enum Event {
-    Notice { sent: Option<u64> },
-    Ask,
-    Start,
-    Succeed { lag: u64 },
-    Fail { pause: u64 },
+    /// A notification that was sent this many milliseconds ago, or without a time.
+    Notification { age: Option<u64> },
+    /// A request for a read.
+    Request,
+    /// The begin of an attempt.
+    Begin,
+    /// The success of the attempt, with a stamp this many milliseconds ago.
+    Succeed { age: u64 },
+    /// The failure of the attempt, with a retry delay in milliseconds.
+    Fail { retry_delay: u64 },
 }
 
+/// Generates an event, and the milliseconds since the event before it.
 fn event() -> impl Strategy<Value = (u64, Event)> {
-    let what = prop_oneof![
-        proptest::option::of(0..100_000u64).prop_map(|sent| Event::Notice { sent }),
-        Just(Event::Ask),
-        Just(Event::Start),
-        (0..100_000u64).prop_map(|lag| Event::Succeed { lag }),
-        (0..1_000_000u64).prop_map(|pause| Event::Fail { pause }),
+    let event = prop_oneof![
+        proptest::option::of(0..100_000u64).prop_map(|age| Event::Notification { age }),
+        Just(Event::Request),
+        Just(Event::Begin),
+        (0..100_000u64).prop_map(|age| Event::Succeed { age }),
+        (0..1_000_000u64).prop_map(|retry_delay| Event::Fail { retry_delay }),
     ];
-    (0..30_000u64, what)
+    (0..30_000u64, event)
 }
 
 proptest! {
-    /// Nothing wanted is ever forgotten: after any history, every notice and every wish either is
-    /// answered by a good read that came late enough, or the Page is due in `polls_now`.
+    /// After any history, either a successful read was late enough to answer every notification and
+    /// every request, or the Page is due in `polls_now`.
     #[test]
-    fn nothing_wanted_is_ever_forgotten(events in vec(event(), 0..20)) {
+    fn every_notification_and_request_is_answered_or_due(events in vec(event(), 0..20)) {
         const VERIFY_AFTER: Duration = Duration::from_secs(10);
         let mut polling = Polling::default();
         let mut now = HostTime(1_000_000);
         let mut attempt = None;
-        let (mut notices, mut wishes, mut reads): (Vec<FacebookTime>, Vec<HostTime>, Vec<(HostTime, FacebookTime)>) = Default::default();
-        let mut last_pause = HostTime(0);
+        let (mut notifications, mut requests, mut reads): (Vec<FacebookTime>, Vec<HostTime>, Vec<(HostTime, FacebookTime)>) = Default::default();
+        let mut last_retry_at = HostTime(0);
         for (wait, event) in events {
             now = HostTime(now.0 + wait);
             let due_before = polling.due().filter(|(queue_name, _)| *queue_name == QueueName::PollsNow);
-            let asks = matches!(event, Event::Notice { .. } | Event::Ask);
+            let is_new = matches!(event, Event::Notification { .. } | Event::Request);
             match event {
-                Event::Notice { sent: Some(lag) } => {
-                    let sent = FacebookTime(now.0 - lag);
-                    notices.push(sent);
+                Event::Notification { age: Some(age) } => {
+                    let sent = FacebookTime(now.0 - age);
+                    notifications.push(sent);
                     polling.record_notification(Some(sent), now, VERIFY_AFTER);
                 }
-                Event::Notice { sent: None } => {
-                    wishes.push(now);
+                Event::Notification { age: None } => {
+                    requests.push(now);
                     polling.record_notification(None, now, VERIFY_AFTER);
                 }
-                Event::Ask => {
-                    wishes.push(now);
+                Event::Request => {
+                    requests.push(now);
                     polling.request_read(now);
                 }
-                Event::Start => {
+                Event::Begin => {
                     attempt = Some(now);
                     polling.begin_attempt(now);
                 }
-                Event::Succeed { lag } => if let Some(started) = attempt.take() {
-                    let stamp = FacebookTime(now.0 - lag);
-                    reads.push((started, stamp));
-                    polling.complete_read(started, stamp, HostTime(now.0 + 86_400_000));
+                Event::Succeed { age } => if let Some(began_at) = attempt.take() {
+                    let stamp = FacebookTime(now.0 - age);
+                    reads.push((began_at, stamp));
+                    polling.complete_read(began_at, stamp, HostTime(now.0 + 86_400_000));
                 },
-                Event::Fail { pause } => if attempt.take().is_some() {
-                    last_pause = HostTime(now.0 + pause);
-                    polling.fail_attempt(last_pause);
+                Event::Fail { retry_delay } => if attempt.take().is_some() {
+                    last_retry_at = HostTime(now.0 + retry_delay);
+                    polling.fail_attempt(last_retry_at);
                 },
             }
-            if let Some((_, due_before)) = due_before.filter(|_| asks) {
+            if let Some((_, due_before)) = due_before.filter(|_| is_new) {
                 let (_, due) = polling.due().expect("still due");
-                prop_assert!(due <= due_before, "one more wish pushed the read away");
+                prop_assert!(due <= due_before, "a new notification or request postponed the read");
             }
         }
-        let notice_open = notices.iter().any(|sent| !reads.iter().any(|(_, stamp)| *stamp > sent.plus(READ_STALENESS)));
-        let wish_open = wishes.iter().any(|asked| !reads.iter().any(|(started, _)| started >= asked));
-        if notice_open || wish_open {
+        let is_notification_open = notifications.iter().any(|sent| !reads.iter().any(|(_, stamp)| *stamp > sent.plus(READ_STALENESS)));
+        let is_request_open = requests.iter().any(|requested| !reads.iter().any(|(began_at, _)| began_at >= requested));
+        if is_notification_open || is_request_open {
             prop_assert!(polling.is_read_requested());
         }
         if polling.is_read_requested() {
-            let (queue_name, at) = polling.due().expect("what is wanted is due");
+            let (queue_name, at) = polling.due().expect("an open notification or request is due");
             prop_assert_eq!(queue_name, QueueName::PollsNow);
-            let bound = now.plus(Duration::from_secs(60)).max(last_pause);
-            prop_assert!(at <= bound, "due {} but no later than {} is justified", at, bound);
+            let bound = now.plus(Duration::from_secs(60)).max(last_retry_at);
+            prop_assert!(at <= bound, "due at {}, later than {}", at, bound);
         } else if let Some((queue_name, _)) = polling.due() {
             prop_assert_eq!(queue_name, QueueName::PollsDaily);
         }
     }
 }
 
-/// What a reader of changes knows, starting from nothing.
+/// Applies `changes` to the values that a reader of the changes knows.
 fn replay(
-    page: &mut std::collections::BTreeMap<FieldName, Option<CanonicalValue>>,
+    values: &mut std::collections::BTreeMap<FieldName, Option<CanonicalValue>>,
     changes: &[crate::page::Change],
 ) {
     for change in changes {
-        page.insert(change.field.clone(), change.after.clone());
+        values.insert(change.field.clone(), change.after.clone());
     }
 }
 
 proptest! {
-    /// P11: who replays the changes in their order holds the state, counters aside; P12: what was seen
-    /// before is no change.
+    /// Replaying the changes in their order gives the state of the Page, except for counters. An
+    /// observation that was applied before gives no change.
     #[test]
-    fn replaying_changes_gives_the_state(seen in vec(observation(), 0..12)) {
+    fn replaying_the_changes_gives_the_state_of_the_page(observations in vec(observation(), 0..12)) {
         let mut page = Page::default();
-        let mut known = std::collections::BTreeMap::new();
-        for one in &seen {
-            let changes: Vec<_> = page.apply_observation(one).into_iter().collect();
-            replay(&mut known, &changes);
-            prop_assert_eq!(page.apply_observation(one), None);
+        let mut replayed = std::collections::BTreeMap::new();
+        for observation in &observations {
+            let changes: Vec<_> = page.apply_observation(observation).into_iter().collect();
+            replay(&mut replayed, &changes);
+            prop_assert_eq!(page.apply_observation(observation), None);
         }
         for (field, register) in &page.registers {
             if !field.is_counter() {
-                prop_assert_eq!(&known.get(field).cloned().flatten(), &register.value);
+                prop_assert_eq!(&replayed.get(field).cloned().flatten(), &register.value);
             }
         }
     }

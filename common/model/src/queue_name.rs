@@ -1,18 +1,20 @@
-//! The queues of the queue. Invariant: a queue's name is what queues, keys and metrics call it.
+//! The names of the job queues.
+//!
+//! Invariant: RabbitMQ, the keys of the store and the metrics all use the same name for a queue.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A separate line of work. A flood in one does not delay the others.
+/// The name of a job queue. A flood of jobs in one queue does not delay the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum QueueName {
-    /// What Facebook signed.
+    /// Requests that Facebook signed: webhooks and erasure requests.
     Webhooks,
-    /// Reads somebody waits for.
+    /// Polls that a notification, a request or a login made due.
     PollsNow,
-    /// The daily reads.
+    /// Daily polls.
     PollsDaily,
 }
 
@@ -20,7 +22,7 @@ impl QueueName {
     /// Every queue.
     pub const ALL: [Self; 3] = [Self::Webhooks, Self::PollsNow, Self::PollsDaily];
 
-    /// Its name in queues, keys and metrics.
+    /// Returns the name as it appears in RabbitMQ, in keys and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Webhooks => "webhooks",
@@ -29,7 +31,7 @@ impl QueueName {
         }
     }
 
-    /// The queue of that name.
+    /// Returns the queue with this name, or `None` if there is none.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL
             .into_iter()

@@ -1,9 +1,11 @@
-//! A race simulation: changes, notices, reads and two clocks, on the real merge and due functions.
+//! A simulation of races between changes, notifications and reads, with the real functions for
+//! merging and due times.
 //!
-//! Facebook's clock is the truth. A notice is stamped with the second it was *sent*, carries the value
-//! of its change (not the newest one), and may arrive late, twice and out of order. A read may see a
-//! value that is seconds old, and is stamped from its `Date`. Our clock is ahead, behind or right.
-//! The final value must be the true one in every trial.
+//! Events happen on Facebook's clock. A notification has the second at which it was *sent* as its
+//! time, carries the value of its change even if there is a newer one, and may arrive late, twice
+//! and out of order. A read may return a value that is seconds old; its stamp is derived from its
+//! `Date`. This host's clock is ahead, behind or right. In every trial the final value must be the
+//! current one.
 
 use std::time::Duration;
 
@@ -16,33 +18,35 @@ use crate::read::read_stamp;
 use crate::time::{FacebookTime, HostTime};
 use crate::value::CanonicalValue;
 
+/// How many trials run in each combination of conditions.
 const TRIALS: u64 = 20_000;
+/// When a trial begins, on Facebook's clock.
 const START: u64 = 1_000_000_000;
 const VERIFY_AFTER: Duration = Duration::from_secs(10);
 
-/// One kind of bad day.
+/// The conditions of a trial.
 #[derive(Debug, Clone, Copy)]
-struct Cell {
-    /// How far our clock is ahead of Facebook's, in ms.
-    skew: i64,
-    /// How old a value may be that a read sees, in ms.
-    stale: u64,
-    /// One notice in ten is sent 30 to 300 s late.
-    long: bool,
+struct Conditions {
+    /// How far this host's clock is ahead of Facebook's, in milliseconds.
+    clock_offset: i64,
+    /// How old a value may be that a read returns, in milliseconds.
+    staleness: u64,
+    /// Whether one notification in ten is sent 30 to 300 seconds late.
+    late_notifications: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum What {
-    /// A notice arrives: sent at this second, of the change with this number.
+enum Event {
+    /// A notification of the change with the index `change` arrives. It was sent at `sent`.
     Arrival { sent: u64, change: usize },
-    /// A read nobody asked for.
+    /// A read begins that was not requested.
     Read,
 }
 
-struct World {
-    cell: Cell,
-    chance: fastrand::Rng,
-    /// When the field changed, and to what: its index.
+struct Simulation {
+    conditions: Conditions,
+    rng: fastrand::Rng,
+    /// When the field changed. Each change sets the field to the number of changes so far.
     changes: Vec<u64>,
     page: Page,
     reads: u32,
@@ -52,12 +56,13 @@ fn name() -> FieldName {
     FieldName::parse("name").expect("a field name")
 }
 
-impl World {
-    fn ours(&self, at: u64) -> HostTime {
-        HostTime(at.saturating_add_signed(self.cell.skew))
+impl Simulation {
+    /// Returns the time on this host's clock when Facebook's clock shows `at`.
+    fn host_time(&self, at: u64) -> HostTime {
+        HostTime(at.saturating_add_signed(self.conditions.clock_offset))
     }
 
-    /// The value at an instant of Facebook's clock.
+    /// Returns the value of the field at `at`, on Facebook's clock.
     fn value_at(&self, at: u64) -> Option<CanonicalValue> {
         let n = self.changes.iter().filter(|change| **change <= at).count();
         CanonicalValue::from_json(&json!(n))
@@ -72,77 +77,79 @@ impl World {
         });
     }
 
+    /// Applies a notification that arrives at `now`.
     fn arrive(&mut self, now: u64, sent: u64, change: usize) {
         let value = CanonicalValue::from_json(&json!(change + 1));
         self.observe(value, FacebookTime(sent), Source::Webhook);
-        let received = self.ours(now);
+        let received = self.host_time(now);
         self.page
             .polling
             .record_notification(Some(FacebookTime(sent)), received, VERIFY_AFTER);
     }
 
-    /// A read that begins now; answers with when it ended.
+    /// Performs a read that begins at `now`, and returns when it ends.
     fn read(&mut self, now: u64) -> u64 {
         self.reads += 1;
-        let begun = self.ours(now);
-        let took = self.chance.u64(20..2000);
-        let instant = now + self.chance.u64(0..=took);
-        let seen = instant - self.chance.u64(0..=self.cell.stale);
-        // The header is written after the read, in whole seconds.
-        let written = self.chance.u64(instant..=now + took);
-        let date = FacebookTime(written - written % 1000);
-        let at = read_stamp(
+        let began_at = self.host_time(now);
+        let took = self.rng.u64(20..2000);
+        let answered_at = now + self.rng.u64(0..=took);
+        let value_from = answered_at - self.rng.u64(0..=self.conditions.staleness);
+        // Graph writes the header after it has read the value, in whole seconds.
+        let date_written_at = self.rng.u64(answered_at..=now + took);
+        let date = FacebookTime(date_written_at - date_written_at % 1000);
+        let stamp = read_stamp(
             date,
             Duration::ZERO,
             Duration::from_millis(took),
-            self.ours(now + took),
+            self.host_time(now + took),
         );
-        let at = at.expect("a plausible Date");
-        assert!(at.0 <= instant, "P9: a stamp is never later than the read");
-        let value = self.value_at(seen);
-        self.page.polling.begin_attempt(begun);
-        self.observe(value, at, Source::Poll);
-        let slot = self.ours(now + 86_400_000);
-        self.page.polling.complete_read(begun, at, slot);
+        let stamp = stamp.expect("a plausible Date");
+        assert!(stamp.0 <= answered_at, "the stamp is later than the read");
+        let value = self.value_at(value_from);
+        self.page.polling.begin_attempt(began_at);
+        self.observe(value, stamp, Source::Poll);
+        let slot = self.host_time(now + 86_400_000);
+        self.page.polling.complete_read(began_at, stamp, slot);
         now + took
     }
 
-    /// When the page is due on Facebook's clock, if anything is wanted.
-    fn wanted_at(polling: &Polling, skew: i64) -> Option<u64> {
+    /// Returns when the next read is due, on Facebook's clock, if a notification or a request is
+    /// open.
+    fn next_read_at(polling: &Polling, clock_offset: i64) -> Option<u64> {
         let (_, at) = polling.due().filter(|_| polling.is_read_requested())?;
-        Some(at.0.saturating_add_signed(-skew))
+        Some(at.0.saturating_add_signed(-clock_offset))
     }
 }
 
-/// Plays one trial; answers whether the final value is the true one, and with how many reads.
-fn trial(cell: Cell, seed: u64) -> (bool, u32) {
-    let mut chance = fastrand::Rng::with_seed(seed);
-    let mut changes: Vec<u64> = (0..chance.usize(1..=4))
-        .map(|_| START + chance.u64(0..120_000))
+/// Runs one trial. Returns whether the final value is the current one, and the number of reads.
+fn run_trial(conditions: Conditions, seed: u64) -> (bool, u32) {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut changes: Vec<u64> = (0..rng.usize(1..=4))
+        .map(|_| START + rng.u64(0..120_000))
         .collect();
     changes.sort_unstable();
-    let mut events: Vec<(u64, What)> = vec![(START + chance.u64(0..150_000), What::Read)];
+    let mut events: Vec<(u64, Event)> = vec![(START + rng.u64(0..150_000), Event::Read)];
     for (change, at) in changes.iter().enumerate() {
-        let late = cell.long && chance.f64() < 0.1;
-        let delay = if late {
-            chance.u64(30_000..300_000)
+        let is_late = conditions.late_notifications && rng.f64() < 0.1;
+        let delay = if is_late {
+            rng.u64(30_000..300_000)
         } else {
-            // Exponential with a mean of 3 s.
-            u64::try_from(Duration::from_secs_f64(-3.0 * (1.0 - chance.f64()).ln()).as_millis())
+            // The delay is exponentially distributed with a mean of 3 seconds.
+            u64::try_from(Duration::from_secs_f64(-3.0 * (1.0 - rng.f64()).ln()).as_millis())
                 .unwrap_or(0)
         };
         let sent = at + delay;
-        let copies = if chance.f64() < 0.1 { 2 } else { 1 };
+        let copies = if rng.f64() < 0.1 { 2 } else { 1 };
         for _ in 0..copies {
-            let arrives = sent + chance.u64(50..3000);
+            let arrives = sent + rng.u64(50..3000);
             let sent = sent - sent % 1000;
-            events.push((arrives, What::Arrival { sent, change }));
+            events.push((arrives, Event::Arrival { sent, change }));
         }
     }
     events.sort_by_key(|(at, _)| *at);
-    let mut world = World {
-        cell,
-        chance,
+    let mut simulation = Simulation {
+        conditions,
+        rng,
         changes,
         page: Page::default(),
         reads: 0,
@@ -150,46 +157,53 @@ fn trial(cell: Cell, seed: u64) -> (bool, u32) {
     let mut now = START;
     let mut events = events.into_iter().peekable();
     loop {
-        let wanted = World::wanted_at(&world.page.polling, cell.skew).map(|at| at.max(now));
-        let event = events.peek().map(|(at, _)| *at);
-        match (wanted, event) {
+        let next_read = Simulation::next_read_at(&simulation.page.polling, conditions.clock_offset)
+            .map(|at| at.max(now));
+        let next_event = events.peek().map(|(at, _)| *at);
+        match (next_read, next_event) {
             (None, None) => break,
-            (Some(at), next) if next.is_none_or(|next| at < next) => {
-                // The scheduler's tick and the queue.
-                let lag = world.chance.u64(0..500);
-                now = world.read(at + lag);
+            (Some(at), next_event) if next_event.is_none_or(|event| at < event) => {
+                // The scheduler and the queue delay the read.
+                let lag = simulation.rng.u64(0..500);
+                now = simulation.read(at + lag);
             }
             _ => {
-                let Some((at, what)) = events.next() else {
+                let Some((at, event)) = events.next() else {
                     break;
                 };
                 now = now.max(at);
-                match what {
-                    What::Arrival { sent, change } => world.arrive(now, sent, change),
-                    What::Read => drop(world.read(now)),
+                match event {
+                    Event::Arrival { sent, change } => simulation.arrive(now, sent, change),
+                    Event::Read => drop(simulation.read(now)),
                 }
             }
         }
-        assert!(world.reads < 100, "reads without end");
+        assert!(simulation.reads < 100, "the reads do not end");
     }
-    let stored = world
+    let stored = simulation
         .page
         .registers
         .get(&name())
         .and_then(|stored| stored.value.clone());
-    (stored == world.value_at(u64::MAX), world.reads)
+    (stored == simulation.value_at(u64::MAX), simulation.reads)
 }
 
 #[test]
-fn no_final_value_is_wrong_whatever_the_clocks_delays_and_stale_reads() {
-    for skew in [0, 30_000, -30_000] {
-        for stale in [0, 5000] {
-            for long in [false, true] {
-                let cell = Cell { skew, stale, long };
-                let wrong: Vec<u64> = (0..TRIALS).filter(|seed| !trial(cell, *seed).0).collect();
+fn the_final_value_is_right_despite_wrong_clocks_delays_and_stale_reads() {
+    for clock_offset in [0, 30_000, -30_000] {
+        for staleness in [0, 5000] {
+            for late_notifications in [false, true] {
+                let conditions = Conditions {
+                    clock_offset,
+                    staleness,
+                    late_notifications,
+                };
+                let wrong: Vec<u64> = (0..TRIALS)
+                    .filter(|seed| !run_trial(conditions, *seed).0)
+                    .collect();
                 assert!(
                     wrong.is_empty(),
-                    "{cell:?}: {} of {TRIALS} wrong, first seed {}",
+                    "{conditions:?}: {} of {TRIALS} wrong, first seed {}",
                     wrong.len(),
                     wrong[0]
                 );
@@ -198,42 +212,43 @@ fn no_final_value_is_wrong_whatever_the_clocks_delays_and_stale_reads() {
     }
 }
 
-/// The simulation must be able to fail: without the verification the same world has wrong values.
+/// Without verification reads the same conditions lead to wrong values, so the simulation can fail.
 #[test]
-fn without_the_last_word_of_a_read_values_are_wrong() {
-    let cell = Cell {
-        skew: 0,
-        stale: 5000,
-        long: true,
+fn without_verification_reads_some_final_values_are_wrong() {
+    let conditions = Conditions {
+        clock_offset: 0,
+        staleness: 5000,
+        late_notifications: true,
     };
     let wrong = (0..2000).filter(|seed| {
-        let mut world = World {
-            cell,
-            chance: fastrand::Rng::with_seed(*seed),
+        let mut simulation = Simulation {
+            conditions,
+            rng: fastrand::Rng::with_seed(*seed),
             changes: vec![START, START + 10_000],
             page: Page::default(),
             reads: 0,
         };
-        // The older change is sent after the newer one, as a tenth of them is.
-        let late = world.chance.f64() < 0.1;
-        let (first, second) = if late {
+        // In one trial of ten the notification of the older change is sent after that of the newer
+        // one.
+        let is_late = simulation.rng.f64() < 0.1;
+        let (first, second) = if is_late {
             (60_000, 11_000)
         } else {
             (1000, 11_000)
         };
-        world.arrive(START + first, START + first, 0);
-        world.arrive(START + second, START + second, 1);
-        let stored = world
+        simulation.arrive(START + first, START + first, 0);
+        simulation.arrive(START + second, START + second, 1);
+        let stored = simulation
             .page
             .registers
             .get(&name())
             .and_then(|stored| stored.value.clone());
-        stored != world.value_at(u64::MAX)
+        stored != simulation.value_at(u64::MAX)
     });
     assert!(wrong.count() > 100);
 }
 
-fn seen(value: &Value, second: u64, source: Source) -> Observation {
+fn observation(value: &Value, second: u64, source: Source) -> Observation {
     Observation {
         field: name(),
         value: CanonicalValue::from_json(value),
@@ -250,40 +265,41 @@ fn value(page: &Page) -> Value {
 }
 
 #[test]
-fn reads_and_notices_around_a_change() {
-    // I1: the read happened before the change, and is merged after the webhook.
+fn reads_and_notifications_around_a_change_merge_in_any_order() {
+    // A read from before the change is merged after the webhook.
     let mut page = Page::default();
-    page.apply_observation(&seen(&json!("new"), 100, Source::Webhook));
-    page.apply_observation(&seen(&json!("old"), 99, Source::Poll));
+    page.apply_observation(&observation(&json!("new"), 100, Source::Webhook));
+    page.apply_observation(&observation(&json!("old"), 99, Source::Poll));
     assert_eq!(value(&page), json!("new"));
-    // I2: the read happened after the change; its notice comes later, stamped older or newer.
+    // The notification arrives after a read that returned the new value. Its time is earlier or
+    // later.
     for sent in [98, 101] {
         let mut page = Page::default();
-        page.apply_observation(&seen(&json!("new"), 100, Source::Poll));
-        let change = page.apply_observation(&seen(&json!("new"), sent, Source::Webhook));
+        page.apply_observation(&observation(&json!("new"), 100, Source::Poll));
+        let change = page.apply_observation(&observation(&json!("new"), sent, Source::Webhook));
         assert_eq!((value(&page), change), (json!("new"), None));
     }
-    // I3: two notices of one second, in both orders, each twice.
+    // Two notifications of the same second arrive twice each, in several orders.
     let (a, b) = (
-        seen(&json!("a"), 100, Source::Webhook),
-        seen(&json!("b"), 100, Source::Webhook),
+        observation(&json!("a"), 100, Source::Webhook),
+        observation(&json!("b"), 100, Source::Webhook),
     );
     for order in [[&a, &b, &a, &b], [&b, &a, &b, &a], [&a, &a, &b, &b]] {
         let mut page = Page::default();
-        for one in order {
-            page.apply_observation(one);
+        for observation in order {
+            page.apply_observation(observation);
         }
         assert_eq!(
             value(&page),
             json!("b"),
-            "the greater one, whatever the order"
+            "the greater value wins in any order"
         );
     }
 }
 
 #[test]
-fn a_notice_during_a_read_is_not_answered_by_it() {
-    // I6: the read began, a notice arrives, the read ends: the notice is later than what it saw.
+fn a_notification_that_arrives_during_a_read_is_not_answered_by_it() {
+    // The read may have returned the value from before the notification.
     let mut polling = Polling::default();
     polling.request_read(HostTime(100_000));
     polling.begin_attempt(HostTime(100_000));
@@ -295,7 +311,7 @@ fn a_notice_during_a_read_is_not_answered_by_it() {
         Some(HostTime(160_000)),
         "a minute after the last attempt"
     );
-    // I14: the daily walk reads late enough: the verification has nothing left to do.
+    // A connection poll that is late enough answers the notification without a verification read.
     polling.complete_read(HostTime(150_000), FacebookTime(149_000), HostTime(900_000));
     assert!(!polling.is_read_requested());
 }

@@ -1,8 +1,8 @@
-//! Reads of Facebook: when one happened, and what it says of a Page.
+//! Reads of Pages: the stamp of a read, and how its result changes a Page.
 //!
-//! Invariant: a read's stamp is never later than the instant Facebook answered it, on Facebook's
-//! clock; ours is used only to see whether Facebook's is plausible. A value is never cleared because
-//! one answer left it out.
+//! Invariants: the stamp of a read is never later than the instant at which Graph answered it, on
+//! Facebook's clock. This host's clock only shows whether that time is plausible. A value is never
+//! cleared because one reply lacks it.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,24 +10,25 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use crate::field::FieldName;
-use crate::missed_webhooks::Finding;
+use crate::missed_webhooks::{BeforeRead, Finding};
 use crate::page::{Change, Observation, Page, Source, Status};
 use crate::time::{FacebookTime, HostTime};
 use crate::value::CanonicalValue;
 
-/// So many known fields missing at once is an outage or a lost permission, not the owner.
+/// How many known fields must be missing from one read to make the Page degraded. So many are more
+/// likely missing because of an outage or a lost permission than because the owner cleared them.
 pub const DEGRADED_THRESHOLD: usize = 3;
-/// A `Date` further ahead of us than this is not believed.
+/// How far a `Date` may be ahead of this host's clock.
 const MAX_DATE_AHEAD: Duration = Duration::from_secs(24 * 3600);
-/// An answer that lay in a cache longer than this says nothing about now.
+/// How long a reply may have been in a cache.
 const MAX_CACHE_AGE: Duration = Duration::from_secs(3600);
 
-/// Why an answer has no stamp.
+/// The reason why a reply has no stamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StampError {
-    /// More than 24 h ahead of us.
+    /// The `Date` is more than 24 hours ahead of this host's clock.
     TooFarAhead,
-    /// From a cache, more than an hour old.
+    /// The reply was in a cache for more than an hour.
     TooOld,
 }
 
@@ -42,8 +43,11 @@ impl fmt::Display for StampError {
 
 impl std::error::Error for StampError {}
 
-/// The lower bound of the instant an answer was made: its `Date` less its `Age` less the time the
-/// request took, to the second below. `now` is our clock.
+/// Returns the stamp of a reply: a lower bound of the instant at which Graph answered.
+///
+/// It is the `Date` of the reply, minus its `Age`, minus the time that the request took, rounded
+/// down to a second. Returns an error if the `Date` is too far ahead of `now`, or if the `Age` is
+/// too large.
 pub fn read_stamp(
     date: FacebookTime,
     age: Duration,
@@ -61,85 +65,91 @@ pub fn read_stamp(
     Ok(FacebookTime(at - at % 1000))
 }
 
-/// Who asked.
+/// How a Page was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadKind {
-    /// `/me/accounts`: many Pages at once.
+    /// Through `/me/accounts`, many Pages at once.
     PageList,
-    /// The Page's own token.
+    /// Alone, with its own token.
     PageToken,
 }
 
-/// A complete answer about one Page.
+/// A complete reply about one Page.
 #[derive(Debug, Clone, Copy)]
 pub struct PageRead<'a> {
-    /// Which fields were asked for.
+    /// The fields that were requested.
     pub requested_fields: &'a [FieldName],
-    /// The object that came back.
+    /// The object that Graph returned.
     pub object: &'a Map<String, Value>,
-    /// See [`stamp`].
+    /// The stamp of the read, from [`read_stamp`].
     pub stamp: FacebookTime,
-    /// Who asked.
+    /// How the Page was read.
     pub kind: ReadKind,
-    /// Our clock, for the grace of the drift meter.
+    /// The present time, on this host's clock. It is recorded with each unannounced change.
     pub now: HostTime,
 }
 
-/// What a read did to a Page.
+/// The effect of a read on a Page.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ReadOutcome {
-    /// What a reader of the Page sees change.
+    /// The visible changes.
     pub changes: Vec<Change>,
-    /// What the drift meter found.
+    /// What the read shows about the announcements of the fields.
     pub findings: Vec<Finding>,
-    /// A known field is missing: only a second read, with the Page's own token, may clear it.
+    /// Whether a known field is missing, so that only a second read, with the Page's own token, may
+    /// clear it.
     pub needs_second_read: bool,
 }
 
 impl Page {
-    /// Takes a complete answer into account.
+    /// Applies a complete reply to the Page and sets its status.
     ///
-    /// Facebook leaves out what has no value, and also what the token may not see. So a known value
-    /// that is missing is cleared only by a read with the Page's own token that agrees with the read
-    /// before it; [`DEGRADED_FROM`] of them at once clear nothing.
+    /// Graph omits fields that have no value, and also fields that the token may not see. So a
+    /// known value that is missing is cleared only by a read with the Page's own token, and only if
+    /// the read before it lacked the field too. If [`DEGRADED_THRESHOLD`] or more are missing, none
+    /// is cleared.
     pub fn apply_read(&mut self, read: &PageRead<'_>) -> ReadOutcome {
         let present = |field: &FieldName| read.object.get(field.as_str()).filter(|v| !v.is_null());
-        let vanished: Vec<FieldName> = read
+        let missing: Vec<FieldName> = read
             .requested_fields
             .iter()
             .filter(|field| present(field).is_none() && self.had_value_before(field, read.stamp))
             .cloned()
             .collect();
-        let degraded = vanished.len() >= DEGRADED_THRESHOLD;
+        let is_degraded = missing.len() >= DEGRADED_THRESHOLD;
         let mut outcome = ReadOutcome::default();
         for field in read.requested_fields {
-            if vanished.contains(field) {
-                let agreed =
+            if missing.contains(field) {
+                let is_confirmed =
                     read.kind == ReadKind::PageToken && self.missing_fields.contains(field);
-                if degraded || !agreed {
+                if is_degraded || !is_confirmed {
                     self.missing_fields.insert(field.clone());
-                    outcome.needs_second_read |= !degraded;
+                    outcome.needs_second_read |= !is_degraded;
                     continue;
                 }
             }
             self.missing_fields.remove(field);
-            let seen = Observation {
+            let observation = Observation {
                 field: field.clone(),
                 value: present(field).and_then(CanonicalValue::from_json),
                 stamp: read.stamp,
                 source: Source::Poll,
             };
-            let last = self.last_read_stamp(field);
+            let last_read = self.last_read_stamp(field);
             let stored = self.registers.get(field);
             let webhook = stored.filter(|stored| stored.source == Source::Webhook);
-            let webhook = webhook.map(|stored| stored.stamp);
-            let change = self.apply_observation(&seen);
-            let before = (last, webhook, change.is_some());
-            let found = self.compare_read(field, before, read.stamp, read.now);
-            outcome.findings.extend(found);
+            let webhook_stamp = webhook.map(|stored| stored.stamp);
+            let change = self.apply_observation(&observation);
+            let before = BeforeRead {
+                last_read,
+                webhook_stamp,
+                changed: change.is_some(),
+            };
+            let finding = self.compare_read(field, before, read.stamp, read.now);
+            outcome.findings.extend(finding);
             outcome.changes.extend(change);
         }
-        self.status = if degraded {
+        self.status = if is_degraded {
             Status::Degraded
         } else {
             Status::Active
@@ -147,7 +157,7 @@ impl Page {
         outcome
     }
 
-    /// Whether a value of `field` was known before `stamp`.
+    /// Returns whether `field` has a value with a stamp before `stamp`.
     fn had_value_before(&self, field: &FieldName, stamp: FacebookTime) -> bool {
         let stored = self.registers.get(field);
         stored.is_some_and(|stored| stored.value.is_some() && stored.stamp < stamp)
@@ -168,13 +178,13 @@ mod tests {
             .collect()
     }
 
-    fn read(page: &mut Page, object: &Value, second: u64, reader: ReadKind) -> ReadOutcome {
-        let asked = fields(&["about", "name", "phone", "website"]);
+    fn read(page: &mut Page, object: &Value, second: u64, kind: ReadKind) -> ReadOutcome {
+        let requested = fields(&["about", "name", "phone", "website"]);
         page.apply_read(&PageRead {
-            requested_fields: &asked,
+            requested_fields: &requested,
             object: object.as_object().unwrap(),
             stamp: FacebookTime(second * 1000),
-            kind: reader,
+            kind,
             now: HostTime(second * 1000),
         })
     }
@@ -189,34 +199,41 @@ mod tests {
     }
 
     #[test]
-    fn a_stamp_is_date_less_age_less_the_time_it_took() {
+    fn a_stamp_is_the_date_minus_the_age_and_the_duration_of_the_request() {
         let now = HostTime(1_000_000);
-        let at = |date, age, took: u64| {
+        let stamp = |date, age, took: u64| {
             read_stamp(FacebookTime(date), age, Duration::from_millis(took), now)
         };
-        assert_eq!(at(900_000, SECOND, 1), Ok(FacebookTime(898_000)));
-        assert_eq!(at(900_000, Duration::ZERO, 0), Ok(FacebookTime(900_000)));
-        assert_eq!(at(900_000, Duration::ZERO, 1500), Ok(FacebookTime(898_000)));
-        assert_eq!(at(900_000, 3601 * SECOND, 0), Err(StampError::TooOld));
+        assert_eq!(stamp(900_000, SECOND, 1), Ok(FacebookTime(898_000)));
+        assert_eq!(stamp(900_000, Duration::ZERO, 0), Ok(FacebookTime(900_000)));
         assert_eq!(
-            at(now.0 + 86_401_000, SECOND, 0),
+            stamp(900_000, Duration::ZERO, 1500),
+            Ok(FacebookTime(898_000))
+        );
+        assert_eq!(stamp(900_000, 3601 * SECOND, 0), Err(StampError::TooOld));
+        assert_eq!(
+            stamp(now.0 + 86_401_000, SECOND, 0),
             Err(StampError::TooFarAhead)
         );
-        assert_eq!(at(500, SECOND, 0), Ok(FacebookTime(0)), "no underflow");
+        assert_eq!(stamp(500, SECOND, 0), Ok(FacebookTime(0)), "no underflow");
     }
 
     #[test]
-    fn what_was_never_known_is_null_at_once() {
+    fn a_missing_field_that_was_never_known_is_null_at_once() {
         let mut page = Page::default();
         let outcome = read(&mut page, &json!({"name": "n"}), 10, ReadKind::PageList);
         assert_eq!(outcome.changes.len(), 1);
-        assert_eq!(page.registers.len(), 4, "every field asked for has a proof");
+        assert_eq!(
+            page.registers.len(),
+            4,
+            "every requested field has a register"
+        );
         assert_eq!(value(&page, "phone"), None);
         assert!(!outcome.needs_second_read);
     }
 
     #[test]
-    fn a_known_value_is_cleared_by_the_second_read_of_the_pages_own_token() {
+    fn a_known_value_is_cleared_by_a_second_read_with_the_pages_own_token() {
         let mut page = Page::default();
         read(
             &mut page,
@@ -224,8 +241,8 @@ mod tests {
             10,
             ReadKind::PageList,
         );
-        for reader in [ReadKind::PageList, ReadKind::PageList] {
-            let outcome = read(&mut page, &json!({"name": "n"}), 20, reader);
+        for kind in [ReadKind::PageList, ReadKind::PageList] {
+            let outcome = read(&mut page, &json!({"name": "n"}), 20, kind);
             assert!(outcome.needs_second_read);
             assert_eq!(value(&page, "phone").as_deref(), Some("1"));
         }
@@ -239,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_comes_back_begins_anew() {
+    fn a_field_that_was_returned_again_needs_two_reads_to_be_cleared() {
         let mut page = Page::default();
         let both = json!({"name": "n", "phone": "1"});
         read(&mut page, &both, 10, ReadKind::PageToken);
@@ -250,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn three_fields_gone_at_once_are_an_outage() {
+    fn three_fields_missing_at_once_degrade_the_page_and_keep_their_values() {
         let mut page = Page::default();
         let whole = json!({"name": "n", "phone": "1", "about": "a", "website": "w"});
         read(&mut page, &whole, 10, ReadKind::PageToken);
@@ -270,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_webhook_after_the_read_is_not_missing_from_it() {
+    fn a_value_that_a_webhook_reported_after_the_read_is_not_cleared_by_it() {
         let mut page = Page::default();
         page.apply_observation(&Observation {
             field: FieldName::parse("name").unwrap(),

@@ -1,8 +1,8 @@
 //! Instants on two clocks: this host's ([`HostTime`]) and Facebook's ([`FacebookTime`]).
 //!
-//! Invariant: an instant of one clock never becomes one of the other, so this host's clock can never
-//! become the stamp of a value. They are compared by [`FacebookTime::ahead_of`] and
-//! [`FacebookTime::difference_to`] alone, to see whether a clock is plausible.
+//! Invariant: an instant of one clock is never converted to an instant of the other, so this host's
+//! clock never becomes the stamp of a value. Only [`FacebookTime::ahead_of`] and
+//! [`FacebookTime::difference_to`] compare the two, to check whether a clock is plausible.
 
 use std::fmt;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub struct HostTime(pub u64);
 
 /// An instant on Facebook's clock, in milliseconds since the UNIX epoch: the time that a webhook
-/// bears, or a lower bound of the instant at which Graph answered a read.
+/// carries, or a lower bound of the instant at which Graph answered a read.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]
@@ -29,7 +29,7 @@ fn add(millis: u64, duration: Duration) -> u64 {
 }
 
 impl HostTime {
-    /// Returns the instant `after` later, or the last instant there is.
+    /// Returns the instant `after` later, or the last representable instant.
     pub fn plus(self, after: Duration) -> Self {
         Self(add(self.0, after))
     }
@@ -41,18 +41,18 @@ impl HostTime {
 }
 
 impl FacebookTime {
-    /// Returns the instant `after` later, or the last instant there is.
+    /// Returns the instant `after` later, or the last representable instant.
     pub fn plus(self, after: Duration) -> Self {
         Self(add(self.0, after))
     }
 
-    /// Returns how far this instant is ahead of `now`, or zero if it is not. It says how plausible
-    /// Facebook's clock is, or this host's; it orders no events.
+    /// Returns how far this instant is ahead of `now`, or zero if it is not. The result shows
+    /// whether the two clocks are plausible; it must not order events.
     pub fn ahead_of(self, now: HostTime) -> Duration {
         Duration::from_millis(self.0.saturating_sub(now.0))
     }
 
-    /// Returns how far the two clocks are apart when both show the same instant.
+    /// Returns how far the two clocks are apart if this instant and `now` are the same moment.
     pub fn difference_to(self, now: HostTime) -> Duration {
         Duration::from_millis(self.0.abs_diff(now.0))
     }

@@ -1,14 +1,14 @@
-//! Field values in canonical form, so that equal values have equal bytes and any two values have an
-//! order every process agrees on.
+//! Field values in canonical form. Equal values have equal bytes, and every process orders values
+//! the same way.
 //!
-//! Invariant: `Canonical` holds JSON with sorted keys and no insignificant space, at most
-//! [`MAX_BYTES`] long, never `null` (an absent value is `None` wherever a value may be absent).
+//! Invariant: a [`CanonicalValue`] is JSON with sorted keys and without insignificant space, is at
+//! most [`MAX_BYTES`] long, and is never `null`. Where a value may be null, `None` stands for null.
 
 use std::fmt::Write as _;
 
 use serde_json::Value;
 
-/// Longest canonical text kept, in bytes. A longer one is cut and flagged.
+/// The maximum length of a canonical text, in bytes. A longer value is truncated and flagged.
 pub const MAX_BYTES: usize = 8 * 1024;
 
 /// A value that is not null, as canonical JSON text.
@@ -19,7 +19,7 @@ pub struct CanonicalValue {
 }
 
 impl CanonicalValue {
-    /// The canonical form of `value`; `None` for null.
+    /// Returns the canonical form of `value`, or `None` if it is null.
     pub fn from_json(value: &Value) -> Option<Self> {
         if value.is_null() {
             return None;
@@ -39,36 +39,37 @@ impl CanonicalValue {
         })
     }
 
-    /// Takes back what [`Self::plain`], [`Self::is_text`] and [`Self::is_cut`] gave.
+    /// Restores a value from the results of [`Self::to_plain_text`], [`Self::is_string`] and
+    /// [`Self::is_truncated`]. Returns an error if it is not a string and `plain_text` is not JSON.
     pub fn from_stored_text(
-        plain: &str,
-        is_text: bool,
-        is_cut: bool,
+        plain_text: &str,
+        is_string: bool,
+        is_truncated: bool,
     ) -> Result<Self, serde_json::Error> {
-        let value = if is_text {
-            Value::String(plain.to_owned())
+        let value = if is_string {
+            Value::String(plain_text.to_owned())
         } else {
-            serde_json::from_str(plain)?
+            serde_json::from_str(plain_text)?
         };
         let mut text = String::new();
         write_sorted(&value, &mut text);
         Ok(Self {
             text,
-            truncated: is_cut,
+            truncated: is_truncated,
         })
     }
 
-    /// The canonical JSON text.
+    /// Returns the canonical JSON text.
     pub fn as_json_text(&self) -> &str {
         &self.text
     }
 
-    /// The value as JSON.
+    /// Returns the value as JSON.
     pub fn to_json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|_| Value::String(self.text.clone()))
     }
 
-    /// The value as a person would write it: a string without quotes, anything else as JSON.
+    /// Returns the value as plain text: a string without quotes, anything else as canonical JSON.
     pub fn to_plain_text(&self) -> String {
         match self.to_json() {
             Value::String(text) => text,
@@ -76,18 +77,19 @@ impl CanonicalValue {
         }
     }
 
-    /// Whether the value is a string.
+    /// Returns whether the value is a string.
     pub fn is_string(&self) -> bool {
         self.text.starts_with('"')
     }
 
-    /// Whether the value was longer than [`MAX_BYTES`] and only its beginning is kept, as a string.
+    /// Returns whether the value was longer than [`MAX_BYTES`], so that only its beginning is
+    /// stored, as a string.
     pub fn is_truncated(&self) -> bool {
         self.truncated
     }
 }
 
-/// The JSON string of the longest prefix of `whole` whose encoding fits.
+/// Returns the longest prefix of `whole` that fits into [`MAX_BYTES`] as a JSON string.
 fn truncate_to_json_string(whole: &str) -> String {
     let mut end = whole.len().min(MAX_BYTES);
     loop {
@@ -98,12 +100,13 @@ fn truncate_to_json_string(whole: &str) -> String {
         if text.len() <= MAX_BYTES {
             return text;
         }
-        // Escapes made it longer than it was: give back as much as it is over, at least a byte.
+        // An escape takes at most six bytes for one byte of `whole`, so this never removes too
+        // much.
         end -= ((text.len() - MAX_BYTES) / 6).max(1);
     }
 }
 
-/// Writes `value` with its keys in byte order, whatever order the parser kept.
+/// Writes `value` as JSON with the keys of every object in byte order.
 fn write_sorted(value: &Value, out: &mut String) {
     match value {
         Value::Array(items) => {
@@ -150,17 +153,17 @@ mod tests {
     }
 
     #[test]
-    fn a_long_value_is_cut_at_a_character_and_flagged() {
+    fn a_long_value_is_truncated_at_a_character_boundary_and_flagged() {
         for long in [
             "ä".repeat(9000),
             "\u{1}".repeat(9000),
             "x".repeat(MAX_BYTES - 1),
         ] {
-            let cut = CanonicalValue::from_json(&Value::String(long.clone())).unwrap();
+            let truncated = CanonicalValue::from_json(&Value::String(long.clone())).unwrap();
             assert!(
-                cut.is_truncated()
-                    && cut.text.len() <= MAX_BYTES
-                    && long.starts_with(&cut.to_plain_text())
+                truncated.is_truncated()
+                    && truncated.text.len() <= MAX_BYTES
+                    && long.starts_with(&truncated.to_plain_text())
             );
         }
         assert!(
@@ -176,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn null_is_no_value() {
+    fn null_has_no_canonical_form() {
         assert_eq!(CanonicalValue::from_json(&Value::Null), None);
     }
 }

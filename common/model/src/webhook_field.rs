@@ -1,7 +1,7 @@
-//! Webhook fields of Pages: one table that says what each of them announces.
+//! The webhook fields of Pages, and what each of them announces.
 //!
-//! Invariant: [`WEBHOOK_FIELDS`] is the only list of webhook fields. What is accepted, what is
-//! subscribed, and the names that metrics may have all follow from it.
+//! Invariant: the table `WEBHOOK_FIELDS` is the only list of webhook fields. It determines which
+//! changes are accepted, which fields are subscribed, and which labels metrics have.
 //!
 //! Source: Graph API reference "Webhooks Reference: Page", v26. `category` carries a value, but the
 //! value is an enum constant that Graph never returns, so the table has it as a hint.
@@ -15,7 +15,7 @@ pub enum Announces {
     Value(&'static str),
     /// This Graph field changed, and only a read returns its new value.
     Hint(&'static str),
-    /// Nothing about the profile of the Page: a message, a post, a lead. Other people's data.
+    /// Nothing about the profile of the Page: a message, a post or a lead, for example.
     NotProfile,
 }
 
@@ -89,6 +89,7 @@ const WEBHOOK_FIELDS: [(&str, Announces); 64] = [
     ("videos", NotProfile),
 ];
 
+/// Returns the row of `webhook_field`, or `None` if Facebook does not document it.
 fn find(webhook_field: &str) -> Option<(&'static str, Announces)> {
     WEBHOOK_FIELDS
         .into_iter()

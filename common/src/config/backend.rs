@@ -1,13 +1,13 @@
-//! The choice of backend.
+//! The choice between the two backends of queue and store.
 
 use std::str::FromStr;
 
-/// Where queue and store are.
+/// What the queue and the store run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
-    /// One file, one process.
+    /// One database file, which one process uses.
     Embedded,
-    /// RabbitMQ and Redis.
+    /// RabbitMQ and Redis, which any number of processes share.
     Distributed,
 }
 

@@ -1,8 +1,8 @@
-//! Configuration: one struct, read once from a snapshot of the environment.
+//! The configuration: one struct, read once from a snapshot of the environment.
 //!
-//! Invariants: every problem is in one report, each with its key, the accepted form and an example;
-//! no value is ever repeated, in an error or in `config show`, if it is a secret. The table in
-//! [`settings`] is the only list of settings: `.env.example` is made from it.
+//! Invariants: one report names every problem with its setting and the accepted form; the value of
+//! a secret appears neither in a report nor in `config show`. The table in [`settings`] is the only
+//! list of settings, and `.env.example` is generated from it.
 
 pub mod backend;
 pub mod problem;
@@ -25,25 +25,25 @@ use problem::Problems;
 use reader::SettingsReader;
 use settings::Environment;
 
-/// Who reads the configuration: it decides what must be there.
+/// The role of the process that reads the configuration. It decides which settings are required.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Everything in one process.
+    /// Ingress, worker and scheduler in one process.
     Up,
-    /// The public face.
+    /// Receives webhooks and logins.
     Ingress,
-    /// Applies jobs.
+    /// Executes jobs.
     Worker,
-    /// Publishes what is due.
+    /// Publishes due polls.
     Scheduler,
     /// The Facebook simulator.
     Simulator,
-    /// An operator's command.
+    /// A command of an operator.
     Command,
 }
 
 impl Role {
-    /// Its name on the command line.
+    /// Returns the name of the role on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Up => "up",
@@ -55,126 +55,129 @@ impl Role {
         }
     }
 
-    /// Whether it takes webhooks and logins.
+    /// Returns whether the role receives webhooks and logins.
     fn is_public(self) -> bool {
         matches!(self, Self::Up | Self::Ingress)
     }
 
-    /// Whether it asks Graph as the app and for people.
+    /// Returns whether the role calls Graph to poll and subscribe.
     fn calls_graph(self) -> bool {
         matches!(self, Self::Up | Self::Worker)
     }
 
-    /// Whether it is one of several services on servers.
+    /// Returns whether the role is one of the services that share RabbitMQ and Redis.
     fn is_service(self) -> bool {
         matches!(self, Self::Ingress | Self::Worker | Self::Scheduler)
     }
 }
 
-/// How log lines look.
+/// The form of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// One JSON object on each line.
     Json,
-    /// For a person at a terminal.
+    /// Text for a person at a terminal.
     Text,
 }
 
 /// Who may log in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoginPolicy {
-    /// Whoever may use the app.
+    /// Everyone who may use the app.
     Open,
-    /// Who has a signed link.
+    /// People who have a signed invitation.
     Invited,
 }
 
-/// The whole configuration.
+/// The configuration of a process.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where queue and store are.
+    /// What the queue and the store run on.
     pub backend: Backend,
-    /// Directory of the embedded database.
+    /// The directory of the embedded database.
     pub data_dir: PathBuf,
-    /// The broker; holds its password.
+    /// The address of RabbitMQ, with its password.
     pub rabbitmq_url: SecretString,
-    /// The store; holds its password.
+    /// The address of Redis, with its password.
     pub redis_url: SecretString,
     /// When a commit to Redis counts as durable.
     pub redis_durability: Durability,
-    /// The public listener.
+    /// The address of the public listener.
     pub listen: SocketAddr,
-    /// The private listener: health and metrics.
+    /// The address of the private listener, which serves health and metrics.
     pub operator_listen: SocketAddr,
-    /// Facebook's app secret, and during a rotation the previous one.
+    /// The app secret and, during its rotation, the previous one.
     pub app_secrets: Vec<SecretString>,
     /// The token of the webhook handshake.
     pub verify_token: SecretString,
     /// Whether a webhook with only the legacy signature is accepted.
     pub allow_sha1: bool,
-    /// Which fields are kept.
+    /// The fields that are stored.
     pub tracked_fields: TrackedFields,
-    /// How long after a notice a Page is verified.
+    /// The delay between a notification and its verification read.
     pub verify_after: Duration,
-    /// Where the simulator listens.
+    /// The address on which the simulator listens.
     pub simulator_listen: SocketAddr,
-    /// Where Facebook posts to: our public address as Facebook reaches it.
+    /// The address to which Facebook posts webhooks.
     pub webhook_address: Option<String>,
-    /// The app's id at Facebook; empty where it is not needed.
+    /// The id of the app; empty where it is not needed.
     pub app_id: String,
-    /// Where the dialog sends people back to; empty where it is not needed.
+    /// The address to which Facebook's dialog sends people back; empty where it is not needed.
     pub redirect_uri: String,
     /// Who may log in.
     pub login: LoginPolicy,
-    /// Signs invitations.
+    /// The secret that signs invitations.
     pub state_secret: Option<SecretString>,
-    /// What people are asked to allow.
+    /// The permissions that people are asked for.
     pub scopes: Vec<String>,
-    /// Seals tokens, where only that is allowed.
+    /// The key that seals tokens, for a process that must not open them.
     pub token_public_key: Option<PublicKey>,
-    /// Opens tokens. The embedded backend has a file beside its database instead.
+    /// The keys that open tokens. The embedded backend stores them in a key file instead.
     pub token_private_keys: Option<PrivateKeys>,
-    /// The Graph API.
+    /// The address of the Graph API.
     pub graph_url: String,
-    /// Where people log in.
+    /// The address of Facebook's login dialog.
     pub dialog_url: String,
-    /// Which version of Graph is asked for.
+    /// The requested version of the Graph API.
     pub graph_version: String,
-    /// Whether another callback than ours is replaced.
+    /// Whether a foreign callback of the app is replaced with the address of this deployment.
     pub replace_callback: bool,
-    /// Local days and their slots.
+    /// The local days and daily slots.
     pub daily_schedule: DailySchedule,
-    /// Which log lines.
+    /// The filter of log lines.
     pub log: String,
-    /// How they look.
+    /// The form of log lines.
     pub log_format: LogFormat,
 }
 
 impl Config {
-    /// Where people see this deployment, without a path; empty if `FACEBOOK_REDIRECT_URI` is not set.
+    /// Returns the public address of this deployment without a path, or an empty text if
+    /// `FACEBOOK_REDIRECT_URI` is not set.
     pub fn origin(&self) -> &str {
         let origin = self.redirect_uri.strip_suffix("/facebook/callback");
         origin.unwrap_or_default()
     }
 
-    /// Reads what `role` needs from a snapshot of the environment and the files it names.
+    /// Reads the configuration of `role` from a snapshot of the environment and the files that it
+    /// names. Fails with every problem that it finds.
     pub fn read(environment: &Environment, role: Role) -> Result<Self, Problems> {
         let mut reader = SettingsReader::new(environment);
         reader.refuse_unknown();
         let given = reader.optional("PAGESYNC_BACKEND", |text| text.parse().ok());
         let backend = given.unwrap_or(match role {
             Role::Ingress | Role::Worker | Role::Scheduler => Backend::Distributed,
-            // A command beside services that are told where their servers are means these.
+            // If the environment names servers, a command must work on the data of the services.
             Role::Command if reader.names_servers() => Backend::Distributed,
             Role::Up | Role::Simulator | Role::Command => Backend::Embedded,
         });
         if backend == Backend::Embedded && role.is_service() {
-            let what = "is embedded, and the embedded backend is one process";
-            reader.problem("PAGESYNC_BACKEND", what.to_owned());
+            let problem = "is embedded, but only one process can use the embedded backend";
+            reader.problem("PAGESYNC_BACKEND", problem.to_owned());
         }
         if given.is_none() && role == Role::Up && reader.names_servers() {
-            let what = "is not set while a broker or a Redis is named: commands would use these";
-            reader.problem("PAGESYNC_BACKEND", what.to_owned());
+            let problem = "is not set, but the address of RabbitMQ or Redis is: commands would use \
+                           these servers";
+            reader.problem("PAGESYNC_BACKEND", problem.to_owned());
         }
         let needs_app = role.is_public() || role.calls_graph() || role == Role::Simulator;
         let app_secret = reader.secret("FACEBOOK_APP_SECRET", 16, needs_app);
@@ -247,13 +250,13 @@ fn log_format(text: &str) -> Option<LogFormat> {
 
 fn log_filter(text: &str) -> Option<String> {
     let parsed: Result<tracing_subscriber::EnvFilter, _> = text.parse();
-    // A bare word is a target that nobody has: it would silence everything.
+    // A filter without a level is valid, but it is the name of a target and hides all other lines.
     let levels = ["off", "error", "warn", "info", "debug", "trace"];
     let names_level = levels.iter().any(|level| text.contains(level));
     (parsed.is_ok() && names_level).then(|| text.to_owned())
 }
 
-/// The keys a role may have. Who must not open tokens refuses what opens them.
+/// Reads the keys of a role. A private key is a problem for a role that must not open tokens.
 fn read_token_keys(
     reader: &mut SettingsReader<'_>,
     role: Role,
@@ -278,8 +281,8 @@ fn read_token_keys(
     }
     if let Some(text) = private {
         if matches!(role, Role::Ingress | Role::Scheduler) {
-            let what = "is given, and this role must not be able to open tokens";
-            reader.problem(PRIVATE, what.to_owned());
+            let problem = "is given, but this role must not be able to open tokens";
+            reader.problem(PRIVATE, problem.to_owned());
             return parsed;
         }
         match PrivateKeys::parse(text.expose_secret()) {
@@ -299,45 +302,45 @@ fn login(text: &str) -> Option<LoginPolicy> {
 }
 
 fn app_id(text: &str) -> Option<String> {
-    let digits = (15..=20).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
-    digits.then(|| text.to_owned())
+    let is_valid = (15..=20).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    is_valid.then(|| text.to_owned())
 }
 
 fn scopes(text: &str) -> Option<Vec<String>> {
     let scopes = text.split(',').map(|scope| scope.trim().to_owned());
-    let named = |scope: &String| {
+    let is_valid = |scope: &String| {
         !scope.is_empty() && scope.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
     };
     let scopes: Vec<String> = scopes.collect();
-    scopes.iter().all(named).then_some(scopes)
+    scopes.iter().all(is_valid).then_some(scopes)
 }
 
 fn graph_version(text: &str) -> Option<String> {
     let (major, minor) = text.strip_prefix('v')?.split_once('.')?;
-    let number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-    (number(major) && number(minor)).then(|| text.to_owned())
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    (is_number(major) && is_number(minor)).then(|| text.to_owned())
 }
 
 fn redirect_uri(text: &str) -> Option<String> {
     web_address(text).filter(|text| text.ends_with("/facebook/callback"))
 }
 
-/// Tokens and people pass through these addresses: without TLS only on this host or in a private
-/// network of containers, whose names have no dot.
+/// Accepts the address of a web server that tokens or people are sent to. Only a loopback address,
+/// or a host without a dot as in a private network of containers, may do without TLS.
 fn web_address(text: &str) -> Option<String> {
     let url = reqwest::Url::parse(text).ok()?;
     let host = url.host_str()?;
     let is_private = !host.contains('.') || host.starts_with("127.");
-    let is_fit = match url.scheme() {
+    let is_protected = match url.scheme() {
         "https" => true,
         "http" => is_private,
         _ => false,
     };
     let is_bare = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
-    (is_fit && is_bare).then(|| text.to_owned())
+    (is_protected && is_bare).then(|| text.to_owned())
 }
 
-/// `10s`, `5m`, `1h`.
+/// Parses a whole number with a unit, such as `10s`, `5m` or `1h`.
 fn parse_duration(text: &str) -> Option<Duration> {
     let units = [("s", 1_u64), ("m", 60), ("h", 3600)];
     let (number, factor) = units

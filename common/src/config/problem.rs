@@ -1,19 +1,19 @@
-//! What can be wrong with a configuration.
+//! The report of everything that is wrong with a configuration.
 
 use std::fmt;
 
-/// One thing that is wrong.
+/// One invalid or missing setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// The variable.
+    /// The environment variable.
     pub setting: String,
-    /// What is wrong with it; never its value.
+    /// What is wrong with it. It never contains the value.
     pub problem: String,
-    /// What would be right.
+    /// How to fix it.
     pub remedy: String,
 }
 
-/// All that is wrong.
+/// Every problem of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problems(pub Vec<Problem>);
 
@@ -21,12 +21,12 @@ impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "the configuration has {} problem(s):", self.0.len())?;
         for Problem {
-            setting: key,
-            problem: what,
+            setting,
+            problem,
             remedy,
         } in &self.0
         {
-            writeln!(f, "  {key} {what}\n      {remedy}")?;
+            writeln!(f, "  {setting} {problem}\n      {remedy}")?;
         }
         Ok(())
     }

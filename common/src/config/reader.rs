@@ -1,4 +1,6 @@
-//! Reading settings from the snapshot: the variable, its file, its default.
+//! Reads settings from a snapshot of the environment: from the variable, its file, or its default.
+//!
+//! Invariant: reading goes on after a problem, so that one report names all problems.
 
 use secrecy::SecretString;
 
@@ -6,7 +8,7 @@ use super::backend::Backend;
 use super::problem::{Problem, Problems};
 use super::settings::{self, Environment, SETTINGS, Setting};
 
-/// Reads settings one by one and remembers what was wrong.
+/// Reads settings one by one and collects their problems.
 pub(super) struct SettingsReader<'a> {
     environment: &'a Environment,
     problems: Vec<Problem>,
@@ -20,7 +22,7 @@ impl<'a> SettingsReader<'a> {
         }
     }
 
-    /// The configuration, or everything that was wrong.
+    /// Returns `config`, or every problem that was found.
     pub(super) fn finish<T>(self, config: T) -> Result<T, Problems> {
         if self.problems.is_empty() {
             Ok(config)
@@ -29,7 +31,8 @@ impl<'a> SettingsReader<'a> {
         }
     }
 
-    pub(super) fn problem(&mut self, key: &str, what: String) {
+    /// Records a problem of a setting.
+    pub(super) fn problem(&mut self, key: &str, problem: String) {
         let Setting {
             accepted, example, ..
         } = settings::find(key);
@@ -40,16 +43,17 @@ impl<'a> SettingsReader<'a> {
         };
         self.problems.push(Problem {
             setting: key.to_owned(),
-            problem: what,
+            problem,
             remedy,
         });
     }
 
+    /// Records a problem for each variable that has pagesync's prefix and is not a setting.
     pub(super) fn refuse_unknown(&mut self) {
         let known = |key: &str| {
             SETTINGS
                 .iter()
-                .any(|s| s.key == key || key.strip_suffix("_FILE") == Some(s.key))
+                .any(|setting| setting.key == key || key.strip_suffix("_FILE") == Some(setting.key))
         };
         let unknown: Vec<&String> = self
             .environment
@@ -71,17 +75,17 @@ impl<'a> SettingsReader<'a> {
         }
     }
 
-    /// The text of a setting: from the variable, its file, or its default. An empty variable counts
-    /// as none, so that compose files can pass on what may not be set.
+    /// Returns the text of a setting from the variable, its file, or its default. An empty variable
+    /// counts as unset, because a compose file passes an unset variable on as an empty one.
     fn text(&mut self, key: &str) -> Option<String> {
         let setting = settings::find(key);
-        let plain = self.environment.get(key).filter(|text| !text.is_empty());
+        let value = self.environment.get(key).filter(|text| !text.is_empty());
         let file_key = format!("{key}_FILE");
         let file = self
             .environment
             .get(&file_key)
             .filter(|path| !path.is_empty());
-        match (plain, file) {
+        match (value, file) {
             (Some(_), Some(_)) => {
                 self.problem(key, format!("is given twice: here and in {file_key}"));
                 None
@@ -91,7 +95,7 @@ impl<'a> SettingsReader<'a> {
                 Ok(text) if text.trim_end_matches(['\r', '\n']).is_empty() => {
                     self.problem(
                         key,
-                        format!("is empty: the file that {file_key} names holds nothing"),
+                        format!("is empty: the file that {file_key} names contains nothing"),
                     );
                     None
                 }
@@ -111,7 +115,7 @@ impl<'a> SettingsReader<'a> {
         }
     }
 
-    /// Whether the environment says where a broker or a Redis is.
+    /// Returns whether the environment has the address of RabbitMQ or Redis.
     pub(super) fn names_servers(&self) -> bool {
         let urls = ["PAGESYNC_RABBITMQ_URL", "PAGESYNC_REDIS_URL"];
         let given = |key: &str| {
@@ -123,7 +127,7 @@ impl<'a> SettingsReader<'a> {
             .any(|url| given(url) || given(&format!("{url}_FILE")))
     }
 
-    /// A setting that may be absent.
+    /// Returns a setting that may be unset, or `None` if it is unset or has a problem.
     pub(super) fn optional<T>(
         &mut self,
         key: &str,
@@ -135,7 +139,7 @@ impl<'a> SettingsReader<'a> {
             self.problem(
                 key,
                 format!(
-                    "is not of the accepted form ({} characters given)",
+                    "does not have the accepted form ({} characters given)",
                     text.chars().count()
                 ),
             );
@@ -143,46 +147,48 @@ impl<'a> SettingsReader<'a> {
         parsed
     }
 
-    /// A setting without a default that some roles need.
+    /// Returns a setting that has no default and is a problem if it is `required` and unset.
     pub(super) fn required_by_role<T>(
         &mut self,
         key: &str,
         required: bool,
         parse: impl FnOnce(&str) -> Option<T>,
     ) -> Option<T> {
-        let problems = self.problems.len();
+        let problems_before = self.problems.len();
         let given = self.optional(key, parse);
-        if given.is_none() && required && self.problems.len() == problems {
+        if given.is_none() && required && self.problems.len() == problems_before {
             self.problem(key, "is missing".to_owned());
         }
         given
     }
 
-    /// A setting that has a default. After a problem it is the default, so that reading goes on.
+    /// Returns a setting that has a default. After a problem it returns the default.
     pub(super) fn value<T>(&mut self, key: &str, parse: impl Fn(&str) -> Option<T>) -> T {
         let given = self.optional(key, &parse);
         let default = || settings::find(key).default.and_then(&parse);
         given
             .or_else(default)
-            .unwrap_or_else(|| unreachable!("the default of {key} is of its form"))
+            .unwrap_or_else(|| unreachable!("the default of {key} has the accepted form"))
     }
 
+    /// Returns a secret of at least `min` characters, or `None` if it is unset. It is a problem if
+    /// the secret is `required` and unset, too short, or a placeholder from an example.
     pub(super) fn secret(&mut self, key: &str, min: usize, required: bool) -> Option<SecretString> {
-        let problems = self.problems.len();
+        let problems_before = self.problems.len();
         let Some(text) = self.text(key) else {
-            if required && self.problems.len() == problems {
+            if required && self.problems.len() == problems_before {
                 self.problem(key, "is missing".to_owned());
             }
             return None;
         };
-        let placeholder = [
+        let placeholder_starts = [
             "your_",
             "default_",
             "replace_with_",
             "my_secure_",
             "changeme",
         ];
-        if placeholder
+        if placeholder_starts
             .iter()
             .any(|start| text.to_ascii_lowercase().starts_with(start))
         {
@@ -196,6 +202,8 @@ impl<'a> SettingsReader<'a> {
         Some(SecretString::from(text))
     }
 
+    /// Returns the address of a server with its password; empty on the embedded backend, which uses
+    /// no server. It is a problem if the address does not begin with `scheme`.
     pub(super) fn secret_url(&mut self, key: &str, scheme: &str, backend: Backend) -> SecretString {
         if backend == Backend::Embedded {
             return SecretString::default();

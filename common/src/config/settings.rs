@@ -1,4 +1,4 @@
-//! Every setting there is, with what `.env.example`, `config show` and error reports say of it.
+//! The table of all settings, from which `.env.example`, `config show` and error reports are made.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use model::field::DEFAULT_TRACKED;
 use serde::Serialize;
 
-/// Environment variables, name to value.
+/// The environment variables: each name with its value.
 pub type Environment = BTreeMap<String, String>;
 
 /// One setting.
@@ -14,19 +14,19 @@ pub type Environment = BTreeMap<String, String>;
 pub struct Setting {
     /// The environment variable.
     pub key: &'static str,
-    /// Whether its value must never be shown.
+    /// Whether the value must never be shown.
     pub secret: bool,
-    /// What it is if it is not given.
+    /// The value if the setting is unset; `None` if there is no default.
     pub default: Option<&'static str>,
-    /// What it may be.
+    /// The accepted form of values.
     pub accepted: &'static str,
-    /// A value of the right form.
+    /// A value in the accepted form.
     pub example: &'static str,
-    /// What it does.
+    /// What the setting is for.
     pub about: &'static str,
 }
 
-const fn plain(
+const fn with_default(
     key: &'static str,
     default: &'static str,
     accepted: &'static str,
@@ -42,7 +42,7 @@ const fn plain(
     }
 }
 
-const fn needed(
+const fn required(
     key: &'static str,
     accepted: &'static str,
     example: &'static str,
@@ -75,103 +75,103 @@ const fn secret(
     }
 }
 
-/// All of them, in the order of `.env.example`.
+/// All settings, in the order of `.env.example`.
 pub const SETTINGS: [Setting; 30] = [
-    needed(
+    required(
         "FACEBOOK_APP_ID",
         "15 to 20 digits",
         "100200300400500",
-        "The app, from its dashboard. One deployment serves one app. Needed by up, ingress, worker and simulator.",
+        "The id of the app, from its dashboard. One deployment serves one app. Required by up, ingress, worker and simulator.",
     ),
     secret(
         "FACEBOOK_APP_SECRET",
         None,
-        "the app secret from the app's dashboard, 16 characters or more",
+        "16 characters or more, from the app's dashboard",
         "replace_with_the_app_secret",
-        "Signs webhooks and proves calls to Graph. Needed by up, ingress, worker and simulator.",
+        "The app secret, which signs webhooks and calls of Graph. Required by up, ingress, worker and simulator.",
     ),
     secret(
         "PAGESYNC_APP_SECRET_PREVIOUS",
         None,
-        "an app secret, 16 characters or more",
+        "16 characters or more, from the app's dashboard",
         "replace_with_the_previous_app_secret",
-        "Accepted beside the current one while the app secret is being rotated.",
+        "The previous app secret, which is also accepted while the app secret is rotated.",
     ),
     secret(
         "FACEBOOK_VERIFY_TOKEN",
         None,
         "8 characters or more, the same as in the app's dashboard",
         "replace_with_a_long_random_text",
-        "Proves to Facebook that the callback is ours. Needed by up, ingress and worker.",
+        "The token that Facebook sends to verify the webhook address. Required by up, ingress and worker.",
     ),
-    needed(
+    required(
         "FACEBOOK_WEBHOOK_ADDRESS",
         "an https:// address (http:// only for a loopback address or a host without a dot)",
         "https://your-app.example/facebook/webhook",
-        "Where Facebook posts webhooks: this deployment as Facebook reaches it. Needed by up and worker.",
+        "The address to which Facebook posts webhooks. Facebook must be able to reach it. Required by up and worker.",
     ),
-    needed(
+    required(
         "FACEBOOK_REDIRECT_URI",
         "an https:// address (http:// only for a loopback address or a host without a dot) that ends with /facebook/callback",
         "https://your-app.example/facebook/callback",
-        "Where the dialog sends people back to, exactly as in the app's dashboard. Needed by up and ingress.",
+        "The address to which Facebook's dialog sends people back, exactly as in the app's dashboard. Required by up and ingress.",
     ),
-    plain(
+    with_default(
         "PAGESYNC_LOGIN",
         "open",
         "open or invited",
-        "open: whoever may use the app may connect Pages. invited: only through a link that `pagesync connection invite` signs.",
+        "open: everyone who may use the app can connect Pages. invited: only people with a link from `pagesync connection invite` can.",
     ),
     secret(
         "STATE_TOKEN_SECRET",
         None,
         "16 characters or more",
         "replace_with_secure_token",
-        "Signs invitations. Needed with PAGESYNC_LOGIN=invited.",
+        "The secret that signs invitations. Required if PAGESYNC_LOGIN=invited.",
     ),
-    plain(
+    with_default(
         "PAGESYNC_SCOPES",
         "pages_show_list,pages_read_engagement,pages_manage_metadata,business_management",
         "permission names, separated by commas",
-        "What people are asked to allow.",
+        "The permissions that people are asked for.",
     ),
     secret(
         "PAGESYNC_TOKEN_PUBLIC_KEY",
         None,
-        "a key that begins with pagesync-public-, made by pagesync keys generate",
+        "a key that begins with pagesync-public-, made by `pagesync keys generate`",
         "pagesync-public-...",
-        "Seals tokens. Needed by ingress. up makes a key file of its own.",
+        "The key that seals tokens. Required by ingress; up creates a key file instead.",
     ),
     secret(
         "PAGESYNC_TOKEN_PRIVATE_KEYS",
         None,
         "keys that begin with pagesync-private-, separated by commas, the current one first",
         "pagesync-private-...",
-        "Open tokens. Needed by worker, refused by ingress and scheduler.",
+        "The keys that open tokens. Required by worker; refused by ingress and scheduler.",
     ),
-    plain(
+    with_default(
         "PAGESYNC_GRAPH_URL",
         "https://graph.facebook.com",
         "an https:// address (http:// only for a loopback address or a host without a dot)",
-        "The Graph API.",
+        "The address of the Graph API.",
     ),
-    plain(
+    with_default(
         "PAGESYNC_DIALOG_URL",
         "https://www.facebook.com",
         "an https:// address (http:// only for a loopback address or a host without a dot)",
-        "Where people log in, as their browsers reach it.",
+        "The address of Facebook's login dialog. People's browsers must be able to reach it.",
     ),
-    plain(
+    with_default(
         "PAGESYNC_GRAPH_VERSION",
         "v25.0",
         "a version of the Graph API, such as v25.0",
-        "Which version is asked for.",
+        "The version of the Graph API that is requested.",
     ),
-    plain(
+    with_default(
         "PAGESYNC_REPLACE_CALLBACK",
         "false",
         "true or false",
-        "Facebook posts the webhooks of an app to one address. true: replace another address than ours. false: say so and leave it.",
+        "Facebook posts the webhooks of an app to one address. true: replace a different address with FACEBOOK_WEBHOOK_ADDRESS. false: report it and leave it.",
     ),
     Setting {
         key: "PAGESYNC_BACKEND",
@@ -179,110 +179,110 @@ pub const SETTINGS: [Setting; 30] = [
         default: None,
         accepted: "embedded or distributed",
         example: "embedded",
-        about: "embedded: one process, one file. distributed: RabbitMQ and Redis. Unset: distributed for ingress, worker and scheduler, and for commands where a broker or Redis is named; else embedded.",
+        about: "embedded: one process and one database file. distributed: RabbitMQ and Redis. If unset: distributed for ingress, worker and scheduler, and for commands if the address of RabbitMQ or Redis is set; otherwise embedded.",
     },
-    plain(
+    with_default(
         "PAGESYNC_DATA_DIR",
         "pagesync-data",
         "a directory",
-        "Where the embedded database is, relative to where pagesync is started; better absolute.",
+        "The directory of the embedded database. A relative path begins at the directory in which pagesync is started; an absolute path is safer.",
     ),
     secret(
         "PAGESYNC_RABBITMQ_URL",
         Some("amqp://guest:guest@127.0.0.1:5672/%2f"),
-        "amqp://user:password@host:5672/vhost (no TLS: keep the broker on a private network)",
+        "amqp://user:password@host:5672/vhost (without TLS: keep RabbitMQ on a private network)",
         "amqp://pagesync:password@rabbitmq:5672/%2f",
-        "The broker of the distributed backend.",
+        "The address of RabbitMQ, for the distributed backend.",
     ),
     secret(
         "PAGESYNC_REDIS_URL",
         Some("redis://127.0.0.1:6379/0"),
-        "redis://user:password@host:6379/0 (no TLS: keep Redis on a private network)",
+        "redis://user:password@host:6379/0 (without TLS: keep Redis on a private network)",
         "redis://:password@redis:6379/0",
-        "The store of the distributed backend.",
+        "The address of Redis, for the distributed backend.",
     ),
-    plain(
+    with_default(
         "PAGESYNC_REDIS_DURABILITY",
         "relaxed",
         "relaxed or fsync",
-        "relaxed: Redis' log reaches the disk within a second, polls heal what a crash takes. fsync: every commit waits for the disk.",
+        "relaxed: a commit is on disk within a second, and polls restore what a crash loses. fsync: every commit waits until it is on disk.",
     ),
-    plain(
+    with_default(
         "PAGESYNC_LISTEN",
         "0.0.0.0:5000",
         "address:port",
-        "The public listener: Facebook's webhooks and logins.",
+        "The address of the public listener, for webhooks and logins.",
     ),
-    plain(
+    with_default(
         "PAGESYNC_OPERATOR_LISTEN",
         "127.0.0.1:5001",
         "address:port",
-        "The private listener: health and metrics.",
+        "The address of the private listener, for health and metrics.",
     ),
-    plain(
+    with_default(
         "PAGESYNC_SIMULATOR_LISTEN",
         "127.0.0.1:5100",
         "address:port",
-        "Where the simulator listens.",
+        "The address on which the simulator listens.",
     ),
-    plain(
+    with_default(
         "PAGESYNC_ALLOW_SHA1",
         "false",
         "true or false",
-        "Accept the legacy signature when a webhook has no X-Hub-Signature-256.",
+        "Whether the legacy signature is accepted if a webhook has no X-Hub-Signature-256.",
     ),
-    plain(
+    with_default(
         "PAGESYNC_FIELDS",
         DEFAULT_TRACKED,
         "Graph field names, separated by commas",
-        "The fields that are kept.",
+        "The fields of Pages that are stored.",
     ),
-    plain(
+    with_default(
         "PAGESYNC_VERIFY_AFTER",
         "10s",
-        "a number with s, m or h",
-        "How long after a webhook its Page is read, to have the last word; a Page is read at most once a minute.",
+        "a whole number followed by s, m or h",
+        "The delay between a notification and the read that verifies it. A Page is read at most once a minute.",
     ),
-    plain(
+    with_default(
         "PAGESYNC_TIME_ZONE",
         "UTC",
         "the name of a time zone, such as Europe/Berlin",
-        "The daily poll begins at midnight there.",
+        "The time zone in which daily polls begin at midnight.",
     ),
-    plain(
+    with_default(
         "PAGESYNC_POLL_SPREAD",
         "1h",
-        "a number with s, m or h, at most 23h",
-        "How long after midnight the last daily poll begins.",
+        "a whole number followed by s, m or h, at most 23h",
+        "The time after midnight over which daily polls are spread.",
     ),
-    plain(
+    with_default(
         "PAGESYNC_LOG",
         "info",
-        "a tracing filter",
-        "Which log lines: error, warn, info, debug, or a filter like worker=debug.",
+        "a level or a tracing filter",
+        "The log lines that are written: error, warn, info, debug, or a filter such as worker=debug.",
     ),
-    plain(
+    with_default(
         "PAGESYNC_LOG_FORMAT",
         "json",
         "json or text",
-        "How log lines look.",
+        "The form of log lines.",
     ),
 ];
 
-/// The setting with this key, which must be in the table.
+/// Returns the setting with this key, which must be in the table.
 pub(super) fn find(key: &str) -> Setting {
     let found = SETTINGS.iter().find(|setting| setting.key == key);
-    *found.unwrap_or_else(|| unreachable!("{key} is read and not in the table"))
+    *found.unwrap_or_else(|| unreachable!("{key} is read but is not in the table"))
 }
 
-/// The text of `.env.example`.
+/// Returns the text of `.env.example`.
 pub fn env_example() -> String {
     let mut text = String::from(
-        "# Every setting of pagesync. Copy to .env and fill in. .env is read from the directory pagesync is\n\
-         # started in; the real environment wins over it.\n\
-         # A value with spaces, quotes or $ stands in '...': a bare $NAME is replaced.\n\
-         # Any setting may also be read from a file: KEY_FILE=/path instead of KEY=.\n\
-         # Made by `pagesync config example`; a test keeps it so.\n",
+        "# Every setting of pagesync. Copy this file to .env and fill it in. pagesync reads .env from the\n\
+         # directory in which it is started; environment variables override it.\n\
+         # Put a value with spaces, quotes or $ into '...': without the quotes, $NAME is replaced.\n\
+         # Every setting can also be read from a file: KEY_FILE=/path instead of KEY=value.\n\
+         # Generated by `pagesync config example`; a test compares the two.\n",
     );
     for Setting {
         key,
@@ -307,18 +307,18 @@ pub fn env_example() -> String {
     text
 }
 
-/// A setting as it may be shown.
+/// A setting in a form that can be shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ShownSetting {
     /// The environment variable.
     pub setting: &'static str,
-    /// Its value, or a note in parentheses where the value is secret or in a file.
+    /// The value, or a note in parentheses if the value is secret or in a file.
     pub value: String,
     /// Where the value comes from: `environment`, `file`, `default` or `unset`.
     pub origin: &'static str,
 }
 
-/// Returns every setting as it may be shown.
+/// Returns every setting in a form that can be shown.
 pub fn shown(environment: &Environment) -> Vec<ShownSetting> {
     SETTINGS
         .iter()

@@ -1,10 +1,11 @@
-//! What a configuration accepts, refuses and never repeats.
+//! Tests of which configurations are accepted, refused and reported.
 
 use super::*;
 use secrecy::ExposeSecret as _;
 
+/// Returns valid values of the settings that `up` requires, overridden or extended by `pairs`.
 fn environment(pairs: &[(&str, &str)]) -> Environment {
-    let good = [
+    let valid = [
         ("FACEBOOK_APP_SECRET", "0123456789abcdef0123456789abcdef"),
         ("FACEBOOK_VERIFY_TOKEN", "verify-me-please"),
         ("FACEBOOK_APP_ID", "100200300400500"),
@@ -17,7 +18,8 @@ fn environment(pairs: &[(&str, &str)]) -> Environment {
             "https://bot.example/facebook/webhook",
         ),
     ];
-    good.iter()
+    valid
+        .iter()
         .chain(pairs)
         .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
         .collect()
@@ -32,7 +34,7 @@ fn problems(pairs: &[(&str, &str)], role: Role) -> Vec<(String, String)> {
 }
 
 #[test]
-fn defaults_are_enough_but_for_the_app_and_its_addresses() {
+fn only_the_app_and_its_addresses_are_required() {
     let config = Config::read(&environment(&[]), Role::Up).unwrap();
     assert_eq!(config.backend, Backend::Embedded);
     assert_eq!(config.listen.to_string(), "0.0.0.0:5000");
@@ -44,9 +46,9 @@ fn defaults_are_enough_but_for_the_app_and_its_addresses() {
 }
 
 #[test]
-fn every_problem_is_in_one_report_and_no_value_is() {
+fn one_report_names_every_problem_and_no_value() {
     let secret = "hunter2-hunter2";
-    let bad = [
+    let invalid = [
         ("PAGESYNC_LISTEN", secret),
         ("PAGESYNC_VERIFY_AFTER", secret),
         ("PAGESYNC_REDIS_URL", "rediss://x"),
@@ -56,7 +58,7 @@ fn every_problem_is_in_one_report_and_no_value_is() {
         ("PAGESYNC_BACKEND", "distributed"),
         ("PAGESYNC_LOG", "loud"),
     ];
-    let report = Config::read(&environment(&bad), Role::Up).unwrap_err();
+    let report = Config::read(&environment(&invalid), Role::Up).unwrap_err();
     assert_eq!(report.0.len(), 7, "{report}");
     assert!(!report.to_string().contains("hunter2"), "{report}");
     let unknown = report
@@ -68,7 +70,7 @@ fn every_problem_is_in_one_report_and_no_value_is() {
 }
 
 #[test]
-fn a_secret_may_come_from_a_file_but_not_twice() {
+fn a_secret_can_come_from_a_variable_or_a_file_but_not_from_both() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("secret");
     std::fs::write(&path, "fedcba9876543210fedcba9876543210\n").unwrap();
@@ -110,7 +112,7 @@ fn only_a_worker_may_open_tokens() {
     let private = private.expose_secret();
     let ingress = |pairs: &[(&str, &str)]| Config::read(&environment(pairs), Role::Ingress);
     assert!(ingress(&[("PAGESYNC_TOKEN_PUBLIC_KEY", &public)]).is_ok());
-    assert!(ingress(&[]).is_err(), "ingress seals");
+    assert!(ingress(&[]).is_err(), "ingress needs a key that seals");
     for role in [Role::Ingress, Role::Scheduler] {
         let both = [
             ("PAGESYNC_TOKEN_PUBLIC_KEY", public.as_str()),
@@ -126,8 +128,8 @@ fn only_a_worker_may_open_tokens() {
 }
 
 #[test]
-fn addresses_that_tokens_pass_through_need_tls() {
-    for (key, bad) in [
+fn settings_of_the_wrong_form_and_addresses_without_tls_are_refused() {
+    for (key, invalid) in [
         ("PAGESYNC_GRAPH_URL", "http://graph.facebook.com"),
         ("PAGESYNC_GRAPH_URL", "ftp://simulator"),
         (
@@ -146,27 +148,27 @@ fn addresses_that_tokens_pass_through_need_tls() {
         ("FACEBOOK_APP_ID", "my_app"),
         ("PAGESYNC_SCOPES", "pages show list"),
     ] {
-        let found = problems(&[(key, bad)], Role::Up);
+        let found = problems(&[(key, invalid)], Role::Up);
         assert_eq!(found.len(), 1, "{key}: {found:?}");
         assert_eq!(found[0].0, key);
     }
 }
 
 #[test]
-fn a_single_role_cannot_use_the_embedded_backend() {
+fn a_service_cannot_use_the_embedded_backend() {
     let found = problems(&[("PAGESYNC_BACKEND", "embedded")], Role::Scheduler);
     assert_eq!(found[0].0, "PAGESYNC_BACKEND");
 }
 
 #[test]
-fn up_and_the_commands_beside_it_cannot_mean_different_backends() {
+fn up_and_commands_cannot_choose_different_backends() {
     let url = ("PAGESYNC_REDIS_URL", "redis://127.0.0.1/0");
     assert_eq!(problems(&[url], Role::Up)[0].0, "PAGESYNC_BACKEND");
     let command = Config::read(&environment(&[url]), Role::Command).unwrap();
     assert_eq!(command.backend, Backend::Distributed);
-    let said = [url, ("PAGESYNC_BACKEND", "embedded")];
+    let explicit = [url, ("PAGESYNC_BACKEND", "embedded")];
     for role in [Role::Up, Role::Command] {
-        let config = Config::read(&environment(&said), role).unwrap();
+        let config = Config::read(&environment(&explicit), role).unwrap();
         assert_eq!(config.backend, Backend::Embedded);
     }
 }

@@ -1,4 +1,6 @@
-//! The calls pagesync makes, with their answers checked.
+//! The calls of Graph that pagesync makes.
+//!
+//! Invariant: every answer is checked. An answer without the expected content is an error.
 
 use std::time::Duration;
 
@@ -13,191 +15,204 @@ use super::error::GraphError;
 use super::reply::{Reply, ReplyTimeError};
 use crate::sealing::Token;
 
-/// Longest cursor that is sent back.
+/// The longest cursor that is sent back, in bytes.
 const MAX_CURSOR: usize = 512;
-/// Category names are localised; this keeps them the same at every read.
+/// The language of category names, which Facebook translates. It is the same for every read.
 const LOCALE: (&str, &str) = ("locale", "en_US");
 
-/// A token that was just given.
+/// A token that Facebook has just issued.
 #[derive(Debug)]
 pub struct TokenGrant {
     /// The token.
     pub token: Token,
-    /// How long it lives; `None`: Facebook did not say.
+    /// How long it is valid; `None` if Facebook did not report it.
     pub expires_in: Option<Duration>,
 }
 
-/// What `debug_token` says of a token.
+/// What Facebook reports about a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenInfo {
-    /// The app it was given to.
+    /// The id of the app that it was issued to.
     pub app_id: String,
-    /// `USER`, `PAGE`, `SYSTEM_USER`, `APP`.
+    /// Its type: `USER`, `PAGE`, `SYSTEM_USER` or `APP`.
     pub kind: String,
-    /// Whose it is.
+    /// The person that it belongs to; `None` if Facebook named none.
     pub user: Option<UserId>,
-    /// What it may do.
+    /// The permissions that it has.
     pub scopes: Vec<String>,
-    /// When it ends; `None`: never.
+    /// When it expires; `None` if it does not, or if Facebook did not report it.
     pub expires: Option<HostTime>,
-    /// When Facebook stops giving data for it; `None`: not said.
+    /// When Facebook stops returning data for it; `None` if Facebook did not report it.
     pub data_access_expires: Option<HostTime>,
-    /// Whether it works now.
+    /// Whether it is valid now.
     pub is_valid: bool,
 }
 
 /// One Page of `/me/accounts`.
 #[derive(Debug)]
 pub struct ListedPage {
-    /// Which.
+    /// The id of the Page.
     pub id: PageId,
-    /// Its token; `None`: the person lacks a role or a permission.
+    /// The token of the Page; `None` if the person lacks a role or a permission.
     pub token: Option<Token>,
-    /// Every field but the token.
+    /// The fields of the Page, without the token.
     pub object: Map<String, Json>,
 }
 
 /// One result page of `/me/accounts`.
 #[derive(Debug)]
 pub struct PageList {
-    /// What it lists, without items that have no usable id.
+    /// The Pages that it lists, without items that have no valid id.
     pub pages: Vec<ListedPage>,
-    /// Where the next result page begins; `None`: this was the last.
+    /// The cursor of the next result page; `None` if this is the last one.
     pub next_cursor: Option<String>,
-    /// When it was made.
+    /// The earliest time at which it was made, on Facebook's clock, or why this time is unknown.
     pub stamp: Result<FacebookTime, ReplyTimeError>,
 }
 
-/// A Page as its own token reads it.
+/// The answer to a read of one Page with its own token.
 #[derive(Debug)]
 pub struct PageReply {
-    /// Its fields.
+    /// The fields of the Page.
     pub object: Map<String, Json>,
-    /// When it was made.
+    /// The earliest time at which it was made, on Facebook's clock, or why this time is unknown.
     pub stamp: Result<FacebookTime, ReplyTimeError>,
 }
 
-/// The app's own subscription to Pages.
+/// The app subscription: which webhooks of Pages Facebook sends to this app.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AppSubscription {
-    /// Where Facebook posts to.
+    /// The address that Facebook posts webhooks to.
     pub callback: String,
-    /// Whether it does.
+    /// Whether the subscription is active.
     pub active: bool,
-    /// Which fields.
+    /// The names of the subscribed fields.
     pub fields: Vec<String>,
 }
 
-fn text(body: &Json, name: &str) -> Option<String> {
+fn string_member(body: &Json, name: &str) -> Option<String> {
     body.get(name)?.as_str().map(ToOwned::to_owned)
 }
 
-fn seconds(body: &Json, name: &str) -> Option<HostTime> {
+/// Returns a member that is a time in seconds since 1970; `None` if it is missing or zero.
+fn time_member(body: &Json, name: &str) -> Option<HostTime> {
     let seconds = body.get(name)?.as_u64().filter(|seconds| *seconds > 0)?;
     Some(HostTime(seconds.saturating_mul(1000)))
 }
 
-fn granted(reply: &Reply) -> Result<TokenGrant, GraphError> {
-    let token = text(&reply.body, "access_token").filter(|token| !token.is_empty());
-    let token = token
-        .ok_or_else(|| GraphError::UnexpectedReply("an exchange without a token".to_owned()))?;
-    let lives = reply.body.get("expires_in").and_then(Json::as_u64);
+fn parse_token_grant(reply: &Reply) -> Result<TokenGrant, GraphError> {
+    let token = string_member(&reply.body, "access_token").filter(|token| !token.is_empty());
+    let token = token.ok_or_else(|| {
+        GraphError::UnexpectedReply("a token exchange without a token".to_owned())
+    })?;
+    let expires_in = reply.body.get("expires_in").and_then(Json::as_u64);
     Ok(TokenGrant {
         token: Token::new(token),
-        expires_in: lives.map(Duration::from_secs),
+        expires_in: expires_in.map(Duration::from_secs),
     })
 }
 
-fn token_info(body: &Json) -> Result<TokenInfo, GraphError> {
+fn parse_token_info(body: &Json) -> Result<TokenInfo, GraphError> {
     let data = body.get("data").filter(|data| data.is_object());
     let data =
         data.ok_or_else(|| GraphError::UnexpectedReply("debug_token without data".to_owned()))?;
     let user = data.get("user_id");
+    // Facebook sends the id as a string or as a number.
     let number = |id: &Json| Some(id.as_u64()?.to_string());
     let user = user.and_then(|id| id.as_str().map(ToOwned::to_owned).or_else(|| number(id)));
     Ok(TokenInfo {
-        app_id: text(data, "app_id").unwrap_or_default(),
-        kind: text(data, "type").unwrap_or_default(),
+        app_id: string_member(data, "app_id").unwrap_or_default(),
+        kind: string_member(data, "type").unwrap_or_default(),
         user: user.and_then(|id| UserId::parse(&id).ok()),
         scopes: strings(data.get("scopes")),
-        expires: seconds(data, "expires_at"),
-        data_access_expires: seconds(data, "data_access_expires_at"),
+        expires: time_member(data, "expires_at"),
+        data_access_expires: time_member(data, "data_access_expires_at"),
         is_valid: data.get("is_valid") == Some(&Json::Bool(true)),
     })
 }
 
-/// The fields of the app with this id, among all apps that are subscribed.
-fn fields_of_app(body: &Json, app_id: &str) -> Option<Vec<String>> {
+/// Returns the fields that the app with this id is subscribed to; `None` if it is not among the
+/// subscribed apps.
+fn parse_page_subscription(body: &Json, app_id: &str) -> Option<Vec<String>> {
     let apps = body.get("data").and_then(Json::as_array);
-    // Other apps are listed too: theirs is not ours.
-    let ours = apps.into_iter().flatten().find(|app| app["id"] == app_id);
-    ours.map(|app| strings(app.get("subscribed_fields")))
+    // Facebook lists the subscriptions of other apps too.
+    let own = apps.into_iter().flatten().find(|app| app["id"] == app_id);
+    own.map(|app| strings(app.get("subscribed_fields")))
 }
 
-/// The app's subscription to Pages, among those to other objects.
-fn page_subscription_of(body: &Json) -> Option<AppSubscription> {
+/// Returns the subscription to Pages; `None` if the app has only subscriptions to other objects.
+fn parse_app_subscription(body: &Json) -> Option<AppSubscription> {
     let all = body.get("data").and_then(Json::as_array);
-    let pages = all
+    let page_entry = all
         .into_iter()
         .flatten()
-        .find(|one| one["object"] == "page")?;
-    let fields = pages
+        .find(|entry| entry["object"] == "page")?;
+    let fields = page_entry
         .get("fields")
         .and_then(Json::as_array)
         .into_iter()
         .flatten();
     Some(AppSubscription {
-        callback: text(pages, "callback_url").unwrap_or_default(),
-        active: pages.get("active") == Some(&Json::Bool(true)),
-        fields: fields.filter_map(|field| text(field, "name")).collect(),
+        callback: string_member(page_entry, "callback_url").unwrap_or_default(),
+        active: page_entry.get("active") == Some(&Json::Bool(true)),
+        fields: fields
+            .filter_map(|field| string_member(field, "name"))
+            .collect(),
     })
 }
 
-/// The Page in an answer, if it is the one that was asked for.
-fn page_object(body: Json, id: &PageId) -> Result<Map<String, Json>, GraphError> {
+/// Returns the fields of a Page. Fails if the answer is about another object.
+fn parse_page_object(body: Json, id: &PageId) -> Result<Map<String, Json>, GraphError> {
     let Json::Object(object) = body else {
         return Err(GraphError::UnexpectedReply(
-            "a Page that is no object".to_owned(),
+            "a Page that is not an object".to_owned(),
         ));
     };
     if object.get("id").and_then(Json::as_str) == Some(id.as_str()) {
         Ok(object)
     } else {
         Err(GraphError::UnexpectedReply(
-            "another object than the one asked for".to_owned(),
+            "another object than the requested one".to_owned(),
         ))
     }
 }
 
-/// The rows of a list, and where it goes on.
-fn listed(mut body: Json) -> Result<(Vec<ListedPage>, Option<String>), GraphError> {
-    let after = next_cursor(&body)?;
+/// Returns the Pages of a result page and the cursor of the next one.
+fn parse_page_list(mut body: Json) -> Result<(Vec<ListedPage>, Option<String>), GraphError> {
+    let cursor = next_cursor(&body)?;
     let Some(Json::Array(items)) = body.get_mut("data").map(Json::take) else {
         return Err(GraphError::UnexpectedReply(
             "/me/accounts without data".to_owned(),
         ));
     };
-    Ok((items.into_iter().filter_map(account).collect(), after))
+    let pages = items.into_iter().filter_map(parse_listed_page).collect();
+    Ok((pages, cursor))
 }
 
-/// How a field is asked for.
-fn expansion(field: &FieldName) -> &str {
+/// Returns the expression that requests a field.
+fn field_expression(field: &FieldName) -> &str {
     match field.as_str() {
         "picture" => "picture{url,cache_key,is_silhouette}",
         name => name,
     }
 }
 
-fn field_list(fields: &[FieldName], extras: &[&str]) -> String {
-    let names = ["id"].into_iter().chain(fields.iter().map(expansion));
+/// Returns the value of the parameter `fields`.
+fn field_list(fields: &[FieldName], extra_fields: &[&str]) -> String {
+    let names = ["id"]
+        .into_iter()
+        .chain(fields.iter().map(field_expression));
     names
-        .chain(extras.iter().copied())
+        .chain(extra_fields.iter().copied())
         .collect::<Vec<_>>()
         .join(",")
 }
 
-/// A call that only reads.
-fn get<'a>(path: &'a str, caller: Caller<'a>, parameters: Vec<(&'a str, String)>) -> Request<'a> {
+fn get_request<'a>(
+    path: &'a str,
+    caller: Caller<'a>,
+    parameters: Vec<(&'a str, String)>,
+) -> Request<'a> {
     Request {
         method: Method::GET,
         path,
@@ -207,21 +222,22 @@ fn get<'a>(path: &'a str, caller: Caller<'a>, parameters: Vec<(&'a str, String)>
 }
 
 impl Graph {
-    /// Exchanges the code of a login for a short-lived token of the person.
+    /// Exchanges the code of a login for a short-lived token of the person. `redirect_uri` must be
+    /// the one that the login began with.
     pub async fn exchange_code(
         &self,
         code: &str,
-        redirect: &str,
+        redirect_uri: &str,
     ) -> Result<TokenGrant, GraphError> {
         self.exchange(vec![
             ("code", code.to_owned()),
-            ("redirect_uri", redirect.to_owned()),
+            ("redirect_uri", redirect_uri.to_owned()),
         ])
         .await
     }
 
-    /// Exchanges a short-lived token for one that lives about 60 days: the Page tokens that come of
-    /// it do not expire by time.
+    /// Exchanges a token for one that is valid for about 60 days. Page tokens that are read with
+    /// the new token do not expire by time.
     pub async fn exchange_for_long_lived(&self, token: &Token) -> Result<TokenGrant, GraphError> {
         let parameters = vec![
             ("grant_type", "fb_exchange_token".to_owned()),
@@ -241,56 +257,59 @@ impl Graph {
             method: Method::POST,
             path: "oauth/access_token",
             parameters,
-            caller: Caller::Nobody,
+            caller: Caller::Anonymous,
         };
-        granted(&self.send(request).await?)
+        parse_token_grant(&self.send(request).await?)
     }
 
-    /// What a token is.
+    /// Returns what Facebook reports about a token. The app's own token authenticates this call,
+    /// and `token` is in the query of its address.
     pub async fn debug_token(&self, token: &Token) -> Result<TokenInfo, GraphError> {
         let parameters = vec![("input_token", token.expose().to_owned())];
         let reply = self
-            .send(get("debug_token", Caller::App, parameters))
+            .send(get_request("debug_token", Caller::App, parameters))
             .await?;
-        token_info(&reply.body)
+        parse_token_info(&reply.body)
     }
 
-    /// The name of the person whose token it is.
+    /// Returns the name of the person that a token belongs to; `None` if Facebook reports none.
     pub async fn user_name(&self, token: &Token) -> Result<Option<String>, GraphError> {
         let parameters = vec![("fields", "id,name".to_owned())];
         let reply = self
-            .send(get("me", Caller::Token(token), parameters))
+            .send(get_request("me", Caller::Token(token), parameters))
             .await?;
-        Ok(text(&reply.body, "name"))
+        Ok(string_member(&reply.body, "name"))
     }
 
-    /// One result page of the Pages a person manages.
+    /// Reads one result page of the Pages that a person manages, with at most `limit` Pages.
+    /// `extra_fields` are requested in addition to `fields`. `cursor` is the `next_cursor` of the
+    /// previous result page, and `None` for the first one.
     pub async fn list_pages(
         &self,
         token: &Token,
         fields: &[FieldName],
-        extras: &[&str],
+        extra_fields: &[&str],
         limit: usize,
-        after: Option<&str>,
+        cursor: Option<&str>,
     ) -> Result<PageList, GraphError> {
         let mut parameters = vec![
-            ("fields", field_list(fields, extras)),
+            ("fields", field_list(fields, extra_fields)),
             ("limit", limit.to_string()),
             (LOCALE.0, LOCALE.1.to_owned()),
         ];
-        parameters.extend(after.map(|after| ("after", after.to_owned())));
+        parameters.extend(cursor.map(|cursor| ("after", cursor.to_owned())));
         let Reply { body, stamp } = self
-            .send(get("me/accounts", Caller::Token(token), parameters))
+            .send(get_request("me/accounts", Caller::Token(token), parameters))
             .await?;
-        let (accounts, after) = listed(body)?;
+        let (pages, next_cursor) = parse_page_list(body)?;
         Ok(PageList {
-            pages: accounts,
-            next_cursor: after,
+            pages,
+            next_cursor,
             stamp,
         })
     }
 
-    /// One Page, with its own token.
+    /// Reads one Page with its own token.
     pub async fn read_page(
         &self,
         token: &Token,
@@ -302,13 +321,14 @@ impl Graph {
             (LOCALE.0, LOCALE.1.to_owned()),
         ];
         let Reply { body, stamp } = self
-            .send(get(id.as_str(), Caller::Token(token), parameters))
+            .send(get_request(id.as_str(), Caller::Token(token), parameters))
             .await?;
-        let object = page_object(body, id)?;
+        let object = parse_page_object(body, id)?;
         Ok(PageReply { object, stamp })
     }
 
-    /// Which fields of a Page this app is subscribed to; `None`: it is not installed there.
+    /// Returns the fields of a Page that this app is subscribed to; `None` if the app is not
+    /// installed on the Page.
     pub async fn page_subscription(
         &self,
         token: &Token,
@@ -317,12 +337,12 @@ impl Graph {
         let path = format!("{id}/subscribed_apps");
         let parameters = vec![("fields", "id,name,subscribed_fields".to_owned())];
         let reply = self
-            .send(get(&path, Caller::Token(token), parameters))
+            .send(get_request(&path, Caller::Token(token), parameters))
             .await?;
-        Ok(fields_of_app(&reply.body, &self.app_id))
+        Ok(parse_page_subscription(&reply.body, &self.app_id))
     }
 
-    /// Subscribes this app to exactly these fields of a Page: the list replaces the one before.
+    /// Subscribes this app to exactly these fields of a Page. The list replaces the one before.
     pub async fn subscribe_page(
         &self,
         token: &Token,
@@ -336,10 +356,12 @@ impl Graph {
             parameters: vec![("subscribed_fields", fields.join(","))],
             caller: Caller::Token(token),
         };
-        self.send(request).await.and_then(|reply| success(&reply))
+        self.send(request)
+            .await
+            .and_then(|reply| check_success(&reply))
     }
 
-    /// Takes back everything a person allowed this app.
+    /// Revokes all permissions that a person gave to this app.
     pub async fn revoke_permissions(&self, token: &Token) -> Result<(), GraphError> {
         let request = Request {
             method: Method::DELETE,
@@ -347,17 +369,21 @@ impl Graph {
             parameters: Vec::new(),
             caller: Caller::Token(token),
         };
-        self.send(request).await.and_then(|reply| success(&reply))
+        self.send(request)
+            .await
+            .and_then(|reply| check_success(&reply))
     }
 
-    /// The app's own subscription to Pages; `None`: there is none.
+    /// Returns the app subscription; `None` if there is none for Pages.
     pub async fn app_subscription(&self) -> Result<Option<AppSubscription>, GraphError> {
         let path = format!("{}/subscriptions", self.app_id);
-        let reply = self.send(get(&path, Caller::App, Vec::new())).await?;
-        Ok(page_subscription_of(&reply.body))
+        let reply = self
+            .send(get_request(&path, Caller::App, Vec::new()))
+            .await?;
+        Ok(parse_app_subscription(&reply.body))
     }
 
-    /// Sets it. Facebook asks the callback for its handshake before it answers.
+    /// Creates or replaces the app subscription. Facebook verifies the callback before it answers.
     pub async fn subscribe_app(
         &self,
         callback: &str,
@@ -378,11 +404,14 @@ impl Graph {
             parameters,
             caller: Caller::App,
         };
-        self.send(request).await.and_then(|reply| success(&reply))
+        self.send(request)
+            .await
+            .and_then(|reply| check_success(&reply))
     }
 }
 
-/// The address of the dialog where a person allows this app to see their Pages.
+/// Returns the address of the dialog in which a person gives this app access to Pages; `None` if
+/// `PAGESYNC_DIALOG_URL` is not a URL that paths can be added to.
 pub fn login_dialog_url(config: &crate::config::Config, state: &str) -> Option<Url> {
     let mut url = Url::parse(&config.dialog_url).ok()?;
     url.path_segments_mut().ok()?.pop_if_empty().extend([
@@ -399,16 +428,18 @@ pub fn login_dialog_url(config: &crate::config::Config, state: &str) -> Option<U
     Some(url)
 }
 
+/// Returns the strings of a list, without items of other types.
 fn strings(list: Option<&Json>) -> Vec<String> {
     let list = list.and_then(Json::as_array).into_iter().flatten();
     list.filter_map(|item| item.as_str().map(ToOwned::to_owned))
         .collect()
 }
 
-/// `{"success": true}`, or `"true"` as the documentation has it in one place.
-fn success(reply: &Reply) -> Result<(), GraphError> {
-    let said = reply.body.get("success").unwrap_or(&reply.body);
-    if *said == Json::Bool(true) || said == "true" {
+/// Checks that an answer is `{"success": true}` or `true`. One page of the documentation has the
+/// string `"true"` instead.
+fn check_success(reply: &Reply) -> Result<(), GraphError> {
+    let success = reply.body.get("success").unwrap_or(&reply.body);
+    if *success == Json::Bool(true) || success == "true" {
         Ok(())
     } else {
         Err(GraphError::UnexpectedReply(
@@ -417,16 +448,18 @@ fn success(reply: &Reply) -> Result<(), GraphError> {
     }
 }
 
-/// The cursor of the next result page. Only `paging.next` says that there is one; its address is
-/// not used, for it carries the token and could lead anywhere.
+/// Returns the cursor of the next result page; `None` if there is no `paging.next`. The address in
+/// `paging.next` is not used, because it contains the token and could lead to any host. Fails if
+/// there is a next result page and its cursor is missing or malformed.
 fn next_cursor(body: &Json) -> Result<Option<String>, GraphError> {
     if body.pointer("/paging/next").is_none_or(Json::is_null) {
         return Ok(None);
     }
     let cursor = body.pointer("/paging/cursors/after").and_then(Json::as_str);
-    let harmless = |c: char| c.is_ascii_alphanumeric() || "_-=".contains(c);
-    let cursor = cursor
-        .filter(|cursor| (1..=MAX_CURSOR).contains(&cursor.len()) && cursor.chars().all(harmless));
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "_-=".contains(c);
+    let cursor = cursor.filter(|cursor| {
+        (1..=MAX_CURSOR).contains(&cursor.len()) && cursor.chars().all(is_allowed)
+    });
     match cursor {
         Some(cursor) => Ok(Some(cursor.to_owned())),
         None => Err(GraphError::UnexpectedReply(
@@ -435,7 +468,8 @@ fn next_cursor(body: &Json) -> Result<Option<String>, GraphError> {
     }
 }
 
-fn account(item: Json) -> Option<ListedPage> {
+/// Returns one Page of the list; `None` if it has no valid id.
+fn parse_listed_page(item: Json) -> Option<ListedPage> {
     let Json::Object(mut object) = item else {
         return None;
     };

@@ -1,44 +1,44 @@
-//! The HTTP client of Graph: one request, one reply.
+//! The HTTP client of Graph, which sends one request and reads its reply.
 //!
-//! Invariants: a token travels in the `Authorization` header only; an answer has a deadline and a size
-//! limit.
+//! Invariants: the token of the caller is sent in the `Authorization` header, never in the address.
+//! A reply has a deadline and a size limit.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use hmac::{Hmac, KeyInit as _, Mac as _};
+use hmac::Mac as _;
 use reqwest::{Method, Url};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value as Json;
-use sha2::Sha256;
 
-use super::error::{self, GraphError};
+use super::error::{self, GraphError, RateLimitScope};
 use super::reply::{self, Reply, Usage};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::sealing::Token;
+use crate::signing::hmac_sha256;
 use model::hex::hex;
 
-/// To a connection.
+/// The deadline for a connection to Facebook.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// To the last byte of an answer.
+/// The deadline of a whole request, to the last byte of its reply.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(15);
-/// Longest answer read, in bytes.
+/// The largest reply that is read, in bytes.
 pub const MAX_REPLY: usize = 8 * 1024 * 1024;
 
-/// Who asks.
+/// Whose credentials authenticate a request.
 #[derive(Debug, Clone, Copy)]
 pub enum Caller<'a> {
-    /// A person or a Page.
+    /// The token of a person or of a Page.
     Token(&'a Token),
-    /// The app itself.
+    /// The app's own token: its id and its secret.
     App,
-    /// Nobody: the exchange of a code proves itself by the app secret.
-    Nobody,
+    /// No token. The exchange of a code or a token has the app secret among its parameters.
+    Anonymous,
 }
 
-/// The client of one app.
+/// A client for the Graph API of one app.
 #[derive(Debug, Clone)]
 pub struct Graph {
     http: reqwest::Client,
@@ -47,19 +47,22 @@ pub struct Graph {
     pub(super) app_id: String,
     pub(super) app_secret: SecretString,
     clock: Clock,
-    seen: Arc<Mutex<Observed>>,
+    observed: Arc<Mutex<Observed>>,
 }
 
-/// What answers said beside what was asked.
+/// What the headers of replies reported.
 #[derive(Debug, Default)]
 struct Observed {
+    /// The usage of rate limits by bucket, since the last [`Graph::take_usage`].
     usage: BTreeMap<String, Usage>,
+    /// Whether a warning about another version was logged.
     version_warned: bool,
-    /// Answers by another version than the one asked for.
-    other_version: u64,
+    /// The number of replies by another version than the requested one, since the last
+    /// [`Graph::take_version_mismatches`].
+    version_mismatches: u64,
 }
 
-/// One request. Parameters go into the query of a GET or DELETE and into the form of a POST.
+/// One request. The parameters are the form of a POST, and the query of any other method.
 pub(super) struct Request<'a> {
     pub(super) method: Method,
     pub(super) path: &'a str,
@@ -68,7 +71,8 @@ pub(super) struct Request<'a> {
 }
 
 impl Graph {
-    /// The client of the configured app.
+    /// Creates a client for the configured app. Fails if `PAGESYNC_GRAPH_URL` is not a URL, or if
+    /// TLS cannot be set up.
     pub fn new(config: &Config, clock: Clock) -> Result<Self, GraphError> {
         crate::tls::provide();
         let http = reqwest::Client::builder()
@@ -79,7 +83,7 @@ impl Graph {
             .build()
             .map_err(|error| GraphError::Configuration(error.to_string()))?;
         let base = Url::parse(&config.graph_url);
-        let base = base.map_err(|_| GraphError::Configuration("PAGESYNC_GRAPH_URL".to_owned()))?;
+        let base = base.map_err(|_| invalid_graph_url())?;
         let secret = config.app_secrets.first().cloned().unwrap_or_default();
         Ok(Self {
             http,
@@ -88,39 +92,38 @@ impl Graph {
             app_id: config.app_id.clone(),
             app_secret: secret,
             clock,
-            seen: Arc::default(),
+            observed: Arc::default(),
         })
     }
 
-    /// The app's id.
+    /// Returns the id of the app.
     pub fn app_id(&self) -> &str {
         &self.app_id
     }
 
-    /// What answers said of limits since the last call of this, by bucket.
+    /// Returns the usage of rate limits that replies reported since the last call, by bucket.
     pub fn take_usage(&self) -> BTreeMap<String, Usage> {
-        std::mem::take(&mut self.observed().usage)
+        std::mem::take(&mut self.lock_observed().usage)
     }
 
-    /// How many answers another version served since the last call of this.
+    /// Returns how many replies another version of Graph served since the last call.
     pub fn take_version_mismatches(&self) -> u64 {
-        std::mem::take(&mut self.observed().other_version)
+        std::mem::take(&mut self.lock_observed().version_mismatches)
     }
 
-    fn observed(&self) -> std::sync::MutexGuard<'_, Observed> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_observed(&self) -> std::sync::MutexGuard<'_, Observed> {
+        self.observed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `appsecret_proof`: HMAC-SHA256 of the token with the app secret, in hexadecimal digits.
+    /// Returns `appsecret_proof`: the HMAC-SHA256 of the token with the app secret, in hexadecimal.
     /// Source: "Securing Graph API calls".
-    fn proof(&self, token: &Token) -> String {
-        let key = self.app_secret.expose_secret().as_bytes();
-        let mac = Hmac::<Sha256>::new_from_slice(key)
-            .unwrap_or_else(|_| unreachable!("HMAC takes a key of any length"));
+    fn appsecret_proof(&self, token: &Token) -> String {
+        let mac = hmac_sha256(&self.app_secret);
         let bytes = mac.chain_update(token.expose()).finalize().into_bytes();
         hex(&bytes)
     }
 
+    /// Sends a request and returns its answer. Fails if the reply is not an answer.
     pub(super) async fn send(&self, request: Request<'_>) -> Result<Reply, GraphError> {
         let Request {
             method,
@@ -130,12 +133,12 @@ impl Graph {
         } = request;
         let mut url = self.base.clone();
         url.path_segments_mut()
-            .map_err(|()| GraphError::Configuration("PAGESYNC_GRAPH_URL".to_owned()))?
+            .map_err(|()| invalid_graph_url())?
             .pop_if_empty()
             .push(&self.version)
             .extend(path.split('/'));
         if let Caller::Token(token) = caller {
-            parameters.push(("appsecret_proof", self.proof(token)));
+            parameters.push(("appsecret_proof", self.appsecret_proof(token)));
         }
         let mut builder = self.http.request(method.clone(), url);
         builder = if method == Method::POST {
@@ -149,52 +152,61 @@ impl Graph {
                 let secret = self.app_secret.expose_secret();
                 builder.bearer_auth(format!("{}|{secret}", self.app_id))
             }
-            Caller::Nobody => builder,
+            Caller::Anonymous => builder,
         };
-        let begun = Instant::now();
-        let response = builder.send().await.map_err(|error| network(&error))?;
-        let answer = self.read_reply(response, begun).await;
-        answer.map_err(|error| match (error, caller) {
-            // The app's own token is its id and its secret.
+        let began = Instant::now();
+        let response = builder
+            .send()
+            .await
+            .map_err(|error| network_error(&error))?;
+        let reply = self.read_reply(response, began).await;
+        reply.map_err(|error| match (error, caller) {
+            // The app's own token consists of its id and its secret.
             (GraphError::Token { .. }, Caller::App) => {
-                let what = "FACEBOOK_APP_ID and FACEBOOK_APP_SECRET do not belong together";
-                GraphError::Configuration(what.to_owned())
+                let problem = "FACEBOOK_APP_ID and FACEBOOK_APP_SECRET do not belong together";
+                GraphError::Configuration(problem.to_owned())
             }
             (error, _) => error,
         })
     }
 
+    /// Reads a reply and its headers. Fails with its error if it is not an answer.
     async fn read_reply(
         &self,
         mut response: reqwest::Response,
-        begun: Instant,
+        began: Instant,
     ) -> Result<Reply, GraphError> {
         let status = response.status().as_u16();
         let headers = response.headers().clone();
         let mut bytes = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| network(&error))? {
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|error| network_error(&error))?
+        {
             if bytes.len() + chunk.len() > MAX_REPLY {
                 return Err(GraphError::UnexpectedReply(format!(
-                    "an answer over {MAX_REPLY} bytes"
+                    "a reply of more than {MAX_REPLY} bytes"
                 )));
             }
             bytes.extend_from_slice(&chunk);
         }
-        let stamp = reply::stamp(&headers, begun.elapsed(), self.clock.now());
+        let stamp = reply::stamp(&headers, began.elapsed(), self.clock.now());
         let usage = reply::usage(&headers);
-        self.remember(usage.clone(), reply::version(&headers));
+        self.record_headers(usage.clone(), reply::version(&headers));
         let body: Option<Json> = serde_json::from_slice(&bytes).ok();
-        let failed = |body: Option<&Json>| {
+        // For the rate limit of a Page, the header reports how long calls are refused.
+        let error_of = |body: Option<&Json>| {
             let pages = usage
                 .iter()
                 .filter(|(bucket, _)| bucket.starts_with("page:"));
             let regain = pages.map(|(_, usage)| usage.regain).max();
             match GraphError::from_reply(status, body) {
                 GraphError::RateLimited {
-                    bucket: error::RateLimitScope::Page,
+                    scope: RateLimitScope::Page,
                     wait,
                 } => GraphError::RateLimited {
-                    bucket: error::RateLimitScope::Page,
+                    scope: RateLimitScope::Page,
                     wait: wait.max(regain.filter(|regain| !regain.is_zero())),
                 },
                 error => error,
@@ -203,11 +215,16 @@ impl Graph {
         match body {
             Some(body) if is_answer(status, &body) => Ok(Reply { body, stamp }),
             body => {
-                let error = failed(body.as_ref());
+                let error = error_of(body.as_ref());
                 let trace = body
                     .as_ref()
                     .and_then(|body| body.pointer("/error/fbtrace_id"));
-                tracing::debug!(status, error = %error, fbtrace_id = trace.and_then(Json::as_str), "Graph refused");
+                tracing::debug!(
+                    status,
+                    error = %error,
+                    fbtrace_id = trace.and_then(Json::as_str),
+                    "Graph answered with an error"
+                );
                 Err(match (error, body) {
                     (GraphError::Permission(_) | GraphError::Configuration(_), Some(body))
                         if !error::refused_fields(&body).is_empty() =>
@@ -220,35 +237,42 @@ impl Graph {
         }
     }
 
-    fn remember(&self, usage: BTreeMap<String, Usage>, served: Option<String>) {
-        let mut seen = self.observed();
-        seen.usage.extend(usage);
+    /// Records the headers of a reply. `served` is the version that served it.
+    fn record_headers(&self, usage: BTreeMap<String, Usage>, served: Option<String>) {
+        let mut observed = self.lock_observed();
+        observed.usage.extend(usage);
         let other = served.filter(|served| *served != self.version);
-        seen.other_version += u64::from(other.is_some());
-        if let Some(served) = other.filter(|_| !seen.version_warned) {
-            seen.version_warned = true;
+        observed.version_mismatches += u64::from(other.is_some());
+        if let Some(served) = other.filter(|_| !observed.version_warned) {
+            observed.version_warned = true;
             tracing::warn!(
-                asked = self.version,
+                requested = self.version,
                 served,
-                "Facebook serves another version of Graph: PAGESYNC_GRAPH_VERSION has expired"
+                "Graph served another version: PAGESYNC_GRAPH_VERSION has expired, set a later one"
             );
         }
     }
 }
 
-/// Whether a JSON body answers the question: errors come with status 200 too.
+/// Returns whether a reply is an answer and not an error. Errors can also have status 200.
 pub(super) fn is_answer(status: u16, body: &Json) -> bool {
     (200..300).contains(&status) && body.get("error").is_none() && body.get("error_code").is_none()
 }
 
-/// What the network did, without the address that was asked.
-fn network(error: &reqwest::Error) -> GraphError {
-    let what = if error.is_timeout() {
-        "no answer in time"
+fn invalid_graph_url() -> GraphError {
+    GraphError::Configuration(
+        "PAGESYNC_GRAPH_URL is not a URL that paths can be added to".to_owned(),
+    )
+}
+
+/// Converts an error of the network. The address, which can contain a token, is left out.
+fn network_error(error: &reqwest::Error) -> GraphError {
+    let reason = if error.is_timeout() {
+        "no reply in time"
     } else if error.is_connect() {
         "no connection"
     } else {
-        "the connection broke"
+        "the connection was lost"
     };
-    GraphError::Transient(what.to_owned())
+    GraphError::Transient(reason.to_owned())
 }

@@ -1,104 +1,112 @@
-//! What a failed call to Graph means.
+//! The classification of failed calls to Graph.
 //!
-//! Classified by the JSON `code` and `error_subcode`, then by status: Graph answers nearly every
-//! error with 400, and servers in between answer HTML. Source: "Handling errors" of the Graph API;
-//! the codes that page does not name are from captures. Must not: carry the message of an error that
-//! could hold a token.
+//! An error is classified by its JSON members `code` and `error_subcode`, and only without them by
+//! its status: Graph answers nearly every error with 400, and servers in between answer HTML.
+//! Source: "Handling errors" of the Graph API; the codes that it does not name are from captures.
+//!
+//! Invariant: a classified error contains names from the message of Graph, but not the message,
+//! which could contain a token.
 
 use std::fmt;
 use std::time::Duration;
 
 use serde_json::Value as Json;
 
-/// Why a call did not succeed, as far as it decides what happens next.
+/// Why a call to Graph failed. Each variant needs a different reaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GraphError {
-    /// Not now: the network, a server, Facebook itself. Ask again later.
+    /// A temporary failure of the network, of a server or of Facebook. The call can be retried.
     Transient(String),
-    /// Too many calls; nothing before this has passed.
+    /// A rate limit is exhausted.
     RateLimited {
-        /// Whose limit.
-        bucket: RateLimitScope,
-        /// How long, if Facebook said.
+        /// Which rate limit it is.
+        scope: RateLimitScope,
+        /// The time until calls are possible again, if it is known.
         wait: Option<Duration>,
     },
-    /// The answer would be too large: ask for less.
+    /// The reply would be too large. The call must request less.
     TooMuchData,
-    /// A field that this version of Graph does not have.
+    /// This version of Graph does not have the named field.
     UnknownField(String),
-    /// The token is dead.
+    /// The token is invalid.
     Token {
-        /// Which death (`error_subcode`).
+        /// `error_subcode`, which identifies the reason.
         subcode: Option<u64>,
     },
-    /// A permission is missing.
+    /// A permission is missing. The text names the permission, the refused fields, or the code.
     Permission(String),
-    /// The object does not exist, or this token may not see it.
+    /// The object does not exist, or the token does not give access to it.
     NotFound,
-    /// Something of ours is wrong: application, parameters, configuration.
+    /// The request, the app or the configuration of pagesync is wrong.
     Configuration(String),
-    /// An answer that is not Graph's.
+    /// The reply is neither the expected answer nor an error of Graph.
     UnexpectedReply(String),
 }
 
-/// Whose limit is used up.
+/// The scope of a rate limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RateLimitScope {
-    /// The app's.
+    /// All calls of the app.
     App,
-    /// The person's whose token it is.
+    /// The calls with the token of a person.
     User,
-    /// The Page's.
+    /// The calls about a Page.
     Page,
 }
 
 impl fmt::Display for GraphError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Transient(why) => write!(f, "Facebook cannot answer now: {why}"),
-            Self::RateLimited { bucket, .. } => {
-                write!(f, "too many calls for the {bucket:?} limit")
+            Self::Transient(reason) => write!(f, "Graph is temporarily not available: {reason}"),
+            Self::RateLimited { scope, .. } => {
+                write!(f, "the rate limit of the {scope:?} is exhausted")
             }
-            Self::TooMuchData => f.write_str("Facebook wants to be asked for less at once"),
+            Self::TooMuchData => f.write_str("the requested data is too large for one reply"),
             Self::UnknownField(name) => write!(f, "Graph has no field {name}"),
             Self::Token {
                 subcode: Some(code),
             } => write!(
                 f,
-                "the token is dead: {} ({code})",
+                "the token is invalid: {} (subcode {code})",
                 token_error_reason(*code)
             ),
-            Self::Token { subcode: None } => f.write_str("the token is not valid"),
-            Self::Permission(what) => write!(f, "a permission is missing: {what}"),
-            Self::NotFound => f.write_str("it does not exist, or the token may not see it"),
-            Self::Configuration(what) => write!(f, "Facebook refuses the request: {what}"),
-            Self::UnexpectedReply(what) => write!(f, "not an answer of Graph: {what}"),
+            Self::Token { subcode: None } => f.write_str("the token is invalid"),
+            Self::Permission(name) => write!(f, "a permission is missing: {name}"),
+            Self::NotFound => {
+                f.write_str("the object does not exist, or the token does not give access to it")
+            }
+            Self::Configuration(problem) => {
+                write!(f, "the request or the configuration is wrong: {problem}")
+            }
+            Self::UnexpectedReply(problem) => write!(f, "unexpected reply of Graph: {problem}"),
         }
     }
 }
 
 impl std::error::Error for GraphError {}
 
-/// What ended a token, for whoever must mend it. Source: subcodes in "Handling errors" of the Graph API;
-/// 464, 466, 490 and 492 are from captures.
+/// Returns why a token is invalid, and what the person must do.
+///
+/// Source: the subcodes in "Handling errors" of the Graph API; 464, 466, 490 and 492 are from
+/// captures.
 fn token_error_reason(subcode: u64) -> &'static str {
     match subcode {
-        458 => "the person removed the app; they may log in again",
+        458 => "the person removed the app; they can log in again",
         459 => {
-            "Facebook holds the person up: they must log in at facebook.com and do as it says there"
+            "Facebook checks the account; the person must follow the instructions at facebook.com"
         }
         460 => "the person changed their password; they must log in again",
-        463 => "it has expired; the person must log in again",
+        463 => "the token has expired; the person must log in again",
         464 => "the person must confirm their account at facebook.com",
-        466 | 467 => "the session was ended; the person must log in again",
-        490 => "the person must log in with their second factor",
+        466 | 467 => "the session has ended; the person must log in again",
+        490 => "the person must log in with two-factor authentication",
         492 => "the person has no role on the Page any more",
         _ => "the person must log in again",
     }
 }
 
 impl GraphError {
-    /// A word for metrics and stored results.
+    /// Returns the label of this error in metrics and in stored results.
     pub fn metric_label(&self) -> &'static str {
         match self {
             Self::Transient(_) => "transient",
@@ -113,10 +121,11 @@ impl GraphError {
         }
     }
 
-    /// Of an answer with `status` and the parsed body; `None` for a body that is not JSON.
+    /// Classifies a reply that is not an answer, by its status and its parsed body. `body` is
+    /// `None` if it is not JSON.
     pub fn from_reply(status: u16, body: Option<&Json>) -> Self {
-        let Some(error) = body.and_then(envelope) else {
-            return by_status(status);
+        let Some(error) = body.and_then(error_object) else {
+            return classify_status(status);
         };
         let number = |name: &str| {
             let value = error.get(name)?;
@@ -124,77 +133,85 @@ impl GraphError {
         };
         let message = error.get("message").and_then(Json::as_str).unwrap_or("");
         let subcode = number("error_subcode").or_else(|| number("subcode"));
-        let code = number("code").or_else(|| code_in(message));
+        let code = number("code").or_else(|| code_in_message(message));
         let is_transient = error.get("is_transient") == Some(&Json::Bool(true));
         let kind = error.get("type").and_then(Json::as_str);
         match (code, kind) {
-            (Some(code), _) => match by_code(code, subcode, message) {
-                // A used up limit says that it passes, too: what matters is that we stop calling.
+            (Some(code), _) => match classify_code(code, subcode, message) {
+                // Facebook marks an exhausted rate limit as transient too, but calls must stop.
                 error @ (Self::RateLimited { .. } | Self::TooMuchData) => error,
                 _ if is_transient => Self::Transient(format!("code {code}")),
                 error => error,
             },
-            (None, _) if is_transient => Self::Transient("no code".to_owned()),
+            (None, _) if is_transient => Self::Transient("an error without a code".to_owned()),
             (None, Some("OAuthException")) => Self::Token { subcode },
-            (None, _) => by_status(status),
+            (None, _) => classify_status(status),
         }
     }
 }
 
-/// The error in a body, in the forms Graph uses.
-fn envelope(body: &Json) -> Option<Json> {
+/// Returns the error object of a body, from any of the forms that Graph uses.
+fn error_object(body: &Json) -> Option<Json> {
     if let Some(error) = body.get("error").filter(|error| error.is_object()) {
         return Some(error.clone());
     }
     let code = body.get("error_code")?;
-    let texts = ["error_msg", "error_description", "error_message"];
-    let message = texts.iter().find_map(|name| body.get(name));
+    let message_names = ["error_msg", "error_description", "error_message"];
+    let message = message_names.iter().find_map(|name| body.get(name));
     Some(serde_json::json!({"code": code, "message": message}))
 }
 
-/// Very old errors have their code only in the text: `(#341) ...`.
-fn code_in(message: &str) -> Option<u64> {
+/// Returns the code at the start of a message, such as `(#341) ...`. Very old errors have it only
+/// there.
+fn code_in_message(message: &str) -> Option<u64> {
     message.strip_prefix("(#")?.split(')').next()?.parse().ok()
 }
 
-fn by_status(status: u16) -> GraphError {
+/// Classifies a reply without an error object.
+fn classify_status(status: u16) -> GraphError {
     match status {
-        200..=299 => GraphError::UnexpectedReply(format!("{status} without what was asked for")),
+        200..=299 => {
+            GraphError::UnexpectedReply(format!("status {status} without the expected content"))
+        }
         429 => GraphError::RateLimited {
-            bucket: RateLimitScope::App,
+            scope: RateLimitScope::App,
             wait: None,
         },
-        300..=399 => {
-            GraphError::UnexpectedReply(format!("a redirect ({status}), which is not followed"))
-        }
-        // Graph says why a token is dead or an object is missing; an edge in between does not.
+        300..=399 => GraphError::UnexpectedReply(format!(
+            "a redirect, status {status}, which is not followed"
+        )),
+        // Graph reports an invalid token or a missing object with an error object. Without one, the
+        // status is that of a server in between.
         401 | 404 | 500..=599 => GraphError::Transient(format!("status {status}")),
-        _ => GraphError::UnexpectedReply(format!("status {status} without a Graph error")),
+        _ => GraphError::UnexpectedReply(format!("status {status} without an error object")),
     }
 }
 
-/// "Tried accessing nonexisting field (x)": in the middle of the text, with or without its type.
+/// Returns the field name in "Tried accessing nonexisting field (x)". This text can be anywhere in
+/// the message.
 fn unknown_field(message: &str) -> Option<&str> {
     let (_, rest) = message.split_once("nonexisting field (")?;
     rest.split(')').next().filter(|name| !name.is_empty())
 }
 
-fn by_code(code: u64, subcode: Option<u64>, message: &str) -> GraphError {
-    let throttled = |bucket| GraphError::RateLimited { bucket, wait: None };
+/// Classifies an error by its code.
+fn classify_code(code: u64, subcode: Option<u64>, message: &str) -> GraphError {
+    let rate_limited = |scope| GraphError::RateLimited { scope, wait: None };
     match (code, subcode) {
         (1, _) if message.contains("reduce the amount of data") => GraphError::TooMuchData,
-        // Elsewhere code 1 passes by itself; at the token endpoint it may mean this.
-        (1, _) if message.contains("client secret") => {
-            GraphError::Configuration("FACEBOOK_APP_SECRET is not this app's".to_owned())
-        }
+        // At the token endpoint, code 1 can mean a wrong app secret. Elsewhere it is temporary.
+        (1, _) if message.contains("client secret") => GraphError::Configuration(
+            "FACEBOOK_APP_SECRET is not the secret of this app".to_owned(),
+        ),
         (1, Some(2_853_006)) => GraphError::Permission("a role on the Page".to_owned()),
         (1 | 2, _) => GraphError::Transient(format!("code {code}")),
-        (4 | 341 | 613 | 80000 | 80002..=80014, _) => throttled(RateLimitScope::App),
-        (17, _) => throttled(RateLimitScope::User),
-        (32 | 80001, _) => throttled(RateLimitScope::Page),
-        // Blocked for abuse: a day, and a person should look.
+        (4 | 341 | 613 | 80000 | 80002..=80014, _) => rate_limited(RateLimitScope::App),
+        (17, _) => rate_limited(RateLimitScope::User),
+        (32 | 80001, _) => rate_limited(RateLimitScope::Page),
+        // Facebook has blocked the calls as abuse. In the day of the wait, an operator can find the
+        // cause.
         (368, _) => GraphError::RateLimited {
-            bucket: RateLimitScope::Page,
+            scope: RateLimitScope::Page,
             wait: Some(Duration::from_secs(24 * 3600)),
         },
         (102 | 190 | 450 | 452 | 463 | 467, _) => GraphError::Token { subcode },
@@ -204,27 +221,29 @@ fn by_code(code: u64, subcode: Option<u64>, message: &str) -> GraphError {
             None if message.contains("missing permission") => {
                 GraphError::Permission("pages_read_engagement".to_owned())
             }
-            None => GraphError::Configuration(format!("code 100{}", and(subcode))),
+            None => GraphError::Configuration(format!("code 100{}", subcode_suffix(subcode))),
         },
-        (3 | 10 | 200..=299, _) => GraphError::Permission(permission(message, code)),
-        _ => GraphError::Configuration(format!("code {code}{}", and(subcode))),
+        (3 | 10 | 200..=299, _) => GraphError::Permission(missing_permission(message, code)),
+        _ => GraphError::Configuration(format!("code {code}{}", subcode_suffix(subcode))),
     }
 }
 
-fn and(subcode: Option<u64>) -> String {
+fn subcode_suffix(subcode: Option<u64>) -> String {
     subcode.map_or(String::new(), |subcode| format!(", subcode {subcode}"))
 }
 
-/// The permission a message names; its code if it names none.
-fn permission(message: &str, code: u64) -> String {
-    let named = |word: &&str| word.starts_with("pages_") || *word == "business_management";
+/// Returns the permission that a message names, or the code if it names none.
+fn missing_permission(message: &str, code: u64) -> String {
+    let is_permission = |word: &&str| word.starts_with("pages_") || *word == "business_management";
     let mut words = message.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    let last = words.rfind(named);
+    let last = words.rfind(is_permission);
     last.map_or_else(|| format!("code {code}"), ToOwned::to_owned)
 }
 
-/// The fields a refused subscription names: `To subscribe to the <x> field, ...`, one a line; or
-/// `Param subscribed_fields[0] must be one of {...} - got "x"`.
+/// Returns the fields that Graph refused in a subscription.
+///
+/// Graph names them in one of two forms: `To subscribe to the <x> field, ...`, with a line for
+/// each, or `Param subscribed_fields[0] must be one of {...} - got "x"`.
 pub fn refused_fields(body: &Json) -> Vec<String> {
     let message = body.pointer("/error/message").and_then(Json::as_str);
     let message = message.unwrap_or_default();

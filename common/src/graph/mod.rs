@@ -1,9 +1,12 @@
-//! Facebook's Graph API, as far as pagesync needs it: one concrete client.
+//! The client of Facebook's Graph API, limited to the calls that pagesync makes.
 //!
-//! Invariants: a token travels in the `Authorization` header only; no address out of an answer is
-//! ever requested (`paging.next` carries a token, and a redirect could lead anywhere); an answer has
-//! a deadline and a size limit; what is not an answer of Graph is a typed error. Must not: log an
-//! address, a body or a token.
+//! Invariants:
+//!
+//! - The token of the caller is sent in the `Authorization` header, never in the address.
+//! - No address from a reply is requested: `paging.next` contains a token, and a redirect could
+//!   lead to any host.
+//! - A reply has a deadline and a size limit. A reply that is not an answer is a typed error.
+//! - No address, body or token is logged.
 
 pub mod calls;
 pub mod client;

@@ -1,15 +1,15 @@
-//! Every kind of reply of Graph, recorded in `replies.jsonl`, has its class.
+//! Tests that parse the replies of Graph in `replies.jsonl`: every kind of error and of answer.
 
 use super::*;
 
-/// One reply of `replies.jsonl`.
+/// One line of `replies.jsonl`.
 #[derive(serde::Deserialize)]
 struct Recorded {
     kind: String,
     #[serde(default)]
     status: Option<u16>,
     body: Json,
-    /// The class of the error, or what was read.
+    /// The label of the error, or the parsed content.
     expect: Json,
 }
 
@@ -21,77 +21,77 @@ fn replies() -> Vec<Recorded> {
 }
 
 #[test]
-fn every_kind_of_error_has_its_class() {
-    let mut seen = 0;
+fn every_kind_of_error_is_classified() {
+    let mut count = 0;
     for reply in replies().into_iter().filter(|reply| reply.kind == "error") {
         let body = (!reply.body.is_string()).then_some(&reply.body);
         let error = GraphError::from_reply(reply.status.unwrap(), body);
-        let found = match &error {
+        let classified = match &error {
             GraphError::UnknownField(name) | GraphError::Permission(name) => {
                 serde_json::json!([error.metric_label(), name])
             }
             GraphError::Token { subcode } => serde_json::json!([error.metric_label(), subcode]),
-            GraphError::RateLimited { bucket, .. } => {
-                serde_json::json!([error.metric_label(), format!("{bucket:?}")])
+            GraphError::RateLimited { scope, .. } => {
+                serde_json::json!([error.metric_label(), format!("{scope:?}")])
             }
             error => serde_json::json!([error.metric_label()]),
         };
-        assert_eq!(found, reply.expect, "{}", reply.body);
-        seen += 1;
+        assert_eq!(classified, reply.expect, "{}", reply.body);
+        count += 1;
     }
-    assert!(seen >= 40, "{seen}");
+    assert!(count >= 40, "{count}");
 }
 
 #[test]
-fn every_kind_of_answer_is_read() {
+fn every_kind_of_answer_is_parsed() {
     for reply in replies() {
         let stamp = Ok(FacebookTime(0));
-        let found = match reply.kind.as_str() {
+        let parsed = match reply.kind.as_str() {
             "accounts" => {
-                let (accounts, after) = listed(reply.body).unwrap();
-                let rows = accounts
+                let (pages, cursor) = parse_page_list(reply.body).unwrap();
+                let rows = pages
                     .iter()
-                    .map(|one| (one.id.to_string(), one.token.is_some()));
-                serde_json::json!({"rows": rows.collect::<Vec<_>>(), "after": after})
+                    .map(|page| (page.id.to_string(), page.token.is_some()));
+                serde_json::json!({"rows": rows.collect::<Vec<_>>(), "after": cursor})
             }
             "debug_token" => {
-                let info = token_info(&reply.body).unwrap();
+                let info = parse_token_info(&reply.body).unwrap();
                 serde_json::json!({"app": info.app_id, "kind": info.kind, "valid": info.is_valid,
                     "user": info.user, "scopes": info.scopes.len(), "expires": info.expires})
             }
             "granted" => {
-                let granted = granted(&Reply {
+                let grant = parse_token_grant(&Reply {
                     body: reply.body,
                     stamp,
                 })
                 .unwrap();
-                serde_json::json!(granted.expires_in.map(|lives| lives.as_secs()))
+                serde_json::json!(grant.expires_in.map(|duration| duration.as_secs()))
             }
             "success" => serde_json::json!(
-                success(&Reply {
+                check_success(&Reply {
                     body: reply.body,
                     stamp
                 })
                 .is_ok()
             ),
             "subscribed_apps" => {
-                serde_json::json!(fields_of_app(&reply.body, "100200300400500"))
+                serde_json::json!(parse_page_subscription(&reply.body, "100200300400500"))
             }
             "app_subscriptions" => {
-                let found = page_subscription_of(&reply.body);
-                serde_json::json!(found.map(|found| (found.callback, found.active, found.fields)))
+                let parsed = parse_app_subscription(&reply.body);
+                serde_json::json!(parsed.map(|app| (app.callback, app.active, app.fields)))
             }
             "refused_fields" => {
                 serde_json::json!(super::super::error::refused_fields(&reply.body))
             }
             "page" => {
                 let id = PageId::parse("20531316728").unwrap();
-                serde_json::json!(page_object(reply.body, &id).unwrap().len())
+                serde_json::json!(parse_page_object(reply.body, &id).unwrap().len())
             }
             "other" => serde_json::json!(super::super::client::is_answer(200, &reply.body)),
             "error" => continue,
-            other => panic!("{other}"),
+            kind => panic!("unknown kind {kind}"),
         };
-        assert_eq!(found, reply.expect, "{}", reply.kind);
+        assert_eq!(parsed, reply.expect, "{}", reply.kind);
     }
 }

@@ -1,4 +1,4 @@
-//! What an answer of Graph says in its headers: when it was made, how much of a limit is used.
+//! The answers of Graph and their headers: the stamp, the version and the usage of rate limits.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,42 +8,45 @@ use model::time::{FacebookTime, HostTime};
 use reqwest::header::{AGE, DATE, HeaderMap};
 use serde_json::Value as Json;
 
-/// An answer.
+/// An answer of Graph.
 #[derive(Debug)]
 pub struct Reply {
-    /// Its body.
+    /// The body.
     pub body: Json,
-    /// When it was made at the earliest, on Facebook's clock; or why that cannot be told.
+    /// The earliest time at which it was made, on Facebook's clock, or why this time is unknown.
     pub stamp: Result<FacebookTime, ReplyTimeError>,
 }
 
-/// How much of a limit is used.
+/// How much of a rate limit is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
-    /// The worst of the percentages; may be over 100.
+    /// The highest of the reported percentages. It can exceed 100.
     pub percent: u64,
-    /// How long until calls are answered again.
+    /// How long calls are still refused; zero if they are not.
     pub regain: Duration,
 }
 
-/// Why the time of a reply is not known.
+/// Why the time of a reply is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ReplyTimeError {
     /// The header `Date` is missing or appears several times.
-    #[error("it has no Date, or several")]
+    #[error("it has no Date header, or several")]
     NoDate,
     /// The header `Date` is not an HTTP date.
-    #[error("its Date cannot be read")]
+    #[error("its Date header is not an HTTP date")]
     UnreadableDate,
     /// The header `Age` is not a number of seconds.
-    #[error("its Age cannot be read")]
+    #[error("its Age header is not a number of seconds")]
     UnreadableAge,
-    /// The headers give a time that cannot be believed.
+    /// The headers give an implausible time.
     #[error("{0}")]
     Stamp(#[from] StampError),
 }
 
-/// When an answer with these headers was made at the earliest.
+/// Returns the earliest time at which a reply with these headers was made, on Facebook's clock.
+///
+/// `took` is the duration of the request. `now`, on this host's clock, only serves to refuse an
+/// implausible `Date`.
 pub fn stamp(
     headers: &HeaderMap,
     took: Duration,
@@ -70,14 +73,15 @@ pub fn stamp(
     Ok(read_stamp(date, Duration::from_secs(age), took, now)?)
 }
 
-/// The version that served, from `facebook-api-version`.
+/// Returns the version of Graph that served the reply, from `facebook-api-version`.
 pub fn version(headers: &HeaderMap) -> Option<String> {
     let version = headers.get("facebook-api-version")?.to_str().ok()?;
     Some(version.to_owned())
 }
 
-/// Usage by bucket: `app` from `X-App-Usage`, `page:<id>` from `X-Business-Use-Case-Usage`. What
-/// cannot be read says nothing. Source: "Rate limiting" of the Graph API.
+/// Returns the usage of rate limits by bucket: `app` from `X-App-Usage`, `page:<id>` from
+/// `X-Business-Use-Case-Usage`. Headers that cannot be parsed are ignored. Source: "Rate limiting"
+/// of the Graph API.
 pub fn usage(headers: &HeaderMap) -> BTreeMap<String, Usage> {
     let json = |name: &str| -> Option<Json> {
         serde_json::from_str(headers.get(name)?.to_str().ok()?).ok()
@@ -92,23 +96,23 @@ pub fn usage(headers: &HeaderMap) -> BTreeMap<String, Usage> {
             },
         );
     }
-    let cases = json("x-business-use-case-usage");
-    for (id, list) in cases
+    let use_cases = json("x-business-use-case-usage");
+    for (id, list) in use_cases
         .as_ref()
         .and_then(Json::as_object)
         .into_iter()
         .flatten()
     {
-        let pages = list.as_array().into_iter().flatten();
-        for one in pages.filter(|one| one["type"] == "pages") {
-            let minutes = one["estimated_time_to_regain_access"]
+        let entries = list.as_array().into_iter().flatten();
+        for entry in entries.filter(|entry| entry["type"] == "pages") {
+            let minutes = entry["estimated_time_to_regain_access"]
                 .as_f64()
                 .unwrap_or(0.0);
             let regain = Duration::from_secs_f64(minutes.clamp(0.0, 1440.0) * 60.0);
             usage.insert(
                 format!("page:{id}"),
                 Usage {
-                    percent: percent(one),
+                    percent: percent(entry),
                     regain,
                 },
             );
@@ -117,18 +121,19 @@ pub fn usage(headers: &HeaderMap) -> BTreeMap<String, Usage> {
     usage
 }
 
+/// Returns the highest percentage of a usage object.
 fn percent(usage: &Json) -> u64 {
     let names = ["call_count", "total_time", "total_cputime"];
-    let worst = names
+    let highest = names
         .iter()
         .filter_map(|name| usage.get(*name)?.as_f64())
         .fold(0.0, f64::max);
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "clamped"
+        reason = "the value is clamped to 0..=10,000"
     )]
-    let percent = worst.clamp(0.0, 10_000.0) as u64;
+    let percent = highest.clamp(0.0, 10_000.0) as u64;
     percent
 }
 
@@ -146,35 +151,35 @@ mod tests {
         headers
     }
 
-    fn stamped(pairs: &[(&'static str, &str)]) -> Result<FacebookTime, ReplyTimeError> {
+    fn stamp_of(pairs: &[(&'static str, &str)]) -> Result<FacebookTime, ReplyTimeError> {
         stamp(&headers(pairs), Duration::from_millis(200), NOW)
     }
 
     #[test]
-    fn a_date_that_cannot_be_believed_gives_no_stamp() {
-        // 1750000000 is 15:06:40 of that day.
+    fn an_implausible_date_gives_no_stamp() {
+        // 1750000000 is 15:06:40 UTC of that day.
         let date = ("date", "Sun, 15 Jun 2025 15:06:40 GMT");
-        assert_eq!(stamped(&[date]), Ok(FacebookTime(1_749_999_999_000)));
+        assert_eq!(stamp_of(&[date]), Ok(FacebookTime(1_749_999_999_000)));
         assert_eq!(
-            stamped(&[date, ("age", "10")]),
+            stamp_of(&[date, ("age", "10")]),
             Ok(FacebookTime(1_749_999_989_000))
         );
-        assert!(stamped(&[]).is_err());
-        assert!(stamped(&[date, date]).is_err());
-        assert!(stamped(&[("date", "yesterday")]).is_err());
-        assert!(stamped(&[date, ("age", "999999")]).is_err());
-        assert!(stamped(&[date, ("age", "-1")]).is_err());
-        assert!(stamped(&[("date", "Mon, 15 Jun 2026 15:06:40 GMT")]).is_err());
-        let behind = stamped(&[("date", "Sat, 15 Jun 2024 15:06:40 GMT")]).unwrap();
+        assert!(stamp_of(&[]).is_err());
+        assert!(stamp_of(&[date, date]).is_err());
+        assert!(stamp_of(&[("date", "yesterday")]).is_err());
+        assert!(stamp_of(&[date, ("age", "999999")]).is_err());
+        assert!(stamp_of(&[date, ("age", "-1")]).is_err());
+        assert!(stamp_of(&[("date", "Mon, 15 Jun 2026 15:06:40 GMT")]).is_err());
+        let behind = stamp_of(&[("date", "Sat, 15 Jun 2024 15:06:40 GMT")]).unwrap();
         assert!(
             behind < FacebookTime(NOW.0),
-            "Facebook's clock is believed where it is behind ours"
+            "a Date behind this host's clock is accepted"
         );
     }
 
     #[test]
-    fn the_version_that_served_is_known() {
-        let real = [
+    fn the_version_is_read_from_its_header() {
+        let recorded = [
             ("facebook-api-version", "v22.0"),
             (
                 "x-ad-api-version-warning",
@@ -185,13 +190,13 @@ mod tests {
                 "OAuth \"Facebook Platform\" \"invalid_request\" \"x\"",
             ),
         ];
-        assert_eq!(version(&headers(&real)).as_deref(), Some("v22.0"));
+        assert_eq!(version(&headers(&recorded)).as_deref(), Some("v22.0"));
         assert_eq!(version(&headers(&[])), None);
     }
 
     #[test]
-    fn usage_is_read_tolerantly() {
-        let read = usage(&headers(&[
+    fn unknown_and_malformed_usage_is_ignored() {
+        let parsed = usage(&headers(&[
             (
                 "x-app-usage",
                 r#"{"call_count":91,"total_cputime":15.5,"total_time":12,"new":"x"}"#,
@@ -201,9 +206,9 @@ mod tests {
                 r#"{"112":[{"type":"pages","call_count":101,"estimated_time_to_regain_access":7},{"type":"messenger","call_count":300}]}"#,
             ),
         ]));
-        assert_eq!(read["app"].percent, 91);
-        assert_eq!(read["page:112"].percent, 101);
-        assert_eq!(read["page:112"].regain, Duration::from_secs(420));
+        assert_eq!(parsed["app"].percent, 91);
+        assert_eq!(parsed["page:112"].percent, 101);
+        assert_eq!(parsed["page:112"].regain, Duration::from_secs(420));
         assert!(usage(&headers(&[("x-app-usage", "{}, {}")])).is_empty());
     }
 }

@@ -1,7 +1,9 @@
-//! How long versions of Graph live. Source: "Versions" of the Graph API changelog, November 2026. A call
-//! to an expired version is served by the oldest that lives, without an error.
+//! The calendar of the versions of Graph, and the status of each.
+//!
+//! A call to an expired version is served by the oldest version that has not expired, without an
+//! error. Source: "Versions" of the Graph API changelog, November 2026.
 
-/// A version, and the day until which it is served; `None`: not announced yet.
+/// Each version with the day until which it is served; `None` if the day is not announced.
 const VERSIONS: [(&str, Option<&str>); 9] = [
     ("v18.0", Some("2026-01-26")),
     ("v19.0", Some("2026-05-21")),
@@ -14,23 +16,23 @@ const VERSIONS: [(&str, Option<&str>); 9] = [
     ("v26.0", None),
 ];
 
-/// What is known of a version.
+/// The status of a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VersionStatus {
-    /// Served until this day.
+    /// Served until this day (`YYYY-MM-DD`).
     Until(&'static str),
-    /// Served, and its end is not announced.
-    Open,
-    /// Older than every version in the calendar: long over.
-    Over,
-    /// Newer than this build.
+    /// Served; its end is not announced.
+    NoEndAnnounced,
+    /// Older than every version in the calendar, and therefore expired.
+    Expired,
+    /// Newer than every version in the calendar.
     Unknown,
 }
 
-/// How long `version` lives.
+/// Returns the status of `version`, such as `v25.0`.
 pub fn version_status(version: &str) -> VersionStatus {
     if let Some((_, end)) = VERSIONS.iter().find(|(name, _)| *name == version) {
-        return end.map_or(VersionStatus::Open, VersionStatus::Until);
+        return end.map_or(VersionStatus::NoEndAnnounced, VersionStatus::Until);
     }
     let major = |version: &str| {
         version
@@ -41,7 +43,7 @@ pub fn version_status(version: &str) -> VersionStatus {
             .ok()
     };
     if major(version) < major(VERSIONS[0].0) {
-        VersionStatus::Over
+        VersionStatus::Expired
     } else {
         VersionStatus::Unknown
     }
@@ -52,10 +54,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_lives_as_long_as_its_calendar_says() {
+    fn the_calendar_gives_the_status_of_a_version() {
         assert_eq!(version_status("v25.0"), VersionStatus::Until("2028-07-29"));
-        assert_eq!(version_status("v26.0"), VersionStatus::Open);
-        assert_eq!(version_status("v3.1"), VersionStatus::Over);
+        assert_eq!(version_status("v26.0"), VersionStatus::NoEndAnnounced);
+        assert_eq!(version_status("v3.1"), VersionStatus::Expired);
         assert_eq!(version_status("v40.0"), VersionStatus::Unknown);
         let ends: Vec<_> = VERSIONS.iter().filter_map(|(_, end)| *end).collect();
         assert!(ends.is_sorted());

@@ -6,18 +6,18 @@ use super::embedded::receipt::Receipt as EmbeddedReceipt;
 use super::error::QueueError;
 use super::rabbitmq::receipt::Receipt as RabbitMqReceipt;
 
-/// A message in hand. Dropped without [`Self::ack`], it is delivered again.
+/// A received message. If it is dropped without [`Self::ack`], it is delivered again.
 #[derive(Debug)]
 #[must_use = "a delivery that is dropped is delivered again"]
 pub struct Delivery {
-    /// What it carries.
+    /// The jobs of the message.
     pub jobs: Vec<Job>,
-    /// How often it was delivered, this time included: from 1.
+    /// How often the message was delivered, including this time. The first delivery has 1.
     pub attempt: u32,
     pub(super) receipt: Receipt,
 }
 
-/// The right to acknowledge a delivery, on the backend it came from.
+/// The handle that acknowledges a delivery on its backend.
 #[derive(Debug)]
 pub(super) enum Receipt {
     RabbitMq(RabbitMqReceipt),
@@ -25,7 +25,8 @@ pub(super) enum Receipt {
 }
 
 impl Delivery {
-    /// All its work is durable elsewhere: the queue may forget it.
+    /// Acknowledges the message, which deletes it from the queue. The caller must have made the
+    /// effects of all jobs durable. Fails with [`QueueError::Lost`] if the message was requeued.
     pub async fn ack(self) -> Result<(), QueueError> {
         match self.receipt {
             Receipt::RabbitMq(receipt) => receipt.ack().await,

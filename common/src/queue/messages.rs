@@ -1,15 +1,15 @@
-//! How jobs share messages.
+//! The distribution of jobs over messages.
 
 use model::job::{Job, encode_job};
 use model::queue_name::QueueName;
 
-/// Most jobs in one message.
+/// The largest number of jobs in one message.
 pub const MAX_JOBS_PER_MESSAGE: usize = 256;
-/// Most bytes in one message, unless a single job is longer.
+/// The largest size of a message in bytes. A longer job has a message of its own.
 pub const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 
-/// Encodes jobs and splits them into the groups that may share a message of this queue. Polls travel
-/// alone so that workers share them.
+/// Encodes jobs and groups them into messages of this queue. Webhook jobs share messages. Each poll
+/// has a message of its own, so that the workers share the polls.
 pub(super) fn split_into_messages(queue_name: QueueName, jobs: &[Job]) -> Vec<Vec<String>> {
     let mut groups: Vec<Vec<String>> = Vec::new();
     let mut bytes = 0;

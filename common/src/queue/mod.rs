@@ -1,7 +1,9 @@
-//! The queue between the services: the trait, what travels, what can go wrong.
+//! The job queues between the services: the trait [`Queue`] and its two backends, [`rabbitmq`] and
+//! [`embedded`].
 //!
-//! Two backends, one meaning: [`rabbitmq`] and [`embedded`]. `tests/it/queue.rs` of the executable
-//! holds the conformance suite that both pass.
+//! Invariant: a job whose publish succeeded is durable, and it is delivered again until its message
+//! is acknowledged. `services/pagesync/tests/it/queue.rs` is the conformance suite of both
+//! backends.
 
 pub mod delivery;
 pub mod embedded;
@@ -18,34 +20,36 @@ use model::queue_name::QueueName;
 use delivery::Delivery;
 use error::QueueError;
 
-/// A publish is answered within this, on every backend.
+/// The longest time that a publish takes, on every backend.
 pub const PUBLISH_DEADLINE: Duration = Duration::from_millis(3500);
 
-/// Durable queues of jobs, each delivered at least once, in no promised order.
+/// Durable queues of jobs. Each job is delivered at least once, in no particular order.
 #[async_trait]
 pub trait Queue: Send + Sync + std::fmt::Debug {
-    /// Makes jobs durable. `Ok`: all of them are on disk. `Err`: some may be; publish again.
-    /// Answers within [`PUBLISH_DEADLINE`] on every backend.
+    /// Publishes jobs. `Ok` means that all of them are on disk. After an error, some of them may be
+    /// on disk, and the caller can publish all of them again. Returns within [`PUBLISH_DEADLINE`].
     async fn publish(&self, queue_name: QueueName, jobs: &[Job]) -> Result<(), QueueError>;
 
-    /// Waits for the next message of a queue. Cancel-safe: a message is never lost by dropping the
-    /// future. An error means the queue cannot be reached now; call again after a pause.
+    /// Waits for the next delivery of a queue. This method is cancel safe: dropping the future
+    /// loses no message. Fails if the queue cannot be reached; the caller can try again after a
+    /// delay.
     async fn receive(&self, queue_name: QueueName) -> Result<Delivery, QueueError>;
 
-    /// Gives back everything received from a queue and not acknowledged; it is delivered again, with
-    /// its attempt one higher. Acknowledging what was given back fails with [`QueueError::Lost`].
+    /// Requeues all unacknowledged deliveries of a queue. They are delivered again, with an attempt
+    /// one higher. Acknowledging a requeued delivery fails with [`QueueError::Lost`].
     async fn requeue(&self, queue_name: QueueName) -> Result<(), QueueError>;
 
-    /// How much waits in a queue.
+    /// Returns how many messages wait in a queue.
     async fn depth(&self, queue_name: QueueName) -> Result<Depth, QueueError>;
 
-    /// Whether a publish would be tried now. Asking begins to make it so.
+    /// Returns whether a publish would be attempted now. On RabbitMQ, the first call also starts
+    /// the connection for publishing.
     fn is_ready(&self) -> bool;
 }
 
-/// What waits in a queue.
+/// The size of a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Depth {
-    /// Messages that nobody works on.
+    /// The number of messages that are ready to be delivered, without unacknowledged deliveries.
     pub messages: u64,
 }

@@ -1,5 +1,7 @@
-//! The one Facebook app of a store, and the app's own subscription. One store serves one app: page
-//! and person ids are only comparable within one.
+//! The Facebook app of a store, and the app subscription.
+//!
+//! Invariant: a store serves one app, because ids of Pages and people can only be compared within
+//! one app.
 
 use model::polling::Polling;
 use model::time::HostTime;
@@ -8,23 +10,23 @@ use serde::{Deserialize, Serialize};
 use super::{load_record, put_write, write_records};
 use crate::store::{CommitOutcome, RecordKey, RecordKind, Store, StoreError};
 
-/// The app.
+/// The app and its app subscription.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct App {
-    /// Its id at Facebook.
+    /// The id of the app at Facebook.
     pub app_id: String,
-    /// When its subscription is looked at next.
+    /// The numbers that determine when the app subscription is checked next.
     pub polling: Polling,
-    /// The callback Facebook has.
+    /// The address to which Facebook posts the webhooks of the app.
     pub callback: Option<String>,
-    /// When it was last seen at Facebook, on our clock.
+    /// When the app subscription was last confirmed by a read, on this host's clock.
     pub confirmed_at: Option<HostTime>,
-    /// What is wrong with it.
+    /// What is wrong with the app subscription; `None` if nothing is.
     pub problem: Option<String>,
 }
 
-/// Its record.
+/// Returns the key of the app's record.
 pub fn key() -> RecordKey {
     RecordKey::new(RecordKind::App, "app")
 }
@@ -32,7 +34,7 @@ pub fn key() -> RecordKey {
 /// Why the store cannot be claimed for an app.
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError {
-    /// It belongs to the app with this id.
+    /// The store belongs to the app with this id.
     #[error(
         "this store belongs to the Facebook app {0}, not to FACEBOOK_APP_ID: one store serves one app"
     )]
@@ -42,7 +44,7 @@ pub enum ClaimError {
     Store(#[from] StoreError),
 }
 
-/// Claims the store for `app_id`. Claiming it again for the same app has no effect.
+/// Claims the store for the app `app_id`. To claim it again for the same app has no effect.
 pub async fn claim_store(store: &dyn Store, app_id: &str) -> Result<(), ClaimError> {
     loop {
         if let Some(stored) = load_record::<App>(store, &key()).await? {

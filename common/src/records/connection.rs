@@ -1,7 +1,8 @@
-//! Connections: one person each, whose login covers Pages.
+//! Connections: people who logged in and thereby give access to Pages.
 //!
-//! Invariant: every commit that is made with a connection's tokens is guarded by the version of its
-//! epoch, so that what was disconnected cannot be written by a poll that was already under way.
+//! Invariant: every commit made with a token of a connection is guarded by the version of the
+//! connection's epoch, so a poll that is still under way cannot write after the connection has
+//! ended.
 
 use std::fmt;
 
@@ -17,18 +18,18 @@ use crate::store::{
     StoreError, StoredPage, Versioned, load_page,
 };
 
-/// What can be said of a connection.
+/// The status of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// It works.
+    /// The connection can be polled.
     #[default]
     Active,
-    /// Its token is dead: the person must log in again.
+    /// The token is invalid, and the person must log in again.
     NeedsLogin,
     /// A permission is missing.
     NeedsPermission,
-    /// Its token is sealed with a key the worker does not have.
+    /// The token is sealed to a key that the worker does not have.
     NeedsKey,
 }
 
@@ -46,143 +47,146 @@ impl fmt::Display for Status {
 /// A connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connection {
-    /// Who.
+    /// The app-scoped id of the person.
     pub user: UserId,
-    /// Their name at Facebook.
+    /// The name of the person at Facebook; `None` if it is not known.
     #[serde(default)]
     pub name: Option<String>,
-    /// Its state.
+    /// The status of the connection.
     #[serde(default)]
     pub status: Status,
-    /// When the person last logged in, on our clock.
+    /// When the last login of the person was completed, on this host's clock.
     pub connected_at: HostTime,
-    /// When the person came back from Facebook's dialog for that: their consent is not younger.
+    /// When the code of that login was exchanged, on this host's clock. The person consented
+    /// before.
     #[serde(default)]
     pub consented_at: HostTime,
-    /// What they allowed.
+    /// The permissions that the person gave.
     #[serde(default)]
     pub scopes: Vec<String>,
-    /// When the token ends; `None`: never.
+    /// When the token ends; `None` if it does not end.
     #[serde(default)]
     pub token_expires_at: Option<HostTime>,
-    /// When Facebook stops giving data until the next login; `None`: not said.
+    /// When Facebook stops returning data until the next login; `None` if Facebook names no end.
     #[serde(default)]
     pub data_access_expires_at: Option<HostTime>,
-    /// When it is walked next.
+    /// The numbers that determine when the connection is polled next.
     #[serde(default)]
     pub polling: Polling,
-    /// A walk that is not finished.
+    /// The connection poll that is under way.
     #[serde(default)]
     pub poll_progress: Option<PollProgress>,
-    /// The last finished walk.
+    /// The last complete connection poll.
     #[serde(default)]
     pub last_poll: Option<PollOutcome>,
     /// Why the last attempt failed.
     #[serde(default)]
     pub problem: Option<String>,
-    /// How many Pages a call asks for; less than 100 after Facebook wanted to be asked for less.
+    /// How many Pages a call requests: [`MAX_RESULT_PAGE_SIZE`], or fewer after Facebook refused a
+    /// call because the reply would have been too large.
     #[serde(default = "default_result_page_size")]
     pub result_page_size: usize,
-    /// The last of [`super::forecast::ALERTS`] that was given since the login.
+    /// The last of [`super::expiry::ALERT_DAYS`] that was logged since the login.
     #[serde(default)]
     pub last_expiry_alert: Option<u64>,
-    /// When the token was last looked at or renewed at Facebook, on our clock.
+    /// When the token was last inspected or renewed at Facebook, on this host's clock.
     #[serde(default)]
     pub token_inspected_at: Option<HostTime>,
 }
 
-/// A permission that was not given, and what does not work without it.
+/// A permission that the person did not give, and the consequence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MissingPermission {
-    /// Its name.
+    /// The name of the permission.
     pub permission: String,
-    /// What does not work.
+    /// What does not work without it.
     pub consequence: &'static str,
 }
 
 impl Connection {
-    /// When the walk under way will be done, going by its pace so far and by how many Pages the last one
-    /// found. `None`: there is none, or nothing to go by.
+    /// Estimates when the poll under way will be complete, from its speed so far and from the
+    /// number of Pages in the last poll. Returns `None` if no poll is under way or an estimate is
+    /// not possible.
     pub fn poll_finishes_at(&self, now: HostTime) -> Option<HostTime> {
-        let (walk, last) = (self.poll_progress.as_ref()?, self.last_poll.as_ref()?);
-        let left = last
+        let (progress, last) = (self.poll_progress.as_ref()?, self.last_poll.as_ref()?);
+        let pages_left = last
             .pages
-            .checked_sub(walk.pages)
-            .filter(|_| walk.pages > 0)?;
-        let taken = walk.began_at.until(now);
-        let pace = taken.div_f64(f64::from(u32::try_from(walk.pages).ok()?));
-        let rest = pace.saturating_mul(u32::try_from(left).ok()?);
-        // Not before Facebook's limits are open again.
+            .checked_sub(progress.pages)
+            .filter(|_| progress.pages > 0)?;
+        let elapsed = progress.began_at.until(now);
+        let time_per_page = elapsed.div_f64(f64::from(u32::try_from(progress.pages).ok()?));
+        let time_left = time_per_page.saturating_mul(u32::try_from(pages_left).ok()?);
+        // While a rate limit blocks calls, the poll does not go on.
         let resumes = self.polling.not_before.unwrap_or_default().max(now);
-        Some(resumes.plus(rest))
+        Some(resumes.plus(time_left))
     }
 
-    /// The permissions of `wanted` that the person did not give.
+    /// Returns the permissions of `wanted` that the person did not give.
     pub fn missing_permissions(&self, wanted: &[String]) -> Vec<MissingPermission> {
-        let absent = wanted.iter().filter(|scope| !self.scopes.contains(scope));
-        absent
+        let missing = wanted.iter().filter(|scope| !self.scopes.contains(scope));
+        missing
             .map(|permission| MissingPermission {
                 permission: permission.clone(),
                 consequence: match permission.as_str() {
                     "pages_show_list" => "no Page can be found",
                     "pages_read_engagement" => "the fields of Pages cannot be read",
                     "pages_manage_metadata" => {
-                        "no webhook arrives: changes are seen at the daily poll only"
+                        "no webhook arrives: only the daily poll finds changes"
                     }
                     "business_management" => "Pages that belong to a business are not listed",
-                    _ => "what needs it does not work",
+                    _ => "functions that need it do not work",
                 },
             })
             .collect()
     }
 }
 
-/// Pages asked for at once, unless Facebook wants less.
+/// The largest number of Pages that a call requests.
 pub const MAX_RESULT_PAGE_SIZE: usize = 100;
 
 fn default_result_page_size() -> usize {
     MAX_RESULT_PAGE_SIZE
 }
 
-/// A walk through the Pages of a connection that goes on.
+/// A connection poll that is under way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PollProgress {
-    /// When it began, on our clock. Tokens it found bear it.
+    /// When it began, on this host's clock. Tokens that it obtains are stored with this time.
     pub began_at: HostTime,
-    /// Where the next result page begins; `None`: at the start.
+    /// The cursor of the next result page; `None` for the first one.
     pub cursor: Option<String>,
-    /// Stamp of its first answer: nothing it says is older.
+    /// The stamp of the first result page. The values of all result pages are at least as new.
     pub stamp: Option<FacebookTime>,
-    /// Pages so far.
+    /// How many Pages it has listed.
     pub pages: u64,
-    /// Calls so far.
+    /// How many result pages it has requested.
     pub calls: u64,
 }
 
-/// A finished walk.
+/// A complete connection poll.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PollOutcome {
-    /// When it began, on our clock.
+    /// When it began, on this host's clock.
     pub began_at: HostTime,
-    /// When it ended.
+    /// When it ended, on this host's clock.
     pub ended_at: HostTime,
-    /// Pages it listed.
+    /// How many Pages it listed.
     pub pages: u64,
-    /// Calls it took.
+    /// How many result pages it requested.
     pub calls: u64,
 }
 
-/// The record of a connection.
+/// Returns the key of a connection's record.
 pub fn key(user: &UserId) -> RecordKey {
     RecordKey::new(RecordKind::Connection, user.as_str())
 }
 
-/// The record that counts its lives.
+/// Returns the key of a connection's epoch, a record that is written each time the connection ends.
 pub fn epoch_key(user: &UserId) -> RecordKey {
     RecordKey::new(RecordKind::Epoch, user.as_str())
 }
 
-/// One connection.
+/// Returns a connection, or `None` if there is none.
 pub async fn find(
     store: &dyn Store,
     user: &UserId,
@@ -190,7 +194,7 @@ pub async fn find(
     load_record(store, &key(user)).await
 }
 
-/// Every connection.
+/// Returns every connection, in the order of the ids.
 pub async fn list(store: &dyn Store) -> Result<Vec<Connection>, StoreError> {
     let found = load_all::<Connection>(store, RecordKind::Connection, "").await?;
     Ok(found.into_iter().map(|(_, stored)| stored.value).collect())
@@ -208,14 +212,16 @@ pub async fn users_with_token(store: &dyn Store, page: &PageId) -> Result<Vec<Us
     Ok(users)
 }
 
-/// The guard for commits made with its tokens.
+/// Returns the guard for commits made with the tokens of a connection. It must be read before the
+/// token is used.
 pub async fn epoch_guard(store: &dyn Store, user: &UserId) -> Result<(RecordKey, u64), StoreError> {
     let key = epoch_key(user);
     let stored = store.load_record(&key).await?;
     Ok((key, stored.map_or(0, |stored| stored.version)))
 }
 
-/// Asks for a walk now; answers with when it is due. `None`: there is no such connection.
+/// Requests a connection poll now. Returns when it is due, or `None` if there is no such
+/// connection.
 pub async fn request_poll(
     store: &dyn Store,
     user: &UserId,
@@ -226,7 +232,7 @@ pub async fn request_poll(
             return Ok(None);
         };
         value.polling.request_read(now);
-        // Somebody asks by hand: what was tried before is no reason to wait.
+        // An operator requested the poll, so it does not wait for a retry delay.
         (value.polling.not_before, value.polling.last_attempt_began) = (None, None);
         if commit_one(store, save_commit(&value, version)).await? == CommitOutcome::Applied {
             return Ok(value.polling.due().map(|(_, at)| at));
@@ -234,7 +240,8 @@ pub async fn request_poll(
     }
 }
 
-/// The write of a connection and of its due time.
+/// Returns the commit that writes a connection and its due time, if the connection still has the
+/// version `expected`.
 pub fn save_commit(connection: &Connection, expected: u64) -> Commit {
     Commit {
         records: vec![put_write(
@@ -248,7 +255,7 @@ pub fn save_commit(connection: &Connection, expected: u64) -> Commit {
     }
 }
 
-/// Its due time.
+/// Returns the write of a connection's due time.
 pub fn due_write(connection: &Connection) -> DueWrite {
     DueWrite {
         subject: Subject::Connection(connection.user.clone()),
@@ -256,8 +263,8 @@ pub fn due_write(connection: &Connection) -> DueWrite {
     }
 }
 
-/// The commit that ends a connection: whoever opened its token before has a guard that does not hold any
-/// more, and nobody opens it afterwards. Only then is there an end to what could be written for it.
+/// Returns the commit that ends a connection. It writes the epoch, so that commits made with the
+/// token are refused from now on, and deletes the token, so that no process can open it again.
 pub(super) fn end_commit(user: &UserId, version: u64, epoch: RecordWrite) -> Commit {
     let connection = RecordWrite::Delete {
         key: key(user),
@@ -273,12 +280,13 @@ pub(super) fn end_commit(user: &UserId, version: u64, epoch: RecordWrite) -> Com
     }
 }
 
-/// Ends a connection here: its tokens and itself are gone, and nothing that was under way can write
-/// with them. The Pages stay with what is known of them. `Ok(None)`: there is none.
+/// Ends a connection and deletes its tokens. A poll that is under way cannot write for it any more.
+/// The Pages and their values stay. Returns the number of deleted Page tokens, or `None` if there
+/// is no such connection. Facebook is not called.
 pub async fn disconnect(store: &dyn Store, user: &UserId) -> Result<Option<usize>, StoreError> {
-    let mut known = false;
+    let mut existed = false;
     while let Some(stored) = find(store, user).await? {
-        known = true;
+        existed = true;
         let epoch = put_write(epoch_key(user), &serde_json::json!({}), None, None);
         if commit_one(store, end_commit(user, stored.version, epoch)).await?
             == CommitOutcome::Applied
@@ -286,22 +294,22 @@ pub async fn disconnect(store: &dyn Store, user: &UserId) -> Result<Option<usize
             break;
         }
     }
-    // Without a connection, too: an earlier attempt may have got no further.
-    let mut gone = 0;
+    // An earlier attempt may have deleted the connection and failed before it deleted the tokens.
+    let mut deleted = 0;
     for (id, stored) in
         load_all::<token::StoredToken>(store, RecordKind::PageToken, &token::page_prefix(user))
             .await?
     {
         if stored.value.sealed.is_some() {
-            gone += 1;
+            deleted += 1;
             remove_access(store, user, RecordKey::new(RecordKind::PageToken, id)).await?;
         }
     }
-    Ok((known || gone > 0).then_some(gone))
+    Ok((existed || deleted > 0).then_some(deleted))
 }
 
-/// Takes a person off a Page together with their token for it. A Page that nobody covers any more is
-/// not read.
+/// Removes a person from the connections of a Page, with their token for it. If no other connection
+/// gives access to the Page, the Page is not read any more.
 async fn remove_access(
     store: &dyn Store,
     user: &UserId,
@@ -328,8 +336,9 @@ async fn remove_access(
     }
 }
 
-/// The commit that takes a person off a Page as it was loaded. Of a Page that nobody covers any more the
-/// person's record stays, without a token: should they ask to be forgotten, it leads to the Page.
+/// Returns the commit that removes a person from the connections of a Page as it was loaded. If no
+/// other connection gives access to the Page, the record of the token is not deleted but loses its
+/// token: a later erasure of the person finds the Page by it.
 pub(super) fn remove_access_commit(
     user: &UserId,
     token: &RecordKey,
@@ -351,11 +360,11 @@ pub(super) fn remove_access_commit(
         return next;
     }
     if page.connections.is_empty() {
-        let trace = token::StoredToken {
+        let without_token = token::StoredToken {
             sealed: None,
             obtained_at: HostTime(0),
         };
-        next.records = vec![put_write(token.clone(), &trace, None, None)];
+        next.records = vec![put_write(token.clone(), &without_token, None, None)];
         page.status = page::Status::NoToken;
         page.polling.daily_slot = None;
         next.due.push(DueWrite {
@@ -373,6 +382,7 @@ pub(super) fn remove_access_commit(
     next
 }
 
+/// Returns the write that deletes any version of a record.
 pub(super) fn delete_write(key: RecordKey) -> RecordWrite {
     RecordWrite::Delete {
         key,
@@ -385,8 +395,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_walk_is_done_by_its_pace_so_far_and_not_while_calls_are_limited() {
-        let walk = |pages| PollProgress {
+    fn the_end_of_a_poll_is_estimated_from_its_speed_and_the_rate_limit() {
+        let progress = |pages| PollProgress {
             began_at: HostTime(100_000),
             cursor: None,
             stamp: None,
@@ -401,8 +411,8 @@ mod tests {
         };
         let new = serde_json::json!({"user": "7", "connected_at": 0, "polling": {}});
         let mut connection: Connection = serde_json::from_value(new).unwrap();
-        (connection.poll_progress, connection.last_poll) = (Some(walk(100)), Some(last));
-        // 100 of 500 in 20 s: 400 more take 80 s.
+        (connection.poll_progress, connection.last_poll) = (Some(progress(100)), Some(last));
+        // 100 of 500 Pages took 20 s, so the other 400 take 80 s.
         assert_eq!(
             connection.poll_finishes_at(HostTime(120_000)),
             Some(HostTime(200_000))
@@ -412,17 +422,17 @@ mod tests {
             connection.poll_finishes_at(HostTime(120_000)),
             Some(HostTime(980_000))
         );
-        connection.poll_progress = Some(walk(501));
+        connection.poll_progress = Some(progress(501));
         assert_eq!(
             connection.poll_finishes_at(HostTime(120_000)),
             None,
-            "more than last time"
+            "it has listed more Pages than the last poll"
         );
-        connection.poll_progress = Some(walk(0));
+        connection.poll_progress = Some(progress(0));
         assert_eq!(
             connection.poll_finishes_at(HostTime(120_000)),
             None,
-            "no pace yet"
+            "its speed is not known yet"
         );
     }
 }

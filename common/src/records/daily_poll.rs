@@ -1,4 +1,4 @@
-//! The ledger of daily polls: one row per connection and local day.
+//! The ledger of daily polls: one record for each connection and local day.
 
 use std::time::Duration;
 
@@ -9,29 +9,29 @@ use serde::{Deserialize, Serialize};
 use super::put_write;
 use crate::store::{RecordKey, RecordKind, RecordWrite};
 
-/// How long a row is kept.
+/// How long a daily poll record is stored.
 const TTL: Duration = Duration::from_secs(90 * 24 * 3600);
-/// A run that began later than this after its slot ran late.
+/// The delay after its daily slot beyond which a poll counts as late.
 pub const LATE_AFTER: Duration = Duration::from_secs(3600);
-/// Days that are written as missed after a downtime, at most.
+/// The largest number of days between a daily slot and its late poll that are recorded as missed.
 pub const MAX_MISSED_DAYS: usize = 30;
 
-/// What became of a day.
+/// The result of a daily poll.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DailyPollResult {
-    /// The poll ran in its slot.
+    /// The poll ran, at most [`LATE_AFTER`] after its daily slot.
     Ran,
-    /// It ran, more than an hour after its slot.
+    /// The poll ran more than [`LATE_AFTER`] after its daily slot.
     RanLate,
-    /// It was due, and could not run: the connection was not usable.
+    /// The poll was due but could not run, because the connection could not be used.
     Skipped,
-    /// Nothing of ours was up that day.
+    /// The poll did not run, because pagesync did not run on that day.
     Missed,
 }
 
 impl DailyPollResult {
-    /// Its name.
+    /// Returns the name of the result, as in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ran => "ran",
@@ -42,30 +42,30 @@ impl DailyPollResult {
     }
 }
 
-/// A row.
+/// The daily poll of one connection on one local day.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DailyPoll {
-    /// Whose.
+    /// The app-scoped id of the person.
     pub connection: UserId,
-    /// The local day, `2026-11-22`.
+    /// The local day, as in `2026-11-22`.
     pub day: String,
-    /// What became of it.
+    /// The result of the poll.
     pub result: DailyPollResult,
-    /// When it was due.
+    /// The daily slot in which it was due, on this host's clock.
     pub slot: HostTime,
-    /// When it ended; `None`: it did not run.
+    /// When it ended, on this host's clock; `None` if it did not run.
     pub ended_at: Option<HostTime>,
     /// How many Pages it read.
     pub pages: u64,
-    /// How often it asked Facebook for result pages.
+    /// How many result pages it requested.
     pub calls: u64,
 }
 
-/// The write of a row.
-pub fn daily_poll_write(run: &DailyPoll) -> RecordWrite {
+/// Returns the write of a daily poll record.
+pub fn daily_poll_write(poll: &DailyPoll) -> RecordWrite {
     let key = RecordKey::new(
         RecordKind::DailyPoll,
-        format!("{}.{}", run.day, run.connection),
+        format!("{}.{}", poll.day, poll.connection),
     );
-    put_write(key, run, None, Some(TTL))
+    put_write(key, poll, None, Some(TTL))
 }

@@ -1,5 +1,7 @@
-//! Dead letters: jobs that could not be done, kept with the reason and everything needed to try
-//! again. A letter's id is its job's, so the same job kept twice is one letter.
+//! Dead letters: jobs that failed for good, stored with the reason so that they can be replayed.
+//!
+//! Invariant: the id of a dead letter is the id of its job, so a job that fails twice has one dead
+//! letter.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,97 +12,94 @@ use model::page::Status;
 use model::queue_name::QueueName;
 use model::time::HostTime;
 use serde::{Deserialize, Serialize};
-use serde_json::Value as Json;
 
+use super::{load_all, load_record, put_write, write_records};
 use crate::queue::Queue;
 use crate::queue::error::QueueError;
 use crate::store::{
-    Commit, CommitOutcome, RecordKey, RecordKind, RecordWrite, Store, StoreError, StoredPage,
-    Versioned,
+    CommitOutcome, RecordKey, RecordKind, RecordWrite, Store, StoreError, StoredPage, Versioned,
 };
 
-/// How long a letter is kept: it may hold what people wrote.
+/// How long a dead letter is stored, limited because it may contain what people wrote.
 pub const RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// One kept job.
+/// A job that failed for good.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetter {
-    /// Why it was kept: the shape of the trouble, never a value.
+    /// Why the job failed: the shape of the error, never a value.
     pub reason: String,
     /// The job in its wire form.
     pub job: String,
-    /// When it was kept, on our clock.
+    /// When the job failed, on this host's clock.
     pub failed_at: HostTime,
-    /// Whether the job is still to be tried alone.
+    /// Whether the worker still has to retry the job.
     #[serde(default)]
     pub retry: RetryState,
 }
 
-/// A job kept only because its message was delivered too often is tried once, alone.
+/// Whether the worker still has to retry the job of a dead letter. Each job of a poison message is
+/// retried once, alone.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RetryState {
-    /// Nothing is to be tried: the letter is for a person.
+    /// The job is not retried until an operator replays it.
     #[default]
     Finished,
-    /// Nobody has tried it yet.
+    /// The job is waiting for its retry.
     Pending,
-    /// This process began to try it. If the process lives, an outage came between; if it died,
-    /// this job may be why.
+    /// The process with this name began the retry. If that process still runs, a store outage
+    /// interrupted the retry; if it has ended, the job may be the cause.
     InProgress(String),
 }
 
-/// Why a letter could not be replayed or discarded.
+/// Why a dead letter could not be shown, replayed or discarded.
 #[derive(Debug, thiserror::Error)]
 pub enum DeadLetterError {
-    /// There is no such letter.
-    #[error("there is no dead letter {0}: `pagesync dead-letter list` shows what there is")]
+    /// There is no dead letter with this id.
+    #[error("there is no dead letter {0}: `pagesync dead-letter list` shows all of them")]
     Unknown(String),
-    /// The store failed.
+    /// The store did not answer, or its answer cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The queue failed; the letter stands.
+    /// The queue did not accept the job. The dead letter is still stored.
     #[error(transparent)]
     Queue(#[from] QueueError),
 }
 
-/// The id of the letter for a job.
+/// Returns the id of the dead letter of a job.
 pub fn id(job: &Job) -> String {
     JobId::from_encoded(&encode_job(job)).as_str().to_owned()
 }
 
-/// The write that keeps a job.
-pub fn dead_letter_write(job: &Job, reason: &str, now: HostTime, trial: RetryState) -> RecordWrite {
-    let letter = DeadLetter {
+fn key(id: &str) -> RecordKey {
+    RecordKey::new(RecordKind::DeadLetter, id)
+}
+
+/// Returns the write that stores a job as a dead letter.
+pub fn dead_letter_write(job: &Job, reason: &str, now: HostTime, retry: RetryState) -> RecordWrite {
+    let dead_letter = DeadLetter {
         reason: reason.to_owned(),
         job: encode_job(job),
         failed_at: now,
-        retry: trial,
+        retry,
     };
-    put(id(job), &letter, None)
+    save_write(&id(job), &dead_letter, None)
 }
 
-fn put(id: String, letter: &DeadLetter, expected: Option<u64>) -> RecordWrite {
-    let body = serde_json::to_value(letter)
-        .unwrap_or_else(|error| unreachable!("plain data encodes: {error}"));
-    RecordWrite::Put {
-        key: RecordKey::new(RecordKind::DeadLetter, id),
-        body,
-        expected,
-        ttl: Some(RETENTION),
-    }
+fn save_write(id: &str, dead_letter: &DeadLetter, expected: Option<u64>) -> RecordWrite {
+    put_write(key(id), dead_letter, expected, Some(RETENTION))
 }
 
-/// The write that removes a letter; with `expected`, only that version of it.
+/// Returns the write that removes a dead letter. With `expected` it removes only that version.
 pub fn remove_write(id: &str, expected: Option<u64>) -> RecordWrite {
     RecordWrite::Delete {
-        key: RecordKey::new(RecordKind::DeadLetter, id),
+        key: key(id),
         expected,
     }
 }
 
-/// Takes the right to try a letter alone for `process`; only one gets it. `None`: it is settled, or
-/// another process has it.
+/// Reserves the retry of a dead letter for `process`. Returns `None` if the dead letter is not to
+/// be retried, or if another process has the reservation.
 pub async fn begin_retry(
     store: &dyn Store,
     id: &str,
@@ -108,92 +107,51 @@ pub async fn begin_retry(
 ) -> Result<Option<DeadLetter>, StoreError> {
     let Some(Versioned {
         version,
-        value: mut letter,
+        value: mut dead_letter,
     }) = find(store, id).await?
     else {
         return Ok(None);
     };
-    match &letter.retry {
+    match &dead_letter.retry {
         RetryState::Finished => return Ok(None),
         RetryState::InProgress(other) if other != process => return Ok(None),
-        RetryState::InProgress(_) => return Ok(Some(letter)),
+        RetryState::InProgress(_) => return Ok(Some(dead_letter)),
         RetryState::Pending => {}
     }
-    letter.retry = RetryState::InProgress(process.to_owned());
-    let taken = write(store, put(id.to_owned(), &letter, Some(version))).await?;
-    Ok((taken == CommitOutcome::Applied).then_some(letter))
+    dead_letter.retry = RetryState::InProgress(process.to_owned());
+    let write = save_write(id, &dead_letter, Some(version));
+    let outcome = write_records(store, vec![write]).await?;
+    Ok((outcome == CommitOutcome::Applied).then_some(dead_letter))
 }
 
-/// Says where the trial of a letter stands. A letter that was written meanwhile stands as it is.
+/// Sets the retry state of a dead letter. Does nothing if the dead letter does not exist or is
+/// written by another process at the same time.
 pub async fn set_retry_state(
     store: &dyn Store,
     id: &str,
-    trial: RetryState,
+    retry: RetryState,
 ) -> Result<(), StoreError> {
     if let Some(Versioned { version, value }) = find(store, id).await? {
-        let letter = DeadLetter {
-            retry: trial,
-            ..value
-        };
-        write(store, put(id.to_owned(), &letter, Some(version))).await?;
+        let dead_letter = DeadLetter { retry, ..value };
+        let write = save_write(id, &dead_letter, Some(version));
+        write_records(store, vec![write]).await?;
     }
     Ok(())
 }
 
-async fn write(store: &dyn Store, write: RecordWrite) -> Result<CommitOutcome, StoreError> {
-    let commit = Commit {
-        records: vec![write],
-        ..Commit::default()
-    };
-    let outcomes = store.commit(&[commit]).await?;
-    Ok(outcomes.into_iter().next().unwrap_or(CommitOutcome::Stale))
-}
-
 async fn find(store: &dyn Store, id: &str) -> Result<Option<Versioned<DeadLetter>>, StoreError> {
-    let found = store
-        .load_record(&RecordKey::new(RecordKind::DeadLetter, id))
-        .await?;
-    found
-        .map(|Versioned { version, value }| {
-            Ok(Versioned {
-                version,
-                value: read(value)?,
-            })
-        })
-        .transpose()
+    load_record(store, &key(id)).await
 }
 
-fn read(body: Json) -> Result<DeadLetter, StoreError> {
-    serde_json::from_value(body)
-        .map_err(|error| StoreError::Unexpected(format!("a dead letter: {error}")))
-}
-
-/// Every letter there is, in the order of their ids. One that cannot be decoded is left out: it must
-/// not hide the others.
+/// Returns every dead letter with its id, in the order of the ids. A dead letter that cannot be
+/// decoded is left out and logged, so that it does not hide the others.
 pub async fn all(store: &dyn Store) -> Result<Vec<(String, DeadLetter)>, StoreError> {
-    const AT_ONCE: usize = 500;
-    let mut all = Vec::new();
-    let mut after: Option<String> = None;
-    loop {
-        let found = store
-            .list_records(RecordKind::DeadLetter, after.as_deref(), AT_ONCE)
-            .await?;
-        let Some((last, _)) = found.last() else {
-            return Ok(all);
-        };
-        after = Some(last.id.clone());
-        for (key, Versioned { value, .. }) in found {
-            match read(value) {
-                Ok(letter) => all.push((key.id, letter)),
-                Err(error) => {
-                    tracing::error!(dead_letter.id = key.id, error = %error, "a dead letter cannot be decoded");
-                }
-            }
-        }
-    }
+    let found = load_all::<DeadLetter>(store, RecordKind::DeadLetter, "").await?;
+    let value = |(id, stored): (String, Versioned<DeadLetter>)| (id, stored.value);
+    Ok(found.into_iter().map(value).collect())
 }
 
-/// One letter.
+/// Returns one dead letter.
 pub async fn show(store: &dyn Store, id: &str) -> Result<DeadLetter, DeadLetterError> {
     let found = find(store, id)
         .await?
@@ -201,9 +159,10 @@ pub async fn show(store: &dyn Store, id: &str) -> Result<DeadLetter, DeadLetterE
     Ok(found.value)
 }
 
-/// Puts the job into its queue again and removes the letter. If the job fails again, even before the
-/// letter is removed, it is kept again. A crash in between leaves both, and doing the job twice has
-/// no effect.
+/// Publishes the job of a dead letter to its queue and removes the dead letter. If the job fails
+/// again, its new dead letter is stored, even if it fails before the old one is removed. After a
+/// crash in between both the job and the dead letter exist, and executing the job twice has no
+/// effect.
 pub async fn replay(store: &dyn Store, queue: &dyn Queue, id: &str) -> Result<(), DeadLetterError> {
     let unknown = || DeadLetterError::Unknown(id.to_owned());
     let Versioned { version, value } = find(store, id).await?.ok_or_else(unknown)?;
@@ -213,53 +172,54 @@ pub async fn replay(store: &dyn Store, queue: &dyn Queue, id: &str) -> Result<()
         Job::Webhook { .. } | Job::Unreadable(_) | Job::Erase(_) => QueueName::Webhooks,
     };
     queue.publish(queue_name, &[job]).await?;
-    // Only the version that was replayed: a worker that failed again has written a newer one.
-    write(store, remove_write(id, Some(version))).await?;
+    // The version is given because the job may have failed again, with a newer dead letter.
+    write_records(store, vec![remove_write(id, Some(version))]).await?;
     Ok(())
 }
 
-/// Removes a letter for good.
+/// Removes a dead letter for good.
 pub async fn discard(store: &dyn Store, id: &str) -> Result<(), DeadLetterError> {
     show(store, id).await?;
-    write(store, remove_write(id, None)).await?;
+    write_records(store, vec![remove_write(id, None)]).await?;
     Ok(())
 }
 
-/// Removes every letter that mentions one of these ids: of Pages, of people. Answers with how many.
+/// Removes every dead letter that contains one of these ids of Pages or people. Returns how many
+/// were removed.
 pub async fn erase(store: &dyn Store, ids: &[String]) -> Result<u64, StoreError> {
     let mut erased = 0;
-    for (id, letter) in all(store).await? {
-        let text = format!("{}\n{}", letter.reason, body_text(&letter));
-        // An erasure that waits to be tried again is no trace of the past.
-        let is_erasure = matches!(decode_job(&letter.job), Job::Erase(_));
+    for (id, dead_letter) in all(store).await? {
+        let text = format!("{}\n{}", dead_letter.reason, body_text(&dead_letter));
+        // An erasure that failed must stay, so that it can be replayed.
+        let is_erasure = matches!(decode_job(&dead_letter.job), Job::Erase(_));
         if !is_erasure && ids.iter().any(|id| contains_number(&text, id)) {
-            write(store, remove_write(&id, None)).await?;
+            write_records(store, vec![remove_write(&id, None)]).await?;
             erased += 1;
         }
     }
     Ok(erased)
 }
 
-/// Whether a text names a Page that was forgotten.
+/// Returns whether a text contains the id of an erased Page. Only the first 2,000 ids are checked.
 pub async fn mentions_erased_page(store: &dyn Store, text: &str) -> Result<bool, StoreError> {
-    // A body of many Pages has as many ids; more than a delivery can hold are not looked at.
-    const AT_MOST: usize = 2000;
+    // No delivery of webhooks has more ids.
+    const MAX_IDS: usize = 2000;
     let numbers = text.split(|c: char| !c.is_ascii_digit());
     let ids: BTreeSet<PageId> = numbers
         .filter_map(|n| PageId::parse(n).ok())
-        .take(AT_MOST)
+        .take(MAX_IDS)
         .collect();
     let ids: Vec<PageId> = ids.into_iter().collect();
-    for some in ids.chunks(200) {
-        let is_forgotten = |stored: &Versioned<StoredPage>| matches!(&stored.value, StoredPage::Page(page) if page.status == Status::Erased);
-        if store.load_pages(some).await?.iter().any(is_forgotten) {
+    for chunk in ids.chunks(200) {
+        let is_erased = |stored: &Versioned<StoredPage>| matches!(&stored.value, StoredPage::Page(page) if page.status == Status::Erased);
+        if store.load_pages(chunk).await?.iter().any(is_erased) {
             return Ok(true);
         }
     }
     Ok(false)
 }
 
-/// Whether a text has these digits as a number of their own.
+/// Returns whether a text contains these digits as a whole number, not as a part of a longer one.
 fn contains_number(text: &str, digits: &str) -> bool {
     let is_digit = |c: Option<char>| c.is_some_and(|c| c.is_ascii_digit());
     text.match_indices(digits).any(|(at, _)| {
@@ -268,12 +228,13 @@ fn contains_number(text: &str, digits: &str) -> bool {
     })
 }
 
-/// What a person should see of the job: the bytes that came, as text where they are text.
-pub fn body_text(letter: &DeadLetter) -> String {
-    job_text(&decode_job(&letter.job))
+/// Returns the job of a dead letter as a text for people: what Facebook sent, or the job as JSON.
+pub fn body_text(dead_letter: &DeadLetter) -> String {
+    job_text(&decode_job(&dead_letter.job))
 }
 
-/// What came over the wire, as text where it is text.
+/// Returns a job as a text for people: what Facebook sent, or the job as JSON. Bytes that are not
+/// UTF-8 are replaced.
 pub fn job_text(job: &Job) -> String {
     match job {
         Job::Unreadable(Unreadable { body, .. }) => String::from_utf8_lossy(body).into_owned(),

@@ -1,20 +1,21 @@
-//! Erasing: a Page with everything that was known of it, or a person with all Pages that nobody else
-//! covers.
+//! Erases a Page with everything that is known about it, or a person with every Page to which no
+//! other connection gives access.
 //!
-//! Invariants: the epoch moves first, so that nothing that is under way can write afterwards; each Page
-//! goes in one commit with its tokens; doing it again, after a crash or by a second worker, is safe.
-//! What is left of a Page is that it was forgotten, of a person an epoch for a week.
+//! Invariants: the epoch of a connection is written first, so that a poll that is under way cannot
+//! write afterwards; a Page is erased in one commit with its tokens; to repeat an erasure, after a
+//! crash or by a second worker, is safe. All that stays of a Page is that it was erased, and all
+//! that stays of a person is an epoch, for a week.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
-use hmac::{Hmac, KeyInit as _, Mac as _};
+use hmac::{Hmac, Mac as _};
 use model::id::{PageId, Subject, UserId};
 use model::page::{Page, Status};
 use model::time::HostTime;
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
@@ -25,68 +26,74 @@ use super::{
     commit_one, dead_letter, load_all, load_record, missed_webhooks, put_write, rate_limit,
     subscription, token, write_records,
 };
+use crate::signing::hmac_sha256;
 use crate::store::{
     Commit, CommitOutcome, DueWrite, PageWrite, RecordKey, RecordKind, Store, StoreError,
     StoredPage, Versioned, load_page,
 };
 use model::hex::sha256_hex;
 
-/// How long the epoch of a person who was forgotten stands: nothing under way lives as long.
+/// How long the epoch of an erased person is stored, which is longer than any job or login lasts.
 const EPOCH_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
-/// How long Facebook may deliver again what it sent before an erasure, and an hour.
+/// How long after an erasure Facebook may deliver webhooks that are older: the 36 hours for which
+/// it retries a delivery, and an hour.
 const REDELIVERY_WINDOW: Duration = Duration::from_secs(37 * 3600);
-/// Two sweeps for one receipt are at least this far apart: each rewrites the whole log.
+/// The shortest time between two scrubs for one receipt. Each scrub rewrites the whole log of the
+/// store.
 const SCRUB_INTERVAL: Duration = Duration::from_secs(12 * 3600);
-/// How long a receipt can be asked for.
+/// How long a receipt is stored.
 const RECEIPT_TTL: Duration = Duration::from_secs(400 * 24 * 3600);
 
-/// What an erasure came to.
+/// The result of an erasure.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErasureResult {
-    /// Pages that are gone.
+    /// How many Pages were erased.
     pub pages_erased: u64,
-    /// Pages that somebody else covers: only this person was taken off them.
+    /// How many Pages were not erased, because another connection gives access to them.
     pub pages_kept: u64,
-    /// Dead letters that mentioned any of it.
+    /// How many dead letters were erased.
     pub dead_letters: u64,
 }
 
-/// What became of a request to erase.
+/// The receipt of an erasure that Facebook requested.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErasureReceipt {
-    /// When it came, on our clock.
+    /// When the erasure was requested, on this host's clock.
     pub requested_at: HostTime,
-    /// When everything was deleted.
+    /// When the erasure was complete in the store, on this host's clock.
     pub erased_at: HostTime,
-    /// When it was off the disk, too; `None`: that is still to be made sure of.
+    /// When the erased data was last scrubbed from the disk, on this host's clock; `None` if it was
+    /// not yet.
     #[serde(default)]
     pub scrubbed_at: Option<HostTime>,
-    /// What it came to.
+    /// The result of the erasure.
     #[serde(flatten)]
     pub result: ErasureResult,
 }
 
-/// A person's epoch, after they were forgotten.
+/// The epoch of a person who was erased.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct ErasedEpoch {
     #[serde(default)]
     erased_at: Option<HostTime>,
 }
 
-/// When a person was last forgotten, if within a week. A login that began before must not complete.
+/// Returns when the last erasure of a person was requested, or `None` if there was none in the last
+/// week. A login that began before must not be completed.
 pub async fn erased_at(store: &dyn Store, user: &UserId) -> Result<Option<HostTime>, StoreError> {
     let stored = load_record::<ErasedEpoch>(store, &connection::epoch_key(user)).await?;
     Ok(stored.and_then(|stored| stored.value.erased_at))
 }
 
-/// Forgets a person, as they asked at `requested`: tokens, connection, and every Page that nobody else
-/// covers. A login that came later is another consent, and stays with all it brought.
+/// Erases a person as requested at `requested_at`: their connection, their tokens, and every Page
+/// to which no other connection gives access. A later login is a new consent, so its connection and
+/// its tokens stay.
 pub async fn erase_user(
     store: &dyn Store,
     user: &UserId,
-    requested: HostTime,
+    requested_at: HostTime,
 ) -> Result<ErasureResult, StoreError> {
-    if !end_connection(store, user, requested).await? {
+    if !end_connection(store, user, requested_at).await? {
         return Ok(ErasureResult::default());
     }
     let tokens =
@@ -94,10 +101,10 @@ pub async fn erase_user(
             .await?;
     let tokens: Vec<RecordKey> = tokens
         .into_iter()
-        .filter(|(_, stored)| stored.value.obtained_at <= requested)
+        .filter(|(_, stored)| stored.value.obtained_at <= requested_at)
         .map(|(id, _)| RecordKey::new(RecordKind::PageToken, id))
         .collect();
-    // First, while the tokens still say which Pages these are.
+    // The ids of the Pages are only known while the records of the tokens exist.
     let pages: Vec<PageId> = tokens
         .iter()
         .filter_map(|key| token::page_in_id(&key.id))
@@ -106,83 +113,91 @@ pub async fn erase_user(
         let pages = pages.iter().map(ToString::to_string);
         pages.chain([user.to_string()]).collect()
     };
-    let mut erased = ErasureResult {
+    let mut result = ErasureResult {
         dead_letters: dead_letter::erase(store, &ids(&pages)).await?,
         ..ErasureResult::default()
     };
-    let mut gone = Vec::new();
+    let mut erased_pages = Vec::new();
     for key in tokens {
         match token::page_in_id(&key.id) {
-            Some(id) if remove_user_from_page(store, &id, user, &key, requested).await? => {
-                gone.push(id)
+            Some(id) if remove_user_from_page(store, &id, user, &key, requested_at).await? => {
+                erased_pages.push(id);
             }
-            Some(_) => erased.pages_kept += 1,
+            Some(_) => result.pages_kept += 1,
             None => drop(write_records(store, vec![delete_write(key)]).await?),
         }
     }
-    erased.pages_erased = gone.len() as u64;
-    erased.dead_letters += dead_letter::erase(store, &ids(&gone)).await?;
-    let mut traces = vec![delete_write(rate_limit::key(&format!("user:{user}")))];
-    for (id, run) in load_all::<DailyPoll>(store, RecordKind::DailyPoll, "").await? {
-        if run.value.connection == *user {
-            traces.push(delete_write(RecordKey::new(RecordKind::DailyPoll, id)));
+    result.pages_erased = erased_pages.len() as u64;
+    // A dead letter may have been stored since the first pass, before its Page was erased.
+    result.dead_letters += dead_letter::erase(store, &ids(&erased_pages)).await?;
+    let mut deletes = vec![delete_write(rate_limit::key(&rate_limit::user_bucket(
+        user,
+    )))];
+    for (id, poll) in load_all::<DailyPoll>(store, RecordKind::DailyPoll, "").await? {
+        if poll.value.connection == *user {
+            deletes.push(delete_write(RecordKey::new(RecordKind::DailyPoll, id)));
         }
     }
     for (id, grant) in load_all::<Grant>(store, RecordKind::Grant, "").await? {
-        let is_theirs = matches!(&grant.value.stage, Stage::Connected(who) if who == user);
-        if is_theirs && grant.value.began_at <= requested {
-            traces.push(delete_write(RecordKey::new(RecordKind::Grant, id)));
+        let is_of_user =
+            matches!(&grant.value.stage, Stage::Connected(connected) if connected == user);
+        if is_of_user && grant.value.began_at <= requested_at {
+            deletes.push(delete_write(RecordKey::new(RecordKind::Grant, id)));
         }
     }
-    write_records(store, traces).await?;
-    Ok(erased)
+    write_records(store, deletes).await?;
+    Ok(result)
 }
 
-/// Ends the connection. `Ok(false)`: it is of a later login.
+/// Ends the connection of a person. Returns `false`, and does nothing, if the person logged in
+/// after `requested_at`.
 async fn end_connection(
     store: &dyn Store,
     user: &UserId,
-    requested: HostTime,
+    requested_at: HostTime,
 ) -> Result<bool, StoreError> {
     loop {
         let stored = connection::find(store, user).await?;
         if stored
             .as_ref()
-            .is_some_and(|stored| stored.value.consented_at > requested)
+            .is_some_and(|stored| stored.value.consented_at > requested_at)
         {
             return Ok(false);
         }
-        let erased = Some(requested);
+        let erased_epoch = ErasedEpoch {
+            erased_at: Some(requested_at),
+        };
         let epoch = put_write(
             connection::epoch_key(user),
-            &ErasedEpoch { erased_at: erased },
+            &erased_epoch,
             None,
             Some(EPOCH_TTL),
         );
         let version = stored.map_or(0, |stored| stored.version);
-        let ended = commit_one(store, connection::end_commit(user, version, epoch)).await?;
-        if ended == CommitOutcome::Applied {
+        let outcome = commit_one(store, connection::end_commit(user, version, epoch)).await?;
+        if outcome == CommitOutcome::Applied {
             return Ok(true);
         }
     }
 }
 
-/// Takes a person off a Page, and forgets the Page if nobody else covers it; one decision on one load.
-/// `Ok(false)`: somebody else does.
+/// Removes a person from the connections of a Page, and erases the Page if no other connection
+/// gives access to it. The decision and the commit are based on the same load. Returns whether the
+/// Page was erased.
 async fn remove_user_from_page(
     store: &dyn Store,
     id: &PageId,
     user: &UserId,
     token: &RecordKey,
-    requested: HostTime,
+    requested_at: HostTime,
 ) -> Result<bool, StoreError> {
     loop {
         let stored = load_page(store, id).await?;
-        let mut covering = users_with_access(store, id, &stored.value).await?;
-        covering.insert(user.clone());
-        let alone = covering.len() == 1;
-        let done = if alone {
-            erase_page_commit(store, id, stored.version, &covering, requested).await?
+        let mut users = users_with_access(store, id, &stored.value).await?;
+        users.insert(user.clone());
+        let is_only_user = users.len() == 1;
+        let outcome = if is_only_user {
+            commit_page_erasure(store, id, stored.version, &users, requested_at).await?
         } else {
             commit_one(
                 store,
@@ -190,13 +205,14 @@ async fn remove_user_from_page(
             )
             .await?
         };
-        if done == CommitOutcome::Applied {
-            return Ok(alone);
+        if outcome == CommitOutcome::Applied {
+            return Ok(is_only_user);
         }
     }
 }
 
-/// Whose logins cover a Page; where the Page does not say, whose tokens do.
+/// Returns the people whose connections give access to a Page: those in the stored Page, or those
+/// with a record of its token if the stored Page names none.
 async fn users_with_access(
     store: &dyn Store,
     id: &PageId,
@@ -211,8 +227,9 @@ async fn users_with_access(
     Ok(found.into_iter().collect())
 }
 
-/// Forgets a Page, whoever covers it. It stays forgotten until one of them logs in again or it is
-/// added by hand. `Ok(None)`: nothing is known of it.
+/// Erases a Page, whether or not connections give access to it. It stays erased until a person with
+/// access to it logs in again, or until an operator adds it. Returns `None` if the Page is unknown
+/// or already erased.
 pub async fn erase_page(
     store: &dyn Store,
     id: &PageId,
@@ -220,34 +237,35 @@ pub async fn erase_page(
 ) -> Result<Option<ErasureResult>, StoreError> {
     loop {
         let Versioned { version, value } = load_page(store, id).await?;
-        let is_gone = matches!(&value, StoredPage::Page(page) if page.status == Status::Erased);
-        if is_gone || value == StoredPage::Unknown {
+        let is_erased = matches!(&value, StoredPage::Page(page) if page.status == Status::Erased);
+        if is_erased || value == StoredPage::Unknown {
             return Ok(None);
         }
-        let covering = users_with_access(store, id, &value).await?;
-        if erase_page_commit(store, id, version, &covering, now).await? == CommitOutcome::Applied {
-            let letters = dead_letter::erase(store, &[id.to_string()]).await?;
+        let users = users_with_access(store, id, &value).await?;
+        if commit_page_erasure(store, id, version, &users, now).await? == CommitOutcome::Applied {
+            let dead_letters = dead_letter::erase(store, &[id.to_string()]).await?;
             return Ok(Some(ErasureResult {
                 pages_erased: 1,
                 pages_kept: 0,
-                dead_letters: letters,
+                dead_letters,
             }));
         }
     }
 }
 
-/// The commit after which nothing is left of a Page but that it was forgotten.
-async fn erase_page_commit(
+/// Erases a Page in one commit, with the tokens of these people for it and its other records. The
+/// stored Page becomes an empty one with the status `erased`.
+async fn commit_page_erasure(
     store: &dyn Store,
     id: &PageId,
     version: u64,
-    covering: &BTreeSet<UserId>,
-    now: HostTime,
+    users: &BTreeSet<UserId>,
+    erased_at: HostTime,
 ) -> Result<CommitOutcome, StoreError> {
     let mut next = Commit {
         records: vec![
             delete_write(subscription::key(id)),
-            delete_write(rate_limit::key(&format!("page:{id}"))),
+            delete_write(rate_limit::key(&rate_limit::page_bucket(id))),
         ],
         due: [Subject::Page(id.clone()), Subject::Subscription(id.clone())]
             .map(|subject| DueWrite { subject, due: None })
@@ -257,19 +275,19 @@ async fn erase_page_commit(
             expected: version,
             page: Page {
                 status: Status::Erased,
-                erased_at: Some(now),
+                erased_at: Some(erased_at),
                 ..Page::default()
             },
             changes: Vec::new(),
-            received_at: now,
+            received_at: erased_at,
         }),
         guards: Vec::new(),
     };
-    let tokens = covering
+    let tokens = users
         .iter()
         .map(|user| delete_write(token::page_key(user, id)));
     next.records.extend(tokens);
-    for (gap, _) in load_all::<missed_webhooks::UnannouncedRecord>(
+    for (record_id, _) in load_all::<missed_webhooks::UnannouncedRecord>(
         store,
         RecordKind::UnannouncedChange,
         &missed_webhooks::page_prefix(id),
@@ -278,13 +296,14 @@ async fn erase_page_commit(
     {
         next.records.push(delete_write(RecordKey::new(
             RecordKind::UnannouncedChange,
-            gap,
+            record_id,
         )));
     }
     commit_one(store, next).await
 }
 
-/// A confirmation code: random, and provably ours, so that asking for others tells nothing.
+/// Returns a confirmation code: 16 random bytes and their HMAC, so that a code of this deployment
+/// can be recognized without the store.
 pub fn confirmation_code(secret: &SecretString, random: &[u8; 16]) -> String {
     let tag = mac(secret, random).finalize().into_bytes();
     let mut bytes = random.to_vec();
@@ -293,25 +312,27 @@ pub fn confirmation_code(secret: &SecretString, random: &[u8; 16]) -> String {
 }
 
 fn mac(secret: &SecretString, random: &[u8]) -> Hmac<Sha256> {
-    let mac = Hmac::<Sha256>::new_from_slice(secret.expose_secret().as_bytes());
-    let mac = mac.unwrap_or_else(|_| unreachable!("HMAC takes a key of any length"));
-    mac.chain_update(b"pagesync receipt ").chain_update(random)
+    hmac_sha256(secret)
+        .chain_update(b"pagesync receipt ")
+        .chain_update(random)
 }
 
-/// Whether a confirmation code is ours. Compares in constant time.
+/// Returns whether a confirmation code was made with one of these secrets. Compares in constant
+/// time.
 pub fn is_valid_code(secrets: &[SecretString], code: &str) -> bool {
     let bytes = BASE64URL.decode(code).unwrap_or_default();
     let (random, tag) = bytes.split_at(bytes.len().min(16));
-    let right = |secret| mac(secret, random).verify_truncated_left(tag).is_ok();
-    tag.len() == 16 && secrets.iter().any(right)
+    let verifies = |secret| mac(secret, random).verify_truncated_left(tag).is_ok();
+    tag.len() == 16 && secrets.iter().any(verifies)
 }
 
-/// The record of a receipt, by the hash of its code.
+/// Returns the key of the receipt of the code with this hash.
 pub fn receipt_key(hash: &str) -> RecordKey {
     RecordKey::new(RecordKind::ErasureReceipt, hash)
 }
 
-/// Keeps a receipt. The first one stands: a request that is worked on again finds nothing to erase.
+/// Stores a receipt unless the request has one. The first receipt stays, because a job that is
+/// executed again finds nothing to erase.
 pub async fn save_receipt(
     store: &dyn Store,
     hash: &str,
@@ -321,7 +342,8 @@ pub async fn save_receipt(
     write_records(store, vec![put]).await.map(drop)
 }
 
-/// What became of the request with this code; `None`: it is still to be done.
+/// Returns the receipt of the request with this confirmation code, or `None` if the request is not
+/// done yet.
 pub async fn find_receipt(
     store: &dyn Store,
     code: &str,
@@ -330,24 +352,24 @@ pub async fn find_receipt(
     Ok(stored.map(|stored| stored.value))
 }
 
-/// Makes sure that what erasures deleted is off the disk, and says so in their receipts. Swept again
-/// until nothing of the time before can come any more: what a delivery of Facebook's carried is deleted
-/// from the queue, and with that not off the disk.
+/// Scrubs erased data from the disk and records the time in the receipts. This is repeated until 37
+/// hours after an erasure, because Facebook may deliver older webhooks until then, and their data
+/// stays on the disk after they have left the queue.
 pub async fn scrub_store(store: &dyn Store, now: HostTime) -> Result<(), StoreError> {
     let receipts = load_all::<ErasureReceipt>(store, RecordKind::ErasureReceipt, "").await?;
-    let open: Vec<_> = receipts
+    let due: Vec<_> = receipts
         .into_iter()
         .filter(|(_, stored)| {
             let end = stored.value.erased_at.plus(REDELIVERY_WINDOW);
-            let again = |at: HostTime| at < end && (end <= now || at.plus(SCRUB_INTERVAL) <= now);
-            stored.value.scrubbed_at.is_none_or(again)
+            let is_due = |at: HostTime| at < end && (end <= now || at.plus(SCRUB_INTERVAL) <= now);
+            stored.value.scrubbed_at.is_none_or(is_due)
         })
         .collect();
-    if open.is_empty() {
+    if due.is_empty() {
         return Ok(());
     }
     store.scrub().await?;
-    for (hash, stored) in open {
+    for (hash, stored) in due {
         let receipt = ErasureReceipt {
             scrubbed_at: Some(now),
             ..stored.value
@@ -368,13 +390,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_code_is_ours_whole_or_not_at_all() {
+    fn a_confirmation_code_is_valid_only_if_it_is_complete_and_unchanged() {
         let secret = |text: &str| SecretString::from(text.to_owned());
-        let ours = [secret("0123456789abcdef"), secret("the one before")];
-        let code = confirmation_code(&ours[1], &[7; 16]);
-        assert!(is_valid_code(&ours, &code));
-        assert!(!is_valid_code(&ours[..1], &code));
-        for odd in [
+        let secrets = [secret("0123456789abcdef"), secret("the one before")];
+        let code = confirmation_code(&secrets[1], &[7; 16]);
+        assert!(is_valid_code(&secrets, &code));
+        assert!(!is_valid_code(&secrets[..1], &code));
+        for invalid in [
             "",
             "AAAA",
             &code[1..],
@@ -382,7 +404,7 @@ mod tests {
             "../../etc",
             &"A".repeat(43),
         ] {
-            assert!(!is_valid_code(&ours, odd), "{odd}");
+            assert!(!is_valid_code(&secrets, invalid), "{invalid}");
         }
     }
 }

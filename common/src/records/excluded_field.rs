@@ -1,5 +1,7 @@
-//! Fields that Graph refused as nonexistent. Asked for again they would fail the whole call, so they
-//! are left out for a week, then tried again.
+//! Unknown fields: fields that Graph refused as nonexistent.
+//!
+//! One unknown field makes the whole call fail, so an unknown field is excluded from all calls for
+//! a week and then requested again.
 
 use std::time::Duration;
 
@@ -10,30 +12,30 @@ use serde::{Deserialize, Serialize};
 use super::{load_all, put_write};
 use crate::store::{RecordKey, RecordKind, RecordWrite, Store, StoreError};
 
-/// How long a field is left out.
+/// How long a field is excluded.
 const TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// A field that is left out.
+/// A field that is excluded.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ExcludedField {
-    /// Since when, on our clock.
+    /// When Graph refused the field, on this host's clock.
     pub excluded_at: HostTime,
 }
 
-/// The write that leaves a field out.
+/// Returns the write that excludes a field.
 pub fn exclude_write(field: &str, now: HostTime) -> RecordWrite {
     let key = RecordKey::new(RecordKind::ExcludedField, field);
     put_write(key, &ExcludedField { excluded_at: now }, None, Some(TTL))
 }
 
-/// The names that are left out now.
+/// Returns the names of the fields that are excluded now.
 pub async fn excluded_names(store: &dyn Store) -> Result<Vec<String>, StoreError> {
     let stored = load_all::<ExcludedField>(store, RecordKind::ExcludedField, "").await?;
     Ok(stored.into_iter().map(|(name, _)| name).collect())
 }
 
-/// `fields` without those that are left out.
-pub fn without_excluded(fields: &[FieldName], left_out: &[String]) -> Vec<FieldName> {
-    let asked = |field: &&FieldName| !left_out.iter().any(|name| name == field.as_str());
-    fields.iter().filter(asked).cloned().collect()
+/// Returns `fields` without the fields named in `excluded`.
+pub fn without_excluded(fields: &[FieldName], excluded: &[String]) -> Vec<FieldName> {
+    let is_requested = |field: &&FieldName| !excluded.iter().any(|name| name == field.as_str());
+    fields.iter().filter(is_requested).cloned().collect()
 }

@@ -1,4 +1,4 @@
-//! When logins end, and which Pages go with each.
+//! Computes when connections end and which Pages lose access with each.
 
 use model::id::{PageId, UserId};
 use model::time::HostTime;
@@ -7,35 +7,37 @@ use super::connection::{self, Connection, Status};
 use super::{load_chunk, token};
 use crate::store::{RecordKind, Store, StoreError, StoredPage};
 
-/// So many days before its end an operator is told, once each.
+/// The numbers of days before its end at which the end of a connection is logged, once each.
 pub const ALERT_DAYS: [u64; 4] = [14, 7, 3, 1];
-const DAY: u64 = 24 * 3600 * 1000;
+const DAY_MILLIS: u64 = 24 * 3600 * 1000;
 
-/// How a connection ends.
+/// When a connection ends, and which Pages lose access with it.
 #[derive(Debug, Clone)]
 pub struct Expiry {
-    /// Whose.
+    /// The app-scoped id of the person.
     pub user: UserId,
-    /// Their name at Facebook.
+    /// The name of the person at Facebook; `None` if it is not known.
     pub name: Option<String>,
-    /// Whether it works now.
+    /// The status of the connection.
     pub status: Status,
-    /// When the token ends; null: never, or it is renewed before.
+    /// When the token ends; `None` if it does not end.
     pub token_expires_at: Option<HostTime>,
-    /// When Facebook stops giving data until the next login.
+    /// When Facebook stops returning data until the next login; `None` if Facebook names no end.
     pub data_access_expires_at: Option<HostTime>,
-    /// Whole days to the earlier of both; 0: within a day, or it has ended.
+    /// Whole days to the earlier of both; 0 within the last day and afterwards; `None` if the
+    /// connection does not end.
     pub days_left: Option<u64>,
-    /// Pages nobody else's working login covers, the first of them.
+    /// The first 20 Pages to which no other active connection gives access.
     pub pages_lost: Vec<PageId>,
-    /// How many they are.
+    /// How many such Pages there are.
     pub pages_lost_count: u64,
 }
 
-/// Pages named in a forecast.
+/// The largest number of Pages in [`Expiry::pages_lost`].
 const MAX_NAMED_PAGES: usize = 20;
 
-/// When a connection ends: the earlier of its token and its data access.
+/// Returns when a connection ends: the earlier end of its token and its data access, or `None` if
+/// it does not end.
 pub fn ends_at(connection: &Connection) -> Option<HostTime> {
     let ends = [
         connection.token_expires_at,
@@ -44,19 +46,19 @@ pub fn ends_at(connection: &Connection) -> Option<HostTime> {
     ends.into_iter().flatten().min()
 }
 
-/// Whole days until a connection ends. `None`: nobody knows of an end.
+/// Returns the whole days until a connection ends, or `None` if it does not end.
 pub fn days_left(connection: &Connection, now: HostTime) -> Option<u64> {
     let end = ends_at(connection)?;
-    Some(u64::try_from(now.until(end).as_millis()).unwrap_or(u64::MAX) / DAY)
+    Some(u64::try_from(now.until(end).as_millis()).unwrap_or(u64::MAX) / DAY_MILLIS)
 }
 
-/// The forecast of every connection, the next to end first.
+/// Returns the expiry of every connection, the next to end first.
 pub async fn list(store: &dyn Store, now: HostTime) -> Result<Vec<Expiry>, StoreError> {
     let connections = connection::list(store).await?;
-    let mut forecasts = Vec::with_capacity(connections.len());
+    let mut expiries = Vec::with_capacity(connections.len());
     for connection in &connections {
         let (count, pages) = pages_without_other_access(store, connection, &connections).await?;
-        forecasts.push(Expiry {
+        expiries.push(Expiry {
             user: connection.user.clone(),
             name: connection.name.clone(),
             status: connection.status,
@@ -67,17 +69,17 @@ pub async fn list(store: &dyn Store, now: HostTime) -> Result<Vec<Expiry>, Store
             pages_lost_count: count,
         });
     }
-    forecasts.sort_by_key(|forecast| forecast.days_left.unwrap_or(u64::MAX));
-    Ok(forecasts)
+    expiries.sort_by_key(|expiry| expiry.days_left.unwrap_or(u64::MAX));
+    Ok(expiries)
 }
 
-/// The Pages that only this connection keeps up to date.
+/// Returns how many Pages no other active connection gives access to, and the first of them.
 async fn pages_without_other_access(
     store: &dyn Store,
     connection: &Connection,
     all: &[Connection],
 ) -> Result<(u64, Vec<PageId>), StoreError> {
-    let works = |user: &_| {
+    let is_active = |user: &_| {
         all.iter()
             .any(|other| other.user == *user && other.status == Status::Active)
     };
@@ -86,10 +88,12 @@ async fn pages_without_other_access(
     while let Some(tokens) =
         load_chunk::<token::StoredToken>(store, RecordKind::PageToken, &prefix, &mut after).await?
     {
-        let given = tokens
+        let with_token = tokens
             .iter()
             .filter(|(_, stored)| stored.value.sealed.is_some());
-        let ids: Vec<PageId> = given.filter_map(|(id, _)| token::page_in_id(id)).collect();
+        let ids: Vec<PageId> = with_token
+            .filter_map(|(id, _)| token::page_in_id(id))
+            .collect();
         for (id, stored) in ids.iter().zip(store.load_pages(&ids).await?) {
             let StoredPage::Page(page) = stored.value else {
                 continue;
@@ -98,7 +102,7 @@ async fn pages_without_other_access(
                 .connections
                 .iter()
                 .filter(|user| **user != connection.user);
-            if !others.any(works) {
+            if !others.any(is_active) {
                 count += 1;
                 if named.len() < MAX_NAMED_PAGES {
                     named.push(id.clone());

@@ -1,7 +1,7 @@
-//! Rotating keys: sealing every stored token to the current key.
+//! Rotates keys: seals every stored token to the current key.
 //!
-//! Invariant: a token is written only on the version it was read at, under the guard of its connection's
-//! epoch.
+//! Invariants: a token is written only if its record still has the version that was read; the token
+//! of a connection is written under the guard of the connection's epoch.
 
 use model::id::{GrantId, UserId};
 
@@ -13,18 +13,19 @@ use crate::store::{
     Commit, CommitOutcome, RecordKey, RecordKind, RecordWrite, Store, StoreError, Versioned,
 };
 
-/// What a rotation of keys came to.
+/// How many tokens were sealed to the current key, and how many were not.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RotationReport {
-    /// Sealed anew.
+    /// Tokens that were sealed to the current key.
     pub resealed: u64,
-    /// Sealed to an older key still.
+    /// Tokens that are still sealed to an older key.
     pub outdated: u64,
-    /// Sealed to a key that is not here.
+    /// Tokens that no private key of this process opens.
     pub unopenable: u64,
 }
 
 impl RotationReport {
+    /// Counts a token that is not sealed to the current key.
     fn count(&mut self, sealed: &SealedToken, keys: &PrivateKeys) {
         if sealed.key == keys.current().id() {
             return;
@@ -37,7 +38,7 @@ impl RotationReport {
     }
 }
 
-/// How many tokens are sealed to another key than the current one.
+/// Returns how many tokens are sealed to another key than the current one.
 pub async fn count_outdated(
     store: &dyn Store,
     keys: &PrivateKeys,
@@ -58,8 +59,9 @@ pub async fn count_outdated(
     Ok(report)
 }
 
-/// Seals every token to the current key, one commit each, each only on the version it was read at:
-/// whoever writes a token meanwhile is right. Repeating it is safe.
+/// Seals every token to the current key, each in a commit of its own. A token that is written by
+/// another process at the same time is left as it is and counted as outdated. To repeat a rotation
+/// is safe.
 pub async fn reseal_all(
     store: &dyn Store,
     keys: &PrivateKeys,
@@ -84,18 +86,19 @@ pub async fn reseal_all(
     Ok(report)
 }
 
-/// One token, read after the guard: of a life of the connection that has ended nothing is written.
+/// Seals one token to the current key. The guard is read before the token, so that nothing is
+/// written if the connection has ended in between.
 async fn reseal_token(
     store: &dyn Store,
     keys: &PrivateKeys,
     key: RecordKey,
     report: &mut RotationReport,
 ) -> Result<(), StoreError> {
-    let whose = key.id.split_once('.').map_or(&*key.id, |(user, _)| user);
-    let Ok(whose) = UserId::parse(whose) else {
+    let user = key.id.split_once('.').map_or(&*key.id, |(user, _)| user);
+    let Ok(user) = UserId::parse(user) else {
         return Ok(());
     };
-    let guard = connection::epoch_guard(store, &whose).await?;
+    let guard = connection::epoch_guard(store, &user).await?;
     let Some(Versioned { version, value }) = load_record::<StoredToken>(store, &key).await? else {
         return Ok(());
     };
@@ -130,6 +133,7 @@ async fn reseal_token(
     Ok(())
 }
 
+/// Seals the token of one grant to the current key.
 async fn reseal_grant(
     store: &dyn Store,
     keys: &PrivateKeys,

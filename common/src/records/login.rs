@@ -1,5 +1,7 @@
-//! Logins under way. The state a browser carries to Facebook and back is kept only as a hash, bound
-//! to the browser by a cookie that is kept only as a hash, and works once.
+//! Logins that are under way.
+//!
+//! Invariants: the state that a browser carries to Facebook and back, and the cookie that binds the
+//! state to the browser, are stored only as hashes; a state works once.
 
 use std::time::Duration;
 
@@ -10,45 +12,46 @@ use serde::{Deserialize, Serialize};
 use crate::store::{RecordKey, RecordKind};
 use model::hex::sha256_hex;
 
-/// How long a person may take in the dialog.
+/// How long a person may take in Facebook's dialog.
 pub const TTL: Duration = Duration::from_secs(600);
-/// How long the exchange of a code may take until there is a grant.
+/// How long after the use of a code there must be a grant; later the login counts as interrupted.
 pub const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long the answer to a completed login can be asked for again.
+/// How long the answer to a login can be requested again after its code was used or it failed.
 pub const ANSWER_TTL: Duration = Duration::from_secs(3600);
 
-/// A login under way.
+/// A login that is under way.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Login {
-    /// Hash of the browser's cookie.
+    /// The hash of the browser's cookie.
     pub cookie_hash: String,
-    /// When it began, on our clock.
+    /// When the login began, on this host's clock.
     pub began_at: HostTime,
-    /// What became of it.
+    /// The stage of the login.
     #[serde(default)]
     pub stage: Stage,
 }
 
-/// What became of a login.
+/// The stage of a login.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// Nothing yet.
+    /// The person has not come back from Facebook's dialog.
     #[default]
     Waiting,
-    /// Its code was taken then: the grant of the same name has the rest.
+    /// The code was used at this time, on this host's clock. The grant with the same id has the
+    /// further stages.
     CodeUsed(HostTime),
-    /// It failed for good.
+    /// The login failed for good, with this reason.
     Failed(String),
 }
 
-/// The id shared by the login and the grant of a state.
+/// Returns the id that the login and the grant of a state share.
 pub fn login_id(state: &str) -> GrantId {
     GrantId::parse(&sha256_hex(state))
         .unwrap_or_else(|| unreachable!("a hash has 64 hexadecimal digits"))
 }
 
-/// The record of a login.
+/// Returns the key of a login's record.
 pub fn key(id: &GrantId) -> RecordKey {
     RecordKey::new(RecordKind::Login, id.as_str())
 }

@@ -1,8 +1,8 @@
-//! The numbers of the drift meter: how many changes webhooks announced, per field and local day, and
-//! a record for each change that they did not.
+//! Counts the changes that webhooks announced, for each field and local day, and stores a record
+//! for each unannounced change.
 //!
-//! Invariant: a number moves in the commit that moves the Page, so a redelivery counts nothing twice.
-//! Whether a gap is missed is decided when it is looked at.
+//! Invariant: a count changes in the commit that changes the Page, so a redelivered webhook is
+//! never counted twice. Whether an unannounced change is missed is decided when a report is made.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -18,86 +18,89 @@ use super::{load_all, load_chunk, put_write, write_records};
 use crate::daily_schedule::DailySchedule;
 use crate::store::{RecordKey, RecordKind, RecordWrite, Store, StoreError, StoredPage, Versioned};
 
-/// How many local days are kept.
+/// How many local days of counts are stored.
 pub const DAYS: usize = 90;
 const TTL: Duration = Duration::from_secs(DAYS as u64 * 24 * 3600);
-/// Counts first reads together: a new Page has twenty.
+/// The name under which the first reads of all fields are counted. A new Page has one for each
+/// field.
 const ALL_FIELDS: &str = "_all";
 
-/// A change that a read found and nothing had announced.
+/// A change that a read found and that no notification had announced.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnannouncedRecord {
-    /// Whose.
+    /// The Page that changed.
     pub page: PageId,
-    /// Of which field.
+    /// The field that changed.
     pub field: FieldName,
-    /// The local day it was found on.
+    /// The local day on which the change was found.
     pub day: String,
-    /// When.
+    /// The times of the change.
     #[serde(flatten)]
     pub change: UnannouncedChange,
 }
 
-fn change_key(page: &PageId, field: &FieldName, gap: &UnannouncedChange) -> RecordKey {
+fn change_key(page: &PageId, field: &FieldName, change: &UnannouncedChange) -> RecordKey {
     RecordKey::new(
         RecordKind::UnannouncedChange,
-        format!("{page}.{field}.{}", gap.found_by_read),
+        format!("{page}.{field}.{}", change.found_by_read),
     )
 }
 
-/// What the ids of all gaps of a Page begin with.
+/// Returns the beginning of the record ids of all unannounced changes of a Page.
 pub fn page_prefix(page: &PageId) -> String {
     format!("{page}.")
 }
 
-/// The writes that belong to what the meter found of a Page; they go into its commit.
+/// Returns the writes that count and store the findings about a Page. They go into the commit
+/// that changes the Page.
 pub fn finding_writes(
-    days: &DailySchedule,
+    schedule: &DailySchedule,
     page: &PageId,
     findings: &[Finding],
     now: HostTime,
 ) -> Vec<RecordWrite> {
     let mut writes = Vec::new();
-    let mut numbers: BTreeMap<(String, &str, &str), i64> = BTreeMap::new();
-    for Finding { field, kind: event } in findings {
-        let today = || days.local_day(now);
-        let (day, field, name) = match event {
+    let mut counts: BTreeMap<(String, &str, &str), i64> = BTreeMap::new();
+    for Finding { field, kind } in findings {
+        let today = || schedule.local_day(now);
+        let (day, field, name) = match kind {
             FindingKind::Captured => (today(), field.as_str(), "captured"),
             FindingKind::Initial => (today(), ALL_FIELDS, "initial"),
             FindingKind::Unannounceable => (today(), field.as_str(), "unannounceable"),
-            FindingKind::Late(gap) => {
-                let key = change_key(page, field, gap);
+            FindingKind::Late(change) => {
+                let key = change_key(page, field, change);
                 let expected = None;
                 writes.push(RecordWrite::Delete { key, expected });
-                // It belongs to the day its change was found on.
-                (days.local_day(gap.found_at), field.as_str(), "late")
+                // A late change is counted on the day on which it was found.
+                (schedule.local_day(change.found_at), field.as_str(), "late")
             }
-            FindingKind::Unannounced(gap) => {
-                let found = UnannouncedRecord {
+            FindingKind::Unannounced(change) => {
+                let record = UnannouncedRecord {
                     page: page.clone(),
                     field: field.clone(),
                     day: today(),
-                    change: *gap,
+                    change: *change,
                 };
                 writes.push(put_write(
-                    change_key(page, field, gap),
-                    &found,
+                    change_key(page, field, change),
+                    &record,
                     None,
                     Some(TTL),
                 ));
                 continue;
             }
         };
-        *numbers.entry((day, field, name)).or_default() += 1;
+        *counts.entry((day, field, name)).or_default() += 1;
     }
-    writes.extend(numbers.into_iter().map(|((day, field, name), n)| {
+    writes.extend(counts.into_iter().map(|((day, field, name), n)| {
         let key = RecordKey::new(RecordKind::ChangeCount, format!("{day}.{field}.{name}"));
         RecordWrite::Add { key, n }
     }));
     writes
 }
 
-/// What the meter found, as its writes say it, for metrics: `opened` is a new gap.
+/// Returns the metric label and the number of the findings behind these writes. The label of a new
+/// unannounced change is `unannounced`.
 pub fn finding_labels(writes: &[RecordWrite]) -> impl Iterator<Item = (&'static str, u64)> {
     const NAMES: [&str; 4] = ["captured", "late", "initial", "unannounceable"];
     writes.iter().filter_map(|write| match write {
@@ -112,18 +115,18 @@ pub fn finding_labels(writes: &[RecordWrite]) -> impl Iterator<Item = (&'static 
     })
 }
 
-/// How many changes were announced.
+/// How many changes webhooks announced, and how many they did not.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Counts {
-    /// In time.
+    /// Changes that were announced before a read found them.
     pub captured: u64,
-    /// After a read had found them.
+    /// Changes that were announced after a read had found them.
     pub late: u64,
-    /// Not within the grace.
+    /// Changes that were not announced within an hour after a read had found them.
     pub missed: u64,
-    /// Not yet, and the grace runs.
+    /// Unannounced changes that a read found less than an hour ago.
     pub open: u64,
-    /// (captured + late) / (captured + late + missed); null while there is nothing to divide.
+    /// (captured + late) / (captured + late + missed); null if the divisor is zero.
     pub ratio: Option<f64>,
 }
 
@@ -137,36 +140,36 @@ impl Counts {
     }
 }
 
-/// How many changes of a day were announced.
+/// The counts of one local day.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct DayReport {
     /// All fields together.
     #[serde(flatten)]
     pub all: Counts,
-    /// By field.
+    /// The counts of each field, by its Graph name.
     pub fields: BTreeMap<String, Counts>,
 }
 
-/// What the meter says of some days.
+/// A report about the changes of several local days.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
     /// All fields and days together.
     pub all: Counts,
-    /// First reads of a field: nothing to compare with.
+    /// First reads of a field, which have nothing to compare with.
     pub initial: u64,
-    /// Changes of fields that have no webhook.
+    /// Changes of fields for which Facebook has no webhook.
     pub unannounceable: u64,
-    /// By field.
+    /// The counts of each field, by its Graph name.
     pub fields: BTreeMap<String, Counts>,
-    /// By local day.
+    /// The counts of each local day.
     pub days: BTreeMap<String, DayReport>,
-    /// Pages that missed a change and were silent since.
+    /// The Pages that missed a change and sent no webhook since.
     pub silent_pages: Vec<PageId>,
-    /// Every gap, the oldest first.
+    /// Every change that no webhook announced, the oldest first.
     pub unannounced: Vec<UnannouncedRecord>,
 }
 
-/// Adds up the local days from `from` on, as it stands at `now`.
+/// Returns the report about the local days from `from` on, as it is at `now`.
 pub async fn report(store: &dyn Store, from: &str, now: HostTime) -> Result<Report, StoreError> {
     let mut report = Report::default();
     for (id, Versioned { value, .. }) in load_all::<u64>(store, RecordKind::ChangeCount, "").await?
@@ -181,28 +184,29 @@ pub async fn report(store: &dyn Store, from: &str, now: HostTime) -> Result<Repo
         }
     }
     let mut after = None;
-    while let Some(some) =
+    while let Some(chunk) =
         load_chunk::<UnannouncedRecord>(store, RecordKind::UnannouncedChange, "", &mut after)
             .await?
     {
-        let found = some.into_iter().map(|(_, stored)| stored.value);
+        let records = chunk.into_iter().map(|(_, stored)| stored.value);
         report
             .unannounced
-            .extend(found.filter(|found| found.day.as_str() >= from));
+            .extend(records.filter(|record| record.day.as_str() >= from));
     }
     report
         .unannounced
-        .sort_by_key(|found| found.change.found_at);
-    let mut silent = BTreeSet::new();
-    for found in report.unannounced.clone() {
-        let missed = found.change.is_missed(now);
-        let name = if missed { "missed" } else { "open" };
-        report.add(&found.day, found.field.as_str(), name, 1);
-        if missed {
-            silent.insert(found.page);
+        .sort_by_key(|record| record.change.found_at);
+    let mut pages_with_missed = BTreeSet::new();
+    for record in report.unannounced.clone() {
+        let is_missed = record.change.is_missed(now);
+        let name = if is_missed { "missed" } else { "open" };
+        report.add(&record.day, record.field.as_str(), name, 1);
+        if is_missed {
+            pages_with_missed.insert(record.page);
         }
     }
-    report.silent_pages = find_silent_pages(store, silent.into_iter().collect(), now).await?;
+    let pages = pages_with_missed.into_iter().collect();
+    report.silent_pages = find_silent_pages(store, pages, now).await?;
     report.all.compute_ratio();
     report.fields.values_mut().for_each(Counts::compute_ratio);
     for day in report.days.values_mut() {
@@ -213,8 +217,9 @@ pub async fn report(store: &dyn Store, from: &str, now: HostTime) -> Result<Repo
 }
 
 impl Report {
+    /// Adds `n` changes to the counts that `name` names.
     fn add(&mut self, day: &str, field: &str, name: &str, n: u64) {
-        let pick = |counts: &mut Counts| match name {
+        let add_to = |counts: &mut Counts| match name {
             "captured" => counts.captured += n,
             "late" => counts.late += n,
             "missed" => counts.missed += n,
@@ -224,35 +229,36 @@ impl Report {
             "initial" => self.initial += n,
             "unannounceable" => self.unannounceable += n,
             "captured" | "late" | "missed" | "open" => {
-                pick(&mut self.all);
-                pick(self.fields.entry(field.to_owned()).or_default());
+                add_to(&mut self.all);
+                add_to(self.fields.entry(field.to_owned()).or_default());
                 let day = self.days.entry(day.to_owned()).or_default();
-                pick(&mut day.all);
-                pick(day.fields.entry(field.to_owned()).or_default());
+                add_to(&mut day.all);
+                add_to(day.fields.entry(field.to_owned()).or_default());
             }
             _ => {}
         }
     }
 }
 
-/// Which of these Pages are deaf.
+/// Returns those of these Pages that are silent at `now`.
 async fn find_silent_pages(
     store: &dyn Store,
     pages: Vec<PageId>,
     now: HostTime,
 ) -> Result<Vec<PageId>, StoreError> {
-    let mut deaf = Vec::new();
+    let mut silent = Vec::new();
     for ids in pages.chunks(200) {
         for (id, stored) in ids.iter().zip(store.load_pages(ids).await?) {
             if matches!(&stored.value, StoredPage::Page(page) if page.is_silent(now)) {
-                deaf.push(id.clone());
+                silent.push(id.clone());
             }
         }
     }
-    Ok(deaf)
+    Ok(silent)
 }
 
-/// Forgets the numbers of days before `from`. Gaps end by themselves.
+/// Deletes the counts of the local days before `from`. Records of unannounced changes expire by
+/// themselves.
 pub async fn prune(store: &dyn Store, from: &str) -> Result<(), StoreError> {
     let old: Vec<RecordWrite> = load_all::<u64>(store, RecordKind::ChangeCount, "")
         .await?

@@ -1,5 +1,7 @@
-//! Kinds of records, one file each, with the verbs on them. A feature adds a kind here, never a
-//! method to [`Store`].
+//! The kinds of records, one file for each, with the operations on them.
+//!
+//! Invariant: a feature that stores something new adds a kind of record here, and no method to
+//! [`Store`].
 
 pub mod app;
 pub mod connection;
@@ -27,7 +29,8 @@ use crate::store::{
     Commit, CommitOutcome, RecordKey, RecordKind, RecordWrite, Store, StoreError, Versioned,
 };
 
-/// A record as its type.
+/// Loads a record and decodes it. Returns `None` if it does not exist or has expired. Fails with
+/// [`StoreError::Unexpected`] if it cannot be decoded.
 pub async fn load_record<T: DeserializeOwned>(
     store: &dyn Store,
     key: &RecordKey,
@@ -47,7 +50,8 @@ fn decode_record<T: DeserializeOwned>(key: &RecordKey, body: Json) -> Result<T, 
         .map_err(|error| StoreError::Unexpected(format!("a record of kind {kind}: {error}")))
 }
 
-/// The write of a record.
+/// Returns the write of a record. `expected` is the version that the record must have: 0 if it must
+/// not exist, `None` if any version will do. `ttl` is the time until it expires; `None`: never.
 pub fn put_write<T: Serialize>(
     key: RecordKey,
     value: &T,
@@ -64,32 +68,33 @@ pub fn put_write<T: Serialize>(
     }
 }
 
-/// Records read from the store at once.
+/// The largest number of records in a chunk.
 const CHUNK_SIZE: usize = 250;
 
-/// Records of a kind whose ids begin with `prefix`, in the order of their ids, a chunk at a time: `after`
-/// is where the last one ended. `None`: there are no more. One that cannot be decoded is left out and
-/// logged: it must not hide the others.
+/// Loads the next chunk of the records of a kind whose ids begin with `prefix`, in the order of
+/// their ids. `after` is the last id of the previous chunk, `None` for the first one, and is moved
+/// on. Returns `None` after the last chunk. A record that cannot be decoded is left out and logged,
+/// so that it does not hide the others.
 pub async fn load_chunk<T: DeserializeOwned>(
     store: &dyn Store,
     kind: RecordKind,
     prefix: &str,
     after: &mut Option<String>,
 ) -> Result<Option<Vec<(String, Versioned<T>)>>, StoreError> {
-    // Ids are printable; nothing sorts between a prefix and what begins with it.
+    // The ids that begin with the prefix are the first ones after it.
     let from = after
         .clone()
         .or_else(|| (!prefix.is_empty()).then(|| prefix.to_owned()));
     let found = store
         .list_records(kind, from.as_deref(), CHUNK_SIZE)
         .await?;
-    let ours = |key: &RecordKey| key.id.starts_with(prefix);
-    let Some((last, _)) = found.iter().rfind(|(key, _)| ours(key)) else {
+    let matches = |key: &RecordKey| key.id.starts_with(prefix);
+    let Some((last, _)) = found.iter().rfind(|(key, _)| matches(key)) else {
         return Ok(None);
     };
     *after = Some(last.id.clone());
     let mut chunk = Vec::with_capacity(found.len());
-    for (key, Versioned { version, value }) in found.into_iter().filter(|(key, _)| ours(key)) {
+    for (key, Versioned { version, value }) in found.into_iter().filter(|(key, _)| matches(key)) {
         match decode_record(&key, value) {
             Ok(value) => chunk.push((key.id, Versioned { version, value })),
             Err(error) => {
@@ -100,7 +105,8 @@ pub async fn load_chunk<T: DeserializeOwned>(
     Ok(Some(chunk))
 }
 
-/// All of them. For kinds of which there are as many as Pages, [`chunk`] takes less memory.
+/// Loads all records of a kind whose ids begin with `prefix`, as [`load_chunk`] does. If there may
+/// be as many of them as Pages, [`load_chunk`] needs less memory.
 pub async fn load_all<T: DeserializeOwned>(
     store: &dyn Store,
     kind: RecordKind,
@@ -108,13 +114,13 @@ pub async fn load_all<T: DeserializeOwned>(
 ) -> Result<Vec<(String, Versioned<T>)>, StoreError> {
     let mut all = Vec::new();
     let mut after = None;
-    while let Some(mut more) = load_chunk(store, kind, prefix, &mut after).await? {
-        all.append(&mut more);
+    while let Some(mut chunk) = load_chunk(store, kind, prefix, &mut after).await? {
+        all.append(&mut chunk);
     }
     Ok(all)
 }
 
-/// Writes records together.
+/// Writes all of these records in one commit.
 pub async fn write_records(
     store: &dyn Store,
     records: Vec<RecordWrite>,
@@ -129,7 +135,7 @@ pub async fn write_records(
     .await
 }
 
-/// One commit.
+/// Executes one commit and returns its outcome.
 pub async fn commit_one(store: &dyn Store, commit: Commit) -> Result<CommitOutcome, StoreError> {
     let outcomes = store.commit(&[commit]).await?;
     Ok(outcomes.into_iter().next().unwrap_or(CommitOutcome::Stale))

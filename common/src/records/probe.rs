@@ -1,5 +1,7 @@
-//! Probes: webhooks for the id 0 that we sign and post to ourselves, to see them come out of the
-//! worker. What is proven is the whole way: signature, queue, worker, store.
+//! Probes: self-signed webhooks for the id 0 that check the pipeline.
+//!
+//! Ingress posts a probe to itself. The record that the worker writes shows that signature check,
+//! queue, worker and store work.
 
 use std::time::Duration;
 
@@ -9,22 +11,22 @@ use serde::{Deserialize, Serialize};
 use super::put_write;
 use crate::store::{RecordKey, RecordKind, RecordWrite};
 
-/// How long the proof stands.
+/// How long the record of a probe is stored.
 const TTL: Duration = Duration::from_secs(600);
 
-/// The proof that a probe came out of the worker.
+/// A probe that arrived at the worker.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Probe {
-    /// When, on our clock.
+    /// When the worker handled the probe, on this host's clock.
     pub arrived_at: HostTime,
 }
 
-/// The record of a probe.
+/// Returns the key of a probe's record. `nonce` is the random text in the probe.
 pub fn key(nonce: &str) -> RecordKey {
     RecordKey::new(RecordKind::Probe, nonce)
 }
 
-/// The write that proves it.
+/// Returns the write that records the arrival of a probe.
 pub fn arrival_write(nonce: &str, at: HostTime) -> RecordWrite {
     put_write(key(nonce), &Probe { arrived_at: at }, None, Some(TTL))
 }

@@ -1,5 +1,7 @@
-//! Limits of Facebook's that are used up, shared by all workers and schedulers: calling on while
-//! throttled makes it longer. Source: "Rate limiting" of the Graph API.
+//! Facebook's rate limits that are used up, shared by all workers and schedulers.
+//!
+//! A call that is made while a rate limit blocks calls extends the block. Source: "Rate limiting"
+//! of the Graph API.
 
 use std::time::Duration;
 
@@ -12,32 +14,32 @@ use super::{load_record, put_write, write_records};
 use crate::retry::RATE_LIMIT;
 use crate::store::{CommitOutcome, RecordKey, RecordKind, Store, StoreError, Versioned};
 
-/// The app's bucket.
+/// The bucket of calls that count for the app.
 pub const APP_BUCKET: &str = "app";
-/// From here on daily polls wait.
+/// The usage in percent from which on daily polls are deferred.
 pub const DEFER_PERCENT: u64 = 90;
-/// A bucket that was quiet for so long begins anew.
+/// How long the state of a bucket is stored after it blocks and defers nothing any more.
 const QUIET_PERIOD: Duration = Duration::from_secs(2 * 3600);
 
-/// A bucket that was used up, or nearly.
+/// The state of one bucket: the rate limit of the app, a person or a Page.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RateLimit {
-    /// Nothing at all before this, on our clock.
+    /// Until when no call may be made, on this host's clock.
     pub blocked_until: HostTime,
-    /// No daily poll before this.
+    /// Until when no daily poll may be made, on this host's clock.
     pub deferred_until: HostTime,
-    /// How often in a row it was closed.
+    /// How many times in a row calls were blocked.
     pub consecutive_blocks: u32,
-    /// The worst percentage seen.
+    /// The last recorded usage in percent, [`DEFER_PERCENT`] or more.
     pub percent: u64,
 }
 
-/// The record of a bucket: `app`, `user:<id>`, `page:<id>`.
+/// Returns the key of a bucket's record. A bucket is `app`, `user:<id>` or `page:<id>`.
 pub fn key(bucket: &str) -> RecordKey {
     RecordKey::new(RecordKind::RateLimit, bucket)
 }
 
-/// The state of a bucket; open if nothing is known.
+/// Returns the state of a bucket. An unknown bucket blocks nothing.
 pub async fn find(store: &dyn Store, bucket: &str) -> Result<RateLimit, StoreError> {
     Ok(load_record(store, &key(bucket))
         .await?
@@ -45,7 +47,8 @@ pub async fn find(store: &dyn Store, bucket: &str) -> Result<RateLimit, StoreErr
         .unwrap_or_default())
 }
 
-/// Until when no call of this queue may be made that counts for any of these buckets; `None`: now.
+/// Returns until when polls of this queue may make no call that counts for any of these buckets, on
+/// this host's clock, or `None` if they may call now.
 pub async fn blocked_until(
     store: &dyn Store,
     buckets: impl IntoIterator<Item = String>,
@@ -63,31 +66,32 @@ pub async fn blocked_until(
     Ok((until > now).then_some(until))
 }
 
-/// The bucket of a person's calls.
+/// Returns the bucket of calls that count for a person.
 pub fn user_bucket(id: &UserId) -> String {
     format!("user:{id}")
 }
 
-/// The bucket of a Page's calls.
+/// Returns the bucket of calls that count for a Page.
 pub fn page_bucket(id: &PageId) -> String {
     format!("page:{id}")
 }
 
 impl RateLimit {
-    /// What it is after Facebook refused: closed for `wait`, else for 5 minutes, doubled each time in
-    /// a row up to an hour.
-    /// Calls that were under way at the same time are one refusal.
+    /// Returns the state after Facebook refused a call for this rate limit. Calls are blocked for
+    /// the longer of `wait` and the delay of [`RATE_LIMIT`] after this many blocks in a row. A
+    /// refusal while calls are already blocked concerns a call that was under way, and starts no
+    /// new block.
     #[must_use]
     pub fn after_refusal(self, now: HostTime, wait: Option<Duration>) -> Self {
         if self.blocked_until > now {
-            let told = now.plus(wait.unwrap_or_default());
+            let until = now.plus(wait.unwrap_or_default());
             return Self {
-                blocked_until: self.blocked_until.max(told),
+                blocked_until: self.blocked_until.max(until),
                 ..self
             };
         }
-        let doubled = RATE_LIMIT.delay(self.consecutive_blocks);
-        let until = now.plus(wait.unwrap_or_default().max(doubled));
+        let delay = RATE_LIMIT.delay(self.consecutive_blocks);
+        let until = now.plus(wait.unwrap_or_default().max(delay));
         Self {
             blocked_until: until.max(self.blocked_until),
             consecutive_blocks: self.consecutive_blocks.saturating_add(1),
@@ -95,11 +99,12 @@ impl RateLimit {
         }
     }
 
-    /// What it is after an answer said how much is used; `None`: nothing worth writing.
+    /// Returns the state after a reply reported a usage of `percent` and that calls are possible
+    /// again after `regain`. Returns `None` if the stored state need not change.
     pub fn after_usage(self, now: HostTime, percent: u64, regain: Duration) -> Option<Self> {
         if percent >= 100 {
-            let closed = self.blocked_until > now;
-            return (!closed).then(|| Self {
+            let is_blocked = self.blocked_until > now;
+            return (!is_blocked).then(|| Self {
                 percent,
                 ..self.after_refusal(now, Some(regain))
             });
@@ -112,7 +117,9 @@ impl RateLimit {
     }
 }
 
-/// Changes a bucket, on whatever it is by now. `None`: there is nothing to write.
+/// Changes the stored state of a bucket and returns the new one. Returns `None`, and writes
+/// nothing, if `change` returns `None`. `change` is called again if another process writes the
+/// state at the same time.
 pub async fn update(
     store: &dyn Store,
     bucket: &str,
@@ -127,7 +134,7 @@ pub async fn update(
         let Some(next) = change(stored) else {
             return Ok(None);
         };
-        // It must outlive what it says.
+        // The record must exist for as long as it blocks or defers calls.
         let until = next.blocked_until.max(next.deferred_until);
         let put = put_write(
             key(bucket),
@@ -148,35 +155,35 @@ mod tests {
     const NOW: HostTime = HostTime(1_000_000);
 
     #[test]
-    fn pauses_double_up_to_an_hour_and_facebooks_word_counts_if_longer() {
-        let mut throttle = RateLimit::default();
+    fn blocks_double_up_to_an_hour_unless_facebook_names_a_longer_wait() {
+        let mut limit = RateLimit::default();
         let mut now = NOW;
         for minutes in [5, 10, 20, 40, 60, 60] {
-            throttle = throttle.after_refusal(now, None);
-            assert_eq!(now.until(throttle.blocked_until).as_secs(), minutes * 60);
-            let burst = throttle.clone().after_refusal(now, None);
+            limit = limit.after_refusal(now, None);
+            assert_eq!(now.until(limit.blocked_until).as_secs(), minutes * 60);
+            let refused_again = limit.clone().after_refusal(now, None);
             assert_eq!(
-                burst, throttle,
+                refused_again, limit,
                 "calls under way at the same time are one refusal"
             );
-            now = throttle.blocked_until;
+            now = limit.blocked_until;
         }
-        let told = RateLimit::default().after_refusal(NOW, Some(Duration::from_secs(7200)));
-        assert_eq!(NOW.until(told.blocked_until).as_secs(), 7200);
+        let longer = RateLimit::default().after_refusal(NOW, Some(Duration::from_secs(7200)));
+        assert_eq!(NOW.until(longer.blocked_until).as_secs(), 7200);
     }
 
     #[test]
-    fn usage_defers_at_ninety_and_closes_at_a_hundred() {
-        let open = RateLimit::default;
-        assert_eq!(open().after_usage(NOW, 89, Duration::ZERO), None);
-        let deferred = open().after_usage(NOW, 90, Duration::ZERO).unwrap();
+    fn a_usage_of_ninety_percent_defers_and_of_a_hundred_percent_blocks() {
+        let unused = RateLimit::default;
+        assert_eq!(unused().after_usage(NOW, 89, Duration::ZERO), None);
+        let deferred = unused().after_usage(NOW, 90, Duration::ZERO).unwrap();
         assert!(deferred.deferred_until > NOW && deferred.blocked_until < NOW);
-        let closed = open().after_usage(NOW, 120, Duration::ZERO).unwrap();
-        assert!(closed.blocked_until > NOW);
+        let blocked = unused().after_usage(NOW, 120, Duration::ZERO).unwrap();
+        assert!(blocked.blocked_until > NOW);
         assert_eq!(
-            closed.after_usage(NOW, 130, Duration::ZERO),
+            blocked.after_usage(NOW, 130, Duration::ZERO),
             None,
-            "closed already"
+            "calls are already blocked"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! The app's subscription on each Page: what is wanted, what Facebook took.
+//! The Page subscriptions: the webhook fields for which the app is subscribed on each Page.
 
 use std::collections::BTreeSet;
 
@@ -9,44 +9,49 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::{RecordKey, RecordKind};
 
-/// How often the app is put back on a Page that it was taken off, within weeks of each other. Whoever
-/// takes it off so often means it; a login begins anew.
+/// How many times in a row a Page is resubscribed, each time within a week of the last
+/// confirmation. After that the removal of the app is taken as intended, until a person logs in.
 pub const MAX_RESUBSCRIPTIONS: u32 = 5;
 
-/// The subscription of one Page.
+/// The Page subscription of one Page.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Subscription {
-    /// When it is looked at next.
+    /// The numbers that determine when the Page subscription is checked next.
     pub polling: Polling,
-    /// The fields Facebook has for this app there.
+    /// The webhook fields for which Facebook has the app subscribed on the Page.
     pub fields: BTreeSet<String>,
-    /// Wanted fields that Facebook refused.
+    /// The wanted webhook fields that Facebook refused.
     pub refused: BTreeSet<String>,
-    /// When Facebook was last asked, on our clock.
+    /// When Facebook was last called for the Page subscription, on this host's clock; `None` if it
+    /// was not called since the last login.
     pub attempted_at: Option<HostTime>,
-    /// When it was last seen at Facebook, on our clock.
+    /// When a read last confirmed `fields`, on this host's clock.
     pub confirmed_at: Option<HostTime>,
-    /// Why the last attempt failed.
+    /// What is wrong with the Page subscription, or why the last attempt failed; `None` if nothing
+    /// is.
     pub problem: Option<String>,
-    /// How often something that had been there was put back, each within a week of the last.
+    /// How many times in a row the Page was resubscribed, each time within a week of the last
+    /// confirmation.
     pub resubscriptions: u32,
-    /// How often somebody logged in since: what an attempt found out before that is no news after it.
+    /// How many logins reset this record. The refusals and problems that an attempt finds are not
+    /// recorded if a login came while it was under way.
     pub logins: u32,
 }
 
 impl Subscription {
-    /// Whether the list of Pages gives a reason to look again: the Page is new, Facebook says that the
-    /// app is off it and not everything was refused, or other fields are wanted than before.
+    /// Returns whether there is a reason to check the Page subscription: the Page is new, `wanted`
+    /// has a field that is neither subscribed nor refused, or Facebook reports the app as not
+    /// subscribed (`is_off`) although it was. A removal after [`MAX_RESUBSCRIPTIONS`] is no reason.
     pub fn needs_check(&self, is_off: bool, wanted: &[&str]) -> bool {
         let is_known = |name: &&str| self.fields.contains(*name) || self.refused.contains(*name);
         let is_lost =
             is_off && !self.fields.is_empty() && self.resubscriptions < MAX_RESUBSCRIPTIONS;
-        let unsettled = self.attempted_at.is_none() || !wanted.iter().all(is_known);
-        is_lost || (unsettled && !self.polling.is_read_requested())
+        let is_incomplete = self.attempted_at.is_none() || !wanted.iter().all(is_known);
+        is_lost || (is_incomplete && !self.polling.is_read_requested())
     }
 
-    /// The person logged in again, perhaps with more permissions: what was refused may be taken now.
+    /// Resets what Facebook refused, after a person logged in, perhaps with more permissions.
     pub fn reset_after_login(&mut self) {
         self.refused.clear();
         self.attempted_at = None;
@@ -56,7 +61,7 @@ impl Subscription {
     }
 }
 
-/// The record of a Page's subscription.
+/// Returns the key of the record of a Page subscription.
 pub fn key(page: &PageId) -> RecordKey {
     RecordKey::new(RecordKind::Subscription, page.as_str())
 }

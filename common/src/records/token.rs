@@ -1,4 +1,6 @@
-//! Sealed tokens. Invariant: the name a token is sealed for is the record it stands in.
+//! The records of sealed tokens.
+//!
+//! Invariant: a token is sealed for the name of the record in which it is stored.
 
 use model::id::{PageId, UserId};
 use model::time::HostTime;
@@ -8,62 +10,64 @@ use super::put_write;
 use crate::sealing::{PrivateKeys, PublicKey, SealedToken, SealingError, Token};
 use crate::store::{RecordKey, RecordKind, RecordWrite};
 
-/// A token as it stands in its record.
+/// A token as it is stored in a record.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StoredToken {
-    /// The token, sealed for this record; `None`: the Page is listed, and no token was given for it.
+    /// The token, sealed for this record; `None` if Facebook listed the Page without a token, or if
+    /// the token was deleted.
     pub sealed: Option<SealedToken>,
-    /// When it was obtained, on our clock. Of a Page's token: when the walk that listed it began.
+    /// When the token was obtained, on this host's clock. For the token of a Page this is when the
+    /// connection poll that listed the Page began.
     pub obtained_at: HostTime,
 }
 
-/// The record of a person's token.
+/// Returns the key of the record of a person's token.
 pub fn user_key(user: &UserId) -> RecordKey {
     RecordKey::new(RecordKind::UserToken, user.as_str())
 }
 
-/// The record of a Page's token as `user` gives it.
+/// Returns the key of the record of a Page's token that was obtained with the token of `user`.
 pub fn page_key(user: &UserId, page: &PageId) -> RecordKey {
     RecordKey::new(RecordKind::PageToken, format!("{user}.{page}"))
 }
 
-/// What the ids of all Page tokens of a person begin with.
+/// Returns the beginning of the record ids of all Page tokens of a person.
 pub fn page_prefix(user: &UserId) -> String {
     format!("{user}.")
 }
 
-/// The Page in the id of a Page token.
+/// Returns the Page in the record id of a Page token, or `None` if it has another form.
 pub fn page_in_id(id: &str) -> Option<PageId> {
     PageId::parse(id.split_once('.')?.1).ok()
 }
 
-/// The name a token is sealed for.
+/// Returns the name for which the token of a record is sealed.
 pub fn seal_name(key: &RecordKey) -> String {
     format!("{}:{}", key.kind.name(), key.id)
 }
 
-/// The write that keeps a token.
+/// Seals a token and returns the write of its record.
 pub fn seal_write(
     key: RecordKey,
     token: Option<&Token>,
-    public: &PublicKey,
-    obtained: HostTime,
+    public_key: &PublicKey,
+    obtained_at: HostTime,
 ) -> Result<RecordWrite, SealingError> {
     let sealed = token
-        .map(|token| public.seal(token, &seal_name(&key)))
+        .map(|token| public_key.seal(token, &seal_name(&key)))
         .transpose()?;
     Ok(put_write(
         key,
         &StoredToken {
             sealed,
-            obtained_at: obtained,
+            obtained_at,
         },
         None,
         None,
     ))
 }
 
-/// The token of a record, if it holds one.
+/// Opens the token of a record. Returns `None` if the record has no token.
 pub fn open_token(
     key: &RecordKey,
     stored: &StoredToken,

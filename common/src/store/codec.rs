@@ -1,9 +1,12 @@
-//! A Page as flat attributes: one plain text per field, which any client can read, and a few
-//! attributes of ours that begin with `_`.
+//! Encodes a Page as flat attributes and decodes it.
 //!
-//! `_registers` holds per field stamp, source, first stamp, first source and the form of the text
-//! (`s` string, `j` JSON, `c` cut string, `n` null); never the value again. Invariant: [`decode`]
-//! of [`encode`] is the same Page; anything else is an error, never a guess.
+//! Each field is one attribute with its value as plain text, which any client of the store can
+//! read. The names of all other attributes begin with `_`. `_registers` contains the stamp and
+//! source of each field, those of its origin, and the form of the text: `s` string, `j` JSON, `c`
+//! truncated string, `n` null. It does not repeat the value.
+//!
+//! Invariant: [`decode`] returns the Page that was given to [`encode`]. A missing or damaged
+//! attribute is an error and is never guessed; only damaged announcements start empty.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,39 +20,48 @@ use serde::{Deserialize, Serialize};
 
 use super::StoreError;
 
-/// Status of the Page.
+/// The attribute with the status of the Page.
 pub const STATUS: &str = "_status";
-/// Stamps and sources of the fields.
+/// The attribute with the stamps and sources of the fields.
 pub const REGISTERS: &str = "_registers";
-/// The numbers behind its due time.
+/// The attribute with the poll state, from which the due time is computed.
 pub const POLLING: &str = "_polling";
-/// Whose logins cover it.
+/// The attribute with the people whose connections give access to the Page.
 pub const CONNECTIONS: &str = "_connections";
-/// Known fields that the last read did not get.
+/// The attribute with the known fields that the last read did not return.
 pub const MISSING_FIELDS: &str = "_missing_fields";
-/// What is open between notices and reads.
+/// The attribute with open notifications and unannounced changes.
 pub const ANNOUNCEMENTS: &str = "_announcements";
-/// When a forgotten Page was asked to be, on our clock.
+/// The attribute with the time of the request that erased the Page, on this host's clock.
 pub const ERASED_AT: &str = "_erased_at";
-/// How often it was written. Kept by the store, outside of what is encoded here.
+/// The attribute with the version. [`encode`] does not write it, because the store maintains it.
 pub const VERSION: &str = "_version";
 
-/// Attribute name to text.
+/// The attributes of a Page: texts by name.
 pub type Attributes = BTreeMap<String, String>;
 
+/// A register without its value: stamp, source, stamp and source of the origin, form of the text.
 #[derive(Serialize, Deserialize)]
-struct Packed(FacebookTime, Source, FacebookTime, Source, Form);
+struct PackedRegister(FacebookTime, Source, FacebookTime, Source, Form);
 
+/// How the text of a field represents its value.
 #[derive(Clone, Copy, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
 enum Form {
-    S,
-    J,
-    C,
-    N,
+    /// The text is the string.
+    #[serde(rename = "s")]
+    String,
+    /// The text is JSON.
+    #[serde(rename = "j")]
+    Json,
+    /// The text is the beginning of the string.
+    #[serde(rename = "c")]
+    TruncatedString,
+    /// The value is null, and there is no text.
+    #[serde(rename = "n")]
+    Null,
 }
 
-/// Why attributes are not a Page: what is wrong with them, never their values.
+/// The reason why attributes cannot be decoded. It contains no value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct DecodeError(pub String);
@@ -60,7 +72,7 @@ impl From<String> for DecodeError {
     }
 }
 
-/// The attributes of a Page, without its version.
+/// Returns the attributes of a Page, without its version.
 pub fn encode(page: &Page) -> Attributes {
     let mut attributes = Attributes::new();
     attributes.insert(STATUS.to_owned(), page.status.to_string());
@@ -71,7 +83,7 @@ pub fn encode(page: &Page) -> Attributes {
         attributes.extend(at);
         return attributes;
     }
-    let mut packed = BTreeMap::new();
+    let mut registers = BTreeMap::new();
     for (
         field,
         Register {
@@ -83,20 +95,20 @@ pub fn encode(page: &Page) -> Attributes {
     ) in &page.registers
     {
         let form = match value {
-            None => Form::N,
-            Some(value) if value.is_truncated() => Form::C,
-            Some(value) if value.is_string() => Form::S,
-            Some(_) => Form::J,
+            None => Form::Null,
+            Some(value) if value.is_truncated() => Form::TruncatedString,
+            Some(value) if value.is_string() => Form::String,
+            Some(_) => Form::Json,
         };
-        packed.insert(
+        registers.insert(
             field,
-            Packed(*stamp, *source, origin.stamp, origin.source, form),
+            PackedRegister(*stamp, *source, origin.stamp, origin.source, form),
         );
         if let Some(value) = value {
             attributes.insert(field.to_string(), value.to_plain_text());
         }
     }
-    attributes.insert(REGISTERS.to_owned(), to_json(&packed));
+    attributes.insert(REGISTERS.to_owned(), to_json(&registers));
     attributes.insert(POLLING.to_owned(), to_json(&page.polling));
     if !page.connections.is_empty() {
         attributes.insert(CONNECTIONS.to_owned(), to_json(&page.connections));
@@ -110,7 +122,7 @@ pub fn encode(page: &Page) -> Attributes {
     attributes
 }
 
-/// The Page with these attributes, or what is wrong with them.
+/// Returns the Page with these attributes. Fails if an attribute is missing or cannot be read.
 pub fn decode(attributes: &Attributes) -> Result<Page, DecodeError> {
     let attribute = |name: &str| {
         attributes
@@ -130,33 +142,35 @@ pub fn decode(attributes: &Attributes) -> Result<Page, DecodeError> {
     }
     let unreadable =
         |name: &str, error: serde_json::Error| format!("{name} cannot be read: {error}");
-    let packed: BTreeMap<FieldName, Packed> = serde_json::from_str(attribute(REGISTERS)?)
-        .map_err(|error| unreadable(REGISTERS, error))?;
+    let packed: BTreeMap<FieldName, PackedRegister> =
+        serde_json::from_str(attribute(REGISTERS)?)
+            .map_err(|error| unreadable(REGISTERS, error))?;
     let polling: Polling =
         serde_json::from_str(attribute(POLLING)?).map_err(|error| unreadable(POLLING, error))?;
     let connections = to_set(attributes, CONNECTIONS)?;
-    let absent = to_set(attributes, MISSING_FIELDS)?;
-    let drift = attributes.get(ANNOUNCEMENTS).map_or("{}", String::as_str);
-    // The meter is no part of the state: what cannot be read begins anew.
-    let drift = serde_json::from_str(drift).unwrap_or_else(|error| {
-        tracing::error!(error = %error, "what the drift meter kept of a Page cannot be read");
+    let missing_fields = to_set(attributes, MISSING_FIELDS)?;
+    let announcements = attributes.get(ANNOUNCEMENTS).map_or("{}", String::as_str);
+    // Announcements are not part of the merged state, so an error in them does not make the Page
+    // corrupt.
+    let announcements = serde_json::from_str(announcements).unwrap_or_else(|error| {
+        tracing::error!(error = %error, "the announcements of a Page cannot be read; they start empty");
         model::announcements::Announcements::new()
     });
     let mut registers = BTreeMap::new();
-    for (field, Packed(stamp, source, first, first_source, form)) in packed {
-        let plain = || attribute(field.as_str());
+    for (field, PackedRegister(stamp, source, origin_stamp, origin_source, form)) in packed {
+        let text = || attribute(field.as_str());
         let value = match form {
-            Form::N => None,
-            Form::S => Some(CanonicalValue::from_stored_text(plain()?, true, false)),
-            Form::C => Some(CanonicalValue::from_stored_text(plain()?, true, true)),
-            Form::J => Some(CanonicalValue::from_stored_text(plain()?, false, false)),
+            Form::Null => None,
+            Form::String => Some(CanonicalValue::from_stored_text(text()?, true, false)),
+            Form::TruncatedString => Some(CanonicalValue::from_stored_text(text()?, true, true)),
+            Form::Json => Some(CanonicalValue::from_stored_text(text()?, false, false)),
         };
         let value = value
             .transpose()
             .map_err(|error| unreadable(field.as_str(), error))?;
         let origin = Origin {
-            stamp: first,
-            source: first_source,
+            stamp: origin_stamp,
+            source: origin_source,
         };
         registers.insert(
             field,
@@ -173,13 +187,13 @@ pub fn decode(attributes: &Attributes) -> Result<Page, DecodeError> {
         registers,
         polling,
         connections,
-        missing_fields: absent,
-        announcements: drift,
+        missing_fields,
+        announcements,
         erased_at: None,
     })
 }
 
-/// A set that is stored only if it has members.
+/// Decodes a set. It is empty if the attribute does not exist, because empty sets are not stored.
 fn to_set<T: Ord + serde::de::DeserializeOwned>(
     attributes: &Attributes,
     name: &str,
@@ -188,27 +202,27 @@ fn to_set<T: Ord + serde::de::DeserializeOwned>(
     serde_json::from_str(text).map_err(|error| format!("{name} cannot be read: {error}"))
 }
 
-/// JSON text of what we store.
+/// Returns a value as JSON text, as the stores write it.
 pub(super) fn to_json(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_else(|error| unreachable!("plain data encodes: {error}"))
 }
 
-/// What we stored, from its JSON text.
+/// Parses JSON text that a store contains. Fails with [`StoreError::Unexpected`].
 pub(super) fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, StoreError> {
     serde_json::from_str(text).map_err(|error| StoreError::Unexpected(error.to_string()))
 }
 
-/// A subject from the due index; one that this build does not know, as after a step back to an older
-/// one, must not hide the others.
-pub(super) fn subject(text: &str) -> Option<Subject> {
-    let known = Subject::parse(text);
-    if known.is_none() {
+/// Parses a subject of the due index. A newer version of pagesync may have written subjects that
+/// this build does not know. They are logged and skipped, so that the others are still claimed.
+pub(super) fn parse_subject(text: &str) -> Option<Subject> {
+    let subject = Subject::parse(text);
+    if subject.is_none() {
         tracing::error!(
             bytes = text.len(),
-            "the due index names something this build does not know"
+            "the due index contains a subject that this build does not know"
         );
     }
-    known
+    subject
 }
 
 #[cfg(test)]
@@ -252,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_survives_its_attributes() {
+    fn decoding_the_attributes_of_a_page_returns_the_same_page() {
         let page = page();
         let attributes = encode(&page);
         assert_eq!(attributes["f0"], "plain");
@@ -260,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forgotten_page_leaves_nothing_but_its_status() {
+    fn an_erased_page_has_no_attribute_but_its_status() {
         let page = Page {
             status: Status::Erased,
             ..page()
@@ -270,16 +284,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_damaged_is_named() {
-        for (name, text, complaint) in [
+    fn a_damaged_or_missing_attribute_is_named_in_the_error() {
+        for (name, text, expected) in [
             (REGISTERS, "{", "_registers cannot be read"),
-            (STATUS, "merry", "unknown status of 5 bytes"),
+            (STATUS, "wrong", "unknown status of 5 bytes"),
             ("f1", "{", "f1 cannot be read"),
         ] {
             let mut attributes = encode(&page());
             attributes.insert(name.to_owned(), text.to_owned());
             let error = decode(&attributes).unwrap_err().0;
-            assert!(error.contains(complaint), "{error}");
+            assert!(error.contains(expected), "{error}");
         }
         let mut attributes = encode(&page());
         attributes.remove("f0");

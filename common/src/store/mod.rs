@@ -1,8 +1,9 @@
-//! The store: Pages, their history, the change feed, the due index, records.
+//! Stores Pages, their history, the change feed, the due index and records.
 //!
-//! Two backends, one meaning: [`redis`] and [`embedded`]. `tests/it/store.rs` of the executable
-//! holds the conformance suite that both pass. There is one write, [`Store::commit`]; the merge
-//! happens before it, in `model`, and the store only compares versions.
+//! There are two backends, [`redis`] and [`embedded`]. Both pass the conformance suite in
+//! `services/pagesync/tests/it/store.rs`. Invariant: every change goes through [`Store::commit`],
+//! which compares versions and merges nothing. Observations are merged in `model` before the
+//! commit.
 
 pub mod codec;
 pub mod embedded;
@@ -21,74 +22,75 @@ use model::time::{FacebookTime, HostTime};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-/// History entries kept per Page.
+/// How many entries the history of a Page has at most.
 pub const MAX_HISTORY: usize = 20;
-/// Feed entries kept, about.
+/// How many entries the change feed retains. Redis may retain some more.
 pub const MAX_FEED: u64 = 100_000;
 
-/// Why the store did not do something.
+/// The reason why an operation of the store failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// It cannot be reached, is read-only, full, or did not answer in time. What was asked may or
-    /// may not have been done; asking again is safe.
+    /// The store cannot be reached, is read-only, is full, or did not answer in time. The operation
+    /// may have been executed. Repeating it is safe.
     #[error("the store is not available: {0}")]
     Unavailable(String),
-    /// It answered something that makes no sense to this build.
-    #[error("the store answers what this build does not understand: {0}")]
+    /// The store returned data that this build cannot interpret.
+    #[error("the store returned data that this build does not understand: {0}")]
     Unexpected(String),
 }
 
-/// Something and how often it was written. Version 0: not there.
+/// A stored value with its version. Version 0 means that nothing is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Versioned<T> {
-    /// Counts writes, from 1.
+    /// How often the value was written.
     pub version: u64,
-    /// The thing.
+    /// The value.
     pub value: T,
 }
 
-/// What the store holds of a Page.
+/// A Page as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoredPage {
-    /// Nothing.
+    /// Nothing is stored.
     Unknown,
-    /// The Page.
+    /// The decoded Page.
     Page(Box<Page>),
-    /// Something under the Page's key that is not a Page.
+    /// The stored data cannot be decoded.
     Corrupt(CorruptPage),
 }
 
-/// A Page that cannot be decoded.
+/// The stored data of a Page that cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CorruptPage {
-    /// What stands there, as far as it can be shown.
+    /// The stored data as text; bytes that are not UTF-8 are replaced. Empty if the data has a type
+    /// that contains no fields.
     pub raw: String,
-    /// What is wrong with it.
+    /// Why the data cannot be decoded.
     pub reason: String,
 }
 
-/// One visible change of one field, with the version of the Page it made.
+/// A change of one field in the history of a Page.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistoryEntry {
-    /// Which field.
+    /// The field that changed.
     pub field: FieldName,
-    /// The value before; null: none.
+    /// The value before; null if there was none.
     pub before: Json,
-    /// The value after; null: none.
+    /// The value after; null if there is none.
     pub after: Json,
-    /// When, on Facebook's clock.
+    /// When the change was seen, on Facebook's clock.
     pub changed_at: FacebookTime,
-    /// How we know.
+    /// How the change was seen.
     pub source: Source,
-    /// When it was written, on our clock.
+    /// When the change was stored, on this host's clock.
     pub received_at: HostTime,
-    /// The Page's version from then on.
+    /// The version of the Page from this change on.
     pub version: u64,
 }
 
 impl HistoryEntry {
-    /// The entry of a change.
-    pub fn new(change: &Change, at: HostTime, version: u64) -> Self {
+    /// Returns the entry of a change that is stored at `received_at` and leads to `version`.
+    pub fn new(change: &Change, received_at: HostTime, version: u64) -> Self {
         let json = |value: &Option<model::value::CanonicalValue>| {
             value
                 .as_ref()
@@ -100,29 +102,30 @@ impl HistoryEntry {
             after: json(&change.after),
             changed_at: change.stamp,
             source: change.source,
-            received_at: at,
+            received_at,
             version,
         }
     }
 }
 
-/// What the feed says of one commit: which Page, which fields, never the values.
+/// An entry of the change feed. It names the Page and the fields that one commit changed, and
+/// contains no values.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FeedEntry {
-    /// Which Page.
+    /// The Page that changed.
     pub page: PageId,
-    /// Its version from then on.
+    /// The version of the Page from this change on.
     pub version: u64,
-    /// Which fields changed visibly.
+    /// The fields that changed, sorted.
     pub fields: Vec<FieldName>,
-    /// How we know of the first of them.
+    /// How the first of the changes was seen.
     pub source: Source,
-    /// When it was written, on our clock.
+    /// When the changes were stored, on this host's clock.
     pub received_at: HostTime,
 }
 
 impl FeedEntry {
-    /// What the feed says of a write; `None` if no reader sees a change.
+    /// Returns the entry of a write, or `None` if the write changes no field visibly.
     pub fn new(write: &PageWrite) -> Option<Self> {
         let mut fields: Vec<FieldName> = write
             .changes
@@ -131,33 +134,33 @@ impl FeedEntry {
             .collect();
         fields.sort_unstable();
         fields.dedup();
-        let cause = write.changes.first()?.source;
+        let source = write.changes.first()?.source;
         Some(Self {
             page: write.id.clone(),
             version: write.expected + 1,
             fields,
-            source: cause,
+            source,
             received_at: write.received_at,
         })
     }
 }
 
-/// A place in the feed: the store's epoch and the number of the last entry seen.
+/// A position in the change feed. A reader continues after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor {
-    /// Which life of the store. A store that was emptied starts another.
+    /// The epoch of the store. It changes when the store is emptied.
     pub epoch: String,
-    /// The entry's number; 0 is before the first.
+    /// The number of the last entry that was read; 0 is before the first entry.
     pub position: u64,
 }
 
 impl Cursor {
-    /// Takes a text in the form of its `Display`, `epoch.n`.
+    /// Parses a cursor from `<epoch>.<position>`, as its `Display` writes it.
     pub fn parse(text: &str) -> Option<Self> {
-        let (epoch, n) = text.rsplit_once('.')?;
+        let (epoch, position) = text.rsplit_once('.')?;
         Some(Self {
             epoch: epoch.to_owned(),
-            position: n.parse().ok()?,
+            position: position.parse().ok()?,
         })
     }
 }
@@ -168,56 +171,58 @@ impl fmt::Display for Cursor {
     }
 }
 
-/// An answer to "what changed since?".
+/// The entries of the change feed after a cursor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Changes {
-    /// The next entries in order, each with the cursor behind it.
+    /// The next entries in order, each with the cursor that continues after it.
     Entries(Vec<(Cursor, FeedEntry)>),
-    /// Entries are missing between the cursor and what is kept: read all Pages, go on from here.
+    /// Entries after the cursor are not retained any more, or the cursor is of another epoch. The
+    /// reader must load all Pages and then continue from this cursor.
     Trimmed(Cursor),
 }
 
 /// A kind of record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RecordKind {
-    /// Jobs that could not be done: [`crate::records::dead_letter`].
+    /// A job that failed for good: [`crate::records::dead_letter`].
     DeadLetter,
-    /// The place where [`Store::check`] proves that it can write.
+    /// The record that [`Store::check`] writes to test the store.
     Check,
-    /// A login under way, by the hash of its state: [`crate::records::login`].
+    /// A login under way: [`crate::records::login`].
     Login,
-    /// A login being completed: [`crate::records::grant`].
+    /// A login whose code was exchanged: [`crate::records::grant`].
     Grant,
     /// A person who logged in: [`crate::records::connection`].
     Connection,
-    /// Counts the lives of a connection; commits made with its tokens are guarded by it.
+    /// The epoch of a connection, which guards commits made with its tokens:
+    /// [`crate::records::connection`].
     Epoch,
-    /// A person's sealed token: [`crate::records::token`].
+    /// The sealed token of a person: [`crate::records::token`].
     UserToken,
-    /// A Page's sealed token, as one person gives it: [`crate::records::token`].
+    /// The sealed token of a Page that one connection gives: [`crate::records::token`].
     PageToken,
-    /// The app's subscription on a Page: [`crate::records::subscription`].
+    /// The Page subscription of the app: [`crate::records::subscription`].
     Subscription,
-    /// The one Facebook app of this store, and its own subscription: [`crate::records::app`].
+    /// The Facebook app of this store and the app subscription: [`crate::records::app`].
     App,
-    /// A limit of Facebook's that is used up: [`crate::records::throttle`].
+    /// The state of one of Facebook's rate limits: [`crate::records::rate_limit`].
     RateLimit,
-    /// A field that Graph refused: [`crate::records::quarantine`].
+    /// An unknown field that Graph refused: [`crate::records::excluded_field`].
     ExcludedField,
-    /// One daily poll of one connection: [`crate::records::run`].
+    /// The daily poll of one connection on one day: [`crate::records::daily_poll`].
     DailyPoll,
-    /// A number of the drift meter: [`crate::records::drift`].
+    /// A count of changes of one field on one day: [`crate::records::missed_webhooks`].
     ChangeCount,
-    /// A change that nothing had announced: [`crate::records::drift`].
+    /// An unannounced change: [`crate::records::missed_webhooks`].
     UnannouncedChange,
-    /// What became of a request to erase: [`crate::records::erasure`].
+    /// The result of an erasure request: [`crate::records::erasure`].
     ErasureReceipt,
-    /// A signed probe that came out of the worker: [`crate::records::probe`].
+    /// A probe that the worker has received: [`crate::records::probe`].
     Probe,
 }
 
 impl RecordKind {
-    /// Its name in keys.
+    /// Returns the name of the kind as it is stored.
     pub fn name(self) -> &'static str {
         match self {
             Self::DeadLetter => "dead_letter",
@@ -241,17 +246,17 @@ impl RecordKind {
     }
 }
 
-/// Names a record.
+/// The key of a record.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RecordKey {
-    /// Its kind.
+    /// The kind of the record.
     pub kind: RecordKind,
-    /// Its name within the kind.
+    /// The id of the record, unique within its kind.
     pub id: String,
 }
 
 impl RecordKey {
-    /// The record `id` of `kind`.
+    /// Returns the key of the record `id` of `kind`.
     pub fn new(kind: RecordKind, id: impl Into<String>) -> Self {
         Self {
             kind,
@@ -260,95 +265,97 @@ impl RecordKey {
     }
 }
 
-/// A Page to be written.
+/// The write of a Page.
 #[derive(Debug, Clone)]
 pub struct PageWrite {
-    /// Which.
+    /// The id of the Page.
     pub id: PageId,
-    /// The version it was loaded with.
+    /// The version that the Page must have: the one that was loaded, or 0 if none is stored.
     pub expected: u64,
-    /// What it is now.
+    /// The Page to store.
     pub page: Page,
-    /// What a reader sees change: goes to history and feed.
+    /// The visible changes, which are added to the history and the change feed.
     pub changes: Vec<Change>,
-    /// When, on our clock.
+    /// When the changes are stored, on this host's clock.
     pub received_at: HostTime,
 }
 
-/// A record to be written.
+/// The write of a record.
 #[derive(Debug, Clone)]
 pub enum RecordWrite {
-    /// Stands from now on.
+    /// Stores a record.
     Put {
-        /// Which.
+        /// The key of the record.
         key: RecordKey,
-        /// What.
+        /// The content of the record.
         body: Json,
-        /// The version it must have; `None`: any.
+        /// The version that the record must have, 0 if it must not exist; `None` accepts any.
         expected: Option<u64>,
-        /// How long it stands; `None`: for ever.
+        /// How long the record is stored; `None` if it does not expire.
         ttl: Option<Duration>,
     },
-    /// Is gone from now on. With an expected version this takes a record exactly once.
+    /// Deletes a record. With an expected version, only one of several callers can delete the
+    /// record.
     Delete {
-        /// Which.
+        /// The key of the record.
         key: RecordKey,
-        /// The version it must have; `None`: any, or none.
+        /// The version that the record must have; `None` accepts any, or no record.
         expected: Option<u64>,
     },
-    /// A number that grows; it begins at 0.
+    /// Adds to a record that contains an integer. A record that does not exist counts as 0.
     Add {
-        /// Which.
+        /// The key of the record.
         key: RecordKey,
-        /// By how much.
+        /// The number to add.
         n: i64,
     },
 }
 
-/// When a subject is due; `None`: never.
+/// The write of a due time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DueWrite {
-    /// What.
+    /// The subject of the poll.
     pub subject: Subject,
-    /// In which queue and when, on our clock.
+    /// The queue that the poll goes to and when it is due, on this host's clock; `None` removes the
+    /// subject from the due index.
     pub due: Option<(QueueName, HostTime)>,
 }
 
-/// Things that happen together or not at all.
+/// Writes that are executed together or not at all.
 #[derive(Debug, Clone, Default)]
 pub struct Commit {
-    /// A Page.
+    /// The write of a Page.
     pub page: Option<PageWrite>,
-    /// Records.
+    /// The writes of records.
     pub records: Vec<RecordWrite>,
-    /// Records that must have exactly these versions.
+    /// Records that must have these versions. Version 0 means that the record must not exist.
     pub guards: Vec<(RecordKey, u64)>,
-    /// Changes of the due index.
+    /// The writes of the due index.
     pub due: Vec<DueWrite>,
 }
 
-/// What became of a commit.
+/// The outcome of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CommitOutcome {
-    /// All of it stands.
+    /// Everything was written.
     Applied,
-    /// A version was not the expected one; nothing was written. Load again and decide again.
+    /// A version was not the expected one, and nothing was written. The caller must load again.
     Stale,
 }
 
-/// What [`Store::check`] found.
+/// The result of [`Store::check`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
-    /// Which life of the store this is.
+    /// The epoch of the store; empty if `errors` is not empty.
     pub epoch: String,
-    /// Settings under which it must not be used, each with its remedy.
+    /// Settings with which the store must not be used, each with its remedy.
     pub errors: Vec<String>,
-    /// Settings to think about, each with its remedy.
+    /// Settings that should be changed, each with its remedy.
     pub warnings: Vec<String>,
 }
 
 impl Health {
-    /// Returns `Ok` if the store may be used.
+    /// Returns the errors, or `Ok` if there are none.
     pub fn into_result(self) -> Result<(), UnsafeSettings> {
         if self.errors.is_empty() {
             Ok(())
@@ -358,40 +365,46 @@ impl Health {
     }
 }
 
-/// The settings for which the store must not be used, each with its remedy.
+/// Settings with which the store must not be used, each with its remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the store must not be used as it is set up: {}", .0.join("; "))]
+#[error("the settings of the store do not allow its use: {}", .0.join("; "))]
 pub struct UnsafeSettings(pub Vec<String>);
 
-/// Everything durable that is not in the queue.
+/// Durable storage for everything that is not in the queue.
+///
+/// Every method fails with [`StoreError::Unavailable`] if the store does not answer.
 #[async_trait]
 pub trait Store: Send + Sync + fmt::Debug {
-    /// The Pages of these ids, in their order.
+    /// Returns the Pages with these ids, in the same order. A Page that cannot be decoded does not
+    /// fail the others.
     async fn load_pages(&self, ids: &[PageId]) -> Result<Vec<Versioned<StoredPage>>, StoreError>;
 
-    /// Known Pages in the order of their ids as text, those after `after`.
+    /// Returns up to `limit` Pages whose ids are greater than `after`, ordered by their ids as
+    /// text.
     async fn list_pages(
         &self,
         after: Option<&PageId>,
         limit: usize,
     ) -> Result<Vec<(PageId, Versioned<StoredPage>)>, StoreError>;
 
-    /// A Page's last changes, newest first, at most [`HISTORY`].
+    /// Returns the last changes of a Page, the newest first, at most [`MAX_HISTORY`].
     async fn history(&self, id: &PageId) -> Result<Vec<HistoryEntry>, StoreError>;
 
-    /// Feed entries after a cursor; `None`: from the first that is kept.
+    /// Returns up to `limit` entries of the change feed after `cursor`, or from the first retained
+    /// entry if it is `None`.
     async fn changes_after(
         &self,
         cursor: Option<&Cursor>,
         limit: usize,
     ) -> Result<Changes, StoreError>;
 
-    /// Writes. Each commit is atomic; together they are not. `Ok` means they are as durable as the
-    /// store was configured to be.
+    /// Executes commits and returns their outcomes in order. Each commit is atomic by itself. `Ok`
+    /// means that they are as durable as the store is configured to be.
     async fn commit(&self, commits: &[Commit]) -> Result<Vec<CommitOutcome>, StoreError>;
 
-    /// Takes what is due by `now`: it is due again after `lease` unless a commit says otherwise. No
-    /// two callers get the same claim.
+    /// Claims up to `max` subjects of a queue that are due at `now`. A claimed subject is due again
+    /// when `lease` has passed, unless a commit writes another due time. Two callers never receive
+    /// the same claim.
     async fn claim_due(
         &self,
         queue_name: QueueName,
@@ -400,17 +413,18 @@ pub trait Store: Send + Sync + fmt::Debug {
         max: usize,
     ) -> Result<Vec<Claim>, StoreError>;
 
-    /// What is due next in a queue.
+    /// Returns up to `limit` subjects of a queue with their due times on this host's clock, the
+    /// earliest first.
     async fn next_due(
         &self,
         queue_name: QueueName,
         limit: usize,
     ) -> Result<Vec<(Subject, HostTime)>, StoreError>;
 
-    /// A record; `None`: not there, or expired.
+    /// Returns a record, or `None` if it does not exist or has expired.
     async fn load_record(&self, key: &RecordKey) -> Result<Option<Versioned<Json>>, StoreError>;
 
-    /// Records of a kind in the order of their ids, those after `after`.
+    /// Returns up to `limit` records of a kind whose ids are greater than `after`, ordered by id.
     async fn list_records(
         &self,
         kind: RecordKind,
@@ -418,20 +432,20 @@ pub trait Store: Send + Sync + fmt::Debug {
         limit: usize,
     ) -> Result<Vec<(RecordKey, Versioned<Json>)>, StoreError>;
 
-    /// Writes something, looks at the settings, and says what it found.
+    /// Checks the settings of the store and, if they allow its use, whether it accepts a write.
     async fn check(&self) -> Result<Health, StoreError>;
 
-    /// Takes what was deleted off the disk, too: out of logs that would replay it. Waits for that, half
-    /// a minute at most.
+    /// Removes deleted data from the disk, that is from the logs that still contain it. Fails if
+    /// this takes longer than about half a minute.
     async fn scrub(&self) -> Result<(), StoreError>;
 }
 
-/// Loads one Page.
+/// Loads one Page. Its version is 0 and its value [`StoredPage::Unknown`] if none is stored.
 pub async fn load_page(
     store: &dyn Store,
     id: &PageId,
 ) -> Result<Versioned<StoredPage>, StoreError> {
     let mut loaded = store.load_pages(std::slice::from_ref(id)).await?;
-    let missing = || StoreError::Unexpected("a load returned no entry for its Page".to_owned());
+    let missing = || StoreError::Unexpected("a load returned no entry for the Page".to_owned());
     loaded.pop().ok_or_else(missing)
 }

@@ -1,4 +1,4 @@
-//! Connections as programs see them.
+//! The JSON of connections.
 
 use model::id::{PageId, UserId};
 use model::time::HostTime;
@@ -25,9 +25,9 @@ pub struct ConnectionView {
     pub token_expires_at: Option<String>,
     /// When Facebook stops returning data until the next login; null if Facebook names no end.
     pub data_access_expires_at: Option<String>,
-    /// The permissions that the person gave.
+    /// The permissions that the person granted.
     pub permissions: Vec<String>,
-    /// The wanted permissions that the person did not give.
+    /// The requested permissions that the person did not grant.
     pub missing_permissions: Vec<MissingPermission>,
     /// The last complete poll; null if there was none.
     pub last_poll: Option<PollView>,
@@ -75,7 +75,7 @@ pub struct ConnectionDetail {
     pub page_ids: Vec<PageId>,
 }
 
-/// A connection that ends, and what ends with it.
+/// A connection that expires, with the Pages that no other connection gives access to.
 #[derive(Debug, Clone, Serialize)]
 pub struct ExpiringConnection {
     /// The app-scoped id of the person.
@@ -105,10 +105,10 @@ fn poll_view(poll: &PollOutcome) -> PollView {
     }
 }
 
-/// Returns a connection as it is at `now`, where `wanted` are the permissions that the app asks for.
+/// Returns a connection as it is at `now`. `requested` are the permissions that the app requests.
 pub fn connection_view(
     connection: &Connection,
-    wanted: &[String],
+    requested: &[String],
     now: HostTime,
 ) -> ConnectionView {
     let in_progress = |progress: &PollProgress| PollProgressView {
@@ -125,7 +125,7 @@ pub fn connection_view(
         token_expires_at: connection.token_expires_at.map(rfc3339),
         data_access_expires_at: connection.data_access_expires_at.map(rfc3339),
         permissions: connection.scopes.clone(),
-        missing_permissions: connection.missing_permissions(wanted),
+        missing_permissions: connection.missing_permissions(requested),
         last_poll: connection.last_poll.as_ref().map(poll_view),
         poll_in_progress: connection.poll_progress.as_ref().map(in_progress),
         next_read_at: connection.polling.due().map(|(_, at)| rfc3339(at)),
@@ -133,7 +133,7 @@ pub fn connection_view(
     }
 }
 
-/// Returns a connection and what ends with it.
+/// Returns a connection that expires.
 pub fn expiring_view(expiry: &Expiry) -> ExpiringConnection {
     ExpiringConnection {
         id: expiry.user.clone(),

@@ -1,4 +1,4 @@
-//! Dead letters as programs see them.
+//! The JSON of dead letters.
 
 use serde::Serialize;
 
@@ -21,24 +21,24 @@ pub struct DeadLetterView {
 pub struct DeadLetterDetail {
     /// The dead letter as in a list.
     #[serde(flatten)]
-    pub letter: DeadLetterView,
-    /// What Facebook sent, or the job as JSON.
+    pub summary: DeadLetterView,
+    /// The bytes that Facebook sent, as text, or the job as JSON.
     pub body: String,
 }
 
 /// Returns a dead letter as in a list.
-pub fn dead_letter_view(id: &str, letter: &DeadLetter) -> DeadLetterView {
+pub fn dead_letter_view(id: &str, dead_letter: &DeadLetter) -> DeadLetterView {
     DeadLetterView {
         id: id.to_owned(),
-        failed_at: rfc3339(letter.failed_at),
-        reason: letter.reason.clone(),
+        failed_at: rfc3339(dead_letter.failed_at),
+        reason: dead_letter.reason.clone(),
     }
 }
 
 /// Returns a dead letter with the job that failed.
-pub fn dead_letter_detail(id: &str, letter: &DeadLetter) -> DeadLetterDetail {
+pub fn dead_letter_detail(id: &str, dead_letter: &DeadLetter) -> DeadLetterDetail {
     DeadLetterDetail {
-        letter: dead_letter_view(id, letter),
-        body: body_text(letter),
+        summary: dead_letter_view(id, dead_letter),
+        body: body_text(dead_letter),
     }
 }

@@ -1,4 +1,4 @@
-//! Missed webhooks as programs see them.
+//! The JSON of missed webhooks.
 
 use std::collections::BTreeMap;
 
@@ -10,15 +10,15 @@ use serde::Serialize;
 use crate::records::missed_webhooks::{Counts, DayReport, Report, UnannouncedRecord};
 use crate::timestamp::rfc3339;
 
-/// How many changes webhooks announced, and which they did not.
+/// How many changes webhooks announced, and which changes they missed.
 #[derive(Debug, Clone, Serialize)]
 pub struct MissedView {
     /// All fields and days together.
     #[serde(flatten)]
     pub all: Counts,
-    /// First reads of a field, which have nothing to compare with.
+    /// How many reads were the first read of a field, with nothing to compare with.
     pub initial: u64,
-    /// Changes of fields for which Facebook has no webhook.
+    /// How many changes were of fields for which Facebook has no webhook.
     pub unannounceable: u64,
     /// The counts of each field, by its Graph name.
     pub fields: BTreeMap<String, Counts>,
@@ -41,17 +41,17 @@ pub struct UnannouncedChangeView {
     pub changed_after: String,
     /// The change happened before this read, on Facebook's clock.
     pub changed_before: String,
-    /// Whether its webhook may still come.
+    /// Whether its webhook may still arrive.
     pub state: ChangeState,
 }
 
-/// Whether the webhook of an unannounced change may still come.
+/// Whether the webhook of an unannounced change may still arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ChangeState {
-    /// It may still come.
+    /// It may still arrive.
     Open,
-    /// It did not come within an hour.
+    /// It did not arrive within an hour.
     Missed,
 }
 

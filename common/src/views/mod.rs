@@ -1,7 +1,7 @@
-//! The JSON that commands print, one type per object.
+//! Defines the JSON that commands print, one type per object.
 //!
-//! Invariant: the same thing has the same name in every object, and every instant is RFC 3339 in UTC.
-//! `docs/json.md` describes each object; a test compares it with what the commands print.
+//! Invariant: the same thing has the same name in every object, and every instant is RFC 3339 in
+//! UTC. `docs/json.md` describes each object. A test compares it with the output of the commands.
 
 pub mod connection;
 pub mod dead_letter;

@@ -1,4 +1,4 @@
-//! Pages and their changes as programs see them.
+//! The JSON of Pages and their changes.
 
 use std::collections::BTreeMap;
 
@@ -17,11 +17,11 @@ use crate::timestamp::rfc3339;
 pub struct PageSummary {
     /// The id of the Page.
     pub id: PageId,
-    /// Its status.
+    /// The status of the Page.
     pub status: Status,
     /// How often the Page was written.
     pub version: u64,
-    /// Its name; null if it is not known.
+    /// The name of the Page; null if it is not known.
     pub name: Json,
     /// When the Page is read next; null if it is not read.
     pub next_read_at: Option<String>,
@@ -48,7 +48,8 @@ pub struct FieldView {
     pub source: Source,
     /// When the value was first seen, on Facebook's clock.
     pub changed_at: String,
-    /// When a read last confirmed the value, on Facebook's clock; null if none has since it changed.
+    /// When a read last confirmed the value, on Facebook's clock; null if none has since it
+    /// changed.
     pub confirmed_at: Option<String>,
     /// Whether only the beginning of the value is stored.
     pub truncated: bool,
@@ -78,7 +79,7 @@ pub struct ChangeView {
 /// One entry of the change feed: a Page and the fields that changed together.
 #[derive(Debug, Clone, Serialize)]
 pub struct FeedChangeView {
-    /// The place in the feed behind this entry.
+    /// The cursor that continues after this entry.
     pub cursor: String,
     /// The id of the Page.
     pub page_id: PageId,

@@ -1,4 +1,4 @@
-//! Due polls and daily polls as programs see them.
+//! The JSON of due polls and daily polls.
 
 use model::id::{Subject, UserId};
 use model::queue_name::QueueName;
@@ -26,9 +26,9 @@ pub struct ScheduleView {
 pub struct DuePoll {
     /// The queue that the poll goes to.
     pub queue: QueueName,
-    /// What the poll is about, as `<kind>:<id>`.
+    /// The subject of the poll, as `<kind>:<id>`.
     pub subject: Subject,
-    /// When it is due.
+    /// When it is due, on this host's clock.
     pub due_at: String,
 }
 
@@ -39,7 +39,7 @@ pub struct DailyPollView {
     pub day: String,
     /// The app-scoped id of the person.
     pub connection_id: UserId,
-    /// What became of the poll.
+    /// The result of the poll.
     pub result: DailyPollResult,
     /// When it was due.
     pub due_at: String,

@@ -1,4 +1,4 @@
-//! What the handlers of ingress share.
+//! The state that the handlers of ingress share.
 
 use std::sync::Arc;
 
@@ -8,45 +8,45 @@ use common::queue::Queue;
 use common::telemetry::Metrics;
 use secrecy::SecretString;
 
-use crate::oauth::context::OAuth;
+use crate::oauth::context::LoginContext;
 use crate::refusals::RefusalLog;
 
-/// What ingress works with.
+/// The shared state of the handlers.
 #[derive(Debug)]
 pub struct Context {
-    /// Where jobs become durable.
+    /// The queue that makes jobs durable.
     pub queue: Arc<dyn Queue>,
-    /// Counts.
+    /// The metrics of the process.
     pub metrics: Metrics,
-    /// Stamps what is received.
+    /// The clock for the times at which requests are received.
     pub clock: Clock,
-    /// The app secret, and during a rotation the previous one.
+    /// The app secret and, during a rotation, the previous one.
     pub app_secrets: Vec<SecretString>,
-    /// The token of the handshake.
+    /// The token that Facebook sends in the handshake.
     pub verify_token: SecretString,
-    /// Whether the legacy signature alone is enough.
+    /// Whether a SHA-1 signature alone is accepted.
     pub allow_sha1: bool,
-    /// Webhooks without the signature that is asked for, or with a wrong one.
+    /// The log of webhooks whose signature is missing or wrong.
     pub unsigned_log: RefusalLog,
-    /// Handshakes with another token.
+    /// The log of refused handshakes.
     pub wrong_token_log: RefusalLog,
-    /// Logins.
-    pub oauth: OAuth,
-    /// Where people see this deployment, without a path.
+    /// The state of the login handlers.
+    pub login: LoginContext,
+    /// The scheme and host under which people reach this deployment, without a path.
     pub origin: String,
 }
 
 impl Context {
-    /// The context a configuration asks for.
+    /// Returns the context for a configuration.
     pub fn new(
         config: &Config,
         queue: Arc<dyn Queue>,
-        oauth: OAuth,
+        login: LoginContext,
         metrics: Metrics,
         clock: Clock,
     ) -> Self {
         Self {
-            oauth,
+            login,
             queue,
             metrics,
             clock,
@@ -55,10 +55,10 @@ impl Context {
             verify_token: config.verify_token.clone(),
             allow_sha1: config.allow_sha1,
             unsigned_log: RefusalLog::new(
-                "webhooks refused: X-Hub-Signature-256 is missing or does not fit FACEBOOK_APP_SECRET",
+                "webhooks refused: X-Hub-Signature-256 is missing or was not made with FACEBOOK_APP_SECRET",
             ),
             wrong_token_log: RefusalLog::new(
-                "handshakes refused: hub.verify_token is not FACEBOOK_VERIFY_TOKEN",
+                "handshakes refused: hub.mode is not subscribe, or hub.verify_token is not FACEBOOK_VERIFY_TOKEN",
             ),
         }
     }

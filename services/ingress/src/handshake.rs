@@ -1,7 +1,8 @@
-//! The handshake: Facebook asks the callback to echo a challenge before it sends anything.
+//! The webhook handshake: Facebook sends a challenge, and the callback echoes it, before Facebook
+//! sends any webhook.
 //!
-//! Source: "Getting Started" of Graph API webhooks. The answer is the bare challenge as plain text;
-//! quotes around it, as a JSON framework adds them, fail the handshake.
+//! Source: "Getting Started" of Graph API webhooks. The answer is the bare challenge as plain text.
+//! Quotes around it, as a JSON framework adds them, make the handshake fail.
 
 use std::sync::Arc;
 
@@ -15,10 +16,10 @@ use subtle::ConstantTimeEq as _;
 
 use crate::context::Context;
 
-/// Longest challenge that is echoed; Facebook's are about ten digits.
+/// The longest challenge that is echoed, in bytes. Those of Facebook have about ten digits.
 const MAX_CHALLENGE: usize = 64;
 
-/// `GET /facebook/webhook`.
+/// Handles `GET /facebook/webhook`.
 pub(crate) async fn verify(
     State(context): State<Arc<Context>>,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
@@ -26,26 +27,25 @@ pub(crate) async fn verify(
     let Ok(Query(query)) = query else {
         return StatusCode::BAD_REQUEST.into_response();
     };
-    let one = |name: &str| {
+    let single_value = |name: &str| {
         let mut values = query
             .iter()
             .filter(|(key, _)| key == name)
             .map(|(_, value)| value.as_str());
         values.next().filter(|_| values.next().is_none())
     };
-    // Hashed, so that not even the length can be measured.
+    // Hashes have equal lengths, so the time of the comparison does not reveal the token's length.
     let digest = |text: &str| Sha256::digest(text.as_bytes());
-    let token = one("hub.verify_token").unwrap_or_default();
-    let is_ours = digest(token).ct_eq(&digest(context.verify_token.expose_secret()));
-    if one("hub.mode") != Some("subscribe") || !bool::from(is_ours) {
+    let token = single_value("hub.verify_token").unwrap_or_default();
+    let is_expected = digest(token).ct_eq(&digest(context.verify_token.expose_secret()));
+    if single_value("hub.mode") != Some("subscribe") || !bool::from(is_expected) {
         context.wrong_token_log.count(context.clock.now());
         return StatusCode::FORBIDDEN.into_response();
     }
-    let harmless = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    match one("hub.challenge") {
+    let is_safe = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    match single_value("hub.challenge") {
         Some(challenge)
-            if (1..=MAX_CHALLENGE).contains(&challenge.len())
-                && challenge.chars().all(harmless) =>
+            if (1..=MAX_CHALLENGE).contains(&challenge.len()) && challenge.chars().all(is_safe) =>
         {
             let headers = [
                 (header::CONTENT_TYPE, "text/plain"),

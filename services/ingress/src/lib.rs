@@ -1,13 +1,15 @@
-//! The public face: takes what Facebook signs and makes it durable; sends people to Facebook's dialog
-//! and takes them back.
+//! Ingress: the public endpoints. It receives webhooks and erasure requests from Facebook, and logs
+//! people in.
 //!
-//! Invariants: no answer 200 to an event that applies before the queue says it is durable; the
-//! webhook path knows the queue and nothing else, no store, no token; tokens are sealed here and
-//! never opened. Must not: echo input, log a body, serve anything to an operator.
+//! Invariants: a webhook is answered with 200 only after the queue has made its jobs durable. The
+//! path of a webhook uses the queue and nothing else: no store and no token. Tokens are sealed here
+//! and never opened. Ingress never echoes input unescaped, logs no body, and has no endpoint for
+//! operators.
 
 pub mod context;
 pub mod erasure;
 pub mod handshake;
+mod html;
 pub mod oauth;
 pub mod refusals;
 pub mod signature;
@@ -23,7 +25,7 @@ use common::lifecycle::Lifecycle;
 use context::Context;
 use tokio::net::TcpListener;
 
-/// The routes of the public listener.
+/// Returns the routes of the public listener.
 pub fn router(context: Context) -> Router {
     let webhook = get(handshake::verify).post(webhook::receive);
     Router::new()
@@ -41,7 +43,7 @@ pub fn router(context: Context) -> Router {
         .with_state(Arc::new(context))
 }
 
-/// Serves until the process is asked to end.
+/// Serves the public routes on `listener` until the process stops.
 pub async fn run(
     context: Context,
     listener: TcpListener,

@@ -1,47 +1,48 @@
-//! Says in the log that requests were refused, at most once a minute and kind: a wrong secret must be
-//! seen, a flood must not fill the disk.
+//! Logs refused requests, at most once a minute for each kind: a wrong secret shows in the log, and
+//! a flood of requests does not fill the disk.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use model::time::HostTime;
 
-/// Between two lines of a kind.
+/// The shortest time between two lines of a kind.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// One kind of refusal.
+/// The log of one kind of refused requests.
 #[derive(Debug)]
 pub struct RefusalLog {
-    what: &'static str,
-    unsaid: AtomicU64,
-    said_at: AtomicU64,
+    message: &'static str,
+    /// How many refusals no line has counted yet.
+    unlogged: AtomicU64,
+    /// When the last line was logged, in milliseconds of [`HostTime`].
+    logged_at: AtomicU64,
 }
 
 impl RefusalLog {
-    /// `what` is the line: what was refused, and what to look at.
-    pub fn new(what: &'static str) -> Self {
+    /// Returns a log whose lines are `message`: what was refused, and what to check.
+    pub fn new(message: &'static str) -> Self {
         Self {
-            what,
-            unsaid: AtomicU64::new(0),
-            said_at: AtomicU64::new(0),
+            message,
+            unlogged: AtomicU64::new(0),
+            logged_at: AtomicU64::new(0),
         }
     }
 
-    /// One more.
+    /// Counts a refused request, and logs the count if the last line is older than a minute.
     pub fn count(&self, now: HostTime) {
-        self.unsaid.fetch_add(1, Ordering::Relaxed);
-        let said_at = self.said_at.load(Ordering::Relaxed);
-        if HostTime(said_at).until(now) < LOG_INTERVAL {
+        self.unlogged.fetch_add(1, Ordering::Relaxed);
+        let logged_at = self.logged_at.load(Ordering::Relaxed);
+        if HostTime(logged_at).until(now) < LOG_INTERVAL {
             return;
         }
-        let taken = (Ordering::Relaxed, Ordering::Relaxed);
-        if self
-            .said_at
-            .compare_exchange(said_at, now.0, taken.0, taken.1)
-            .is_ok()
-        {
-            let n = self.unsaid.swap(0, Ordering::Relaxed);
-            tracing::warn!(refused = n, "{}", self.what);
+        // Of several requests at the same time, one logs the line.
+        let exchanged =
+            self.logged_at
+                .compare_exchange(logged_at, now.0, Ordering::Relaxed, Ordering::Relaxed);
+        if exchanged.is_ok() {
+            let refused = self.unlogged.swap(0, Ordering::Relaxed);
+            tracing::warn!(refused, "{}", self.message);
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Proof that Facebook sent a body: an HMAC with the app secret over the raw bytes.
+//! Verifies that Facebook sent a body: an HMAC with the app secret over the raw bytes.
 //!
-//! Invariant: a [`SignedBody`] exists only if a signature was right; there is no other constructor.
-//! Comparison is in constant time. Nothing is parsed before it is proven.
+//! Invariant: a [`SignedBody`] exists only if its signature was verified; it has no other
+//! constructor. Signatures are compared in constant time, and nothing is parsed before.
 
 use axum::body::Bytes;
 use axum::http::{HeaderMap, HeaderName};
@@ -10,60 +10,69 @@ use secrecy::{ExposeSecret as _, SecretString};
 use sha1::Sha1;
 use sha2::Sha256;
 
-/// The header Facebook documents: `sha256=` and 64 hexadecimal digits.
-const SHA256: HeaderName = HeaderName::from_static("x-hub-signature-256");
-/// The legacy header: `sha1=` and 40.
-const SHA1: HeaderName = HeaderName::from_static("x-hub-signature");
+/// The header that Facebook documents: `sha256=` and 64 hexadecimal digits.
+const SHA256_HEADER: HeaderName = HeaderName::from_static("x-hub-signature-256");
+/// The legacy header: `sha1=` and 40 hexadecimal digits.
+const SHA1_HEADER: HeaderName = HeaderName::from_static("x-hub-signature");
 
-/// A body whose signature was right.
+/// A body whose signature was verified.
 #[derive(Debug)]
 pub struct SignedBody(Bytes);
 
 impl SignedBody {
-    /// The bytes as they were signed.
+    /// Returns the bytes as they were signed.
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
 }
 
-/// The signature of a request, not yet compared.
+/// The signature of a request, not verified yet.
 #[derive(Debug)]
-pub enum Claimed {
+pub enum Signature {
     /// HMAC-SHA256.
     Sha256([u8; 32]),
     /// HMAC-SHA1.
     Sha1([u8; 20]),
 }
 
-impl Claimed {
-    /// The signature in the headers: exactly one header of exactly the documented form, else `None`.
-    /// The legacy one counts only if it is allowed and the other is absent, so that nobody can
-    /// downgrade a request by spoiling its better signature.
-    pub fn in_headers(headers: &HeaderMap, allow_sha1: bool) -> Option<Self> {
-        if headers.contains_key(&SHA256) {
-            return digits(headers, &SHA256, "sha256=").map(Self::Sha256);
+impl Signature {
+    /// Returns the signature in the headers, or `None` unless there is exactly one header of
+    /// exactly the documented form.
+    ///
+    /// The legacy header is used only if `allow_sha1` is set and the other header is absent, so
+    /// that a request cannot be downgraded by making its stronger signature invalid.
+    pub fn from_headers(headers: &HeaderMap, allow_sha1: bool) -> Option<Self> {
+        if headers.contains_key(&SHA256_HEADER) {
+            return parse_header(headers, &SHA256_HEADER, "sha256=").map(Self::Sha256);
         }
         allow_sha1
-            .then(|| digits(headers, &SHA1, "sha1=").map(Self::Sha1))
+            .then(|| parse_header(headers, &SHA1_HEADER, "sha1=").map(Self::Sha1))
             .flatten()
     }
 
-    /// Compares with each secret; the previous one is accepted during a rotation.
-    pub fn prove(&self, secrets: &[SecretString], body: Bytes) -> Option<SignedBody> {
-        let right = secrets.iter().any(|secret| {
+    /// Returns `body` as a signed body, or `None` if no secret gives this signature. During a
+    /// rotation `secrets` also contains the previous secret.
+    pub fn verify(&self, secrets: &[SecretString], body: Bytes) -> Option<SignedBody> {
+        let is_valid = secrets.iter().any(|secret| {
             let key = secret.expose_secret().as_bytes();
             match self {
-                Self::Sha256(claimed) => Hmac::<Sha256>::new_from_slice(key)
-                    .is_ok_and(|mac| mac.chain_update(&body).verify_slice(claimed).is_ok()),
-                Self::Sha1(claimed) => Hmac::<Sha1>::new_from_slice(key)
-                    .is_ok_and(|mac| mac.chain_update(&body).verify_slice(claimed).is_ok()),
+                Self::Sha256(signature) => Hmac::<Sha256>::new_from_slice(key)
+                    .is_ok_and(|mac| mac.chain_update(&body).verify_slice(signature).is_ok()),
+                Self::Sha1(signature) => Hmac::<Sha1>::new_from_slice(key)
+                    .is_ok_and(|mac| mac.chain_update(&body).verify_slice(signature).is_ok()),
             }
         });
-        right.then_some(SignedBody(body))
+        is_valid.then_some(SignedBody(body))
     }
 }
 
-fn digits<const N: usize>(headers: &HeaderMap, name: &HeaderName, prefix: &str) -> Option<[u8; N]> {
+/// Returns the `N` bytes of the header `name`, which is `prefix` and twice as many hexadecimal
+/// digits; `None` if the header has another form or is not there exactly once.
+fn parse_header<const N: usize>(
+    headers: &HeaderMap,
+    name: &HeaderName,
+    prefix: &str,
+) -> Option<[u8; N]> {
     let mut values = headers.get_all(name).iter();
     let (Some(value), None) = (values.next(), values.next()) else {
         return None;
@@ -88,7 +97,7 @@ mod tests {
 
     const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
-    fn proven(headers: &[(&str, &str)], allow_sha1: bool, body: &'static str) -> bool {
+    fn is_accepted(headers: &[(&str, &str)], allow_sha1: bool, body: &'static str) -> bool {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(
@@ -100,9 +109,9 @@ mod tests {
             SecretString::from("another-app-secret"),
             SecretString::from(SECRET),
         ];
-        Claimed::in_headers(&map, allow_sha1).is_some_and(|claimed| {
-            claimed
-                .prove(&secrets, Bytes::from_static(body.as_bytes()))
+        Signature::from_headers(&map, allow_sha1).is_some_and(|signature| {
+            signature
+                .verify(&secrets, Bytes::from_static(body.as_bytes()))
                 .is_some()
         })
     }
@@ -127,21 +136,21 @@ mod tests {
     ];
 
     #[test]
-    fn the_vectors_verify_over_the_raw_bytes() {
+    fn signatures_are_verified_over_the_raw_bytes() {
         for (body, sha256, sha1) in VECTORS {
-            assert!(proven(
+            assert!(is_accepted(
                 &[("x-hub-signature-256", sha256), ("x-hub-signature", sha1)],
                 false,
                 body
             ));
-            assert!(proven(&[("x-hub-signature", sha1)], true, body));
+            assert!(is_accepted(&[("x-hub-signature", sha1)], true, body));
             assert!(
-                !proven(&[("x-hub-signature", sha1)], false, body),
-                "legacy alone, not allowed"
+                !is_accepted(&[("x-hub-signature", sha1)], false, body),
+                "SHA-1 alone is not allowed"
             );
         }
         let decoded = r#"{"object":"page","entry":[{"id":"1170558113","time":1750000001,"changes":[{"field":"name","value":"Café Müller 😢"}]}]}"#;
-        assert!(!proven(
+        assert!(!is_accepted(
             &[("x-hub-signature-256", VECTORS[0].1)],
             false,
             decoded
@@ -149,15 +158,15 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_new_signature_cannot_be_saved_by_a_right_old_one() {
+    fn a_correct_sha1_signature_does_not_replace_a_wrong_sha256_signature() {
         let (body, _, sha1) = VECTORS[0];
         let wrong = format!("sha256={}", "0".repeat(64));
-        assert!(!proven(
+        assert!(!is_accepted(
             &[("x-hub-signature-256", &wrong), ("x-hub-signature", sha1)],
             true,
             body
         ));
-        assert!(!proven(
+        assert!(!is_accepted(
             &[
                 ("x-hub-signature-256", "sha256="),
                 ("x-hub-signature", sha1)
@@ -168,10 +177,10 @@ mod tests {
     }
 
     #[test]
-    fn the_form_is_exact_but_for_the_case_of_the_digits() {
-        let (body, right, _) = VECTORS[0];
-        let digits = &right["sha256=".len()..];
-        assert!(proven(
+    fn the_form_of_the_header_is_exact_except_for_the_case_of_the_digits() {
+        let (body, correct, _) = VECTORS[0];
+        let digits = &correct["sha256=".len()..];
+        assert!(is_accepted(
             &[(
                 "x-hub-signature-256",
                 &format!("sha256={}", digits.to_uppercase())
@@ -179,22 +188,22 @@ mod tests {
             false,
             body
         ));
-        for bad in [
+        for wrong in [
             format!("SHA256={digits}"),
             digits.to_owned(),
             format!("sha256={}", &digits[2..]),
-            format!("{right}00"),
+            format!("{correct}00"),
             format!("sha256=zz{}", &digits[2..]),
         ] {
             assert!(
-                !proven(&[("x-hub-signature-256", &bad)], false, body),
-                "{bad}"
+                !is_accepted(&[("x-hub-signature-256", &wrong)], false, body),
+                "{wrong}"
             );
         }
-        assert!(!proven(
+        assert!(!is_accepted(
             &[
-                ("x-hub-signature-256", right),
-                ("x-hub-signature-256", right)
+                ("x-hub-signature-256", correct),
+                ("x-hub-signature-256", correct)
             ],
             false,
             body

@@ -1,14 +1,17 @@
-//! Receiving webhooks: prove, sort, make durable, answer.
+//! Receives webhooks: verifies the signature, publishes the jobs of the delivery, and answers.
 //!
-//! | what comes | answer |
+//! Invariant: the answer is 200 only if no part of the delivery has to be stored, or after the
+//! queue has made every job durable.
+//!
+//! | request | answer |
 //! |---|---|
-//! | no signature, or a wrong one | 401 |
-//! | a body longer than [`MAX_BODY`] | 413, and the connection closes |
-//! | a body that is compressed | 415 |
-//! | a body that does not arrive within [`BODY_DEADLINE`] | 408 |
-//! | signed, and nothing of it applies | 200 |
-//! | signed, and what applies or cannot be read is durable | 200 |
-//! | signed, and the queue does not take it in time | 503: Facebook sends it again |
+//! | its signature is missing or wrong | 401 |
+//! | its body is longer than [`MAX_BODY`] | 413, and the connection closes |
+//! | its body is compressed | 415 |
+//! | its body does not arrive within [`BODY_DEADLINE`] | 408, and the connection closes |
+//! | it is signed, and nothing in it has to be stored | 200 |
+//! | it is signed, and the queue made its jobs durable | 200 |
+//! | it is signed, and the queue does not make its jobs durable in time | 503: it is sent again |
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,29 +26,29 @@ use model::queue_name::QueueName;
 use model::webhook::{ParsedDelivery, parse_delivery};
 
 use crate::context::Context;
-use crate::signature::{Claimed, SignedBody};
+use crate::signature::{Signature, SignedBody};
 
-/// Longest body taken, in bytes. Facebook documents no limit; batches of 1,000 changes with every
-/// character escaped stay below this.
+/// The longest accepted body, in bytes. Facebook documents no limit. A batch of 1,000 changes with
+/// every character escaped is shorter.
 pub const MAX_BODY: usize = 5 * 1024 * 1024;
-/// From the headers to the last byte of the body.
+/// How long the body may take after the headers.
 pub const BODY_DEADLINE: Duration = Duration::from_secs(10);
-/// From the body to the answer, whatever the queue does.
+/// How long the queue may take to make jobs durable before the answer is 503.
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(4);
 
-/// `POST /facebook/webhook`.
+/// Handles `POST /facebook/webhook`.
 pub(crate) async fn receive(State(context): State<Arc<Context>>, request: Request) -> Response {
     let status = match read_signed(&context, request).await {
-        Ok(signed) => take_in(&context, &signed).await,
+        Ok(signed) => publish_delivery(&context, &signed).await,
         Err(status) => status,
     };
-    context.metrics.webhook_answers.count(label(status));
+    context.metrics.webhook_answers.count(status_label(status));
     if status == StatusCode::UNAUTHORIZED {
         context.unsigned_log.count(context.clock.now());
     }
     match status {
         StatusCode::OK => axum::Json(serde_json::json!({"status": "success"})).into_response(),
-        // What is left of the body will not be read.
+        // The rest of the body is not read, so the connection cannot be used again.
         StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT => {
             (status, [(header::CONNECTION, "close")]).into_response()
         }
@@ -53,7 +56,8 @@ pub(crate) async fn receive(State(context): State<Arc<Context>>, request: Reques
     }
 }
 
-fn label(status: StatusCode) -> &'static str {
+/// Returns the label of the metric for an answer with `status`.
+fn status_label(status: StatusCode) -> &'static str {
     match status.as_u16() {
         200 => "200",
         401 => "401",
@@ -65,10 +69,11 @@ fn label(status: StatusCode) -> &'static str {
     }
 }
 
+/// Reads the body and verifies its signature; fails with the status of the answer.
 async fn read_signed(context: &Context, request: Request) -> Result<SignedBody, StatusCode> {
     let (head, body) = request.into_parts();
-    let claimed =
-        Claimed::in_headers(&head.headers, context.allow_sha1).ok_or(StatusCode::UNAUTHORIZED)?;
+    let signature = Signature::from_headers(&head.headers, context.allow_sha1)
+        .ok_or(StatusCode::UNAUTHORIZED)?;
     if is_compressed(&head.headers) {
         return Err(StatusCode::UNSUPPORTED_MEDIA_TYPE);
     }
@@ -80,8 +85,8 @@ async fn read_signed(context: &Context, request: Request) -> Result<SignedBody, 
         return Err(StatusCode::PAYLOAD_TOO_LARGE);
     }
     let body = read_body(body, MAX_BODY).await?;
-    claimed
-        .prove(&context.app_secrets, body)
+    signature
+        .verify(&context.app_secrets, body)
         .ok_or(StatusCode::UNAUTHORIZED)
 }
 
@@ -92,13 +97,15 @@ fn is_compressed(headers: &HeaderMap) -> bool {
         .any(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
-/// The whole body, if it comes in time and is no longer than `max` bytes.
+/// Reads a whole body of at most `max` bytes within [`BODY_DEADLINE`]; fails with the status of the
+/// answer.
 pub(crate) async fn read_body(body: Body, max: usize) -> Result<Bytes, StatusCode> {
-    let read = Limited::new(body, max).collect();
-    let read = tokio::time::timeout(BODY_DEADLINE, read)
+    let collecting = Limited::new(body, max).collect();
+    let collected = tokio::time::timeout(BODY_DEADLINE, collecting)
         .await
         .map_err(|_| StatusCode::REQUEST_TIMEOUT)?;
-    read.map(http_body_util::Collected::to_bytes)
+    collected
+        .map(http_body_util::Collected::to_bytes)
         .map_err(|error| {
             if error.is::<LengthLimitError>() {
                 StatusCode::PAYLOAD_TOO_LARGE
@@ -108,32 +115,32 @@ pub(crate) async fn read_body(body: Body, max: usize) -> Result<Bytes, StatusCod
         })
 }
 
-async fn take_in(context: &Context, signed: &SignedBody) -> StatusCode {
-    let received = context.clock.now();
+/// Splits a delivery into jobs and publishes them; returns the status of the answer.
+async fn publish_delivery(context: &Context, signed: &SignedBody) -> StatusCode {
+    let received_at = context.clock.now();
     let ParsedDelivery {
         entries,
         rejected,
-        ignored: counted,
+        ignored,
     } = parse_delivery(signed.bytes());
-    for (name, n) in counted {
+    for (name, n) in ignored {
         context.metrics.webhook_parts_ignored.add(name, n);
     }
     for part in &rejected {
         tracing::warn!(
             reason = part.reason,
             bytes = part.body.len(),
-            "a signed webhook cannot be read; it is kept"
+            "a signed webhook cannot be read; it is stored as a dead letter"
         );
     }
-    let webhooks = entries.into_iter().map(|entry| Job::Webhook {
-        entry,
-        received_at: received,
-    });
+    let webhooks = entries
+        .into_iter()
+        .map(|entry| Job::Webhook { entry, received_at });
     let unreadable = rejected.into_iter().map(|part| {
         Job::Unreadable(Unreadable {
             body: part.body,
             reason: part.reason,
-            received_at: received,
+            received_at,
         })
     });
     let jobs: Vec<Job> = webhooks.chain(unreadable).collect();
@@ -151,11 +158,11 @@ async fn take_in(context: &Context, signed: &SignedBody) -> StatusCode {
             StatusCode::OK
         }
         Ok(Err(error)) => {
-            tracing::warn!(error = %error, "a webhook is not durable; Facebook will send it again");
+            tracing::warn!(error = %error, "a webhook was not made durable; Facebook will send it again");
             StatusCode::SERVICE_UNAVAILABLE
         }
         Err(_) => {
-            tracing::warn!("a webhook is not durable in time; Facebook will send it again");
+            tracing::warn!("a webhook was not made durable in time; Facebook will send it again");
             StatusCode::SERVICE_UNAVAILABLE
         }
     }

@@ -5,7 +5,7 @@ use common::store::{Changes, Cursor, Store};
 use common::views::page::feed_change_view;
 use model::field::FieldName;
 
-use crate::output::{Format, LISTING, Row, print_listing};
+use crate::output::{Format, LIST_CHUNK, Row, print_listing};
 
 /// Prints the entries after the cursor `after`; without a cursor, the newest `limit` entries.
 pub async fn run(
@@ -20,7 +20,7 @@ pub async fn run(
     let mut rows: Vec<Row> = Vec::new();
     let mut cursor = start.clone();
     loop {
-        let entries = match store.changes_after(cursor.as_ref(), LISTING).await? {
+        let entries = match store.changes_after(cursor.as_ref(), LIST_CHUNK).await? {
             Changes::Entries(entries) => entries,
             Changes::Trimmed(newest) => bail!(
                 "the entries after this cursor are no longer stored: list all Pages, then go on after {newest}"
@@ -46,7 +46,7 @@ pub async fn run(
         if start.is_some() && rows.len() >= limit {
             break;
         }
-        // Without a cursor the newest entries are wanted: memory stays bounded on the way there.
+        // Without a cursor only the newest entries are printed, so older ones need no memory.
         if start.is_none() && rows.len() > limit {
             rows.drain(..rows.len() - limit);
         }

@@ -105,7 +105,8 @@ pub enum ConfigCommand {
 pub enum ConnectionCommand {
     /// List the connections.
     List {
-        /// List only connections that end within this many days, as in `14d`, and what ends with them.
+        /// List only connections that end within this many days, as in `14d`, and what ends with
+        /// them.
         #[arg(long, value_parser = parse_days)]
         expiring: Option<u64>,
     },

@@ -1,4 +1,4 @@
-//! `pagesync connection ...`.
+//! `pagesync connection ...`: lists, shows, polls, disconnects and invites connections.
 
 use std::time::Duration;
 
@@ -207,8 +207,8 @@ async fn show(config: &Config, store: &dyn Store, id: &str, format: Format) -> a
     }))
 }
 
-/// Deletes the tokens of a connection, and revokes the app's permissions at Facebook if the person's token
-/// can be opened here.
+/// Deletes the tokens of a connection, and revokes the app's permissions at Facebook if the
+/// person's token can be opened here.
 async fn disconnect(
     config: &Config,
     store: &dyn Store,
@@ -264,15 +264,15 @@ async fn own_token(
         .flatten())
 }
 
-/// Logs in as a person would: through the login of pagesync, the simulated dialog, and the callback.
-/// `ingress` is the public listener as this machine reaches it.
+/// Logs in as a person would: through the login of pagesync, the simulated dialog, and the
+/// callback. `ingress` is the public listener as this machine reaches it.
 async fn simulate_login(config: &Config, ingress: &str) -> anyhow::Result<()> {
-    let ours = config.redirect_uri.strip_suffix("/facebook/callback");
-    let ours = ours.context("FACEBOOK_REDIRECT_URI is missing")?;
+    let public = config.redirect_uri.strip_suffix("/facebook/callback");
+    let public = public.context("FACEBOOK_REDIRECT_URI is missing")?;
     let mut visitor = LoginBrowser::new()?
-        .map_address(ours, ingress)
+        .map_address(public, ingress)
         .map_address(&config.dialog_url, &config.graph_url);
-    let login = format!("{ours}/facebook/login");
+    let login = format!("{public}/facebook/login");
     let callback = visitor.log_in(&login, &Decision::default()).await?;
     let Ok(callback) = callback else {
         bail!("the dialog did not redirect to the callback");

@@ -1,4 +1,4 @@
-//! `pagesync dead-letter ...`.
+//! `pagesync dead-letter ...`: lists, shows, replays and discards dead letters.
 
 use std::time::Duration;
 
@@ -26,19 +26,19 @@ pub async fn run(
             let rows: Vec<_> = dead_letter::all(store)
                 .await?
                 .iter()
-                .map(|(id, letter)| row(id, letter))
+                .map(|(id, dead_letter)| row(id, dead_letter))
                 .collect();
             print_listing(format, &["id", "failed at", "reason"], &rows)
         }
         DeadLetterCommand::Show { id } => {
-            let letter = dead_letter::show(store, &id).await?;
-            let detail = dead_letter_detail(&id, &letter);
+            let stored = dead_letter::show(store, &id).await?;
+            let detail = dead_letter_detail(&id, &stored);
             let text = || {
                 let DeadLetterView {
                     id,
                     failed_at,
                     reason,
-                } = &detail.letter;
+                } = &detail.summary;
                 let body = escape_control(&detail.body);
                 format!("{id}\nfailed at {failed_at}\n{reason}\n\n{body}")
             };
@@ -83,12 +83,13 @@ pub async fn run(
     }
 }
 
-/// A command has just connected: gives the publisher the moment it needs.
+/// Waits until the queue accepts publishes, because the connection of a command is new. Fails after
+/// [`QUEUE_TIMEOUT`].
 async fn wait_until_ready(queue: &dyn Queue) -> anyhow::Result<()> {
-    let begun = tokio::time::Instant::now();
+    let began = tokio::time::Instant::now();
     while !queue.is_ready() {
         anyhow::ensure!(
-            begun.elapsed() < QUEUE_TIMEOUT,
+            began.elapsed() < QUEUE_TIMEOUT,
             "the queue is not available"
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -97,8 +98,8 @@ async fn wait_until_ready(queue: &dyn Queue) -> anyhow::Result<()> {
 }
 
 /// Returns the row of a dead letter in a list.
-pub(crate) fn row(id: &str, letter: &DeadLetter) -> Row {
-    let view = dead_letter_view(id, letter);
+pub(crate) fn row(id: &str, dead_letter: &DeadLetter) -> Row {
+    let view = dead_letter_view(id, dead_letter);
     let cells = vec![
         view.id.clone(),
         view.failed_at.clone(),

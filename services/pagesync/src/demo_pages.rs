@@ -1,13 +1,13 @@
-//! The Pages of the demo and of the simulator role.
+//! The Pages of `pagesync demo` and of `pagesync simulator`.
 
 use serde_json::json;
 
 /// A Page of the demo.
 #[derive(Debug, Clone, Copy)]
 pub struct DemoPage {
-    /// Its id.
+    /// The id of the Page.
     pub id: &'static str,
-    /// Its name at the start.
+    /// The name of the Page at the start.
     pub name: &'static str,
     phone: &'static str,
 }
@@ -32,7 +32,7 @@ pub const DEMO_PAGES: [DemoPage; 3] = [
 ];
 
 impl DemoPage {
-    /// The Page as Graph would give it.
+    /// Returns the Page as Graph returns it.
     pub fn as_graph(&self) -> simulator::pages::Page {
         let picture = format!("https://scontent.example/v/{}.jpg", self.id);
         let page = json!({

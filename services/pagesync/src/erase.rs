@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::cli::EraseCommand;
 use crate::output::{Format, Row, print_listing};
 
-/// What became of one Page or connection.
+/// The result of the command for one Page or connection.
 #[derive(Debug, Serialize)]
 struct ErasedObject {
     kind: &'static str,
@@ -86,7 +86,7 @@ async fn erase_connection(
     })
 }
 
-/// Removes what was erased from the disk.
+/// Removes erased data from the disk.
 async fn remove_from_disk(store: &dyn Store, dry_run: bool) -> anyhow::Result<()> {
     if dry_run {
         return Ok(());

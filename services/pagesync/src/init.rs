@@ -1,8 +1,8 @@
-//! `pagesync init --secrets`: the secrets of a compose deployment, one file each, made once. What opens
-//! tokens goes into a directory of its own: only the worker gets that volume.
+//! `pagesync init --secrets`: writes the secrets and addresses of a compose deployment, one file
+//! each.
 //!
-//! What is there is kept; what the environment gives (the app secret, the verify token) replaces
-//! what was made up. Must not print a secret.
+//! Invariants: an existing secret stays, unless the environment contains another one. The private
+//! keys are in a directory of their own, which only the worker mounts. No secret is printed.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::Write as _;
@@ -17,17 +17,18 @@ use secrecy::ExposeSecret as _;
 
 use crate::output;
 
-/// Writes what is missing.
+/// Writes the files into `directory`, and the private keys into `worker`. Prints which secrets are
+/// new.
 pub fn run(directory: &Path, worker: &Path, environment: &Environment) -> anyhow::Result<()> {
     let parts = ["", "rabbitmq", "redis"].map(|part| directory.join(part));
     for path in parts.iter().map(PathBuf::as_path).chain([worker]) {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-        made.with_context(|| format!("cannot make {}", path.display()))?;
+        let created = DirBuilder::new().recursive(true).mode(0o700).create(path);
+        created.with_context(|| format!("cannot create {}", path.display()))?;
     }
-    let mut made = Vec::new();
-    token_keys(directory, worker, &mut made)?;
-    let broker = read_or_make(directory, "rabbitmq_password", None, &mut made)?;
-    let redis = read_or_make(directory, "redis_password", None, &mut made)?;
+    let mut new_secrets = Vec::new();
+    token_keys(directory, worker, &mut new_secrets)?;
+    let broker = read_or_create(directory, "rabbitmq_password", None, &mut new_secrets)?;
+    let redis = read_or_create(directory, "redis_password", None, &mut new_secrets)?;
     let files = [
         (
             "rabbitmq/10-user.conf",
@@ -41,10 +42,10 @@ pub fn run(directory: &Path, worker: &Path, environment: &Environment) -> anyhow
         ("redis_url", format!("redis://:{redis}@redis:6379/0\n")),
     ];
     for (name, text) in files {
-        write(&directory.join(name), &text)?;
+        write_private_file(&directory.join(name), &text)?;
     }
-    for (name, text) in facebook(environment)? {
-        write(&directory.join(name), &format!("{text}\n"))?;
+    for (name, text) in facebook_files(environment)? {
+        write_private_file(&directory.join(name), &format!("{text}\n"))?;
     }
     for (name, key) in [
         ("app_secret", "FACEBOOK_APP_SECRET"),
@@ -53,37 +54,41 @@ pub fn run(directory: &Path, worker: &Path, environment: &Environment) -> anyhow
     ] {
         let given = environment.get(key).filter(|text| !text.is_empty());
         if given.is_none() && !directory.join(name).exists() {
-            let fit = if key == "STATE_TOKEN_SECRET" {
-                "good"
+            let limit = if key == "STATE_TOKEN_SECRET" {
+                ""
             } else {
-                "good for the simulator only"
+                ", for the simulator only"
             };
-            output::print_error(&format!("no {key} given: made one up, {fit}"));
+            output::print_error(&format!("{key} is not set: created a random one{limit}"));
         }
-        read_or_make(directory, name, given.map(String::as_str), &mut made)?;
+        read_or_create(directory, name, given.map(String::as_str), &mut new_secrets)?;
     }
-    let made = if made.is_empty() {
-        "nothing new".to_owned()
+    let new_secrets = if new_secrets.is_empty() {
+        "none".to_owned()
     } else {
-        made.join(", ")
+        new_secrets.join(", ")
     };
-    output::print(&format!("secrets in {}: made {made}", directory.display()))
+    output::print(&format!(
+        "secrets in {}; new secrets: {new_secrets}",
+        directory.display()
+    ))
 }
 
-/// Which Facebook the services talk to, and how it reaches them: the real one if an app is given, else
-/// the simulator of the profile `demo`.
-fn facebook(environment: &Environment) -> anyhow::Result<Vec<(&'static str, String)>> {
+/// Returns the addresses of Facebook and of this deployment: those of the real Facebook if the
+/// environment has an app id, otherwise those of the simulator of the profile `demo`.
+fn facebook_files(environment: &Environment) -> anyhow::Result<Vec<(&'static str, String)>> {
     let given = |key: &str| {
         environment
             .get(key)
             .filter(|text| !text.is_empty())
             .cloned()
     };
-    let port = |key: &str, default: &str| given(key).unwrap_or_else(|| default.to_owned());
+    let given_or = |key: &str, default: &str| given(key).unwrap_or_else(|| default.to_owned());
     let Some(app_id) = given("FACEBOOK_APP_ID") else {
-        let (ingress, simulator) = (port("INGRESS_PORT", "5000"), port("SIMULATOR_PORT", "5100"));
+        let ingress = given_or("INGRESS_PORT", "5000");
+        let simulator = given_or("SIMULATOR_PORT", "5100");
         output::print_error(
-            "no FACEBOOK_APP_ID given: set up for the simulator of the profile demo",
+            "FACEBOOK_APP_ID is not set: configured for the simulator of the profile demo",
         );
         return Ok(vec![
             ("app_id", "100200300400500".to_owned()),
@@ -99,46 +104,51 @@ fn facebook(environment: &Environment) -> anyhow::Result<Vec<(&'static str, Stri
             ("dialog_url", format!("http://localhost:{simulator}")),
         ]);
     };
-    let needed = |key: &str| {
-        given(key).with_context(|| format!("{key} is missing, and FACEBOOK_APP_ID is given"))
+    let required = |key: &str| {
+        given(key).with_context(|| format!("{key} is missing; FACEBOOK_APP_ID requires it"))
     };
-    let or = |key: &str, default: &str| given(key).unwrap_or_else(|| default.to_owned());
     Ok(vec![
         ("app_id", app_id),
-        ("redirect_uri", needed("FACEBOOK_REDIRECT_URI")?),
-        ("webhook_address", needed("FACEBOOK_WEBHOOK_ADDRESS")?),
+        ("redirect_uri", required("FACEBOOK_REDIRECT_URI")?),
+        ("webhook_address", required("FACEBOOK_WEBHOOK_ADDRESS")?),
         (
             "graph_url",
-            or("PAGESYNC_GRAPH_URL", "https://graph.facebook.com"),
+            given_or("PAGESYNC_GRAPH_URL", "https://graph.facebook.com"),
         ),
         (
             "dialog_url",
-            or("PAGESYNC_DIALOG_URL", "https://www.facebook.com"),
+            given_or("PAGESYNC_DIALOG_URL", "https://www.facebook.com"),
         ),
     ])
 }
 
-/// The pair that seals and opens tokens. The public half is written again each time: it follows from
-/// the first private key.
-fn token_keys(directory: &Path, worker: &Path, made: &mut Vec<&'static str>) -> anyhow::Result<()> {
+/// Creates the private key that opens tokens, unless there is one, and writes the public key that
+/// belongs to the first private key.
+fn token_keys(
+    directory: &Path,
+    worker: &Path,
+    new_secrets: &mut Vec<&'static str>,
+) -> anyhow::Result<()> {
     let path = worker.join("token_private_keys");
     if !path.exists() {
         let key = PrivateKey::generate();
-        write(&path, &format!("{}\n", key.text().expose_secret()))?;
-        made.push("token_private_keys");
+        write_private_file(&path, &format!("{}\n", key.text().expose_secret()))?;
+        new_secrets.push("token_private_keys");
     }
     let text = std::fs::read_to_string(&path);
     let text = text.with_context(|| format!("cannot read {}", path.display()))?;
     let keys = PrivateKeys::parse(&text).with_context(|| format!("{}", path.display()))?;
     let public = keys.current().text();
-    write(&directory.join("token_public_key"), &format!("{public}\n"))
+    write_private_file(&directory.join("token_public_key"), &format!("{public}\n"))
 }
 
-fn read_or_make(
+/// Returns the secret in the file `name`. Writes the file before if it does not exist or if `given`
+/// is another secret; a new secret that is not given is random.
+fn read_or_create(
     directory: &Path,
     name: &'static str,
     given: Option<&str>,
-    made: &mut Vec<&'static str>,
+    new_secrets: &mut Vec<&'static str>,
 ) -> anyhow::Result<String> {
     let path = directory.join(name);
     let stored = std::fs::read_to_string(&path)
@@ -149,15 +159,16 @@ fn read_or_make(
         (Some(given), Some(stored)) if given == stored => Ok(stored),
         (None, Some(stored)) => Ok(stored),
         (given, _) => {
-            let secret = given.map_or_else(random, |given| Ok(given.to_owned()))?;
-            write(&path, &format!("{secret}\n"))?;
-            made.push(name);
+            let secret = given.map_or_else(random_secret, |given| Ok(given.to_owned()))?;
+            write_private_file(&path, &format!("{secret}\n"))?;
+            new_secrets.push(name);
             Ok(secret)
         }
     }
 }
 
-pub(crate) fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+/// Writes a file that only its owner can read, and syncs it to the disk.
+pub(crate) fn write_private_file(path: &Path, text: &str) -> anyhow::Result<()> {
     let open = OpenOptions::new()
         .create(true)
         .write(true)
@@ -171,9 +182,11 @@ pub(crate) fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     written.with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// 32 hexadecimal digits from the operating system.
-pub fn random() -> anyhow::Result<String> {
+/// Returns 32 random hexadecimal digits from the operating system.
+pub fn random_secret() -> anyhow::Result<String> {
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("no random bytes: {error}"))?;
+    getrandom::fill(&mut bytes).map_err(|error| {
+        anyhow::anyhow!("the operating system returned no random bytes: {error}")
+    })?;
     Ok(hex(&bytes))
 }

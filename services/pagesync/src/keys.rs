@@ -1,4 +1,6 @@
-//! `pagesync keys ...`.
+//! `pagesync keys ...`: generates the keys that seal and open tokens, and rotates them.
+//!
+//! Invariant: only `keys generate` prints a private key.
 
 use anyhow::{Context as _, bail};
 use common::config::Config;
@@ -10,24 +12,28 @@ use secrecy::ExposeSecret as _;
 
 use crate::output;
 
-/// Prints a new pair. This is the one place where a key is shown, because it was asked for.
+/// Prints a new key pair.
 pub fn generate() -> anyhow::Result<()> {
     let key = PrivateKey::generate();
     output::print(&format!(
-        "# ingress\nPAGESYNC_TOKEN_PUBLIC_KEY={}\n# worker only; put it before the keys that are there\nPAGESYNC_TOKEN_PRIVATE_KEYS={}",
+        "# ingress\nPAGESYNC_TOKEN_PUBLIC_KEY={}\n# worker only; put it in front of the existing keys\nPAGESYNC_TOKEN_PRIVATE_KEYS={}",
         key.public().text(),
         key.text().expose_secret()
     ))
 }
 
-/// Seals every token to the current key. On the embedded backend that is a new one, unless an
-/// earlier run was cut off; elsewhere it is the first of `PAGESYNC_TOKEN_PRIVATE_KEYS`.
+/// Seals every token to the current key, and with `drop_old` deletes the older keys of the key
+/// file.
+///
+/// With a key file, the current key is a new one, unless `drop_old` is set or an earlier rotation
+/// was interrupted. Otherwise it is the first of `PAGESYNC_TOKEN_PRIVATE_KEYS`. Fails if a token is
+/// still sealed to an older key.
 pub async fn rotate(config: &Config, store: &dyn Store, drop_old: bool) -> anyhow::Result<()> {
     let file = match (&config.token_private_keys, config.backend) {
         (Some(_), _) => None,
         (None, Backend::Embedded) => {
             let Keyring::File(path) = sealing::open_key_file(&config.data_dir)? else {
-                bail!("the key file is not a file");
+                bail!("the embedded backend has no key file");
             };
             Some(path)
         }
@@ -38,8 +44,8 @@ pub async fn rotate(config: &Config, store: &dyn Store, drop_old: bool) -> anyho
     let keys = match &file {
         Some(path) => {
             let stored = Keyring::File(path.clone()).keys()?;
-            let unfinished = key_rotation::count_outdated(store, &stored).await?.outdated > 0;
-            if unfinished || drop_old {
+            let is_unfinished = key_rotation::count_outdated(store, &stored).await?.outdated > 0;
+            if is_unfinished || drop_old {
                 stored
             } else {
                 let next = stored.with_new_key();
@@ -47,11 +53,14 @@ pub async fn rotate(config: &Config, store: &dyn Store, drop_old: bool) -> anyho
                 next
             }
         }
-        None => config.token_private_keys.clone().context("keys")?,
+        None => config
+            .token_private_keys
+            .clone()
+            .context("PAGESYNC_TOKEN_PRIVATE_KEYS is missing")?,
     };
     let report = key_rotation::reseal_all(store, &keys).await?;
     output::print(&format!(
-        "sealed {} tokens to key {}; {} still need an older key, {} cannot be opened by any key here",
+        "sealed {} tokens to key {}; {} still need an older key, {} cannot be opened with any key here",
         report.resealed,
         keys.current().id(),
         report.outdated,
@@ -59,24 +68,24 @@ pub async fn rotate(config: &Config, store: &dyn Store, drop_old: bool) -> anyho
     ))?;
     if report.unopenable > 0 {
         output::print(
-            "a login gives those that cannot be opened a new token: `pagesync connection invite`",
+            "a new login replaces the tokens that cannot be opened: `pagesync connection invite`",
         )?;
     }
     if report.outdated > 0 {
         bail!("not every token is sealed to the current key: run `pagesync keys rotate` again");
     }
     match (&file, drop_old) {
-        (Some(path), true) => drop_older(path, &keys),
+        (Some(path), true) => drop_older_keys(path, &keys),
         (Some(_), false) => {
             output::print("older keys are kept until `pagesync keys rotate --drop-old`")
         }
         (None, _) => output::print(
-            "older keys may be taken out of PAGESYNC_TOKEN_PRIVATE_KEYS once ingress has the new public key",
+            "remove the older keys from PAGESYNC_TOKEN_PRIVATE_KEYS as soon as ingress has the new public key",
         ),
     }
 }
 
-fn drop_older(path: &std::path::Path, keys: &PrivateKeys) -> anyhow::Result<()> {
+fn drop_older_keys(path: &std::path::Path, keys: &PrivateKeys) -> anyhow::Result<()> {
     sealing::write_file(path, &keys.only_current())?;
-    output::print("the older keys are gone")
+    output::print("deleted the older keys")
 }

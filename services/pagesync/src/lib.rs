@@ -1,6 +1,6 @@
-//! The executable's library: command line, roles, operator commands, demo.
+//! The library of the executable: the command line, the roles, the commands and the demo.
 //!
-//! Commands are skins: the verbs are in `common`, beside their nouns.
+//! Commands only read their arguments, call an operation of `common`, and print the result.
 
 pub mod changes;
 pub mod cli;
@@ -12,11 +12,11 @@ pub mod doctor;
 pub mod environment;
 pub mod erase;
 pub mod init;
+pub mod init_questions;
 pub mod keys;
 pub mod missed;
 pub mod output;
 pub mod page;
-pub mod questions;
 pub mod roles;
 pub mod schedule;
 
@@ -33,7 +33,7 @@ use common::telemetry::init_logs;
 
 use cli::{Cli, Command, ConfigCommand, ConnectionCommand, KeysCommand};
 
-/// Does what the command line asks for.
+/// Runs the command of the command line.
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
     common::tls::provide();
     let environment = environment::snapshot()?;
@@ -52,10 +52,10 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
             secrets: Some(secrets),
             worker_secrets: Some(worker),
         } => init::run(&secrets, &worker, &environment),
-        Command::Init { .. } => questions::run(),
+        Command::Init { .. } => init_questions::run(),
         Command::Keys(KeysCommand::Generate) => keys::generate(),
         Command::Keys(KeysCommand::Rotate { drop_old }) => {
-            let (config, store) = store_of(&environment)?;
+            let (config, store) = config_and_store(&environment)?;
             keys::rotate(&config, &*store, drop_old).await
         }
         Command::Connection(command) => {
@@ -63,25 +63,25 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
                 ConnectionCommand::Invite { .. } | ConnectionCommand::SimulateLogin { .. } => {
                     (config(Role::Command)?, None)
                 }
-                _ => store_of(&environment).map(|(config, store)| (config, Some(store)))?,
+                _ => config_and_store(&environment).map(|(config, store)| (config, Some(store)))?,
             };
             connection::run(&config, store.as_deref(), command, cli.output).await
         }
         Command::Schedule => {
-            let (config, store) = store_of(&environment)?;
+            let (config, store) = config_and_store(&environment)?;
             schedule::run(&config, &*store, cli.output).await
         }
         Command::Erase(command) => {
-            let (_, store) = store_of(&environment)?;
+            let (_, store) = config_and_store(&environment)?;
             erase::run(&*store, command, cli.output).await
         }
         Command::Doctor => doctor::run(&environment, cli.output).await,
         Command::Missed { days } => {
-            let (config, store) = store_of(&environment)?;
+            let (config, store) = config_and_store(&environment)?;
             missed::run(&config, &*store, days, cli.output).await
         }
         Command::Changes { after, limit } => {
-            let (_, store) = store_of(&environment)?;
+            let (_, store) = config_and_store(&environment)?;
             changes::run(&*store, after.as_deref(), usize::from(limit), cli.output).await
         }
         Command::Config(ConfigCommand::Show) => {
@@ -91,7 +91,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Config(ConfigCommand::Example) => output::print(&settings::env_example()),
         Command::Page(command) => {
-            let (_, store) = store_of(&environment)?;
+            let (_, store) = config_and_store(&environment)?;
             page::run(&*store, command, cli.output).await
         }
         Command::DeadLetter(command) => {
@@ -104,8 +104,9 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
-/// The store a command works on, beside the processes that are running.
-fn store_of(environment: &Environment) -> anyhow::Result<(Config, Arc<dyn Store>)> {
+/// Returns the configuration and the store for a command. The processes that use the store may be
+/// running.
+fn config_and_store(environment: &Environment) -> anyhow::Result<(Config, Arc<dyn Store>)> {
     let config = Config::read(environment, Role::Command)?;
     init_logs("error", config.log_format);
     let store = open_store(&config, Clock::system()).context("cannot open the store")?;

@@ -1,5 +1,4 @@
-//! The one executable. Parses, dispatches, maps the result to an exit code; all else is in the
-//! library.
+//! The executable: parses the command line, runs the command, and maps its result to an exit code.
 
 use std::process::ExitCode;
 
@@ -8,7 +7,8 @@ use pagesync::cli::Cli;
 use pagesync::doctor::check::ChecksFailed;
 use pagesync::{output, run};
 
-/// Memory stays level from the first walk to the thousandth; glibc's arenas grow with the threads.
+/// With mimalloc the memory stays constant over many connection polls. The arenas of glibc grow
+/// with the number of threads.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

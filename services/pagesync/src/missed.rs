@@ -15,7 +15,7 @@ use model::time::HostTime;
 use crate::output::{self, Format, to_json};
 
 /// How many changes and Pages are shown.
-const SHOWN: usize = 20;
+const MAX_SHOWN: usize = 20;
 
 /// Prints the last `days` local days.
 pub async fn run(
@@ -80,16 +80,16 @@ pub fn text(view: &MissedView) -> String {
     );
     // Writing to a String cannot fail.
     if !view.changes.is_empty() {
-        let newest = view.changes.iter().rev().take(SHOWN).map(change_cells);
+        let newest = view.changes.iter().rev().take(MAX_SHOWN).map(change_cells);
         let header = ["Page", "field", "changed after", "and before", "state"];
         let changes = output::table(&header, newest);
         let _ = writeln!(
             text,
-            "\nChanges that no webhook announced, the newest {SHOWN}\n{changes}"
+            "\nChanges that no webhook announced, the newest {MAX_SHOWN}\n{changes}"
         );
     }
     if !view.silent_pages.is_empty() {
-        let pages = view.silent_pages.iter().take(SHOWN);
+        let pages = view.silent_pages.iter().take(MAX_SHOWN);
         let pages: Vec<&str> = pages.map(PageId::as_str).collect();
         let _ = writeln!(
             text,

@@ -1,4 +1,6 @@
-//! Printing: the only place that writes to standard output and standard error.
+//! Prints results as tables or JSON.
+//!
+//! Invariant: commands write to standard output only through this module.
 
 use std::io::Write as _;
 
@@ -9,56 +11,56 @@ use common::config::settings::ShownSetting;
 use serde::Serialize;
 use serde_json::Value as Json;
 
-/// How results are printed.
+/// The format in which results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For people.
+    /// A table, for people.
     Table,
     /// One JSON value.
     Json,
-    /// One JSON value a line.
+    /// One JSON value on each line.
     Ndjson,
 }
 
-/// Writes to standard output.
+/// Writes text to standard output, and a line break if the text does not end with one.
 pub fn print(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    let line = if text.ends_with('\n') || text.is_empty() {
+    let end = if text.ends_with('\n') || text.is_empty() {
         ""
     } else {
         "\n"
     };
-    match write!(out, "{text}{line}").and_then(|()| out.flush()) {
-        // The reader has seen enough (`| head`).
+    match write!(out, "{text}{end}").and_then(|()| out.flush()) {
+        // The reader, such as `head`, needs no more.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         written => written.context("cannot write to standard output"),
     }
 }
 
-/// Writes to standard error.
+/// Writes a message to standard error.
 pub fn print_error(text: &str) {
-    // There is nowhere left to complain.
+    // There is no other place to report that standard error is closed.
     let _ = writeln!(std::io::stderr().lock(), "pagesync: {}", text.trim_end());
 }
 
-/// A text that may hold anything, made harmless for a terminal: control characters are shown as
-/// their escapes.
+/// Returns `text` with its control and direction characters as escapes, so that it cannot control a
+/// terminal.
 pub fn escape_control(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
+    let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control()
             || ('\u{202a}'..='\u{202e}').contains(&c)
             || ('\u{2066}'..='\u{2069}').contains(&c)
         {
-            shown.extend(c.escape_unicode());
+            escaped.extend(c.escape_unicode());
         } else {
-            shown.push(c);
+            escaped.push(c);
         }
     }
-    shown
+    escaped
 }
 
-/// A JSON value as a table cell: strings bare, at most `max` characters.
+/// Returns a JSON value as a table cell of at most `max` characters. Strings have no quotes.
 pub fn cell(value: &Json, max: usize) -> String {
     let text = match value {
         Json::Null => "-".to_owned(),
@@ -108,7 +110,7 @@ pub fn listing(format: Format, header: &[&str], rows: &[Row]) -> String {
     }
 }
 
-/// One value in the format asked for; as a table it is `text`.
+/// Returns one object as text in `format`; as a table it is `text`.
 pub fn one(format: Format, json: &Json, text: impl FnOnce() -> String) -> String {
     match format {
         Format::Table => text(),
@@ -117,10 +119,10 @@ pub fn one(format: Format, json: &Json, text: impl FnOnce() -> String) -> String
     }
 }
 
-/// How many rows a listing command asks for at once.
-pub(crate) const LISTING: usize = 500;
+/// How many rows a command that lists loads at once.
+pub(crate) const LIST_CHUNK: usize = 500;
 
-/// Prints rows in the format asked for.
+/// Prints rows in `format`.
 pub(crate) fn print_listing(format: Format, header: &[&str], rows: &[Row]) -> anyhow::Result<()> {
     print(&listing(format, header, rows))
 }
@@ -139,7 +141,7 @@ pub fn settings(format: Format, settings: &[ShownSetting]) -> String {
     listing(format, &["setting", "value", "origin"], &rows)
 }
 
-/// A table without lines between rows.
+/// Returns rows as a table without lines between them.
 pub fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING);
@@ -160,7 +162,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn what_a_page_is_named_cannot_move_the_cursor() {
+    fn the_name_of_a_page_cannot_move_the_cursor() {
         assert_eq!(
             escape_control("a\x1b[31mb\r\nc\u{202e}d"),
             "a\\u{1b}[31mb\\u{d}\\u{a}c\\u{202e}d"

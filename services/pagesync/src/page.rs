@@ -1,4 +1,4 @@
-//! `pagesync page ...`.
+//! `pagesync page ...`: registers, lists, shows, explains and polls Pages.
 
 use std::fmt::Write as _;
 
@@ -16,7 +16,7 @@ use model::queue_name::QueueName;
 
 use crate::cli::PageCommand;
 use crate::connection::starts;
-use crate::output::{self, Format, LISTING, Row, cell, escape_control, print_listing, to_json};
+use crate::output::{self, Format, LIST_CHUNK, Row, cell, escape_control, print_listing, to_json};
 
 /// Runs one of the commands.
 pub async fn run(store: &dyn Store, command: PageCommand, format: Format) -> anyhow::Result<()> {
@@ -125,7 +125,7 @@ async fn rows(store: &dyn Store) -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::new();
     let mut after: Option<PageId> = None;
     loop {
-        let more = store.list_pages(after.as_ref(), LISTING).await?;
+        let more = store.list_pages(after.as_ref(), LIST_CHUNK).await?;
         let Some((last, _)) = more.last() else {
             return Ok(rows);
         };

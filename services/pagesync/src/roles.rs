@@ -1,4 +1,6 @@
-//! The roles of the executable: which tasks make up a process.
+//! The roles of the executable: starts the tasks that make up a process.
+//!
+//! Invariant: a process has one clock, one set of metrics and one lifecycle, which its tasks share.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -14,7 +16,7 @@ use common::lifecycle::Lifecycle;
 use common::queue::Queue;
 use common::store::Store;
 use common::telemetry::{Metrics, init_logs};
-use ingress::oauth::context::OAuth;
+use ingress::oauth::context::LoginContext;
 use model::queue_name::QueueName;
 use secrecy::ExposeSecret as _;
 use simulator::delivery::DeliveryFaults;
@@ -27,19 +29,19 @@ use crate::demo_pages::DEMO_PAGES;
 /// A started role.
 #[derive(Debug)]
 pub struct Running {
-    /// Where the public listener is, if the role has one.
+    /// The address of the public listener, if the role has one.
     pub public: Option<SocketAddr>,
-    /// Where the private listener is.
+    /// The address of the private listener.
     pub private: SocketAddr,
-    /// Its tasks.
+    /// The tasks of the role.
     pub lifecycle: Lifecycle,
-    /// What it counts.
+    /// The metrics of the role.
     pub metrics: Metrics,
-    /// What it works on.
+    /// The queue and the store of the role.
     pub backends: Backends,
 }
 
-/// Runs a role until a signal.
+/// Runs a role until a signal, or until one of its tasks fails.
 pub async fn run(config: &Config, role: Role) -> anyhow::Result<()> {
     init_logs(&config.log, config.log_format);
     let running = start(config, role, Clock::system(), None).await?;
@@ -56,7 +58,7 @@ pub async fn run(config: &Config, role: Role) -> anyhow::Result<()> {
     Ok(ended?)
 }
 
-/// What the tasks of a process share.
+/// The state that the tasks of a process share.
 struct Runtime {
     backends: Backends,
     lifecycle: Lifecycle,
@@ -64,8 +66,11 @@ struct Runtime {
     clock: Clock,
 }
 
-/// Starts a role's tasks by this clock. The public side, if the role has one, is served on
-/// `listener`; without one, on a listener bound as configured.
+/// Starts the tasks of a role.
+///
+/// If the role has a public listener, it is `listener`, or else a new one on the configured
+/// address. Fails if the queue or the store cannot be opened, if the settings of the store are
+/// unsafe, or if an address is in use.
 pub async fn start(
     config: &Config,
     role: Role,
@@ -79,7 +84,7 @@ pub async fn start(
         metrics: Metrics::default(),
         clock,
     };
-    // Ingress takes webhooks without the store: it must not wait for it, nor look at its settings.
+    // Ingress accepts webhooks without the store, so it neither waits for the store nor checks it.
     if role != Role::Ingress {
         runtime.backends.check().await?;
     }
@@ -107,31 +112,30 @@ pub async fn start(
     })
 }
 
-/// Starts ingress; answers with where it listens.
+/// Starts ingress, and returns the address of its listener.
 fn serve_public(
     config: &Config,
     runtime: &Runtime,
     listener: TcpListener,
 ) -> anyhow::Result<SocketAddr> {
-    let own = listener.local_addr()?;
+    let address = listener.local_addr()?;
     let (metrics, clock) = (runtime.metrics.clone(), runtime.clock.clone());
     let Backends { queue, store, .. } = runtime.backends.clone();
     let lifecycle = runtime.lifecycle.clone();
-    // Connects ahead of the first publish.
+    // The check opens the connection for publishing before the first webhook arrives.
     queue.is_ready();
-    let oauth = OAuth::new(
+    let login = LoginContext::new(
         config,
         store,
         metrics.clone(),
         clock.clone(),
-        own,
+        address,
         lifecycle.clone(),
-    );
-    let oauth = oauth?;
-    let context = ingress::context::Context::new(config, queue, oauth, metrics, clock);
+    )?;
+    let context = ingress::context::Context::new(config, queue, login, metrics, clock);
     let serving = ingress::run(context, listener, lifecycle.clone());
     lifecycle.spawn("ingress", serving);
-    Ok(own)
+    Ok(address)
 }
 
 fn start_worker(config: &Config, runtime: &Runtime) -> anyhow::Result<()> {
@@ -155,8 +159,8 @@ fn start_scheduler(runtime: &Runtime) {
     runtime.lifecycle.spawn("scheduler", running);
 }
 
-/// Starts the private listener, and what ends the process with its queue or store; answers with where
-/// the listener is.
+/// Starts the private listener, and returns its address. Also starts the task that ends the process
+/// when a task of the queue or the store has ended.
 async fn serve_private(
     config: &Config,
     role: Role,
@@ -169,38 +173,39 @@ async fn serve_private(
     } = runtime.backends.clone();
     let listener = bind(config.operator_listen, "PAGESYNC_OPERATOR_LISTEN").await?;
     let private = listener.local_addr()?;
-    let works_on_store = (role != Role::Ingress).then_some(store);
-    let ready = readiness(queue.clone(), works_on_store);
-    let router = private_router(runtime.metrics.clone(), queue, ready);
+    let required_store = (role != Role::Ingress).then_some(store);
+    let readiness = readiness_check(queue.clone(), required_store);
+    let router = private_router(runtime.metrics.clone(), queue, readiness);
     let serving = serve(listener, router, runtime.lifecycle.clone());
     runtime.lifecycle.spawn("private listener", serving);
-    let watching = runtime.lifecycle.clone();
+    let lifecycle = runtime.lifecycle.clone();
     runtime.lifecycle.spawn("queue and store", async move {
         tokio::select! {
-            // First: once the process ends, so do they, and that is no failure.
+            // In a process that stops, the end of these tasks is not a failure.
             biased;
-            () = watching.stopping() => Ok(()),
-            () = ended.cancelled() => Err("a task behind them ended"),
+            () = lifecycle.stopping() => Ok(()),
+            () = ended.cancelled() => Err("a background task ended"),
         }
     });
     Ok(private)
 }
 
-async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+/// Returns a listener on `address`. An error names `setting`.
+async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address)
         .await
-        .with_context(|| format!("cannot listen on {address} ({key})"))
+        .with_context(|| format!("cannot listen on {address} ({setting})"))
 }
 
-/// Ingress is ready when a publish would be tried; who works on a store, when the store takes a
-/// write and the queue answers.
-fn readiness(queue: Arc<dyn Queue>, store: Option<Arc<dyn Store>>) -> ReadinessCheck {
+/// Returns the check behind `/readyz`. Without a store, a role is ready when the queue accepts
+/// publishes; with one, when the queue answers and the store accepts a write.
+fn readiness_check(queue: Arc<dyn Queue>, store: Option<Arc<dyn Store>>) -> ReadinessCheck {
     Arc::new(move || {
         let (queue, store) = (queue.clone(), store.clone());
         Box::pin(async move {
             let Some(store) = store else {
-                let down = || NotReady("the queue is not available".to_owned());
-                return queue.is_ready().then_some(()).ok_or_else(down);
+                let not_ready = || NotReady("the queue is not available".to_owned());
+                return queue.is_ready().then_some(()).ok_or_else(not_ready);
             };
             let depth = queue.depth(QueueName::Webhooks).await;
             depth.map_err(|error| NotReady(error.to_string()))?;
@@ -213,7 +218,8 @@ fn readiness(queue: Arc<dyn Queue>, store: Option<Arc<dyn Store>>) -> ReadinessC
     })
 }
 
-/// Asks the running process of this configuration whether it is ready.
+/// Checks that the running process of this configuration is ready. Fails with the text of `/readyz`
+/// if it is not, and if nothing answers within 4 seconds.
 pub async fn health(config: &Config) -> anyhow::Result<()> {
     let mut address = config.operator_listen;
     if address.ip().is_unspecified() {
@@ -231,7 +237,8 @@ pub async fn health(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs the simulator until a signal, with the Pages of the demo; plays a scenario if there is one.
+/// Runs the simulator with the Pages of the demo until a signal. Plays the scenario of the file
+/// `scenario`, if there is one.
 pub async fn simulator(config: &Config, scenario: Option<&Path>) -> anyhow::Result<()> {
     init_logs(&config.log, config.log_format);
     let scenario = scenario.map(read_scenario).transpose()?;
@@ -246,7 +253,7 @@ pub async fn simulator(config: &Config, scenario: Option<&Path>) -> anyhow::Resu
     let options = simulator::Options {
         app,
         callback: None,
-        seed: any_seed(),
+        seed: seed_from_clock(),
         delivery_faults: DeliveryFaults::default(),
     };
     let simulator = simulator::Simulator::start(&options);
@@ -257,10 +264,10 @@ pub async fn simulator(config: &Config, scenario: Option<&Path>) -> anyhow::Resu
     }
     let listener = bind(config.simulator_listen, "PAGESYNC_SIMULATOR_LISTEN").await?;
     if let Some(scenario) = scenario {
-        tracing::info!(about = scenario.about, "a scenario is played");
+        tracing::info!(about = scenario.about, "playing a scenario");
         tokio::spawn(scenario.play(simulator.clone()));
     }
-    tracing::info!(listen = %listener.local_addr()?, "a simulated Facebook is listening; what it knows is in memory");
+    tracing::info!(listen = %listener.local_addr()?, "the simulator is listening; its state is in memory only");
     let lifecycle = Lifecycle::default();
     let serving = lifecycle.clone();
     lifecycle.spawn("simulator", async move {
@@ -276,12 +283,12 @@ pub async fn simulator(config: &Config, scenario: Option<&Path>) -> anyhow::Resu
 }
 
 fn read_scenario(path: &Path) -> anyhow::Result<Scenario> {
-    let shown = path.display();
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
-    Scenario::parse(&text).map_err(|error| anyhow::anyhow!("{shown}: {error}"))
+    let name = path.display();
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
+    Scenario::parse(&text).map_err(|error| anyhow::anyhow!("{name}: {error}"))
 }
 
-/// A seed for a simulator that nobody needs to repeat.
-fn any_seed() -> u64 {
+/// Returns a seed that differs in every run.
+fn seed_from_clock() -> u64 {
     Clock::system().now().0
 }

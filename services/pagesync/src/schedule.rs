@@ -12,7 +12,7 @@ use model::queue_name::QueueName;
 use crate::output::{self, Format, escape_control, table, to_json};
 
 /// How many due polls of each queue, and how many daily polls, are shown.
-const SHOWN: usize = 20;
+const MAX_SHOWN: usize = 20;
 
 /// Prints the schedule.
 pub async fn run(config: &Config, store: &dyn Store, format: Format) -> anyhow::Result<()> {
@@ -25,7 +25,7 @@ pub async fn run(config: &Config, store: &dyn Store, format: Format) -> anyhow::
 async fn load(store: &dyn Store) -> anyhow::Result<ScheduleView> {
     let mut due = Vec::new();
     for queue in [QueueName::PollsNow, QueueName::PollsDaily] {
-        let next = store.next_due(queue, SHOWN).await?;
+        let next = store.next_due(queue, MAX_SHOWN).await?;
         due.extend(
             next.iter()
                 .map(|(subject, at)| due_poll(queue, subject, *at)),
@@ -33,7 +33,7 @@ async fn load(store: &dyn Store) -> anyhow::Result<ScheduleView> {
     }
     let polls = load_all::<DailyPoll>(store, RecordKind::DailyPoll, "").await?;
     // Their ids begin with the day.
-    let newest = polls.iter().rev().take(SHOWN);
+    let newest = polls.iter().rev().take(MAX_SHOWN);
     let limit = rate_limit::find(store, rate_limit::APP_BUCKET).await?;
     let now = Clock::system().now();
     let app = load_record::<app::App>(store, &app::key()).await?;
@@ -86,6 +86,6 @@ fn text(schedule: &ScheduleView, today: &str) -> String {
         format!("No webhooks arrive: {}\n", escape_control(problem))
     });
     format!(
-        "{limit}{problem}Due next (the first {SHOWN} of each queue; today is {today})\n{due}\n\nDaily polls, the newest first\n{daily}"
+        "{limit}{problem}Due next (the first {MAX_SHOWN} of each queue; today is {today})\n{due}\n\nDaily polls, the newest first\n{daily}"
     )
 }

@@ -1,9 +1,10 @@
-//! The scheduler: publishes the polls that are due, and nothing else.
+//! The scheduler: publishes polls when they are due.
 //!
-//! Invariants: a claim moves a due time by a lease and never removes it, so what a crash loses between
-//! claim and publish comes back by itself; a queue is claimed only while its queue is short and
-//! Facebook answers calls. Any number of schedulers may run at once: no two get the same claim. Must
-//! not: decide when anything is due, open a token.
+//! Invariants: a claim moves the due time of a subject by a lease and never removes it, so a claim
+//! that is lost in a crash is due again when its lease ends. A queue receives polls only while it
+//! is short and the rate limit of the app allows calls. Any number of schedulers may run at once;
+//! no two of them get the same claim. The scheduler does not decide when a subject is due, and it
+//! opens no token.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -21,32 +22,32 @@ use model::job::Job;
 use model::queue_name::QueueName;
 use model::time::HostTime;
 
-/// How long a claim stands before what it claimed is due again.
+/// How long a claim is valid. Its subject is due again afterwards.
 pub const LEASE: Duration = Duration::from_secs(15 * 60);
-/// A queue with this many messages waiting gets no more.
+/// The number of waiting messages from which a queue receives no more polls.
 pub const MAX_QUEUE_DEPTH: u64 = 1000;
-/// Claims taken at once.
-const BATCH: usize = 100;
-/// Entries of the due index that are looked at before the broker is asked: more than one, so that one
-/// of a newer version does not hide the rest.
+/// How many polls are claimed and published together.
+const BATCH_SIZE: usize = 100;
+/// How many entries of the due index are read before the queue is queried. An entry that only a
+/// newer version understands must not hide the others, so there is more than one.
 const PEEK_LIMIT: usize = 16;
-/// Between two looks at the due index.
+/// The time between two reads of the due index.
 const TICK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// What a scheduler works with.
+/// Everything that a scheduler uses.
 #[derive(Debug, Clone)]
 pub struct Context {
-    /// Where polls go.
+    /// The queue to which polls are published.
     pub queue: Arc<dyn Queue>,
-    /// Where the due index is.
+    /// The store with the due index.
     pub store: Arc<dyn Store>,
-    /// Counts.
+    /// The metrics of the process.
     pub metrics: Metrics,
-    /// Says what is due.
+    /// This host's clock.
     pub clock: Clock,
 }
 
-/// Why due polls could not be published.
+/// The reason why due polls could not be published.
 #[derive(Debug, thiserror::Error)]
 enum PublishError {
     /// The store did not answer.
@@ -60,7 +61,7 @@ enum PublishError {
     Stopped,
 }
 
-/// Publishes until the process is asked to end.
+/// Publishes due polls until the process is stopping.
 pub async fn run(context: Context, lifecycle: Lifecycle) -> Result<(), Infallible> {
     let mut tick = tokio::time::interval(TICK_INTERVAL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -74,7 +75,7 @@ pub async fn run(context: Context, lifecycle: Lifecycle) -> Result<(), Infallibl
         match publish_due(&context, &lifecycle).await {
             Ok(()) => backoff.reset(),
             Err(error) => {
-                tracing::warn!(error = %error, "cannot publish the polls that are due");
+                tracing::warn!(error = %error, "cannot publish the due polls");
                 tokio::select! {
                     () = lifecycle.stopping() => return Ok(()),
                     () = backoff.wait() => {}
@@ -84,50 +85,56 @@ pub async fn run(context: Context, lifecycle: Lifecycle) -> Result<(), Infallibl
     }
 }
 
-/// One look at both queues.
+/// Publishes the due polls of both queues, except those that the rate limit of the app delays.
+/// Fails if the store or the queue does not answer.
 async fn publish_due(context: &Context, lifecycle: &Lifecycle) -> Result<(), PublishError> {
     let now = context.clock.now();
-    let app = rate_limit::find(&*context.store, rate_limit::APP_BUCKET).await;
-    let app = app?;
-    for (queue_name, open_from) in [
-        (QueueName::PollsNow, app.blocked_until),
+    let app_limit = rate_limit::find(&*context.store, rate_limit::APP_BUCKET).await;
+    let app_limit = app_limit?;
+    for (queue_name, allowed_from) in [
+        (QueueName::PollsNow, app_limit.blocked_until),
         (
             QueueName::PollsDaily,
-            app.blocked_until.max(app.deferred_until),
+            app_limit.blocked_until.max(app_limit.deferred_until),
         ),
     ] {
-        if open_from <= now {
-            while publish_batch(context, lifecycle, queue_name, now).await? == BATCH {}
+        if allowed_from <= now {
+            while publish_batch(context, lifecycle, queue_name, now).await? == BATCH_SIZE {}
         }
     }
     Ok(())
 }
 
-/// Publishes at most [`BATCH`] of what is due in a queue; says how many.
+/// Claims and publishes at most [`BATCH_SIZE`] due polls of a queue. Returns how many.
 async fn publish_batch(
     context: &Context,
     lifecycle: &Lifecycle,
     queue_name: QueueName,
     now: HostTime,
 ) -> Result<usize, PublishError> {
-    // Looked at first: most of the time nothing is due, and the broker need not be asked.
-    let next = context.store.next_due(queue_name, PEEK_LIMIT).await?;
-    if next.iter().all(|(_, at)| *at > now) {
+    // Most of the time nothing is due. The due index is read first, so that the depth of the queue
+    // is queried only if a poll is due.
+    let due = context.store.next_due(queue_name, PEEK_LIMIT).await?;
+    if due.iter().all(|(_, at)| *at > now) {
         return Ok(0);
     }
     let depth = context.queue.depth(queue_name).await?;
     if depth.messages >= MAX_QUEUE_DEPTH {
         return Ok(0);
     }
-    let claims = context.store.claim_due(queue_name, now, LEASE, BATCH).await;
+    let claims = context
+        .store
+        .claim_due(queue_name, now, LEASE, BATCH_SIZE)
+        .await;
     let jobs: Vec<Job> = claims?.into_iter().map(Job::Poll).collect();
     if jobs.is_empty() {
         return Ok(0);
     }
-    // Somebody waits for them: a lease is for crashes. They stay in hand until the queue takes them.
+    // Until its lease ends, a claimed poll is not claimed again. The lease is meant for crashes, so
+    // a failed publish is retried here.
     let mut backoff = Backoff::default();
     while let Err(error) = context.queue.publish(queue_name, &jobs).await {
-        tracing::warn!(error = %error, polls = jobs.len(), "claimed polls are not published yet");
+        tracing::warn!(error = %error, polls = jobs.len(), "cannot publish the claimed polls");
         tokio::select! {
             () = lifecycle.stopping() => return Err(PublishError::Stopped),
             () = backoff.wait() => {}

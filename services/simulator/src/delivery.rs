@@ -56,7 +56,7 @@ impl DeliveryFaults {
             .find(|(_, probability)| !(0.0..=1.0).contains(probability));
         match invalid {
             None => Ok(()),
-            Some((name, _)) => Err(SimulatorError::InvalidProbability(*name)),
+            Some((name, _)) => Err(SimulatorError::InvalidProbability(name)),
         }
     }
 }

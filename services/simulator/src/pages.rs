@@ -18,7 +18,7 @@ pub(crate) fn id_of(page: &Page) -> Option<&str> {
 /// All Pages by id.
 #[derive(Debug, Default)]
 pub struct Pages {
-    pages: BTreeMap<String, Page>,
+    by_id: BTreeMap<String, Page>,
     /// The state of each Page before its last change.
     before: BTreeMap<String, EarlierState>,
     /// How many Pages were read so far.
@@ -58,7 +58,7 @@ impl Pages {
     pub fn put(&mut self, page: &Page) -> Result<(), SimulatorError> {
         let id = id_of(page).ok_or(SimulatorError::PageWithoutId)?;
         check_fields(page)?;
-        self.pages.insert(id.to_owned(), page.clone());
+        self.by_id.insert(id.to_owned(), page.clone());
         Ok(())
     }
 
@@ -66,7 +66,7 @@ impl Pages {
     ///
     /// For `stale_seconds` after a change, reads see the Page as it was before the change.
     pub fn seen_at(&self, now: u64, stale_seconds: u64) -> impl Iterator<Item = Page> {
-        self.pages.iter().map(move |(id, page)| {
+        self.by_id.iter().map(move |(id, page)| {
             let earlier = self.before.get(id);
             let earlier = earlier.filter(|earlier| now < earlier.changed_at + stale_seconds);
             earlier.map_or(page, |earlier| &earlier.page).clone()
@@ -75,7 +75,7 @@ impl Pages {
 
     /// Removes a Page as its owner would. Returns whether it existed.
     pub fn remove(&mut self, id: &str) -> bool {
-        self.pages.remove(id).is_some()
+        self.by_id.remove(id).is_some()
     }
 
     /// Counts a read and returns its number, which differs from that of every other read.
@@ -86,7 +86,7 @@ impl Pages {
 
     /// Returns every Page in its current state.
     pub fn all(&self) -> Vec<Page> {
-        self.pages.values().cloned().collect()
+        self.by_id.values().cloned().collect()
     }
 
     /// Changes fields of a Page at `now`. A null value unsets its field.
@@ -99,7 +99,7 @@ impl Pages {
         now: u64,
     ) -> Result<PageChange, SimulatorError> {
         let unknown = || SimulatorError::UnknownPage(id.to_owned());
-        let page = self.pages.get_mut(id).ok_or_else(unknown)?;
+        let page = self.by_id.get_mut(id).ok_or_else(unknown)?;
         check_fields(&fields)?;
         if fields.contains_key("id") {
             return Err(SimulatorError::FixedPageId);

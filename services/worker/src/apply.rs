@@ -1,8 +1,8 @@
-//! Applying webhooks to Pages: one load, one merge, one commit per Page.
+//! Application of webhooks to Pages: one load, one merge and one commit per Page.
 //!
-//! Invariant: the merge is `model`'s; this file only carries values to it and its result to the
-//! store. A commit that met a newer version loads that Page again and decides again, as often as
-//! it takes.
+//! Invariant: `model` alone decides how a notification changes a Page; this module loads and
+//! commits Pages. If a commit is stale, the Page is loaded and merged again until a commit is
+//! applied.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,18 +19,21 @@ use crate::context::Context;
 use crate::corrupt_page::replace_corrupt_page;
 use crate::poll;
 
-/// What one entry says of a Page.
+/// The notifications of one webhook entry for one Page.
 #[derive(Debug)]
 pub(crate) struct WebhookNotification {
-    /// When it was sent, on Facebook's clock.
+    /// When Facebook sent the webhook, on Facebook's clock; `None` if unknown or implausible.
     pub(crate) sent_at: Option<FacebookTime>,
-    /// When it came, on ours.
+    /// When ingress received the webhook, on this host's clock.
     pub(crate) received_at: HostTime,
+    /// The tracked fields that changed, with or without a value.
     pub(crate) notified_fields: BTreeSet<FieldName>,
+    /// The values that the entry contains.
     pub(crate) observations: Vec<Observation>,
 }
 
-/// Applies notices to their Pages, until the store has taken all of them.
+/// Applies notifications to their Pages. Returns when the store has accepted the changes of all
+/// Pages. Fails if the store does not answer.
 pub(crate) async fn apply_notifications(
     context: &Context,
     mut pages: BTreeMap<PageId, Vec<WebhookNotification>>,
@@ -39,15 +42,15 @@ pub(crate) async fn apply_notifications(
         let ids: Vec<PageId> = pages.keys().cloned().collect();
         let loaded = context.store.load_pages(&ids).await?;
         let now = context.clock.now();
-        let (mut commits, mut committed) = (Vec::new(), Vec::new());
+        let (mut commits, mut committed_ids) = (Vec::new(), Vec::new());
         for (id, stored) in ids.into_iter().zip(loaded) {
             match pages
                 .get(&id)
-                .and_then(|notices| page_commit(context, &id, stored, notices, now))
+                .and_then(|notifications| page_commit(context, &id, stored, notifications, now))
             {
                 Some(commit) => {
                     commits.push(commit);
-                    committed.push(id);
+                    committed_ids.push(id);
                 }
                 None => drop(pages.remove(&id)),
             }
@@ -56,22 +59,18 @@ pub(crate) async fn apply_notifications(
             break;
         }
         let outcomes = context.store.commit(&commits).await?;
-        for ((id, outcome), commit) in committed.into_iter().zip(outcomes).zip(&commits) {
+        for ((id, outcome), commit) in committed_ids.into_iter().zip(outcomes).zip(&commits) {
             match outcome {
                 CommitOutcome::Applied => {
                     context.metrics.page_commits.count("applied");
                     poll::count_findings(context, &commit.records);
-                    if let Some(notices) = pages.remove(&id) {
+                    if let Some(notifications) = pages.remove(&id) {
                         let now = context.clock.now();
-                        for WebhookNotification {
-                            received_at: received,
-                            ..
-                        } in notices
-                        {
+                        for WebhookNotification { received_at, .. } in notifications {
                             context
                                 .metrics
                                 .webhook_visible_seconds
-                                .observe(received.until(now).as_secs_f64());
+                                .observe(received_at.until(now).as_secs_f64());
                         }
                     }
                 }
@@ -82,54 +81,58 @@ pub(crate) async fn apply_notifications(
     Ok(())
 }
 
-/// The commit that brings a Page up to date; `None` if there is nothing to write.
+/// Returns the commit that applies the notifications to a Page, or `None` if there is nothing to
+/// write.
 fn page_commit(
     context: &Context,
     id: &PageId,
     stored: Versioned<StoredPage>,
-    notices: &[WebhookNotification],
+    notifications: &[WebhookNotification],
     now: HostTime,
 ) -> Option<Commit> {
-    let done = |name| context.metrics.jobs_done.count(name);
-    let (before, mut page, letter) = match stored.value {
+    let count_job = |name| context.metrics.jobs_done.count(name);
+    let (before, mut page, dead_letter) = match stored.value {
         StoredPage::Unknown => {
-            tracing::info!(page.id = %id, "a webhook for a Page that is not registered: `pagesync page add` registers it");
-            done("unknown_page");
+            tracing::info!(page.id = %id, "a webhook is for a Page that is not registered: `pagesync page add` registers it");
+            count_job("unknown_page");
             return None;
         }
         StoredPage::Page(page) if page.status == Status::Erased => {
-            done("erased_page");
+            count_job("erased_page");
             return None;
         }
         StoredPage::Page(page) => (Some((*page).clone()), *page, None),
         StoredPage::Corrupt(corrupt) => {
-            let (page, letter) = replace_corrupt_page(context, id, corrupt, now);
-            (None, page, Some(letter))
+            let (page, dead_letter) = replace_corrupt_page(context, id, corrupt, now);
+            (None, page, Some(dead_letter))
         }
     };
     let mut changes: Vec<Change> = Vec::new();
     let mut findings = Vec::new();
-    for notice in notices {
-        for field in &notice.notified_fields {
+    for notification in notifications {
+        for field in &notification.notified_fields {
             let (changed, finding) =
-                page.apply_webhook(field, notice.sent_at, &notice.observations);
+                page.apply_webhook(field, notification.sent_at, &notification.observations);
             changes.extend(changed);
             findings.extend(finding);
         }
-        page.polling
-            .record_notification(notice.sent_at, notice.received_at, context.verify_after);
+        page.polling.record_notification(
+            notification.sent_at,
+            notification.received_at,
+            context.verify_after,
+        );
     }
     if before.as_ref() == Some(&page) {
-        done("no_change");
+        count_job("no_change");
         return None;
     }
-    done(if changes.is_empty() {
+    count_job(if changes.is_empty() {
         "noted"
     } else {
         "changed"
     });
     let due = page.polling.due();
-    let moved = before.is_none_or(|before| before.polling.due() != due);
+    let due_changed = before.is_none_or(|before| before.polling.due() != due);
     Some(Commit {
         page: Some(PageWrite {
             id: id.clone(),
@@ -138,7 +141,7 @@ fn page_commit(
             changes,
             received_at: now,
         }),
-        records: letter
+        records: dead_letter
             .into_iter()
             .chain(missed_webhooks::finding_writes(
                 &context.daily_schedule,
@@ -148,7 +151,7 @@ fn page_commit(
             ))
             .collect(),
         guards: Vec::new(),
-        due: moved
+        due: due_changed
             .then(|| DueWrite {
                 subject: Subject::Page(id.clone()),
                 due,

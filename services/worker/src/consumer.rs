@@ -1,7 +1,7 @@
-//! Consumers: each receives one delivery at a time from one queue, has it handled, and acknowledges it.
+//! Consumers: each receives one delivery at a time from one queue, handles and acknowledges it.
 //!
-//! Invariant: a delivery is acknowledged only when everything it asked for is in the store. A panic drops
-//! one delivery, which the queue delivers again.
+//! Invariant: a delivery is acknowledged only after each of its jobs was executed or stored as a
+//! dead letter. A panic drops one delivery, and the queue delivers that one again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,18 +18,20 @@ use crate::dispatch::apply_jobs;
 use crate::outage::ProcessingGate;
 use crate::poison_messages;
 
-/// Deliveries worked on at the same time, by queue. More for webhooks makes larger groups at the
-/// store, not more work; polls mostly wait for Facebook.
+/// The number of consumers of each queue. Each consumer handles one delivery at a time. Several
+/// consumers of webhooks let the store group their writes; polls mostly wait for Facebook.
 pub(crate) const CONCURRENCY: [(QueueName, usize); 3] = [
     (QueueName::Webhooks, 4),
     (QueueName::PollsNow, 8),
     (QueueName::PollsDaily, 4),
 ];
-/// How long what is in hand may take once the process is asked to end.
+/// How long a delivery in progress may still take when the process is stopping.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(20);
-/// A message delivered this often is taken apart.
+/// The attempt from which a delivery counts as a poison message and is split.
 pub const POISON_THRESHOLD: u32 = 3;
 
+/// Receives and handles the deliveries of one queue until the process is stopping. Pauses during
+/// store outages.
 pub(crate) async fn run_consumer(
     context: Context,
     queue_name: QueueName,
@@ -47,7 +49,7 @@ pub(crate) async fn run_consumer(
         let delivery = match received {
             Ok(delivery) => delivery,
             Err(error) => {
-                tracing::warn!(error = %error, "cannot receive");
+                tracing::warn!(error = %error, "cannot receive a delivery");
                 tokio::select! {
                     () = lifecycle.stopping() => return,
                     () = backoff.wait() => continue,
@@ -55,22 +57,23 @@ pub(crate) async fn run_consumer(
             }
         };
         backoff.reset();
-        // A task of its own: a panic drops the delivery, which comes again, and nothing else.
-        let (mine, attempt, jobs) = (context.clone(), delivery.attempt, delivery.jobs.len());
-        let mut task = tokio::spawn(async move { handle_delivery(&mine, delivery).await });
+        // The delivery has a task of its own: a panic drops this delivery and nothing else.
+        let (task_context, attempt, jobs) =
+            (context.clone(), delivery.attempt, delivery.jobs.len());
+        let mut task = tokio::spawn(async move { handle_delivery(&task_context, delivery).await });
         let outcome = tokio::select! {
             outcome = &mut task => outcome,
-            () = out_of_time(&lifecycle) => {
-                // Facebook answers too slowly for the end of the process: the delivery comes again.
+            () = shutdown_grace_elapsed(&lifecycle) => {
+                // The end of the task drops the delivery, and the queue delivers it again.
                 task.abort();
-                tracing::warn!(queue_name = %queue_name, delivery.jobs = jobs, "not done in time to end; it comes again");
+                tracing::warn!(queue_name = %queue_name, delivery.jobs = jobs, "a delivery was not finished before shutdown; the queue delivers it again");
                 return;
             }
         };
         match outcome {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::warn!(error = %error, "the store does not take what is in hand");
+                tracing::warn!(error = %error, "the store did not accept the changes of a delivery; processing is paused");
                 gate.pause_until_recovered(&context, &lifecycle, outages)
                     .await;
             }
@@ -78,20 +81,21 @@ pub(crate) async fn run_consumer(
                 tracing::error!(
                     delivery.attempt = attempt,
                     delivery.jobs = jobs,
-                    "a delivery panicked the worker; it comes again"
+                    "a task panicked while it handled a delivery; the queue delivers it again"
                 );
             }
         }
     }
 }
 
-/// Resolves when the process was asked to end and what is in hand has had its time.
-async fn out_of_time(lifecycle: &Lifecycle) {
+/// Resolves [`SHUTDOWN_GRACE`] after the process began to stop.
+async fn shutdown_grace_elapsed(lifecycle: &Lifecycle) {
     lifecycle.stopping().await;
     tokio::time::sleep(SHUTDOWN_GRACE).await;
 }
 
-/// Does one delivery. `Err`: the store could not take it; the delivery is dropped.
+/// Handles and acknowledges one delivery; a poison message is split. Fails if the store does not
+/// accept the changes. The delivery is then dropped, and the queue delivers it again.
 pub async fn handle_delivery(context: &Context, delivery: Delivery) -> Result<(), StoreError> {
     if delivery.attempt >= POISON_THRESHOLD {
         return poison_messages::split_delivery(context, delivery).await;

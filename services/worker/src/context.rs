@@ -1,6 +1,7 @@
-//! What the context of a worker share.
+//! The context of a worker: its queue, store and client of Graph, and its settings.
 //!
-//! Invariant: a [`Parts`] is made once per process and cloned; it holds no state of its own.
+//! Invariant: a process creates one [`Context`], and each task works with a clone of it. It holds
+//! no state of a job.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,64 +20,65 @@ use common::telemetry::Metrics;
 use model::field::TrackedFields;
 use secrecy::SecretString;
 
-/// What a worker works with.
+/// Everything that the jobs of a worker use.
 #[derive(Debug, Clone)]
 pub struct Context {
-    /// Where jobs come from.
+    /// The queue from which jobs are received.
     pub queue: Arc<dyn Queue>,
-    /// Where Pages are.
+    /// The store to which jobs are applied.
     pub store: Arc<dyn Store>,
-    /// Counts.
+    /// The metrics of the process.
     pub metrics: Metrics,
-    /// Stamps what is written.
+    /// This host's clock.
     pub clock: Clock,
-    /// Which fields are kept.
+    /// The fields of Pages that are stored.
     pub tracked_fields: TrackedFields,
-    /// How long after a notice a Page is verified.
+    /// How long after a notification its verification read is due.
     pub verify_after: Duration,
-    /// Names this process among others, for the trials of dead letters.
+    /// A name that no other process has. It marks the dead letters that this process is retrying.
     pub process: Arc<str>,
-    /// Asks Facebook.
+    /// The client of Graph.
     pub graph: Graph,
-    /// Opens tokens.
+    /// The private keys that open tokens.
     pub keyring: Keyring,
-    /// Local days and their slots.
+    /// The local days and the daily slots in them.
     pub daily_schedule: DailySchedule,
-    /// What Facebook is told of us.
+    /// The callback that the app subscription should have.
     pub callback: AppCallback,
-    /// Long walks end early when the process is asked to end.
+    /// The lifecycle of the process. A connection poll stops early when the process is stopping.
     pub lifecycle: Lifecycle,
 }
 
-/// The app's subscription as it should be.
+/// The callback that the app subscription should have.
 #[derive(Debug, Clone)]
 pub struct AppCallback {
-    /// Where webhooks go.
+    /// The address to which Facebook posts webhooks.
     pub address: String,
-    /// What the handshake proves.
+    /// The token that Facebook repeats when it verifies the address.
     pub verify_token: SecretString,
-    /// Whether another address than ours is replaced.
+    /// Whether another address at Facebook is replaced.
     pub replace: bool,
 }
 
-/// A name no other process has.
+/// Returns a random name that no other process has.
 pub fn process_name() -> Arc<str> {
     format!("{:016x}", fastrand::u64(..)).into()
 }
 
-/// Why a context cannot be made.
+/// An error that prevents the creation of a [`Context`].
 #[derive(Debug, thiserror::Error)]
 pub enum ContextError {
     /// The key file cannot be used.
     #[error(transparent)]
     Keys(#[from] SealingError),
-    /// The client of Graph cannot be made.
+    /// The client of Graph cannot be created.
     #[error(transparent)]
     Graph(#[from] GraphError),
 }
 
 impl Context {
-    /// The context a configuration asks for.
+    /// Creates the context for a configuration. Fails if the key file cannot be used or if the
+    /// client of Graph cannot be created.
     pub fn new(
         config: &Config,
         backends: &Backends,

@@ -1,4 +1,6 @@
-//! A stored Page that cannot be read starts again, and what stood there is kept as a dead letter.
+//! Replacement of a stored Page that cannot be decoded.
+//!
+//! Invariant: the commit that replaces the Page also stores its former content as a dead letter.
 
 use common::records::dead_letter::{self, RetryState};
 use common::store::{CorruptPage, RecordWrite};
@@ -9,7 +11,8 @@ use model::time::HostTime;
 
 use crate::context::Context;
 
-/// A Page in place of one that cannot be read, and the dead letter that keeps what stood there.
+/// Returns an empty Page that is due for a read, and the write of the dead letter that contains
+/// what was stored in its place.
 pub(crate) fn replace_corrupt_page(
     context: &Context,
     id: &PageId,
@@ -17,14 +20,14 @@ pub(crate) fn replace_corrupt_page(
     now: HostTime,
 ) -> (Page, RecordWrite) {
     let CorruptPage { raw, reason } = corrupt;
-    tracing::error!(page.id = %id, reason, "a stored Page cannot be read; it starts again");
+    tracing::error!(page.id = %id, reason, "a stored Page cannot be decoded; it is replaced by an empty one and read again");
     context.metrics.dead_letters.count("corrupt_page");
     let mut page = Page {
         status: Status::Corrupt,
         ..Page::default()
     };
     page.polling.request_read(now);
-    let why = format!("Page {id} could not be read from the store: {reason}");
+    let dead_letter_reason = format!("Page {id} could not be read from the store: {reason}");
     let job = Job::Unreadable(Unreadable {
         body: raw.into_bytes(),
         reason,
@@ -32,6 +35,6 @@ pub(crate) fn replace_corrupt_page(
     });
     (
         page,
-        dead_letter::dead_letter_write(&job, &why, now, RetryState::Finished),
+        dead_letter::dead_letter_write(&job, &dead_letter_reason, now, RetryState::Finished),
     )
 }

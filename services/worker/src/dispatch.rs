@@ -1,7 +1,7 @@
-//! Dispatching jobs: what each job of a group asks for, and the order in which the group is done.
+//! Dispatch: sorts the jobs of a group by kind and executes them.
 //!
-//! Invariant: when [`apply`] returns `Ok`, every job of the group is in the store, as state or as a dead
-//! letter.
+//! Invariant: when [`apply_jobs`] returns `Ok`, each job of the group was executed or is stored as
+//! a dead letter.
 
 use std::collections::BTreeMap;
 
@@ -17,68 +17,71 @@ use crate::apply::{WebhookNotification, apply_notifications};
 use crate::context::Context;
 use crate::poll;
 
-/// A job to be kept as a dead letter.
+/// A dead letter that is to be written.
 #[derive(Debug)]
 struct PendingDeadLetter {
+    /// The id of the dead letter.
     id: String,
+    /// The write of the dead letter.
     write: RecordWrite,
-    /// What came over the wire.
+    /// The content of the job as it was received.
     text: String,
 }
 
-/// What a group of jobs asks for.
+/// The jobs of a group, sorted by kind.
 #[derive(Debug, Default)]
 struct JobBatch {
+    /// The notifications, by Page.
     pages: BTreeMap<PageId, Vec<WebhookNotification>>,
+    /// The jobs that cannot be executed.
     dead_letters: Vec<PendingDeadLetter>,
+    /// The requests to erase a person.
     erasures: Vec<ErasureRequest>,
-    /// Probes that came through.
+    /// The commits that record the arrival of probes.
     probe_commits: Vec<Commit>,
+    /// The claims of due polls.
     polls: Vec<Claim>,
 }
 
-/// Does a group of jobs. `Ok`: everything is in the store, as state or as dead letter.
+/// Executes a group of jobs. Returns `Ok` if each job was executed or is stored as a dead letter.
+/// Fails if the store does not accept a write.
 pub async fn apply_jobs(context: &Context, jobs: &[Job]) -> Result<(), StoreError> {
-    let mut work = JobBatch::default();
+    let mut batch = JobBatch::default();
     for job in jobs {
-        work.add_job(context, job);
+        batch.add_job(context, job);
     }
-    execute(context, work).await.map(drop)
+    execute(context, batch).await.map(drop)
 }
 
-/// Does one job. `Ok(false)`: it ended as a dead letter.
+/// Executes one job. Returns `false` if the job, or a part of it, is stored as a dead letter. Fails
+/// if the store does not accept a write.
 pub(crate) async fn apply_single_job(context: &Context, job: &Job) -> Result<bool, StoreError> {
-    let mut work = JobBatch::default();
-    work.add_job(context, job);
-    Ok(execute(context, work).await? == 0)
+    let mut batch = JobBatch::default();
+    batch.add_job(context, job);
+    Ok(execute(context, batch).await? == 0)
 }
 
 impl JobBatch {
+    /// Adds a job to its kind.
     fn add_job(&mut self, context: &Context, job: &Job) {
         match job {
-            Job::Webhook {
-                entry,
-                received_at: received,
-            } => self.add_webhook(context, job, entry, *received),
+            Job::Webhook { entry, received_at } => {
+                self.add_webhook(context, job, entry, *received_at);
+            }
             Job::Unreadable(unreadable) => self.add_unreadable(context, job, unreadable),
             Job::Poll(claim) => self.polls.push(claim.clone()),
-            Job::Erase(forget) => self.erasures.push(forget.clone()),
+            Job::Erase(request) => self.erasures.push(request.clone()),
         }
     }
 
-    fn keep_as_dead_letter(
-        &mut self,
-        context: &Context,
-        job: &Job,
-        reason: &str,
-        why: &'static str,
-    ) {
+    /// Adds a dead letter for a job. `label` names the failure in the metrics.
+    fn add_dead_letter(&mut self, context: &Context, job: &Job, reason: &str, label: &'static str) {
         tracing::warn!(
             reason,
             dead_letter.id = dead_letter::id(job),
-            "a job is kept as a dead letter"
+            "a job is stored as a dead letter"
         );
-        context.metrics.dead_letters.count(why);
+        context.metrics.dead_letters.count(label);
         self.dead_letters.push(PendingDeadLetter {
             id: dead_letter::id(job),
             write: dead_letter::dead_letter_write(
@@ -91,34 +94,36 @@ impl JobBatch {
         });
     }
 
+    /// Adds the notifications of a webhook entry, or the arrival of a probe. An entry with a part
+    /// that cannot be read is also added as a dead letter.
     fn add_webhook(
         &mut self,
         context: &Context,
         job: &Job,
         entry: &ProfileEntry,
-        received: HostTime,
+        received_at: HostTime,
     ) {
-        let reading = match entry.interpret(received, &context.tracked_fields) {
-            Ok(reading) => reading,
+        let meaning = match entry.interpret(received_at, &context.tracked_fields) {
+            Ok(meaning) => meaning,
             Err(error) => {
-                return self.keep_as_dead_letter(context, job, &error.to_string(), "unreadable");
+                return self.add_dead_letter(context, job, &error.to_string(), "unreadable");
             }
         };
-        for (name, n) in &reading.untracked {
+        for (name, n) in &meaning.untracked {
             context.metrics.webhook_parts_ignored.add(name, *n);
         }
-        if let Some(ahead) = reading.ahead_by {
+        if let Some(ahead) = meaning.ahead_by {
             let seconds = ahead.as_secs();
             tracing::warn!(
                 ahead.seconds = seconds,
-                "a webhook is from the future of this host: its value is not kept, only that something changed. Is the clock right?"
+                "the time of a webhook is ahead of this host's clock: its values are not stored, and the Page is read instead; check the clock of this host"
             );
             context.metrics.jobs_done.count("from_the_future");
         }
-        if let Some(problem) = reading.problems.first() {
-            self.keep_as_dead_letter(context, job, problem, "unreadable");
+        if let Some(problem) = meaning.problems.first() {
+            self.add_dead_letter(context, job, problem, "unreadable");
         }
-        let EntryId::Page(id) = reading.id else {
+        let EntryId::Page(id) = meaning.id else {
             context.metrics.jobs_done.count("test");
             if let Some(nonce) = entry.probe_nonce() {
                 self.probe_commits.push(Commit {
@@ -128,28 +133,29 @@ impl JobBatch {
             }
             return;
         };
-        if !reading.notified_fields.is_empty() {
+        if !meaning.notified_fields.is_empty() {
             self.pages.entry(id).or_default().push(WebhookNotification {
-                sent_at: reading.sent_at,
-                received_at: received,
-                notified_fields: reading.notified_fields,
-                observations: reading.observations,
+                sent_at: meaning.sent_at,
+                received_at,
+                notified_fields: meaning.notified_fields,
+                observations: meaning.observations,
             });
         }
     }
 
-    /// A second opinion: this build may know what the one that received it did not.
+    /// Parses an unreadable job once more, because this build may know a form that the receiving
+    /// build did not know. Adds the jobs in it, or a dead letter.
     fn add_unreadable(&mut self, context: &Context, job: &Job, unreadable: &Unreadable) {
         let text = String::from_utf8_lossy(&unreadable.body);
-        let inner = decode_job(&text);
-        if !matches!(inner, Job::Unreadable(_)) {
-            return self.add_job(context, &inner);
+        let decoded = decode_job(&text);
+        if !matches!(decoded, Job::Unreadable(_)) {
+            return self.add_job(context, &decoded);
         }
         let ParsedDelivery {
             entries, rejected, ..
         } = parse_delivery(&unreadable.body);
         if entries.is_empty() || !rejected.is_empty() {
-            return self.keep_as_dead_letter(context, job, &unreadable.reason, "unreadable");
+            return self.add_dead_letter(context, job, &unreadable.reason, "unreadable");
         }
         for entry in entries {
             self.add_job(
@@ -163,38 +169,40 @@ impl JobBatch {
     }
 }
 
-/// Keeps letters but those of what was forgotten: an erasure that came before has looked through the
-/// letters already, one that comes later will. Answers with how many stay.
+/// Stores dead letters, except those that mention an erased Page. Returns how many are stored.
+///
+/// Each one is written before the check, so that no erasure misses it: the check finds an earlier
+/// erasure, and a later erasure finds the dead letter.
 async fn save_dead_letters(
     context: &Context,
-    letters: Vec<PendingDeadLetter>,
+    dead_letters: Vec<PendingDeadLetter>,
 ) -> Result<usize, StoreError> {
     let store = &*context.store;
-    let mut kept = 0;
-    for PendingDeadLetter { id, write, text } in letters {
+    let mut stored_count = 0;
+    for PendingDeadLetter { id, write, text } in dead_letters {
         common::records::write_records(store, vec![write]).await?;
         if dead_letter::mentions_erased_page(store, &text).await? {
             common::records::write_records(store, vec![dead_letter::remove_write(&id, None)])
                 .await?;
         } else {
-            kept += 1;
+            stored_count += 1;
         }
     }
-    Ok(kept)
+    Ok(stored_count)
 }
 
-/// Does what jobs ask for. Answers with how many ended as dead letters.
-async fn execute(context: &Context, mut work: JobBatch) -> Result<usize, StoreError> {
-    if !work.probe_commits.is_empty() {
-        context.store.commit(&work.probe_commits).await?;
+/// Executes the jobs of a group. Returns how many dead letters are stored.
+async fn execute(context: &Context, mut batch: JobBatch) -> Result<usize, StoreError> {
+    if !batch.probe_commits.is_empty() {
+        context.store.commit(&batch.probe_commits).await?;
     }
-    let kept = save_dead_letters(context, std::mem::take(&mut work.dead_letters)).await?;
-    for forget in std::mem::take(&mut work.erasures) {
-        crate::erasure::erase(context, &forget).await?;
+    let stored_count = save_dead_letters(context, std::mem::take(&mut batch.dead_letters)).await?;
+    for request in std::mem::take(&mut batch.erasures) {
+        crate::erasure::erase(context, &request).await?;
     }
-    for claim in std::mem::take(&mut work.polls) {
+    for claim in std::mem::take(&mut batch.polls) {
         poll::poll(context, &claim).await?;
     }
-    apply_notifications(context, work.pages).await?;
-    Ok(kept)
+    apply_notifications(context, batch.pages).await?;
+    Ok(stored_count)
 }

@@ -1,4 +1,6 @@
-//! Erasures that Facebook asks for: a person removed the app, or wants their data deleted.
+//! Erasures that Facebook requests: a person removed the app, or wants their data deleted.
+//!
+//! Invariant: a receipt is written after the erasure that it confirms.
 
 use common::records::erasure::{self, ErasureReceipt};
 use common::store::StoreError;
@@ -6,37 +8,43 @@ use model::job::ErasureRequest;
 
 use crate::context::Context;
 
-/// Forgets a person and writes the receipt. What could not be taken off the disk at once is tried again
-/// every day.
-pub(crate) async fn erase(context: &Context, forget: &ErasureRequest) -> Result<(), StoreError> {
+/// Erases a person, writes the receipt, and starts to remove the erased data from the disk. Fails
+/// if the store does not answer.
+pub(crate) async fn erase(context: &Context, request: &ErasureRequest) -> Result<(), StoreError> {
     let store = &*context.store;
-    let what = erasure::erase_user(store, &forget.user, forget.requested_at).await?;
+    let result = erasure::erase_user(store, &request.user, request.requested_at).await?;
     context.metrics.jobs_done.count("erased");
     tracing::info!(
-        pages = what.pages_erased,
-        kept = what.pages_kept,
-        dead_letters = what.dead_letters,
-        "a person was forgotten"
+        pages = result.pages_erased,
+        pages_kept = result.pages_kept,
+        dead_letters = result.dead_letters,
+        "a person was erased at the request of Facebook"
     );
-    // Without a confirmation code it has one nobody knows: the disk is still to be made sure of.
-    let nobody = || format!("{:032x}", fastrand::u128(..));
-    let hash = forget.confirmation_hash.clone().unwrap_or_else(nobody);
+    // A request without a confirmation code also gets a receipt. It cannot be queried, but the
+    // daily maintenance scrubs the disk for every receipt.
+    let random_hash = || format!("{:032x}", fastrand::u128(..));
+    let hash = request
+        .confirmation_hash
+        .clone()
+        .unwrap_or_else(random_hash);
     let receipt = ErasureReceipt {
-        requested_at: forget.requested_at,
+        requested_at: request.requested_at,
         erased_at: context.clock.now(),
         scrubbed_at: None,
-        result: what,
+        result,
     };
     erasure::save_receipt(store, &hash, &receipt).await?;
-    // Beside the delivery: it may take longer than a process has to end, and is made up for every day.
+    // A scrub can take longer than a stopping process waits, so it has a task of its own. The daily
+    // maintenance repeats a scrub that did not finish.
     let context = context.clone();
     tokio::spawn(async move { scrub(&context).await });
     Ok(())
 }
 
-/// Takes what was erased off the disk.
+/// Removes erased data from the disk of the store. A failure is logged, and the daily maintenance
+/// tries again.
 pub(crate) async fn scrub(context: &Context) {
     if let Err(error) = erasure::scrub_store(&*context.store, context.clock.now()).await {
-        tracing::error!(error = %error, "what was erased may still be on the disk; it is tried again within a day");
+        tracing::error!(error = %error, "erased data may still be on the disk; the removal is retried within a day");
     }
 }

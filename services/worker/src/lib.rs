@@ -1,9 +1,10 @@
-//! The worker: takes jobs from the queue, applies them to the store, acknowledges.
+//! The worker: receives jobs from the queue, applies them to the store and acknowledges them.
 //!
-//! Invariants: a message is acknowledged only when everything it asked for is in the store, or kept
-//! there as a dead letter; while the store is away nothing is held and nothing is tried; every poll
-//! ends in a commit that says when the next one is. It publishes nothing, and it alone opens tokens.
-//! Any number of workers may run at once.
+//! Invariants: a message is acknowledged only after its jobs were executed or stored as dead
+//! letters. A poll commits the next due time of its subject; if it cannot, the lease of its claim
+//! makes the subject due again. During a store outage the worker holds no delivery and receives
+//! none. The worker publishes nothing, and no other role opens tokens. Any number of workers may
+//! run at once.
 
 mod acknowledge;
 mod apply;
@@ -27,18 +28,19 @@ use context::Context;
 pub use dispatch::apply_jobs;
 use outage::ProcessingGate;
 
-/// Why a worker ended.
+/// An error that ends a worker.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
-    /// The store serves another app.
+    /// The store belongs to another app.
     #[error(transparent)]
     Claim(#[from] ClaimError),
-    /// A consumer ended by a panic.
-    #[error("a consumer panicked: {0}")]
+    /// A task of the worker panicked.
+    #[error("a task of the worker panicked: {0}")]
     Consumer(#[from] tokio::task::JoinError),
 }
 
-/// Runs the consumers until the process is asked to stop, then finishes the deliveries they hold.
+/// Runs the consumers until the process is stopping, then finishes the deliveries in progress.
+/// Fails if the store belongs to another app or if a task panics.
 pub async fn run(context: Context) -> Result<(), WorkerError> {
     let gate = Arc::new(ProcessingGate::default());
     let mut tasks = tokio::task::JoinSet::new();
@@ -55,7 +57,8 @@ pub async fn run(context: Context) -> Result<(), WorkerError> {
     Ok(())
 }
 
-/// Claims the store for the configured app, and waits for the store as long as that takes.
+/// Claims the store for the configured app. Retries until the store answers or the process is
+/// stopping.
 async fn claim_store(context: &Context) -> Result<(), ClaimError> {
     let mut backoff = Backoff::default();
     loop {
@@ -72,11 +75,12 @@ async fn claim_store(context: &Context) -> Result<(), ClaimError> {
     }
 }
 
-/// Letters that an earlier process left untried, or that only this build understands.
+/// Retries the dead letters that an earlier process left pending or that only this build can
+/// decode. Repeats this until the store answers or the process is stopping.
 async fn retry_dead_letters_at_start(context: Context) {
     let mut backoff = Backoff::default();
     while let Err(error) = poison_messages::retry_pending(&context).await {
-        tracing::warn!(error = %error, "cannot look through the dead letters yet");
+        tracing::warn!(error = %error, "cannot retry the pending dead letters yet");
         tokio::select! {
             () = context.lifecycle.stopping() => return,
             () = backoff.wait() => {}

@@ -1,5 +1,7 @@
-//! What happens while the store is away: everything in hand goes back to the queue once, and
-//! nothing is received until a write to the store has succeeded.
+//! Pauses processing during a store outage.
+//!
+//! Invariant: an outage returns each unacknowledged delivery to its queue once, and nothing is
+//! received until a write to the store has succeeded.
 
 use common::lifecycle::Lifecycle;
 use common::retry::Backoff;
@@ -10,12 +12,12 @@ use tokio::sync::{Mutex, watch};
 use crate::context::Context;
 use crate::poison_messages;
 
-/// Closed during an outage.
+/// A gate that pauses processing during a store outage.
 #[derive(Debug)]
 pub struct ProcessingGate {
-    /// How many outages there were. Held during one.
+    /// The number of outages so far. The lock is held during an outage.
     outages: Mutex<u64>,
-    /// Whether there is one now: for hands that wait for a message.
+    /// Whether processing is paused. It wakes the consumers that are waiting for a message.
     is_paused: watch::Sender<bool>,
 }
 
@@ -29,22 +31,32 @@ impl Default for ProcessingGate {
 }
 
 impl ProcessingGate {
-    /// Waits until there is no outage; says how many there were.
+    /// Waits until no outage is in progress. Returns the number of outages so far.
     pub async fn wait_until_open(&self) -> u64 {
         *self.outages.lock().await
     }
 
-    /// Resolves when an outage begins.
+    /// Resolves when processing is paused.
     pub async fn wait_until_paused(&self) {
-        // Fails only if the gate is gone, which we hold.
-        let _ = self.is_paused.subscribe().wait_for(|closed| *closed).await;
+        // This fails only if the sender is dropped, and `self` owns the sender.
+        let _ = self
+            .is_paused
+            .subscribe()
+            .wait_for(|is_paused| *is_paused)
+            .await;
     }
 
-    /// Sits out an outage met after `seen` others. The first to meet it gives the queues back and
-    /// probes the store; the rest wait here.
-    pub async fn pause_until_recovered(&self, context: &Context, lifecycle: &Lifecycle, seen: u64) {
+    /// Waits for the end of an outage that the caller met after `known_outages` earlier ones. The
+    /// first caller pauses processing. The callers then check the store one after the other, and
+    /// each returns when its check succeeds or the process is stopping.
+    pub async fn pause_until_recovered(
+        &self,
+        context: &Context,
+        lifecycle: &Lifecycle,
+        known_outages: u64,
+    ) {
         let mut outages = self.outages.lock().await;
-        if *outages == seen {
+        if *outages == known_outages {
             *outages += 1;
             self.pause(context).await;
         }
@@ -62,36 +74,36 @@ impl ProcessingGate {
                 }
             }
         }
-        tracing::info!("the store takes writes again");
+        tracing::info!("the store accepts writes again; processing continues");
         self.is_paused.send_replace(false);
     }
 
-    /// Stops the hands that wait for a message and gives the queues back, once an outage.
+    /// Pauses the consumers and returns the deliveries of all queues, once per outage.
     async fn pause(&self, context: &Context) {
         if self.is_paused.send_replace(true) {
             return;
         }
         for queue_name in QueueName::ALL {
             if let Err(error) = context.queue.requeue(queue_name).await {
-                tracing::warn!(queue_name = %queue_name, error = %error, "cannot give the queue back; the queue will");
+                tracing::warn!(queue_name = %queue_name, error = %error, "cannot return the deliveries of a queue; the queue delivers them again by itself");
             }
         }
     }
 }
 
-/// Why processing stays paused.
+/// The reason why processing stays paused.
 #[derive(Debug, thiserror::Error)]
 enum RecoveryError {
-    /// The store does not answer, or its answer cannot be used.
+    /// The store did not answer, or its answer cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The store must not be used as it is set up.
+    /// The settings of the store are unsafe.
     #[error(transparent)]
     Settings(#[from] UnsafeSettings),
 }
 
-/// Checks that the store takes a write and may be used, and retries the dead letters whose retry the
-/// outage interrupted.
+/// Checks that the store accepts a write and that its settings are safe, then retries the dead
+/// letters whose retry the outage interrupted.
 async fn check_recovery(context: &Context) -> Result<(), RecoveryError> {
     context.store.check().await?.into_result()?;
     Ok(poison_messages::retry_pending(context).await?)

@@ -1,10 +1,12 @@
-//! Messages that came too often, and letters worth another try.
+//! Splits poison messages into their jobs, and retries dead letters.
 //!
-//! A message on its third delivery may be one that kills the process, and it may carry 255 innocent
-//! jobs. So: every job of it is kept as an untried dead letter, the message is acknowledged, then
-//! each job is tried once, alone. A job that succeeds loses its letter. One that kills the process
-//! leaves its letter behind, marked with the process that tried it; the next start tries the rest.
-//! A trial that an outage of the store cut short is taken up again when the store is back.
+//! A message on its third delivery may contain a job that ends the process, together with up to 255
+//! harmless jobs. Each job is therefore stored as a dead letter whose retry is pending, the message
+//! is acknowledged, and each job is tried once, alone. A job that succeeds loses its dead letter. A
+//! job that ends the process leaves its dead letter marked with the process that tried it, and the
+//! next start tries the others. A retry that a store outage interrupted is repeated afterwards.
+//!
+//! Invariant: the message is acknowledged only after each of its jobs, except polls, is stored.
 
 use std::panic::AssertUnwindSafe;
 
@@ -18,7 +20,8 @@ use crate::acknowledge::acknowledge;
 use crate::context::Context;
 use crate::dispatch;
 
-/// Takes a suspicious delivery apart.
+/// Splits a poison message: stores its jobs as dead letters, acknowledges it, and tries each job
+/// alone. Fails if the store does not answer.
 pub(crate) async fn split_delivery(
     context: &Context,
     delivery: Delivery,
@@ -27,10 +30,10 @@ pub(crate) async fn split_delivery(
     tracing::warn!(
         delivery.attempt,
         delivery.jobs = delivery.jobs.len(),
-        "taking a delivery apart"
+        "a message was delivered too often and is split into its jobs"
     );
     let now = context.clock.now();
-    let keep = |job| Commit {
+    let pending_commit = |job| Commit {
         records: vec![dead_letter::dead_letter_write(
             job,
             &reason,
@@ -39,18 +42,18 @@ pub(crate) async fn split_delivery(
         )],
         ..Commit::default()
     };
-    // A poll needs no letter: its subject is due again when the lease of its claim is over.
-    let kept = || {
+    // A poll needs no dead letter: its subject is due again when the lease of its claim ends.
+    let jobs_to_store = || {
         delivery
             .jobs
             .iter()
             .filter(|job| !matches!(job, Job::Poll(_)))
     };
-    let letters: Vec<Commit> = kept().map(keep).collect();
-    if !letters.is_empty() {
-        context.store.commit(&letters).await?;
+    let commits: Vec<Commit> = jobs_to_store().map(pending_commit).collect();
+    if !commits.is_empty() {
+        context.store.commit(&commits).await?;
     }
-    let ids: Vec<String> = kept().map(dead_letter::id).collect();
+    let ids: Vec<String> = jobs_to_store().map(dead_letter::id).collect();
     acknowledge(context, delivery).await;
     for id in ids {
         retry_job(context, &id).await?;
@@ -58,21 +61,21 @@ pub(crate) async fn split_delivery(
     Ok(())
 }
 
-/// Tries the job of a letter, unless it is settled or another process does.
+/// Tries the job of a dead letter, unless its retry is finished or belongs to another process.
 async fn retry_job(context: &Context, id: &str) -> Result<(), StoreError> {
     match dead_letter::begin_retry(&*context.store, id, &context.process).await? {
-        Some(letter) => run_retry(context, id, &decode_job(&letter.job)).await,
+        Some(dead_letter) => run_retry(context, id, &decode_job(&dead_letter.job)).await,
         None => Ok(()),
     }
 }
 
-/// Does the job of a letter once more; on success the letter goes, else it is settled. `Err`: the
-/// store is away, and nothing is decided.
+/// Executes the job of a dead letter. On success the dead letter is deleted, otherwise its retry is
+/// finished. Fails if the store does not answer; the retry is then pending again.
 async fn run_retry(context: &Context, id: &str, job: &Job) -> Result<(), StoreError> {
-    let done = AssertUnwindSafe(dispatch::apply_single_job(context, job))
+    let outcome = AssertUnwindSafe(dispatch::apply_single_job(context, job))
         .catch_unwind()
         .await;
-    match done {
+    match outcome {
         Ok(Ok(true)) => {
             let remove = Commit {
                 records: vec![dead_letter::remove_write(id, None)],
@@ -84,14 +87,14 @@ async fn run_retry(context: &Context, id: &str, job: &Job) -> Result<(), StoreEr
             dead_letter::set_retry_state(&*context.store, id, RetryState::Finished).await
         }
         Ok(Err(error)) => {
-            // As far as the store allows: whoever looks next may try it again.
+            // If this write fails too, the retry still belongs to this process, which repeats it.
             let _ = dead_letter::set_retry_state(&*context.store, id, RetryState::Pending).await;
             Err(error)
         }
         Err(_panic) => {
             tracing::error!(
                 dead_letter.id = id,
-                "a job panicked the worker; it stays a dead letter"
+                "the execution of a job panicked; it stays a dead letter"
             );
             context.metrics.dead_letters.count("panic");
             dead_letter::set_retry_state(&*context.store, id, RetryState::Finished).await
@@ -99,14 +102,16 @@ async fn run_retry(context: &Context, id: &str, job: &Job) -> Result<(), StoreEr
     }
 }
 
-/// Goes through all letters: tries those nobody tried or this process could not finish, and does
-/// those whose version is no longer newer than this build. Runs at the start and after an outage.
+/// Retries the dead letters whose retry is pending or was interrupted in this process, and those
+/// whose version or kind an earlier build did not know and this one does. Runs at the start of a
+/// worker and after a store outage. Fails if the store does not answer.
 pub async fn retry_pending(context: &Context) -> Result<(), StoreError> {
-    for (id, letter) in dead_letter::all(&*context.store).await? {
-        if letter.retry != RetryState::Finished {
+    for (id, dead_letter) in dead_letter::all(&*context.store).await? {
+        if dead_letter.retry != RetryState::Finished {
             retry_job(context, &id).await?;
-        } else if (letter.reason.starts_with(NEWER_VERSION) || letter.reason == UNKNOWN_KIND)
-            && let Job::Unreadable(Unreadable { body, .. }) = decode_job(&letter.job)
+        } else if (dead_letter.reason.starts_with(NEWER_VERSION)
+            || dead_letter.reason == UNKNOWN_KIND)
+            && let Job::Unreadable(Unreadable { body, .. }) = decode_job(&dead_letter.job)
             && !matches!(
                 decode_job(&String::from_utf8_lossy(&body)),
                 Job::Unreadable(_)

@@ -1,10 +1,12 @@
-//! What Facebook posts to the callback: bytes -> entries that concern a profile -> observations.
+//! Parses the deliveries of webhooks that Facebook posts.
 //!
-//! Two steps, two processes. [`intake`] runs in ingress and decides only what to keep; [`RawEntry::read`]
-//! runs in the worker and decides what it means.
+//! There are two steps, in two processes. [`parse_delivery`] runs in ingress and selects the
+//! entries that concern the profile of a Page. [`ProfileEntry::interpret`] runs in the worker and
+//! returns the notifications and observations of one entry.
 //!
-//! Invariants: both are total over any bytes; every entry is kept, counted, or reported unreadable
-//! with its bytes; nothing a person wrote (messages, posts, leads) survives [`intake`].
+//! Invariants: no input makes either step panic. Every entry is passed on, counted, or rejected
+//! together with its bytes. [`parse_delivery`] removes messages, posts and leads from the entries
+//! that it passes on.
 
 #[cfg(test)]
 mod tests;
@@ -25,32 +27,33 @@ use crate::time::{FacebookTime, HostTime};
 use crate::value::CanonicalValue;
 use crate::webhook_field::{Announces, announces, metric_label};
 
-/// `entry.time` above this is milliseconds, below it seconds (10^11 seconds is the year 5138).
+/// The smallest `entry.time` that is read as milliseconds. A smaller one is in seconds: 10^11
+/// seconds is the year 5138.
 const FIRST_MILLIS: u64 = 100_000_000_000;
-/// An `entry.time` further ahead of our clock than this is not believed.
+/// How far an `entry.time` may be ahead of this host's clock. A larger one is ignored.
 const MAX_AHEAD: Duration = Duration::from_secs(5 * 60);
 
-/// A value nested deeper than this is not kept: what holds it later (history, answers) adds levels
-/// of its own, and JSON readers stop at 128.
+/// How deep a value may be nested. History and answers add levels of their own to a value, and JSON
+/// parsers stop at 128 levels.
 const MAX_DEPTH: usize = 64;
 
-/// Something signed that could not be read, and why: the shape, never the content.
+/// A part of a delivery that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejected {
-    /// Its bytes.
+    /// The bytes of the part.
     pub body: Vec<u8>,
-    /// What is wrong.
+    /// What is wrong with its shape. The text never repeats the content.
     pub reason: String,
 }
 
-/// What a webhook body holds.
+/// The parts of a delivery of webhooks, by what is done with them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ParsedDelivery {
-    /// Entries that say something about a profile.
+    /// The entries that concern the profile of a Page.
     pub entries: Vec<ProfileEntry>,
-    /// Parts that could not be read.
+    /// The parts that cannot be read.
     pub rejected: Vec<Rejected>,
-    /// Parts that are understood and not kept, by name.
+    /// How many parts were dropped because they concern no profile, by metric label.
     pub ignored: BTreeMap<&'static str, u64>,
 }
 
@@ -92,7 +95,8 @@ struct WireChange<'a> {
     value: Option<&'a RawValue>,
 }
 
-/// The object names that are counted under their own name; others count as `object.unknown`.
+/// The values of `object` that are counted under a label of their own. Others are counted as
+/// `object.unknown`.
 const OBJECTS: [(&str, &str); 7] = [
     ("user", "object.user"),
     ("permissions", "object.permissions"),
@@ -106,9 +110,10 @@ const OBJECTS: [(&str, &str); 7] = [
     ("group", "object.group"),
 ];
 
-/// Sorts out a webhook body whose signature was good.
+/// Parses the body of a delivery whose signature was verified. Never fails: a part that cannot be
+/// read is in [`ParsedDelivery::rejected`].
 pub fn parse_delivery(body: &[u8]) -> ParsedDelivery {
-    let mut intake = ParsedDelivery::default();
+    let mut delivery = ParsedDelivery::default();
     let reject = |reason: &str| Rejected {
         body: body.to_vec(),
         reason: reason.to_owned(),
@@ -120,39 +125,40 @@ pub fn parse_delivery(body: &[u8]) -> ParsedDelivery {
                 "the body is not a webhook in JSON: {}",
                 describe_json_error(&error)
             );
-            intake.rejected.push(Rejected {
+            delivery.rejected.push(Rejected {
                 body: body.to_vec(),
                 reason,
             });
-            return intake;
+            return delivery;
         }
     };
     if wire.object.as_deref() != Some("page") {
         let name = wire.object.as_deref().unwrap_or_default();
         let known = OBJECTS.iter().find(|(object, _)| *object == name);
-        intake.count_ignored(known.map_or("object.unknown", |(_, label)| label), 1);
-        return intake;
+        delivery.count_ignored(known.map_or("object.unknown", |(_, label)| label), 1);
+        return delivery;
     }
     let Some(entry) = wire.entry else {
-        intake.rejected.push(reject("the body has no entry"));
-        return intake;
+        delivery.rejected.push(reject("the body has no entry"));
+        return delivery;
     };
     let Ok(entries) = serde_json::from_str::<Vec<&RawValue>>(entry.get()) else {
-        intake.rejected.push(reject("entry is not a list"));
-        return intake;
+        delivery.rejected.push(reject("entry is not a list"));
+        return delivery;
     };
     if entries.is_empty() {
-        intake.count_ignored("entry.none", 1);
+        delivery.count_ignored("entry.none", 1);
     }
     for raw in entries {
-        parse_entry(raw, &mut intake);
+        parse_entry(raw, &mut delivery);
     }
-    intake
+    delivery
 }
 
-fn parse_entry(raw: &RawValue, intake: &mut ParsedDelivery) {
+/// Parses one entry and adds it to the part of `delivery` that it belongs to.
+fn parse_entry(raw: &RawValue, delivery: &mut ParsedDelivery) {
     let mut reject = |reason: String| {
-        intake.rejected.push(Rejected {
+        delivery.rejected.push(Rejected {
             body: raw.get().as_bytes().to_vec(),
             reason,
         });
@@ -169,53 +175,54 @@ fn parse_entry(raw: &RawValue, intake: &mut ParsedDelivery) {
     let Some(id) = wire.id.filter(|id| parse_entry_id(id).is_some()) else {
         return reject(EntryError::InvalidId.to_string());
     };
-    let mut kept_changes = Vec::new();
+    let mut profile_changes = Vec::new();
     for change in wire.changes.iter().flatten() {
         match serde_json::from_str::<WireChange<'_>>(change.get()) {
             Ok(change) if announces(&change.field) == Announces::NotProfile => {
-                intake.count_ignored(metric_label(&change.field), 1);
+                delivery.count_ignored(metric_label(&change.field), 1);
             }
-            // What cannot be read goes to the worker too: it keeps it as a dead letter.
-            _ => kept_changes.push(change.get()),
+            // A change that cannot be read is passed on: the worker stores it as a dead letter.
+            _ => profile_changes.push(change.get()),
         }
     }
-    let mut kept_fields = Vec::new();
+    let mut profile_fields = Vec::new();
     for field in wire.changed_fields.iter().flatten() {
         match serde_json::from_str::<Cow<'_, str>>(field.get()) {
             Ok(name) if announces(&name) == Announces::NotProfile => {
-                intake.count_ignored(metric_label(&name), 1)
+                delivery.count_ignored(metric_label(&name), 1);
             }
-            _ => kept_fields.push(field.get()),
+            _ => profile_fields.push(field.get()),
         }
     }
     for (name, part) in [("messaging", wire.messaging), ("standby", wire.standby)] {
         if part.is_some() {
-            intake.count_ignored(name, 1);
+            delivery.count_ignored(name, 1);
         }
     }
-    if kept_changes.is_empty() && kept_fields.is_empty() {
-        let has = |part: Option<&Vec<&RawValue>>| part.is_some_and(|part| !part.is_empty());
-        let says_something = has(wire.changes.as_ref()) || has(wire.changed_fields.as_ref());
-        if !says_something && wire.messaging.is_none() && wire.standby.is_none() {
-            intake.count_ignored("entry.empty", 1);
+    if profile_changes.is_empty() && profile_fields.is_empty() {
+        let is_filled = |part: Option<&Vec<&RawValue>>| part.is_some_and(|part| !part.is_empty());
+        let has_changes =
+            is_filled(wire.changes.as_ref()) || is_filled(wire.changed_fields.as_ref());
+        if !has_changes && wire.messaging.is_none() && wire.standby.is_none() {
+            delivery.count_ignored("entry.empty", 1);
         }
         return;
     }
     let time = wire.time.map_or("null", RawValue::get);
-    let kept = format!(
+    let entry = format!(
         r#"{{"id":{},"time":{time},"changes":[{}],"changed_fields":[{}]}}"#,
         id.get(),
-        kept_changes.join(","),
-        kept_fields.join(",")
+        profile_changes.join(","),
+        profile_fields.join(",")
     );
-    intake.entries.push(ProfileEntry(kept));
+    delivery.entries.push(ProfileEntry(entry));
 }
 
-/// What a JSON error says without the text it is about.
+/// Describes a JSON error without quoting the text that caused it.
 fn describe_json_error(error: &serde_json::Error) -> String {
     let kind = match error.classify() {
         serde_json::error::Category::Data => {
-            "a part has the wrong type, is missing or is there twice"
+            "a part has the wrong type, is missing or occurs twice"
         }
         serde_json::error::Category::Eof => "it ends too early",
         _ => "it is not JSON",
@@ -223,12 +230,13 @@ fn describe_json_error(error: &serde_json::Error) -> String {
     format!("{kind}, at line {} column {}", error.line(), error.column())
 }
 
-/// Why nothing of an entry can be used.
+/// The reason why an entry cannot be used at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntryError {
-    /// It does not have the form of an entry; the text says where and how, never its content.
+    /// The JSON does not have the form of an entry. The text describes the shape, never the
+    /// content.
     Unreadable(String),
-    /// Its `id` is not the id of a Page.
+    /// The `id` is not the id of a Page.
     InvalidId,
 }
 
@@ -243,15 +251,16 @@ impl fmt::Display for EntryError {
 
 impl std::error::Error for EntryError {}
 
-/// Whose entry it is.
+/// The `id` of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntryId {
-    /// A Page's.
+    /// The id of the Page that the entry is about.
     Page(PageId),
-    /// Nobody's: Facebook's dashboard test and our own probe send id `0`.
+    /// The id `0` of a test webhook of Facebook's dashboard, or of a probe of pagesync.
     Test,
 }
 
+/// Parses the `id` of an entry, which Facebook writes as a string or as a number.
 fn parse_entry_id(raw: &RawValue) -> Option<EntryId> {
     let text = raw.get();
     let digits: Cow<'_, str> = if text.starts_with('"') {
@@ -265,60 +274,63 @@ fn parse_entry_id(raw: &RawValue) -> Option<EntryId> {
     PageId::parse(&digits).ok().map(EntryId::Page)
 }
 
-/// One entry, cut down to what concerns a profile, as JSON.
+/// One entry as JSON text, reduced to the changes that concern a profile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProfileEntry(String);
 
-/// What one entry means.
+/// The meaning of one entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntryMeaning {
-    /// Whose it is.
+    /// Which Page the entry is about.
     pub id: EntryId,
-    /// Values it carries.
+    /// The values that the entry carries.
     pub observations: Vec<Observation>,
-    /// What was announced of what is tracked, with or without a value.
+    /// The tracked fields that changed, with or without a value.
     pub notified_fields: BTreeSet<FieldName>,
-    /// Its `entry.time` on Facebook's clock; `None` if missing, unreadable or too far ahead.
+    /// When Facebook sent the entry, on Facebook's clock. `None` if its `time` is missing, invalid
+    /// or too far ahead of this host's clock.
     pub sent_at: Option<FacebookTime>,
-    /// How far ahead of our clock its `entry.time` is, if too far to be believed. Either clock may
-    /// be wrong.
+    /// How far the `time` of the entry is ahead of this host's clock, if that is too far. Either
+    /// clock may be wrong.
     pub ahead_by: Option<Duration>,
-    /// Webhook fields that map to a field nobody tracks, by name.
+    /// How many changes concern a field that is not tracked, by the name of the field.
     pub untracked: BTreeMap<&'static str, u64>,
-    /// Parts that could not be read: their shape.
+    /// What is wrong with the shape of each part that cannot be read.
     pub problems: Vec<String>,
 }
 
-/// What the value of a probe begins with; the nonce follows.
+/// The prefix of the value of a probe. The nonce follows it.
 pub const PROBE_PREFIX: &str = "pagesync-probe-";
 
 impl ProfileEntry {
-    /// The nonce of our own probe, if this is one: a change of `name` of the id `0`.
+    /// Returns the nonce if the entry is a probe of pagesync, and `None` otherwise. A probe has the
+    /// id `0` and one value: [`PROBE_PREFIX`] and 16 to 64 letters, digits, `_` and `-`.
     pub fn probe_nonce(&self) -> Option<String> {
         let entry: Value = serde_json::from_str(&self.0).ok()?;
         let value = entry.pointer("/changes/0/value")?.as_str()?;
         let nonce = value
             .strip_prefix(PROBE_PREFIX)
             .filter(|_| entry["id"] == "0")?;
-        let harmless = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-        ((16..=64).contains(&nonce.len()) && nonce.chars().all(harmless)).then(|| nonce.to_owned())
+        let is_nonce_char = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        ((16..=64).contains(&nonce.len()) && nonce.chars().all(is_nonce_char))
+            .then(|| nonce.to_owned())
     }
 
-    /// Takes an entry back from a queue.
+    /// Creates an entry from the JSON that a queued job carries.
     pub fn from_raw(raw: &RawValue) -> Self {
         Self(raw.get().to_owned())
     }
 
-    /// The JSON text.
+    /// Returns the JSON text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// What the entry means, given when we received it and what is tracked. An error means that
-    /// nothing of it can be used.
+    /// Returns the meaning of the entry for the `tracked` fields. `received_at` is when the
+    /// delivery arrived, on this host's clock. Returns an error if the entry cannot be used at all.
     pub fn interpret(
         &self,
-        received: HostTime,
+        received_at: HostTime,
         tracked: &TrackedFields,
     ) -> Result<EntryMeaning, EntryError> {
         let wire: WireEntry<'_> = serde_json::from_str(&self.0)
@@ -328,22 +340,22 @@ impl ProfileEntry {
             .and_then(parse_entry_id)
             .ok_or(EntryError::InvalidId)?;
         let time = wire.time.and_then(parse_entry_time);
-        let believed = |time: FacebookTime| time.ahead_of(received) <= MAX_AHEAD;
-        let mut reading = EntryMeaning {
+        let is_plausible = |time: FacebookTime| time.ahead_of(received_at) <= MAX_AHEAD;
+        let mut meaning = EntryMeaning {
             id,
             observations: Vec::new(),
             notified_fields: BTreeSet::new(),
-            sent_at: time.filter(|time| believed(*time)),
+            sent_at: time.filter(|time| is_plausible(*time)),
             ahead_by: time
-                .filter(|time| !believed(*time))
-                .map(|time| time.ahead_of(received)),
+                .filter(|time| !is_plausible(*time))
+                .map(|time| time.ahead_of(received_at)),
             untracked: BTreeMap::new(),
             problems: Vec::new(),
         };
         for change in wire.changes.iter().flatten() {
             match serde_json::from_str::<WireChange<'_>>(change.get()) {
-                Ok(WireChange { field, value }) => reading.add_field(&field, value, tracked),
-                Err(error) => reading.problems.push(format!(
+                Ok(WireChange { field, value }) => meaning.add_change(&field, value, tracked),
+                Err(error) => meaning.problems.push(format!(
                     "a change cannot be read: {}",
                     describe_json_error(&error)
                 )),
@@ -351,19 +363,21 @@ impl ProfileEntry {
         }
         for field in wire.changed_fields.iter().flatten() {
             match serde_json::from_str::<Cow<'_, str>>(field.get()) {
-                Ok(field) => reading.add_field(&field, None, tracked),
-                Err(error) => reading.problems.push(format!(
+                Ok(field) => meaning.add_change(&field, None, tracked),
+                Err(error) => meaning.problems.push(format!(
                     "a changed field cannot be read: {}",
                     describe_json_error(&error)
                 )),
             }
         }
-        Ok(reading)
+        Ok(meaning)
     }
 }
 
 impl EntryMeaning {
-    fn add_field(
+    /// Adds the statement of the entry that `webhook_field` changed, with its new value if the
+    /// entry carries one.
+    fn add_change(
         &mut self,
         webhook_field: &str,
         value: Option<&RawValue>,
@@ -390,10 +404,11 @@ impl EntryMeaning {
         };
         match serde_json::from_str::<Value>(value.get()) {
             Ok(value) if depth(&value) > MAX_DEPTH => {
-                let problem = format!("the value of {name} is nested more than {MAX_DEPTH} deep");
+                let problem =
+                    format!("the value of {name} is nested more than {MAX_DEPTH} levels deep");
                 self.problems.push(problem);
             }
-            // A webhook never clears a field: an absent value only asks for a read.
+            // Null gives no observation: only a read clears a field.
             Ok(value) => self
                 .observations
                 .extend(CanonicalValue::from_json(&value).map(|value| Observation {
@@ -410,6 +425,7 @@ impl EntryMeaning {
     }
 }
 
+/// Returns how deep arrays and objects are nested in `value`, or zero for a scalar.
 fn depth(value: &Value) -> usize {
     match value {
         Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
@@ -418,6 +434,8 @@ fn depth(value: &Value) -> usize {
     }
 }
 
+/// Parses the `time` of an entry, in seconds or milliseconds. Returns `None` unless it is a
+/// positive whole number.
 fn parse_entry_time(raw: &RawValue) -> Option<FacebookTime> {
     let number: u64 = raw.get().parse().ok().filter(|number| *number > 0)?;
     Some(if number < FIRST_MILLIS {

@@ -1,66 +1,66 @@
-//! What intake keeps, and what a kept entry means.
+//! Tests of which parts of a delivery are passed on, and of the meaning of an entry.
 
 use super::*;
 
-const RECEIVED: HostTime = HostTime(1_790_000_000_000);
+const RECEIVED_AT: HostTime = HostTime(1_790_000_000_000);
 
-fn one(body: &str) -> EntryMeaning {
-    let intake = parse_delivery(body.as_bytes());
-    assert_eq!(intake.rejected, [], "{body}");
-    intake.entries[0]
-        .interpret(RECEIVED, &TrackedFields::default())
+fn interpret_first_entry(body: &str) -> EntryMeaning {
+    let delivery = parse_delivery(body.as_bytes());
+    assert_eq!(delivery.rejected, [], "{body}");
+    delivery.entries[0]
+        .interpret(RECEIVED_AT, &TrackedFields::default())
         .unwrap()
 }
 
-fn rejected(body: &[u8]) -> String {
-    let intake = parse_delivery(body);
+fn rejection_reason(body: &[u8]) -> String {
+    let delivery = parse_delivery(body);
     assert!(
-        intake.entries.is_empty() && intake.rejected.len() == 1,
-        "{intake:?}"
+        delivery.entries.is_empty() && delivery.rejected.len() == 1,
+        "{delivery:?}"
     );
-    intake.rejected[0].reason.clone()
+    delivery.rejected[0].reason.clone()
 }
 
 #[test]
-fn a_name_comes_with_its_value_and_a_phone_without() {
+fn a_name_change_carries_its_value_and_a_phone_change_does_not() {
     let body = r#"{"object":"page","entry":[{"id":"5","time":1789999000,"changes":[{"field":"name","value":"Caf\u00e9"},{"field":"phone","value":"x"}]}]}"#;
-    let reading = one(body);
-    assert_eq!(reading.sent_at, Some(FacebookTime(1_789_999_000_000)));
-    assert_eq!(reading.observations.len(), 1);
+    let meaning = interpret_first_entry(body);
+    assert_eq!(meaning.sent_at, Some(FacebookTime(1_789_999_000_000)));
+    assert_eq!(meaning.observations.len(), 1);
     assert_eq!(
-        reading.observations[0]
+        meaning.observations[0]
             .value
             .as_ref()
             .unwrap()
             .to_plain_text(),
         "Café"
     );
-    assert!(!reading.notified_fields.is_empty());
+    assert!(!meaning.notified_fields.is_empty());
 }
 
 #[test]
-fn category_is_a_hint_because_its_value_is_a_constant_graph_never_gives() {
+fn a_category_change_is_a_hint_because_graph_never_returns_its_value() {
     let body = r#"{"object":"page","entry":[{"id":"5","time":1789999000,"changes":[{"field":"category","value":"WEBSITE"}]}]}"#;
-    let reading = one(body);
-    assert!(reading.observations.is_empty() && !reading.notified_fields.is_empty());
+    let meaning = interpret_first_entry(body);
+    assert!(meaning.observations.is_empty() && !meaning.notified_fields.is_empty());
 }
 
 #[test]
-fn other_peoples_data_does_not_survive_intake() {
+fn messages_and_posts_are_removed_and_counted() {
     let body = r#"{"object":"page","entry":[{"id":"5","time":1,"messaging":[{"secret":1}],"changes":[{"field":"feed","value":{"message":"secret"}},{"field":"name","value":"n"}]},{"id":"6","time":1,"standby":["secret"]}]}"#;
-    let intake = parse_delivery(body.as_bytes());
-    assert_eq!(intake.entries.len(), 1);
-    assert!(!intake.entries[0].as_str().contains("secret"));
+    let delivery = parse_delivery(body.as_bytes());
+    assert_eq!(delivery.entries.len(), 1);
+    assert!(!delivery.entries[0].as_str().contains("secret"));
     assert_eq!(
-        intake.ignored,
+        delivery.ignored,
         BTreeMap::from([("feed", 1), ("messaging", 1), ("standby", 1)])
     );
 }
 
 #[test]
-fn a_time_is_seconds_or_milliseconds_and_not_from_the_future() {
+fn an_entry_time_is_seconds_or_milliseconds_and_at_most_five_minutes_ahead() {
     let sent = |time: &str| {
-        one(&format!(
+        interpret_first_entry(&format!(
             r#"{{"object":"page","entry":[{{"id":5,"time":{time},"changed_fields":["name"]}}]}}"#
         ))
         .sent_at
@@ -84,56 +84,61 @@ fn a_time_is_seconds_or_milliseconds_and_not_from_the_future() {
 }
 
 #[test]
-fn without_a_time_a_value_is_only_a_hint() {
-    let reading =
-        one(r#"{"object":"page","entry":[{"id":"5","changes":[{"field":"name","value":"n"}]}]}"#);
+fn a_value_without_an_entry_time_is_only_a_hint() {
+    let meaning = interpret_first_entry(
+        r#"{"object":"page","entry":[{"id":"5","changes":[{"field":"name","value":"n"}]}]}"#,
+    );
     assert!(
-        reading.observations.is_empty()
-            && !reading.notified_fields.is_empty()
-            && reading.sent_at.is_none()
+        meaning.observations.is_empty()
+            && !meaning.notified_fields.is_empty()
+            && meaning.sent_at.is_none()
     );
 }
 
 #[test]
-fn what_cannot_be_read_is_named_by_its_shape() {
-    assert!(rejected(b"").contains("ends too early"));
-    assert!(rejected(b"\xff{}").contains("not JSON"));
-    assert!(rejected(b"[1]").contains("wrong type"));
-    assert_eq!(rejected(br#"{"object":"page"}"#), "the body has no entry");
+fn a_rejected_part_is_described_by_its_shape() {
+    assert!(rejection_reason(b"").contains("ends too early"));
+    assert!(rejection_reason(b"\xff{}").contains("not JSON"));
+    assert!(rejection_reason(b"[1]").contains("wrong type"));
     assert_eq!(
-        rejected(br#"{"object":"page","entry":{}}"#),
+        rejection_reason(br#"{"object":"page"}"#),
+        "the body has no entry"
+    );
+    assert_eq!(
+        rejection_reason(br#"{"object":"page","entry":{}}"#),
         "entry is not a list"
     );
     assert_eq!(
-        rejected(br#"{"object":"page","entry":[{"id":"../x"}]}"#),
+        rejection_reason(br#"{"object":"page","entry":[{"id":"../x"}]}"#),
         "the id of an entry is not a Page id"
     );
     assert!(
-        rejected(br#"{"object":"page","entry":[{"id":"1","id":"2"}]}"#).contains("there twice")
+        rejection_reason(br#"{"object":"page","entry":[{"id":"1","id":"2"}]}"#)
+            .contains("occurs twice")
     );
-    assert!(rejected("[".repeat(10_000).as_bytes()).contains("wrong type"));
+    assert!(rejection_reason("[".repeat(10_000).as_bytes()).contains("wrong type"));
 }
 
 #[test]
-fn a_value_that_cannot_be_read_leaves_the_rest_of_the_entry_good() {
-    let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
-    let deepish = format!("{}{}", "[".repeat(65), "]".repeat(65));
-    for bad in [r#""\ud83d""#, deep.as_str(), deepish.as_str()] {
+fn an_unreadable_value_does_not_affect_the_rest_of_its_entry() {
+    let unparsable = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+    let too_deep = format!("{}{}", "[".repeat(65), "]".repeat(65));
+    for bad in [r#""\ud83d""#, unparsable.as_str(), too_deep.as_str()] {
         let body = format!(
             r#"{{"object":"page","entry":[{{"id":"5","time":1789999000,"changes":[{{"field":"name","value":{bad}}},{{"no":"field"}},{{"field":"name","value":"good"}}]}}]}}"#
         );
-        let reading = one(&body);
-        assert_eq!(reading.observations.len(), 1);
-        assert_eq!(reading.problems.len(), 2);
+        let meaning = interpret_first_entry(&body);
+        assert_eq!(meaning.observations.len(), 1);
+        assert_eq!(meaning.problems.len(), 2);
     }
 }
 
 #[test]
-fn unknown_names_are_counted_together() {
+fn unknown_webhook_fields_and_objects_are_counted_as_unknown() {
     let body = r#"{"object":"page","entry":[{"id":"5","time":1,"changes":[{"field":"foo"},{"field":"!version"},{"field":""}]}]}"#;
-    let intake = parse_delivery(body.as_bytes());
-    assert_eq!(intake.ignored, BTreeMap::from([("unknown", 3)]));
-    assert!(intake.entries.is_empty());
+    let delivery = parse_delivery(body.as_bytes());
+    assert_eq!(delivery.ignored, BTreeMap::from([("unknown", 3)]));
+    assert!(delivery.entries.is_empty());
     assert_eq!(
         parse_delivery(br#"{"object":"dance","entry":[]}"#).ignored,
         BTreeMap::from([("object.unknown", 1)])

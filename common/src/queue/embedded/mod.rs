@@ -1,7 +1,8 @@
-//! The queue in the embedded database, for one process.
+//! The queue in the embedded database, for a deployment of one process.
 //!
-//! A message is a row; a lease is the number of the receive that took it. Invariant: a row is
-//! deleted only by the holder of its current lease, in a commit that is on disk.
+//! Each message is a row, and a receive leases rows by writing a new lease number into them.
+//! Invariant: a row is deleted only by the holder of its current lease, in a commit that is on
+//! disk.
 
 pub(in crate::queue) mod receipt;
 
@@ -21,12 +22,13 @@ use super::{Depth, PUBLISH_DEADLINE, Queue};
 use crate::database::{Access, Database};
 use receipt::{Receipt, Shared, unavailable};
 
-/// Commands publish from another process and cannot wake us: look this often.
-const LOOK: Duration = Duration::from_secs(1);
-/// At most this many rows make one delivery.
+/// How often a receiver checks for messages. Commands publish from another process and cannot wake
+/// a receiver.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// The largest number of rows in one delivery.
 const MAX_ROWS: usize = 64;
-/// A message delivered this often is delivered alone from then on.
-const ALONE_FROM: u32 = 2;
+/// Messages that were already delivered this often are delivered alone.
+const ALONE_AFTER_DELIVERIES: u32 = 2;
 
 /// The queue of a one-process deployment.
 #[derive(Debug)]
@@ -35,20 +37,20 @@ pub struct EmbeddedQueue {
 }
 
 impl EmbeddedQueue {
-    /// Opens the queue. The owner of the database takes back what an earlier process left leased.
+    /// Opens the queue. With exclusive access, it releases the leases that an earlier process left.
     pub async fn open(database: Arc<Database>, access: Access) -> Result<Self, QueueError> {
         if access == Access::Exclusive {
-            let take_back = |c: &Connection| {
-                c.execute(
+            let release_leases = |connection: &Connection| {
+                connection.execute(
                     "UPDATE messages SET lease = NULL WHERE lease IS NOT NULL",
                     [],
                 )
             };
-            database.write(take_back).await.map_err(unavailable)?;
+            database.write(release_leases).await.map_err(unavailable)?;
         }
         let shared = Shared {
             database,
-            waiting: Default::default(),
+            wakeups: Default::default(),
             next_lease: AtomicI64::new(1),
         };
         Ok(Self {
@@ -56,13 +58,14 @@ impl EmbeddedQueue {
         })
     }
 
-    async fn take(&self, queue_name: QueueName) -> Result<Option<Delivery>, QueueError> {
+    /// Leases the next delivery of a queue; `None` if no message waits.
+    async fn lease_delivery(&self, queue_name: QueueName) -> Result<Option<Delivery>, QueueError> {
         let shared = self.shared.clone();
         let lease = self.shared.next_lease.fetch_add(1, Ordering::Relaxed);
-        // The receipt is made inside the transaction: if the caller is gone when the answer comes,
-        // dropping the answer gives the rows back.
+        // The receipt is created inside the transaction. If the caller was cancelled before the
+        // result arrives, dropping the result releases the rows.
         let work = move |connection: &Connection| {
-            let Some(taken) = take_rows(connection, queue_name, lease)? else {
+            let Some(leased) = lease_rows(connection, queue_name, lease)? else {
                 return Ok(None);
             };
             let receipt = Receipt {
@@ -70,15 +73,15 @@ impl EmbeddedQueue {
                 queue_name,
                 lease,
             };
-            Ok(Some((taken, receipt)))
+            Ok(Some((leased, receipt)))
         };
-        let taken = self
+        let leased = self
             .shared
             .database
             .write(work)
             .await
             .map_err(unavailable)?;
-        Ok(taken.map(|((jobs, attempt), receipt)| Delivery {
+        Ok(leased.map(|((jobs, attempt), receipt)| Delivery {
             jobs,
             attempt,
             receipt: AnyReceipt::Embedded(receipt),
@@ -86,7 +89,9 @@ impl EmbeddedQueue {
     }
 }
 
-fn take_rows(
+/// Leases the rows of the next delivery. Returns their jobs and how often they were delivered,
+/// including this time.
+fn lease_rows(
     connection: &Connection,
     queue_name: QueueName,
     lease: i64,
@@ -97,25 +102,26 @@ fn take_rows(
     let mut rows = select.query(params![queue_name.as_str(), MAX_ROWS])?;
     let mut update = connection
         .prepare_cached("UPDATE messages SET lease = ?1, attempt = attempt + 1 WHERE id = ?2")?;
-    let (mut jobs, mut bytes, mut tried) = (Vec::new(), 0, None);
+    let (mut jobs, mut bytes, mut group_deliveries) = (Vec::new(), 0, None);
     while let Some(row) = rows.next()? {
-        let (id, attempts, body): (i64, u32, Vec<u8>) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let (id, deliveries, body): (i64, u32, Vec<u8>) = (row.get(0)?, row.get(1)?, row.get(2)?);
         let alone = queue_name != QueueName::Webhooks
-            || tried.is_some_and(|tried| tried != attempts || attempts >= ALONE_FROM);
-        let more = decode_message(&body);
+            || group_deliveries
+                .is_some_and(|group| group != deliveries || deliveries >= ALONE_AFTER_DELIVERIES);
+        let row_jobs = decode_message(&body);
         if !jobs.is_empty()
             && (alone
-                || jobs.len() + more.len() > MAX_JOBS_PER_MESSAGE
+                || jobs.len() + row_jobs.len() > MAX_JOBS_PER_MESSAGE
                 || bytes + body.len() > MAX_MESSAGE_BYTES)
         {
             break;
         }
-        tried = Some(attempts);
+        group_deliveries = Some(deliveries);
         bytes += body.len();
-        jobs.extend(more);
+        jobs.extend(row_jobs);
         update.execute(params![lease, id])?;
     }
-    Ok(tried.map(|attempts| (jobs, attempts + 1)))
+    Ok(group_deliveries.map(|deliveries| (jobs, deliveries + 1)))
 }
 
 #[async_trait]
@@ -126,12 +132,12 @@ impl Queue for EmbeddedQueue {
             .map(|group| encode_message(group.iter().map(String::as_str)))
             .collect();
         let work = move |connection: &Connection| {
-            let new: usize = bodies.iter().map(String::len).sum();
-            let mut room = connection.prepare_cached(
+            let new_bytes: usize = bodies.iter().map(String::len).sum();
+            let mut has_room = connection.prepare_cached(
                 "SELECT 1 FROM queues WHERE queue = ?1 AND bytes + ?2 <= max_bytes",
             )?;
-            if room
-                .query_row(params![queue_name.as_str(), new], |_| Ok(()))
+            if has_room
+                .query_row(params![queue_name.as_str(), new_bytes], |_| Ok(()))
                 .optional()?
                 .is_none()
             {
@@ -144,23 +150,24 @@ impl Queue for EmbeddedQueue {
             }
             Ok(Ok(()))
         };
-        let written =
-            tokio::time::timeout(PUBLISH_DEADLINE, self.shared.database.write(work)).await;
-        let written = written
-            .map_err(|_| QueueError::Unavailable("the disk did not answer in time".to_owned()))?;
-        written.map_err(unavailable)??;
-        self.shared.waiting(queue_name).notify_one();
+        let result = tokio::time::timeout(PUBLISH_DEADLINE, self.shared.database.write(work)).await;
+        let committed = result.map_err(|_| {
+            QueueError::Unavailable("the database did not commit in time".to_owned())
+        })?;
+        committed.map_err(unavailable)??;
+        self.shared.wakeup(queue_name).notify_one();
         Ok(())
     }
 
     async fn receive(&self, queue_name: QueueName) -> Result<Delivery, QueueError> {
         loop {
-            if let Some(delivery) = self.take(queue_name).await? {
-                // There may be more than one delivery's worth: wake the next receiver too.
-                self.shared.waiting(queue_name).notify_one();
+            if let Some(delivery) = self.lease_delivery(queue_name).await? {
+                // More messages may wait than fit this delivery: wake another receiver.
+                self.shared.wakeup(queue_name).notify_one();
                 return Ok(delivery);
             }
-            let _ = tokio::time::timeout(LOOK, self.shared.waiting(queue_name).notified()).await;
+            let _ = tokio::time::timeout(CHECK_INTERVAL, self.shared.wakeup(queue_name).notified())
+                .await;
         }
     }
 
@@ -176,12 +183,12 @@ impl Queue for EmbeddedQueue {
             .write(work)
             .await
             .map_err(unavailable)?;
-        self.shared.waiting(queue_name).notify_one();
+        self.shared.wakeup(queue_name).notify_one();
         Ok(())
     }
 
     async fn depth(&self, queue_name: QueueName) -> Result<Depth, QueueError> {
-        let question = move |connection: &Connection| {
+        let count = move |connection: &Connection| {
             connection.query_row(
                 "SELECT count(*) FROM messages WHERE queue = ?1 AND lease IS NULL",
                 [queue_name.as_str()],
@@ -191,7 +198,7 @@ impl Queue for EmbeddedQueue {
         let messages = self
             .shared
             .database
-            .read(question)
+            .read(count)
             .await
             .map_err(unavailable)?;
         Ok(Depth { messages })

@@ -1,4 +1,4 @@
-//! The right to acknowledge a delivery of the embedded queue.
+//! The acknowledgement of a delivery of the embedded queue.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
@@ -10,21 +10,23 @@ use tokio::sync::Notify;
 use crate::database::{Database, DatabaseError};
 use crate::queue::error::QueueError;
 
-/// What the queue and its deliveries share.
+/// The state that the queue shares with its deliveries.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) database: Arc<Database>,
-    pub(super) waiting: [Notify; 3],
+    /// Wakes the receivers of each queue.
+    pub(super) wakeups: [Notify; 3],
+    /// The number of the next lease.
     pub(super) next_lease: AtomicI64,
 }
 
 impl Shared {
-    pub(super) fn waiting(&self, queue_name: QueueName) -> &Notify {
-        &self.waiting[queue_name as usize]
+    pub(super) fn wakeup(&self, queue_name: QueueName) -> &Notify {
+        &self.wakeups[queue_name as usize]
     }
 }
 
-/// The right to acknowledge one delivery.
+/// The handle that acknowledges one delivery. Dropping it releases the lease.
 #[derive(Debug)]
 pub(in crate::queue) struct Receipt {
     pub(super) shared: Option<Arc<Shared>>,
@@ -59,17 +61,21 @@ impl Drop for Receipt {
         };
         let (queue_name, lease) = (self.queue_name, self.lease);
         let waker = shared.clone();
-        // Nobody waits for the answer; the next look of a receiver finds the rows.
+        // `drop` cannot wait for the result. A receiver finds the rows at its next check.
         drop(shared.database.submit(move |connection| {
-            let given_back =
+            let released =
                 connection.execute("UPDATE messages SET lease = NULL WHERE lease = ?1", [lease]);
-            waker.waiting(queue_name).notify_one();
-            given_back
+            waker.wakeup(queue_name).notify_one();
+            released
         }));
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the shape map_err wants")]
+/// Converts an error of the database.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "map_err passes the error by value"
+)]
 pub(super) fn unavailable(error: DatabaseError) -> QueueError {
     QueueError::Unavailable(error.to_string())
 }

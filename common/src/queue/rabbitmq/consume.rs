@@ -1,8 +1,10 @@
-//! Consuming: one connection, a channel per queue, opened when the queue is first received from.
+//! The consumers: one connection, with a channel for each queue that has been received from.
 //!
-//! Invariants: a consumer stream that ended is never polled again (lapin hangs there); giving back
-//! a queue closes its channel, so the broker redelivers everything at once; an acknowledgement counts
-//! only if lapin says it was sent.
+//! Invariants:
+//!
+//! - A consumer stream that has ended is never polled again, because lapin hangs in that poll.
+//! - A requeue closes the channel of its queue, so that the broker redelivers all messages at once.
+//! - An acknowledgement succeeds only if lapin reports that it was sent.
 
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 
@@ -14,123 +16,131 @@ use model::job::decode_message;
 use model::queue_name::QueueName;
 use tokio::sync::{Mutex, Notify};
 
-use super::connection::Target;
-use super::deadline::{bounded, describe};
+use super::connection::Broker;
+use super::deadline::{unavailable, with_timeout};
 use super::receipt::Receipt;
-use super::topology::{DEAD, amqp_queue, declare};
+use super::topology::{DEAD_LETTER_QUEUE, amqp_queue, declare};
 use crate::queue::Depth;
 use crate::queue::delivery::{Delivery, Receipt as AnyReceipt};
 use crate::queue::error::QueueError;
 
-/// Messages in hand per consumer.
+/// The largest number of unacknowledged messages of a consumer.
 const PREFETCH: u16 = 16;
-/// What the broker gave up on counts as delivered at least this often.
-const DEAD_ATTEMPT: u32 = 3;
+/// The lowest attempt of a delivery from the dead-letter queue: the worker treats its message as a
+/// poison message.
+const MIN_DEAD_LETTER_ATTEMPT: u32 = 3;
 
 /// The consuming half of the queue.
 #[derive(Debug)]
 pub(super) struct Consumers {
-    target: Arc<Target>,
+    broker: Arc<Broker>,
     connection: Mutex<Option<Arc<Connection>>>,
     queues: [QueueState; 3],
 }
 
+/// The channel of one queue, and the consumers on it.
 #[derive(Debug, Default)]
 struct QueueState {
-    // Held while waiting for a message: receivers of a queue queue up here.
-    open: Mutex<Option<OpenQueue>>,
-    // Tiny critical sections, never across an await: `release` must not wait for a receiver.
+    /// Locked while a receiver waits for a message, so that the receivers of a queue take turns.
+    consumers: Mutex<Option<QueueConsumers>>,
+    /// Never locked across an await: `requeue` must not wait for a receiver.
     channel: StdMutex<Option<Arc<Channel>>>,
-    released: Notify,
+    /// Wakes the receiver that waits for a message of a channel that was closed.
+    requeued: Notify,
 }
 
+/// The consumers of one queue.
 #[derive(Debug)]
-struct OpenQueue {
-    work: Consumer,
-    dead: Option<Consumer>,
+struct QueueConsumers {
+    jobs: Consumer,
+    /// The consumer of the dead-letter queue, which only the queue of webhooks has.
+    dead_letters: Option<Consumer>,
 }
 
 impl Consumers {
-    pub(super) fn new(target: Arc<Target>) -> Self {
+    pub(super) fn new(broker: Arc<Broker>) -> Self {
         Self {
-            target,
+            broker,
             connection: Mutex::new(None),
             queues: Default::default(),
         }
     }
 
+    /// Waits for the next message of a queue, on a new channel if there is none that works.
     pub(super) async fn receive(&self, queue_name: QueueName) -> Result<Delivery, QueueError> {
         let state = &self.queues[queue_name as usize];
-        let mut open = state.open.lock().await;
+        let mut consumers = state.consumers.lock().await;
         loop {
-            let consumers = match open.as_mut() {
-                Some(consumers) => consumers,
-                None => open.insert(self.open(queue_name, state).await?),
+            let streams = match consumers.as_mut() {
+                Some(streams) => streams,
+                None => consumers.insert(self.start_consumers(queue_name, state).await?),
             };
             let next = tokio::select! {
-                next = consumers.next() => next,
-                () = state.released.notified() => None,
+                next = streams.next() => next,
+                () = state.requeued.notified() => None,
             };
             match next {
-                Some((Ok(delivery), is_dead)) if delivery.acker.usable() => {
-                    return Ok(take(delivery, is_dead));
+                Some((Ok(delivery), is_dead_letter)) if delivery.acker.usable() => {
+                    return Ok(into_delivery(delivery, is_dead_letter));
                 }
                 Some((Err(error), _)) => {
-                    *open = None;
-                    return Err(describe(&error));
+                    *consumers = None;
+                    return Err(unavailable(&error));
                 }
-                // The stream has ended, or this was buffered before the channel broke: the broker
-                // delivers it again.
-                Some((Ok(_), _)) | None => *open = None,
+                // Either a stream has ended, or the message was buffered before the channel broke
+                // and cannot be acknowledged. The broker delivers it again.
+                Some((Ok(_), _)) | None => *consumers = None,
             }
         }
     }
 
-    async fn open(
+    /// Opens a channel for a queue and starts its consumers.
+    async fn start_consumers(
         &self,
         queue_name: QueueName,
         state: &QueueState,
-    ) -> Result<OpenQueue, QueueError> {
-        let channel = Arc::new(self.channel().await?);
-        let fail = |error: lapin::Error| describe(&error);
+    ) -> Result<QueueConsumers, QueueError> {
+        let channel = Arc::new(self.open_channel().await?);
+        let convert = |error: lapin::Error| unavailable(&error);
         declare(&channel).await?;
-        bounded(channel.basic_qos(PREFETCH, BasicQosOptions::default()))
+        with_timeout(channel.basic_qos(PREFETCH, BasicQosOptions::default()))
             .await?
-            .map_err(fail)?;
+            .map_err(convert)?;
         let consume = async |queue: String| {
             let options = BasicConsumeOptions::default();
             let consumer =
                 channel.basic_consume(queue.into(), "".into(), options, FieldTable::default());
-            bounded(consumer).await?.map_err(fail)
+            with_timeout(consumer).await?.map_err(convert)
         };
-        let work = consume(amqp_queue(queue_name)).await?;
-        let dead = if queue_name == QueueName::Webhooks {
-            Some(consume(DEAD.to_owned()).await?)
+        let jobs = consume(amqp_queue(queue_name)).await?;
+        let dead_letters = if queue_name == QueueName::Webhooks {
+            Some(consume(DEAD_LETTER_QUEUE.to_owned()).await?)
         } else {
             None
         };
         *state.channel.lock().unwrap_or_else(PoisonError::into_inner) = Some(channel);
-        Ok(OpenQueue { work, dead })
+        Ok(QueueConsumers { jobs, dead_letters })
     }
 
-    /// A new channel, on a new connection if the old one is of no more use.
-    async fn channel(&self) -> Result<Channel, QueueError> {
+    /// Opens a channel, on a new connection if the present one does not work.
+    async fn open_channel(&self) -> Result<Channel, QueueError> {
         let mut stored = self.connection.lock().await;
         if let Some(connection) = stored
             .as_ref()
             .filter(|connection| connection.status().connected())
-            && let Ok(Ok(channel)) = bounded(connection.create_channel()).await
+            && let Ok(Ok(channel)) = with_timeout(connection.create_channel()).await
         {
             return Ok(channel);
         }
         *stored = None;
-        let connection = stored.insert(Arc::new(self.target.connect("consume").await?));
-        bounded(connection.create_channel())
+        let connection = stored.insert(Arc::new(self.broker.connect("consume").await?));
+        with_timeout(connection.create_channel())
             .await?
-            .map_err(|error| describe(&error))
+            .map_err(|error| unavailable(&error))
     }
 
-    pub(super) async fn release(&self, queue_name: QueueName) {
+    /// Requeues all unacknowledged messages of a queue by closing its channel.
+    pub(super) async fn requeue(&self, queue_name: QueueName) {
         let state = &self.queues[queue_name as usize];
         let channel = state
             .channel
@@ -138,65 +148,74 @@ impl Consumers {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         if let Some(channel) = channel {
-            let closed = bounded(channel.close(200, "released".into())).await;
+            let closed = with_timeout(channel.close(200, "requeued".into())).await;
             if !matches!(closed, Ok(Ok(()))) {
-                // The broker gives everything back when the connection ends.
+                // The broker requeues the messages when the connection ends.
                 *self.connection.lock().await = None;
             }
-            state.released.notify_waiters();
-            // Without a receiver waiting, the next one must find the queue closed.
-            if let Ok(mut open) = state.open.try_lock() {
-                *open = None;
+            state.requeued.notify_waiters();
+            // If no receiver waits, the next one must not find the consumers of the closed channel.
+            if let Ok(mut consumers) = state.consumers.try_lock() {
+                *consumers = None;
             }
         }
     }
 
+    /// Returns the number of messages that are ready in a queue.
     pub(super) async fn depth(&self, queue_name: QueueName) -> Result<Depth, QueueError> {
-        let channel = self.channel().await?;
+        let channel = self.open_channel().await?;
         let passive = QueueDeclareOptions::durable().passive();
-        let declared = bounded(channel.queue_declare(
+        let declared = with_timeout(channel.queue_declare(
             amqp_queue(queue_name).into(),
             passive,
             FieldTable::default(),
         ))
         .await?;
-        let messages = declared.map_err(|error| describe(&error))?.message_count();
-        let _ = bounded(channel.close(200, "asked".into())).await;
+        let messages = declared
+            .map_err(|error| unavailable(&error))?
+            .message_count();
+        let _ = with_timeout(channel.close(200, "done".into())).await;
         Ok(Depth {
             messages: u64::from(messages),
         })
     }
 }
 
-impl OpenQueue {
-    /// The next message and whether it comes from the dead queue; `None` when a stream has ended.
+impl QueueConsumers {
+    /// Returns the next message and whether it comes from the dead-letter queue; `None` if a stream
+    /// has ended.
     async fn next(&mut self) -> Option<(lapin::Result<lapin::message::Delivery>, bool)> {
-        match &mut self.dead {
-            None => Some((self.work.next().await?, false)),
-            Some(dead) => tokio::select! {
-                next = self.work.next() => Some((next?, false)),
-                next = dead.next() => Some((next?, true)),
+        match &mut self.dead_letters {
+            None => Some((self.jobs.next().await?, false)),
+            Some(dead_letters) => tokio::select! {
+                next = self.jobs.next() => Some((next?, false)),
+                next = dead_letters.next() => Some((next?, true)),
             },
         }
     }
 }
 
-fn take(delivery: lapin::message::Delivery, is_dead: bool) -> Delivery {
+/// Converts a message of lapin.
+fn into_delivery(delivery: lapin::message::Delivery, is_dead_letter: bool) -> Delivery {
     let headers = delivery.properties.headers().as_ref();
-    // Absent at the first delivery on 4.x, zero on 3.10.
-    let returned = match headers.and_then(|headers| headers.inner().get("x-delivery-count")) {
-        Some(AMQPValue::LongLongInt(n)) => u32::try_from(*n).unwrap_or(0),
-        Some(AMQPValue::LongInt(n)) => u32::try_from(*n).unwrap_or(0),
-        Some(AMQPValue::LongUInt(n)) => *n,
-        Some(AMQPValue::ShortInt(n)) => u32::try_from(*n).unwrap_or(0),
-        Some(AMQPValue::ShortShortInt(n)) => u32::try_from(*n).unwrap_or(0),
-        Some(AMQPValue::ShortUInt(n)) => u32::from(*n),
-        Some(AMQPValue::ShortShortUInt(n)) => u32::from(*n),
-        _ => 0,
+    // At the first delivery the header is missing on RabbitMQ 4.x, and zero on 3.10.
+    let earlier_deliveries =
+        match headers.and_then(|headers| headers.inner().get("x-delivery-count")) {
+            Some(AMQPValue::LongLongInt(n)) => u32::try_from(*n).unwrap_or(0),
+            Some(AMQPValue::LongInt(n)) => u32::try_from(*n).unwrap_or(0),
+            Some(AMQPValue::LongUInt(n)) => *n,
+            Some(AMQPValue::ShortInt(n)) => u32::try_from(*n).unwrap_or(0),
+            Some(AMQPValue::ShortShortInt(n)) => u32::try_from(*n).unwrap_or(0),
+            Some(AMQPValue::ShortUInt(n)) => u32::from(*n),
+            Some(AMQPValue::ShortShortUInt(n)) => u32::from(*n),
+            _ => 0,
+        };
+    let lowest = if is_dead_letter {
+        MIN_DEAD_LETTER_ATTEMPT
+    } else {
+        1
     };
-    let attempt = returned
-        .saturating_add(1)
-        .max(if is_dead { DEAD_ATTEMPT } else { 1 });
+    let attempt = earlier_deliveries.saturating_add(1).max(lowest);
     let receipt = Receipt {
         acker: Some(delivery.acker),
     };

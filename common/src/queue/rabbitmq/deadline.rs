@@ -1,21 +1,26 @@
-//! Our deadline on every operation of the broker, and what its errors mean to us.
+//! The deadline of an operation of the broker, and the conversion of lapin's errors.
 
 use std::future::Future;
 use std::time::Duration;
 
 use crate::queue::error::QueueError;
 
-/// Connecting, declaring, closing: each within this.
-const OPERATION: Duration = Duration::from_secs(5);
+/// The deadline of one operation: connecting, declaring, acknowledging or closing.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
 
-pub(super) async fn bounded<T>(operation: impl Future<Output = T>) -> Result<T, QueueError> {
-    let late =
-        |_| QueueError::Unavailable(format!("the broker did not answer within {OPERATION:?}"));
-    tokio::time::timeout(OPERATION, operation)
+/// Runs an operation of the broker. Fails if it takes longer than [`OPERATION_TIMEOUT`].
+pub(super) async fn with_timeout<T>(operation: impl Future<Output = T>) -> Result<T, QueueError> {
+    let timed_out = |_| {
+        QueueError::Unavailable(format!(
+            "the broker did not answer within {OPERATION_TIMEOUT:?}"
+        ))
+    };
+    tokio::time::timeout(OPERATION_TIMEOUT, operation)
         .await
-        .map_err(late)
+        .map_err(timed_out)
 }
 
-pub(super) fn describe(error: &lapin::Error) -> QueueError {
+/// Converts an error of lapin.
+pub(super) fn unavailable(error: &lapin::Error) -> QueueError {
     QueueError::Unavailable(error.to_string())
 }

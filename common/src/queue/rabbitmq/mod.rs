@@ -1,9 +1,12 @@
 //! The queue on RabbitMQ: durable quorum queues behind the default exchange.
 //!
-//! What we hold to, because the broker and lapin demand it (ARCHITECTURE.md has the reasons):
-//! publish and consume on separate connections; one message in flight per channel; success is a
-//! positive confirm without a returned message and nothing else; our own deadline on every await;
-//! no recovery inside lapin, a broken connection is dropped with everything on it.
+//! Invariants, with their reasons in `docs/decisions.md`:
+//!
+//! - Publishers and consumers use separate connections.
+//! - A channel has at most one unconfirmed message.
+//! - A publish succeeds only by a positive publisher confirm without a returned message.
+//! - Every operation of the broker has a deadline that pagesync sets.
+//! - lapin recovers nothing. A broken connection is dropped with all its channels.
 
 mod connection;
 mod consume;
@@ -23,45 +26,48 @@ use super::delivery::Delivery;
 use super::error::QueueError;
 use super::messages::split_into_messages;
 use super::{Depth, PUBLISH_DEADLINE, Queue};
-use connection::Target;
+use connection::Broker;
 use consume::Consumers;
 use publish::Publisher;
 
 /// The queue of a distributed deployment.
 #[derive(Debug)]
 pub struct RabbitMq {
-    target: Arc<Target>,
-    /// Started when first needed: a worker publishes nothing and keeps no connection for it.
+    broker: Arc<Broker>,
+    /// Started at its first use. A worker publishes nothing and has no connection for publishing.
     publisher: OnceLock<Publisher>,
     consumers: Consumers,
     ended: CancellationToken,
 }
 
 impl RabbitMq {
-    /// Uses the broker at `uri` (`amqp://user:password@host:5672/vhost`). Declares the queues; fails
-    /// only if they exist with other settings. A broker that is away is waited for in the background.
+    /// Opens the queue on the broker at `uri` (`amqp://user:password@host:5672/vhost`) and declares
+    /// its AMQP queues. `role` becomes part of the names of the connections. Fails if `uri` is
+    /// malformed or if an AMQP queue exists with other arguments. If the broker does not answer, it
+    /// is connected to later, when jobs are published or received.
     pub async fn open(uri: &str, role: &str) -> Result<Self, QueueError> {
-        let target = Arc::new(Target::new(uri, role)?);
-        match target.connect_and_declare("check").await {
+        let broker = Arc::new(Broker::new(uri, role)?);
+        match broker.connect_and_declare("check").await {
             Ok(connection) => connection::close(&connection).await,
             Err(error @ QueueError::Mismatch(_)) => return Err(error),
             Err(error) => tracing::warn!(error = %error, "the broker does not answer yet"),
         }
         Ok(Self {
             publisher: OnceLock::new(),
-            consumers: Consumers::new(target.clone()),
-            target,
+            consumers: Consumers::new(broker.clone()),
+            broker,
             ended: CancellationToken::new(),
         })
     }
 
-    /// Cancelled when the publishing task has ended: by a panic, or because this was dropped.
+    /// Returns a token that is cancelled when the publishing task has ended, by a panic or because
+    /// the queue was dropped.
     pub fn ended(&self) -> CancellationToken {
         self.ended.clone()
     }
 
     fn publisher(&self) -> &Publisher {
-        let start = || Publisher::start(self.target.clone(), self.ended.clone());
+        let start = || Publisher::start(self.broker.clone(), self.ended.clone());
         self.publisher.get_or_init(start)
     }
 }
@@ -69,17 +75,18 @@ impl RabbitMq {
 #[async_trait]
 impl Queue for RabbitMq {
     async fn publish(&self, queue_name: QueueName, jobs: &[Job]) -> Result<(), QueueError> {
-        let answers = split_into_messages(queue_name, jobs)
+        let results = split_into_messages(queue_name, jobs)
             .into_iter()
             .map(|group| self.publisher().submit(queue_name, group));
-        let all = futures_util::future::join_all(answers.collect::<Vec<_>>());
-        let late = || QueueError::Unavailable("no confirm in time".to_owned());
-        let answers = tokio::time::timeout(PUBLISH_DEADLINE, all)
+        let all = futures_util::future::join_all(results.collect::<Vec<_>>());
+        let unconfirmed =
+            || QueueError::Unavailable("the broker did not confirm the message".to_owned());
+        let results = tokio::time::timeout(PUBLISH_DEADLINE, all)
             .await
-            .map_err(|_| late())?;
-        answers
+            .map_err(|_| unconfirmed())?;
+        results
             .into_iter()
-            .try_for_each(|answer| answer.unwrap_or_else(|_| Err(late())))
+            .try_for_each(|result| result.unwrap_or_else(|_| Err(unconfirmed())))
     }
 
     async fn receive(&self, queue_name: QueueName) -> Result<Delivery, QueueError> {
@@ -87,7 +94,7 @@ impl Queue for RabbitMq {
     }
 
     async fn requeue(&self, queue_name: QueueName) -> Result<(), QueueError> {
-        self.consumers.release(queue_name).await;
+        self.consumers.requeue(queue_name).await;
         Ok(())
     }
 

@@ -1,9 +1,10 @@
-//! Publishing with group commit: a few slots, each with a channel of its own and one message in
-//! flight. A slot takes everything that waits into one message, so one confirm answers many callers;
-//! at low load a message is one job and nothing waits for company.
+//! The publisher: a few slots, each with a channel of its own and one message in flight.
 //!
-//! Invariant: a caller is answered `Ok` only by the positive confirm of the very message that
-//! carried its jobs. With two messages in flight on a channel lapin mixes up whose confirm is whose.
+//! A slot puts the webhook jobs of all waiting callers into one message, so that one confirm
+//! serves many callers. A free slot publishes at once and does not wait for further jobs.
+//!
+//! Invariant: a caller gets `Ok` only by the positive confirm of the message that contains its
+//! jobs. With two messages in flight on one channel, lapin assigns a confirm to the wrong message.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,43 +19,47 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::connection::{Target, close};
-use super::deadline::{bounded, describe};
+use super::connection::{Broker, close};
+use super::deadline::{unavailable, with_timeout};
 use super::topology::amqp_queue;
 use crate::queue::error::QueueError;
 use crate::queue::messages::{MAX_JOBS_PER_MESSAGE, MAX_MESSAGE_BYTES};
 use crate::retry::Backoff;
 
-/// Channels that publish at the same time.
+/// The number of channels that publish at the same time.
 const SLOTS: usize = 8;
-/// How long a confirm may take before its channel is given up.
-const CONFIRM: Duration = Duration::from_secs(3);
+/// How long a slot waits for a confirm before it drops its channel.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
 
-type Answer = Result<(), QueueError>;
+type PublishResult = Result<(), QueueError>;
 
+/// The jobs of one caller, which fit one message.
 struct Request {
     queue_name: QueueName,
     jobs: Vec<String>,
     bytes: usize,
-    answer: oneshot::Sender<Answer>,
+    result: oneshot::Sender<PublishResult>,
 }
 
+/// The state of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Up,
+    /// The broker blocks publishers.
     Blocked,
     Down,
 }
 
-/// What waits to be published, and whether it may.
+/// The requests that wait for a slot, and the state of the connection.
 struct Pending {
-    // Tiny critical sections, never across an await.
+    /// Never locked across an await.
     requests: Mutex<VecDeque<Request>>,
+    /// Wakes a slot.
     arrived: Notify,
     state: watch::Sender<State>,
 }
 
-/// The publishing half of the queue.
+/// A handle to the publishing task, which ends when the handle is dropped.
 #[derive(Debug)]
 pub(super) struct Publisher {
     pending: Arc<Pending>,
@@ -70,8 +75,8 @@ impl std::fmt::Debug for Pending {
 }
 
 impl Publisher {
-    /// Starts connecting. `ended` is cancelled when nothing is published any more.
-    pub(super) fn start(target: Arc<Target>, ended: CancellationToken) -> Self {
+    /// Starts the publishing task, which connects to the broker. `ended` is cancelled when it ends.
+    pub(super) fn start(broker: Arc<Broker>, ended: CancellationToken) -> Self {
         let state = watch::Sender::new(State::Down);
         let pending = Arc::new(Pending {
             requests: Mutex::default(),
@@ -81,8 +86,8 @@ impl Publisher {
         let stop = CancellationToken::new();
         let supervised = stop
             .clone()
-            .run_until_cancelled_owned(supervise(target, pending.clone()));
-        // Cancelled however the task ends, by a panic too.
+            .run_until_cancelled_owned(supervise(broker, pending.clone()));
+        // The guard cancels `ended` also if the task panics.
         let guard = ended.drop_guard();
         tokio::spawn(async move {
             let _ended = guard;
@@ -94,26 +99,27 @@ impl Publisher {
         }
     }
 
+    /// Returns whether publishes are possible now.
     pub(super) fn is_up(&self) -> bool {
         *self.pending.state.borrow() == State::Up
     }
 
-    /// Hands over jobs that fit one message. The answer comes through the channel; if it is dropped
-    /// unanswered, the publisher is gone.
+    /// Submits jobs that fit one message. The result is sent to the receiver. If the connection is
+    /// lost before the confirm, the receiver is closed without a result.
     pub(super) fn submit(
         &self,
         queue_name: QueueName,
         jobs: Vec<String>,
-    ) -> oneshot::Receiver<Answer> {
-        let (answer, answered) = oneshot::channel();
+    ) -> oneshot::Receiver<PublishResult> {
+        let (result, receiver) = oneshot::channel();
         let bytes = jobs.iter().map(String::len).sum();
         self.pending.push(Request {
             queue_name,
             jobs,
             bytes,
-            answer,
+            result,
         });
-        answered
+        receiver
     }
 }
 
@@ -137,9 +143,9 @@ impl Pending {
         }
     }
 
-    /// The breaker: from now on requests are refused at once, and so are those that wait.
-    fn set(&self, state: State) {
-        // Under the lock, so that no request slips in between.
+    /// Changes the state. In a state other than `Up`, waiting and later requests fail at once.
+    fn set_state(&self, state: State) {
+        // The state changes under the lock, so that no request is added after the refusals.
         let mut requests = self.lock();
         self.state.send_replace(state);
         let refused = if state == State::Up {
@@ -153,10 +159,10 @@ impl Pending {
         }
     }
 
-    /// Everything that waits and may share a message: at least one request.
+    /// Waits for the requests of the next message and returns them: at least one.
     async fn next_group(&self) -> Vec<Request> {
         loop {
-            let group = self.take_group();
+            let group = self.pop_group();
             if !group.is_empty() {
                 return group;
             }
@@ -164,10 +170,11 @@ impl Pending {
         }
     }
 
-    fn take_group(&self) -> Vec<Request> {
+    /// Removes and returns the requests of the next message; none if no request waits.
+    fn pop_group(&self) -> Vec<Request> {
         let mut requests = self.lock();
-        // Whose caller went away was answered 503: publishing it would only delay the others.
-        while requests.front().is_some_and(|next| next.answer.is_closed()) {
+        // Skip requests whose caller does not wait any more: they would only delay the others.
+        while requests.front().is_some_and(|next| next.result.is_closed()) {
             requests.pop_front();
         }
         let (mut group, mut jobs, mut bytes) = (Vec::<Request>::new(), 0, 0);
@@ -179,7 +186,7 @@ impl Pending {
                 && jobs + next.jobs.len() <= MAX_JOBS_PER_MESSAGE
                 && bytes + next.bytes <= MAX_MESSAGE_BYTES;
             if !group.is_empty() && !fits {
-                // More than one message's worth: wake another slot for the rest.
+                // The rest needs another message: wake another slot.
                 self.arrived.notify_one();
                 break;
             }
@@ -191,27 +198,28 @@ impl Pending {
     }
 }
 
+/// Fails a request because of the state of the connection.
 fn refuse(request: Request, state: State) {
     let reason = match state {
-        State::Blocked => "the broker blocks publishers: it is low on memory or disk",
-        State::Up | State::Down => "no connection to the broker",
+        State::Blocked => "the broker blocks publishers because it is low on memory or disk",
+        State::Up | State::Down => "there is no connection to the broker",
     };
     let _ = request
-        .answer
+        .result
         .send(Err(QueueError::Unavailable(reason.to_owned())));
 }
 
-/// Keeps one connection with its slots, for ever.
-async fn supervise(target: Arc<Target>, pending: Arc<Pending>) {
+/// Publishes on one connection after another, forever.
+async fn supervise(broker: Arc<Broker>, pending: Arc<Pending>) {
     let mut backoff = Backoff::default();
     loop {
-        match target.connect_and_declare("publish").await {
+        match broker.connect_and_declare("publish").await {
             Ok(connection) => {
                 backoff.reset();
                 let reason = publish_on(&connection, &pending).await;
-                pending.set(State::Down);
-                tracing::warn!(reason, "the publishing connection is lost");
-                // Not awaited: a broker that hangs would hold up the next attempt.
+                pending.set_state(State::Down);
+                tracing::warn!(reason, "the connection for publishing was lost");
+                // The close is not awaited: a broker that hangs would delay the next attempt.
                 tokio::spawn(async move { close(&connection).await });
             }
             Err(error) => tracing::warn!(error = %error, "cannot connect to the broker to publish"),
@@ -220,7 +228,7 @@ async fn supervise(target: Arc<Target>, pending: Arc<Pending>) {
     }
 }
 
-/// Publishes until the connection is of no more use; says why.
+/// Publishes on a connection until it fails. Returns the reason.
 async fn publish_on(connection: &Connection, pending: &Arc<Pending>) -> String {
     let mut events = connection.events_listener();
     let mut slots = JoinSet::new();
@@ -230,21 +238,21 @@ async fn publish_on(connection: &Connection, pending: &Arc<Pending>) -> String {
             Err(error) => return error.to_string(),
         };
     }
-    pending.set(State::Up);
-    let mut ended = None;
+    pending.set_state(State::Up);
+    let mut slot_failure = None;
     loop {
         tokio::select! {
             event = events.next() => match event {
                 Some(Event::ConnectionBlocked(reason)) => {
                     tracing::warn!(reason, "the broker blocks publishers");
-                    pending.set(State::Blocked);
+                    pending.set_state(State::Blocked);
                 }
                 Some(Event::ConnectionUnblocked) => {
-                    tracing::info!("the broker takes messages again");
-                    if let Some(reason) = ended {
+                    tracing::info!("the broker accepts messages again");
+                    if let Some(reason) = slot_failure {
                         return reason;
                     }
-                    pending.set(State::Up);
+                    pending.set_state(State::Up);
                 }
                 Some(Event::Error(error)) => return error.to_string(),
                 Some(_) => {}
@@ -252,26 +260,27 @@ async fn publish_on(connection: &Connection, pending: &Arc<Pending>) -> String {
             },
             Some(reason) = slots.join_next() => {
                 let reason = reason.unwrap_or_else(|panic| panic.to_string());
-                // While the broker blocks, a new connection would be blocked too: wait here.
+                // The broker would block a new connection too: reconnect after the block has ended.
                 if *pending.state.borrow() != State::Blocked {
                     return reason;
                 }
-                ended = Some(reason);
+                slot_failure = Some(reason);
             }
         }
     }
 }
 
+/// Opens a channel with publisher confirms.
 async fn open_channel(connection: &Connection) -> Result<Channel, QueueError> {
-    let channel = bounded(connection.create_channel())
+    let channel = with_timeout(connection.create_channel())
         .await?
-        .map_err(|error| describe(&error))?;
-    let confirms = bounded(channel.confirm_select(ConfirmSelectOptions::default())).await?;
-    confirms.map_err(|error| describe(&error))?;
+        .map_err(|error| unavailable(&error))?;
+    let confirms = with_timeout(channel.confirm_select(ConfirmSelectOptions::default())).await?;
+    confirms.map_err(|error| unavailable(&error))?;
     Ok(channel)
 }
 
-/// Publishes one group after the other until something is wrong with the channel; says what.
+/// Publishes one group of requests after another until the channel fails. Returns the reason.
 async fn run_slot(channel: Channel, pending: Arc<Pending>) -> String {
     loop {
         let group = pending.next_group().await;
@@ -281,33 +290,38 @@ async fn run_slot(channel: Channel, pending: Arc<Pending>) -> String {
                 .iter()
                 .flat_map(|request| request.jobs.iter().map(String::as_str)),
         );
-        let (answer, broken) =
-            match tokio::time::timeout(CONFIRM, publish_one(&channel, queue_name, &body)).await {
-                Ok(Ok(Confirmation::Ack(None))) => (Ok(()), None),
-                Ok(Ok(Confirmation::Nack(_))) => (Err(QueueError::Full(queue_name)), None),
-                Ok(Ok(Confirmation::Ack(Some(_)))) => {
-                    broken("the queue is gone: the message came back")
-                }
-                Ok(Ok(Confirmation::NotRequested)) => broken("the channel gives no confirms"),
-                Ok(Err(error)) => broken(&error.to_string()),
-                Err(_) => broken("no confirm in time"),
-            };
+        let published = publish_one(&channel, queue_name, &body);
+        let (result, failure) = match tokio::time::timeout(CONFIRM_TIMEOUT, published).await {
+            Ok(Ok(Confirmation::Ack(None))) => (Ok(()), None),
+            // The broker rejects a message if its queue is full.
+            Ok(Ok(Confirmation::Nack(_))) => (Err(QueueError::Full(queue_name)), None),
+            Ok(Ok(Confirmation::Ack(Some(_)))) => {
+                channel_failure("the broker returned the message: its queue does not exist")
+            }
+            Ok(Ok(Confirmation::NotRequested)) => {
+                channel_failure("the channel has no publisher confirms")
+            }
+            Ok(Err(error)) => channel_failure(&error.to_string()),
+            Err(_) => channel_failure("the broker did not confirm the message in time"),
+        };
         for request in group {
-            let _ = request.answer.send(answer.clone());
+            let _ = request.result.send(result.clone());
         }
-        if let Some(reason) = broken {
+        if let Some(reason) = failure {
             return reason;
         }
     }
 }
 
-fn broken(reason: &str) -> (Answer, Option<String>) {
+/// Returns the result of the callers and the reason that ends the slot.
+fn channel_failure(reason: &str) -> (PublishResult, Option<String>) {
     (
         Err(QueueError::Unavailable(reason.to_owned())),
         Some(reason.to_owned()),
     )
 }
 
+/// Publishes one persistent message and waits for its confirm.
 async fn publish_one(
     channel: &Channel,
     queue_name: QueueName,

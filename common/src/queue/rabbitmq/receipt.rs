@@ -1,12 +1,12 @@
-//! The right to acknowledge a message of RabbitMQ.
+//! The acknowledgement of a message of RabbitMQ.
 
 use lapin::Acker;
 use lapin::options::{BasicAckOptions, BasicRejectOptions};
 
-use super::deadline::bounded;
+use super::deadline::with_timeout;
 use crate::queue::error::QueueError;
 
-/// The right to acknowledge one message.
+/// The handle that acknowledges one message. Dropping it requeues the message.
 #[derive(Debug)]
 pub(in crate::queue) struct Receipt {
     pub(super) acker: Option<Acker>,
@@ -17,8 +17,9 @@ impl Receipt {
         let Some(acker) = self.acker.take() else {
             return Err(QueueError::Lost);
         };
-        match bounded(acker.ack(BasicAckOptions::default())).await? {
+        match with_timeout(acker.ack(BasicAckOptions::default())).await? {
             Ok(true) => Ok(()),
+            // `false` means that lapin did not send the acknowledgement.
             Ok(false) | Err(_) => Err(QueueError::Lost),
         }
     }
@@ -31,8 +32,8 @@ impl Drop for Receipt {
         };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                // If this fails the channel is gone, and the broker has given the message back.
-                let _ = bounded(acker.reject(BasicRejectOptions { requeue: true })).await;
+                // If this fails, the channel is closed and the broker requeues the message.
+                let _ = with_timeout(acker.reject(BasicRejectOptions { requeue: true })).await;
             });
         }
     }

@@ -1,25 +1,30 @@
-//! The queues and their arguments, version 1. A change of any argument is a version 2 beside it: a
-//! broker refuses to redeclare a queue with other arguments, and nothing here deletes one.
+//! The AMQP queues and their arguments, version 1.
+//!
+//! Invariant: the arguments of a version never change. A broker refuses to declare an existing
+//! queue with other arguments, and pagesync deletes no queue. Other arguments need a version 2 with
+//! new names.
 
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ErrorKind};
 use model::queue_name::QueueName;
 
-use super::deadline::{bounded, describe};
+use super::deadline::{unavailable, with_timeout};
 use crate::queue::error::QueueError;
 
-/// Where the broker puts what it delivered too often.
-pub(super) const DEAD: &str = "pagesync.v1.dead";
-/// After this many returns the broker itself gives up on a message. Declared because the default
-/// differs between versions, and never -1: that means "at once" on 3.10.
+/// The dead-letter queue, which receives messages that exceed [`DELIVERY_LIMIT`].
+pub(super) const DEAD_LETTER_QUEUE: &str = "pagesync.v1.dead";
+/// How often a message can be requeued before the broker moves it to the dead-letter queue. The
+/// limit is declared because its default differs between versions of RabbitMQ. It must not be -1,
+/// which on 3.10 moves a message at its first return.
 const DELIVERY_LIMIT: i64 = 20;
 
-/// The queue of a queue.
+/// Returns the name of the AMQP queue for a queue of jobs.
 pub(super) fn amqp_queue(queue_name: QueueName) -> String {
     format!("pagesync.v1.{}", queue_name.as_str())
 }
 
+/// Returns the maximum size of an AMQP queue in bytes.
 fn max_bytes(queue_name: QueueName) -> i64 {
     match queue_name {
         QueueName::Webhooks => 2 << 30,
@@ -44,9 +49,9 @@ fn arguments(max_bytes: i64) -> FieldTable {
     arguments
 }
 
-/// Declares every queue, so that a publish never meets a missing one.
+/// Declares all AMQP queues, so that no publish finds its queue missing.
 pub(super) async fn declare(channel: &Channel) -> Result<(), QueueError> {
-    declare_one(channel, DEAD, arguments(1 << 30)).await?;
+    declare_one(channel, DEAD_LETTER_QUEUE, arguments(1 << 30)).await?;
     for queue_name in QueueName::ALL {
         let mut arguments = arguments(max_bytes(queue_name));
         arguments.insert(
@@ -59,7 +64,7 @@ pub(super) async fn declare(channel: &Channel) -> Result<(), QueueError> {
         );
         arguments.insert(
             "x-dead-letter-routing-key".into(),
-            AMQPValue::LongString(DEAD.into()),
+            AMQPValue::LongString(DEAD_LETTER_QUEUE.into()),
         );
         arguments.insert(
             "x-dead-letter-strategy".into(),
@@ -76,19 +81,19 @@ async fn declare_one(
     arguments: FieldTable,
 ) -> Result<(), QueueError> {
     let declared =
-        bounded(channel.queue_declare(name.into(), QueueDeclareOptions::durable(), arguments))
+        with_timeout(channel.queue_declare(name.into(), QueueDeclareOptions::durable(), arguments))
             .await?;
     match declared {
         Ok(_) => Ok(()),
-        // 406: it is there with other arguments. The broker's text says which.
+        // 406: the queue exists with other arguments. The broker's text names them.
         Err(error) => Err(match error.kind() {
             ErrorKind::ProtocolError(amqp) if amqp.get_id() == 406 => {
                 QueueError::Mismatch(format!(
-                    "{name}: {}. Drain and delete it, or point pagesync at another vhost",
+                    "{name}: {}; drain and delete the queue, or use another vhost",
                     amqp.get_message()
                 ))
             }
-            _ => describe(&error),
+            _ => unavailable(&error),
         }),
     }
 }

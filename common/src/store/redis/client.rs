@@ -1,6 +1,6 @@
-//! The connection pool of the Redis store.
+//! Opens connections to Redis and sends commands.
 //!
-//! Invariant: every connection and every reply has a deadline.
+//! Invariant: connecting and every reply have a timeout.
 
 use std::time::Duration;
 
@@ -13,13 +13,15 @@ use super::durability::Durability;
 use super::reply::unavailable;
 use crate::store::StoreError;
 
-/// Our deadline for connecting and for every answer: the client's default, 500 ms, is too short for
-/// a server that is writing its log.
-const DEADLINE: Duration = Duration::from_secs(2);
-const CONNECTIONS: usize = 16;
-pub(super) const COMMIT: &str = include_str!("commit.lua");
+/// How long connecting and each reply may take. The default of the client, 500 ms, is too short
+/// while the server writes its append-only file.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// How many connections the pool has at most.
+const MAX_CONNECTIONS: usize = 16;
+/// The script that executes a commit.
+pub(super) const COMMIT_SCRIPT: &str = include_str!("commit.lua");
 
-/// The store of a distributed deployment.
+/// The store of a deployment on RabbitMQ and Redis.
 pub struct RedisStore {
     pool: Pool,
     pub(super) durability: Durability,
@@ -35,36 +37,40 @@ impl std::fmt::Debug for RedisStore {
 }
 
 impl RedisStore {
-    /// Uses the server at `url` (`redis://user:password@host:6379/0`). Connects when first asked.
+    /// Returns the store on the server at `url`, which has the form
+    /// `redis://user:password@host:6379/0`. The first operation opens a connection. Fails if `url`
+    /// has another form.
     pub fn open(url: &str, durability: Durability) -> Result<Self, StoreError> {
-        let refuse = |_| {
-            let shape = "the store's address is not of the form redis://user:password@host:6379/0";
-            StoreError::Unavailable(shape.to_owned())
+        let invalid_url = |_| {
+            let reason =
+                "the address of Redis is not of the form redis://user:password@host:6379/0";
+            StoreError::Unavailable(reason.to_owned())
         };
-        let info = url.into_connection_info().map_err(refuse)?;
+        let info = url.into_connection_info().map_err(invalid_url)?;
         let tcp = redis::io::tcp::TcpSettings::default()
             .set_nodelay(true)
-            .set_user_timeout(DEADLINE);
+            .set_user_timeout(TIMEOUT);
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(DEADLINE))
-            .set_response_timeout(Some(DEADLINE));
+            .set_connection_timeout(Some(TIMEOUT))
+            .set_response_timeout(Some(TIMEOUT));
         let manager =
-            Manager::new_with_config(info.set_tcp_settings(tcp), config).map_err(refuse)?;
+            Manager::new_with_config(info.set_tcp_settings(tcp), config).map_err(invalid_url)?;
         let pool = Pool::builder(manager)
-            .max_size(CONNECTIONS)
+            .max_size(MAX_CONNECTIONS)
             .runtime(Runtime::Tokio1)
-            .wait_timeout(Some(DEADLINE))
-            .create_timeout(Some(DEADLINE))
-            .recycle_timeout(Some(DEADLINE))
+            .wait_timeout(Some(TIMEOUT))
+            .create_timeout(Some(TIMEOUT))
+            .recycle_timeout(Some(TIMEOUT))
             .build()
             .map_err(|error| StoreError::Unexpected(error.to_string()))?;
         Ok(Self {
             pool,
             durability,
-            commit: Script::new(COMMIT),
+            commit: Script::new(COMMIT_SCRIPT),
         })
     }
 
+    /// Returns a connection of the pool, and opens one if none is idle.
     pub(super) async fn connection(&self) -> Result<Connection, StoreError> {
         self.pool
             .get()
@@ -72,8 +78,8 @@ impl RedisStore {
             .map_err(|error| StoreError::Unavailable(error.to_string()))
     }
 
-    /// Sends commands together; each has its own answer.
-    pub(super) async fn ask(
+    /// Sends commands in one pipeline and returns a reply or an error for each.
+    pub(super) async fn query(
         &self,
         connection: &mut Connection,
         pipeline: &mut Pipeline,
@@ -85,13 +91,17 @@ impl RedisStore {
             .map_err(|error| unavailable(&error))
     }
 
-    /// Sends commands together; one failing fails all.
-    pub(super) async fn ask_all(&self, pipeline: &mut Pipeline) -> Result<Vec<Reply>, StoreError> {
+    /// Sends commands in one pipeline and returns their replies. Fails if one of the commands
+    /// fails.
+    pub(super) async fn query_all(
+        &self,
+        pipeline: &mut Pipeline,
+    ) -> Result<Vec<Reply>, StoreError> {
         let mut connection = self.connection().await?;
-        let answers = self.ask(&mut connection, pipeline).await?;
-        answers
+        let replies = self.query(&mut connection, pipeline).await?;
+        replies
             .into_iter()
-            .map(|answer| answer.map_err(|error| unavailable(&error)))
+            .map(|reply| reply.map_err(|error| unavailable(&error)))
             .collect()
     }
 }

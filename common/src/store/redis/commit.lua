@@ -1,11 +1,12 @@
--- One commit: everything expected holds, then everything is written; or nothing is.
--- KEYS are what the commit touches; the commit in ARGV[1] names them by index, 1 first.
--- Versions and times travel as text: Lua's numbers would round them.
+-- Executes one commit: if all expected versions match, everything is written, otherwise nothing.
+-- KEYS contains every key that the commit touches. The commit in ARGV[1] is JSON and refers to keys
+-- by their index in KEYS, from 1. Versions and times are strings, because Lua would round large
+-- numbers.
 local commit = cjson.decode(ARGV[1])
 
 local function version(key)
   if redis.call('TYPE', key).ok ~= 'hash' then return '0' end
-  -- Anything but a plain number counts as none, as it does for who reads it.
+  -- A version that is not a number counts as 0, as in `reply.rs`.
   return string.match(redis.call('HGET', key, '_version') or '', '^[1-9]%d*$') or '0'
 end
 
@@ -26,11 +27,11 @@ if page then
     local flat = redis.call('HGETALL', key)
     for i = 1, #flat, 2 do held[flat[i]] = flat[i + 1] end
   elseif redis.call('EXISTS', key) == 1 then
-    -- Only if there is something: after a first write that needs no memory, as this one, a full
-    -- Redis lets the rest of a script through.
+    -- DEL is called only if there is something to delete. A full Redis refuses HSET but not DEL,
+    -- and after a first write it executes the rest of a script in any case.
     redis.call('DEL', key)
   end
-  -- Only what differs is written: the append-only file stays small.
+  -- Only attributes that changed are written, which keeps the append-only file small.
   local set, gone = { '_version', now }, {}
   for name, text in pairs(page.attributes) do
     if held[name] ~= text then set[#set + 1] = name; set[#set + 1] = text end
@@ -54,7 +55,7 @@ for _, record in ipairs(commit.records) do
   local key, index, expiry = KEYS[record.key], KEYS[record.index], KEYS[record.expiry]
   local clock = redis.call('TIME')
   local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-  -- What has expired is gone by itself; its name in the index goes with some later write.
+  -- Redis deletes expired records by itself. Each write removes up to eight of them from the index.
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', expiry, '-inf', string.format('%.0f', now), 'LIMIT', 0, 8)) do
     redis.call('ZREM', index, id)
     redis.call('ZREM', expiry, id)

@@ -1,10 +1,12 @@
-//! Sending commits: one script call per commit, many in one pipeline.
+//! Sends commits to Redis.
+//!
+//! Invariant: each commit is one call of `commit.lua`. The calls of a batch share a pipeline.
 
 use deadpool_redis::Connection;
 use redis::{Pipeline, ServerErrorKind};
 
-use super::client::{COMMIT, RedisStore};
-use super::disk::{cannot_be_polled_again, wait_for_disk};
+use super::client::{COMMIT_SCRIPT, RedisStore};
+use super::disk::{polls_cannot_restore, wait_for_disk};
 use super::durability::Durability;
 use super::payload::Payload;
 use super::reply::{outcome, unavailable};
@@ -19,53 +21,56 @@ impl RedisStore {
         let payloads: Vec<Payload> = commits.iter().map(Payload::new).collect();
         let mut connection = self.connection().await?;
         let mut outcomes: Vec<Option<CommitOutcome>> = vec![None; payloads.len()];
-        // By its name; where the server does not know it (any more), by its text: others may flush the
-        // scripts between two calls.
-        for (command, script) in [("EVALSHA", self.commit.get_hash()), ("EVAL", COMMIT)] {
-            let open: Vec<usize> = (0..payloads.len())
+        // The script is called by its hash. Commits for which the server does not know the hash are
+        // sent again with the text of the script, because any client can flush the scripts at any
+        // time.
+        for (command, script) in [("EVALSHA", self.commit.get_hash()), ("EVAL", COMMIT_SCRIPT)] {
+            let pending: Vec<usize> = (0..payloads.len())
                 .filter(|i| outcomes[*i].is_none())
                 .collect();
-            let mut pipeline = Pipeline::with_capacity(open.len());
-            for i in &open {
+            let mut pipeline = Pipeline::with_capacity(pending.len());
+            for i in &pending {
                 let Payload { keys, commit } = &payloads[*i];
                 let call = pipeline.cmd(command).arg(script).arg(keys.len());
                 call.arg(keys).arg(commit);
             }
-            let mut is_known = true;
-            for (i, answer) in open
+            let mut is_script_known = true;
+            for (i, reply) in pending
                 .into_iter()
-                .zip(self.ask(&mut connection, &mut pipeline).await?)
+                .zip(self.query(&mut connection, &mut pipeline).await?)
             {
-                match answer {
+                match reply {
                     Ok(reply) => outcomes[i] = Some(outcome(reply)?),
                     Err(error) if error.kind() == ServerErrorKind::NoScript.into() => {
-                        is_known = false;
+                        is_script_known = false;
                     }
                     Err(error) => {
                         if error.kind() == ServerErrorKind::ReadOnly.into() {
-                            // A replica since a failover: this connection must not come back.
+                            // A failover has made this server a replica. The connection must not
+                            // return to the pool.
                             drop(Connection::take(connection));
                         }
                         return Err(unavailable(&error));
                     }
                 }
             }
-            if is_known {
+            if is_script_known {
                 break;
             }
         }
         if self.durability == Durability::Fsync {
             wait_for_disk(&mut connection).await?;
-        } else if commits.iter().any(cannot_be_polled_again) {
-            // As far as this server can say; `check` warns of one that cannot.
+        } else if commits.iter().any(polls_cannot_restore) {
+            // A failure is only logged: in relaxed mode the server may be unable to confirm the
+            // write. `check` warns if it has no append-only file.
             if let Err(error) = wait_for_disk(&mut connection).await {
-                tracing::debug!(error = %error, "a token was written, and is not known to be on disk");
+                tracing::debug!(error = %error, "cannot confirm that the data of a login is on disk");
             }
         }
-        let unanswered = || StoreError::Unexpected("a commit without an answer".to_owned());
+        let missing = || StoreError::Unexpected("Redis returned no reply for a commit".to_owned());
         outcomes
             .into_iter()
-            .map(|outcome| outcome.ok_or_else(unanswered))
+            .map(|outcome| outcome.ok_or_else(missing))
             .collect()
     }
 }

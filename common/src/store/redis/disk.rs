@@ -1,5 +1,8 @@
-//! Redis' append-only file: waiting until a write is in it, and having it rewritten without what was
-//! deleted.
+//! Controls the append-only file of Redis: waits until writes are in it, and has Redis rewrite it
+//! without deleted data.
+//!
+//! Invariant: a rewrite removes deleted data only if it began after the deletion, so a rewrite that
+//! is already under way does not count.
 
 use std::time::Duration;
 
@@ -10,80 +13,88 @@ use super::client::RedisStore;
 use super::reply::{parse, unavailable};
 use crate::store::{Commit, RecordKind, RecordWrite, StoreError};
 
-/// How long a rewrite is waited for; it goes on without us.
-const PATIENCE: Duration = Duration::from_secs(30);
-const LOOK: Duration = Duration::from_millis(50);
-/// How long the disk may take in `fsync` mode.
-const FSYNC: Duration = Duration::from_millis(1500);
+/// How long to wait for a rewrite. Redis continues it after that.
+const REWRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often the state of a rewrite is read.
+const REWRITE_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+/// How long to wait until the append-only file is synced to disk.
+const FSYNC_TIMEOUT: Duration = Duration::from_millis(1500);
 
 impl RedisStore {
-    /// Begins a rewrite after any that is under way, and waits until it has ended well.
+    /// Rewrites the append-only file, after a rewrite that is already under way, and waits for its
+    /// end. Fails if the rewrite fails or takes too long. If there is no append-only file, a
+    /// snapshot replaces the previous one.
     pub(super) async fn rewrite_log(&self) -> Result<(), StoreError> {
-        let rewritten = tokio::time::timeout(PATIENCE, self.rewrite()).await;
+        let rewritten = tokio::time::timeout(REWRITE_TIMEOUT, self.rewrite()).await;
         rewritten.unwrap_or_else(|_| {
-            let late = "Redis still rewrites its append-only file";
-            Err(StoreError::Unavailable(late.to_owned()))
+            let reason = "Redis is still rewriting its append-only file";
+            Err(StoreError::Unavailable(reason.to_owned()))
         })
     }
 
     async fn rewrite(&self) -> Result<(), StoreError> {
-        let mut begun = false;
+        let mut has_started = false;
         loop {
             let info = self.persistence().await?;
             let is = |name: &str, value: &str| {
                 let mut lines = info.lines().filter_map(|line| line.split_once(':'));
-                lines.any(|(stored, text)| stored == name && text.trim_end() == value)
+                lines.any(|(key, text)| key == name && text.trim_end() == value)
             };
             if is("aof_enabled", "0") {
                 return self.snapshot().await;
             }
-            let at_rest = is("aof_rewrite_in_progress", "0") && is("aof_rewrite_scheduled", "0");
-            if at_rest && begun {
+            let is_idle = is("aof_rewrite_in_progress", "0") && is("aof_rewrite_scheduled", "0");
+            if is_idle && has_started {
                 return if is("aof_last_bgrewrite_status", "ok") {
                     Ok(())
                 } else {
-                    let why = "Redis could not rewrite its append-only file: is its disk full?";
-                    Err(StoreError::Unavailable(why.to_owned()))
+                    let reason = "Redis could not rewrite its append-only file: check its disk";
+                    Err(StoreError::Unavailable(reason.to_owned()))
                 };
             }
-            if at_rest {
+            if is_idle {
                 let mut connection = self.connection().await?;
-                let asked: RedisResult<String> = redis::cmd("BGREWRITEAOF")
+                let reply: RedisResult<String> = redis::cmd("BGREWRITEAOF")
                     .query_async(&mut connection)
                     .await;
-                match asked {
-                    Ok(_) => begun = true,
-                    // Somebody else's began since we looked, which was after our deletions: it will do.
-                    Err(error) if error.to_string().contains("already in progress") => begun = true,
+                match reply {
+                    Ok(_) => has_started = true,
+                    // Another client has started a rewrite since the state was read. It began after
+                    // the deletions, so it serves as well.
+                    Err(error) if error.to_string().contains("already in progress") => {
+                        has_started = true;
+                    }
                     Err(error) => return Err(unavailable(&error)),
                 }
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(REWRITE_CHECK_INTERVAL).await;
         }
     }
 
-    /// Without an append-only file: a new snapshot in the place of the old one, if snapshots are made.
+    /// Replaces the snapshot of a server that has no append-only file, if it makes snapshots.
     async fn snapshot(&self) -> Result<(), StoreError> {
         let mut pipeline = redis::pipe();
         pipeline.cmd("CONFIG").arg("GET").arg("save");
-        let save: Vec<String> = parse(self.ask_all(&mut pipeline).await?.pop())?;
+        let save: Vec<String> = parse(self.query_all(&mut pipeline).await?.pop())?;
         if save.get(1).is_none_or(String::is_empty) {
             return Ok(());
         }
         let mut pipeline = redis::pipe();
         pipeline.cmd("SAVE");
-        self.ask_all(&mut pipeline).await.map(drop)
+        self.query_all(&mut pipeline).await.map(drop)
     }
 
+    /// Returns the section `persistence` of `INFO`.
     async fn persistence(&self) -> Result<String, StoreError> {
         let mut pipeline = redis::pipe();
         pipeline.cmd("INFO").arg("persistence");
-        parse(self.ask_all(&mut pipeline).await?.pop())
+        parse(self.query_all(&mut pipeline).await?.pop())
     }
 }
 
-/// Whether a commit holds what no poll could bring back: a login, or the end of one.
-pub(super) fn cannot_be_polled_again(commit: &Commit) -> bool {
+/// Returns whether a commit contains data that no poll can restore: a login, or the end of a
+/// connection.
+pub(super) fn polls_cannot_restore(commit: &Commit) -> bool {
     commit.records.iter().any(|write| {
         let (RecordWrite::Put { key, .. }
         | RecordWrite::Delete { key, .. }
@@ -95,29 +106,34 @@ pub(super) fn cannot_be_polled_again(commit: &Commit) -> bool {
     })
 }
 
-/// Waits until everything this connection wrote is on the server's disk.
+/// Waits until all writes of this connection are on the disk of the server. Fails if the server
+/// does not confirm it within [`FSYNC_TIMEOUT`].
 pub(super) async fn wait_for_disk(connection: &mut Connection) -> Result<(), StoreError> {
-    let millis = u64::try_from(FSYNC.as_millis()).unwrap_or(0);
-    let mut ask = redis::cmd("WAITAOF");
-    let asked: RedisResult<(i64, i64)> =
-        ask.arg(1).arg(0).arg(millis).query_async(connection).await;
-    match asked {
+    let millis = u64::try_from(FSYNC_TIMEOUT.as_millis()).unwrap_or(0);
+    let mut command = redis::cmd("WAITAOF");
+    command.arg(1).arg(0).arg(millis);
+    let reply: RedisResult<(i64, i64)> = command.query_async(connection).await;
+    match reply {
         Ok((local, _)) if local >= 1 => Ok(()),
         Ok(_) => Err(StoreError::Unavailable(
-            "the log did not reach the disk in time".to_owned(),
+            "Redis did not sync its append-only file to disk in time".to_owned(),
         )),
-        // Before 7.2 there is no WAITAOF; there a log that is synced before every answer will do.
+        // Redis before 7.2 has no WAITAOF. Its writes are on disk if it syncs before every reply.
         Err(error) if error.to_string().contains("unknown command") => {
-            let mut ask = redis::pipe();
+            let mut pipeline = redis::pipe();
             for setting in ["appendonly", "appendfsync"] {
-                ask.cmd("CONFIG").arg("GET").arg(setting);
+                pipeline.cmd("CONFIG").arg("GET").arg(setting);
             }
-            let asked: RedisResult<Vec<Vec<String>>> = ask.query_async(connection).await;
-            let values = asked.unwrap_or_default();
-            match values.iter().flatten().collect::<Vec<_>>()[..] {
-                [_, log, _, policy] if log == "yes" && policy == "always" => Ok(()),
+            let reply: RedisResult<Vec<Vec<String>>> = pipeline.query_async(connection).await;
+            let settings = reply.unwrap_or_default();
+            match settings.iter().flatten().collect::<Vec<_>>()[..] {
+                [_, appendonly, _, appendfsync]
+                    if appendonly == "yes" && appendfsync == "always" =>
+                {
+                    Ok(())
+                }
                 _ => Err(StoreError::Unavailable(
-                    "Redis before 7.2 has a write on its disk only with appendonly yes and appendfsync always".to_owned(),
+                    "Redis before 7.2 syncs every write only with its settings appendonly yes and appendfsync always".to_owned(),
                 )),
             }
         }

@@ -1,17 +1,21 @@
-//! The store on Redis. All keys share the hash tag `{pagesync}`, so one script may touch several.
+//! Implements the store on Redis.
 //!
-//! | key | type | holds |
+//! All keys share the hash tag `{pagesync}`, so that one script may touch several of them.
+//!
+//! | key | type | content |
 //! |---|---|---|
-//! | `{pagesync}:page:<id>` | hash | a Page: one plain text per field (see [`super::codec`]) |
-//! | `{pagesync}:pages` | sorted set | the ids of all Pages, by text |
-//! | `{pagesync}:history:<id>` | list | its last changes |
-//! | `{pagesync}:feed`, `:feed_position` | stream, number | what changed, densely numbered |
-//! | `{pagesync}:due:<queue>` | sorted set | subjects by due time |
+//! | `{pagesync}:page:<id>` | hash | a Page, one attribute per field (see [`super::codec`]) |
+//! | `{pagesync}:pages` | sorted set | the ids of all Pages, ordered as text |
+//! | `{pagesync}:history:<id>` | list | the last changes of a Page, the newest first |
+//! | `{pagesync}:feed` | stream | the change feed |
+//! | `{pagesync}:feed_position` | number | the number of the last entry of the change feed |
+//! | `{pagesync}:due:<queue>` | sorted set | the subjects of a queue by due time |
 //! | `{pagesync}:record:<kind>:<id>` | hash | a record |
-//! | `{pagesync}:records:<kind>`, `:expiry:<kind>` | sorted sets | its names and ends |
-//! | `{pagesync}:meta` | hash | the epoch |
+//! | `{pagesync}:records:<kind>` | sorted set | the ids of all records of a kind |
+//! | `{pagesync}:expiry:<kind>` | sorted set | the ids of expiring records by expiry time |
+//! | `{pagesync}:meta` | hash | the epoch and the layout |
 //!
-//! Invariant: every write of more than one key is one script. One pooled connection per batch.
+//! Invariant: every commit is one script. All commands of a batch use one connection.
 
 pub mod client;
 mod commit;
@@ -31,7 +35,7 @@ use model::time::HostTime;
 use redis::Pipeline;
 use serde_json::Value as Json;
 
-use super::codec::{from_json, subject};
+use super::codec::{from_json, parse_subject};
 use super::{
     Changes, Commit, CommitOutcome, Cursor, FeedEntry, Health, HistoryEntry, RecordKey, RecordKind,
     RecordWrite, Store, StoreError, StoredPage, Versioned, codec,
@@ -39,14 +43,15 @@ use super::{
 use client::RedisStore;
 use reply::{
     PREFIX, due_key, feed_entry, feed_key, feed_position_key, history_key, index_key, meta_key,
-    millis, page_key, pairs, parse, record_key, stored,
+    page_key, parse, record_key, scored_members, stored_page, time_of_score,
 };
 
-const CLAIM: &str = include_str!("claim.lua");
-/// The version of the keys and of what they hold.
+/// The script that claims due subjects.
+const CLAIM_SCRIPT: &str = include_str!("claim.lua");
+/// The version of the keys and their contents.
 const LAYOUT: &str = "2";
-/// Commits sent at once.
-const BATCH: usize = 200;
+/// How many commits share a pipeline at most.
+const MAX_BATCH_COMMITS: usize = 200;
 
 #[async_trait]
 impl Store for RedisStore {
@@ -59,10 +64,10 @@ impl Store for RedisStore {
             pipeline.cmd("HGETALL").arg(page_key(id));
         }
         let mut connection = self.connection().await?;
-        self.ask(&mut connection, &mut pipeline)
+        self.query(&mut connection, &mut pipeline)
             .await?
             .into_iter()
-            .map(stored)
+            .map(stored_page)
             .collect()
     }
 
@@ -71,13 +76,10 @@ impl Store for RedisStore {
         after: Option<&PageId>,
         limit: usize,
     ) -> Result<Vec<(PageId, Versioned<StoredPage>)>, StoreError> {
-        let names = self
-            .names(&format!("{PREFIX}:pages"), after.map(PageId::as_str), limit)
+        let ids = self
+            .index_members(&format!("{PREFIX}:pages"), after.map(PageId::as_str), limit)
             .await?;
-        let ids: Vec<PageId> = names
-            .iter()
-            .filter_map(|name| PageId::parse(name).ok())
-            .collect();
+        let ids: Vec<PageId> = ids.iter().filter_map(|id| PageId::parse(id).ok()).collect();
         let pages = self.load_pages(&ids).await?;
         Ok(ids.into_iter().zip(pages).collect())
     }
@@ -85,8 +87,8 @@ impl Store for RedisStore {
     async fn history(&self, id: &PageId) -> Result<Vec<HistoryEntry>, StoreError> {
         let mut pipeline = redis::pipe();
         pipeline.cmd("LRANGE").arg(history_key(id)).arg(0).arg(-1);
-        let answers = self.ask_all(&mut pipeline).await?;
-        let entries: Vec<String> = parse(answers.into_iter().next())?;
+        let replies = self.query_all(&mut pipeline).await?;
+        let entries: Vec<String> = parse(replies.into_iter().next())?;
         entries.iter().map(|entry| from_json(entry)).collect()
     }
 
@@ -98,13 +100,8 @@ impl Store for RedisStore {
         let from = cursor.map_or(0, |cursor| cursor.position);
         let meta = meta_key();
         let mut pipeline = redis::pipe();
-        // Together, or an entry written meanwhile would look like a gap.
+        // Without a transaction, an entry that is written between the commands would look trimmed.
         pipeline.atomic();
-        pipeline
-            .cmd("HSETNX")
-            .arg(&meta)
-            .arg("epoch")
-            .arg(format!("{:016x}", fastrand::u64(..)));
         pipeline.cmd("HGET").arg(&meta).arg("epoch");
         pipeline.cmd("GET").arg(feed_position_key());
         pipeline
@@ -114,42 +111,46 @@ impl Store for RedisStore {
             .arg("+")
             .arg("COUNT")
             .arg(limit);
-        let mut answers = self.ask_all(&mut pipeline).await?.into_iter().skip(1);
-        let epoch: String = parse(answers.next())?;
-        let last: Option<u64> = parse(answers.next())?;
-        let entries: Vec<(String, Vec<String>)> = parse(answers.next())?;
+        let mut replies = self.query_all(&mut pipeline).await?.into_iter();
+        let epoch: Option<String> = parse(replies.next())?;
+        let epoch = match epoch {
+            Some(epoch) => epoch,
+            None => self.epoch().await?,
+        };
+        let last: Option<u64> = parse(replies.next())?;
+        let entries: Vec<(String, Vec<String>)> = parse(replies.next())?;
         let last = last.unwrap_or(0);
         let entries: Vec<(u64, FeedEntry)> = entries
             .into_iter()
             .map(feed_entry)
             .collect::<Result<_, _>>()?;
-        let gone = cursor.is_some_and(|cursor| {
+        let is_trimmed = cursor.is_some_and(|cursor| {
             let missing = entries
                 .first()
                 .map_or(cursor.position != last, |(n, _)| *n != cursor.position + 1);
             cursor.epoch != epoch || missing
         });
-        if gone {
+        if is_trimmed {
             return Ok(Changes::Trimmed(Cursor {
                 epoch,
                 position: last,
             }));
         }
-        let place = |n| Cursor {
+        let cursor_at = |position| Cursor {
             epoch: epoch.clone(),
-            position: n,
+            position,
         };
         Ok(Changes::Entries(
             entries
                 .into_iter()
-                .map(|(n, entry)| (place(n), entry))
+                .map(|(position, entry)| (cursor_at(position), entry))
                 .collect(),
         ))
     }
 
     async fn commit(&self, commits: &[Commit]) -> Result<Vec<CommitOutcome>, StoreError> {
         let mut outcomes = Vec::with_capacity(commits.len());
-        for batch in commits.chunks(BATCH) {
+        for batch in commits.chunks(MAX_BATCH_COMMITS) {
             outcomes.extend(self.commit_batch(batch).await?);
         }
         Ok(outcomes)
@@ -165,20 +166,20 @@ impl Store for RedisStore {
         let mut pipeline = redis::pipe();
         let call = pipeline
             .cmd("EVAL")
-            .arg(CLAIM)
+            .arg(CLAIM_SCRIPT)
             .arg(1)
             .arg(due_key(queue_name));
         call.arg(now.0).arg(now.plus(lease).0).arg(max);
-        let taken: Vec<String> = parse(self.ask_all(&mut pipeline).await?.into_iter().next())?;
-        let taken = pairs(taken)?;
+        let replies = self.query_all(&mut pipeline).await?;
+        let claimed = scored_members(parse(replies.into_iter().next())?)?;
         let claim = |(text, at): (String, f64)| {
             Some(Claim {
-                subject: subject(&text)?,
+                subject: parse_subject(&text)?,
                 queue: queue_name,
-                due_at: millis(at),
+                due_at: time_of_score(at),
             })
         };
-        Ok(taken.into_iter().filter_map(claim).collect())
+        Ok(claimed.into_iter().filter_map(claim).collect())
     }
 
     async fn next_due(
@@ -196,10 +197,10 @@ impl Store for RedisStore {
             .arg(0)
             .arg(last)
             .arg("WITHSCORES");
-        let answers = self.ask_all(&mut pipeline).await?;
-        let flat: Vec<String> = parse(answers.into_iter().next())?;
-        let entry = |(text, at): (String, f64)| Some((subject(&text)?, millis(at)));
-        Ok(pairs(flat)?.into_iter().filter_map(entry).collect())
+        let replies = self.query_all(&mut pipeline).await?;
+        let due = scored_members(parse(replies.into_iter().next())?)?;
+        let entry = |(text, at): (String, f64)| Some((parse_subject(&text)?, time_of_score(at)));
+        Ok(due.into_iter().filter_map(entry).collect())
     }
 
     async fn load_record(&self, key: &RecordKey) -> Result<Option<Versioned<Json>>, StoreError> {
@@ -218,15 +219,16 @@ impl Store for RedisStore {
     ) -> Result<Vec<(RecordKey, Versioned<Json>)>, StoreError> {
         let mut found: Vec<(RecordKey, Versioned<Json>)> = Vec::new();
         let mut after = after.map(ToOwned::to_owned);
-        // Names of expired records may still be in the index: go on until there are enough.
+        // The index may still contain expired records, so it is read until enough records are
+        // found.
         while found.len() < limit {
-            let names = self
-                .names(&index_key(kind), after.as_deref(), limit - found.len())
+            let ids = self
+                .index_members(&index_key(kind), after.as_deref(), limit - found.len())
                 .await?;
-            let Some(last) = names.last() else { break };
+            let Some(last) = ids.last() else { break };
             after = Some(last.clone());
             found.extend(
-                self.load_records(names.into_iter().map(|id| RecordKey { kind, id }).collect())
+                self.load_records(ids.into_iter().map(|id| RecordKey { kind, id }).collect())
                     .await?,
             );
         }
@@ -238,9 +240,10 @@ impl Store for RedisStore {
     }
 
     async fn check(&self) -> Result<Health, StoreError> {
-        // First: a server that is set up wrongly refuses the write, too, and not so clearly.
+        // The settings are checked first, because a server with wrong settings may also refuse the
+        // write, with a less helpful error.
         let (mut errors, warnings) = self.settings().await?;
-        errors.extend(self.claim_layout().await?);
+        errors.extend(self.check_layout().await?);
         if !errors.is_empty() {
             return Ok(Health {
                 epoch: String::new(),
@@ -270,42 +273,47 @@ impl Store for RedisStore {
 }
 
 impl RedisStore {
-    /// Records the layout of the keys in an empty database, and returns an error text if the database
-    /// has another layout than this build.
-    async fn claim_layout(&self) -> Result<Option<String>, StoreError> {
+    /// Stores the layout in an empty database. Returns an error text if the database has another
+    /// layout than this build.
+    async fn check_layout(&self) -> Result<Option<String>, StoreError> {
         let mut pipeline = redis::pipe();
         let meta = meta_key();
         pipeline.cmd("HMGET").arg(&meta).arg("epoch").arg("layout");
-        let found: Vec<Option<String>> = parse(self.ask_all(&mut pipeline).await?.pop())?;
+        let found: Vec<Option<String>> = parse(self.query_all(&mut pipeline).await?.pop())?;
         match found.as_slice() {
             [_, Some(layout)] if layout == LAYOUT => Ok(None),
-            // The layout is written before the epoch, so an epoch without one is of pagesync 0.1.
+            // The layout is written before the epoch. A database that has only an epoch was written
+            // by pagesync 0.1.
             [None, None] => {
                 let mut pipeline = redis::pipe();
                 pipeline.cmd("HSETNX").arg(&meta).arg("layout").arg(LAYOUT);
-                self.ask_all(&mut pipeline).await.map(|_| None)
+                self.query_all(&mut pipeline).await.map(|_| None)
             }
             _ => Ok(Some(format!(
-                "Redis holds data that another version of pagesync wrote, this build reads layout {LAYOUT}: use an empty database"
+                "Redis contains data of another version of pagesync, and this build reads layout {LAYOUT}: use an empty database"
             ))),
         }
     }
 
-    /// Returns the epoch of the database, and makes one if there is none.
+    /// Returns the epoch of the database. Creates one, and the layout before it, if there is none.
     async fn epoch(&self) -> Result<String, StoreError> {
-        let mut pipeline = redis::pipe();
         let meta = meta_key();
-        pipeline
-            .cmd("HSETNX")
-            .arg(&meta)
-            .arg("epoch")
-            .arg(format!("{:016x}", fastrand::u64(..)));
+        let mut pipeline = redis::pipe();
         pipeline.cmd("HGET").arg(&meta).arg("epoch");
-        parse(self.ask_all(&mut pipeline).await?.pop())
+        let found: Option<String> = parse(self.query_all(&mut pipeline).await?.pop())?;
+        if let Some(epoch) = found {
+            return Ok(epoch);
+        }
+        let new = format!("{:016x}", fastrand::u64(..));
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("HSETNX").arg(&meta).arg("layout").arg(LAYOUT);
+        pipeline.cmd("HSETNX").arg(&meta).arg("epoch").arg(new);
+        pipeline.cmd("HGET").arg(&meta).arg("epoch");
+        parse(self.query_all(&mut pipeline).await?.pop())
     }
 
-    /// Members of an index in text order.
-    async fn names(
+    /// Returns up to `limit` members of an index that are greater than `after`, ordered as text.
+    async fn index_members(
         &self,
         index: &str,
         after: Option<&str>,
@@ -321,9 +329,10 @@ impl RedisStore {
             .arg("LIMIT")
             .arg(0)
             .arg(limit);
-        parse(self.ask_all(&mut pipeline).await?.pop())
+        parse(self.query_all(&mut pipeline).await?.pop())
     }
 
+    /// Returns the records with these keys that exist.
     async fn load_records(
         &self,
         keys: Vec<RecordKey>,
@@ -337,8 +346,8 @@ impl RedisStore {
                 .arg("body");
         }
         let mut found = Vec::new();
-        for (key, answer) in keys.into_iter().zip(self.ask_all(&mut pipeline).await?) {
-            let (version, body): (Option<u64>, Option<String>) = parse(Some(answer))?;
+        for (key, reply) in keys.into_iter().zip(self.query_all(&mut pipeline).await?) {
+            let (version, body): (Option<u64>, Option<String>) = parse(Some(reply))?;
             if let (Some(version), Some(body)) = (version, body) {
                 found.push((
                     key,

@@ -1,4 +1,8 @@
-//! A commit as the script wants it: its keys, and a text that names them by index.
+//! Encodes a commit as the arguments of `commit.lua`.
+//!
+//! Invariant: every key that the script touches is in `KEYS`, as Redis requires. The JSON text
+//! names each key by its index. Versions and times are strings, because Lua would round large
+//! numbers.
 
 use model::page::Status;
 use model::queue_name::QueueName;
@@ -12,12 +16,15 @@ use crate::store::{
     RecordWrite, codec,
 };
 
-/// What one call of `commit.lua` gets.
+/// The arguments of one call of `commit.lua`.
 pub(super) struct Payload {
+    /// The keys that the script touches.
     pub(super) keys: Vec<String>,
+    /// The commit as JSON.
     pub(super) commit: String,
 }
 
+/// A commit in the form that the script reads. It refers to keys by their index in `KEYS`.
 #[derive(Serialize)]
 struct Wire<'a> {
     expect: Vec<WireExpect>,
@@ -27,12 +34,15 @@ struct Wire<'a> {
     due: Vec<WireDue>,
 }
 
+/// The version that a Page or record must have.
 #[derive(Serialize)]
 struct WireExpect {
     key: usize,
     version: String,
 }
 
+/// The write of a Page. `keep` and `feed_keep` limit the history and the change feed; `forget`
+/// deletes the history of an erased Page.
 #[derive(Serialize)]
 struct WirePage<'a> {
     id: &'a str,
@@ -49,6 +59,7 @@ struct WirePage<'a> {
     feed_keep: u64,
 }
 
+/// The write of a record. `op` is `put`, `delete` or `add`.
 #[derive(Serialize)]
 struct WireRecord<'a> {
     op: &'static str,
@@ -64,6 +75,7 @@ struct WireRecord<'a> {
     n: Option<String>,
 }
 
+/// The write of a due time. The subject is removed from the due indexes in `others`.
 #[derive(Serialize)]
 struct WireDue {
     subject: String,
@@ -74,26 +86,27 @@ struct WireDue {
     at: Option<String>,
 }
 
-/// The keys of a commit; each has one index however often it is named.
+/// The keys of a commit, each once.
 #[derive(Default)]
 struct Keys(Vec<String>);
 
 impl Keys {
-    /// The index of `key`, from 1 as Lua counts.
+    /// Returns the index of `key`, from 1 as in Lua. Adds the key if it is new.
     fn index(&mut self, key: String) -> usize {
-        let at = self
+        let position = self
             .0
             .iter()
-            .position(|known| *known == key)
+            .position(|existing| *existing == key)
             .unwrap_or_else(|| {
                 self.0.push(key);
                 self.0.len() - 1
             });
-        at + 1
+        position + 1
     }
 }
 
 impl Payload {
+    /// Returns the arguments for a commit.
     pub(super) fn new(commit: &Commit) -> Self {
         let mut keys = Keys::default();
         let mut expect: Vec<WireExpect> = Vec::new();

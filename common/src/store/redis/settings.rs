@@ -1,4 +1,6 @@
-//! The server's settings: which must not be, which should be thought about.
+//! Checks the settings of the Redis server.
+//!
+//! Invariant: every problem names the setting that fixes it.
 
 use redis::{Value as Reply, from_redis_value};
 
@@ -7,7 +9,7 @@ use super::durability::Durability;
 use crate::store::StoreError;
 
 impl RedisStore {
-    /// Refusals and warnings, each with its remedy.
+    /// Returns errors, with which the store must not be used, and warnings. Each names its remedy.
     pub(super) async fn settings(&self) -> Result<(Vec<String>, Vec<String>), StoreError> {
         let mut pipeline = redis::pipe();
         for name in ["maxmemory-policy", "appendonly", "appendfsync", "save"] {
@@ -15,48 +17,48 @@ impl RedisStore {
         }
         pipeline.cmd("COMMAND").arg("INFO").arg("WAITAOF");
         let mut connection = self.connection().await?;
-        let answers = self.ask(&mut connection, &mut pipeline).await?;
+        let replies = self.query(&mut connection, &mut pipeline).await?;
         let setting = |i: usize| {
-            let pair: Vec<String> = answers
+            let pair: Vec<String> = replies
                 .get(i)?
                 .as_ref()
                 .ok()
                 .and_then(|reply| from_redis_value(reply.clone()).ok())?;
             pair.into_iter().nth(1)
         };
-        let (mut refusals, mut warnings) = (Vec::new(), Vec::new());
-        let (policy, aof, fsync) = (setting(0), setting(1), setting(2));
+        let (mut errors, mut warnings) = (Vec::new(), Vec::new());
+        let (policy, appendonly, appendfsync) = (setting(0), setting(1), setting(2));
         match policy.as_deref() {
-            Some(policy) if policy != "noeviction" => refusals.push(format!(
-                "Redis may evict what it must keep (maxmemory-policy {policy}): set maxmemory-policy noeviction"
+            Some(policy) if policy != "noeviction" => errors.push(format!(
+                "Redis may evict data when its memory is full (maxmemory-policy {policy}): set maxmemory-policy noeviction"
             )),
             Some(_) => {}
-            None => warnings.push("Redis does not let us read its settings: make sure of maxmemory-policy noeviction and appendonly yes".to_owned()),
+            None => warnings.push("Redis does not allow pagesync to read its settings: make sure that maxmemory-policy is noeviction and appendonly is yes".to_owned()),
         }
-        let without_log = aof.as_deref() == Some("no");
-        if without_log && self.durability == Durability::Fsync {
-            refusals.push(
-                "PAGESYNC_REDIS_DURABILITY=fsync needs Redis' append-only file: set appendonly yes"
+        let has_no_log = appendonly.as_deref() == Some("no");
+        if has_no_log && self.durability == Durability::Fsync {
+            errors.push(
+                "PAGESYNC_REDIS_DURABILITY=fsync needs the append-only file of Redis: set appendonly yes"
                     .to_owned(),
             );
-        } else if without_log {
-            warnings.push("Redis keeps no append-only file: a restart loses what changed since its last snapshot. Set appendonly yes".to_owned());
+        } else if has_no_log {
+            warnings.push("Redis has no append-only file, so a restart loses all changes since its last snapshot: set appendonly yes".to_owned());
         }
         if setting(3).is_some_and(|save| !save.is_empty()) {
-            warnings.push("Redis keeps snapshots beside its append-only file, and with them what was erased, until the next one: set save \"\"".to_owned());
+            warnings.push("Redis makes snapshots in addition to its append-only file, and a snapshot contains erased data until the next one replaces it: set save \"\"".to_owned());
         }
-        if self.durability == Durability::Fsync && fsync.as_deref() == Some("everysec") {
-            warnings.push("PAGESYNC_REDIS_DURABILITY=fsync waits up to a second for each commit while Redis' appendfsync is everysec: set appendfsync always".to_owned());
+        if self.durability == Durability::Fsync && appendfsync.as_deref() == Some("everysec") {
+            warnings.push("PAGESYNC_REDIS_DURABILITY=fsync waits up to a second for each commit while appendfsync of Redis is everysec: set appendfsync always".to_owned());
         }
-        let has_waitaof = matches!(answers.get(4), Some(Ok(Reply::Array(found))) if !matches!(found.first(), None | Some(Reply::Nil)));
+        let has_waitaof = matches!(replies.get(4), Some(Ok(Reply::Array(commands))) if !matches!(commands.first(), None | Some(Reply::Nil)));
         if self.durability == Durability::Fsync
             && !has_waitaof
-            && fsync.as_deref() != Some("always")
+            && appendfsync.as_deref() != Some("always")
         {
-            refusals.push(
+            errors.push(
                 "PAGESYNC_REDIS_DURABILITY=fsync needs Redis 7.2 or appendfsync always".to_owned(),
             );
         }
-        Ok((refusals, warnings))
+        Ok((errors, warnings))
     }
 }

@@ -1,5 +1,7 @@
-//! What a person or a program gets: JSON, or HTML where the browser asks for it. Everything that came
-//! from outside is escaped; no answer may be stored or framed.
+//! The answers of a login: JSON for programs, HTML if the browser accepts it.
+//!
+//! Invariants: text from outside is escaped in HTML, no answer may be cached or framed, and no
+//! answer contains a token.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -8,28 +10,31 @@ use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use common::records::connection::Status;
 use common::store::StoreError;
+use common::views::page::PageView;
 use model::id::GrantId;
 use serde_json::{Value as Json, json};
 
-use super::context::OAuth;
-use super::probe;
-use super::progress::{Connected, Progress, Row, look, rows};
+use super::context::LoginContext;
+use super::probe::{self, ProbeError};
+use super::progress::{Connected, PageProgress, Progress, load_progress, page_progress};
+use crate::html::escape;
 
-/// How long a program waits for the login to be complete.
-const PATIENCE: Duration = Duration::from_secs(15);
-/// Pages shown to a person.
-const SHOWN: usize = 200;
-/// Between two looks.
-const LOOK: Duration = Duration::from_millis(200);
+/// How long the answer for a program waits until the login is complete.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(15);
+/// How many Pages the answer for a person shows.
+const MAX_SHOWN_PAGES: usize = 200;
+/// The time between two reads of the progress.
+const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
-fn wants_html(headers: &HeaderMap) -> bool {
+fn accepts_html(headers: &HeaderMap) -> bool {
     let accept = headers
         .get(header::ACCEPT)
         .and_then(|value| value.to_str().ok());
     accept.is_some_and(|accept| accept.contains("text/html"))
 }
 
-const CLOSED: [(HeaderName, &str); 4] = [
+/// Headers against caching, framing, scripts, and leaks of the address.
+const SECURITY_HEADERS: [(HeaderName, &str); 4] = [
     (header::CACHE_CONTROL, "no-store"),
     (header::REFERRER_POLICY, "no-referrer"),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -39,9 +44,11 @@ const CLOSED: [(HeaderName, &str); 4] = [
     ),
 ];
 
-/// With a refresh the browser asks for that address a second later. It must be named: Facebook sends
-/// people back with a fragment, and to reload an address with a fragment is to scroll.
-fn html(status: StatusCode, title: &str, refresh: Option<&str>, body: &str) -> Response {
+/// Returns an HTML page. With `refresh`, the browser requests that address after a second.
+///
+/// The address is explicit because Facebook appends a fragment to the callback, and a browser that
+/// reloads an address with a fragment only scrolls.
+fn html_page(status: StatusCode, title: &str, refresh: Option<&str>, body: &str) -> Response {
     let refresh = refresh.map_or_else(String::new, |address| {
         let address = escape(address);
         format!(r#"<meta http-equiv="refresh" content="1;url={address}">"#)
@@ -49,56 +56,41 @@ fn html(status: StatusCode, title: &str, refresh: Option<&str>, body: &str) -> R
     let text = format!(
         r#"<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">{refresh}<title>{title}</title><style>body{{font:16px/1.5 system-ui,sans-serif;max-width:44rem;margin:3rem auto;padding:0 1rem;color:#1c1e21}}table{{border-collapse:collapse;width:100%}}td,th{{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #ddd}}.bad{{color:#a3182a}}.good{{color:#17663a}}</style></head><body><h1>{title}</h1>{body}</body></html>"#,
     );
-    let kind = [(header::CONTENT_TYPE, "text/html; charset=utf-8")];
-    (status, CLOSED, kind, text).into_response()
+    let content_type = [(header::CONTENT_TYPE, "text/html; charset=utf-8")];
+    (status, SECURITY_HEADERS, content_type, text).into_response()
 }
 
-fn as_json(status: StatusCode, body: &Json) -> Response {
-    let kind = [(header::CONTENT_TYPE, "application/json")];
-    (status, CLOSED, kind, body.to_string()).into_response()
+fn json_response(status: StatusCode, body: &Json) -> Response {
+    let content_type = [(header::CONTENT_TYPE, "application/json")];
+    (status, SECURITY_HEADERS, content_type, body.to_string()).into_response()
 }
 
-/// Text made harmless for HTML.
-fn escape(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            c => safe.push(c),
-        }
-    }
-    safe
-}
-
-/// A login that did not work.
-pub(super) fn refusal(headers: &HeaderMap, status: StatusCode, word: &str, text: &str) -> Response {
-    if wants_html(headers) {
+/// Returns the answer to a login that failed: `code` is for programs, `text` for people.
+pub(super) fn refusal(headers: &HeaderMap, status: StatusCode, code: &str, text: &str) -> Response {
+    if accepts_html(headers) {
         let mut body = format!(r#"<p class="bad">{}</p>"#, escape(text));
-        if word != "not_invited" {
+        if code != "not_invited" {
             body.push_str(r#"<p><a href="/facebook/login">Begin again</a></p>"#);
         }
-        html(status, "Not connected", None, &body)
+        html_page(status, "Not connected", None, &body)
     } else {
-        as_json(status, &json!({"error": {"code": word, "message": text}}))
+        json_response(status, &json!({"error": {"code": code, "message": text}}))
     }
 }
 
-/// How far the login is: a program waits for the end, a browser looks every second.
+/// Returns the progress of a login. A browser gets it at once and reloads it every second; a
+/// program gets it when the login is complete or after [`LOGIN_TIMEOUT`].
 pub(super) async fn progress(
-    oauth: &OAuth,
+    context: &LoginContext,
     headers: &HeaderMap,
     id: &GrantId,
     state: &str,
 ) -> Response {
-    let Ok(_place) = oauth.crowd.followers.try_acquire() else {
+    let Ok(_permit) = context.limits.callbacks.try_acquire() else {
         let text = "Too many people are logging in right now. Please reload the page in a moment.";
         return refusal(headers, StatusCode::SERVICE_UNAVAILABLE, "too_many", text);
     };
-    let unavailable = |error: &dyn std::fmt::Display| {
+    let unavailable = |error: &StoreError| {
         tracing::error!(error = %error, "the progress of a login cannot be read");
         let text = "This cannot be shown right now. Please reload the page in a minute.";
         refusal(
@@ -108,114 +100,117 @@ pub(super) async fn progress(
             text,
         )
     };
-    if wants_html(headers) {
-        return match look(oauth, id).await {
+    if accepts_html(headers) {
+        return match load_progress(context, id).await {
             Ok(progress) => {
-                let again = format!("/facebook/callback?state={state}");
-                let shown = page(oauth, &progress, &again).await;
-                shown.unwrap_or_else(|error| unavailable(&error))
+                let address = format!("/facebook/callback?state={state}");
+                let page = html_progress(context, &progress, &address).await;
+                page.unwrap_or_else(|error| unavailable(&error))
             }
             Err(error) => unavailable(&error),
         };
     }
-    let (progress, probed) = tokio::join!(wait(oauth, id), probe::test(oauth));
+    let (progress, probed) = tokio::join!(wait_for_progress(context, id), probe::run(context));
     match progress {
         Ok(progress) => {
-            let answer = program(oauth, &progress, probed).await;
+            let answer = json_progress(context, &progress, probed).await;
             answer.unwrap_or_else(|error| unavailable(&error))
         }
         Err(error) => unavailable(&error),
     }
 }
 
-async fn wait(oauth: &OAuth, id: &GrantId) -> Result<Progress, StoreError> {
-    let until = tokio::time::Instant::now() + PATIENCE;
-    let mut tick = tokio::time::interval(LOOK);
+/// Returns the progress of a login when it is complete, has failed, or after [`LOGIN_TIMEOUT`].
+async fn wait_for_progress(context: &LoginContext, id: &GrantId) -> Result<Progress, StoreError> {
+    let deadline = tokio::time::Instant::now() + LOGIN_TIMEOUT;
+    let mut interval = tokio::time::interval(CHECK_INTERVAL);
     loop {
         tokio::select! {
-            _ = tick.tick() => {}
-            // The process ends: what is known now is the answer.
-            () = oauth.lifecycle.stopping() => return look(oauth, id).await,
+            _ = interval.tick() => {}
+            // The process stops: the answer is the progress until now.
+            () = context.lifecycle.stopping() => return load_progress(context, id).await,
         }
-        let progress = look(oauth, id).await?;
-        let ended = match &progress {
+        let progress = load_progress(context, id).await?;
+        let is_final = match &progress {
             Progress::Waiting => false,
             Progress::Failed(_) => true,
-            Progress::Connected(connected) => connected.complete,
+            Progress::Connected(connected) => connected.is_complete,
         };
-        if ended || tokio::time::Instant::now() >= until {
+        if is_final || tokio::time::Instant::now() >= deadline {
             return Ok(progress);
         }
     }
 }
 
-/// The answer of the seed, and what else there is to know under `connection`.
-async fn program(
-    oauth: &OAuth,
+/// Returns the answer for a program: the Pages, the results of the webhook test and of the first
+/// read of each Page, and the state of the connection.
+async fn json_progress(
+    context: &LoginContext,
     progress: &Progress,
-    probed: Result<(), String>,
+    probed: Result<(), ProbeError>,
 ) -> Result<Response, StoreError> {
-    let test = match probed {
+    let webhook_test = match probed {
         Ok(()) => json!({"status": "success"}),
-        Err(message) => json!({"status": "error", "message": message}),
+        Err(error) => json!({"status": "error", "message": error.to_string()}),
     };
-    let empty = |status: StatusCode, connection: Json| {
-        let body = json!({"pages": {"data": [], "paging": {}}, "webhook_test": test.clone(), "polling_test": [], "connection": connection});
-        as_json(status, &body)
+    let without_pages = |status: StatusCode, connection: Json| {
+        let body = json!({"pages": {"data": [], "paging": {}}, "webhook_test": webhook_test.clone(), "polling_test": [], "connection": connection});
+        json_response(status, &body)
     };
     Ok(match progress {
         Progress::Waiting => {
-            let text = "no worker has taken this login yet; it goes on as soon as one does";
-            empty(
+            let text =
+                "no worker has processed this login yet; it continues as soon as a worker does";
+            without_pages(
                 StatusCode::OK,
                 json!({"status": "pending", "message": text}),
             )
         }
-        Progress::Failed(why) => empty(
+        Progress::Failed(reason) => without_pages(
             StatusCode::BAD_GATEWAY,
-            json!({"status": "error", "message": why}),
+            json!({"status": "error", "message": reason}),
         ),
         Progress::Connected(connected) => {
-            let rows = rows_of(oauth, connected, usize::MAX).await?;
-            let pages: Vec<Json> = rows.iter().map(|row| plain(&row.view)).collect();
-            let result = |row: &Row| {
-                let result = match (&connection_problem(connected), row.read) {
+            let pages = polled_pages(context, connected, usize::MAX).await?;
+            let fields: Vec<Json> = pages.iter().map(|page| page_fields(&page.view)).collect();
+            let poll_result = |page: &PageProgress| {
+                let result = match (&connection_problem(connected), page.is_read) {
                     (_, true) => json!({"status": "success"}),
                     (Some(problem), false) => json!({"status": "error", "message": problem}),
                     (None, false) => json!({"status": "pending"}),
                 };
-                json!({"page_id": row.view.summary.id, "result": result})
+                json!({"page_id": page.view.summary.id, "result": result})
             };
-            let polled: Vec<Json> = rows.iter().map(result).collect();
+            let poll_results: Vec<Json> = pages.iter().map(poll_result).collect();
             let body = json!({
-                "pages": {"data": pages, "paging": {}},
-                "webhook_test": test,
-                "polling_test": polled,
-                "connection": about(oauth, connected),
+                "pages": {"data": fields, "paging": {}},
+                "webhook_test": webhook_test,
+                "polling_test": poll_results,
+                "connection": connection_json(context, connected),
             });
-            as_json(StatusCode::OK, &body)
+            json_response(StatusCode::OK, &body)
         }
     })
 }
 
-/// Its Pages, once they are all there.
-async fn rows_of(
-    oauth: &OAuth,
+/// Returns at most `max` Pages of a connection, or none before a connection poll has read them.
+async fn polled_pages(
+    context: &LoginContext,
     connected: &Connected,
-    most: usize,
-) -> Result<Vec<Row>, StoreError> {
-    if connected.walked {
-        rows(oauth, connected, most).await
+    max: usize,
+) -> Result<Vec<PageProgress>, StoreError> {
+    if connected.is_polled {
+        page_progress(context, connected, max).await
     } else {
         Ok(Vec::new())
     }
 }
 
-/// Why the Pages of a connection cannot be read, if they cannot.
+/// Returns why the Pages of a connection cannot be read, or `None` if the connection is active.
 fn connection_problem(connected: &Connected) -> Option<String> {
     let connection = &connected.connection;
-    let is_off = connection.status != Status::Active;
-    is_off.then(|| {
+    let is_unusable = connection.status != Status::Active;
+    is_unusable.then(|| {
         connection
             .problem
             .clone()
@@ -223,7 +218,8 @@ fn connection_problem(connected: &Connected) -> Option<String> {
     })
 }
 
-fn plain(view: &common::views::page::PageView) -> Json {
+/// Returns the id and the values of a Page in the form in which Graph returns them.
+fn page_fields(view: &PageView) -> Json {
     let mut page = serde_json::Map::new();
     page.insert("id".to_owned(), json!(view.summary.id));
     for (name, field) in &view.fields {
@@ -234,114 +230,120 @@ fn plain(view: &common::views::page::PageView) -> Json {
     Json::Object(page)
 }
 
-fn about(oauth: &OAuth, connected: &Connected) -> Json {
+/// Returns the member `connection` of the answer for a program.
+fn connection_json(context: &LoginContext, connected: &Connected) -> Json {
     let connection = &connected.connection;
-    let status = if connected.complete || connection.last_poll.is_some() {
+    let status = if connected.is_complete || connection.last_poll.is_some() {
         connection.status.to_string()
     } else {
         "pending".to_owned()
     };
+    let webhooks = connected.webhooks_problem.as_ref().map_or_else(
+        || json!({"status": "success"}),
+        |problem| json!({"status": "error", "message": problem}),
+    );
     json!({
         "id": connection.user,
         "status": status,
         "problem": connection.problem,
-        "webhooks": connected.webhooks.clone().map_or(json!({"status": "success"}), |problem| json!({"status": "error", "message": problem})),
-        "missing_permissions": connection.missing_permissions(&oauth.config.scopes),
+        "webhooks": webhooks,
+        "missing_permissions": connection.missing_permissions(&context.config.scopes),
     })
 }
 
-async fn page(oauth: &OAuth, progress: &Progress, again: &str) -> Result<Response, StoreError> {
+/// Returns the answer for a person. While the login is not complete, the browser reloads `address`.
+async fn html_progress(
+    context: &LoginContext,
+    progress: &Progress,
+    address: &str,
+) -> Result<Response, StoreError> {
     Ok(match progress {
-        Progress::Waiting => html(
+        Progress::Waiting => html_page(
             StatusCode::OK,
             "Connecting",
-            Some(again),
-            "<p>Facebook is being asked. This page goes on by itself.</p>",
+            Some(address),
+            "<p>Waiting for Facebook. This page reloads by itself.</p>",
         ),
-        Progress::Failed(why) => {
+        Progress::Failed(reason) => {
             let body = format!(
                 r#"<p class="bad">{}</p><p><a href="/facebook/login">Begin again</a></p>"#,
-                escape(why)
+                escape(reason)
             );
-            html(StatusCode::BAD_GATEWAY, "Not connected", None, &body)
+            html_page(StatusCode::BAD_GATEWAY, "Not connected", None, &body)
         }
         Progress::Connected(connected) => {
-            let rows = rows_of(oauth, connected, SHOWN).await?;
-            connected_page(oauth, connected, &rows, again)
+            let pages = polled_pages(context, connected, MAX_SHOWN_PAGES).await?;
+            connected_page(context, connected, &pages, address)
         }
     })
 }
 
-fn connected_page(oauth: &OAuth, connected: &Connected, rows: &[Row], again: &str) -> Response {
+fn connected_page(
+    context: &LoginContext,
+    connected: &Connected,
+    pages: &[PageProgress],
+    address: &str,
+) -> Response {
     let connection = &connected.connection;
     let name = connection.name.as_deref().unwrap_or("a person");
     let mut body = format!("<p>Connected as <b>{}</b>.</p>", escape(name));
-    for lacking in connection.missing_permissions(&oauth.config.scopes) {
+    // Writing to a String cannot fail.
+    for missing in connection.missing_permissions(&context.config.scopes) {
         let _ = write!(
             body,
-            r#"<p class="bad">The permission {} was not given: {}.</p>"#,
-            escape(&lacking.permission),
-            lacking.consequence
+            r#"<p class="bad">The permission {} is missing: {}.</p>"#,
+            escape(&missing.permission),
+            missing.consequence
         );
     }
     if let Some(problem) = &connection.problem {
         let _ = write!(body, r#"<p class="bad">{}</p>"#, escape(problem));
     }
-    if let Some(problem) = connected.webhooks.as_ref().filter(|_| connected.complete) {
+    let webhooks_problem = connected.webhooks_problem.as_ref();
+    if let Some(problem) = webhooks_problem.filter(|_| connected.is_complete) {
         let _ = write!(
             body,
-            r#"<p class="bad">No webhooks: {}</p>"#,
+            r#"<p class="bad">No webhooks arrive: {}</p>"#,
             escape(problem)
         );
     }
-    if connected.walked {
-        let _ = write!(
-            body,
-            "<p>{} Pages</p><table><tr><th>Page</th><th>Id</th><th>State</th></tr>",
-            connection.last_poll.as_ref().map_or(0, |last| last.pages)
-        );
-        for row in rows {
-            let name = row
-                .view
-                .fields
-                .get("name")
-                .and_then(|field| field.value.as_str());
-            let state = if row.read { "read" } else { "waiting" };
-            let fine = row.read && row.view.summary.status == model::page::Status::Active;
-            let class = if fine { "good" } else { "bad" };
-            let _ = write!(
-                body,
-                r#"<tr><td>{}</td><td>{}</td><td class="{class}">{state}, {}</td></tr>"#,
-                escape(name.unwrap_or("")),
-                row.view.summary.id,
-                row.view.summary.status
-            );
-        }
-        body.push_str("</table>");
-        if rows.len() >= SHOWN {
-            body.push_str("<p>The rest: <code>pagesync page list</code></p>");
-        }
+    if connected.is_polled {
+        let count = connection.last_poll.as_ref().map_or(0, |poll| poll.pages);
+        body.push_str(&pages_table(count, pages));
     } else {
-        body.push_str("<p>Looking for your Pages. This page goes on by itself.</p>");
+        body.push_str("<p>Reading your Pages. This page reloads by itself.</p>");
     }
-    let title = if connected.complete {
+    let title = if connected.is_complete {
         "Connected"
     } else {
         "Connecting"
     };
-    let refresh = (!connected.complete).then_some(again);
-    html(StatusCode::OK, title, refresh, &body)
+    let refresh = (!connected.is_complete).then_some(address);
+    html_page(StatusCode::OK, title, refresh, &body)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_people_chose_cannot_be_markup() {
-        assert_eq!(
-            escape(r#"<img onerror="x">&'"#),
-            "&lt;img onerror=&quot;x&quot;&gt;&amp;&#39;"
+/// Returns a table of `pages`, which are the first of `count` Pages of the connection.
+fn pages_table(count: u64, pages: &[PageProgress]) -> String {
+    let mut table =
+        format!("<p>{count} Pages</p><table><tr><th>Page</th><th>Id</th><th>State</th></tr>");
+    for page in pages {
+        let name = page.view.fields.get("name");
+        let name = name.and_then(|field| field.value.as_str());
+        let state = if page.is_read { "read" } else { "waiting" };
+        let is_good = page.is_read && page.view.summary.status == model::page::Status::Active;
+        let class = if is_good { "good" } else { "bad" };
+        // Writing to a String cannot fail.
+        let _ = write!(
+            table,
+            r#"<tr><td>{}</td><td>{}</td><td class="{class}">{state}, {}</td></tr>"#,
+            escape(name.unwrap_or("")),
+            page.view.summary.id,
+            page.view.summary.status
         );
     }
+    table.push_str("</table>");
+    if pages.len() >= MAX_SHOWN_PAGES {
+        table.push_str("<p>All Pages: <code>pagesync page list</code></p>");
+    }
+    table
 }

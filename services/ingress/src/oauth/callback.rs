@@ -1,11 +1,13 @@
-//! `GET /facebook/callback`: the way back from the dialog.
+//! `GET /facebook/callback`: the address to which the dialog redirects the browser.
 //!
-//! | what comes | answer |
+//! Invariant: a code is exchanged at most once, and only for a state that began in this browser.
+//!
+//! | request | answer |
 //! |---|---|
-//! | no state, an unknown, expired or foreign one | 400, nothing exchanged |
-//! | the person said no, or Facebook reports an error | 403 or 400, the state is used up |
-//! | a state and a code | the code is exchanged once; then the progress of the grant |
-//! | the same once more, from the same browser | the same answer, nothing exchanged |
+//! | the state is missing, unknown, expired, or of another browser | 400; nothing is exchanged |
+//! | the person denied access, or Facebook reports an error | 403 or 400; the state is used up |
+//! | a state and a code | the code is exchanged once; then the progress of the login |
+//! | the same request again, from the same browser | the same answer; nothing is exchanged |
 
 use std::sync::Arc;
 
@@ -24,157 +26,186 @@ use model::queue_name::QueueName;
 use subtle::ConstantTimeEq as _;
 
 use super::answer;
-use super::context::OAuth;
-use super::cookie::cookie;
+use super::context::LoginContext;
+use super::cookie::login_cookie;
 use crate::context::Context;
 
-/// Longest code that is taken to Facebook; real ones have a few hundred characters.
+/// The longest code that is sent to Facebook, in bytes. Real ones have a few hundred characters.
 const MAX_CODE: usize = 4096;
 
-/// A refusal: status, word for programs, sentence for people.
-type Refusal = (StatusCode, &'static str, String);
+/// The answer to a callback that does not complete a login.
+#[derive(Debug)]
+struct Refusal {
+    status: StatusCode,
+    /// The code of the error for programs; also the label of the metric.
+    code: &'static str,
+    /// The sentence for people.
+    message: String,
+}
 
-/// Ends a login.
+impl Refusal {
+    fn new(status: StatusCode, code: &'static str, message: &str) -> Self {
+        Self {
+            status,
+            code,
+            message: message.to_owned(),
+        }
+    }
+
+    fn bad_request(code: &'static str, message: &str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, message)
+    }
+
+    /// Logs a failure of the store, and returns the answer to it.
+    fn unavailable(error: &StoreError) -> Self {
+        tracing::error!(error = %error, "a login cannot go on");
+        let message = "This cannot be completed right now. Please reload the page in a minute.";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
+    }
+}
+
+/// Handles `GET /facebook/callback`: completes a login.
 pub(crate) async fn end(
     State(context): State<Arc<Context>>,
     headers: HeaderMap,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Response {
-    let oauth = &context.oauth;
     let query = query.map_or_else(|_| Vec::new(), |Query(pairs)| pairs);
-    match take(&context, &headers, &query).await {
+    match accept(&context, &headers, &query).await {
         Ok(id) => {
-            let state = one(&query, "state").unwrap_or_default();
-            answer::progress(oauth, &headers, &id, state).await
+            let state = single_value(&query, "state").unwrap_or_default();
+            answer::progress(&context.login, &headers, &id, state).await
         }
-        Err((status, word, text)) => {
-            oauth.metrics.logins.count(word);
-            answer::refusal(&headers, status, word, &text)
+        Err(refusal) => {
+            context.login.metrics.logins.count(refusal.code);
+            answer::refusal(&headers, refusal.status, refusal.code, &refusal.message)
         }
     }
 }
 
-/// The one value of a parameter; two values are none.
-fn one<'a>(query: &'a [(String, String)], name: &str) -> Option<&'a str> {
+/// Returns the value of a query parameter, or `None` if it is missing or given several times.
+fn single_value<'a>(query: &'a [(String, String)], name: &str) -> Option<&'a str> {
     let mut values = query.iter().filter(|(key, _)| key == name);
     let (_, value) = values.next()?;
     values.next().is_none().then_some(value.as_str())
 }
 
-fn bad(word: &'static str, text: &str) -> Refusal {
-    (StatusCode::BAD_REQUEST, word, text.to_owned())
-}
-
-fn unavailable(error: &StoreError) -> Refusal {
-    tracing::error!(error = %error, "a login cannot go on");
-    let text = "This cannot be completed right now. Please reload the page in a minute.";
-    (
-        StatusCode::SERVICE_UNAVAILABLE,
-        "unavailable",
-        text.to_owned(),
-    )
-}
-
-/// Finds the login, exchanges its code if nobody has; answers with the grant to follow.
-async fn take(
+/// Finds the login and exchanges its code, unless that was done before. Returns the id of the
+/// grant, from which the progress of the login is read.
+async fn accept(
     context: &Arc<Context>,
     headers: &HeaderMap,
     query: &[(String, String)],
 ) -> Result<GrantId, Refusal> {
-    let oauth = &context.oauth;
-    let state = one(query, "state").filter(|state| !state.is_empty() && state.len() <= 256);
+    let (id, Versioned { version, value }) = find_login(&context.login, headers, query).await?;
+    match value.stage {
+        Stage::CodeUsed(_) => return Ok(id),
+        Stage::Failed(reason) => return Err(Refusal::bad_request("failed", &reason)),
+        Stage::Waiting => {}
+    }
+    if let Some(refusal) = dialog_error(query) {
+        let failed = Stage::Failed(refusal.message.clone());
+        write_stage(&context.login, &id, version, &value, failed).await?;
+        return Err(refusal);
+    }
+    let code =
+        single_value(query, "code").filter(|code| !code.is_empty() && code.len() <= MAX_CODE);
+    let code = code.ok_or_else(|| {
+        Refusal::bad_request(
+            "code_missing",
+            "The code of the login is missing. Please begin again at /facebook/login.",
+        )
+    })?;
+    let used = Stage::CodeUsed(context.login.clock.now());
+    if write_stage(&context.login, &id, version, &value, used).await? == CommitOutcome::Stale {
+        // Another request of this browser exchanges the code.
+        return Ok(id);
+    }
+    // The exchange is a task of its own, so that a browser that disconnects does not interrupt it.
+    let (context, grant_id, code) = (context.clone(), id.clone(), code.to_owned());
+    let exchanged = tokio::spawn(async move {
+        exchange_code(&context.login, &grant_id, &value, version + 1, &code).await
+    });
+    match exchanged.await {
+        Ok(exchanged) => exchanged.map(|()| id),
+        Err(panic) => Err(Refusal::unavailable(&StoreError::Unexpected(
+            panic.to_string(),
+        ))),
+    }
+}
+
+/// Returns the login that the state names. Fails if there is none, if it has expired, or if it
+/// began in another browser.
+async fn find_login(
+    context: &LoginContext,
+    headers: &HeaderMap,
+    query: &[(String, String)],
+) -> Result<(GrantId, Versioned<Login>), Refusal> {
+    let state =
+        single_value(query, "state").filter(|state| !state.is_empty() && state.len() <= 256);
     let state = state.ok_or_else(|| {
-        bad(
+        Refusal::bad_request(
             "state_missing",
             "The state of the login is missing. Please begin again at /facebook/login.",
         )
     })?;
     let id = login::login_id(state);
-    let stored: Option<Versioned<Login>> = load_record(&*oauth.store, &login::key(&id))
+    let stored: Option<Versioned<Login>> = load_record(&*context.store, &login::key(&id))
         .await
-        .map_err(|error| unavailable(&error))?;
-    let unknown = "This login is not known here, or it began more than ten minutes ago. Please begin again at /facebook/login.";
-    // Also by our own clock: the store forgets it a little later.
+        .map_err(|error| Refusal::unavailable(&error))?;
+    // The store may delete an expired record late, so its age is checked as well.
     let fresh = stored.filter(|stored| {
-        let age = stored.value.began_at.until(oauth.clock.now());
+        let age = stored.value.began_at.until(context.clock.now());
         age <= login::TTL || stored.value.stage != Stage::Waiting
     });
-    let Versioned { version, value } = fresh.ok_or_else(|| bad("state_unknown", unknown))?;
-    let browser = sha256_hex(cookie(headers).unwrap_or_default());
-    if !bool::from(browser.as_bytes().ct_eq(value.cookie_hash.as_bytes())) {
-        let text = "This login began in another browser. Please begin again at /facebook/login.";
-        return Err(bad("other_browser", text));
-    }
-    match value.stage {
-        Stage::CodeUsed(_) => return Ok(id),
-        Stage::Failed(why) => return Err(bad("failed", &why)),
-        Stage::Waiting => {}
-    }
-    if let Some(refusal) = said_no(query) {
-        settle(
-            oauth,
-            &id,
-            version,
-            &value,
-            Stage::Failed(refusal.2.clone()),
-        )
-        .await?;
-        return Err(refusal);
-    }
-    let code = one(query, "code").filter(|code| !code.is_empty() && code.len() <= MAX_CODE);
-    let code = code.ok_or_else(|| {
-        bad(
-            "code_missing",
-            "The code of the login is missing. Please begin again at /facebook/login.",
+    let stored = fresh.ok_or_else(|| {
+        Refusal::bad_request(
+            "state_unknown",
+            "This login is unknown, or it began more than ten minutes ago. Please begin again at /facebook/login.",
         )
     })?;
-    if settle(
-        oauth,
-        &id,
-        version,
-        &value,
-        Stage::CodeUsed(oauth.clock.now()),
-    )
-    .await?
-        == CommitOutcome::Stale
-    {
-        // Another request of the same browser was faster: it has the code.
-        return Ok(id);
+    let browser = sha256_hex(login_cookie(headers).unwrap_or_default());
+    if !bool::from(
+        browser
+            .as_bytes()
+            .ct_eq(stored.value.cookie_hash.as_bytes()),
+    ) {
+        return Err(Refusal::bad_request(
+            "other_browser",
+            "This login began in another browser. Please begin again at /facebook/login.",
+        ));
     }
-    // A task of its own: a browser that goes away must not cut the exchange of a code in two.
-    let (context, grant, code) = (context.clone(), id.clone(), code.to_owned());
-    let exchanged =
-        tokio::spawn(
-            async move { exchange(&context.oauth, &grant, &value, version + 1, &code).await },
-        );
-    match exchanged.await {
-        Ok(exchanged) => exchanged.map(|()| id),
-        Err(panic) => Err(unavailable(&StoreError::Unexpected(panic.to_string()))),
-    }
+    Ok((id, stored))
 }
 
-/// Whether the person or Facebook ended it. Source: "Manually build a login flow"; the second form,
-/// without `error`, is from captures.
-fn said_no(query: &[(String, String)]) -> Option<Refusal> {
+/// Returns the refusal if the person denied access or Facebook reports an error. Source: "Manually
+/// build a login flow"; the form without `error` was observed.
+fn dialog_error(query: &[(String, String)]) -> Option<Refusal> {
     let names = ["error", "error_code", "error_reason", "error_message"];
-    names.iter().find_map(|name| one(query, name))?;
-    let denied = one(query, "error") == Some("access_denied");
-    Some(if denied {
-        let text = "Facebook says that access was not allowed. Nothing was connected; you can begin again at /facebook/login.";
-        (StatusCode::FORBIDDEN, "access_denied", text.to_owned())
+    names.iter().find_map(|name| single_value(query, name))?;
+    Some(if single_value(query, "error") == Some("access_denied") {
+        Refusal::new(
+            StatusCode::FORBIDDEN,
+            "access_denied",
+            "Facebook says that access was not allowed. Nothing was connected. You can begin again at /facebook/login.",
+        )
     } else {
-        let said = ["error_description", "error_message", "error"];
-        let said = said.iter().find_map(|name| one(query, name)).unwrap_or("");
-        let said: String = said.chars().take(200).collect();
-        bad(
+        let names = ["error_description", "error_message", "error"];
+        let text = names
+            .iter()
+            .find_map(|name| single_value(query, name))
+            .unwrap_or("");
+        let text: String = text.chars().take(200).collect();
+        Refusal::bad_request(
             "facebook_error",
-            &format!("Facebook could not complete the login: {said}"),
+            &format!("Facebook could not complete the login: {text}"),
         )
     })
 }
 
-async fn settle(
-    oauth: &OAuth,
+/// Writes a login with a new stage, if it still has `version`.
+async fn write_stage(
+    context: &LoginContext,
     id: &GrantId,
     version: u64,
     login: &Login,
@@ -186,70 +217,51 @@ async fn settle(
     };
     let ttl = Some(login::ANSWER_TTL);
     let put = put_write(login::key(id), &login, Some(version), ttl);
-    let written = write_records(&*oauth.store, vec![put]).await;
-    written.map_err(|error| unavailable(&error))
+    let written = write_records(&*context.store, vec![put]).await;
+    written.map_err(|error| Refusal::unavailable(&error))
 }
 
-async fn exchange(
-    oauth: &OAuth,
+/// Exchanges the code for a short-lived token, and stores the grant with the sealed token.
+async fn exchange_code(
+    context: &LoginContext,
     id: &GrantId,
     login: &Login,
     version: u64,
     code: &str,
 ) -> Result<(), Refusal> {
-    let granted = oauth
+    let exchanged = context
         .graph
-        .exchange_code(code, &oauth.config.redirect_uri)
+        .exchange_code(code, &context.config.redirect_uri)
         .await;
-    let granted = match granted {
-        Ok(granted) => granted,
-        Err(error) => {
-            tracing::warn!(error = %error, "a code could not be exchanged");
-            let passes = matches!(
-                error,
-                GraphError::Transient(_) | GraphError::RateLimited { .. }
-            );
-            let status = if passes {
-                StatusCode::BAD_GATEWAY
-            } else {
-                StatusCode::BAD_REQUEST
-            };
-            let (word, text) = if passes {
-                (
-                    "facebook_unavailable",
-                    "Facebook does not answer right now. Please begin again at /facebook/login in a minute.",
+    let sealed = match exchanged {
+        Ok(granted) => context
+            .sealer
+            .seal(&granted.token, &grant::seal_name(id))
+            .map_err(|error| {
+                tracing::error!(error = %error, "a token cannot be sealed; the login failed");
+                Refusal::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "unavailable",
+                    "This site cannot store the login. Please tell its operator.",
                 )
-            } else {
-                (
-                    "exchange_failed",
-                    "Facebook did not accept the login. Please begin again at /facebook/login.",
-                )
-            };
-            settle(oauth, id, version, login, Stage::Failed(text.to_owned())).await?;
-            return Err((status, word, text.to_owned()));
-        }
+            }),
+        Err(error) => Err(exchange_error(&error)),
     };
-    let sealed = oauth.sealer.seal(&granted.token, &grant::seal_name(id));
     let sealed = match sealed {
         Ok(sealed) => sealed,
-        Err(error) => {
-            tracing::error!(error = %error, "a token cannot be sealed: the login is lost");
-            let text = "This deployment cannot keep the login. Please tell its operator.";
-            settle(oauth, id, version, login, Stage::Failed(text.to_owned())).await?;
-            return Err((
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "unavailable",
-                text.to_owned(),
-            ));
+        Err(refusal) => {
+            let failed = Stage::Failed(refusal.message.clone());
+            write_stage(context, id, version, login, failed).await?;
+            return Err(refusal);
         }
     };
-    let now = oauth.clock.now();
+    let now = context.clock.now();
     let grant = Grant {
         began_at: now,
         failures: 0,
         stage: grant::Stage::Sealed(sealed),
     };
-    let next = Commit {
+    let commit = Commit {
         records: vec![put_write(grant::key(id), &grant, Some(0), Some(grant::TTL))],
         due: vec![DueWrite {
             subject: Subject::Grant(id.clone()),
@@ -257,9 +269,25 @@ async fn exchange(
         }],
         ..Commit::default()
     };
-    commit_one(&*oauth.store, next)
+    commit_one(&*context.store, commit)
         .await
-        .map_err(|error| unavailable(&error))?;
-    oauth.metrics.logins.count("exchanged");
+        .map_err(|error| Refusal::unavailable(&error))?;
+    context.metrics.logins.count("exchanged");
     Ok(())
+}
+
+/// Logs why a code could not be exchanged, and returns the answer to it.
+fn exchange_error(error: &GraphError) -> Refusal {
+    tracing::warn!(error = %error, "a code could not be exchanged");
+    match error {
+        GraphError::Transient(_) | GraphError::RateLimited { .. } => Refusal::new(
+            StatusCode::BAD_GATEWAY,
+            "facebook_unavailable",
+            "Facebook does not answer right now. Please begin again at /facebook/login in a minute.",
+        ),
+        _ => Refusal::bad_request(
+            "exchange_failed",
+            "Facebook did not accept the login. Please begin again at /facebook/login.",
+        ),
+    }
 }

@@ -1,4 +1,4 @@
-//! What the handlers of logins share, and how many logins may be under way.
+//! The state that the login handlers share, and the limits on logins.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,70 +14,82 @@ use common::telemetry::Metrics;
 use model::time::HostTime;
 use tokio::sync::Semaphore;
 
-/// What logins need.
+/// The shared state of the login handlers.
 #[derive(Debug)]
-pub struct OAuth {
+pub struct LoginContext {
     pub(crate) store: Arc<dyn Store>,
     pub(super) graph: Graph,
     pub(super) sealer: Sealer,
     pub(super) config: Config,
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
-    /// Our own public listener, for the probe.
-    pub(super) own: SocketAddr,
+    /// The address of the public listener of this process, to which the probe is posted.
+    pub(super) public_address: SocketAddr,
     pub(super) http: reqwest::Client,
-    /// Nobody is kept waiting when the process ends.
+    /// Ends the wait for a login when the process stops.
     pub(super) lifecycle: Lifecycle,
-    pub(super) crowd: Crowd,
+    pub(super) limits: LoginLimits,
 }
 
-/// What anybody may make us do: each login is a record, each callback many looks at the store.
+/// The limits on logins. Anybody can begin a login, which stores a record, or request a callback,
+/// which reads the store many times.
 #[derive(Debug)]
-pub(super) struct Crowd {
-    /// The second, and how many logins began in it.
-    // Tiny critical sections, never across an await.
-    begun: Mutex<(u64, u32)>,
-    /// Callbacks that are followed at the same time.
-    pub(super) followers: Semaphore,
+pub(super) struct LoginLimits {
+    /// The current second, and how many logins began in it.
+    // The lock is never held across an await.
+    current_second: Mutex<(u64, u32)>,
+    /// Limits how many callbacks are answered at the same time.
+    pub(super) callbacks: Semaphore,
 }
 
-/// Logins that may begin in one second.
-const LOGINS_A_SECOND: u32 = 50;
-/// Callbacks followed at the same time.
-const FOLLOWERS: usize = 64;
+/// How many logins may begin in one second.
+const MAX_LOGINS_PER_SECOND: u32 = 50;
+/// How many callbacks may be answered at the same time.
+const MAX_CALLBACKS: usize = 64;
 
-impl Crowd {
-    /// Whether one more login may begin now.
-    pub(super) fn admits(&self, now: HostTime) -> bool {
-        let second = now.0 / 1000;
-        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        if begun.0 != second {
-            *begun = (second, 0);
+impl LoginLimits {
+    fn new() -> Self {
+        Self {
+            current_second: Mutex::default(),
+            callbacks: Semaphore::new(MAX_CALLBACKS),
         }
-        begun.1 += 1;
-        begun.1 <= LOGINS_A_SECOND
+    }
+
+    /// Counts a login that begins at `now`, and returns whether it may.
+    pub(super) fn admit(&self, now: HostTime) -> bool {
+        let second = now.0 / 1000;
+        let mut current = self
+            .current_second
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if current.0 != second {
+            *current = (second, 0);
+        }
+        current.1 += 1;
+        current.1 <= MAX_LOGINS_PER_SECOND
     }
 }
 
-/// Why the context of logins cannot be made.
+/// Why a login context cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum ContextError {
     /// The key file cannot be used.
     #[error(transparent)]
     Keys(#[from] SealingError),
-    /// The client of Graph cannot be made.
+    /// The client for Graph cannot be created.
     #[error(transparent)]
     Graph(#[from] GraphError),
 }
 
-impl OAuth {
-    /// What a configuration asks for. `own` is where the public listener is.
+impl LoginContext {
+    /// Returns the context for a configuration. `public_address` is the address of the public
+    /// listener. Fails if the key file cannot be used or the client for Graph cannot be created.
     pub fn new(
         config: &Config,
         store: Arc<dyn Store>,
         metrics: Metrics,
         clock: Clock,
-        mut own: SocketAddr,
+        mut public_address: SocketAddr,
         lifecycle: Lifecycle,
     ) -> Result<Self, ContextError> {
         let sealer = match (&config.token_public_key, &config.token_private_keys) {
@@ -85,23 +97,20 @@ impl OAuth {
             (None, Some(keys)) => Sealer::PublicKey(keys.current().clone()),
             (None, None) => Sealer::Keyring(sealing::open_key_file(&config.data_dir)?),
         };
-        if own.ip().is_unspecified() {
-            own.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+        if public_address.ip().is_unspecified() {
+            public_address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
         }
         Ok(Self {
             graph: Graph::new(config, clock.clone())?,
             http: reqwest::Client::new(),
             lifecycle,
-            crowd: Crowd {
-                begun: Mutex::default(),
-                followers: Semaphore::new(FOLLOWERS),
-            },
+            limits: LoginLimits::new(),
             config: config.clone(),
             store,
             sealer,
             clock,
             metrics,
-            own,
+            public_address,
         })
     }
 }
@@ -111,12 +120,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_of_logins_is_admitted_by_the_second() {
-        let crowd = Crowd {
-            begun: Mutex::default(),
-            followers: Semaphore::new(FOLLOWERS),
-        };
-        let admitted = |now: u64| (0..200).filter(|_| crowd.admits(HostTime(now))).count();
+    fn at_most_fifty_logins_begin_in_one_second() {
+        let limits = LoginLimits::new();
+        let admitted = |now: u64| (0..200).filter(|_| limits.admit(HostTime(now))).count();
         assert_eq!(admitted(5000), 50);
         assert_eq!(admitted(5999), 0);
         assert_eq!(admitted(6000), 50);

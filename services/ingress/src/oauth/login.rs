@@ -1,4 +1,5 @@
-//! `GET /facebook/login`: off to the dialog, with a state only this browser can bring back.
+//! `GET /facebook/login`: redirects the browser to Facebook's dialog, with a state that is valid in
+//! this browser only.
 
 use std::sync::Arc;
 
@@ -6,43 +7,57 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use common::config::LoginPolicy as Who;
+use common::config::LoginPolicy;
 use common::graph::calls::login_dialog_url;
 use common::invitation;
 use common::records::login::{self, Login, Stage};
 use common::records::{put_write, write_records};
 use common::sealing::random_text;
-
+use common::store::StoreError;
 use model::hex::sha256_hex;
 
 use super::answer;
-use super::context::OAuth;
-use super::cookie::{COOKIE, cookie};
+use super::context::LoginContext;
+use super::cookie::{COOKIE_NAME, login_cookie};
 use crate::context::Context;
 
-/// Random bytes of a state and of a cookie.
-const RANDOM: usize = 32;
+/// The number of random bytes in a state, and in a cookie.
+const RANDOM_BYTES: usize = 32;
 
-/// Begins a login.
+/// Why a login cannot begin.
+#[derive(Debug, thiserror::Error)]
+enum BeginError {
+    /// The operating system returned no random bytes.
+    #[error("the operating system returned no random bytes: {0}")]
+    Random(#[from] getrandom::Error),
+    /// The address of the dialog cannot be built from `PAGESYNC_DIALOG_URL`.
+    #[error("PAGESYNC_DIALOG_URL is not the address of a dialog")]
+    DialogUrl,
+    /// The store did not answer, or refused the record of the login.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Handles `GET /facebook/login`: begins a login.
 pub(crate) async fn begin(
     State(context): State<Arc<Context>>,
     headers: HeaderMap,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Response {
-    let oauth = &context.oauth;
-    if !is_invited(oauth, query.ok()) {
-        oauth.metrics.logins.count("not_invited");
-        let text = "Logins here need an invitation that has not ended: ask whoever runs this for a new link.";
-        return answer::refusal(&headers, StatusCode::FORBIDDEN, "not_invited", text);
+    let context = &context.login;
+    if !is_invited(context, query.ok()) {
+        context.metrics.logins.count("not_invited");
+        let message = "You need a valid invitation to log in here. Please ask the operator of this site for a new link.";
+        return answer::refusal(&headers, StatusCode::FORBIDDEN, "not_invited", message);
     }
-    if !oauth.crowd.admits(oauth.clock.now()) {
-        oauth.metrics.logins.count("too_many");
-        let text = "Too many people are logging in right now. Please try again in a moment.";
-        return answer::refusal(&headers, StatusCode::TOO_MANY_REQUESTS, "too_many", text);
+    if !context.limits.admit(context.clock.now()) {
+        context.metrics.logins.count("too_many");
+        let message = "Too many people are logging in right now. Please try again in a moment.";
+        return answer::refusal(&headers, StatusCode::TOO_MANY_REQUESTS, "too_many", message);
     }
-    match prepare(oauth, &headers).await {
+    match prepare(context, &headers).await {
         Ok((address, cookie)) => {
-            oauth.metrics.logins.count("begun");
+            context.metrics.logins.count("begun");
             let headers = [
                 (header::LOCATION, address),
                 (header::SET_COOKIE, cookie),
@@ -50,59 +65,63 @@ pub(crate) async fn begin(
             ];
             (StatusCode::FOUND, headers).into_response()
         }
-        Err(reason) => {
-            tracing::error!(reason, "a login cannot begin");
-            let text = "Logins are not possible right now. Please try again in a minute.";
+        Err(error) => {
+            tracing::error!(error = %error, "a login cannot begin");
+            let message = "Logins are not possible right now. Please try again in a minute.";
             answer::refusal(
                 &headers,
                 StatusCode::SERVICE_UNAVAILABLE,
                 "unavailable",
-                text,
+                message,
             )
         }
     }
 }
 
-fn is_invited(oauth: &OAuth, query: Option<Query<Vec<(String, String)>>>) -> bool {
-    match (oauth.config.login, &oauth.config.state_secret) {
-        (Who::Open, _) => true,
-        (Who::Invited, None) => false,
-        (Who::Invited, Some(secret)) => query.is_some_and(|Query(pairs)| {
-            let mut given = pairs.iter().filter(|(name, _)| name == "invitation");
-            given.any(|(_, text)| invitation::is_valid(secret, text, oauth.clock.now()))
+/// Returns whether this request may begin a login: everybody may, or the query has a valid
+/// invitation.
+fn is_invited(context: &LoginContext, query: Option<Query<Vec<(String, String)>>>) -> bool {
+    match (context.config.login, &context.config.state_secret) {
+        (LoginPolicy::Open, _) => true,
+        (LoginPolicy::Invited, None) => false,
+        (LoginPolicy::Invited, Some(secret)) => query.is_some_and(|Query(pairs)| {
+            let mut invitations = pairs.iter().filter(|(name, _)| name == "invitation");
+            invitations.any(|(_, text)| invitation::is_valid(secret, text, context.clock.now()))
         }),
     }
 }
 
-/// Where to send the browser, and the cookie it takes along.
-async fn prepare(oauth: &OAuth, headers: &HeaderMap) -> Result<(String, String), String> {
-    let state = random_text(RANDOM).map_err(|error| error.to_string())?;
+/// Stores a new login, and returns the address of the dialog and the cookie to set.
+async fn prepare(
+    context: &LoginContext,
+    headers: &HeaderMap,
+) -> Result<(String, String), BeginError> {
+    let state = random_text(RANDOM_BYTES)?;
     // Logins in two tabs of one browser share its cookie.
-    let browser = match cookie(headers) {
+    let browser = match login_cookie(headers) {
         Some(browser) => browser.to_owned(),
-        None => random_text(RANDOM).map_err(|error| error.to_string())?,
+        None => random_text(RANDOM_BYTES)?,
     };
-    let address =
-        login_dialog_url(&oauth.config, &state).ok_or("PAGESYNC_DIALOG_URL is no base")?;
+    let address = login_dialog_url(&context.config, &state).ok_or(BeginError::DialogUrl)?;
     let login = Login {
         cookie_hash: sha256_hex(&browser),
-        began_at: oauth.clock.now(),
+        began_at: context.clock.now(),
         stage: Stage::Waiting,
     };
     let key = login::key(&login::login_id(&state));
-    let kept = write_records(
-        &*oauth.store,
+    write_records(
+        &*context.store,
         vec![put_write(key, &login, Some(0), Some(login::TTL))],
     )
-    .await;
-    kept.map_err(|error| error.to_string())?;
-    // Lax, not Strict: the way back from Facebook is a navigation from another site.
-    let secure = if oauth.config.redirect_uri.starts_with("https://") {
+    .await?;
+    // Lax and not Strict, because Facebook's redirect is a navigation from another site.
+    let secure = if context.config.redirect_uri.starts_with("https://") {
         "; Secure"
     } else {
         ""
     };
-    let cookie =
-        format!("{COOKIE}={browser}; Path=/facebook; Max-Age=3600; HttpOnly; SameSite=Lax{secure}");
+    let cookie = format!(
+        "{COOKIE_NAME}={browser}; Path=/facebook; Max-Age=3600; HttpOnly; SameSite=Lax{secure}"
+    );
     Ok((address.into(), cookie))
 }

@@ -1,8 +1,8 @@
-//! Logins: a person allows the app to see their Pages, and comes back with a code.
+//! Logins: a person allows the app to read their Pages at Facebook, and returns with a code.
 //!
-//! Invariants: a state works once, for ten minutes, in the browser that began; a code is exchanged
-//! only for such a state; the token that comes of it is sealed before it is stored and never answered.
-//! Must not: open a token, log a query, echo input unescaped.
+//! Invariants: a state is valid once, for ten minutes, in the browser in which the login began. A
+//! code is exchanged only for such a state. The token is sealed before it is stored, is never
+//! opened here, and is in no answer. No query is logged.
 
 pub mod answer;
 pub mod callback;

@@ -1,68 +1,89 @@
-//! The webhook test of a login: a webhook for the id 0, signed by us, posted to our own public
-//! listener, looked for behind the worker. It proves the whole way and touches no Page.
+//! The webhook test of a login: posts a probe, a signed webhook for the id 0, to the public
+//! listener of this process, and waits until a worker has stored it.
+//!
+//! The probe takes the way of every webhook: signature, queue, worker, store. It touches no Page.
 
 use std::time::Duration;
 
 use common::records::{load_record, probe};
 use common::sealing::random_text;
-use hmac::{Hmac, KeyInit as _, Mac as _};
+use common::signing::hmac_sha256;
+use hmac::Mac as _;
 use model::hex::hex;
 use model::webhook::PROBE_PREFIX;
-use secrecy::ExposeSecret as _;
+use reqwest::StatusCode;
 use serde_json::json;
-use sha2::Sha256;
 
-use super::context::OAuth;
+use super::context::LoginContext;
 
-/// How long the probe may take from our listener to the store.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Between two looks.
-const LOOK: Duration = Duration::from_millis(50);
+/// How long the listener may take to answer the probe, and then a worker to store it.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The time between two reads of the store.
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Sends a probe and waits for it. `Err` says where it was lost.
-pub(super) async fn test(oauth: &OAuth) -> Result<(), String> {
-    let nonce = random_text(16).map_err(|error| error.to_string())?;
-    let seconds = oauth.clock.now().0 / 1000;
+/// Why a probe did not reach the store. The text is the member `message` of the webhook test.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ProbeError {
+    /// The operating system returned no random bytes.
+    #[error("the operating system returned no random bytes: {0}")]
+    Random(#[from] getrandom::Error),
+    /// There is no app secret to sign with.
+    #[error("FACEBOOK_APP_SECRET is missing")]
+    NoAppSecret,
+    /// The public listener did not answer within [`PROBE_TIMEOUT`].
+    #[error("the public listener of ingress does not answer")]
+    NoAnswer,
+    /// Ingress answered with this status instead of 200.
+    #[error("ingress answered {0}: the queue does not accept webhooks")]
+    Refused(StatusCode),
+    /// No worker stored the probe within [`PROBE_TIMEOUT`].
+    #[error("the queue accepted the webhook, but no worker stored it within 5 s")]
+    NotStored,
+}
+
+/// Sends a probe and waits until it is stored.
+pub(super) async fn run(context: &LoginContext) -> Result<(), ProbeError> {
+    let nonce = random_text(16)?;
+    let seconds = context.clock.now().0 / 1000;
     let change = json!({"field": "name", "value": format!("{PROBE_PREFIX}{nonce}")});
     let entry = json!({"id": "0", "time": seconds, "changes": [change]});
     let body = json!({"object": "page", "entry": [entry]}).to_string();
-    let secret = oauth
+    let secret = context
         .config
         .app_secrets
         .first()
-        .ok_or("there is no app secret")?;
-    let mac = Hmac::<Sha256>::new_from_slice(secret.expose_secret().as_bytes())
-        .map_err(|error| error.to_string())?;
-    let tag = mac.chain_update(&body).finalize().into_bytes();
+        .ok_or(ProbeError::NoAppSecret)?;
+    let tag = hmac_sha256(secret)
+        .chain_update(&body)
+        .finalize()
+        .into_bytes();
     let signature = format!("sha256={}", hex(&tag));
-    let request = oauth
+    let request = context
         .http
-        .post(format!("http://{}/facebook/webhook", oauth.own))
-        .timeout(PATIENCE)
+        .post(format!(
+            "http://{}/facebook/webhook",
+            context.public_address
+        ))
+        .timeout(PROBE_TIMEOUT)
         .header("content-type", "application/json")
         .header("x-hub-signature-256", signature)
         .body(body);
-    let answer = request.send().await;
-    let status = answer
-        .map_err(|_| "our own listener does not answer".to_owned())?
-        .status();
-    if status != reqwest::StatusCode::OK {
-        return Err(format!(
-            "ingress answered {status}: the queue does not take webhooks"
-        ));
+    let answer = request.send().await.map_err(|_| ProbeError::NoAnswer)?;
+    let status = answer.status();
+    if status != StatusCode::OK {
+        return Err(ProbeError::Refused(status));
     }
-    let arrived = async {
-        let mut look = tokio::time::interval(LOOK);
+    let stored = async {
+        let mut interval = tokio::time::interval(CHECK_INTERVAL);
         loop {
-            look.tick().await;
-            let found = load_record::<probe::Probe>(&*oauth.store, &probe::key(&nonce)).await;
+            interval.tick().await;
+            let found = load_record::<probe::Probe>(&*context.store, &probe::key(&nonce)).await;
             if matches!(found, Ok(Some(_))) {
                 return;
             }
         }
     };
-    let waited = tokio::time::timeout(PATIENCE, arrived).await;
-    waited.map_err(|_| {
-        "the queue took it, and no worker brought it to the store within 5 s".to_owned()
-    })
+    tokio::time::timeout(PROBE_TIMEOUT, stored)
+        .await
+        .map_err(|_| ProbeError::NotStored)
 }

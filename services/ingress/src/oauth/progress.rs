@@ -1,4 +1,4 @@
-//! How far a login is: read from the records the worker writes.
+//! Reads how far a login is from the records that the worker writes.
 
 use common::records::app::{self, App};
 use common::records::connection::{self, Connection};
@@ -12,140 +12,157 @@ use model::id::{GrantId, PageId};
 use model::page::Status;
 use model::time::HostTime;
 
-use super::context::OAuth;
+use super::context::LoginContext;
 
-/// A login of so many Pages is complete when their subscriptions are settled, one of more as soon as
-/// all were read: subscribing takes two calls each.
-const SUBSCRIPTIONS: u64 = 100;
+/// Up to this many Pages, a login is complete only when each Page subscription is confirmed or has
+/// a problem. A login of more Pages is complete as soon as they were read, because subscribing
+/// takes two calls a Page.
+const MAX_AWAITED_SUBSCRIPTIONS: u64 = 100;
 
 /// How far a login is.
 #[derive(Debug)]
 pub(super) enum Progress {
     /// The token is being exchanged.
     Waiting,
-    /// It failed for good.
+    /// The login failed for good, for this reason.
     Failed(String),
     /// The person is connected.
     Connected(Box<Connected>),
 }
 
-/// What a connected person sees.
+/// The state of a connection since a login.
 #[derive(Debug)]
 pub(super) struct Connected {
     pub(super) connection: Connection,
-    /// When the login came.
-    pub(super) since: HostTime,
-    /// Its Pages were listed and read.
-    pub(super) walked: bool,
-    /// Why no webhooks can come, if they cannot.
-    pub(super) webhooks: Option<String>,
-    /// Nothing more will come that is waited for.
-    pub(super) complete: bool,
+    /// When the code of the login was exchanged, on this host's clock.
+    pub(super) began_at: HostTime,
+    /// Whether a connection poll that began since then has read its Pages.
+    pub(super) is_polled: bool,
+    /// Why no webhooks arrive, as far as the app subscription tells.
+    pub(super) webhooks_problem: Option<String>,
+    /// Whether the login is complete, or cannot be completed.
+    pub(super) is_complete: bool,
 }
 
-/// A Page of the connection.
+/// The state of a Page of the connection since a login.
 #[derive(Debug)]
-pub(super) struct Row {
+pub(super) struct PageProgress {
     pub(super) view: PageView,
-    /// Whether it was read since the login.
-    pub(super) read: bool,
+    /// Whether the Page was read since the login.
+    pub(super) is_read: bool,
 }
 
-/// Looks once.
-pub(super) async fn look(oauth: &OAuth, id: &GrantId) -> Result<Progress, StoreError> {
-    let store = &*oauth.store;
-    let Some(Versioned { value, .. }) = load_record::<Grant>(store, &grant::key(id)).await? else {
-        return without_grant(oauth, id).await;
+/// Returns how far the login of a grant is now.
+pub(super) async fn load_progress(
+    context: &LoginContext,
+    id: &GrantId,
+) -> Result<Progress, StoreError> {
+    let store = &*context.store;
+    let Some(Versioned { value: grant, .. }) = load_record::<Grant>(store, &grant::key(id)).await?
+    else {
+        return progress_without_grant(context, id).await;
     };
-    let user = match value.stage {
+    let user = match grant.stage {
         Stage::Sealed(_) => return Ok(Progress::Waiting),
-        Stage::Failed(why) => return Ok(Progress::Failed(why)),
+        Stage::Failed(reason) => return Ok(Progress::Failed(reason)),
         Stage::Connected(user) => user,
     };
     let Some(stored) = connection::find(store, &user).await? else {
         return Ok(Progress::Failed("the connection was ended".to_owned()));
     };
     let connection = stored.value;
-    let last = connection
+    let poll = connection
         .last_poll
         .as_ref()
-        .filter(|last| last.began_at >= value.began_at);
-    let walked = last.is_some();
-    let few = last.is_some_and(|last| last.pages <= SUBSCRIPTIONS);
-    let failed = connection.status != connection::Status::Active;
+        .filter(|poll| poll.began_at >= grant.began_at);
+    let is_polled = poll.is_some();
+    let awaits_subscriptions = poll.is_some_and(|poll| poll.pages <= MAX_AWAITED_SUBSCRIPTIONS);
+    let is_unusable = connection.status != connection::Status::Active;
     let app = load_record::<App>(store, &app::key())
         .await?
         .map(|stored| stored.value);
     let app = app.unwrap_or_default();
-    let looked_at = app.confirmed_at >= Some(value.began_at) || app.problem.is_some();
-    let unknown = || "Facebook was not asked yet where it posts webhooks to".to_owned();
-    let webhooks = if looked_at {
+    let is_app_checked = app.confirmed_at >= Some(grant.began_at) || app.problem.is_some();
+    let webhooks_problem = if is_app_checked {
         app.problem
     } else {
-        Some(unknown())
+        Some("the app subscription was not checked yet".to_owned())
     };
-    let complete = failed || (walked && looked_at && (!few || settled(oauth, &connection).await?));
+    let is_complete = is_unusable
+        || (is_polled
+            && is_app_checked
+            && (!awaits_subscriptions || are_subscriptions_done(context, &connection).await?));
     Ok(Progress::Connected(Box::new(Connected {
         connection,
-        since: value.began_at,
-        walked,
-        webhooks,
-        complete,
+        began_at: grant.began_at,
+        is_polled,
+        webhooks_problem,
+        is_complete,
     })))
 }
 
-/// The code was taken, and there is no grant: it is being exchanged, or who did so is gone.
-async fn without_grant(oauth: &OAuth, id: &GrantId) -> Result<Progress, StoreError> {
-    let stored = load_record::<Login>(&*oauth.store, &login::key(id)).await?;
-    let failed = |text: &str| Ok(Progress::Failed(text.to_owned()));
+/// Returns the progress of a login whose code was used but which has no grant: the code is being
+/// exchanged, or the process that exchanged it has ended.
+async fn progress_without_grant(
+    context: &LoginContext,
+    id: &GrantId,
+) -> Result<Progress, StoreError> {
+    let stored = load_record::<Login>(&*context.store, &login::key(id)).await?;
+    let failed = |reason: &str| Ok(Progress::Failed(reason.to_owned()));
     match stored.map(|stored| stored.value.stage) {
         Some(login::Stage::CodeUsed(at))
-            if at.until(oauth.clock.now()) > login::EXCHANGE_TIMEOUT =>
+            if at.until(context.clock.now()) > login::EXCHANGE_TIMEOUT =>
         {
             failed("The login was interrupted. Please begin again at /facebook/login.")
         }
-        Some(login::Stage::Failed(why)) => failed(&why),
+        Some(login::Stage::Failed(reason)) => failed(&reason),
         _ => Ok(Progress::Waiting),
     }
 }
 
-/// The Pages of a connection, at most `most`.
-pub(super) async fn rows(
-    oauth: &OAuth,
+/// Returns the first `max` Pages of a connection, without erased ones.
+pub(super) async fn page_progress(
+    context: &LoginContext,
     connected: &Connected,
-    most: usize,
-) -> Result<Vec<Row>, StoreError> {
-    let store = &*oauth.store;
-    let ids = covered(oauth, &connected.connection).await?;
-    let mut rows = Vec::new();
-    for some in ids[..ids.len().min(most)].chunks(500) {
-        for (id, stored) in some.iter().zip(store.load_pages(some).await?) {
+    max: usize,
+) -> Result<Vec<PageProgress>, StoreError> {
+    let store = &*context.store;
+    let ids = page_ids(context, &connected.connection).await?;
+    let mut pages = Vec::new();
+    for chunk in ids[..ids.len().min(max)].chunks(500) {
+        for (id, stored) in chunk.iter().zip(store.load_pages(chunk).await?) {
             if let StoredPage::Page(page) = &stored.value
                 && page.status != Status::Erased
             {
-                rows.push(Row {
+                pages.push(PageProgress {
                     view: page_view(id, stored.version, page),
-                    read: page.polling.last_success_began >= Some(connected.since),
+                    is_read: page.polling.last_success_began >= Some(connected.began_at),
                 });
             }
         }
     }
-    Ok(rows)
+    Ok(pages)
 }
 
-/// The ids of its Pages.
-async fn covered(oauth: &OAuth, connection: &Connection) -> Result<Vec<PageId>, StoreError> {
+/// Returns the ids of the Pages that the connection gives access to.
+async fn page_ids(
+    context: &LoginContext,
+    connection: &Connection,
+) -> Result<Vec<PageId>, StoreError> {
     let prefix = token::page_prefix(&connection.user);
     let tokens =
-        load_all::<token::StoredToken>(&*oauth.store, RecordKind::PageToken, &prefix).await?;
+        load_all::<token::StoredToken>(&*context.store, RecordKind::PageToken, &prefix).await?;
     let ids = tokens.iter().filter_map(|(id, _)| token::page_in_id(id));
     Ok(ids.collect())
 }
 
-/// Whether Facebook's side of every Page is settled, one way or the other.
-async fn settled(oauth: &OAuth, connection: &Connection) -> Result<bool, StoreError> {
-    for id in covered(oauth, connection).await? {
-        let stored = load_record::<Subscription>(&*oauth.store, &subscription::key(&id)).await?;
+/// Returns whether the subscription of every Page of the connection is confirmed or has a problem.
+async fn are_subscriptions_done(
+    context: &LoginContext,
+    connection: &Connection,
+) -> Result<bool, StoreError> {
+    for id in page_ids(context, connection).await? {
+        let stored = load_record::<Subscription>(&*context.store, &subscription::key(&id)).await?;
         if stored.is_some_and(|stored| {
             stored.value.confirmed_at.is_none() && stored.value.problem.is_none()
         }) {

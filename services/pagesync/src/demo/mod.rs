@@ -1,9 +1,11 @@
-//! `pagesync demo`: the main job on a simulated Facebook, in one process, on a database that is
-//! gone afterwards: three Pages connect through the real login, then a minute of changes, then lost
-//! webhooks and a dead token (`proof.rs`). Everything shown went over HTTP, through the queue and the
-//! worker.
+//! `pagesync demo`: shows pagesync at work on a simulated Facebook, in one process, on a temporary
+//! database.
+//!
+//! Three Pages are connected by the real login. They change for a minute; then webhooks are lost
+//! and every token becomes invalid (`lost_webhooks.rs`). Everything goes over HTTP, through the
+//! queue and the worker.
 
-mod proof;
+mod lost_webhooks;
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -30,36 +32,47 @@ use tokio::time::Instant;
 
 use crate::demo_pages::DEMO_PAGES;
 use crate::output::{self, Format};
-use crate::{dead_letter as letters, init, page, roles};
+use crate::{dead_letter as dead_letter_command, init, page, roles};
 
-/// How long after the play the last verification may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a result may take before the demo fails.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-struct Stage {
+/// A running demo.
+struct Demo {
     simulator: Simulator,
     backends: Backends,
-    callback: String,
+    webhook_address: String,
     app_secret: String,
     client: reqwest::Client,
-    begun: Instant,
-    /// Announced changes whose value is still to be read: Page, field, value, when it changed.
-    // Tiny critical sections, never across an await.
-    unread: Mutex<Vec<(usize, &'static str, &'static str, Instant)>>,
+    began: Instant,
+    /// Changes whose value no webhook carried and no read has returned yet.
+    // The lock is never held across an await.
+    unread: Mutex<Vec<UnreadChange>>,
 }
 
-/// Plays for `seconds` and shows what came of it.
+/// A change whose new value comes with a read.
+#[derive(Debug, Clone, Copy)]
+struct UnreadChange {
+    /// The index of the Page in [`DEMO_PAGES`].
+    page: usize,
+    field: &'static str,
+    value: &'static str,
+    changed_at: Instant,
+}
+
+/// Runs the demo and prints its results. The changes of the first part last `seconds`.
 pub async fn run(seconds: u64, format: Format) -> anyhow::Result<()> {
     init_logs("error", LogFormat::Text);
-    let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
-    let app_secret = init::random()?;
+    let directory = tempfile::tempdir().context("cannot create a temporary directory")?;
+    let app_secret = init::random_secret()?;
     let control = TcpListener::bind("127.0.0.1:0").await?;
     let facebook = format!("http://{}", control.local_addr()?);
-    // Bound before its address is told to anybody: nobody else can come to stand there.
+    // The listener is bound before its address is used, so that no other process can take the port.
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let public = format!("http://{}", listener.local_addr()?);
     let environment = settings(directory.path(), &facebook, &public, &app_secret)?;
     let config = Config::read(&environment, Role::Up)?;
-    let simulator = simulate(&config, &app_secret)?;
+    let simulator = start_simulator(&config, &app_secret)?;
     tokio::spawn(simulator::serve(simulator.clone(), control));
     let running = roles::start(&config, Role::Up, Clock::system(), Some(listener)).await?;
     output::print(&format!(
@@ -69,25 +82,26 @@ pub async fn run(seconds: u64, format: Format) -> anyhow::Result<()> {
          Facebook:   {facebook}/_sim/pages (PATCH /_sim/pages/<id> changes a Page)\n",
         running.private
     ))?;
-    let stage = Stage {
+    let demo = Demo {
         simulator,
         backends: running.backends.clone(),
-        callback: format!("{public}/facebook/webhook"),
+        webhook_address: format!("{public}/facebook/webhook"),
         app_secret,
         client: reqwest::Client::new(),
-        begun: Instant::now(),
+        began: Instant::now(),
         unread: Mutex::default(),
     };
     let played = tokio::select! {
-        played = stage.perform(&public, seconds) => played,
-        _ = tokio::signal::ctrl_c() => output::print("ended early"),
+        played = demo.play(&public, seconds) => played,
+        _ = tokio::signal::ctrl_c() => output::print("stopped early"),
     };
     played?;
-    stage.show(format).await?;
+    demo.print_store(format).await?;
     running.lifecycle.stop();
     running.lifecycle.finish().await.map_err(anyhow::Error::msg)
 }
 
+/// Returns the settings of `pagesync up` with the database in `directory`.
 fn settings(
     directory: &Path,
     facebook: &str,
@@ -104,7 +118,7 @@ fn settings(
         ("PAGESYNC_DIALOG_URL", facebook.to_owned()),
         ("FACEBOOK_APP_ID", "100200300400500".to_owned()),
         ("FACEBOOK_APP_SECRET", app_secret.to_owned()),
-        ("FACEBOOK_VERIFY_TOKEN", init::random()?),
+        ("FACEBOOK_VERIFY_TOKEN", init::random_secret()?),
         (
             "FACEBOOK_WEBHOOK_ADDRESS",
             format!("{public}/facebook/webhook"),
@@ -120,7 +134,8 @@ fn settings(
         .collect())
 }
 
-fn simulate(config: &Config, app_secret: &str) -> anyhow::Result<Simulator> {
+/// Starts a simulator with the Pages of the demo. It sends three of ten deliveries twice.
+fn start_simulator(config: &Config, app_secret: &str) -> anyhow::Result<Simulator> {
     let options = Options {
         app: App {
             id: config.app_id.clone(),
@@ -135,62 +150,70 @@ fn simulate(config: &Config, app_secret: &str) -> anyhow::Result<Simulator> {
         },
     };
     let simulator = Simulator::start(&options);
-    for cast in DEMO_PAGES {
+    for page in DEMO_PAGES {
         simulator
-            .put_page(&cast.as_graph())
+            .put_page(&page.as_graph())
             .map_err(anyhow::Error::msg)?;
     }
     Ok(simulator)
 }
 
-/// What happens on the stage, in this order, evenly spread over the time.
+/// A step of the first part. A number is the index of a Page in [`DEMO_PAGES`].
 #[derive(Debug, Clone, Copy)]
-enum Scene {
+enum Step {
+    /// The Page gets this name, which the webhook carries.
     Rename(usize, &'static str),
-    Announce(usize, &'static str, &'static str),
-    Forge,
-    Garble,
-    Stranger,
+    /// The field gets this value; the webhook says only that the field changed.
+    ChangeField(usize, &'static str, &'static str),
+    /// A webhook is signed with another secret.
+    SignWrongly,
+    /// A signed webhook cannot be parsed.
+    Truncate,
+    /// A signed webhook is about a Page that is not registered.
+    ReportUnknownPage,
 }
 
-const SCENES: [Scene; 12] = [
-    Scene::Announce(1, "phone", "+45 33 999 000"),
-    Scene::Rename(0, "Café Aurora & Rösterei ☕"),
-    Scene::Announce(2, "hours", "closed on Mondays"),
-    Scene::Forge,
-    Scene::Rename(2, "Fahrradwerkstatt Süd-West"),
-    Scene::Garble,
-    Scene::Rename(1, "Bookshop <at> the Harbour"),
-    Scene::Stranger,
-    Scene::Rename(0, "Aurora 100% Arabica"),
-    Scene::Rename(2, "Radwerk"),
-    Scene::Rename(1, "Harbour Books"),
-    Scene::Rename(0, "Aurora"),
+/// The steps, evenly spread over the time of the first part.
+const STEPS: [Step; 12] = [
+    Step::ChangeField(1, "phone", "+45 33 999 000"),
+    Step::Rename(0, "Café Aurora & Rösterei ☕"),
+    Step::ChangeField(2, "hours", "closed on Mondays"),
+    Step::SignWrongly,
+    Step::Rename(2, "Fahrradwerkstatt Süd-West"),
+    Step::Truncate,
+    Step::Rename(1, "Bookshop <at> the Harbour"),
+    Step::ReportUnknownPage,
+    Step::Rename(0, "Aurora 100% Arabica"),
+    Step::Rename(2, "Radwerk"),
+    Step::Rename(1, "Harbour Books"),
+    Step::Rename(0, "Aurora"),
 ];
 
-impl Stage {
-    async fn perform(&self, public: &str, seconds: u64) -> anyhow::Result<()> {
+impl Demo {
+    /// Plays both parts.
+    async fn play(&self, public: &str, seconds: u64) -> anyhow::Result<()> {
         self.connect(public).await?;
         output::print(&format!(
-            "\nPlaying {seconds} seconds of changes on three Pages; three of ten deliveries come twice.\n"
+            "\nThree Pages change for {seconds} seconds; Facebook sends three of ten deliveries twice.\n"
         ))?;
-        tokio::try_join!(self.play(seconds), self.watch(seconds))?;
+        tokio::try_join!(self.run_steps(seconds), self.print_reads(seconds))?;
         self.simulator.delivery_counts().all_finished().await;
-        self.prove(public).await
+        self.show_lost_webhooks(public).await
     }
 
-    /// A person opens the login, allows everything in Facebook's dialog, and is sent back.
+    /// Logs in as a person who allows everything in Facebook's dialog, and prints the answer.
     async fn connect(&self, public: &str) -> anyhow::Result<()> {
-        let begun = Instant::now();
+        let began = Instant::now();
         let mut visitor = LoginBrowser::new()?;
         let login = format!("{public}/facebook/login");
         let callback = visitor.log_in(&login, &Decision::default()).await?;
-        let callback = callback.map_err(|_| anyhow::anyhow!("the login was not sent back"))?;
+        let callback =
+            callback.map_err(|_| anyhow::anyhow!("the dialog did not redirect to the callback"))?;
         let answer: Json = visitor.get(&callback).await?.json().await?;
         output::print(&format!(
-            "A person logs in at {login}, allows the app in Facebook's dialog and comes back after {} ms.\n\
+            "A person logs in at {login} and allows the app in Facebook's dialog, which takes {} ms.\n\
              webhook test: {}, Pages read: {}",
-            begun.elapsed().as_millis(),
+            began.elapsed().as_millis(),
             answer["webhook_test"]["status"].as_str().unwrap_or("?"),
             answer["polling_test"].as_array().map_or(0, Vec::len),
         ))?;
@@ -206,101 +229,113 @@ impl Stage {
         Ok(())
     }
 
-    async fn play(&self, seconds: u64) -> anyhow::Result<()> {
-        let begun = Instant::now();
-        let step = Duration::from_secs(seconds) / u32::try_from(SCENES.len())?;
-        for (i, scene) in (0_u32..).zip(SCENES) {
-            tokio::time::sleep_until(begun + step * i).await;
-            let line = self.scene(scene).await?;
-            self.say(&line)?;
+    async fn run_steps(&self, seconds: u64) -> anyhow::Result<()> {
+        let began = Instant::now();
+        let interval = Duration::from_secs(seconds) / u32::try_from(STEPS.len())?;
+        for (i, step) in (0_u32..).zip(STEPS) {
+            tokio::time::sleep_until(began + interval * i).await;
+            let line = self.run_step(step).await?;
+            self.print_line(&line)?;
         }
-        tokio::time::sleep_until(begun + Duration::from_secs(seconds)).await;
+        tokio::time::sleep_until(began + Duration::from_secs(seconds)).await;
         Ok(())
     }
 
-    fn say(&self, line: &str) -> anyhow::Result<()> {
+    fn print_line(&self, line: &str) -> anyhow::Result<()> {
         output::print(&format!(
             "{:>5.1} s  {line}",
-            self.begun.elapsed().as_secs_f64()
+            self.began.elapsed().as_secs_f64()
         ))
     }
 
-    /// Says when a verification read brought a value that its webhook did not carry.
-    async fn watch(&self, seconds: u64) -> anyhow::Result<()> {
-        let until = Instant::now() + Duration::from_secs(seconds) + PATIENCE;
-        let announcements = SCENES
+    /// Prints a line for each value that a read returned and its webhook did not carry. Fails if
+    /// one of them does not arrive.
+    async fn print_reads(&self, seconds: u64) -> anyhow::Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(seconds) + TIMEOUT;
+        let changes = STEPS
             .iter()
-            .filter(|scene| matches!(scene, Scene::Announce(..)));
-        let mut left = announcements.count();
-        let mut look = tokio::time::interval(Duration::from_millis(50));
-        while left > 0 && Instant::now() < until {
-            look.tick().await;
-            let waiting = self
+            .filter(|step| matches!(step, Step::ChangeField(..)));
+        let mut remaining = changes.count();
+        let mut interval = tokio::time::interval(Duration::from_millis(50));
+        while remaining > 0 && Instant::now() < deadline {
+            interval.tick().await;
+            let unread = self
                 .unread
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone();
-            for (which, what, value, since) in waiting {
-                let page = self.load(which).await?;
-                if page.is_some_and(|page| field(&page, what) == json!(value)) {
+            for change in unread {
+                let page = self.load(change.page).await?;
+                if page.is_some_and(|page| field(&page, change.field) == json!(change.value)) {
                     self.unread
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
-                        .retain(|(w, f, ..)| (*w, *f) != (which, what));
-                    left -= 1;
-                    self.say(&format!(
-                        "{} has its new {what}: {value:?}, read {:.1} s after the change, by the verification",
-                        DEMO_PAGES[which].id,
-                        since.elapsed().as_secs_f64()
+                        .retain(|other| (other.page, other.field) != (change.page, change.field));
+                    remaining -= 1;
+                    self.print_line(&format!(
+                        "{} has its new {}: {:?}, read {:.1} s after the change",
+                        DEMO_PAGES[change.page].id,
+                        change.field,
+                        change.value,
+                        change.changed_at.elapsed().as_secs_f64()
                     ))?;
                 }
             }
         }
-        anyhow::ensure!(left == 0, "a verification read did not come");
+        anyhow::ensure!(
+            remaining == 0,
+            "a verification read did not return the value"
+        );
         Ok(())
     }
 
-    async fn scene(&self, scene: Scene) -> anyhow::Result<String> {
-        Ok(match scene {
-            Scene::Rename(which, name) => {
+    /// Runs a step, and returns its result as a line.
+    async fn run_step(&self, step: Step) -> anyhow::Result<String> {
+        Ok(match step {
+            Step::Rename(index, name) => {
                 let visible = self
-                    .change(which, "name", name, |page| {
+                    .change(index, "name", name, |page| {
                         field(page, "name") == json!(name)
                     })
                     .await?;
                 format!(
                     "{} is renamed to {name:?}: visible after {visible}",
-                    DEMO_PAGES[which].id
+                    DEMO_PAGES[index].id
                 )
             }
-            Scene::Announce(which, what, value) => {
-                let known = self.load(which).await?.map(|page| page.polling.read_after);
-                let noted = self
-                    .change(which, what, value, |page| {
-                        Some(page.polling.read_after) != known
+            Step::ChangeField(index, name, value) => {
+                let before = self.load(index).await?.map(|page| page.polling.read_after);
+                let announced = self
+                    .change(index, name, value, |page| {
+                        Some(page.polling.read_after) != before
                     })
                     .await?;
                 let mut unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
-                unread.push((which, what, value, Instant::now()));
+                unread.push(UnreadChange {
+                    page: index,
+                    field: name,
+                    value,
+                    changed_at: Instant::now(),
+                });
                 format!(
-                    "{} changes its {what}; the webhook says only that it did: noted after {noted}, a read follows",
-                    DEMO_PAGES[which].id
+                    "{} gets a new {name}: announced after {announced} without the value, so a read follows",
+                    DEMO_PAGES[index].id
                 )
             }
-            Scene::Forge => {
+            Step::SignWrongly => {
                 let body = single_change_body(DEMO_PAGES[0].id, "name", "Owned");
                 let status = self.post(&body, "not the secret").await?;
                 format!("a webhook signed with another secret: answered {status}")
             }
-            Scene::Garble => {
+            Step::Truncate => {
                 let status = self
                     .post(r#"{"object":"page","entry":[{"id":"#, &self.app_secret)
                     .await?;
                 format!(
-                    "a signed webhook that ends too early: answered {status}, kept as a dead letter"
+                    "a signed webhook that ends too early: answered {status}, stored as a dead letter"
                 )
             }
-            Scene::Stranger => {
+            Step::ReportUnknownPage => {
                 let status = self
                     .post(
                         &single_change_body("999", "name", "Stranger"),
@@ -308,42 +343,48 @@ impl Stage {
                     )
                     .await?;
                 format!(
-                    "a signed webhook for a Page nobody registered: answered {status}, counted, no state"
+                    "a signed webhook for a Page that is not registered: answered {status}, counted and not stored"
                 )
             }
         })
     }
 
-    /// Changes a Page at Facebook and waits until `seen`; says how long it took.
+    /// Changes a field of a Page at Facebook and waits until `is_visible`. Returns how long that
+    /// took as text.
     async fn change(
         &self,
-        which: usize,
+        index: usize,
         field: &str,
         value: &str,
-        seen: impl Fn(&model::page::Page) -> bool,
+        is_visible: impl Fn(&model::page::Page) -> bool,
     ) -> anyhow::Result<String> {
         let fields = json!({field: value})
             .as_object()
             .cloned()
             .unwrap_or_default();
-        let begun = Instant::now();
+        let began = Instant::now();
         self.simulator
-            .change(DEMO_PAGES[which].id, fields)
+            .change(DEMO_PAGES[index].id, fields)
             .map_err(anyhow::Error::msg)?;
-        while begun.elapsed() < Duration::from_secs(10) {
-            if self.load(which).await?.is_some_and(|page| seen(&page)) {
-                return Ok(format!("{} ms", begun.elapsed().as_millis()));
+        while began.elapsed() < Duration::from_secs(10) {
+            if self
+                .load(index)
+                .await?
+                .is_some_and(|page| is_visible(&page))
+            {
+                return Ok(format!("{} ms", began.elapsed().as_millis()));
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         anyhow::bail!("the change of {field} did not arrive within 10 s")
     }
 
-    async fn load(&self, which: usize) -> anyhow::Result<Option<model::page::Page>> {
+    /// Returns a Page from the store, or `None` if it is not registered or cannot be read.
+    async fn load(&self, index: usize) -> anyhow::Result<Option<model::page::Page>> {
         let loaded = self
             .backends
             .store
-            .load_pages(&[PageId::parse(DEMO_PAGES[which].id)?])
+            .load_pages(&[PageId::parse(DEMO_PAGES[index].id)?])
             .await?;
         Ok(match loaded.into_iter().next() {
             Some(Versioned {
@@ -354,10 +395,11 @@ impl Stage {
         })
     }
 
+    /// Posts a webhook signed with `secret`, and returns the status of the answer.
     async fn post(&self, body: &str, secret: &str) -> anyhow::Result<u16> {
         let request = self
             .client
-            .post(&self.callback)
+            .post(&self.webhook_address)
             .header("content-type", "application/json");
         let signed = request.header(
             "x-hub-signature-256",
@@ -366,8 +408,8 @@ impl Stage {
         Ok(signed.body(body.to_owned()).send().await?.status().as_u16())
     }
 
-    async fn show(&self, format: Format) -> anyhow::Result<()> {
-        output::print("\nWhat the store holds now:\n")?;
+    async fn print_store(&self, format: Format) -> anyhow::Result<()> {
+        output::print("\nThe Pages in the store:\n")?;
         for (id, stored) in self
             .backends
             .store
@@ -383,10 +425,10 @@ impl Stage {
                 output::print("")?;
             }
         }
-        let kept = dead_letter::all(&*self.backends.store).await?;
-        let rows: Vec<_> = kept
+        let dead_letters = dead_letter::all(&*self.backends.store).await?;
+        let rows: Vec<_> = dead_letters
             .iter()
-            .map(|(id, letter)| letters::row(id, letter))
+            .map(|(id, dead_letter)| dead_letter_command::row(id, dead_letter))
             .collect();
         output::print("Dead letters:\n")?;
         output::print(&output::listing(
@@ -395,13 +437,13 @@ impl Stage {
             &rows,
         ))?;
         output::print(&format!(
-            "
-Facebook's side: {}",
+            "\nDeliveries of Facebook: {}",
             self.simulator.delivery_counts().summary()
         ))
     }
 }
 
+/// Returns the value of a field, or null if it has none.
 fn field(page: &model::page::Page, name: &str) -> Json {
     let register = FieldName::parse(name).and_then(|name| page.registers.get(&name));
     register

@@ -1,33 +1,33 @@
-//! A check of `doctor` and its result.
+//! A check of `pagesync doctor` and its result.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// How a check came out.
+/// The state that a check found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Well.
+    /// It works.
     Ok,
-    /// Works, and will not for ever or not for everything.
+    /// It works only in part, or will stop to work.
     Warning,
-    /// Does not work.
+    /// It does not work.
     Failed,
-    /// Could not be looked at from here.
+    /// It cannot be checked on this host.
     Skipped,
 }
 
-/// A check.
+/// The result of a check.
 #[derive(Debug, Clone, Serialize)]
 pub struct Check {
-    /// What was looked at.
+    /// What was checked.
     pub check: &'static str,
-    /// How it is.
+    /// The state that was found.
     pub state: State,
-    /// What was found.
+    /// What was found, in words.
     pub detail: String,
-    /// What to do; null if nothing.
+    /// What to do about it; `None` if nothing.
     pub fix: Option<String>,
 }
 
@@ -41,7 +41,7 @@ impl Check {
         }
     }
 
-    pub(super) fn bad(
+    pub(super) fn problem(
         check: &'static str,
         state: State,
         detail: impl Into<String>,
@@ -55,17 +55,17 @@ impl Check {
         }
     }
 
-    pub(super) fn skipped(check: &'static str, why: &str) -> Self {
+    pub(super) fn skipped(check: &'static str, reason: &str) -> Self {
         Self {
             check,
             state: State::Skipped,
-            detail: why.to_owned(),
+            detail: reason.to_owned(),
             fix: None,
         }
     }
 }
 
-/// Some checks failed: exit code 3.
+/// So many checks failed. The exit code is 3.
 #[derive(Debug)]
 pub struct ChecksFailed(pub usize);
 

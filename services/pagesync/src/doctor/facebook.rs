@@ -1,5 +1,5 @@
-//! What is at Facebook: reachability in both directions, the clock, the version, the app's own
-//! subscription.
+//! Checks of Facebook: the version of Graph, reachability in both directions, the clocks, and the
+//! app subscription.
 
 use std::time::Duration;
 
@@ -15,71 +15,81 @@ use secrecy::ExposeSecret as _;
 
 use super::check::{Check, State};
 
-/// The check of what Facebook reaches.
+/// The name of the check of the public address.
 pub(super) const ADDRESS: &str = "public address";
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Clocks further apart than this are worth a word, and than that are wrong.
-const APART: Duration = Duration::from_secs(30);
-const WRONG: Duration = Duration::from_secs(600);
-/// So long before its end a version is worth a word.
-const SOON: Duration = Duration::from_secs(90 * 24 * 3600);
+/// How long a request of a check may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// The difference of the clocks above which the check warns.
+const WARNED_DIFFERENCE: Duration = Duration::from_secs(30);
+/// The difference of the clocks above which the check fails.
+const MAX_DIFFERENCE: Duration = Duration::from_secs(600);
+/// How long before the end of the configured version the check warns.
+const EXPIRY_NOTICE: Duration = Duration::from_secs(90 * 24 * 3600);
 
-pub(super) async fn look(config: &Config, clock: &Clock, checks: &mut Vec<Check>) {
+/// Appends the results of the checks to `checks`.
+pub(super) async fn run_checks(config: &Config, clock: &Clock, checks: &mut Vec<Check>) {
     checks.push(version(config, clock.now()));
-    clocks(config, clock, checks).await;
+    graph_and_clock(config, clock, checks).await;
     checks.push(handshake(config).await);
-    checks.push(app(config, clock).await);
+    checks.push(app_subscription(config, clock).await);
 }
 
 fn version(config: &Config, now: HostTime) -> Check {
     let name = "Graph version";
-    let asked = &config.graph_version;
+    let version = &config.graph_version;
     let day = |at: HostTime| common::timestamp::rfc3339(at)[..10].to_owned();
     let fix = "set PAGESYNC_GRAPH_VERSION to a later one";
-    match version_status(asked) {
-        VersionStatus::Over => Check::bad(name, State::Failed, format!("{asked} has expired"), fix),
+    match version_status(version) {
+        VersionStatus::Expired => {
+            Check::problem(name, State::Failed, format!("{version} has expired"), fix)
+        }
         VersionStatus::Until(end) if end <= day(now).as_str() => {
-            let what = format!("{asked} expired on {end}: a later version answers in its place");
-            Check::bad(name, State::Failed, what, fix)
+            let detail =
+                format!("{version} expired on {end}; Facebook answers with a later version");
+            Check::problem(name, State::Failed, detail, fix)
         }
-        VersionStatus::Until(end) if end <= day(now.plus(SOON)).as_str() => Check::bad(
+        VersionStatus::Until(end) if end <= day(now.plus(EXPIRY_NOTICE)).as_str() => {
+            Check::problem(
+                name,
+                State::Warning,
+                format!("{version} is served until {end}"),
+                fix,
+            )
+        }
+        VersionStatus::Until(end) => Check::ok(name, format!("{version}, served until {end}")),
+        VersionStatus::NoEndAnnounced => Check::ok(name, format!("{version}, no end is announced")),
+        VersionStatus::Unknown => Check::ok(
             name,
-            State::Warning,
-            format!("{asked} is served until {end}"),
-            fix,
+            format!("{version}, which this build does not know yet"),
         ),
-        VersionStatus::Until(end) => Check::ok(name, format!("{asked}, served until {end}")),
-        VersionStatus::Open => Check::ok(name, format!("{asked}, its end is not announced")),
-        VersionStatus::Unknown => {
-            Check::ok(name, format!("{asked}, newer than this build's calendar"))
-        }
     }
 }
 
 fn client() -> Option<reqwest::Client> {
     common::tls::provide();
-    let client = reqwest::Client::builder().timeout(PATIENCE);
+    let client = reqwest::Client::builder().timeout(REQUEST_TIMEOUT);
     client
         .redirect(reqwest::redirect::Policy::none())
         .build()
         .ok()
 }
 
-/// Any answer of Graph has a `Date`.
-async fn clocks(config: &Config, clock: &Clock, checks: &mut Vec<Check>) {
+/// Checks that Graph answers, and compares this host's clock with the `Date` of the answer. Every
+/// answer of Graph has a `Date`, so this needs no token.
+async fn graph_and_clock(config: &Config, clock: &Clock, checks: &mut Vec<Check>) {
     let url = format!(
         "{}/{}/",
         config.graph_url.trim_end_matches('/'),
         config.graph_version
     );
-    let begun = std::time::Instant::now();
+    let began = std::time::Instant::now();
     let answer = match client() {
         Some(client) => client.get(url).send().await.ok(),
         None => None,
     };
     let Some(answer) = answer else {
-        let fix = "may this machine reach the address in PAGESYNC_GRAPH_URL (graph.facebook.com, port 443)?";
-        checks.push(Check::bad(
+        let fix = "check that this host can reach the address in PAGESYNC_GRAPH_URL (graph.facebook.com, port 443)";
+        checks.push(Check::problem(
             "Graph",
             State::Failed,
             "it does not answer",
@@ -90,36 +100,36 @@ async fn clocks(config: &Config, clock: &Clock, checks: &mut Vec<Check>) {
     };
     checks.push(Check::ok("Graph", "it answers"));
     let now = clock.now();
-    checks.push(match reply::stamp(answer.headers(), begun.elapsed(), now) {
-        Err(why) => Check::bad(
+    let fix = "synchronize the clock of this host, for example with NTP";
+    checks.push(match reply::stamp(answer.headers(), began.elapsed(), now) {
+        Err(error) => Check::problem(
             "clock",
             State::Failed,
-            format!("an answer of Graph: {why}"),
-            "set this machine's clock: NTP",
+            format!("the time of Graph's answer cannot be used: {error}"),
+            fix,
         ),
-        Ok(theirs) => {
-            let apart = theirs.difference_to(now);
-            let said = format!("{} s from Facebook's", apart.as_secs());
-            let fix = "set this machine's clock: NTP";
-            if apart > WRONG {
-                Check::bad("clock", State::Failed, said, fix)
-            } else if apart > APART {
-                Check::bad("clock", State::Warning, said, fix)
+        Ok(facebook_time) => {
+            let difference = facebook_time.difference_to(now);
+            let detail = format!("{} s from Facebook's clock", difference.as_secs());
+            if difference > MAX_DIFFERENCE {
+                Check::problem("clock", State::Failed, detail, fix)
+            } else if difference > WARNED_DIFFERENCE {
+                Check::problem("clock", State::Warning, detail, fix)
             } else {
-                Check::ok("clock", said)
+                Check::ok("clock", detail)
             }
         }
     });
 }
 
-/// Does what Facebook does before it sends webhooks.
+/// Performs the handshake that Facebook performs before it sends webhooks.
 async fn handshake(config: &Config) -> Check {
     let name = ADDRESS;
     let token = config.verify_token.expose_secret();
     let (Some(address), false) = (&config.webhook_address, token.is_empty()) else {
         return Check::skipped(
             name,
-            "FACEBOOK_WEBHOOK_ADDRESS or FACEBOOK_VERIFY_TOKEN is not given here",
+            "FACEBOOK_WEBHOOK_ADDRESS or FACEBOOK_VERIFY_TOKEN is not set on this host",
         );
     };
     let query = [
@@ -127,86 +137,89 @@ async fn handshake(config: &Config) -> Check {
         ("hub.challenge", "1158201444"),
         ("hub.verify_token", token),
     ];
-    let asked = match client() {
+    let answer = match client() {
         Some(client) => client.get(address).query(&query).send().await.ok(),
         None => None,
     };
-    let Some(answer) = asked else {
-        let fix = "is ingress up, and does the address lead to it from the internet? If only this machine cannot reach it, all is well";
-        return Check::bad(
+    let Some(answer) = answer else {
+        let fix = "check that ingress runs and that the address leads to it from the internet; ignore this if only this host cannot reach it";
+        return Check::problem(
             name,
             State::Warning,
-            "nothing answers there, as seen from here",
+            "this host gets no answer from it",
             fix,
         );
     };
     let status = answer.status().as_u16();
     let body = answer.text().await.unwrap_or_default();
     if status == 200 && body == "1158201444" {
-        return Check::ok(name, "the handshake works, as seen from here");
+        return Check::ok(name, "the handshake from this host succeeds");
     }
     let fix = match status {
         403 => "the process there has another FACEBOOK_VERIFY_TOKEN: restart it with this one",
-        _ => {
-            "something else answers there: does the proxy lead /facebook/webhook to ingress, bodies untouched?"
-        }
+        _ => "check that the proxy passes /facebook/webhook to ingress without changing bodies",
     };
-    Check::bad(
+    Check::problem(
         name,
         State::Failed,
-        format!("the handshake is answered {status}"),
+        format!("the handshake gets status {status}"),
         fix,
     )
 }
 
-/// The app's token, and its own subscription to Pages.
-async fn app(config: &Config, clock: &Clock) -> Check {
+/// Checks the app id, the app secret, and the app subscription.
+async fn app_subscription(config: &Config, clock: &Clock) -> Check {
     let name = "app subscription";
     if config.app_id.is_empty() || config.app_secrets.is_empty() {
         return Check::skipped(
             name,
-            "FACEBOOK_APP_ID or FACEBOOK_APP_SECRET is not given here",
+            "FACEBOOK_APP_ID or FACEBOOK_APP_SECRET is not set on this host",
         );
     }
-    let there = match Graph::new(config, clock.clone()) {
+    let result = match Graph::new(config, clock.clone()) {
         Ok(graph) => graph.app_subscription().await,
         Err(error) => Err(error),
     };
-    let there = match there {
+    let subscription = match result {
         Err(error @ (GraphError::RateLimited { .. } | GraphError::Transient(_))) => {
-            let fix = "wait, then run this again";
-            return Check::bad(name, State::Warning, error.to_string(), fix);
+            let fix = "wait, and run this command again";
+            return Check::problem(name, State::Warning, error.to_string(), fix);
         }
         Err(error) => {
-            let fix = "are FACEBOOK_APP_ID and FACEBOOK_APP_SECRET those of the app's dashboard?";
-            return Check::bad(name, State::Failed, error.to_string(), fix);
+            let fix = "check that FACEBOOK_APP_ID and FACEBOOK_APP_SECRET are those of the app's dashboard";
+            return Check::problem(name, State::Failed, error.to_string(), fix);
         }
         Ok(None) => {
-            let fix = "restart the worker, which sets it up; is the public address reachable?";
-            return Check::bad(name, State::Failed, "there is none: no webhook comes", fix);
+            let fix = "check the public address, and restart the worker, which creates it";
+            let detail = "it does not exist, so no webhooks arrive";
+            return Check::problem(name, State::Failed, detail, fix);
         }
-        Ok(Some(there)) => there,
+        Ok(Some(subscription)) => subscription,
     };
-    let foreign = config
+    let is_foreign = config
         .webhook_address
         .as_ref()
-        .is_some_and(|ours| *ours != there.callback);
-    if foreign {
+        .is_some_and(|address| *address != subscription.callback);
+    if is_foreign {
         let fix = "give this deployment an app of its own, or set PAGESYNC_REPLACE_CALLBACK=true and restart the worker";
-        return Check::bad(name, State::Failed, "webhooks go to another address", fix);
+        return Check::problem(name, State::Failed, "its callback is another address", fix);
     }
-    let wanted = webhook_fields(&config.tracked_fields);
-    let lacking: Vec<&str> = wanted
+    let required = webhook_fields(&config.tracked_fields);
+    let missing: Vec<&str> = required
         .into_iter()
-        .filter(|field| !there.fields.iter().any(|stored| stored == field))
+        .filter(|field| !subscription.fields.iter().any(|stored| stored == field))
         .collect();
-    if !there.active || !lacking.is_empty() {
-        let what = format!("inactive, or without {}", lacking.join(", "));
-        let fix = "the worker mends it daily and when it starts: restart it";
-        return Check::bad(name, State::Failed, what, fix);
+    if !subscription.active || !missing.is_empty() {
+        let detail = if subscription.active {
+            format!("it lacks the fields {}", missing.join(", "))
+        } else {
+            "it is inactive".to_owned()
+        };
+        let fix = "restart the worker, which repairs it at its start and once a day";
+        return Check::problem(name, State::Failed, detail, fix);
     }
     Check::ok(
         name,
-        format!("webhooks come here, {} fields", there.fields.len()),
+        format!("it is active, with {} fields", subscription.fields.len()),
     )
 }

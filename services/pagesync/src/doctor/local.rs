@@ -1,4 +1,4 @@
-//! What is here: keys, broker, store, the process itself.
+//! Checks of this host: queue, store, keys, dead letters, and the running process.
 
 use common::backends::{Backends, open_store};
 use common::clock::Clock;
@@ -7,59 +7,73 @@ use common::config::backend::Backend;
 use common::database::Access;
 use common::queue::Queue;
 use common::records::{dead_letter, key_rotation};
-use common::sealing::{self, Keyring, PrivateKeys};
+use common::sealing::{self, Keyring, PrivateKeys, SealingError};
 use common::store::Store;
 use model::queue_name::QueueName;
 
 use super::check::{Check, State};
 use crate::roles;
 
-/// The check of the running process.
+/// The name of the check of the running process.
 pub(super) const PROCESS: &str = "process";
-/// More messages than this wait in a queue: the workers do not keep up.
-const MANY: u64 = 10_000;
+/// How many messages a queue may have before the check warns that the workers are too slow.
+const MAX_MESSAGES: u64 = 10_000;
 
-pub(super) async fn look(config: &Config, clock: &Clock, checks: &mut Vec<Check>) {
+/// The fix of a check that fails only because the store does.
+pub(super) const SEE_STORE: &str = "see the check of the store";
+
+/// Appends the results of the checks to `checks`.
+pub(super) async fn run_checks(config: &Config, clock: &Clock, checks: &mut Vec<Check>) {
     queue(config, clock, checks).await;
     match open_store(config, clock.clone()) {
         Ok(store) => {
-            checks.push(store_itself(&*store).await);
+            checks.push(store_health(&*store).await);
             checks.push(keys(config, &*store).await);
-            checks.push(letters(&*store).await);
+            checks.push(dead_letters(&*store).await);
         }
         Err(error) => {
-            let fix = "is PAGESYNC_DATA_DIR the directory of the running process, or PAGESYNC_REDIS_URL right?";
-            checks.push(Check::bad("store", State::Failed, error.to_string(), fix));
+            let fix = "check that PAGESYNC_DATA_DIR is the directory of the running process, or PAGESYNC_REDIS_URL the address of its Redis";
+            checks.push(Check::problem(
+                "store",
+                State::Failed,
+                error.to_string(),
+                fix,
+            ));
         }
     }
     checks.push(match roles::health(config).await {
         Ok(()) => Check::ok(PROCESS, format!("ready on {}", config.operator_listen)),
         Err(error) => {
-            let fix = "start it (`pagesync up`), or run this where it runs";
-            Check::bad(PROCESS, State::Warning, format!("{error:#}"), fix)
+            let fix = "start it (`pagesync up`), or run this command on the host where it runs";
+            Check::problem(PROCESS, State::Warning, format!("{error:#}"), fix)
         }
     });
 }
 
 async fn queue(config: &Config, clock: &Clock, checks: &mut Vec<Check>) {
-    let fix = "is the broker up, and PAGESYNC_RABBITMQ_URL right? `docker compose ps rabbitmq`";
+    let fix = "check that the broker runs and that PAGESYNC_RABBITMQ_URL is its address: `docker compose ps rabbitmq`";
     let opened = Backends::open(config, "doctor", Access::Shared, clock.clone()).await;
     let backends = match opened {
         Ok(backends) => backends,
         Err(error) => {
-            // On the embedded backend the store says the same.
+            // On the embedded backend the check of the store reports the same error.
             if config.backend == Backend::Distributed {
-                checks.push(Check::bad("queue", State::Failed, error.to_string(), fix));
+                checks.push(Check::problem(
+                    "queue",
+                    State::Failed,
+                    error.to_string(),
+                    fix,
+                ));
             }
             return;
         }
     };
-    checks.push(queues(&*backends.queue, fix).await);
+    checks.push(queue_depths(&*backends.queue, fix).await);
 }
 
-async fn queues(queue: &dyn Queue, fix: &str) -> Check {
-    let mut said = Vec::new();
-    let mut many = false;
+async fn queue_depths(queue: &dyn Queue, fix: &str) -> Check {
+    let mut depths = Vec::new();
+    let mut is_too_long = false;
     for queue_name in [
         QueueName::Webhooks,
         QueueName::PollsNow,
@@ -67,103 +81,98 @@ async fn queues(queue: &dyn Queue, fix: &str) -> Check {
     ] {
         match queue.depth(queue_name).await {
             Ok(depth) => {
-                many |= depth.messages > MANY;
-                said.push(format!("{} {}", queue_name.as_str(), depth.messages));
+                is_too_long |= depth.messages > MAX_MESSAGES;
+                depths.push(format!("{} {}", queue_name.as_str(), depth.messages));
             }
-            Err(error) => return Check::bad("queue", State::Failed, error.to_string(), fix),
+            Err(error) => return Check::problem("queue", State::Failed, error.to_string(), fix),
         }
     }
-    let said = format!("messages waiting: {}", said.join(", "));
-    if many {
-        let fix = "more workers: `docker compose up -d --scale worker=4`";
-        return Check::bad("queue", State::Warning, said, fix);
+    let detail = format!("messages that wait: {}", depths.join(", "));
+    if is_too_long {
+        let fix = "start more workers: `docker compose up -d --scale worker=4`";
+        return Check::problem("queue", State::Warning, detail, fix);
     }
-    Check::ok("queue", said)
+    Check::ok("queue", detail)
 }
 
-async fn store_itself(store: &dyn Store) -> Check {
+async fn store_health(store: &dyn Store) -> Check {
     match store.check().await {
         Ok(health) if !health.errors.is_empty() => {
-            let what = "it must not be used as it is set up";
-            Check::bad("store", State::Failed, what, &health.errors.join("; "))
+            let detail = "it must not be used with its settings";
+            Check::problem("store", State::Failed, detail, &health.errors.join("; "))
         }
         Ok(health) if !health.warnings.is_empty() => {
-            let what = "it works, with a setting to think about";
-            Check::bad("store", State::Warning, what, &health.warnings.join("; "))
+            let detail = "it works, but a setting is not recommended";
+            Check::problem("store", State::Warning, detail, &health.warnings.join("; "))
         }
-        Ok(health) => Check::ok("store", format!("takes writes; epoch {}", health.epoch)),
+        Ok(health) => Check::ok(
+            "store",
+            format!("it accepts writes; epoch {}", health.epoch),
+        ),
         Err(error) => {
-            let fix =
-                "is Redis up, not full, and PAGESYNC_REDIS_URL right? `docker compose ps redis`";
-            Check::bad("store", State::Failed, error.to_string(), fix)
+            let fix = "check that Redis runs, is not full, and that PAGESYNC_REDIS_URL is its address: `docker compose ps redis`";
+            Check::problem("store", State::Failed, error.to_string(), fix)
         }
     }
 }
 
-/// What opens tokens, if it is here.
-pub(super) fn held_keys(config: &Config) -> Result<Option<PrivateKeys>, String> {
+/// Returns the keys that open tokens, or `None` if only the worker has them. Fails if the key file
+/// cannot be read.
+pub(super) fn private_keys(config: &Config) -> Result<Option<PrivateKeys>, SealingError> {
     let ring = match (&config.token_private_keys, config.backend) {
         (Some(keys), _) => Keyring::Configured(keys.clone()),
-        // Read, never made: a stray key is worse than none.
+        // Unlike a role, this command creates no key file.
         (None, Backend::Embedded) => Keyring::File(config.data_dir.join(sealing::KEY_FILE)),
         (None, Backend::Distributed) => return Ok(None),
     };
-    ring.keys().map(Some).map_err(|error| error.to_string())
+    ring.keys().map(Some)
 }
 
 async fn keys(config: &Config, store: &dyn Store) -> Check {
-    let keys = match held_keys(config) {
+    let keys = match private_keys(config) {
         Ok(Some(keys)) => keys,
         Ok(None) => {
-            let why = "what opens tokens is with the worker: run this there";
-            return Check::skipped("keys", why);
+            let reason = "only the worker has the keys that open tokens: run this command there";
+            return Check::skipped("keys", reason);
         }
         Err(error) => {
-            let fix = "put token.keys back from a backup, or let people log in again";
-            return Check::bad("keys", State::Failed, error, fix);
+            let fix = "restore token.keys from a backup, or ask people to log in again";
+            return Check::problem("keys", State::Failed, error.to_string(), fix);
         }
     };
     match key_rotation::count_outdated(store, &keys).await {
-        Err(error) => Check::bad(
-            "keys",
-            State::Failed,
-            error.to_string(),
-            "see the check of the store",
-        ),
-        Ok(left) if left.unopenable > 0 => Check::bad(
+        Err(error) => Check::problem("keys", State::Failed, error.to_string(), SEE_STORE),
+        Ok(report) if report.unopenable > 0 => Check::problem(
             "keys",
             State::Failed,
             format!(
-                "{} tokens are sealed to keys that are not here",
-                left.unopenable
+                "{} tokens are sealed to keys that this host does not have",
+                report.unopenable
             ),
-            "give the old keys back (token.keys, PAGESYNC_TOKEN_PRIVATE_KEYS) or let people log in again",
+            "restore the old keys (token.keys, PAGESYNC_TOKEN_PRIVATE_KEYS), or ask people to log in again",
         ),
-        Ok(left) if left.outdated > 0 => Check::bad(
+        Ok(report) if report.outdated > 0 => Check::problem(
             "keys",
             State::Warning,
-            format!("{} tokens are sealed to an older key", left.outdated),
-            "pagesync keys rotate",
+            format!("{} tokens are sealed to an older key", report.outdated),
+            "run `pagesync keys rotate`",
         ),
         Ok(_) => Check::ok(
             "keys",
-            format!("every token opens; key {}", keys.current().id()),
+            format!("every token can be opened; key {}", keys.current().id()),
         ),
     }
 }
 
-async fn letters(store: &dyn Store) -> Check {
+async fn dead_letters(store: &dyn Store) -> Check {
     match dead_letter::all(store).await {
-        Ok(letters) if letters.is_empty() => Check::ok("dead letters", "none"),
-        Ok(letters) => Check::bad(
+        Ok(dead_letters) if dead_letters.is_empty() => Check::ok("dead letters", "none"),
+        Ok(dead_letters) => Check::problem(
             "dead letters",
             State::Warning,
-            format!("{} jobs could not be done", letters.len()),
-            "pagesync dead-letter list, then replay or discard",
+            format!("{} jobs failed for good", dead_letters.len()),
+            "list them with `pagesync dead-letter list`, then replay or discard them",
         ),
-        Err(error) => {
-            let fix = "see the check of the store";
-            Check::bad("dead letters", State::Failed, error.to_string(), fix)
-        }
+        Err(error) => Check::problem("dead letters", State::Failed, error.to_string(), SEE_STORE),
     }
 }

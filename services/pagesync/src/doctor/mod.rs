@@ -1,12 +1,13 @@
-//! `pagesync doctor`: one line per check, and one line that says what to do if it is not well.
+//! `pagesync doctor`: checks a deployment, and prints one line for each check and one for each fix.
 //!
-//! Invariant: it changes nothing but the record with which the store proves that it can be written, and
-//! declares the queues that are there anyway. Exit code 3 if a check failed; a warning is no failure.
+//! Invariant: it changes nothing, except that the check of the store writes a record, and that the
+//! queues are declared as every process declares them. The exit code is 3 if a check failed; a
+//! warning is not a failure.
 
 pub mod check;
 mod facebook;
 mod local;
-mod people;
+mod records;
 
 use std::fmt::Write as _;
 
@@ -21,16 +22,17 @@ use serde_json::json;
 use crate::output::{self, Format};
 use check::{Check, ChecksFailed, State};
 
-/// Checks everything that can be seen from here.
+/// Runs every check that is possible on this host, and prints the results. Fails with
+/// [`ChecksFailed`] if a check failed.
 pub async fn run(environment: &Environment, format: Format) -> anyhow::Result<()> {
     init_logs("off", common::config::LogFormat::Text);
     let checks = match Config::read(environment, Role::Command) {
-        Err(problems) => misconfigured(&problems),
+        Err(problems) => configuration_problems(&problems),
         Ok(command) => {
-            let distributed = command.backend == Backend::Distributed;
-            // What the roles here need, not only what a command needs.
+            let is_distributed = command.backend == Backend::Distributed;
+            // The roles of this host need more settings than a command does.
             let roles: &[Role] = match (
-                distributed,
+                is_distributed,
                 &command.token_private_keys,
                 &command.token_public_key,
             ) {
@@ -39,17 +41,17 @@ pub async fn run(environment: &Environment, format: Format) -> anyhow::Result<()
                 (true, None, Some(_)) => &[Role::Ingress],
                 (true, None, None) => &[Role::Command],
             };
-            let read = roles.iter().map(|role| Config::read(environment, *role));
-            match read.collect::<Result<Vec<Config>, Problems>>() {
-                Err(problems) => misconfigured(&problems),
-                Ok(read) => match read.into_iter().next() {
-                    Some(config) => look(&config).await,
+            let configs = roles.iter().map(|role| Config::read(environment, *role));
+            match configs.collect::<Result<Vec<Config>, Problems>>() {
+                Err(problems) => configuration_problems(&problems),
+                Ok(configs) => match configs.into_iter().next() {
+                    Some(config) => run_checks(&config).await,
                     None => Vec::new(),
                 },
             }
         }
     };
-    show(&checks, format)?;
+    print(&checks, format)?;
     let failed = checks.iter().filter(|check| check.state == State::Failed);
     match failed.count() {
         0 => Ok(()),
@@ -57,45 +59,47 @@ pub async fn run(environment: &Environment, format: Format) -> anyhow::Result<()
     }
 }
 
-fn misconfigured(problems: &Problems) -> Vec<Check> {
+fn configuration_problems(problems: &Problems) -> Vec<Check> {
     let check = |problem: &common::config::problem::Problem| {
-        let what = format!("{} {}", problem.setting, problem.problem);
-        Check::bad("configuration", State::Failed, what, &problem.remedy)
+        let detail = format!("{} {}", problem.setting, problem.problem);
+        Check::problem("configuration", State::Failed, detail, &problem.remedy)
     };
     problems.0.iter().map(check).collect()
 }
 
-async fn look(config: &Config) -> Vec<Check> {
+async fn run_checks(config: &Config) -> Vec<Check> {
     let clock = Clock::system();
     let mut checks = vec![Check::ok(
         "configuration",
         format!("{:?} backend", config.backend).to_lowercase(),
     )];
-    local::look(config, &clock, &mut checks).await;
-    facebook::look(config, &clock, &mut checks).await;
-    people::look(config, &clock, &mut checks).await;
-    nobody_there(&mut checks);
+    local::run_checks(config, &clock, &mut checks).await;
+    facebook::run_checks(config, &clock, &mut checks).await;
+    records::run_checks(config, &clock, &mut checks).await;
+    fail_if_nothing_runs(&mut checks);
     checks
 }
 
-/// Either silence may be only the view from here; where both are silent, nothing runs.
-fn nobody_there(checks: &mut [Check]) {
-    let silent = |name| {
+/// Turns the check of the process into a failure if neither the process nor the public address
+/// answers. If only one of them does not answer, it may run but be out of reach of this host.
+fn fail_if_nothing_runs(checks: &mut [Check]) {
+    let does_not_answer = |name| {
         let mut found = checks.iter().filter(move |check| check.check == name);
         found.any(|check| check.state == State::Warning)
     };
-    if silent(local::PROCESS) && silent(facebook::ADDRESS) {
+    if does_not_answer(local::PROCESS) && does_not_answer(facebook::ADDRESS) {
         let process = checks
             .iter_mut()
             .filter(|check| check.check == local::PROCESS);
         for check in process {
-            let fix = "start it (`pagesync up`); if it runs elsewhere, run this there";
+            let fix =
+                "start it (`pagesync up`); if it runs on another host, run this command there";
             (check.state, check.fix) = (State::Failed, Some(fix.to_owned()));
         }
     }
 }
 
-fn show(checks: &[Check], format: Format) -> anyhow::Result<()> {
+fn print(checks: &[Check], format: Format) -> anyhow::Result<()> {
     if format == Format::Ndjson {
         let lines: Vec<String> = checks
             .iter()

@@ -1,4 +1,5 @@
-//! What only a real broker can do to the queue: restart, freeze, block, refuse, lose a queue.
+//! Faults of the broker: restarts, freezes, blocked publishers, refused logins, and queues that are
+//! declared differently or deleted.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,160 +20,166 @@ use crate::support::engine::{Kind, Server};
 use crate::support::servers::{shared_broker, vhost};
 use crate::support::{TestBackend, eventually, page_id, webhook_job};
 
-/// Remembers what it made durable.
-struct Client {
+/// A publisher that records the jobs that the queue accepted.
+struct Publisher {
     queue: Arc<RabbitMq>,
     next: u64,
     accepted: BTreeSet<String>,
 }
 
-impl Client {
-    /// Publishes one more job; the answer comes in time whatever the broker does.
+impl Publisher {
+    /// Publishes one more job. The result must come within the deadline in every state of the
+    /// broker.
     async fn publish(&mut self) -> Result<(), QueueError> {
         self.next += 1;
         let job = webhook_job(self.next, "n");
-        let begun = Instant::now();
-        let answer = self
+        let began = Instant::now();
+        let result = self
             .queue
             .publish(QueueName::Webhooks, std::slice::from_ref(&job))
             .await;
-        let took = begun.elapsed();
+        let elapsed = began.elapsed();
         assert!(
-            took < PUBLISH_DEADLINE + Duration::from_secs(2),
-            "answered after {took:?}"
+            elapsed < PUBLISH_DEADLINE + Duration::from_secs(2),
+            "the result came after {elapsed:?}"
         );
-        if answer.is_ok() {
+        if result.is_ok() {
             self.accepted.insert(encode_job(&job));
         }
-        answer
+        result
     }
 
+    /// Publishes until the queue accepts a job. `after` names the fault that has ended.
     async fn publish_again(&mut self, after: &str) {
-        let begun = Instant::now();
+        let began = Instant::now();
         while self.publish().await.is_err() {
             assert!(
-                begun.elapsed() < Duration::from_secs(120),
-                "publishes again after {after}"
+                began.elapsed() < Duration::from_secs(120),
+                "no job is accepted after {after}"
             );
             tokio::task::yield_now().await;
         }
-        println!("after {after}: publishes again after {:?}", begun.elapsed());
+        println!(
+            "after {after}: jobs are accepted again after {:?}",
+            began.elapsed()
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_restarts_freezes_or_blocks_loses_nothing_and_delays_no_answer() {
+async fn a_broker_that_restarts_freezes_or_blocks_loses_no_job_and_delays_no_result() {
     let broker = Server::start(Kind::RabbitMq).await;
-    let place = vhost(&broker).await;
-    let queue = Arc::new(RabbitMq::open(&place.amqp, "test").await.unwrap());
-    let mut client = Client {
+    let vhost = vhost(&broker).await;
+    let queue = Arc::new(RabbitMq::open(&vhost.amqp, "test").await.unwrap());
+    let mut publisher = Publisher {
         queue: queue.clone(),
         next: 0,
         accepted: BTreeSet::new(),
     };
-    client.publish_again("the start").await;
-    let stored = queue.receive(QueueName::Webhooks).await.unwrap();
-    client.publish().await.unwrap();
+    publisher.publish_again("the start").await;
+    let delivery = queue.receive(QueueName::Webhooks).await.unwrap();
+    publisher.publish().await.unwrap();
 
     broker.kill().await;
-    client.publish().await.unwrap_err();
-    eventually("the publisher to know", || async {
+    publisher.publish().await.unwrap_err();
+    eventually("the queue not to be ready", || async {
         (!queue.is_ready()).then_some(())
     })
     .await;
-    let lost = stored.ack().await;
+    let acknowledged = delivery.ack().await;
     assert!(
-        lost.is_err(),
-        "an acknowledgement to a dead broker is no success"
+        acknowledged.is_err(),
+        "an acknowledgement to a broker that is down fails"
     );
     broker.start_again().await;
-    client.publish_again("kill -9 and restart").await;
+    publisher.publish_again("a kill and a restart").await;
 
-    // I11: what was published into the freeze is in the queue after all once it thaws, and our caller,
-    // told that it failed, sends it again. That twice is once: I4, `worker.rs`.
+    // A job that was published during the freeze failed for its caller and is in the queue after
+    // it. The caller publishes it again; `worker.rs` shows that a repeated job has no second
+    // effect.
     broker.freeze().await;
-    client.publish().await.unwrap_err();
-    let begun = Instant::now();
+    publisher.publish().await.unwrap_err();
+    let began = Instant::now();
     queue.depth(QueueName::Webhooks).await.unwrap_err();
     queue.requeue(QueueName::Webhooks).await.unwrap();
-    let took = begun.elapsed();
+    let elapsed = began.elapsed();
     assert!(
-        took < Duration::from_secs(22),
-        "a frozen broker held depth and release for {took:?}"
+        elapsed < Duration::from_secs(22),
+        "a frozen broker blocked depth and requeue for {elapsed:?}"
     );
     broker.thaw().await;
-    client.publish_again("a freeze").await;
+    publisher.publish_again("a freeze").await;
 
-    let stored = eventually("a delivery", || async {
+    let delivery = eventually("a delivery", || async {
         queue.receive(QueueName::Webhooks).await.ok()
     })
     .await;
     broker
         .rabbitmqctl(&["set_vm_memory_high_watermark", "absolute", "1"])
         .await;
-    while client.publish().await.is_ok() {}
-    let begun = Instant::now();
-    client.publish().await.unwrap_err();
+    while publisher.publish().await.is_ok() {}
+    let began = Instant::now();
+    publisher.publish().await.unwrap_err();
     assert!(
-        begun.elapsed() < PUBLISH_DEADLINE / 2,
-        "the breaker is open"
+        began.elapsed() < PUBLISH_DEADLINE / 2,
+        "the publisher fails fast while the broker blocks it"
     );
-    let jobs = stored.jobs.clone();
-    stored
+    let jobs = delivery.jobs.clone();
+    delivery
         .ack()
         .await
         .expect("acknowledgements pass while publishers are blocked");
     for job in jobs {
-        client.accepted.remove(&encode_job(&job));
+        publisher.accepted.remove(&encode_job(&job));
     }
     broker
         .rabbitmqctl(&["set_vm_memory_high_watermark", "0.6"])
         .await;
-    client.publish_again("a memory alarm").await;
+    publisher.publish_again("a memory alarm").await;
 
-    let mut came = BTreeSet::new();
-    while !client.accepted.is_subset(&came) {
+    let mut received = BTreeSet::new();
+    while !publisher.accepted.is_subset(&received) {
         let next =
             tokio::time::timeout(Duration::from_secs(60), queue.receive(QueueName::Webhooks)).await;
-        let Ok(delivery) = next.expect("what was accepted comes") else {
+        let Ok(delivery) = next.expect("every accepted job is delivered") else {
             continue;
         };
-        came.extend(delivery.jobs.iter().map(encode_job));
+        received.extend(delivery.jobs.iter().map(encode_job));
         let _ = delivery.ack().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_queue_declared_otherwise_is_refused_by_name_and_left_alone() {
-    let place = vhost(shared_broker().await).await;
+async fn a_queue_that_was_declared_differently_is_refused_by_name_and_not_deleted() {
+    let vhost = vhost(shared_broker().await).await;
     let other = r#"{"durable":true,"arguments":{"x-queue-type":"quorum","x-delivery-limit":5}}"#;
-    place
+    vhost
         .put("queues/{vhost}/pagesync.v1.webhooks", other)
         .await;
-    let refused = RabbitMq::open(&place.amqp, "test").await.unwrap_err();
-    let QueueError::Mismatch(text) = &refused else {
-        panic!("{refused}")
+    let error = RabbitMq::open(&vhost.amqp, "test").await.unwrap_err();
+    let QueueError::Mismatch(text) = &error else {
+        panic!("{error}")
     };
     assert!(text.contains("pagesync.v1.webhooks"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_queue_that_is_deleted_under_us_fails_publishes_until_it_is_declared_again() {
-    let place = vhost(shared_broker().await).await;
-    let queue = Arc::new(RabbitMq::open(&place.amqp, "test").await.unwrap());
-    let mut client = Client {
+async fn a_deleted_queue_fails_publishes_until_it_is_declared_again() {
+    let vhost = vhost(shared_broker().await).await;
+    let queue = Arc::new(RabbitMq::open(&vhost.amqp, "test").await.unwrap());
+    let mut publisher = Publisher {
         queue: queue.clone(),
         next: 0,
         accepted: BTreeSet::new(),
     };
-    client.publish_again("the start").await;
-    place.delete("queues/{vhost}/pagesync.v1.webhooks").await;
-    client.accepted.clear();
-    client
+    publisher.publish_again("the start").await;
+    vhost.delete("queues/{vhost}/pagesync.v1.webhooks").await;
+    publisher.accepted.clear();
+    publisher
         .publish()
         .await
-        .expect_err("a message nobody keeps is no success");
-    client.publish_again("the queue was deleted").await;
+        .expect_err("a publish to a deleted queue fails");
+    publisher.publish_again("the deletion of the queue").await;
     let delivery = queue.receive(QueueName::Webhooks).await.unwrap();
     assert_eq!(
         delivery
@@ -180,13 +187,13 @@ async fn a_queue_that_is_deleted_under_us_fails_publishes_until_it_is_declared_a
             .iter()
             .map(encode_job)
             .collect::<BTreeSet<_>>(),
-        client.accepted
+        publisher.accepted
     );
     delivery.ack().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_broker_gave_up_on_is_taken_apart_and_done() {
+async fn a_message_that_the_broker_gave_up_is_split_and_its_jobs_are_done() {
     let place = Place::new(TestBackend::Distributed).await;
     let (queue, store) = (place.queue().await, place.store());
     for page in [1, 2] {
@@ -197,7 +204,7 @@ async fn what_the_broker_gave_up_on_is_taken_apart_and_done() {
     let jobs: Vec<Job> = vec![webhook_job(1, "one"), webhook_job(2, "two")];
     let encoded: Vec<String> = jobs.iter().map(encode_job).collect();
     let Place::Distributed { vhost, .. } = &place else {
-        unreachable!("asked for")
+        unreachable!("the backend is distributed")
     };
     vhost
         .publish_raw(
@@ -206,11 +213,11 @@ async fn what_the_broker_gave_up_on_is_taken_apart_and_done() {
         )
         .await;
     let lifecycle = Lifecycle::default();
-    let parts = worker::context::Context {
+    let context = worker::context::Context {
         lifecycle: lifecycle.clone(),
         ..worker_context(&place, queue.clone(), store.clone())
     };
-    lifecycle.spawn("worker", worker::run(parts));
+    lifecycle.spawn("worker", worker::run(context));
     eventually("both Pages to be named", || async {
         let stored = store.load_pages(&[page_id(1), page_id(2)]).await.unwrap();
         let named = |stored: &common::store::Versioned<StoredPage>| matches!(&stored.value, StoredPage::Page(page) if !page.registers.is_empty());
@@ -219,30 +226,24 @@ async fn what_the_broker_gave_up_on_is_taken_apart_and_done() {
     .await;
     lifecycle.stop();
     lifecycle.finish().await.unwrap();
-    let letters = common::records::dead_letter::all(&*store).await.unwrap();
-    assert!(letters.is_empty(), "{letters:?}");
+    let dead_letters = common::records::dead_letter::all(&*store).await.unwrap();
+    assert!(dead_letters.is_empty(), "{dead_letters:?}");
 }
 
 #[tokio::test]
-async fn a_broker_that_refuses_us_is_an_error_without_the_password() {
+async fn the_error_of_a_refused_login_does_not_contain_the_password() {
     let broker = shared_broker().await;
     let uri = format!(
         "amqp://guest:a-wrong-password@127.0.0.1:{}/%2f",
         broker.ports[0]
     );
     let queue = RabbitMq::open(&uri, "test").await.unwrap();
-    let refused = queue
+    let error = queue
         .publish(QueueName::Webhooks, &[webhook_job(1, "n")])
         .await
         .unwrap_err();
-    assert!(
-        !refused.to_string().contains("a-wrong-password"),
-        "{refused}"
-    );
-    let refused = queue.receive(QueueName::Webhooks).await.unwrap_err();
-    assert!(
-        !refused.to_string().contains("a-wrong-password"),
-        "{refused}"
-    );
+    assert!(!error.to_string().contains("a-wrong-password"), "{error}");
+    let error = queue.receive(QueueName::Webhooks).await.unwrap_err();
+    assert!(!error.to_string().contains("a-wrong-password"), "{error}");
     assert!(!format!("{queue:?}").contains("a-wrong-password"));
 }

@@ -1,4 +1,5 @@
-//! A login while no worker is up: the test webhook says so, and nothing pretends to have worked.
+//! A login while no worker runs: its webhook test fails, and a worker that starts later completes
+//! it.
 
 use common::config::Role;
 use serde_json::json;
@@ -7,7 +8,7 @@ use crate::BACKEND;
 use crate::support::facebook::{Connected, Scene};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_worker_the_tests_of_a_login_do_not_succeed() {
+async fn without_a_worker_the_tests_of_a_login_fail_and_a_later_worker_completes_it() {
     let scene = Scene {
         only: &[Role::Ingress, Role::Scheduler],
         ..Scene::default()
@@ -22,14 +23,14 @@ async fn without_a_worker_the_tests_of_a_login_do_not_succeed() {
         (&body["polling_test"], &body["connection"]["status"]),
         (&json!([]), &json!("pending"))
     );
-    // The login goes on as soon as there is one.
+    // A worker that starts later completes the login.
     connected.add_role(Role::Worker).await;
-    let page = crate::support::eventually("the connection", || async {
+    let pages = crate::support::eventually("the connection", || async {
         let store = &*connected.deployment.store;
         let all = common::records::connection::list(store).await.ok()?;
         all.first()?.last_poll.as_ref().map(|last| last.pages)
     })
     .await;
-    assert_eq!(page, 3);
+    assert_eq!(pages, 3);
     connected.finish().await;
 }

@@ -1,13 +1,13 @@
-//! The scenarios of `tests/it` on real RabbitMQ and Redis, and what only servers can do to us.
+//! The scenarios of `tests/it` on RabbitMQ and Redis, and scenarios that need these servers.
 
 #![expect(
     clippy::unwrap_used,
     reason = "a failed unwrap is a failed test, with its line"
 )]
-#![expect(clippy::print_stdout, reason = "tests say which servers they use")]
+#![expect(clippy::print_stdout, reason = "tests print which servers they use")]
 #![expect(
     clippy::too_many_lines,
-    reason = "a scenario, a table and a walk read best whole"
+    reason = "a scenario and a table read best whole"
 )]
 
 mod broker;
@@ -15,6 +15,8 @@ mod broker;
 mod corpus;
 #[path = "../it/daily_polls.rs"]
 mod daily_polls;
+#[path = "../it/dead_letters.rs"]
+mod dead_letters;
 #[path = "../it/doctor.rs"]
 mod doctor;
 #[path = "../it/erasure.rs"]

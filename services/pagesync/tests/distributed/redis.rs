@@ -1,4 +1,5 @@
-//! What only a real Redis can do to the store: settings, restarts, foreign keys, other clients.
+//! Redis as other clients see it, and its faults: unsafe settings, restarts, full memory, flushed
+//! scripts and foreign keys.
 
 use std::time::Duration;
 
@@ -18,12 +19,13 @@ use crate::support::raw_access::raw;
 use crate::support::servers::database;
 use crate::support::{eventually, page_id};
 
+/// Returns a reply as text.
 fn text(value: Value) -> String {
     redis::from_redis_value(value).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn any_client_reads_a_plain_name() {
+async fn any_client_of_redis_can_read_the_name_of_a_page() {
     let deployment = Deployment::start(BACKEND).await;
     let id = page_id(1_170_558_113);
     deployment.add(std::slice::from_ref(&id)).await;
@@ -53,9 +55,9 @@ async fn any_client_reads_a_plain_name() {
     deployment.finish().await;
 }
 
-/// Somebody flushes without end: between two calls of ours there may be any number of flushes.
+/// Another client flushes the scripts in a loop, so that flushes fall between any two calls.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_scripts_may_be_flushed_at_any_time() {
+async fn the_scripts_can_be_flushed_at_any_time() {
     let place = Place::new(BACKEND).await;
     let store = place.store();
     let Place::Distributed { redis, .. } = &place else {
@@ -83,7 +85,7 @@ async fn the_scripts_may_be_flushed_at_any_time() {
 }
 
 #[tokio::test]
-async fn a_foreign_key_in_a_pages_place_is_corrupt_and_written_over() {
+async fn a_foreign_value_under_the_key_of_a_page_is_corrupt_and_can_be_overwritten() {
     let place = Place::new(BACKEND).await;
     let store = place.store();
     let Place::Distributed { redis, .. } = &place else {
@@ -103,11 +105,11 @@ async fn a_foreign_key_in_a_pages_place_is_corrupt_and_written_over() {
         ],
     )
     .await;
-    for (page, odd) in [(4, "x"), (5, "07")] {
+    for (page, version) in [(4, "x"), (5, "07")] {
         let commit = registration_commit(&page_id(page), 0, HostTime(1));
         store.commit(&[commit]).await.unwrap();
         let key = format!("{{pagesync}}:page:{page}");
-        raw(redis, &["HSET", &key, "_version", odd]).await;
+        raw(redis, &["HSET", &key, "_version", version]).await;
     }
     let ids: Vec<_> = (1..=5).map(page_id).collect();
     let stored = store.load_pages(&ids).await.unwrap();
@@ -138,7 +140,7 @@ async fn a_foreign_key_in_a_pages_place_is_corrupt_and_written_over() {
 }
 
 #[tokio::test]
-async fn settings_that_lose_pages_are_refused_and_a_restart_keeps_what_was_committed() {
+async fn settings_that_lose_pages_are_refused_and_committed_pages_survive_a_restart() {
     let server = Server::start(Kind::Redis).await;
     let url = database(&server);
     let store = RedisStore::open(&url, Durability::Fsync).unwrap();
@@ -146,11 +148,11 @@ async fn settings_that_lose_pages_are_refused_and_a_restart_keeps_what_was_commi
     assert_eq!((health.errors, health.warnings), (Vec::new(), Vec::new()));
     raw(&url, &["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
     raw(&url, &["CONFIG", "SET", "appendonly", "no"]).await;
-    // Without its log Redis cannot promise the disk: `fsync` is refused instead of pretended.
-    let refusals = store.check().await.unwrap().errors;
+    // Without an append-only file Redis cannot confirm that a write is on disk: `fsync` is refused.
+    let errors = store.check().await.unwrap().errors;
     assert!(
-        refusals[0].contains("allkeys-lru") && refusals[1].contains("appendonly yes"),
-        "{refusals:?}"
+        errors[0].contains("allkeys-lru") && errors[1].contains("appendonly yes"),
+        "{errors:?}"
     );
     raw(&url, &["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
     let written = store
@@ -169,7 +171,7 @@ async fn settings_that_lose_pages_are_refused_and_a_restart_keeps_what_was_commi
     );
     raw(&url, &["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
     raw(&url, &["CONFIG", "SET", "appendonly", "yes"]).await;
-    // The log begins with a rewrite; a server without WAITAOF does not say when that has ended.
+    // The append-only file begins with a rewrite. A server without WAITAOF does not report its end.
     store.scrub().await.unwrap();
 
     let commits: Vec<Commit> = (1..=100)
@@ -184,8 +186,11 @@ async fn settings_that_lose_pages_are_refused_and_a_restart_keeps_what_was_commi
             .all(|outcome| *outcome == CommitOutcome::Applied)
     );
     server.kill().await;
-    let away = store.load_pages(&[page_id(1)]).await;
-    assert!(matches!(away, Err(StoreError::Unavailable(_))), "{away:?}");
+    let loaded = store.load_pages(&[page_id(1)]).await;
+    assert!(
+        matches!(loaded, Err(StoreError::Unavailable(_))),
+        "{loaded:?}"
+    );
     server.start_again().await;
     let ids: Vec<_> = (1..=100).map(page_id).collect();
     let stored = eventually("Redis to answer", || async {
@@ -194,12 +199,12 @@ async fn settings_that_lose_pages_are_refused_and_a_restart_keeps_what_was_commi
     .await;
     assert!(
         stored.iter().all(|stored| stored.version == 1),
-        "fsync means on disk"
+        "a commit in fsync mode is on disk"
     );
 }
 
 #[tokio::test]
-async fn a_full_redis_is_unavailable_and_recovers() {
+async fn a_full_redis_is_unavailable_until_it_has_memory_again() {
     let server = Server::start(Kind::Redis).await;
     let url = database(&server);
     let store = RedisStore::open(&url, Durability::Relaxed).unwrap();

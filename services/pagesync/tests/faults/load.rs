@@ -1,4 +1,5 @@
-//! Signed load: many connections, each webhook sent until it is answered 200, as Facebook does.
+//! Load: many connections send signed webhooks. As Facebook does, each sends a webhook until it is
+//! answered with 200.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,32 +13,36 @@ use tokio::task::JoinSet;
 
 use crate::support::deployment::APP_SECRET;
 
-/// Connections at the same time.
+/// How many connections send at the same time.
 pub(crate) const CONNECTIONS: usize = 256;
-/// One webhook in so many is sent again after its 200.
+/// One in this many webhooks is sent a second time after its 200.
 const DUPLICATE_ONE_IN: u64 = 10;
 
-/// A load under way.
+/// A load that is being sent.
 #[derive(Debug)]
 pub(crate) struct Load {
     pub(crate) counts: Arc<Counts>,
     senders: JoinSet<()>,
 }
 
+/// The counts of a load.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
+    /// Requests that were sent.
     pub(crate) attempted: AtomicU64,
+    /// Requests that were answered with 200.
     pub(crate) answered: AtomicU64,
+    /// Requests that are not answered yet.
     pub(crate) in_flight: AtomicU64,
 }
 
-/// What the webhook of a Page names it.
+/// Returns the name that the webhook of a Page gives it.
 pub(crate) fn name_of(page: u64) -> String {
     format!("Seite №{page} / 100%")
 }
 
 impl Load {
-    /// Sends a webhook for each page to `url`.
+    /// Starts sending a webhook for each Page to `url`.
     pub(crate) fn start(url: &str, pages: impl IntoIterator<Item = u64>) -> Self {
         let counts = Arc::new(Counts::default());
         let waiting: Arc<Mutex<VecDeque<u64>>> = Arc::new(Mutex::new(pages.into_iter().collect()));
@@ -62,7 +67,7 @@ impl Load {
         Self { counts, senders }
     }
 
-    /// Waits until every webhook was answered 200.
+    /// Waits until every webhook was answered with 200.
     pub(crate) async fn finish(mut self) -> Arc<Counts> {
         while let Some(ended) = self.senders.join_next().await {
             ended.unwrap();
@@ -71,16 +76,17 @@ impl Load {
     }
 }
 
+/// Sends the webhook of a Page until it is answered with 200; one in [`DUPLICATE_ONE_IN`] twice.
 async fn send_until_accepted(client: &reqwest::Client, url: &str, page: u64, counts: &Counts) {
     let entry = json!({"id": page.to_string(), "time": 1_760_000_000, "changes": [{"field": "name", "value": name_of(page)}]});
     let body = delivery_body(&[entry]);
     let signature = signature_256(APP_SECRET, body.as_bytes());
-    let mut wanted = if page.is_multiple_of(DUPLICATE_ONE_IN) {
+    let mut remaining = if page.is_multiple_of(DUPLICATE_ONE_IN) {
         2
     } else {
         1
     };
-    while wanted > 0 {
+    while remaining > 0 {
         counts.attempted.fetch_add(1, Ordering::SeqCst);
         counts.in_flight.fetch_add(1, Ordering::SeqCst);
         let request = client
@@ -92,18 +98,19 @@ async fn send_until_accepted(client: &reqwest::Client, url: &str, page: u64, cou
         match status {
             Ok(200) => {
                 counts.answered.fetch_add(1, Ordering::SeqCst);
-                wanted -= 1;
+                remaining -= 1;
             }
-            // Refused or cut off: Facebook sends again, a little later.
-            Ok(503) | Err(_) => pause(Duration::from_millis(20)).await,
-            Ok(other) => panic!("a genuine webhook was answered {other}"),
+            // Facebook sends a webhook that was refused or not answered again.
+            Ok(503) | Err(_) => wait(Duration::from_millis(20)).await,
+            Ok(other) => panic!("a signed webhook was answered with {other}"),
         }
     }
 }
 
-/// The pause of a sender between two attempts.
-async fn pause(duration: Duration) {
-    let mut tick = tokio::time::interval(duration);
-    tick.tick().await;
-    tick.tick().await;
+/// Waits between two attempts of a sender.
+async fn wait(duration: Duration) {
+    let mut interval = tokio::time::interval(duration);
+    // The first tick completes immediately.
+    interval.tick().await;
+    interval.tick().await;
 }

@@ -1,10 +1,10 @@
-//! The fault harness: the real executable under load, killed at random points; every webhook that
-//! was answered 200 is looked for afterwards, one by one.
+//! The fault tests: the executable is killed at random points under load, and afterwards every
+//! webhook that was answered with 200 is searched for.
 //!
-//! `cargo test -p pagesync --test faults -- [--rounds N] [--backend embedded|distributed] [--seed S]`
+//! `./test faults [--rounds N] [--backend embedded|distributed] [--seed S]` runs them.
 //!
-//! Each webhook names a Page of its own, so that each one lost is seen, and each effect counted: a
-//! Page that was registered and named once is at version 2.
+//! Each webhook names a Page of its own. A lost webhook leaves a Page without a name, and a Page
+//! that was registered and named once has version 2, so that every effect is counted.
 
 #![expect(
     clippy::unwrap_used,
@@ -15,29 +15,37 @@
 mod load;
 mod rounds;
 #[path = "../support/mod.rs"]
-#[expect(dead_code, reason = "the harness needs only some of it")]
+#[expect(dead_code, reason = "these tests need only some of it")]
 mod support;
 
 use support::TestBackend;
 
-/// What a run is told.
+/// The options of a run.
 #[derive(Debug, Clone)]
 struct Options {
+    /// How often each fault is injected.
     rounds: u32,
     backends: Vec<TestBackend>,
+    /// The seed of all random choices.
     seed: u64,
 }
 
-/// What a run found.
+/// The counts of a run.
 #[derive(Debug, Default)]
-struct Tally {
+struct Totals {
+    /// Requests that were sent.
     attempted: u64,
+    /// Requests that were answered with 200.
     acknowledged: u64,
+    /// Webhooks that were answered with 200 and had no effect.
     lost: u64,
+    /// Webhooks that had more than one effect.
     duplicated: u64,
+    /// Wrong values, dead letters, and messages that are left in a queue.
     unexpected: u64,
 }
 
+/// Returns the options on the command line, or what is wrong with them.
 fn options() -> Result<Options, String> {
     let mut options = Options {
         rounds: 3,
@@ -63,7 +71,7 @@ fn options() -> Result<Options, String> {
             "--backend" if value == "distributed" => {
                 options.backends = vec![TestBackend::Distributed];
             }
-            _ => return Err(format!("unknown: {argument} {value}")),
+            _ => return Err(format!("unknown option: {argument} {value}")),
         }
     }
     Ok(options)
@@ -72,24 +80,26 @@ fn options() -> Result<Options, String> {
 #[tokio::main]
 async fn main() -> Result<(), String> {
     let options = options()?;
-    let mut tally = Tally::default();
+    let mut totals = Totals::default();
     let mut chance = fastrand::Rng::with_seed(options.seed);
     for backend in &options.backends {
-        rounds::run(*backend, options.rounds, &mut chance, &mut tally).await;
+        rounds::run(*backend, options.rounds, &mut chance, &mut totals).await;
     }
-    let Tally {
+    let Totals {
         attempted,
         acknowledged,
         lost,
         duplicated,
         unexpected,
-    } = tally;
+    } = totals;
     println!(
         "attempted={attempted} acknowledged={acknowledged} lost={lost} duplicated={duplicated} unexpected={unexpected} seed={}",
         options.seed
     );
     match lost + duplicated + unexpected {
         0 => Ok(()),
-        bad => Err(format!("{bad} webhooks did not end as they must")),
+        failures => Err(format!(
+            "{failures} webhooks were lost, duplicated or unexpected"
+        )),
     }
 }

@@ -1,4 +1,4 @@
-//! Rounds: load, a fault at a random point, recovery, and the search for every webhook.
+//! The rounds of a run: load, a fault at a random point, the recovery, the search for each webhook.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,7 @@ use model::polling::Polling;
 use model::queue_name::QueueName;
 use serde_json::Value as Json;
 
-use crate::Tally;
+use crate::Totals;
 use crate::load::{CONNECTIONS, Load, name_of};
 use crate::support::deployment::Place;
 use crate::support::engine::{Kind, Server};
@@ -24,14 +24,14 @@ use crate::support::process::Process;
 use crate::support::servers::{database, vhost};
 use crate::support::{TestBackend, page_id, within};
 
-/// Webhooks in a round.
+/// How many webhooks a round sends.
 const WEBHOOKS: u64 = 1000;
-/// In flight at each kill, at least.
-const IN_FLIGHT: u64 = 200;
-/// How long the worker may take to work off what a round left.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// How many requests are in flight at each fault, at least.
+const MIN_IN_FLIGHT: u64 = 200;
+/// How long the recovery from a fault, and the processing of what a round has left, may take.
+const TIMEOUT: Duration = Duration::from_secs(90);
 
-/// No first read: a poll would be a write of its own, and writes are counted.
+/// Returns a registration without its first read, because the write of a read would be counted.
 fn without_read(mut registration: Commit) -> Commit {
     registration.due.clear();
     if let Some(write) = &mut registration.page {
@@ -40,40 +40,44 @@ fn without_read(mut registration: Commit) -> Commit {
     registration
 }
 
+/// A fault that a round injects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     KillIngress,
     KillWorker,
-    KillBoth,
+    /// SIGKILL to every process.
+    KillAll,
+    /// SIGTERM to one process after the other.
     Terminate,
     RestartBroker,
     RestartRedis,
 }
 
-/// A deployment of processes.
-struct Scene {
-    /// In a distributed deployment ingress, worker, scheduler; else the one process.
+/// A deployment whose roles are processes.
+struct Deployment {
+    /// Ingress, worker and scheduler; on the embedded backend the one process.
     processes: Vec<Process>,
+    /// RabbitMQ and Redis; `None` on the embedded backend.
     servers: Option<(Server, Server)>,
     place: Place,
     store: Arc<dyn Store>,
     next_page: u64,
 }
 
-/// Runs every fault of a backend `rounds` times.
+/// Injects each fault of a backend `rounds` times, and checks all effects afterwards.
 pub(crate) async fn run(
     backend: TestBackend,
     rounds: u32,
     chance: &mut fastrand::Rng,
-    tally: &mut Tally,
+    totals: &mut Totals,
 ) {
-    let mut scene = Scene::new(backend).await;
+    let mut deployment = Deployment::new(backend).await;
     let faults: &[Fault] = match backend {
-        TestBackend::Embedded => &[Fault::KillBoth, Fault::Terminate],
+        TestBackend::Embedded => &[Fault::KillAll, Fault::Terminate],
         TestBackend::Distributed => &[
             Fault::KillIngress,
             Fault::KillWorker,
-            Fault::KillBoth,
+            Fault::KillAll,
             Fault::Terminate,
             Fault::RestartBroker,
             Fault::RestartRedis,
@@ -82,25 +86,24 @@ pub(crate) async fn run(
     for fault in faults {
         let (mut least_in_flight, mut recoveries) = (u64::MAX, Vec::new());
         for _ in 0..rounds {
-            let (in_flight, recovery) = scene.round(*fault, chance, tally).await;
+            let (in_flight, recovery) = deployment.round(*fault, chance, totals).await;
             least_in_flight = least_in_flight.min(in_flight);
             recoveries.push(recovery);
         }
         recoveries.sort_unstable();
-        let (median, longest) = (
-            recoveries[recoveries.len() / 2],
-            recoveries[recoveries.len() - 1],
-        );
+        let median = recoveries[recoveries.len() / 2];
+        let longest = recoveries[recoveries.len() - 1];
         println!(
             "{backend:?} {fault:?}: {rounds} rounds, in flight at least {least_in_flight}, recovered after {} ms, at most {} ms",
             median.as_millis(),
             longest.as_millis()
         );
     }
-    scene.audit(tally).await;
+    deployment.check_effects(totals).await;
 }
 
-impl Scene {
+impl Deployment {
+    /// Starts the processes, and RabbitMQ and Redis if the backend needs them.
     async fn new(backend: TestBackend) -> Self {
         let (place, servers) = match backend {
             TestBackend::Embedded => (Place::new(backend).await, None),
@@ -114,7 +117,8 @@ impl Scene {
                 (place, Some((broker, redis)))
             }
         };
-        // A kill of Redis must not take what was acknowledged: polls that heal it come later.
+        // With the default durability, a kill of Redis may lose writes until later polls restore
+        // them.
         let fsync = [("PAGESYNC_REDIS_DURABILITY", "fsync")];
         let mut processes = Vec::new();
         for role in place.roles() {
@@ -131,59 +135,56 @@ impl Scene {
         }
     }
 
-    /// One round; answers with what was in flight at the fault and how long recovery took.
+    /// Runs one round. Returns how many requests were in flight, and how long the recovery took.
     async fn round(
         &mut self,
         fault: Fault,
         chance: &mut fastrand::Rng,
-        tally: &mut Tally,
+        totals: &mut Totals,
     ) -> (u64, Duration) {
         let pages: Vec<u64> = (self.next_page..self.next_page + WEBHOOKS).collect();
         self.next_page += WEBHOOKS;
         self.register(&pages).await;
         let load = Load::start(&self.processes[0].webhook_url(), pages.clone());
-        let strike_at = chance.u64(50..=WEBHOOKS - 3 * CONNECTIONS as u64);
+        let fault_at = chance.u64(50..=WEBHOOKS - 3 * CONNECTIONS as u64);
         let counts = load.counts.clone();
-        within(PATIENCE, "the load to be under way", || async {
+        within(TIMEOUT, "the load to be under way", || async {
             let answered = counts.answered.load(Ordering::SeqCst);
-            (answered >= strike_at).then_some(())
+            (answered >= fault_at).then_some(())
         })
         .await;
         let in_flight = counts.in_flight.load(Ordering::SeqCst);
-        assert!(in_flight >= IN_FLIGHT, "{in_flight} in flight at the fault");
-        let up = self.strike(fault).await;
-        let recovered = self.recovery(fault, &load, &pages, up).await;
+        assert!(in_flight >= MIN_IN_FLIGHT, "only {in_flight} in flight");
+        let repaired_at = self.inject(fault).await;
+        let recovery = self.recovery(fault, &load, &pages, repaired_at).await;
         let counts = load.finish().await;
-        tally.attempted += counts.attempted.load(Ordering::SeqCst);
-        tally.acknowledged += counts.answered.load(Ordering::SeqCst);
-        tally.lost += self.search(&pages).await;
-        (in_flight, recovered)
+        totals.attempted += counts.attempted.load(Ordering::SeqCst);
+        totals.acknowledged += counts.answered.load(Ordering::SeqCst);
+        totals.lost += self.count_lost(&pages).await;
+        (in_flight, recovery)
     }
 
-    /// How long after `up` work went on: an answer to Facebook, or a Page that got its name where
-    /// the fault was behind the queue.
-    async fn recovery(&self, fault: Fault, load: &Load, pages: &[u64], up: Instant) -> Duration {
-        let behind = matches!(fault, Fault::KillWorker | Fault::RestartRedis);
+    /// Waits until work continues, and returns how long that took from `at`. The sign of it is an
+    /// answer to Facebook, or a Page that got its name if the fault was behind the queue.
+    async fn recovery(&self, fault: Fault, load: &Load, pages: &[u64], at: Instant) -> Duration {
+        let is_behind_queue = matches!(fault, Fault::KillWorker | Fault::RestartRedis);
         let done = async || {
-            if behind {
-                self.unnamed(pages)
-                    .await
-                    .map(|unnamed| WEBHOOKS - unnamed.len() as u64)
+            if is_behind_queue {
+                let unnamed = self.unnamed(pages).await;
+                unnamed.map(|unnamed| WEBHOOKS - unnamed.len() as u64)
             } else {
                 Some(load.counts.answered.load(Ordering::SeqCst))
             }
         };
         let before = done().await.unwrap_or(0);
-        within(PATIENCE, "work to go on after the fault", || async {
-            let more = done()
-                .await
-                .is_some_and(|now| now > before || now >= WEBHOOKS);
-            more.then(|| up.elapsed())
+        within(TIMEOUT, "work to continue after the fault", || async {
+            let now = done().await?;
+            (now > before || now >= WEBHOOKS).then(|| at.elapsed())
         })
         .await
     }
 
-    /// The Pages without a name; `None` while the store does not answer.
+    /// Returns the Pages without a name, or `None` if the store does not answer.
     async fn unnamed(&self, pages: &[u64]) -> Option<Vec<u64>> {
         let ids: Vec<PageId> = pages.iter().map(|page| page_id(*page)).collect();
         let stored = self.store.load_pages(&ids).await.ok()?;
@@ -195,6 +196,7 @@ impl Scene {
         Some(unnamed.map(|(page, _)| *page).collect())
     }
 
+    /// Registers Pages without a first read.
     async fn register(&self, pages: &[u64]) {
         let now = Clock::system().now();
         let commits: Vec<Commit> = pages
@@ -202,26 +204,26 @@ impl Scene {
             .map(|page| registration_commit(&page_id(*page), 0, now))
             .map(without_read)
             .collect();
-        // A server that was just restarted may be late with an answer; then what stands is stale.
-        let late = AtomicBool::new(false);
-        let outcomes = within(PATIENCE, "the Pages to be registered", || async {
-            let done = self.store.commit(&commits).await;
-            late.fetch_or(done.is_err(), Ordering::SeqCst);
-            done.ok()
+        // A server that was just restarted may commit and reply too late: the next try is stale.
+        let failed_before = AtomicBool::new(false);
+        let outcomes = within(TIMEOUT, "the Pages to be registered", || async {
+            let outcomes = self.store.commit(&commits).await;
+            failed_before.fetch_or(outcomes.is_err(), Ordering::SeqCst);
+            outcomes.ok()
         })
         .await;
-        let stood = late.into_inner();
-        let right = |outcome: &CommitOutcome| *outcome == CommitOutcome::Applied || stood;
-        assert!(outcomes.iter().all(right), "{outcomes:?}");
+        let may_be_stale = failed_before.into_inner();
+        let is_right = |outcome: &CommitOutcome| *outcome == CommitOutcome::Applied || may_be_stale;
+        assert!(outcomes.iter().all(is_right), "{outcomes:?}");
     }
 
-    /// Does it and undoes it; answers with when everything was up again.
-    async fn strike(&mut self, fault: Fault) -> Instant {
+    /// Injects a fault and repairs it. Returns when everything was running again.
+    async fn inject(&mut self, fault: Fault) -> Instant {
         match fault {
             Fault::KillIngress => self.kill_and_start(0..1).await,
             Fault::KillWorker => self.kill_and_start(1..2).await,
-            Fault::KillBoth => self.kill_and_start(0..self.processes.len()).await,
-            // I13: under load, so in the middle of whatever there is to be in the middle of.
+            Fault::KillAll => self.kill_and_start(0..self.processes.len()).await,
+            // The processes are under load, so each stops in the middle of its work.
             Fault::Terminate => {
                 for process in &mut self.processes {
                     process.terminate().await;
@@ -230,11 +232,8 @@ impl Scene {
             }
             Fault::RestartBroker | Fault::RestartRedis => {
                 let (broker, redis) = self.servers.as_ref().expect("a distributed deployment");
-                let server = if fault == Fault::RestartBroker {
-                    broker
-                } else {
-                    redis
-                };
+                let is_broker = fault == Fault::RestartBroker;
+                let server = if is_broker { broker } else { redis };
                 server.kill().await;
                 server.start_again().await;
             }
@@ -242,6 +241,7 @@ impl Scene {
         Instant::now()
     }
 
+    /// Kills processes, then starts them again.
     async fn kill_and_start(&mut self, which: std::ops::Range<usize>) {
         for process in &mut self.processes[which.clone()] {
             process.kill();
@@ -251,13 +251,13 @@ impl Scene {
         }
     }
 
-    /// Waits until every Page has its name; answers how many never got it.
-    async fn search(&self, pages: &[u64]) -> u64 {
+    /// Waits until every Page has its name. Returns how many have none at the timeout.
+    async fn count_lost(&self, pages: &[u64]) -> u64 {
         let mut missing: Vec<u64> = pages.to_vec();
-        let begun = Instant::now();
-        let mut look = tokio::time::interval(Duration::from_millis(20));
-        while !missing.is_empty() && begun.elapsed() < PATIENCE {
-            look.tick().await;
+        let began = Instant::now();
+        let mut interval = tokio::time::interval(Duration::from_millis(20));
+        while !missing.is_empty() && began.elapsed() < TIMEOUT {
+            interval.tick().await;
             if let Some(unnamed) = self.unnamed(&missing).await {
                 missing = unnamed;
             }
@@ -268,16 +268,17 @@ impl Scene {
         missing.len() as u64
     }
 
-    /// Ends the processes in order, then counts effects and leftovers over all Pages of the run.
-    async fn audit(&mut self, tally: &mut Tally) {
-        let queue = self.drained(tally).await;
+    /// Stops the processes, then counts the effects on all Pages, dead letters and messages left
+    /// over.
+    async fn check_effects(&mut self, totals: &mut Totals) {
+        let queue = self.wait_until_drained(totals).await;
         for process in &mut self.processes {
             process.terminate().await;
         }
         for first in (1_000_000..self.next_page).step_by(500) {
             let pages: Vec<u64> = (first..(first + 500).min(self.next_page)).collect();
             let ids: Vec<PageId> = pages.iter().map(|page| page_id(*page)).collect();
-            let loaded = within(PATIENCE, "the Pages", || async {
+            let loaded = within(TIMEOUT, "the Pages", || async {
                 self.store.load_pages(&ids).await.ok()
             });
             for (page, stored) in pages.iter().zip(loaded.await) {
@@ -286,7 +287,7 @@ impl Scene {
                     value: StoredPage::Page(state),
                 } = stored
                 else {
-                    tally.unexpected += 1;
+                    totals.unexpected += 1;
                     continue;
                 };
                 let value = state
@@ -296,29 +297,29 @@ impl Scene {
                     .and_then(|register| register.value.as_ref());
                 let is_right = value.map(model::value::CanonicalValue::to_json)
                     == Some(Json::from(name_of(*page)));
-                tally.unexpected +=
+                totals.unexpected +=
                     u64::from(value.is_some() && (!is_right || state.registers.len() != 1));
-                // Registered, named: each further write is an effect too many.
-                tally.duplicated += u64::from(version > 2);
+                // The registration and the name are two writes; any other is a duplicate effect.
+                totals.duplicated += u64::from(version > 2);
             }
         }
-        let letters = within(PATIENCE, "the dead letters", || async {
+        let dead_letters = within(TIMEOUT, "the dead letters", || async {
             dead_letter::all(&*self.store).await.ok()
         })
         .await;
-        for (_, letter) in letters.iter().take(3) {
-            println!("unexpected: a dead letter, {}", letter.reason);
+        for (_, dead_letter) in dead_letters.iter().take(3) {
+            println!("unexpected: a dead letter, {}", dead_letter.reason);
         }
-        tally.unexpected += letters.len() as u64;
-        // What came back unacknowledged after the end of the last process.
+        totals.unexpected += dead_letters.len() as u64;
+        // Messages that were not acknowledged before the last process ended are in the queue again.
         for queue_name in QueueName::ALL {
-            tally.unexpected += queue.depth(queue_name).await.unwrap().messages;
+            totals.unexpected += queue.depth(queue_name).await.unwrap().messages;
         }
     }
 
-    /// Waits until the queues are worked off: the search ends with the last name it needs, while the
-    /// repeated half of a webhook sent twice may still be waiting.
-    async fn drained(&self, tally: &mut Tally) -> Arc<dyn Queue> {
+    /// Waits until the queues are empty, and returns the queue. The search for the names may end
+    /// before the second copies of webhooks that were sent twice are processed.
+    async fn wait_until_drained(&self, totals: &mut Totals) -> Arc<dyn Queue> {
         let queue = match &self.place {
             Place::Embedded(directory) => {
                 let database = Database::open(directory.path(), Access::Shared).unwrap();
@@ -330,19 +331,19 @@ impl Scene {
             }
             Place::Distributed { .. } => self.place.queue().await,
         };
-        let begun = Instant::now();
-        let mut look = tokio::time::interval(Duration::from_millis(20));
+        let began = Instant::now();
+        let mut interval = tokio::time::interval(Duration::from_millis(20));
         let mut waiting = 1;
-        while waiting > 0 && begun.elapsed() < PATIENCE {
-            look.tick().await;
+        while waiting > 0 && began.elapsed() < TIMEOUT {
+            interval.tick().await;
             waiting = 0;
             for queue_name in QueueName::ALL {
                 waiting += queue.depth(queue_name).await.unwrap().messages;
             }
         }
         if waiting > 0 {
-            println!("unexpected: {waiting} messages are not worked off");
-            tally.unexpected += waiting;
+            println!("unexpected: {waiting} messages are left in the queues");
+            totals.unexpected += waiting;
         }
         queue
     }

@@ -1,4 +1,4 @@
-//! The executable from the outside: what an operator types, what comes back, with which exit code.
+//! Runs the executable as an operator does: commands, their output and their exit codes.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output};
@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use crate::support::deployment::{Deployment, Place};
 use crate::support::{TestBackend, page_id};
 
+/// Runs a command in an empty directory with only these environment variables.
 fn pagesync(environment: &[(&str, &str)], arguments: &[&str]) -> Output {
     let directory = tempfile::tempdir().unwrap();
     Command::new(env!("CARGO_BIN_EXE_pagesync"))
@@ -24,8 +25,8 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// Runs a command beside the running process of `directory`.
-fn beside(directory: &TempDir, arguments: &[&str]) -> Output {
+/// Runs a command on the database of the running process in `directory`.
+fn run_in(directory: &TempDir, arguments: &[&str]) -> Output {
     let path = directory.path().to_str().unwrap();
     pagesync(&[("PAGESYNC_DATA_DIR", path)], arguments)
 }
@@ -38,7 +39,7 @@ fn a_configuration_error_names_the_variables_and_no_value() {
         ("PAGESYNC_LOGS", "x"),
     ];
     let output = pagesync(&environment, &["up"]);
-    let complaint = text(&output.stderr);
+    let errors = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
     for part in [
         "PAGESYNC_LISTEN",
@@ -46,20 +47,20 @@ fn a_configuration_error_names_the_variables_and_no_value() {
         "FACEBOOK_VERIFY_TOKEN is missing",
         "did you mean PAGESYNC_LOG?",
     ] {
-        assert!(complaint.contains(part), "{part}: {complaint}");
+        assert!(errors.contains(part), "{part}: {errors}");
     }
     assert!(
-        !complaint.contains("secret-thing") && !complaint.contains("your_facebook"),
-        "{complaint}"
+        !errors.contains("secret-thing") && !errors.contains("your_facebook"),
+        "{errors}"
     );
 }
 
 #[test]
-fn usage_errors_and_failures_have_codes_of_their_own() {
-    assert_eq!(pagesync(&[], &["dance"]).status.code(), Some(2));
-    let nobody = pagesync(&[("PAGESYNC_OPERATOR_LISTEN", "127.0.0.1:1")], &["health"]);
-    assert_eq!(nobody.status.code(), Some(1));
-    assert!(text(&nobody.stderr).contains("nothing answers on 127.0.0.1:1"));
+fn usage_errors_and_failures_have_different_exit_codes() {
+    assert_eq!(pagesync(&[], &["no-such-command"]).status.code(), Some(2));
+    let unreachable = pagesync(&[("PAGESYNC_OPERATOR_LISTEN", "127.0.0.1:1")], &["health"]);
+    assert_eq!(unreachable.status.code(), Some(1));
+    assert!(text(&unreachable.stderr).contains("nothing answers on 127.0.0.1:1"));
 }
 
 #[test]
@@ -84,26 +85,26 @@ fn config_show_hides_every_secret() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operator_registers_looks_explains_and_replays_beside_the_running_process() {
+async fn an_operator_registers_shows_explains_and_replays_while_the_process_runs() {
     let deployment = Deployment::start(TestBackend::Embedded).await;
     let Place::Embedded(directory) = &deployment.place else {
-        unreachable!("asked for")
+        unreachable!("the backend is embedded")
     };
-    let dry = beside(directory, &["page", "add", "1170558113", "--dry-run"]);
+    let dry = run_in(directory, &["page", "add", "1170558113", "--dry-run"]);
     assert_eq!(text(&dry.stdout), "would register Page 1170558113\n");
     assert_eq!(
-        text(&beside(directory, &["page", "add", "1170558113"]).stdout),
+        text(&run_in(directory, &["page", "add", "1170558113"]).stdout),
         "registered Page 1170558113\n"
     );
     assert_eq!(
-        text(&beside(directory, &["page", "add", "1170558113"]).stdout),
+        text(&run_in(directory, &["page", "add", "1170558113"]).stdout),
         "Page 1170558113 is already registered\n"
     );
     assert_eq!(
-        beside(directory, &["page", "add", "../x"]).status.code(),
+        run_in(directory, &["page", "add", "../x"]).status.code(),
         Some(1)
     );
-    // Nobody's login covers it: the first read finds that out.
+    // No connection gives access to the Page, which the first read finds out.
     crate::support::eventually("the first read", || async {
         let (_, page) = deployment.page(&page_id(1_170_558_113)).await?;
         (page.status == model::page::Status::NoToken).then_some(())
@@ -116,7 +117,7 @@ async fn an_operator_registers_looks_explains_and_replays_beside_the_running_pro
     deployment.wait_until_idle().await;
     assert!(deployment.page(&page_id(1_170_558_113)).await.is_some());
 
-    let shown = beside(
+    let shown = run_in(
         directory,
         &["page", "show", "1170558113", "--output", "json"],
     );
@@ -127,28 +128,28 @@ async fn an_operator_registers_looks_explains_and_replays_beside_the_running_pro
         shown["fields"]["name"]["changed_at"],
         "2025-06-15T15:06:40Z"
     );
-    assert_eq!(shown["fields"]["name"]["proven_at"], Json::Null);
+    assert_eq!(shown["fields"]["name"]["confirmed_at"], Json::Null);
     assert_eq!(
         (&shown["id"], &shown["status"], &shown["version"]),
         (&"1170558113".into(), &"no_token".into(), &3.into())
     );
-    let table = text(&beside(directory, &["page", "show", "1170558113"]).stdout);
+    let table = text(&run_in(directory, &["page", "show", "1170558113"]).stdout);
     assert!(
         table.contains("Café") && !table.contains('\u{1b}'),
         "{table}"
     );
-    let explained = text(&beside(directory, &["page", "explain", "1170558113"]).stdout);
+    let explained = text(&run_in(directory, &["page", "explain", "1170558113"]).stdout);
     assert!(
         explained.contains("first seen by webhook at 2025-06-15T15:06:40Z")
             && explained.contains("It is read next from"),
         "{explained}"
     );
-    let listed = beside(directory, &["page", "list", "--output", "ndjson"]);
+    let listed = run_in(directory, &["page", "list", "--output", "ndjson"]);
     assert_eq!(
         serde_json::from_slice::<Json>(&listed.stdout).unwrap()["id"],
         "1170558113"
     );
-    let history = beside(
+    let history = run_in(
         directory,
         &["page", "history", "1170558113", "--output", "json"],
     );
@@ -156,35 +157,36 @@ async fn an_operator_registers_looks_explains_and_replays_beside_the_running_pro
         serde_json::from_slice::<Json>(&history.stdout).unwrap()[0]["version"],
         3
     );
-    let unknown = beside(directory, &["page", "show", "5"]);
+    let unknown = run_in(directory, &["page", "show", "5"]);
     assert!(unknown.status.code() == Some(1) && text(&unknown.stderr).contains("page add 5"));
 
-    let letters = beside(directory, &["dead-letter", "list", "--output", "json"]);
-    let letters: Json = serde_json::from_slice(&letters.stdout).unwrap();
-    let id = letters[0]["id"].as_str().unwrap().to_owned();
-    let letter = text(&beside(directory, &["dead-letter", "show", &id]).stdout);
+    let dead_letters = run_in(directory, &["dead-letter", "list", "--output", "json"]);
+    let dead_letters: Json = serde_json::from_slice(&dead_letters.stdout).unwrap();
+    let id = dead_letters[0]["id"].as_str().unwrap().to_owned();
+    let dead_letter = text(&run_in(directory, &["dead-letter", "show", &id]).stdout);
     assert!(
-        letter.contains("ends too early") && letter.contains(r#"{"object":"page""#),
-        "{letter}"
+        dead_letter.contains("ends too early") && dead_letter.contains(r#"{"object":"page""#),
+        "{dead_letter}"
     );
-    let replayed = beside(directory, &["dead-letter", "replay", &id]);
+    let replayed = run_in(directory, &["dead-letter", "replay", &id]);
     assert_eq!(
         text(&replayed.stdout),
         format!("put {id} into the queue again\n")
     );
-    // It cannot be read this time either, and is the same letter again.
-    crate::support::eventually("the letter to be back", || async {
-        let letters = beside(directory, &["dead-letter", "list", "--output", "json"]);
-        (serde_json::from_slice::<Json>(&letters.stdout).unwrap()[0]["id"] == *id).then_some(())
+    // The webhook is still unreadable, so it becomes the same dead letter again.
+    crate::support::eventually("the dead letter", || async {
+        let dead_letters = run_in(directory, &["dead-letter", "list", "--output", "json"]);
+        (serde_json::from_slice::<Json>(&dead_letters.stdout).unwrap()[0]["id"] == *id)
+            .then_some(())
     })
     .await;
     assert!(
-        beside(directory, &["dead-letter", "discard", &id])
+        run_in(directory, &["dead-letter", "discard", &id])
             .status
             .success()
     );
     assert_eq!(
-        beside(directory, &["dead-letter", "show", &id])
+        run_in(directory, &["dead-letter", "show", &id])
             .status
             .code(),
         Some(1)
@@ -192,26 +194,26 @@ async fn an_operator_registers_looks_explains_and_replays_beside_the_running_pro
 
     let (status, metrics) = deployment.get_private("metrics").await;
     assert_eq!(status, 200);
-    for name in [
-        "pagesync_webhook_answers_total{name=\"200\"} 2",
-        "pagesync_lane_messages{name=\"webhooks\"}",
-        "pagesync_commits_total{name=\"applied\"}",
-        "pagesync_dead_letters_total{name=\"unreadable\"}",
+    for metric in [
+        "pagesync_webhook_answers_total{status=\"200\"} 2",
+        "pagesync_queue_messages{queue=\"webhooks\"}",
+        "pagesync_page_commits_total{outcome=\"applied\"}",
+        "pagesync_dead_letters_total{reason=\"unreadable\"}",
     ] {
-        assert!(metrics.contains(name), "{name}: {metrics}");
+        assert!(metrics.contains(metric), "{metric}: {metrics}");
     }
     deployment.finish().await;
 }
 
 #[test]
-fn the_demo_shows_the_main_job_and_leaves_nothing() {
+fn the_demo_shows_logins_webhooks_reads_and_dead_letters() {
     let output = pagesync(&[], &["demo", "--seconds", "5"]);
     let shown = text(&output.stdout);
     assert!(output.status.success(), "{shown}{}", text(&output.stderr));
     for part in [
         "is renamed to \"Radwerk\": visible after",
         "answered 401",
-        "kept as a dead letter",
+        "stored as a dead letter",
         "Aurora 100% Arabica",
         "ends too early",
         "webhook test: success, Pages read: 3",
@@ -225,7 +227,7 @@ fn the_demo_shows_the_main_job_and_leaves_nothing() {
 }
 
 #[test]
-fn init_makes_secrets_once_and_takes_what_it_is_given() {
+fn init_generates_each_secret_once_and_prefers_given_ones() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("secrets");
     let worker = directory.path().join("worker");
@@ -240,12 +242,12 @@ fn init_makes_secrets_once_and_takes_what_it_is_given() {
         text(&output.stdout) + &text(&output.stderr)
     };
     let read = |name: &str| std::fs::read_to_string(path.join(name)).unwrap();
-    let first = run(&[]);
-    let made = read("app_secret");
-    assert!(made.trim().len() == 32 && !first.contains(made.trim()));
+    let printed = run(&[]);
+    let generated = read("app_secret");
+    assert!(generated.trim().len() == 32 && !printed.contains(generated.trim()));
     assert!(read("rabbitmq_url").contains(read("rabbitmq_password").trim()));
     run(&[]);
-    assert_eq!(read("app_secret"), made, "kept");
+    assert_eq!(read("app_secret"), generated, "not generated again");
     run(&[("FACEBOOK_APP_SECRET", "given-by-the-operator")]);
     assert_eq!(read("app_secret").trim(), "given-by-the-operator");
     let mode = std::fs::metadata(path.join("app_secret"))
@@ -258,6 +260,6 @@ fn init_makes_secrets_once_and_takes_what_it_is_given() {
     assert_eq!(read("token_public_key").trim(), key.public().text());
     assert!(
         !path.join("token_private_keys").exists(),
-        "only the worker has it"
+        "only the worker has the private key"
     );
 }

@@ -1,4 +1,4 @@
-//! What an operator types around connecting: init, keys, connect, schedule, page poll.
+//! The commands around connections: `init`, `keys`, `connection`, `schedule` and `page poll`.
 
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -16,7 +16,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// Runs a command in `directory`, with `input` typed.
+/// Runs a command in `directory` with `input` on its standard input.
 fn typed(
     directory: &TempDir,
     environment: &[(&str, &str)],
@@ -33,25 +33,28 @@ fn typed(
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let given = child.stdin.take().unwrap().write_all(input.as_bytes());
-    // It may have ended without a question.
-    let unread = |error: &std::io::Error| error.kind() == std::io::ErrorKind::BrokenPipe;
-    assert!(given.as_ref().map_or_else(unread, |()| true), "{given:?}");
+    let written = child.stdin.take().unwrap().write_all(input.as_bytes());
+    // The command may have ended without reading its input.
+    let is_unread = |error: &std::io::Error| error.kind() == std::io::ErrorKind::BrokenPipe;
+    assert!(
+        written.as_ref().map_or_else(is_unread, |()| true),
+        "{written:?}"
+    );
     child.wait_with_output().unwrap()
 }
 
 #[test]
-fn init_asks_four_questions_and_the_answers_are_enough() {
+fn init_asks_four_questions_and_writes_a_complete_configuration() {
     let directory = tempfile::tempdir().unwrap();
     let answers = format!("{APP_ID}\n{APP_SECRET}\nhttps://bot.example/\nEurope/Berlin\n");
     let output = typed(&directory, &[], &["init"], &answers);
-    let said = text(&output.stdout);
+    let printed = text(&output.stdout);
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(
-        said.contains("https://bot.example/facebook/callback"),
-        "{said}"
+        printed.contains("https://bot.example/facebook/callback"),
+        "{printed}"
     );
-    assert!(!said.contains(APP_SECRET));
+    assert!(!printed.contains(APP_SECRET));
     let path = directory.path().join(".env");
     assert_eq!(
         std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
@@ -77,18 +80,22 @@ fn init_asks_four_questions_and_the_answers_are_enough() {
     assert!(text(&invited.stdout).starts_with("https://bot.example/facebook/login?invitation="));
     let again = typed(&directory, &[], &["init"], &answers);
     assert_eq!(again.status.code(), Some(1), "a .env is not overwritten");
-    // A value is read back as it was typed, whatever is in it.
-    for odd in [
+    // Values with characters that mean something in a .env are read back as they were typed.
+    for secret in [
         "abcd$HOME1234567890 x",
         "it's a secret of 16",
         "a\\b\"c#d'e$f1234567",
     ] {
         let directory = tempfile::tempdir().unwrap();
-        let answers = format!("{APP_ID}\n{odd}\nhttps://bot.example\n\n");
+        let answers = format!("{APP_ID}\n{secret}\nhttps://bot.example\n\n");
         let output = typed(&directory, &[], &["init"], &answers);
-        assert!(output.status.success(), "{odd}: {}", text(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{secret}: {}",
+            text(&output.stderr)
+        );
         let shown = typed(&directory, &[], &["config", "show"], "");
-        assert!(shown.status.success(), "{odd}: {}", text(&shown.stderr));
+        assert!(shown.status.success(), "{secret}: {}", text(&shown.stderr));
     }
     for address in [
         "https://bot.example/facebook/webhook",
@@ -105,20 +112,20 @@ fn init_asks_four_questions_and_the_answers_are_enough() {
         assert!(!directory.path().join(".env").exists());
     }
     let empty = tempfile::tempdir().unwrap();
-    let bad = typed(
+    let invalid = typed(
         &empty,
         &[],
         &["init"],
         "1234\nshort\nhttp://bot.example\nMars\n",
     );
-    let complaint = text(&bad.stderr);
+    let errors = text(&invalid.stderr);
     for key in [
         "FACEBOOK_APP_ID",
         "FACEBOOK_APP_SECRET",
         "FACEBOOK_REDIRECT_URI",
         "PAGESYNC_TIME_ZONE",
     ] {
-        assert!(complaint.contains(key), "{complaint}");
+        assert!(errors.contains(key), "{errors}");
     }
     assert!(!empty.path().join(".env").exists());
 }
@@ -127,9 +134,9 @@ fn init_asks_four_questions_and_the_answers_are_enough() {
 fn generated_keys_are_a_pair() {
     let directory = tempfile::tempdir().unwrap();
     let output = typed(&directory, &[], &["keys", "generate"], "");
-    let said = text(&output.stdout);
+    let printed = text(&output.stdout);
     let value = |key: &str| {
-        let line = said.lines().find(|line| line.starts_with(key)).unwrap();
+        let line = printed.lines().find(|line| line.starts_with(key)).unwrap();
         line.split_once('=').unwrap().1.to_owned()
     };
     let private =
@@ -138,11 +145,11 @@ fn generated_keys_are_a_pair() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operator_lists_polls_rotates_and_disconnects_beside_the_running_process() {
+async fn an_operator_lists_polls_rotates_and_disconnects_while_the_process_runs() {
     let connected = Connected::start(TestBackend::Embedded, Scene::default()).await;
     assert_eq!(connected.connect().await.0, 200);
     let Place::Embedded(data) = &connected.deployment.place else {
-        unreachable!("asked for")
+        unreachable!("the backend is embedded")
     };
     let here = tempfile::tempdir().unwrap();
     let environment = [
@@ -160,22 +167,22 @@ async fn an_operator_lists_polls_rotates_and_disconnects_beside_the_running_proc
     let listed = as_json(&["connection", "list"]);
     let user = listed[0]["id"].as_str().unwrap().to_owned();
     assert_eq!(
-        (&listed[0]["status"], &listed[0]["pages"]),
+        (&listed[0]["status"], &listed[0]["last_poll"]["pages"]),
         (&json!("active"), &json!(3))
     );
     let shown = as_json(&["connection", "show", &user]);
-    assert_eq!(shown["covers"], json!([nth(0), nth(1), nth(2)]));
+    assert_eq!(shown["page_ids"], json!([nth(0), nth(1), nth(2)]));
     assert!(text(&run(&["connection", "show", &user]).stdout).contains("Ada Operator"));
     let schedule = as_json(&["schedule"]);
     let due = schedule["due"].as_array().unwrap();
     assert!(
         due.iter()
-            .any(|one| one["subject"] == format!("connection:{user}")),
+            .any(|poll| poll["subject"] == format!("connection:{user}")),
         "{schedule}"
     );
     assert!(text(&run(&["schedule"]).stdout).contains("polls_daily"));
 
-    let asked = connected.calls("GET {id}");
+    let calls = connected.calls("GET {id}");
     let dry = run(&["page", "poll", &nth(0), "--dry-run"]);
     assert_eq!(text(&dry.stdout), format!("would read Page {}\n", nth(0)));
     let polled = run(&["page", "poll", &nth(0)]);
@@ -185,51 +192,51 @@ async fn an_operator_lists_polls_rotates_and_disconnects_beside_the_running_proc
         text(&polled.stderr)
     );
     eventually("the read", || async {
-        (connected.calls("GET {id}") > asked).then_some(())
+        (connected.calls("GET {id}") > calls).then_some(())
     })
     .await;
     assert_eq!(run(&["page", "poll", "999"]).status.code(), Some(1));
     let explained = text(&run(&["page", "explain", &nth(0)]).stdout);
     assert!(
-        explained.contains(&format!("Covered by the login of {user}")),
+        explained.contains(&format!("The connection of {user} gives access to it.")),
         "{explained}"
     );
 
     let file = data.path().join("token.keys");
     let before = std::fs::read_to_string(&file).unwrap();
-    // As a rotation leaves it that was killed right after it made the new key.
+    // The key file as a rotation leaves it that was killed right after it added the new key.
     let old = common::sealing::PrivateKeys::parse(&before).unwrap();
     common::sealing::write_file(&file, &old.with_new_key()).unwrap();
     let halfway = std::fs::read_to_string(&file).unwrap();
     let rotated = run(&["keys", "rotate"]);
-    let said = text(&rotated.stdout);
+    let printed = text(&rotated.stdout);
     assert!(
-        said.contains("sealed 4 tokens") && said.contains("0 still need an older key"),
-        "{said}{}",
+        printed.contains("sealed 4 tokens") && printed.contains("0 still need an older key"),
+        "{printed}{}",
         text(&rotated.stderr)
     );
     assert_eq!(
         std::fs::read_to_string(&file).unwrap(),
         halfway,
-        "it went on with the key that was there"
+        "the rotation continued with the key that was already added"
     );
     let dropped = run(&["keys", "rotate", "--drop-old"]);
     assert!(
-        text(&dropped.stdout).contains("the older keys are gone"),
+        text(&dropped.stdout).contains("deleted the older keys"),
         "{}",
         text(&dropped.stderr)
     );
     let after = std::fs::read_to_string(&file).unwrap();
     assert_eq!(after.lines().count(), 1);
     assert!(halfway.starts_with(after.trim()) && !before.contains(after.trim()));
-    // The running process goes on with it.
-    let asked = connected.calls("GET {id}");
+    // The running process opens tokens with the new key.
+    let calls = connected.calls("GET {id}");
     assert!(run(&["page", "poll", &nth(1)]).status.success());
     eventually("a read with the new key", || async {
-        (connected.calls("GET {id}") > asked).then_some(())
+        (connected.calls("GET {id}") > calls).then_some(())
     })
     .await;
-    let page = eventually("its result", || async {
+    let page = eventually("the result of the read", || async {
         let page = connected.page(1).await;
         page.polling.last_attempt_began.map(|_| page)
     })
@@ -238,10 +245,11 @@ async fn an_operator_lists_polls_rotates_and_disconnects_beside_the_running_proc
 
     let dry = run(&["connection", "disconnect", &user, "--dry-run"]);
     assert_eq!(text(&dry.stdout), format!("would disconnect {user}\n"));
-    let gone = text(&run(&["connection", "disconnect", &user]).stdout);
+    let printed = text(&run(&["connection", "disconnect", &user]).stdout);
     assert!(
-        gone.contains("the tokens of 3 Pages are gone") && gone.contains("Facebook knows"),
-        "{gone}"
+        printed.contains("deleted the tokens of 3 Pages")
+            && printed.contains("the app's permissions were revoked at Facebook"),
+        "{printed}"
     );
     assert_eq!(as_json(&["connection", "list"]), json!([]));
     assert_eq!(

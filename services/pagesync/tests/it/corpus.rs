@@ -1,8 +1,8 @@
-//! Every webhook of a corpus through the real ingress: 200, and then applied, noted, counted or kept
-//! as a dead letter. None is lost, none refused.
+//! Sends every webhook of a corpus through the real ingress. Each is answered 200 and has a visible
+//! effect: a value, a read that becomes due, a count or a dead letter.
 //!
-//! The corpus is `tests/fixtures/webhooks.jsonl`, and the file named by `PAGESYNC_EXTRA_CORPUS` if
-//! there is one: a JSON object a line with `kind` and either `raw` (the exact text) or `body`.
+//! The corpus is `tests/fixtures/webhooks.jsonl` and the file named by `PAGESYNC_EXTRA_CORPUS`, if
+//! that is set. Each line is a JSON object with `kind` and either `raw` (the exact text) or `body`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -19,9 +19,13 @@ use simulator::bytes::{signature_256, signature_sha1};
 use crate::BACKEND;
 use crate::support::deployment::{APP_SECRET, Deployment};
 
+/// A line of the corpus.
 struct Line {
+    /// What the webhook is an example of.
     kind: String,
+    /// The exact body of the webhook.
     raw: String,
+    /// The headers with the signatures of the body, if the line is a test vector for them.
     signatures: Option<Json>,
 }
 
@@ -55,7 +59,7 @@ fn corpus() -> Vec<Line> {
     lines
 }
 
-/// The Pages a body speaks of.
+/// Returns the ids of the Pages in a body.
 fn pages_of(raw: &str) -> Vec<PageId> {
     let body: Json = serde_json::from_str(raw).unwrap_or_default();
     let entries = body["entry"].as_array().cloned().unwrap_or_default();
@@ -68,7 +72,7 @@ fn pages_of(raw: &str) -> Vec<PageId> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_webhook_of_the_corpus_is_applied_noted_counted_or_kept() {
+async fn every_webhook_of_the_corpus_is_applied_counted_or_stored_as_a_dead_letter() {
     let deployment = Deployment::start(BACKEND).await;
     let lines = corpus();
     assert!(lines.len() >= 30, "a corpus of {}", lines.len());
@@ -84,7 +88,7 @@ async fn every_webhook_of_the_corpus_is_applied_noted_counted_or_kept() {
         );
         if line.kind == "vector.signature" {
             vectors += 1;
-            let given = |name: &str| {
+            let expected = |name: &str| {
                 line.signatures.as_ref().unwrap()[name]
                     .as_str()
                     .unwrap()
@@ -92,13 +96,13 @@ async fn every_webhook_of_the_corpus_is_applied_noted_counted_or_kept() {
             };
             let body = line.raw.as_bytes();
             assert_eq!(
-                given("X-Hub-Signature-256"),
+                expected("X-Hub-Signature-256"),
                 signature_256(APP_SECRET, body),
                 "{}",
                 line.raw
             );
             assert_eq!(
-                given("X-Hub-Signature"),
+                expected("X-Hub-Signature"),
                 signature_sha1(APP_SECRET, body),
                 "{}",
                 line.raw
@@ -107,73 +111,84 @@ async fn every_webhook_of_the_corpus_is_applied_noted_counted_or_kept() {
     }
     assert!(vectors >= 5, "{vectors} signature vectors");
     deployment.wait_until_idle().await;
-    let letters = dead_letter::all(&*deployment.store).await.unwrap();
+    let dead_letters = dead_letter::all(&*deployment.store).await.unwrap();
     for line in &lines {
-        let outcome = outcome(&deployment, line, &letters).await;
+        let outcome = outcome(&deployment, line, &dead_letters).await;
         println!("{:<36} {outcome}", line.kind);
     }
     deployment.finish().await;
 }
 
-/// What became of one webhook, checked against the state.
+/// Checks the effects of one webhook on the stored state, and returns them as text.
 async fn outcome(
     deployment: &Deployment,
     line: &Line,
-    letters: &[(String, dead_letter::DeadLetter)],
+    dead_letters: &[(String, dead_letter::DeadLetter)],
 ) -> String {
-    let taken = parse_delivery(line.raw.as_bytes());
-    let mut said = Vec::new();
-    for part in &taken.rejected {
+    let delivery = parse_delivery(line.raw.as_bytes());
+    let mut effects = Vec::new();
+    for part in &delivery.rejected {
         let reason = &part.reason;
         assert!(
-            letters.iter().any(|(_, letter)| letter.reason == *reason),
+            dead_letters
+                .iter()
+                .any(|(_, dead_letter)| dead_letter.reason == *reason),
             "{}: {reason}",
             line.kind
         );
-        said.push(format!("kept: {reason}"));
+        effects.push(format!("dead letter: {reason}"));
     }
-    for (name, n) in &taken.ignored {
+    for (name, n) in &delivery.ignored {
         assert!(deployment.counted(name) >= *n, "{}: {name}", line.kind);
-        said.push(format!("counted: {name}"));
+        effects.push(format!("counted: {name}"));
     }
-    for entry in &taken.entries {
+    for entry in &delivery.entries {
         let reading = entry
             .interpret(HostTime(u64::MAX / 2), &TrackedFields::default())
             .unwrap();
         let EntryId::Page(id) = &reading.id else {
-            said.push("test".to_owned());
+            effects.push("test webhook".to_owned());
             continue;
         };
         let (_, page) = deployment.page(id).await.unwrap();
-        for seen in &reading.observations {
-            let stored = &page.registers[&seen.field];
+        for observation in &reading.observations {
+            let stored = &page.registers[&observation.field];
             assert!(
-                stored.merge_key() >= (seen.stamp, seen.source, seen.value.as_ref()),
+                stored.merge_key()
+                    >= (
+                        observation.stamp,
+                        observation.source,
+                        observation.value.as_ref()
+                    ),
                 "{}",
                 line.kind
             );
-            said.push(format!("applied: {}", seen.field));
+            effects.push(format!("applied: {}", observation.field));
         }
         for name in reading.untracked.keys() {
             assert!(deployment.counted(name) > 0, "{}: {name}", line.kind);
-            said.push(format!("counted: {name}"));
+            effects.push(format!("counted: {name}"));
         }
         if !reading.notified_fields.is_empty() {
-            assert!(is_noted(&page, reading.sent_at), "{}: {page:?}", line.kind);
-            said.push("noted".to_owned());
+            assert!(
+                is_read_due(&page, reading.sent_at),
+                "{}: {page:?}",
+                line.kind
+            );
+            effects.push("read due".to_owned());
         }
     }
     assert!(
-        !said.is_empty(),
-        "{}: nothing became of {}",
+        !effects.is_empty(),
+        "{}: no effect of {}",
         line.kind,
         line.raw
     );
-    said.join(", ")
+    effects.join(", ")
 }
 
-/// Whether a read later than `sent` is asked for.
-fn is_noted(page: &Page, sent: Option<FacebookTime>) -> bool {
+/// Returns whether a read later than `sent` is due, or any read if the notification has no time.
+fn is_read_due(page: &Page, sent: Option<FacebookTime>) -> bool {
     match sent {
         Some(sent) => page.polling.read_after > Some(sent),
         None => page.polling.requested_after.is_some(),

@@ -1,9 +1,9 @@
-//! The daily poll: once per connection and local day, whatever the number of schedulers, downtimes
-//! and the clocks do.
+//! Daily polls: one per connection and local day, with several schedulers, after a downtime, and on
+//! days with a change of the clocks.
 
 use std::time::Duration;
 
-use common::records::daily_poll::{DailyPoll, DailyPollResult as RunResult};
+use common::records::daily_poll::{DailyPoll, DailyPollResult};
 use common::records::load_all;
 use common::store::RecordKind;
 use model::time::HostTime;
@@ -15,15 +15,17 @@ use crate::support::facebook::{Connected, Scene, manual, nth};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-async fn ledger(connected: &Connected) -> Vec<DailyPoll> {
-    let rows = load_all::<DailyPoll>(&*connected.deployment.store, RecordKind::DailyPoll, "")
+/// Returns the daily poll records, the oldest first.
+async fn daily_polls(connected: &Connected) -> Vec<DailyPoll> {
+    let records = load_all::<DailyPoll>(&*connected.deployment.store, RecordKind::DailyPoll, "")
         .await
         .unwrap();
-    rows.into_iter().map(|(_, stored)| stored.value).collect()
+    let polls = records.into_iter().map(|(_, stored)| stored.value);
+    polls.collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_schedulers_walk_each_connection_once_a_local_day() {
+async fn three_schedulers_poll_each_connection_once_a_local_day() {
     let extra = [
         ("PAGESYNC_TIME_ZONE", "Europe/Berlin"),
         ("PAGESYNC_POLL_SPREAD", "30m"),
@@ -36,35 +38,36 @@ async fn three_schedulers_walk_each_connection_once_a_local_day() {
     };
     let connected = Connected::start(BACKEND, scene).await;
     assert_eq!(connected.connect().await.0, 200);
-    let asked = connected.calls("GET me/accounts");
-    assert_eq!(asked, 1);
+    let calls = connected.calls("GET me/accounts");
+    assert_eq!(calls, 1);
     for n in 1..=4 {
-        // What nobody announced is found by the walk.
+        // No webhook announces this change, so only the poll can find it.
         let mut page = connected.simulator.pages().remove(0);
         page.insert("about".to_owned(), json!(format!("about {n}")));
         connected.simulator.put_page(&page).unwrap();
         connected.next_day().await;
-        assert_eq!(connected.calls("GET me/accounts"), asked + n, "day {n}");
+        assert_eq!(connected.calls("GET me/accounts"), calls + n, "day {n}");
         assert_eq!(
             connected.field(0, "about").await,
             json!(format!("about {n}"))
         );
     }
-    let rows = ledger(&connected).await;
-    assert_eq!(rows.len(), 4, "{rows:?}");
-    let mut days: Vec<&str> = rows.iter().map(|row| row.day.as_str()).collect();
+    let polls = daily_polls(&connected).await;
+    assert_eq!(polls.len(), 4, "{polls:?}");
+    let mut days: Vec<&str> = polls.iter().map(|poll| poll.day.as_str()).collect();
     days.dedup();
-    assert_eq!(days.len(), 4, "a row a day: {rows:?}");
+    assert_eq!(days.len(), 4, "one record a day: {polls:?}");
     assert!(
-        rows.iter()
-            .all(|row| row.result == RunResult::Ran && row.pages == 3 && row.calls == 1)
+        polls
+            .iter()
+            .all(|poll| poll.result == DailyPollResult::Ran && poll.pages == 3 && poll.calls == 1)
     );
     assert_eq!(connected.calls("GET {id}"), 0, "no Page is read by itself");
     connected.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_downtime_of_days_is_one_catch_up() {
+async fn a_downtime_of_days_is_followed_by_one_late_poll() {
     let scene = Scene {
         clock: manual(),
         ..Scene::default()
@@ -73,33 +76,33 @@ async fn a_downtime_of_days_is_one_catch_up() {
     assert_eq!(connected.connect().await.0, 200);
     let slot = connected.next_day().await;
     let before = connected.connection().await.last_poll.unwrap().ended_at;
-    let asked = connected.calls("GET me/accounts");
+    let calls = connected.calls("GET me/accounts");
     connected.advance(4 * DAY + Duration::from_secs(5 * 3600));
-    connected.walked(before).await;
-    let rows = ledger(&connected).await;
-    let count = |result| rows.iter().filter(|row| row.result == result).count();
+    connected.wait_for_poll_after(before).await;
+    let polls = daily_polls(&connected).await;
+    let count = |result| polls.iter().filter(|poll| poll.result == result).count();
     assert_eq!(
         (
-            count(RunResult::Ran),
-            count(RunResult::RanLate),
-            count(RunResult::Missed)
+            count(DailyPollResult::Ran),
+            count(DailyPollResult::RanLate),
+            count(DailyPollResult::Missed)
         ),
         (1, 1, 3),
-        "{rows:?}"
+        "{polls:?}"
     );
-    assert_eq!(connected.calls("GET me/accounts"), asked + 1);
+    assert_eq!(connected.calls("GET me/accounts"), calls + 1);
     let next = connected.connection().await.polling.daily_slot.unwrap();
     assert!(
         next > connected.clock.now() && slot < next,
-        "and then as ever"
+        "the next poll is due at a later slot"
     );
     connected.next_day().await;
-    assert_eq!(connected.calls("GET me/accounts"), asked + 2);
+    assert_eq!(connected.calls("GET me/accounts"), calls + 2);
     connected.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_login_costs_one_call_a_day_and_keeps_what_is_known() {
+async fn an_invalid_token_costs_one_call_a_day_and_stored_values_stay() {
     let scene = Scene {
         clock: manual(),
         ..Scene::default()
@@ -109,22 +112,22 @@ async fn a_dead_login_costs_one_call_a_day_and_keeps_what_is_known() {
     for token in connected.simulator.facebook().tokens.values_mut() {
         token.invalid_subcode = Some(460);
     }
-    let asked = connected.calls("GET me/accounts");
+    let calls = connected.calls("GET me/accounts");
     let slot = connected.connection().await.polling.daily_slot.unwrap();
     connected.advance(connected.clock.now().until(slot) + Duration::from_secs(1));
-    eventually("the refusal", || async {
+    eventually("the connection to need a login", || async {
         let status = connected.connection().await.status;
         (status == common::records::connection::Status::NeedsLogin).then_some(())
     })
     .await;
-    assert_eq!(connected.calls("GET me/accounts"), asked + 1);
+    assert_eq!(connected.calls("GET me/accounts"), calls + 1);
     let roles = connected.deployment.roles.iter();
     let counted = roles.map(|(_, role)| role.metrics.graph_replies.get("token"));
-    assert_eq!(counted.sum::<u64>(), 1, "a walk's failure is counted, too");
-    let rows = ledger(&connected).await;
-    assert_eq!(rows[0].result, RunResult::Skipped);
+    assert_eq!(counted.sum::<u64>(), 1, "the failed poll is counted");
+    let polls = daily_polls(&connected).await;
+    assert_eq!(polls[0].result, DailyPollResult::Skipped);
     assert_eq!(connected.field(0, "name").await, json!("Page 0"));
-    // A login mends it, at once.
+    // A login makes the connection active again at once.
     assert_eq!(connected.connect().await.0, 200);
     assert_eq!(
         connected.connection().await.status,
@@ -135,7 +138,7 @@ async fn a_dead_login_costs_one_call_a_day_and_keeps_what_is_known() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_that_left_the_list_is_asked_for_by_itself_once_a_day() {
+async fn a_page_missing_from_the_list_is_read_by_itself_once_a_day() {
     let scene = Scene {
         clock: manual(),
         ..Scene::default()
@@ -143,8 +146,8 @@ async fn a_page_that_left_the_list_is_asked_for_by_itself_once_a_day() {
     let connected = Connected::start(BACKEND, scene).await;
     assert_eq!(connected.connect().await.0, 200);
     let client = crate::support::client();
-    let gone = client.delete(format!("{}/_sim/pages/{}", connected.facebook, nth(2)));
-    assert_eq!(gone.send().await.unwrap().status(), 204);
+    let deletion = client.delete(format!("{}/_sim/pages/{}", connected.facebook, nth(2)));
+    assert_eq!(deletion.send().await.unwrap().status(), 204);
     connected.next_day().await;
     connected.advance(Duration::from_secs(61));
     eventually("the Page to be unreachable", || async {
@@ -156,9 +159,9 @@ async fn a_page_that_left_the_list_is_asked_for_by_itself_once_a_day() {
     assert_eq!(
         connected.field(2, "name").await,
         json!("Page 2"),
-        "what is known stays"
+        "the stored values stay"
     );
-    // An empty list is no reason to doubt the others.
+    // An empty list does not change the status of the other Pages.
     connected.reply(&json!([{"edge": "GET me/accounts", "body": {"data": []}}]));
     connected.next_day().await;
     assert_eq!(connected.page(0).await.status, model::page::Status::Active);
@@ -174,8 +177,8 @@ async fn a_page_that_left_the_list_is_asked_for_by_itself_once_a_day() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn days_of_23_and_of_25_hours_have_one_walk_each() {
-    // Berlin changes its clocks in the night of these days.
+async fn days_of_23_and_25_hours_have_one_poll_each() {
+    // Berlin changes its clocks in the nights after these days.
     for noon in ["2027-03-27T12:00:00Z", "2027-10-30T12:00:00Z"] {
         let start: jiff::Timestamp = noon.parse().unwrap();
         let start = HostTime(u64::try_from(start.as_millisecond()).unwrap());
@@ -192,21 +195,21 @@ async fn days_of_23_and_of_25_hours_have_one_walk_each() {
         let connected = Connected::start(BACKEND, scene).await;
         connected.simulator.facebook().clock_offset_seconds += ahead / 1000;
         assert_eq!(connected.connect().await.0, 200);
-        let asked = connected.calls("GET me/accounts");
+        let calls = connected.calls("GET me/accounts");
         for n in 1..=3 {
             connected.next_day().await;
-            assert_eq!(connected.calls("GET me/accounts"), asked + n, "{noon} {n}");
+            assert_eq!(connected.calls("GET me/accounts"), calls + n, "{noon} {n}");
         }
-        let rows = ledger(&connected).await;
-        let mut days: Vec<&str> = rows.iter().map(|row| row.day.as_str()).collect();
+        let polls = daily_polls(&connected).await;
+        let mut days: Vec<&str> = polls.iter().map(|poll| poll.day.as_str()).collect();
         days.dedup();
-        assert_eq!((rows.len(), days.len()), (3, 3), "{rows:?}");
+        assert_eq!((polls.len(), days.len()), (3, 3), "{polls:?}");
         connected.finish().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daily_poll_of_250_pages_asks_three_times_and_nothing_else() {
+async fn a_daily_poll_of_250_pages_needs_at_most_four_reads() {
     let scene = Scene {
         clock: manual(),
         pages: 250,
@@ -214,10 +217,10 @@ async fn a_daily_poll_of_250_pages_asks_three_times_and_nothing_else() {
     };
     let connected = Connected::start(BACKEND, scene).await;
     connected.connect().await;
-    eventually("the first walk and its subscriptions", || async {
-        let settled = connected.simulator.facebook().page_subscriptions.len() == 250;
-        let walked = connected.connection().await.last_poll.is_some();
-        (settled && walked).then_some(())
+    eventually("the first poll and its subscriptions", || async {
+        let subscribed = connected.simulator.facebook().page_subscriptions.len() == 250;
+        let polled = connected.connection().await.last_poll.is_some();
+        (subscribed && polled).then_some(())
     })
     .await;
     connected.simulator.facebook().calls.clear();

@@ -1,4 +1,4 @@
-//! `pagesync doctor` beside a deployment that is well, and beside ones that are not.
+//! Runs `pagesync doctor` next to deployments without and with problems.
 
 use std::process::Command;
 use std::time::Duration;
@@ -13,8 +13,8 @@ use crate::support::deployment::{APP_SECRET, VERIFY_TOKEN};
 use crate::support::eventually;
 use crate::support::facebook::{Connected, Scene, manual, nth};
 
-/// Runs it with the settings of a worker there; answers with its exit code and what it printed.
-fn ask(connected: &Connected, extra: &[(&str, &str)], format: &str) -> (i32, String) {
+/// Runs the command with the settings of the worker. Returns its exit code and its output.
+fn run_doctor(connected: &Connected, extra: &[(&str, &str)], format: &str) -> (i32, String) {
     let role = match BACKEND {
         TestBackend::Embedded => Role::Up,
         TestBackend::Distributed => Role::Worker,
@@ -32,19 +32,22 @@ fn ask(connected: &Connected, extra: &[(&str, &str)], format: &str) -> (i32, Str
         .envs(environment)
         .output()
         .unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
-    let complaint = String::from_utf8(output.stderr).unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
     for secret in [APP_SECRET, VERIFY_TOKEN, "EAAS"] {
-        assert!(!said.contains(secret) && !complaint.contains(secret));
+        assert!(!printed.contains(secret) && !errors.contains(secret));
     }
-    (output.status.code().unwrap(), said)
+    (output.status.code().unwrap(), printed)
 }
 
+/// Runs the command with the output format `json`. Returns its exit code and the checks.
 fn doctor(connected: &Connected, extra: &[(&str, &str)]) -> (i32, Json) {
-    let (code, said) = tokio::task::block_in_place(|| ask(connected, extra, "json"));
-    (code, serde_json::from_str(&said).unwrap())
+    let (code, printed) = tokio::task::block_in_place(|| run_doctor(connected, extra, "json"));
+    (code, serde_json::from_str(&printed).unwrap())
 }
 
+/// Returns the state of a check. Panics if a check with a problem names no fix, or another check
+/// names one.
 fn state<'a>(checks: &'a Json, name: &str) -> &'a str {
     let checks = checks.as_array().unwrap();
     let found = checks.iter().find(|check| check["check"] == name);
@@ -57,13 +60,13 @@ fn state<'a>(checks: &'a Json, name: &str) -> &'a str {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_finds_what_is_wrong_and_says_what_to_do() {
+async fn doctor_finds_each_problem_and_names_a_fix() {
     let scene = Scene {
         clock: manual(),
         ..Scene::default()
     };
     let connected = Connected::start(BACKEND, scene).await;
-    eventually("the app's subscription", || async {
+    eventually("the app subscription", || async {
         connected
             .simulator
             .facebook()
@@ -74,7 +77,7 @@ async fn it_finds_what_is_wrong_and_says_what_to_do() {
     .await;
     let (code, checks) = doctor(&connected, &[]);
     assert_eq!(
-        (code, state(&checks, "logins")),
+        (code, state(&checks, "connections")),
         (0, "warning"),
         "{checks:#}"
     );
@@ -93,42 +96,42 @@ async fn it_finds_what_is_wrong_and_says_what_to_do() {
         "clock",
         "public address",
         "app subscription",
-        "logins",
+        "connections",
         "permissions",
-        "ends of logins",
+        "connection expiry",
         "Pages",
         "Page subscriptions",
         "webhooks",
-        "limits",
+        "rate limits",
     ] {
         assert_eq!(state(&checks, name), "ok", "{name}: {checks:#}");
     }
-    let (_, text) = tokio::task::block_in_place(|| ask(&connected, &[], "table"));
+    let (_, text) = tokio::task::block_in_place(|| run_doctor(&connected, &[], "table"));
     assert!(
         text.lines().count() >= 16 && text.contains("ok       clock: "),
         "{text}"
     );
 
-    let wrong = |key, value| [(key, value)];
+    let setting = |key, value| [(key, value)];
     for (extra, name) in [
-        (wrong("PAGESYNC_GRAPH_URL", "http://127.0.0.1:9"), "Graph"),
-        (wrong("PAGESYNC_GRAPH_VERSION", "v19.0"), "Graph version"),
+        (setting("PAGESYNC_GRAPH_URL", "http://127.0.0.1:9"), "Graph"),
+        (setting("PAGESYNC_GRAPH_VERSION", "v19.0"), "Graph version"),
         (
-            wrong("FACEBOOK_VERIFY_TOKEN", "some other verify token"),
+            setting("FACEBOOK_VERIFY_TOKEN", "some other verify token"),
             "public address",
         ),
         (
-            wrong(
+            setting(
                 "FACEBOOK_WEBHOOK_ADDRESS",
                 "http://localhost:9/facebook/webhook",
             ),
             "app subscription",
         ),
         (
-            wrong("FACEBOOK_APP_SECRET", "another secret of an app"),
+            setting("FACEBOOK_APP_SECRET", "another secret of an app"),
             "app subscription",
         ),
-        (wrong("PAGESYNC_POLL_SPREAD", "banana"), "configuration"),
+        (setting("PAGESYNC_POLL_SPREAD", "banana"), "configuration"),
     ] {
         let (code, checks) = doctor(&connected, &extra);
         assert_eq!(
@@ -137,16 +140,20 @@ async fn it_finds_what_is_wrong_and_says_what_to_do() {
             "{extra:?}: {checks:#}"
         );
     }
-    let nobody = [
+    let unreachable = [
         ("PAGESYNC_OPERATOR_LISTEN", "127.0.0.1:9"),
         (
             "FACEBOOK_WEBHOOK_ADDRESS",
             "http://127.0.0.1:9/facebook/webhook",
         ),
     ];
-    let (_, checks) = doctor(&connected, &nobody[..1]);
-    assert_eq!(state(&checks, "process"), "warning", "perhaps elsewhere");
-    let (code, checks) = doctor(&connected, &nobody);
+    let (_, checks) = doctor(&connected, &unreachable[..1]);
+    assert_eq!(
+        state(&checks, "process"),
+        "warning",
+        "the process may run on another machine"
+    );
+    let (code, checks) = doctor(&connected, &unreachable);
     assert_eq!((code, state(&checks, "process")), (3, "failed"));
     connected.simulator.facebook().clock_offset_seconds += 3600;
     let (code, checks) = doctor(&connected, &[]);
@@ -185,6 +192,6 @@ async fn it_finds_what_is_wrong_and_says_what_to_do() {
     })
     .await;
     let (code, checks) = doctor(&connected, &[]);
-    assert_eq!((code, state(&checks, "logins")), (3, "failed"));
+    assert_eq!((code, state(&checks, "connections")), (3, "failed"));
     connected.finish().await;
 }

@@ -1,4 +1,4 @@
-//! Erasures: on request of a person, through Facebook, or by hand; under load, and down to the disk.
+//! Erasures: through Facebook and by an operator, under load, and on the disk too.
 
 use std::time::Duration;
 
@@ -19,11 +19,12 @@ use crate::support::eventually;
 use crate::support::facebook::{Connected, Scene, answer, manual, nth};
 use crate::support::servers::shared_redis;
 
-/// What must be nowhere afterwards.
+/// A text in values of Pages that must be stored nowhere after the erasure.
 const PLANTED: &str = "PLANTEDdeadbeef";
 const ADA: &str = "200000000000001";
 const BOB: &str = "200000000000002";
 
+/// Posts a signed request, as Facebook does. Returns the status and the body of the answer.
 async fn post(connected: &Connected, path: &str, signed: &str) -> (u16, Json) {
     let url = format!("{}/facebook/{path}", connected.public);
     let form = [("signed_request", signed)];
@@ -37,34 +38,35 @@ async fn post(connected: &Connected, path: &str, signed: &str) -> (u16, Json) {
     answer(sent.unwrap()).await
 }
 
+/// Sends a GET. Returns the status and the body of the answer.
 async fn get(connected: &Connected, url: &str) -> (u16, Json) {
     answer(connected.deployment.client.get(url).send().await.unwrap()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_ours_erases_nothing_and_tells_nothing() {
+async fn an_invalid_request_erases_nothing_and_reveals_nothing() {
     let connected = Connected::start(BACKEND, Scene::default()).await;
     assert_eq!(connected.connect().await.0, 200);
-    let about = |payload: &Json| signed_request::sign(APP_SECRET, payload);
-    let good = json!({"user_id": ADA, "algorithm": "HMAC-SHA256", "issued_at": 1});
+    let sign = |payload: &Json| signed_request::sign(APP_SECRET, payload);
+    let valid = json!({"user_id": ADA, "algorithm": "HMAC-SHA256", "issued_at": 1});
     let (signature, payload) = {
-        let text = about(&good);
+        let text = sign(&valid);
         let (signature, payload) = text.split_once('.').unwrap();
         (signature.to_owned(), payload.to_owned())
     };
-    for bad in [
+    for invalid in [
         String::new(),
         payload.clone(),
         format!("!!!.{payload}"),
         format!("{signature}.!!!"),
         format!("{}.{payload}", "A".repeat(43)),
-        signed_request::sign("another secret", &good),
-        about(&json!({"user_id": ADA, "algorithm": "HMAC-MD5"})),
-        about(&json!({"algorithm": "HMAC-SHA256"})),
-        about(&json!({"user_id": {"a": 1}, "algorithm": "HMAC-SHA256"})),
+        signed_request::sign("another secret", &valid),
+        sign(&json!({"user_id": ADA, "algorithm": "HMAC-MD5"})),
+        sign(&json!({"algorithm": "HMAC-SHA256"})),
+        sign(&json!({"user_id": {"a": 1}, "algorithm": "HMAC-SHA256"})),
     ] {
         for path in ["deauthorize", "data-deletion"] {
-            assert_eq!(post(&connected, path, &bad).await.0, 400, "{bad}");
+            assert_eq!(post(&connected, path, &invalid).await.0, 400, "{invalid}");
         }
     }
     let long = "x".repeat(20_000);
@@ -72,8 +74,8 @@ async fn what_is_not_ours_erases_nothing_and_tells_nothing() {
     connected.deployment.wait_until_idle().await;
     assert_eq!(connected.connection().await.user.as_str(), ADA);
     assert_eq!(connected.page(0).await.status, Status::Active);
-    // Somebody we never saw: a code all the same.
-    let stranger = about(&json!({"user_id": "218471", "algorithm": "hmac-sha256"}));
+    // The request of a person who never logged in gets a confirmation code, too.
+    let stranger = sign(&json!({"user_id": "218471", "algorithm": "hmac-sha256"}));
     let (status, body) = post(&connected, "data-deletion", &stranger).await;
     let code = body["confirmation_code"].as_str().unwrap().to_owned();
     assert_eq!(status, 200);
@@ -87,7 +89,7 @@ async fn what_is_not_ours_erases_nothing_and_tells_nothing() {
         page.as_str().unwrap().contains("0 Pages").then_some(())
     })
     .await;
-    // A replay is another request for the same.
+    // The same request again is a request of its own, with another code.
     let (_, again) = post(&connected, "data-deletion", &stranger).await;
     assert_ne!(again["confirmation_code"].as_str(), Some(code.as_str()));
     let mut other: Vec<char> = code.chars().collect();
@@ -107,7 +109,7 @@ async fn what_is_not_ours_erases_nothing_and_tells_nothing() {
     connected.finish().await;
 }
 
-/// Ada manages Pages 0 to 2, Bob Page 2; both are connected, and every Page has values and a past.
+/// Starts a deployment with two connections: Ada manages Pages 0 to 2, and Bob manages Page 2.
 async fn two_people() -> Connected {
     let scene = Scene {
         clock: manual(),
@@ -132,7 +134,8 @@ async fn two_people() -> Connected {
     connected
 }
 
-/// Plants a value into a Page by webhook and by read, into its history, a gap and a dead letter.
+/// Stores [`PLANTED`] for a Page everywhere: by webhooks and reads, in the history, in an
+/// unannounced change and in a dead letter.
 async fn plant(connected: &Connected, n: usize) {
     for round in ["one", "two"] {
         let fields = json!({"name": format!("{PLANTED} {round}"), "about": format!("{PLANTED} about {round}")});
@@ -146,22 +149,22 @@ async fn plant(connected: &Connected, n: usize) {
             name.as_str().unwrap().contains(round).then_some(())
         })
         .await;
-        // Two attempts are a minute apart.
+        // Two attempts to read a Page are at least a minute apart.
         connected.advance(Duration::from_secs(61));
         connected.read_again(n).await;
     }
-    let letter = format!(
+    let unreadable = format!(
         r#"{{"object":"page","entry":[{{"id":"{}","time":1,"changes":[{{"field":"name","value":{{"{PLANTED}":"\ud83d"}}}}]}}]}}"#,
         nth(n)
     );
-    assert_eq!(connected.deployment.deliver(letter).await, 200);
+    assert_eq!(connected.deployment.deliver(unreadable).await, 200);
     connected.deployment.wait_until_idle().await;
 }
 
-/// Every byte there is, on the disk, too.
-async fn everything(connected: &Connected) -> String {
+/// Returns everything that is stored, on the disk too, as text.
+async fn all_stored_bytes(connected: &Connected) -> String {
     let place = &connected.deployment.place;
-    let mut all = place.everything_kept().await;
+    let mut all = place.everything_stored().await;
     if matches!(place, Place::Distributed { .. }) {
         all += &shared_redis().await.append_only_file().await;
     }
@@ -169,7 +172,7 @@ async fn everything(connected: &Connected) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_data_deletion_under_load_leaves_nothing_anywhere() {
+async fn a_data_deletion_under_load_leaves_no_data_anywhere() {
     let connected = two_people().await;
     for n in 0..2 {
         plant(&connected, n).await;
@@ -178,8 +181,8 @@ async fn a_data_deletion_under_load_leaves_nothing_anywhere() {
         let facebook = connected.simulator.facebook();
         facebook.tokens.keys().cloned().collect()
     };
-    let before = everything(&connected).await;
-    assert!(before.contains(PLANTED), "what is looked for can be found");
+    let before = all_stored_bytes(&connected).await;
+    assert!(before.contains(PLANTED), "the search finds stored values");
     assert!(
         !dead_letter::all(&*connected.deployment.store)
             .await
@@ -195,13 +198,12 @@ async fn a_data_deletion_under_load_leaves_nothing_anywhere() {
     .unwrap()
     .into_iter()
     .map(|(_, stored)| {
-        stored.value["sealed"]["text"]
-            .as_str()
-            .map_or_else(|| stored.value["sealed"].to_string(), ToOwned::to_owned)
+        let body = stored.value["sealed"]["body"].as_str();
+        body.unwrap().to_owned()
     })
     .collect();
     assert_eq!(sealed.len(), 3);
-    // Webhooks of the same Pages go on coming, with values.
+    // Webhooks with values of the same Pages arrive during the erasure.
     let load = async {
         for round in 0..40 {
             let name = format!("{PLANTED} load {round}");
@@ -210,7 +212,7 @@ async fn a_data_deletion_under_load_leaves_nothing_anywhere() {
         }
     };
     let callback = format!("{}/facebook/data-deletion", connected.public);
-    let asking = async {
+    let deletion = async {
         let url = format!("{}/_sim/people/{ADA}/data-deletion", connected.facebook);
         let request = connected
             .deployment
@@ -219,20 +221,20 @@ async fn a_data_deletion_under_load_leaves_nothing_anywhere() {
             .json(&json!({"callback": callback}));
         answer(request.send().await.unwrap()).await.1
     };
-    let ((), answered) = tokio::join!(load, asking);
+    let ((), answered) = tokio::join!(load, deletion);
     assert_eq!(answered["status"], 200, "{answered}");
     let url = answered["body"]["url"].as_str().unwrap().to_owned();
     eventually("the receipt", || async {
         let (_, page) = get(&connected, &url).await;
         page.as_str()
             .unwrap()
-            .contains("2 Pages through you. 1 Pages are kept")
+            .contains("the data of 2 Pages. 1 Pages are kept")
             .then_some(())
     })
     .await;
     connected.deployment.wait_until_idle().await;
-    // What came meanwhile is swept up on the days after.
-    let swept = async || {
+    // Data that arrived during the erasure is removed by sweeps on the following days.
+    let swept_at = async || {
         let receipts = load_all::<ErasureReceipt>(
             &*connected.deployment.store,
             RecordKind::ErasureReceipt,
@@ -240,13 +242,13 @@ async fn a_data_deletion_under_load_leaves_nothing_anywhere() {
         );
         receipts.await.unwrap()[0].1.value.scrubbed_at
     };
-    let first = eventually("the first sweep", || async { swept().await }).await;
+    let first = eventually("the first sweep", || async { swept_at().await }).await;
     connected.advance(Duration::from_secs(25 * 3600));
     eventually("the sweep of the next day", || async {
-        (swept().await > Some(first)).then_some(())
+        (swept_at().await > Some(first)).then_some(())
     })
     .await;
-    let after = everything(&connected).await;
+    let after = all_stored_bytes(&connected).await;
     assert!(!after.contains(PLANTED), "{}", around(&after, PLANTED));
     for token in tokens.iter().chain(&sealed) {
         assert!(!after.contains(token.as_str()));
@@ -254,16 +256,16 @@ async fn a_data_deletion_under_load_leaves_nothing_anywhere() {
     let store = &*connected.deployment.store;
     assert!(dead_letter::all(store).await.unwrap().is_empty());
     assert_eq!(connected.page(0).await.status, Status::Erased);
-    let kept = connected.page(2).await;
-    assert_eq!(kept.status, Status::Active);
+    let page = connected.page(2).await;
+    assert_eq!(page.status, Status::Active);
     assert_eq!(
-        kept.connections
+        page.connections
             .iter()
             .map(UserId::as_str)
             .collect::<Vec<_>>(),
         [BOB]
     );
-    // It does not come back by a webhook, and does by a login.
+    // A webhook does not bring an erased Page back; a new login does.
     let body = simulator::delivery::single_change_body(&nth(0), "name", "again");
     assert_eq!(connected.deployment.deliver(body).await, 200);
     connected.deployment.wait_until_idle().await;
@@ -274,18 +276,19 @@ async fn a_data_deletion_under_load_leaves_nothing_anywhere() {
     connected.finish().await;
 }
 
-fn around(text: &str, what: &str) -> String {
-    let at = text.find(what).unwrap_or(0);
-    let from = text[..at]
+/// Returns up to 400 characters of `text` around the first occurrence of `pattern`.
+fn around(text: &str, pattern: &str) -> String {
+    let at = text.find(pattern).unwrap_or(0);
+    let start = text[..at]
         .char_indices()
         .rev()
         .nth(200)
         .map_or(0, |(i, _)| i);
-    text[from..].chars().take(400).collect()
+    text[start..].chars().take(400).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deauthorization_and_a_purge_erase_the_same_and_a_purged_page_stays_away() {
+async fn a_deauthorization_erases_like_a_command_and_an_erased_page_stays_erased() {
     let connected = two_people().await;
     let store = connected.deployment.store.clone();
     let now = connected.clock.now();
@@ -324,20 +327,20 @@ async fn a_deauthorization_and_a_purge_erase_the_same_and_a_purged_page_stays_aw
     for n in 0..2 {
         assert_eq!(connected.page(n).await.status, Status::Erased);
     }
-    let forecast = expiry::list(&*store, now).await.unwrap();
-    assert_eq!((forecast.len(), forecast[0].pages_lost_count), (1, 0));
-    // Bob's walk lists the purged Page, and leaves it alone.
+    let expiring = expiry::list(&*store, now).await.unwrap();
+    assert_eq!((expiring.len(), expiring[0].pages_lost_count), (1, 0));
+    // The poll of Bob's connection lists the erased Page, and must not restore it.
     connected.advance(Duration::from_secs(61));
     let bob = UserId::parse(BOB).unwrap();
     let before = connection::find(&*store, &bob).await.unwrap().unwrap();
-    let mut asked = before.value.clone();
-    asked.polling.request_read(connected.clock.now());
-    asked.polling.last_attempt_began = None;
+    let mut requested = before.value.clone();
+    requested.polling.request_read(connected.clock.now());
+    requested.polling.last_attempt_began = None;
     store
-        .commit(&[connection::save_commit(&asked, before.version)])
+        .commit(&[connection::save_commit(&requested, before.version)])
         .await
         .unwrap();
-    eventually("a walk", || async {
+    eventually("a connection poll", || async {
         let last = connection::find(&*store, &bob)
             .await
             .ok()??

@@ -1,5 +1,5 @@
-//! Every error of Graph drives what it should: the table of error codes, row by row, through the real
-//! HTTP surface; and what is dead costs a call a day and delays nobody.
+//! Sends every error of Graph to the worker over HTTP and checks the action that follows, and how
+//! often Facebook is called with an invalid token.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -22,27 +22,28 @@ use crate::support::facebook::{Connected, Scene, manual, nth};
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// What an error must lead to.
+/// The action that must follow an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
-    /// Tried again within minutes; nothing is said of the Page.
+    /// The read is retried within two minutes, and the status of the Page stays.
     Retry,
-    /// No call of this bucket for a while, and no failure of the Page.
+    /// The rate limit with this name blocks calls for this long. It is no failure of the Page.
     Wait(&'static str, Duration),
-    /// Somebody must do something: tomorrow, and the Page says what.
+    /// The read is retried after a day, and the Page gets this status.
     Tomorrow(Status),
 }
 
-/// The action of each row. Source: "Handling errors" and "Rate limiting" of the Graph API.
+/// Returns the action for each row of [`GRAPH_ERRORS`]. Source: "Handling errors" and "Rate
+/// limiting" of the Graph API.
 fn expected(name: &str) -> Action {
     use Action::{Retry, Tomorrow, Wait};
-    const FIVE: Duration = Duration::from_secs(300);
+    const FIVE_MINUTES: Duration = Duration::from_secs(300);
     match name {
         "1" | "1/99" | "2" | "190/463/transient" => Retry,
         "4" | "4/1349210" | "341" | "613" | "613/1996" | "80000" | "80002" | "80003" | "80004"
-        | "80005" | "80006" | "80014" => Wait("app", FIVE),
-        "17" | "17/2446079" => Wait("user", FIVE),
-        "32" | "80001" => Wait("page", FIVE),
+        | "80005" | "80006" | "80014" => Wait("app", FIVE_MINUTES),
+        "17" | "17/2446079" => Wait("user", FIVE_MINUTES),
+        "32" | "80001" => Wait("page", FIVE_MINUTES),
         "368" => Wait("page", DAY),
         "102" | "190" | "190/458" | "190/459" | "190/460" | "190/463" | "190/464" | "190/466"
         | "190/467" | "190/490" | "190/492" | "190/2069032" | "450" | "452" => {
@@ -50,28 +51,29 @@ fn expected(name: &str) -> Action {
         }
         "1/2853006" | "3" | "10" | "200" | "210" | "299" => Tomorrow(Status::NeedsPermission),
         "100/33" | "21" | "803" => Tomorrow(Status::Unreachable),
-        // Something of ours: the Page is as it was.
+        // These are errors of this program or its configuration: the status of the Page stays.
         "15" | "100" | "100/36007" | "100/36008" | "100/36009" | "101" | "104" | "506/1455006"
         | "2200" | "2500" => Tomorrow(Status::Active),
-        other => panic!("no action is written down for {other}"),
+        other => panic!("no action is defined for {other}"),
     }
 }
 
-async fn forget_limits(connected: &Connected) {
+/// Deletes every stored rate limit.
+async fn delete_rate_limits(connected: &Connected) {
     let store = &*connected.deployment.store;
     let stored = store
         .list_records(RecordKind::RateLimit, None, 100)
         .await
         .unwrap();
-    let gone = stored.into_iter().map(|(key, _)| RecordWrite::Delete {
+    let deletions = stored.into_iter().map(|(key, _)| RecordWrite::Delete {
         key,
         expected: None,
     });
-    write_records(store, gone.collect()).await.unwrap();
+    write_records(store, deletions.collect()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_error_of_graph_drives_its_action() {
+async fn every_graph_error_causes_its_action() {
     let scene = Scene {
         clock: manual(),
         pages: 1,
@@ -85,11 +87,11 @@ async fn every_error_of_graph_drives_its_action() {
         assert_eq!(connected.page(0).await.status, Status::Active);
         connected.advance(2 * MINUTE);
         connected.reply(&json!([{"edge": "GET {id}", "fault": row.name}]));
-        let walks = connected.calls("GET me/accounts");
+        let connection_polls = connected.calls("GET me/accounts");
         let page = connected.read_again(0).await;
         let now = connected.clock.now();
         let resume = page.polling.not_before.unwrap_or(HostTime(0));
-        let pause = now.until(resume);
+        let retry_delay = now.until(resume);
         let status = page.status;
         match expected(row.name) {
             Action::Retry => {
@@ -100,8 +102,8 @@ async fn every_error_of_graph_drives_its_action() {
                     row.name
                 );
                 assert!(
-                    (MINUTE / 2..2 * MINUTE).contains(&pause),
-                    "{}: {pause:?}",
+                    (MINUTE / 2..2 * MINUTE).contains(&retry_delay),
+                    "{}: {retry_delay:?}",
                     row.name
                 );
             }
@@ -116,7 +118,7 @@ async fn every_error_of_graph_drives_its_action() {
                     .unwrap();
                 assert!(
                     now.until(stored.blocked_until) >= wait,
-                    "{}: {bucket} is open",
+                    "{}: {bucket} is not blocked",
                     row.name
                 );
                 assert_eq!(
@@ -126,22 +128,28 @@ async fn every_error_of_graph_drives_its_action() {
                     row.name
                 );
                 assert!(
-                    pause >= wait && pause < wait + MINUTE,
-                    "{}: {pause:?}",
+                    retry_delay >= wait && retry_delay < wait + MINUTE,
+                    "{}: {retry_delay:?}",
                     row.name
                 );
             }
-            // The walk for another token was quicker than our look.
+            // The connection poll has already brought a new token.
             Action::Tomorrow(Status::NeedsLogin)
-                if connected.calls("GET me/accounts") > walks && status == Status::Active => {}
-            Action::Tomorrow(wanted) => {
-                assert_eq!((status, page.polling.failures), (wanted, 1), "{}", row.name);
-                assert_eq!(pause, DAY, "{}", row.name);
+                if connected.calls("GET me/accounts") > connection_polls
+                    && status == Status::Active => {}
+            Action::Tomorrow(expected_status) => {
+                assert_eq!(
+                    (status, page.polling.failures),
+                    (expected_status, 1),
+                    "{}",
+                    row.name
+                );
+                assert_eq!(retry_delay, DAY, "{}", row.name);
             }
         }
-        forget_limits(&connected).await;
-        // A dead token makes the connection look for a new one, once an hour.
-        eventually("the walk for tokens", || async {
+        delete_rate_limits(&connected).await;
+        // An invalid token causes a connection poll for a new one, at most once an hour.
+        eventually("the connection poll for tokens", || async {
             let connection = connected.connection().await;
             (!connection.polling.is_read_requested() && connection.poll_progress.is_none())
                 .then_some(())
@@ -151,9 +159,9 @@ async fn every_error_of_graph_drives_its_action() {
     connected.finish().await;
 }
 
-/// Answers that are not Graph's, and one that is with another type.
+/// Replies that are not from Graph, and a good reply with another content type.
 #[tokio::test(flavor = "multi_thread")]
-async fn spoiled_answers_are_tried_again_and_another_content_type_is_read() {
+async fn damaged_replies_are_retried_and_another_content_type_is_read() {
     let scene = Scene {
         clock: manual(),
         pages: 1,
@@ -161,7 +169,7 @@ async fn spoiled_answers_are_tried_again_and_another_content_type_is_read() {
     };
     let connected = Connected::start(BACKEND, scene).await;
     assert_eq!(connected.connect().await.0, 200);
-    for (fault, read) in [
+    for (fault, is_read) in [
         ("html", false),
         ("reset", false),
         ("truncated", false),
@@ -173,14 +181,14 @@ async fn spoiled_answers_are_tried_again_and_another_content_type_is_read() {
         connected.reply(&json!([{"edge": "GET {id}", "fault": fault}]));
         let page = connected.read_again(0).await;
         assert_eq!(page.status, Status::Active, "{fault}");
-        assert_eq!(page.polling.failures == 0, read, "{fault}");
+        assert_eq!(page.polling.failures == 0, is_read, "{fault}");
         connected.advance(2 * MINUTE);
         assert_eq!(connected.read_again(0).await.polling.failures, 0, "{fault}");
     }
     connected.finish().await;
 }
 
-/// When the last attempt began: of Page 0, of Page 1, of Ada's connection.
+/// Returns when the last attempt began: of Page 0, of Page 1, and of Ada's connection.
 async fn attempts(connected: &Connected) -> [Option<HostTime>; 3] {
     let ada = UserId::parse("200000000000001").unwrap();
     let stored = connection::find(&*connected.deployment.store, &ada).await;
@@ -192,14 +200,14 @@ async fn attempts(connected: &Connected) -> [Option<HostTime>; 3] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_dead_costs_a_call_a_day_and_delays_nobody() {
+async fn an_invalid_token_costs_one_call_a_day_and_delays_no_other_page() {
     let scene = Scene {
         extra: &[("PAGESYNC_VERIFY_AFTER", "10s")],
         clock: manual(),
         ..Scene::default()
     };
     let connected = Connected::start(BACKEND, scene).await;
-    // Bob manages Page 2 alone, Ada the others.
+    // Bob manages Page 2, Ada the others.
     {
         let mut facebook = connected.simulator.facebook();
         let ada = facebook.people.get_mut("200000000000001").unwrap();
@@ -223,30 +231,31 @@ async fn what_is_dead_costs_a_call_a_day_and_delays_nobody() {
         .simulator
         .facebook()
         .invalidate_tokens(&invalidation);
-    let begun = connected.clock.now();
-    let mut seen: [BTreeSet<HostTime>; 3] = Default::default();
+    let began = connected.clock.now();
+    let mut attempts_seen: [BTreeSet<HostTime>; 3] = Default::default();
     for day in 0..4 {
         let about = format!("about {day}");
         let mut page = connected.simulator.pages().remove(2);
         page.insert("about".to_owned(), json!(about));
         connected.simulator.put_page(&page).unwrap();
-        // A day goes by in hours, with a webhook of a dead Page in each.
+        // Each hour of the day has a webhook of a Page whose token is invalid.
         for hour in 0..24 {
             connected.advance(Duration::from_secs(3600));
             let name = format!("day {day} hour {hour}");
             let body = simulator::delivery::single_change_body(&nth(0), "name", &name);
             assert_eq!(connected.deployment.deliver(body).await, 200);
             connected.deployment.wait_until_idle().await;
-            // No two attempts begin within an hour of a clock that stands.
-            for (seen, at) in seen.iter_mut().zip(attempts(&connected).await) {
-                seen.extend(at.filter(|at| *at > begun));
+            // The clock moves in steps of an hour: all attempts between two steps have the same
+            // time.
+            for (seen, at) in attempts_seen.iter_mut().zip(attempts(&connected).await) {
+                seen.extend(at.filter(|at| *at > began));
             }
         }
         eventually("Bob's Page", || async {
             (connected.field(2, "about").await == json!(about)).then_some(())
         })
         .await;
-        eventually("the dead to be tried", || async {
+        eventually("the reads with the invalid token", || async {
             let states = [
                 connected.page(0).await.status,
                 connected.page(1).await.status,
@@ -256,7 +265,7 @@ async fn what_is_dead_costs_a_call_a_day_and_delays_nobody() {
         .await;
         assert_eq!(connected.page(2).await.status, Status::Active);
     }
-    for seen in seen {
+    for seen in attempts_seen {
         assert!(seen.len() >= 3, "{seen:?}");
         let pairs = seen.iter().zip(seen.iter().skip(1));
         for (earlier, later) in pairs {

@@ -1,8 +1,8 @@
-//! Bad and odd input that takes more than a row of the table in `input.rs`: the handshake, settings,
-//! lengths that lie, large batches, replays.
+//! Input over HTTP that needs more than a row of the table in `webhook_input_table.rs`: the
+//! handshake, settings of signatures, wrong lengths, large deliveries, replays and a full queue.
 
 use common::clock::Clock;
-use hyper_raw::exchange;
+use raw_http::exchange;
 use serde_json::json;
 use simulator::bytes::{signature_256, signature_sha1};
 
@@ -10,7 +10,7 @@ use crate::BACKEND;
 use crate::support::deployment::{APP_SECRET, Deployment, Place, VERIFY_TOKEN};
 use crate::support::{eventually, page_id};
 
-/// A change of the name of Page `{page}`.
+/// Returns the body of a webhook that sets a name. The id of its Page is the placeholder `{page}`.
 fn change(value: &str) -> String {
     format!(
         r#"{{"object":"page","entry":[{{"id":"{{page}}","time":1750000000,"changes":[{{"field":"name","value":{value}}}]}}]}}"#
@@ -18,7 +18,7 @@ fn change(value: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn settings_admit_the_legacy_signature_and_the_previous_secret() {
+async fn settings_allow_the_legacy_signature_and_the_previous_secret() {
     let extra = [
         ("PAGESYNC_ALLOW_SHA1", "true"),
         ("PAGESYNC_APP_SECRET_PREVIOUS", "the-previous-app-secret"),
@@ -47,7 +47,7 @@ async fn settings_admit_the_legacy_signature_and_the_previous_secret() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_handshake_echoes_the_challenge_to_who_knows_the_token() {
+async fn the_handshake_echoes_the_challenge_if_the_verify_token_is_right() {
     let deployment = Deployment::start(BACKEND).await;
     let client = crate::support::client();
     let get = async |query: &[(&str, &str)]| {
@@ -75,10 +75,10 @@ async fn the_handshake_echoes_the_challenge_to_who_knows_the_token() {
         ("hub.mode", "subscribe"),
         ("hub.verify_token", VERIFY_TOKEN),
     );
-    let right = get(&[mode, token, ("hub.challenge", "1158201444")]).await;
+    let accepted = get(&[mode, token, ("hub.challenge", "1158201444")]).await;
     let text = Some("text/plain".to_owned());
     assert_eq!(
-        right,
+        accepted,
         (
             200,
             text,
@@ -100,15 +100,15 @@ async fn the_handshake_echoes_the_challenge_to_who_knows_the_token() {
         assert_eq!((status, body.as_str()), (403, ""), "{query:?}");
     }
     let long = "1".repeat(10_000);
-    for odd in ["<script>", "1\r\nSet-Cookie: a=b", long.as_str(), "é", ""] {
-        let (status, _, _, body) = get(&[mode, token, ("hub.challenge", odd)]).await;
-        assert_eq!((status, body.as_str()), (400, ""), "{odd:?}");
+    for challenge in ["<script>", "1\r\nSet-Cookie: a=b", long.as_str(), "é", ""] {
+        let (status, _, _, body) = get(&[mode, token, ("hub.challenge", challenge)]).await;
+        assert_eq!((status, body.as_str()), (400, ""), "{challenge:?}");
     }
     deployment.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lengths_that_lie_are_refused_without_reading_on() {
+async fn wrong_and_excessive_lengths_are_refused() {
     const MAX: usize = 5 * 1024 * 1024;
     let deployment = Deployment::start(BACKEND).await;
     let address = deployment.url("").replace("http://", "");
@@ -122,7 +122,7 @@ async fn lengths_that_lie_are_refused_without_reading_on() {
     assert_eq!(
         (status, closed),
         (Some(413), true),
-        "declared too long, before any of it is sent"
+        "declared too long; the body is not sent"
     );
     let chunk = format!("{:x}\r\n{}\r\n", 1 << 20, "x".repeat(1 << 20));
     let endless = format!(
@@ -204,7 +204,7 @@ async fn a_replayed_body_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_public_listener_serves_nothing_else_and_bounds_what_it_reads() {
+async fn the_public_listener_serves_only_public_paths_and_limits_headers() {
     let deployment = Deployment::start(BACKEND).await;
     let client = crate::support::client();
     let get = async |path: &str| {
@@ -226,8 +226,8 @@ async fn the_public_listener_serves_nothing_else_and_bounds_what_it_reads() {
     let address = deployment.url("").replace("http://", "");
     let many = "x-many: 1\r\n".repeat(200);
     let long = format!("x-long: {}\r\n", "x".repeat(64 * 1024));
-    for odd in [many, long, "x: a\rb\r\n".to_owned()] {
-        let request = format!("GET /livez HTTP/1.1\r\nhost: x\r\n{odd}\r\n");
+    for headers in [many, long, "x: a\rb\r\n".to_owned()] {
+        let request = format!("GET /livez HTTP/1.1\r\nhost: x\r\n{headers}\r\n");
         let (status, closed) = exchange(&address, request.as_bytes()).await;
         assert!(closed && matches!(status, Some(400 | 431)), "{status:?}");
     }
@@ -238,28 +238,29 @@ async fn the_public_listener_serves_nothing_else_and_bounds_what_it_reads() {
 async fn a_connection_that_sends_its_headers_slowly_is_closed() {
     let deployment = Deployment::start(BACKEND).await;
     let address = deployment.url("").replace("http://", "");
-    let begun = std::time::Instant::now();
-    hyper_raw::wait_for_close(&address, b"GET /livez HTTP/1.1\r\nhost: x\r\n").await;
-    let took = begun.elapsed().as_secs();
+    let began = std::time::Instant::now();
+    raw_http::wait_for_close(&address, b"GET /livez HTTP/1.1\r\nhost: x\r\n").await;
+    let took = began.elapsed().as_secs();
     assert!((5..20).contains(&took), "closed after {took} s");
     deployment.finish().await;
 }
 
-/// A queue that does not take it: 503 within 4 s, and Facebook sends it again.
+/// A full queue refuses the webhook: it is answered 503 within 4 seconds, so that Facebook sends it
+/// again.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_made_durable_is_answered_503_in_time_and_accepted_later() {
+async fn a_webhook_that_cannot_be_stored_is_answered_503_in_time_and_accepted_later() {
     let place = Place::new(BACKEND).await;
     let roles = place.roles();
-    // Where the worker is a process of its own, it is not there: it would empty the queue.
+    // On the distributed backend only ingress starts, because a worker would empty the queue.
     let mut deployment = Deployment::start_roles(place, &roles[..1], &[], &Clock::system()).await;
     let id = page_id(9);
     deployment.add(std::slice::from_ref(&id)).await;
     let body = change(r#""later""#).replace("{page}", "9");
     deployment.place.limit_webhooks(Some(1)).await;
     let refused = eventually("a full queue", || async {
-        let begun = std::time::Instant::now();
+        let began = std::time::Instant::now();
         let status = deployment.deliver(body.clone()).await;
-        (status == 503).then(|| begun.elapsed())
+        (status == 503).then(|| began.elapsed())
     })
     .await;
     assert!(
@@ -270,7 +271,7 @@ async fn what_cannot_be_made_durable_is_answered_503_in_time_and_accepted_later(
     for role in &roles[1..] {
         deployment.join(*role).await;
     }
-    eventually("the queue to take it", || async {
+    eventually("the queue to accept the webhook", || async {
         (deployment.deliver(body.clone()).await == 200).then_some(())
     })
     .await;
@@ -279,17 +280,17 @@ async fn what_cannot_be_made_durable_is_answered_503_in_time_and_accepted_later(
     deployment.finish().await;
 }
 
-/// HTTP by hand, for what a client library would not send.
-mod hyper_raw {
+/// HTTP without a client library, for requests that a library would not send.
+mod raw_http {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpStream;
 
-    /// Sends bytes; answers with the status and whether the server closed the connection.
+    /// Sends bytes. Returns the status of the answer and whether the server closed the connection.
     pub(super) async fn exchange(address: &str, bytes: &[u8]) -> (Option<u16>, bool) {
         let (mut read, mut write) = TcpStream::connect(address).await.unwrap().into_split();
         let bytes = bytes.to_vec();
         let sending = tokio::spawn(async move {
-            // The server may answer and close before it has everything.
+            // The server may answer and close the connection before it has received all bytes.
             let _ = write.write_all(&bytes).await;
             let _ = write.shutdown().await;
             write
@@ -297,10 +298,10 @@ mod hyper_raw {
         let mut answer = Vec::new();
         let mut buffer = [0; 4096];
         let closed = loop {
-            let more =
+            let received =
                 tokio::time::timeout(std::time::Duration::from_secs(15), read.read(&mut buffer))
                     .await;
-            match more {
+            match received {
                 Ok(Ok(0) | Err(_)) => break true,
                 Ok(Ok(n)) => answer.extend_from_slice(&buffer[..n]),
                 Err(_) => break false,
@@ -315,7 +316,7 @@ mod hyper_raw {
         (status, closed)
     }
 
-    /// Sends some bytes, then nothing, until the server closes the connection.
+    /// Sends bytes and then nothing more. Returns when the server closes the connection.
     pub(super) async fn wait_for_close(address: &str, bytes: &[u8]) {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(bytes).await.unwrap();

@@ -1,5 +1,6 @@
-//! Walks through many Pages by processes of the real executable: all are found, with few calls, in
-//! little memory, and a kill -9 in the middle repeats at most one result page.
+//! Connection polls of many Pages by processes of the real executable: every Page is found with few
+//! calls and little memory, and a process that is killed in the middle repeats at most one result
+//! page.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,18 +17,20 @@ use crate::support::facebook::{facebook, settings};
 use crate::support::process::Process;
 use crate::support::{own_port, within};
 
-/// How long a large walk of a debug build may take.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// How long a connection poll of many Pages may take in a debug build.
+const POLL_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Processes of the real executable, and the Facebook they talk to.
+/// Processes of the real executable, and the simulated Facebook that they call.
 struct Stage {
     place: Place,
     processes: BTreeMap<&'static str, Process>,
     simulator: Simulator,
+    /// The base address of the public listener.
     public: String,
 }
 
 impl Stage {
+    /// Starts a Facebook with `pages` Pages, and every role of the backend.
     async fn new(pages: usize) -> Self {
         let port = own_port();
         let public = format!("http://127.0.0.1:{port}");
@@ -37,8 +40,8 @@ impl Stage {
         for role in place.roles() {
             let mut environment: Environment = place.environment(role, &[]);
             environment.extend(settings(&public, &address));
-            let faces = matches!(role, Role::Up | Role::Ingress);
-            let port = if faces { port } else { own_port() };
+            let is_public = matches!(role, Role::Up | Role::Ingress);
+            let port = if is_public { port } else { own_port() };
             let process = Process::start_on(role.name(), environment, port).await;
             processes.insert(role.name(), process);
         }
@@ -50,7 +53,7 @@ impl Stage {
         }
     }
 
-    /// The process that walks.
+    /// Returns the process that polls.
     fn worker(&mut self) -> &mut Process {
         let name = if self.processes.contains_key("up") {
             "up"
@@ -60,7 +63,8 @@ impl Stage {
         self.processes.get_mut(name).unwrap()
     }
 
-    /// Logs in as a browser that looks once: what is measured is the walk, not its long answer.
+    /// Logs in and requests the callback once, as HTML. The JSON answer would list every Page, and
+    /// its memory would be measured as memory of the poll.
     async fn log_in(&self) {
         let mut visitor = LoginBrowser::new().unwrap();
         let login = format!("{}/facebook/login", self.public);
@@ -70,6 +74,7 @@ impl Stage {
         assert_eq!(shown.status(), 200);
     }
 
+    /// Returns how many result pages were requested.
     fn calls(&self) -> u64 {
         self.simulator
             .facebook()
@@ -79,10 +84,11 @@ impl Stage {
             .unwrap_or(0)
     }
 
-    /// Waits until a walk listed so many Pages.
-    async fn walked(&self, pages: u64) {
+    /// Waits until a connection poll has listed `pages` Pages, and checks that all of them are
+    /// stored.
+    async fn wait_for_poll(&self, pages: u64) {
         let store = self.place.store();
-        within(PATIENCE, "the walk to end", || async {
+        within(POLL_TIMEOUT, "the connection poll to end", || async {
             let all = connection::list(&*store).await.ok()?;
             let last = all.first()?.last_poll.as_ref()?;
             (last.pages == pages).then_some(())
@@ -91,14 +97,15 @@ impl Stage {
         let mut found = 0;
         let mut after = None;
         loop {
-            let some = store.list_pages(after.as_ref(), 500).await.unwrap();
-            let Some((last, _)) = some.last() else { break };
+            let chunk = store.list_pages(after.as_ref(), 500).await.unwrap();
+            let Some((last, _)) = chunk.last() else { break };
             after = Some(last.clone());
-            found += some.len() as u64;
+            found += chunk.len() as u64;
         }
         assert_eq!(found, pages, "every Page is in the store");
     }
 
+    /// Ends every process with SIGTERM.
     async fn end(mut self) {
         for process in self.processes.values_mut() {
             process.terminate().await;
@@ -107,15 +114,17 @@ impl Stage {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_walk_goes_on_where_it_was() {
+async fn a_killed_poll_continues_at_its_cursor() {
     let mut stage = Stage::new(1500).await;
     stage.log_in().await;
-    within(PATIENCE, "the walk to be under way", || async {
-        (stage.calls() >= 5).then_some(())
-    })
+    within(
+        POLL_TIMEOUT,
+        "the connection poll to be in progress",
+        || async { (stage.calls() >= 5).then_some(()) },
+    )
     .await;
     stage.worker().kill();
-    // The scheduler too, at whatever it was doing: a lease is all it leaves.
+    // The scheduler is killed, too. It leaves nothing but a lease.
     if let Some(scheduler) = stage.processes.get_mut("scheduler") {
         scheduler.kill();
         scheduler.start_again().await;
@@ -123,7 +132,7 @@ async fn a_killed_walk_goes_on_where_it_was() {
     let before = stage.calls();
     assert!(before < 15, "killed in the middle");
     stage.worker().start_again().await;
-    stage.walked(1500).await;
+    stage.wait_for_poll(1500).await;
     let calls = stage.calls();
     assert!(
         calls <= 16,
@@ -134,20 +143,21 @@ async fn a_killed_walk_goes_on_where_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn few_calls_and_little_memory_however_many_pages() {
+async fn calls_and_memory_stay_low_for_5000_pages() {
     let mut memory = Vec::new();
     for pages in [26, 250, 5000] {
         let mut stage = Stage::new(pages).await;
         stage.log_in().await;
-        stage.walked(pages as u64).await;
+        stage.wait_for_poll(pages as u64).await;
         let calls = stage.calls();
         assert!(
             calls <= pages as u64 / 100 + 2,
             "{calls} calls for {pages} Pages"
         );
         if pages <= 250 {
-            // The large walk has time to subscribe many of its Pages; so must the small ones.
-            within(PATIENCE, "the subscriptions", || async {
+            // The poll of 5,000 Pages lasts long enough to subscribe many of them. The small ones
+            // wait for their subscriptions, so that the memory is comparable.
+            within(POLL_TIMEOUT, "the subscriptions", || async {
                 (stage.simulator.facebook().page_subscriptions.len() == pages).then_some(())
             })
             .await;

@@ -1,4 +1,4 @@
-//! Connecting: login, dialog, callback, and what each leaves behind. B40 to B48 of the bad inputs.
+//! A login from its start to the callback: redirects, answers, stored records and refusals.
 
 use common::records::{grant, load_all, subscription, token};
 use common::store::RecordKind;
@@ -13,11 +13,13 @@ use crate::support::client;
 use crate::support::deployment::{APP_ID, APP_SECRET};
 use crate::support::facebook::{Connected, Scene, answer, nth};
 
+/// Starts a deployment with default settings and three Pages at Facebook.
 pub(crate) async fn start() -> Connected {
     Connected::start(BACKEND, Scene::default()).await
 }
 
-pub(crate) async fn none_of(connected: &Connected, kind: RecordKind) -> bool {
+/// Returns whether no record of this kind is stored.
+pub(crate) async fn has_no_records(connected: &Connected, kind: RecordKind) -> bool {
     connected
         .deployment
         .store
@@ -28,16 +30,18 @@ pub(crate) async fn none_of(connected: &Connected, kind: RecordKind) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn login_leads_to_the_dialog_with_a_state_bound_to_this_browser() {
+async fn login_redirects_to_the_dialog_with_a_state_bound_to_the_browser() {
     let connected = start().await;
-    let sent = client().get(connected.login()).send().await.unwrap();
-    assert_eq!(sent.status(), 302);
-    let to = reqwest::Url::parse(sent.headers()[LOCATION].to_str().unwrap()).unwrap();
+    let answer = client().get(connected.login()).send().await.unwrap();
+    assert_eq!(answer.status(), 302);
+    let dialog = reqwest::Url::parse(answer.headers()[LOCATION].to_str().unwrap()).unwrap();
     assert!(
-        to.as_str()
+        dialog
+            .as_str()
             .starts_with(&format!("{}/v25.0/dialog/oauth?", connected.facebook))
     );
-    let query: std::collections::BTreeMap<String, String> = to.query_pairs().into_owned().collect();
+    let query: std::collections::BTreeMap<String, String> =
+        dialog.query_pairs().into_owned().collect();
     assert_eq!(query["client_id"], APP_ID);
     assert_eq!(
         query["redirect_uri"],
@@ -49,30 +53,33 @@ async fn login_leads_to_the_dialog_with_a_state_bound_to_this_browser() {
         "pages_show_list,pages_read_engagement,pages_manage_metadata,business_management"
     );
     assert!(query["state"].len() >= 43, "256 bits");
-    let cookie = sent.headers()[SET_COOKIE].to_str().unwrap();
+    let cookie = answer.headers()[SET_COOKIE].to_str().unwrap();
     for part in ["HttpOnly", "SameSite=Lax", "Path=/facebook"] {
         assert!(cookie.contains(part), "{cookie}");
     }
-    let kept = connected
+    let stored = connected
         .deployment
         .store
         .list_records(RecordKind::Login, None, 10)
         .await
         .unwrap();
-    assert_eq!(kept.len(), 1);
-    let text = kept[0].1.value.to_string() + &kept[0].0.id;
-    assert!(!text.contains(&query["state"]), "only its hash is kept");
-    let again = client().get(connected.login()).send().await.unwrap();
-    let again = again.headers()[LOCATION].to_str().unwrap().to_owned();
+    assert_eq!(stored.len(), 1);
+    let text = stored[0].1.value.to_string() + &stored[0].0.id;
     assert!(
-        !again.contains(&query["state"]),
+        !text.contains(&query["state"]),
+        "only the hash of the state is stored"
+    );
+    let second = client().get(connected.login()).send().await.unwrap();
+    let second = second.headers()[LOCATION].to_str().unwrap().to_owned();
+    assert!(
+        !second.contains(&query["state"]),
         "each login has a state of its own"
     );
     connected.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_callback_connects_every_page_and_answers_in_the_shape_of_the_tutorial() {
+async fn the_callback_connects_every_page_and_answers_with_json_without_tokens() {
     let connected = start().await;
     let (status, body) = connected.connect().await;
     assert_eq!(status, 200, "{body}");
@@ -85,8 +92,8 @@ async fn the_callback_connects_every_page_and_answers_in_the_shape_of_the_tutori
         .collect();
     assert_eq!(names, ["Page 0", "Page 1", "Page 2"]);
     assert_eq!(listed[0]["location"]["city"], "Town");
-    let polled = json!({"page_id": nth(0), "result": {"status": "success"}});
-    assert_eq!(body["polling_test"][0], polled);
+    let polling_test = json!({"page_id": nth(0), "result": {"status": "success"}});
+    assert_eq!(body["polling_test"][0], polling_test);
     assert_eq!(body["polling_test"].as_array().unwrap().len(), 3);
     let text = body.to_string();
     for secret in ["EAAS", "access_token", "graph.facebook.com", APP_SECRET] {
@@ -95,20 +102,20 @@ async fn the_callback_connects_every_page_and_answers_in_the_shape_of_the_tutori
 
     let connection = connected.connection().await;
     assert_eq!(connection.scopes.len(), 4);
-    let lives = connection
+    let lifetime = connection
         .connected_at
         .until(connection.token_expires_at.unwrap())
         .as_secs();
     assert!(
-        lives > 50 * 24 * 3600,
-        "the long-lived token was exchanged for: {lives} s"
+        lifetime > 50 * 24 * 3600,
+        "the token is not a long-lived one: {lifetime} s"
     );
     let store = &*connected.deployment.store;
     let tokens = load_all::<token::StoredToken>(store, RecordKind::PageToken, "")
         .await
         .unwrap();
     assert_eq!(tokens.len(), 3);
-    assert!(!none_of(&connected, RecordKind::UserToken).await);
+    assert!(!has_no_records(&connected, RecordKind::UserToken).await);
     for n in 0..3 {
         let page = connected.page(n).await;
         assert_eq!(page.status, Status::Active);
@@ -132,22 +139,22 @@ async fn the_callback_connects_every_page_and_answers_in_the_shape_of_the_tutori
         );
         assert!(stored.refused.is_empty() && stored.problem.is_none());
     }
-    let (app, installed) = {
+    let (app, page_subscriptions) = {
         let facebook = connected.simulator.facebook();
         (
             facebook.subscription.clone().unwrap(),
             facebook.page_subscriptions.len(),
         )
     };
-    let ours = format!("{}/facebook/webhook", connected.public);
-    assert_eq!(app.callback, ours);
+    let webhook_address = format!("{}/facebook/webhook", connected.public);
+    assert_eq!(app.callback, webhook_address);
     assert!(app.include_values && app.fields.contains("name"));
-    assert_eq!(installed, 3);
+    assert_eq!(page_subscriptions, 3);
     connected.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_state_works_once_in_its_browser_and_nowhere_else() {
+async fn a_state_is_valid_once_and_only_in_its_browser() {
     let connected = start().await;
     let (mut visitor, callback) = connected.visit(&Decision::default()).await;
     let code = callback
@@ -158,7 +165,7 @@ async fn a_state_works_once_in_its_browser_and_nowhere_else() {
         .next()
         .unwrap();
     let base = format!("{}/facebook/callback", connected.public);
-    for (address, word) in [
+    for (address, code) in [
         (format!("{base}?code={code}"), "state_missing"),
         (format!("{base}?code={code}&state="), "state_missing"),
         (
@@ -170,7 +177,7 @@ async fn a_state_works_once_in_its_browser_and_nowhere_else() {
         let (status, body) = answer(visitor.get(&address).await.unwrap()).await;
         assert_eq!(
             (status, &body["error"]["code"]),
-            (400, &json!(word)),
+            (400, &json!(code)),
             "{address}"
         );
     }
@@ -182,34 +189,31 @@ async fn a_state_works_once_in_its_browser_and_nowhere_else() {
     );
     other.get(&connected.login()).await.unwrap();
     let (status, _) = answer(other.get(&callback).await.unwrap()).await;
-    assert_eq!(
-        status, 400,
-        "a cookie of its own is not the cookie of this login"
-    );
+    assert_eq!(status, 400, "the cookie of another login is not accepted");
     assert_eq!(
         connected.calls("POST oauth/access_token"),
         0,
-        "nothing was exchanged so far"
+        "no code was exchanged so far"
     );
 
     let (status, first) = answer(visitor.get(&callback).await.unwrap()).await;
     assert_eq!(status, 200, "{first}");
     let exchanges = connected.calls("POST oauth/access_token");
-    assert_eq!(exchanges, 2, "the code, and the long-lived token");
+    assert_eq!(exchanges, 2, "for the code and for the long-lived token");
     let (status, second) = answer(visitor.get(&callback).await.unwrap()).await;
     assert_eq!((status, &second["pages"]), (200, &first["pages"]));
     assert_eq!(
         connected.calls("POST oauth/access_token"),
         exchanges,
-        "the same answer, no second exchange"
+        "the second request caused no exchange"
     );
     let (status, _) = answer(other.get(&callback).await.unwrap()).await;
-    assert_eq!(status, 400, "a used state is no use to another browser");
+    assert_eq!(status, 400, "a used state is not valid in another browser");
     connected.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_person_who_says_no_sees_so_and_nothing_is_kept() {
+async fn a_denied_login_is_reported_and_stores_nothing() {
     let connected = start().await;
     let deny = Decision {
         deny: true,
@@ -220,7 +224,7 @@ async fn a_person_who_says_no_sees_so_and_nothing_is_kept() {
         (status, &body["error"]["code"]),
         (403, &json!("access_denied"))
     );
-    // Facebook's other form, with markup where a person would read it.
+    // The other form of Facebook's errors, with markup in the message.
     let (mut visitor, callback) = connected.visit(&deny).await;
     let state = callback
         .split("state=")
@@ -253,17 +257,17 @@ async fn a_person_who_says_no_sees_so_and_nothing_is_kept() {
     assert_eq!(status, 400, "the state is used up");
     assert_eq!(connected.calls("POST oauth/access_token"), 0);
     assert!(
-        none_of(&connected, RecordKind::Grant).await
-            && none_of(&connected, RecordKind::Connection).await
+        has_no_records(&connected, RecordKind::Grant).await
+            && has_no_records(&connected, RecordKind::Connection).await
     );
     connected.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_code_that_is_not_exchanged_leaves_nothing() {
+async fn a_failed_code_exchange_stores_nothing() {
     let connected = start().await;
     let edge = "POST oauth/access_token";
-    let odd = [
+    let replies = [
         json!({"edge": edge, "body": {"token_type": "bearer"}}),
         json!({"edge": edge, "body": {"access_token": ""}}),
         json!({"edge": edge, "body": "<html><body>Sorry</body></html>", "headers": {"content-type": "text/html"}}),
@@ -272,16 +276,16 @@ async fn a_code_that_is_not_exchanged_leaves_nothing() {
         json!({"edge": edge, "body": {"access_token": "EAASpadded"}, "padding": 9_000_000}),
         json!({"edge": edge, "status": 400, "body": {"error": {"message": "This authorization code has been used.", "type": "OAuthException", "code": 100, "error_subcode": 36009}}}),
     ];
-    for canned in odd {
-        connected.reply(&json!([canned]));
+    for reply in replies {
+        connected.reply(&json!([reply]));
         let (status, body) = connected.connect().await;
-        assert!(matches!(status, 400 | 502), "{status} {canned}");
-        let word = if status == 502 {
+        assert!(matches!(status, 400 | 502), "{status} {reply}");
+        let code = if status == 502 {
             "facebook_unavailable"
         } else {
             "exchange_failed"
         };
-        assert_eq!(body["error"]["code"], word, "{canned}");
+        assert_eq!(body["error"]["code"], code, "{reply}");
         assert!(!body.to_string().contains("Sorry"), "{body}");
     }
     for code in ["x".repeat(5000), "a%20b".to_owned(), String::new()] {
@@ -301,8 +305,8 @@ async fn a_code_that_is_not_exchanged_leaves_nothing() {
         assert_eq!(status, 400, "{} bytes of code", code.len());
     }
     assert!(
-        none_of(&connected, RecordKind::Grant).await
-            && none_of(&connected, RecordKind::Connection).await
+        has_no_records(&connected, RecordKind::Grant).await
+            && has_no_records(&connected, RecordKind::Connection).await
     );
     connected.finish().await;
 }
@@ -321,21 +325,21 @@ async fn a_token_of_another_app_is_refused() {
         "{body}"
     );
     assert!(
-        none_of(&connected, RecordKind::Connection).await
-            && none_of(&connected, RecordKind::UserToken).await
+        has_no_records(&connected, RecordKind::Connection).await
+            && has_no_records(&connected, RecordKind::UserToken).await
     );
     let grants = load_all::<grant::Grant>(&*connected.deployment.store, RecordKind::Grant, "")
         .await
         .unwrap();
     assert!(
         matches!(grants[0].1.value.stage, grant::Stage::Failed(_)),
-        "its token is gone"
+        "the grant has no token any more"
     );
     connected.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_missing_permission_says_what_does_not_work() {
+async fn a_missing_permission_is_reported_with_its_consequence() {
     let connected = start().await;
     let declined = Decision {
         declined: vec!["pages_manage_metadata".to_owned()],
@@ -355,7 +359,7 @@ async fn each_missing_permission_says_what_does_not_work() {
     assert_eq!(
         body["polling_test"].as_array().unwrap().len(),
         3,
-        "Pages are read all the same"
+        "the Pages are read nevertheless"
     );
     let key = subscription::key(&model::id::PageId::parse(&nth(0)).unwrap());
     let stored: subscription::Subscription =

@@ -1,5 +1,5 @@
-//! Logins of all kinds of people: with few permissions, twice, two of one Page, in bad moments. B46 and
-//! B48 of the bad inputs.
+//! Logins in special cases: with few permissions, without Pages, a second time, by two people with
+//! the same Page, and during errors of Facebook.
 
 use common::records::subscription::{self, Subscription};
 use common::records::{load_all, load_record, login, rate_limit, token};
@@ -21,7 +21,7 @@ use crate::login_flow::start;
 const BOB: &str = "200000000000002";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_refused_for_a_missing_permission_is_subscribed_after_the_next_login() {
+async fn fields_refused_for_a_missing_permission_are_subscribed_after_the_next_login() {
     let connected = start().await;
     let declined = Decision {
         declined: vec!["pages_manage_metadata".to_owned()],
@@ -44,7 +44,7 @@ async fn what_was_refused_for_a_missing_permission_is_subscribed_after_the_next_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_moment_of_facebook_delays_a_login_and_does_not_end_it() {
+async fn a_transient_error_of_facebook_delays_a_login_and_does_not_end_it() {
     let connected = start().await;
     let failing = json!({"edge": "GET debug_token", "status": 500, "body": {"error": {"message": "An unknown error occurred", "code": 1}}});
     connected.reply(&json!([failing]));
@@ -58,7 +58,7 @@ async fn a_bad_moment_of_facebook_delays_a_login_and_does_not_end_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_state_is_good_for_ten_minutes() {
+async fn a_state_expires_after_ten_minutes() {
     let scene = Scene {
         clock: manual(),
         ..Scene::default()
@@ -76,7 +76,7 @@ async fn a_state_is_good_for_ten_minutes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_tracked_field_is_shown_with_its_source_and_proof_and_stands_in_the_store() {
+async fn every_tracked_field_is_stored_and_shown_with_its_source_and_confirmation() {
     let connected = start().await;
     assert_eq!(connected.connect().await.0, 200);
     let id = PageId::parse(&nth(1)).unwrap();
@@ -93,18 +93,19 @@ async fn every_tracked_field_is_shown_with_its_source_and_proof_and_stands_in_th
         );
         if let Place::Distributed { redis, .. } = &connected.deployment.place {
             let key = format!("{{pagesync}}:page:{id}");
-            let plain: String =
+            let stored: String =
                 redis::from_redis_value(raw(redis, &["HGET", &key, name]).await).unwrap();
             let shown = field["value"]
                 .as_str()
                 .map_or_else(|| field["value"].to_string(), ToOwned::to_owned);
-            assert_eq!(plain.len(), shown.len(), "{name}: {plain}");
+            assert_eq!(stored.len(), shown.len(), "{name}: {stored}");
         }
     }
     connected.finish().await;
 }
 
-/// Ada manages every Page, Bob the first one; nobody is connected.
+/// Starts a deployment at whose Facebook Ada manages every Page and Bob Page 0. No person has
+/// logged in yet.
 async fn with_bob() -> Connected {
     let scene = Scene {
         clock: manual(),
@@ -120,6 +121,7 @@ async fn with_bob() -> Connected {
     connected
 }
 
+/// Returns the decision of Bob to allow everything.
 fn as_bob() -> Decision {
     Decision {
         user: BOB.to_owned(),
@@ -133,19 +135,19 @@ async fn a_page_of_two_people_is_read_with_the_token_that_works() {
     assert_eq!(connected.connect().await.0, 200);
     assert_eq!(connected.connect_as(&as_bob()).await.0, 200);
     assert_eq!(connected.page(0).await.connections.len(), 2);
-    // The limit of one person is not that of the other.
+    // Ada's rate limit blocks calls with her token, and not with Bob's.
     let now = connected.clock.now();
     let ada = rate_limit::user_bucket(&UserId::parse("200000000000001").unwrap());
-    let close = |stored: rate_limit::RateLimit| Some(stored.after_refusal(now, None));
-    let closed = rate_limit::update(&*connected.deployment.store, &ada, now, close).await;
-    let closed = closed.unwrap().unwrap().blocked_until;
+    let block = |stored: rate_limit::RateLimit| Some(stored.after_refusal(now, None));
+    let limit = rate_limit::update(&*connected.deployment.store, &ada, now, block).await;
+    let blocked_until = limit.unwrap().unwrap().blocked_until;
     connected.advance(std::time::Duration::from_secs(61));
     let page = connected.read_again(0).await;
     assert_eq!(
         (page.status, page.polling.not_before),
         (Status::Active, None)
     );
-    connected.advance(now.until(closed));
+    connected.advance(now.until(blocked_until));
     for token in connected.simulator.facebook().tokens.values_mut() {
         if token.user == "200000000000001" {
             token.invalid_subcode = Some(460);
@@ -159,12 +161,16 @@ async fn a_page_of_two_people_is_read_with_the_token_that_works() {
         "Bob's token reads it"
     );
     let page = connected.read_again(1).await;
-    assert_eq!(page.status, Status::NeedsLogin, "only Ada covers this one");
+    assert_eq!(
+        page.status,
+        Status::NeedsLogin,
+        "only Ada gives access to Page 1"
+    );
     connected.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_page_and_pages_listed_twice_are_handled() {
+async fn a_login_without_pages_and_a_page_listed_twice_are_handled() {
     let connected = Connected::start(
         BACKEND,
         Scene {
@@ -183,7 +189,7 @@ async fn no_page_and_pages_listed_twice_are_handled() {
         "{body}"
     );
     let page = json!({"id": nth(0), "name": "Twice", "access_token": "EAASx"});
-    let body = json!({"data": [page, page, {"id": "0"}, "odd", {"name": "nobody"}]});
+    let body = json!({"data": [page, page, {"id": "0"}, "text", {"name": "no id"}]});
     connected.reply(&json!([{"edge": "GET me/accounts", "body": body}]));
     let (status, body) = connected.connect().await;
     assert_eq!(
@@ -195,7 +201,7 @@ async fn no_page_and_pages_listed_twice_are_handled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_without_a_token_is_listed_and_not_polled() {
+async fn a_page_without_a_token_is_listed_and_not_read() {
     let connected = start().await;
     let ada = connected
         .simulator
@@ -229,12 +235,12 @@ async fn a_page_without_a_token_is_listed_and_not_polled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_browser_sees_the_progress_as_a_page_and_names_are_text() {
+async fn a_browser_gets_the_progress_as_html_with_escaped_names() {
     let connected = start().await;
-    let evil = json!({"name": "<img src=x onerror=alert(1)>"});
+    let name = json!({"name": "<img src=x onerror=alert(1)>"});
     connected
         .simulator
-        .change(&nth(0), evil.as_object().cloned().unwrap())
+        .change(&nth(0), name.as_object().cloned().unwrap())
         .unwrap();
     let (visitor, callback) = connected.visit(&Decision::default()).await;
     let last = eventually("the end of the progress", || {
@@ -261,7 +267,7 @@ async fn a_browser_sees_the_progress_as_a_page_and_names_are_text() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_logins_need_an_invitation_only_its_link_leads_on() {
+async fn logins_by_invitation_need_a_valid_invitation() {
     let extra = [
         ("PAGESYNC_LOGIN", "invited"),
         ("STATE_TOKEN_SECRET", "a-secret-for-invitations"),
@@ -293,7 +299,7 @@ async fn where_logins_need_an_invitation_only_its_link_leads_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_login_renews_the_connection_and_unticked_pages_are_asked_for_themselves() {
+async fn a_second_login_renews_the_connection_and_deselected_pages_are_read_by_themselves() {
     let connected = start().await;
     assert_eq!(connected.connect().await.0, 200);
     let before = connected.connection().await;
@@ -306,8 +312,9 @@ async fn a_second_login_renews_the_connection_and_unticked_pages_are_asked_for_t
     assert!(
         after.connected_at > before.connected_at && after.last_poll.as_ref().unwrap().pages == 2
     );
-    // Its token does not see it any more: the value stays, the state says so.
-    let page = eventually("the unticked Page to be asked for", || async {
+    // The new token gives no access to the deselected Page. Its values stay, and its status
+    // changes.
+    let page = eventually("the read of the deselected Page", || async {
         let page = connected.page(2).await;
         (page.status != Status::Active).then_some(page)
     })
@@ -318,7 +325,7 @@ async fn a_second_login_renews_the_connection_and_unticked_pages_are_asked_for_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_login_is_not_begun_twice_by_two_requests_at_once() {
+async fn two_simultaneous_callbacks_complete_one_login() {
     let connected = start().await;
     let (visitor, callback) = connected.visit(&Decision::default()).await;
     let (mut one, mut two) = (visitor.clone(), visitor);
@@ -328,10 +335,10 @@ async fn a_login_is_not_begun_twice_by_two_requests_at_once() {
     assert_eq!((one.0, two.0), (200, 200));
     assert_eq!(one.1["pages"], two.1["pages"]);
     assert_eq!(connected.calls("POST oauth/access_token"), 2);
-    let kept = load_all::<login::Login>(&*connected.deployment.store, RecordKind::Login, "")
+    let stored = load_all::<login::Login>(&*connected.deployment.store, RecordKind::Login, "")
         .await
         .unwrap();
-    assert!(matches!(kept[0].1.value.stage, login::Stage::CodeUsed(_)));
+    assert!(matches!(stored[0].1.value.stage, login::Stage::CodeUsed(_)));
     connected.finish().await;
 }
 
@@ -352,12 +359,14 @@ async fn a_page_of_two_people_is_subscribed_with_the_permission_of_either() {
         (!stored().await.refused.is_empty()).then_some(())
     })
     .await;
-    // Ada's token is answered, Bob's meets a bad moment: what Ada may not have is not the last word.
+    // The call with Ada's token succeeds, and the call with Bob's token fails for the moment.
+    // Fields that are refused for Ada are not recorded as refused, because Bob may have the
+    // permission.
     let edge = "GET {id}/subscribed_apps";
     connected.reply(&json!([{"edge": edge}, {"edge": edge, "fault": "2"}]));
     connected.advance(std::time::Duration::from_secs(61));
     assert_eq!(connected.connect_as(&as_bob()).await.0, 200);
-    let after = eventually("the bad moment", || async {
+    let after = eventually("the failed call", || async {
         let stored = stored().await;
         (stored.polling.failures > 0).then_some(stored)
     })
@@ -374,7 +383,7 @@ async fn a_page_of_two_people_is_subscribed_with_the_permission_of_either() {
     assert_eq!(
         connected.simulator.facebook().page_subscriptions.len(),
         1,
-        "the others are Ada's alone"
+        "only Ada gives access to the other Pages"
     );
     let after = eventually("the commit", || async {
         let stored = stored().await;

@@ -1,25 +1,27 @@
-//! The scenarios on the embedded backend; `tests/distributed` runs the same on RabbitMQ and Redis.
+//! Runs the scenarios on the embedded backend. `tests/distributed` runs them on RabbitMQ and Redis.
 
 #![expect(
     clippy::unwrap_used,
     reason = "a failed unwrap is a failed test, with its line"
 )]
-#![expect(clippy::print_stdout, reason = "tests say which servers they use")]
+#![expect(clippy::print_stdout, reason = "tests print which servers they use")]
 #![expect(
     clippy::too_many_lines,
-    reason = "a scenario, a table and a walk read best whole"
+    reason = "scenarios and tables read best whole"
 )]
 
 mod cli;
 mod cli_connection;
 mod corpus;
 mod daily_polls;
+mod dead_letters;
 mod doctor;
 mod erasure;
 mod graph_errors;
 mod http_input;
 mod import_cycles;
 mod interleavings;
+mod json_reference;
 mod large_connections;
 mod login_flow;
 mod logins;
@@ -44,4 +46,5 @@ mod worker;
 
 use support::TestBackend;
 
+/// The backend of the scenarios in this test binary.
 const BACKEND: TestBackend = TestBackend::Embedded;

@@ -1,4 +1,4 @@
-//! The drift meter against a Facebook that loses, delays and repeats: what it counts is what was lost.
+//! Counts of missed webhooks while Facebook loses, delays, reorders and repeats deliveries.
 
 use std::time::Duration;
 
@@ -15,9 +15,10 @@ use crate::support::eventually;
 use crate::support::facebook::{Connected, Scene, manual, nth};
 
 const PAGES: usize = 200;
-/// Fields that have a webhook, one with its value and four without.
+/// Fields that have a webhook: the name with its value, the others without.
 const FIELDS: [&str; 5] = ["name", "phone", "website", "description", "emails"];
 
+/// Returns the report on all days.
 async fn report(connected: &Connected) -> Report {
     let now = connected.clock.now();
     missed_webhooks::report(&*connected.deployment.store, "", now)
@@ -25,8 +26,8 @@ async fn report(connected: &Connected) -> Report {
         .unwrap()
 }
 
-/// A deployment with so many Pages, all of them subscribed.
-async fn stage(pages: usize) -> Connected {
+/// Starts a deployment with `pages` Pages and waits until all of them are subscribed.
+async fn start(pages: usize) -> Connected {
     let scene = Scene {
         clock: manual(),
         pages,
@@ -42,7 +43,7 @@ async fn stage(pages: usize) -> Connected {
     connected
 }
 
-/// Changes five fields of each Page.
+/// Changes each of [`FIELDS`] of every Page to a value that names the round.
 fn change_all(connected: &Connected, pages: usize, round: &str) {
     for n in 0..pages {
         for field in FIELDS {
@@ -58,14 +59,15 @@ fn change_all(connected: &Connected, pages: usize, round: &str) {
     }
 }
 
-/// Waits until every notice that is sent was taken and applied.
-async fn announced(connected: &Connected) {
+/// Waits until every delivery has ended and every webhook is applied.
+async fn wait_for_webhooks(connected: &Connected) {
     connected.simulator.delivery_counts().all_finished().await;
     connected.deployment.wait_until_idle().await;
 }
 
-/// The meter after the next walk, when every change is one or the other.
-async fn after_a_walk(connected: &Connected, changes: u64) -> Report {
+/// Moves to the next daily poll and returns the report in which all of `changes` changes are
+/// counted.
+async fn report_after_poll(connected: &Connected, changes: u64) -> Report {
     connected.next_day().await;
     eventually("every change to be found", || async {
         let report = report(connected).await;
@@ -76,11 +78,11 @@ async fn after_a_walk(connected: &Connected, changes: u64) -> Report {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn exactly_what_was_lost_is_missed() {
-    let connected = stage(PAGES).await;
+async fn exactly_the_lost_webhooks_are_counted_as_missed() {
+    let connected = start(PAGES).await;
     let each = (PAGES * FIELDS.len()) as u64;
     let (mut lost, mut changes) = (0, 0);
-    // A little disorder and repetition beside each loss.
+    // Some deliveries are also repeated or reordered.
     let faults = |loss| DeliveryFaults {
         loss,
         duplicate: 0.2,
@@ -90,11 +92,11 @@ async fn exactly_what_was_lost_is_missed() {
     for (round, loss) in [("none", 0.0), ("some", 0.3), ("all", 1.0)] {
         connected.simulator.set_delivery_faults(faults(loss));
         change_all(&connected, PAGES, round);
-        announced(&connected).await;
+        wait_for_webhooks(&connected).await;
         changes += each;
         let before = lost;
         lost = connected.simulator.delivery_counts().lost();
-        let found = after_a_walk(&connected, changes).await.all;
+        let found = report_after_poll(&connected, changes).await.all;
         assert_eq!(
             (found.open, found.missed),
             (lost - before, before),
@@ -105,20 +107,20 @@ async fn exactly_what_was_lost_is_missed() {
         assert_eq!(report(&connected).await.all.missed, lost, "{round}");
     }
     assert!((200..400).contains(&(lost - each)), "{lost}");
-    // One of a thousand.
+    // One of a thousand webhooks is lost.
     connected
         .simulator
         .set_delivery_faults(DeliveryFaults::default());
     change_all(&connected, PAGES, "one");
-    announced(&connected).await;
+    wait_for_webhooks(&connected).await;
     connected.simulator.set_delivery_faults(faults(1.0));
     let fields = json!({"hours": {"mon_1_open": "10:00"}})
         .as_object()
         .unwrap()
         .clone();
     connected.simulator.change(&nth(3), fields).unwrap();
-    announced(&connected).await;
-    after_a_walk(&connected, changes + each + 1).await;
+    wait_for_webhooks(&connected).await;
+    report_after_poll(&connected, changes + each + 1).await;
     connected.advance(NOTIFICATION_GRACE);
     let last = report(&connected).await;
     assert_eq!((last.all.missed, last.all.open), (lost + 1, 0));
@@ -126,7 +128,7 @@ async fn exactly_what_was_lost_is_missed() {
     assert_eq!(
         last.initial,
         (PAGES * 17) as u64,
-        "first reads of everything but counters"
+        "first reads of all fields except counters"
     );
     #[expect(clippy::cast_precision_loss, reason = "a ratio of counts")]
     let ratio = last.all.captured as f64 / (last.all.captured + last.all.missed) as f64;
@@ -142,33 +144,34 @@ async fn exactly_what_was_lost_is_missed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backlog_and_disorder_miss_nothing() {
-    let connected = stage(PAGES).await;
+async fn delayed_and_reordered_webhooks_are_not_counted_as_missed() {
+    let connected = start(PAGES).await;
     let each = (PAGES * FIELDS.len()) as u64;
-    let odd = DeliveryFaults {
+    let faults = DeliveryFaults {
         duplicate: 0.5,
         reorder: 0.5,
         ..DeliveryFaults::default()
     };
-    connected.simulator.set_delivery_faults(odd);
-    change_all(&connected, PAGES, "odd");
-    announced(&connected).await;
-    let found = after_a_walk(&connected, each).await.all;
+    connected.simulator.set_delivery_faults(faults);
+    change_all(&connected, PAGES, "reordered");
+    wait_for_webhooks(&connected).await;
+    let found = report_after_poll(&connected, each).await.all;
     assert_eq!((found.captured, found.open), (each, 0), "{found:?}");
-    // A walk comes in the middle of a backlog of ten minutes.
-    connected
-        .simulator
-        .set_delivery_faults(DeliveryFaults { hold: true, ..odd });
+    // A poll runs while all deliveries are held back for ten minutes.
+    connected.simulator.set_delivery_faults(DeliveryFaults {
+        hold: true,
+        ..faults
+    });
     change_all(&connected, PAGES, "held");
     eventually("the backlog", || async {
         (connected.simulator.delivery_counts().held_back() >= each).then_some(())
     })
     .await;
-    let found = after_a_walk(&connected, 2 * each).await.all;
+    let found = report_after_poll(&connected, 2 * each).await.all;
     assert_eq!((found.captured, found.open), (each, each), "{found:?}");
     connected.advance(Duration::from_secs(600));
-    connected.simulator.set_delivery_faults(odd);
-    announced(&connected).await;
+    connected.simulator.set_delivery_faults(faults);
+    wait_for_webhooks(&connected).await;
     connected.advance(NOTIFICATION_GRACE);
     let found = report(&connected).await;
     let all = found.all;
@@ -181,33 +184,34 @@ async fn a_backlog_and_disorder_miss_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deaf_page_is_subscribed_again_and_not_for_ever() {
-    let connected = stage(3).await;
+async fn a_silent_page_is_resubscribed_a_limited_number_of_times() {
+    let connected = start(3).await;
     let key = subscription::key(&PageId::parse(&nth(0)).unwrap());
     let stored = || async {
         let stored = load_record::<Subscription>(&*connected.deployment.store, &key).await;
         stored.unwrap().unwrap()
     };
     for round in 1..=MAX_RESUBSCRIPTIONS {
-        // The list is shorter than it was; `is_webhooks_subscribed` does not say so.
+        // The subscription loses its fields, but the Page still counts as subscribed
+        // (`is_webhooks_subscribed`).
         let feed = ["feed".to_owned()].into();
         connected
             .simulator
             .facebook()
             .page_subscriptions
             .insert(nth(0), feed);
-        let fields = json!({"name": format!("unheard {round}")});
+        let fields = json!({"name": format!("unannounced {round}")});
         connected
             .simulator
             .change(&nth(0), fields.as_object().unwrap().clone())
             .unwrap();
         connected.next_day().await;
-        eventually("the gap", || async {
+        eventually("the unannounced change", || async {
             let found = report(&connected).await.all;
             (found.missed + found.open >= u64::from(round)).then_some(())
         })
         .await;
-        // As soon as the Page is deaf, not at the next daily poll.
+        // The Page is resubscribed as soon as it is silent, not only at the next daily poll.
         connected.advance(NOTIFICATION_GRACE);
         assert_eq!(report(&connected).await.silent_pages.len(), 1);
         eventually("the subscription to be back", || async {
@@ -217,12 +221,19 @@ async fn a_deaf_page_is_subscribed_again_and_not_for_ever() {
                 .then_some(())
         })
         .await;
-        eventually("it to be written down", || async {
+        eventually("the stored count", || async {
             (stored().await.value.resubscriptions == round).then_some(())
         })
         .await;
     }
-    assert!(stored().await.value.problem.unwrap().contains("taken off"));
+    assert!(
+        stored()
+            .await
+            .value
+            .problem
+            .unwrap()
+            .contains("removed from this Page")
+    );
     connected
         .simulator
         .facebook()
@@ -237,7 +248,7 @@ async fn a_deaf_page_is_subscribed_again_and_not_for_ever() {
             .page_subscriptions
             .contains_key(&nth(0))
     );
-    // A login begins anew.
+    // A login resets the count.
     connected.advance(Duration::from_secs(60));
     assert_eq!(connected.connect().await.0, 200);
     eventually("the subscription to be back", || async {
@@ -252,16 +263,16 @@ async fn a_deaf_page_is_subscribed_again_and_not_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deaf_page_makes_us_look_at_the_apps_own_subscription() {
-    let connected = stage(3).await;
+async fn a_silent_page_triggers_a_check_of_the_app_subscription() {
+    let connected = start(3).await;
     connected.simulator.facebook().subscription = None;
-    let fields = json!({"name": "unheard"});
+    let fields = json!({"name": "unannounced"});
     connected
         .simulator
         .change(&nth(0), fields.as_object().unwrap().clone())
         .unwrap();
     connected.read_again(0).await;
-    // The daily look at it is kept away: what brings it back is the deaf Page.
+    // Without a daily slot, only the silent Page can cause a check of the app subscription.
     let key = common::records::app::key();
     let app = load_record::<common::records::app::App>(&*connected.deployment.store, &key);
     let mut app = app.await.unwrap().unwrap().value;
@@ -273,7 +284,7 @@ async fn a_deaf_page_makes_us_look_at_the_apps_own_subscription() {
     .await
     .unwrap();
     connected.advance(NOTIFICATION_GRACE);
-    eventually("the app's subscription to be back", || async {
+    eventually("the app subscription to be back", || async {
         connected
             .simulator
             .facebook()

@@ -1,5 +1,5 @@
-//! Polls: the last word after a webhook, values that vanish, odd answers of Graph, limits. B47, B49 to
-//! B53 and B68 of the bad inputs.
+//! Polls of Pages: verification reads, values that vanish, invalid replies of Graph, rate limits
+//! and result pages.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::BACKEND;
 use crate::support::eventually;
 use crate::support::facebook::{Connected, Scene, field, manual, nth};
 
-/// Three Pages, connected, on a clock that stands still.
+/// Starts a deployment with three connected Pages and a clock that only the test moves.
 async fn connected() -> Connected {
     let scene = Scene {
         clock: manual(),
@@ -20,11 +20,12 @@ async fn connected() -> Connected {
     };
     let connected = Connected::start(BACKEND, scene).await;
     assert_eq!(connected.connect().await.0, 200);
-    // So that no read falls into the second of the login.
+    // No later read may fall into the second in which the login read the Pages.
     connected.advance(Duration::from_secs(61));
     connected
 }
 
+/// Changes fields of Page `n` at Facebook, which sends the webhooks of the change.
 fn change(connected: &Connected, n: usize, fields: &Json) {
     connected
         .simulator
@@ -32,7 +33,7 @@ fn change(connected: &Connected, n: usize, fields: &Json) {
         .unwrap();
 }
 
-/// Changes a Page at Facebook without a webhook.
+/// Changes Page `n` at Facebook without a webhook.
 fn change_silently(
     connected: &Connected,
     n: usize,
@@ -49,7 +50,7 @@ fn change_silently(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rename_shows_at_once_and_a_phone_number_after_the_verification() {
+async fn a_rename_shows_at_once_and_a_phone_number_after_the_verification_read() {
     let scene = Scene {
         extra: &[("PAGESYNC_VERIFY_AFTER", "10s")],
         clock: manual(),
@@ -72,12 +73,12 @@ async fn a_rename_shows_at_once_and_a_phone_number_after_the_verification() {
     assert_eq!(
         field(&page, "phone"),
         json!("+49 30 1"),
-        "the webhook does not carry it"
+        "the webhook has no value"
     );
     assert_eq!(page.confirmed_at(&FieldName::parse("name").unwrap()), None);
     assert_eq!(connected.calls("GET {id}"), 0);
     connected.advance(Duration::from_secs(60));
-    let page = eventually("the verification", || async {
+    let page = eventually("the verification read", || async {
         let page = connected.page(0).await;
         (!page.polling.is_read_requested()).then_some(page)
     })
@@ -92,7 +93,7 @@ async fn a_rename_shows_at_once_and_a_phone_number_after_the_verification() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_field_that_vanishes_is_cleared_by_the_second_read_that_agrees() {
+async fn a_field_that_vanished_is_cleared_by_the_second_read_without_it() {
     let connected = connected().await;
     change_silently(&connected, 0, |page| drop(page.remove("phone")));
     let page = connected.read_again(0).await;
@@ -101,7 +102,10 @@ async fn a_field_that_vanishes_is_cleared_by_the_second_read_that_agrees() {
         json!("+49 30 1"),
         "one read is not enough"
     );
-    assert!(page.polling.is_read_requested(), "a second is asked for");
+    assert!(
+        page.polling.is_read_requested(),
+        "a second read is requested"
+    );
     connected.advance(Duration::from_secs(61));
     eventually("the second read", || async {
         (connected.field(0, "phone").await == Json::Null).then_some(())
@@ -113,11 +117,11 @@ async fn a_field_that_vanishes_is_cleared_by_the_second_read_that_agrees() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_fields_gone_at_once_are_kept_and_the_page_is_degraded() {
+async fn a_page_that_loses_three_fields_at_once_keeps_their_values_and_is_degraded() {
     let connected = connected().await;
-    let gone =
+    let reply =
         json!([{"edge": "GET {id}", "patch": {"phone": null, "about": null, "website": null}}]);
-    connected.reply(&gone);
+    connected.reply(&reply);
     let page = connected.read_again(0).await;
     assert_eq!(page.status, Status::Degraded);
     assert_eq!(field(&page, "about"), json!("about"));
@@ -128,50 +132,50 @@ async fn three_fields_gone_at_once_are_kept_and_the_page_is_degraded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn odd_answers_of_graph_change_nothing_and_are_asked_again() {
+async fn an_invalid_reply_of_graph_changes_nothing_and_the_read_is_retried() {
     let connected = connected().await;
     let id = nth(0);
     let other = nth(1);
-    let whole = json!({"id": id, "name": "Odd"});
-    let odd = [
+    let object = json!({"id": id, "name": "Invalid"});
+    let replies = [
         (
-            "B49 an error with status 200",
+            "an error with status 200",
             json!({"body": {"error": {"message": "x", "code": 2}}}),
         ),
         (
-            "B49 an error without a code",
+            "an error without a code",
             json!({"status": 400, "body": {"error": {"message": "x"}}}),
         ),
         (
-            "B49 a code as text",
+            "an error whose code is a string",
             json!({"status": 400, "body": {"error": {"message": "x", "code": "2"}}}),
         ),
         (
-            "B50 another Page",
-            json!({"body": {"id": other, "name": "Odd"}}),
+            "another Page",
+            json!({"body": {"id": other, "name": "Invalid"}}),
         ),
-        ("no JSON", json!({"body": "<html>"})),
-        ("a list", json!({"body": [1]})),
+        ("HTML instead of JSON", json!({"body": "<html>"})),
+        ("a list instead of an object", json!({"body": [1]})),
         (
-            "B53 two Dates",
-            json!({"body": whole, "headers": {"date": "Sun, 22 Nov 2026 10:00:00 GMT\nSun, 22 Nov 2026 10:00:01 GMT"}}),
-        ),
-        (
-            "B53 an unreadable Date",
-            json!({"body": whole, "headers": {"date": "soon"}}),
+            "two Date headers",
+            json!({"body": object, "headers": {"date": "Sun, 22 Nov 2026 10:00:00 GMT\nSun, 22 Nov 2026 10:00:01 GMT"}}),
         ),
         (
-            "B53 an old answer",
-            json!({"body": whole, "headers": {"age": "999999"}}),
+            "a Date header that is no date",
+            json!({"body": object, "headers": {"date": "soon"}}),
+        ),
+        (
+            "an Age of more than eleven days",
+            json!({"body": object, "headers": {"age": "999999"}}),
         ),
         (
             "a redirect",
             json!({"status": 302, "body": "", "headers": {"location": "http://169.254.169.254/"}}),
         ),
     ];
-    for (name, mut canned) in odd {
-        canned["edge"] = json!("GET {id}");
-        connected.reply(&json!([canned]));
+    for (name, mut reply) in replies {
+        reply["edge"] = json!("GET {id}");
+        connected.reply(&json!([reply]));
         connected.advance(Duration::from_secs(61));
         let page = connected.read_again(0).await;
         assert_eq!(field(&page, "name"), json!("Page 0"), "{name}");
@@ -184,7 +188,10 @@ async fn odd_answers_of_graph_change_nothing_and_are_asked_again() {
     connected.advance(Duration::from_secs(61));
     let failures = connected.page(0).await.polling.failures;
     let page = connected.read_again(0).await;
-    assert!(page.polling.failures > failures, "B53 a year ahead of us");
+    assert!(
+        page.polling.failures > failures,
+        "a Date more than a year ahead of this host"
+    );
     connected.simulator.facebook().clock_offset_seconds -= 400 * 24 * 3600;
     connected.advance(Duration::from_secs(61));
     let page = connected.read_again(0).await;
@@ -193,7 +200,7 @@ async fn odd_answers_of_graph_change_nothing_and_are_asked_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn values_of_another_type_are_values() {
+async fn values_of_an_unexpected_type_are_stored() {
     let connected = connected().await;
     let patch = json!({"fan_count": "12", "location": "Main Street", "picture": {"data": null}, "name": ["a", {"b": 1}]});
     connected.reply(&json!([{"edge": "GET {id}", "patch": patch}]));
@@ -205,7 +212,7 @@ async fn values_of_another_type_are_values() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_failure_says_what_is_wrong_with_the_page_and_when_it_is_tried_again() {
+async fn each_failure_determines_the_status_of_the_page_and_the_time_of_the_retry() {
     let connected = connected().await;
     let hour = 3600;
     let cases = [
@@ -214,28 +221,28 @@ async fn each_failure_says_what_is_wrong_with_the_page_and_when_it_is_tried_agai
         ((100, Some(33)), Status::Unreachable, 24 * hour),
         ((2, None), Status::Unreachable, 0),
     ];
-    for ((code, subcode), status, wait) in cases {
+    for ((code, subcode), status, min_delay) in cases {
         connected.advance(Duration::from_secs(61));
         let error = json!({"message": "x", "type": "OAuthException", "code": code, "error_subcode": subcode});
         connected.reply(&json!([{"edge": "GET {id}", "status": 400, "body": {"error": error}}]));
         let page = connected.read_again(0).await;
         assert_eq!(page.status, status, "{code}");
-        let resumes = connected
+        let delay = connected
             .clock
             .now()
             .until(page.polling.not_before.unwrap())
             .as_secs();
         assert!(
-            resumes >= wait && resumes <= wait.max(7 * hour),
-            "{code}: in {resumes} s"
+            delay >= min_delay && delay <= min_delay.max(7 * hour),
+            "{code}: in {delay} s"
         );
-        assert_eq!(field(&page, "name"), json!("Page 0"), "what is known stays");
+        assert_eq!(field(&page, "name"), json!("Page 0"), "known values stay");
     }
     connected.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_page_token_is_replaced_by_a_walk_with_the_persons() {
+async fn an_invalid_page_token_is_replaced_by_a_connection_poll() {
     let connected = connected().await;
     for token in connected.simulator.facebook().tokens.values_mut() {
         if token.owner == simulator::token::TokenOwner::Page(nth(0)) {
@@ -243,12 +250,12 @@ async fn a_dead_page_token_is_replaced_by_a_walk_with_the_persons() {
         }
     }
     connected.advance(Duration::from_secs(2 * 3600));
-    let walks = connected.calls("GET me/accounts");
+    let connection_polls = connected.calls("GET me/accounts");
     connected.read_again(0).await;
     eventually("the Page to be active again", || async {
         let page = connected.page(0).await;
-        (page.status == Status::Active && connected.calls("GET me/accounts") == walks + 1)
-            .then_some(())
+        let polled = connected.calls("GET me/accounts") == connection_polls + 1;
+        (page.status == Status::Active && polled).then_some(())
     })
     .await;
     connected.advance(Duration::from_secs(61));
@@ -258,12 +265,16 @@ async fn a_dead_page_token_is_replaced_by_a_walk_with_the_persons() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_used_up_limit_stops_every_call_until_it_opens() {
+async fn an_exhausted_rate_limit_blocks_every_call_until_it_ends() {
     let connected = connected().await;
     let error = json!({"message": "(#4) Application request limit reached", "type": "OAuthException", "is_transient": true, "code": 4});
     connected.reply(&json!([{"edge": "GET {id}", "status": 403, "body": {"error": error}}]));
     let page = connected.read_again(0).await;
-    assert_eq!(page.status, Status::Active, "the Page is not to blame");
+    assert_eq!(
+        page.status,
+        Status::Active,
+        "a rate limit does not change the status of a Page"
+    );
     assert_eq!(page.polling.failures, 0);
     let stored = rate_limit::find(&*connected.deployment.store, rate_limit::APP_BUCKET)
         .await
@@ -273,8 +284,8 @@ async fn a_used_up_limit_stops_every_call_until_it_opens() {
     common::pages::request_read(&*connected.deployment.store, &id, connected.clock.now())
         .await
         .unwrap();
-    let asked = connected.calls("GET {id}");
-    // The index holds both; nobody takes them while the limit stands.
+    let reads = connected.calls("GET {id}");
+    // Both Pages are due, and the scheduler claims neither while the rate limit blocks calls.
     let due = connected
         .deployment
         .store
@@ -284,19 +295,19 @@ async fn a_used_up_limit_stops_every_call_until_it_opens() {
     assert_eq!(due.len(), 2, "{due:?}");
     connected.advance(Duration::from_secs(6 * 60));
     eventually("both to be read", || async {
-        (connected.calls("GET {id}") == asked + 2).then_some(())
+        (connected.calls("GET {id}") == reads + 2).then_some(())
     })
     .await;
     connected.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn usage_near_the_limit_makes_daily_polls_wait() {
+async fn usage_near_the_rate_limit_defers_daily_polls() {
     let connected = connected().await;
     let usage = r#"{"call_count":93,"total_cputime":15,"total_time":12}"#;
     connected.reply(&json!([{"edge": "GET {id}", "headers": {"x-app-usage": usage}}]));
     connected.read_again(0).await;
-    let stored = eventually("the usage to be noted", || async {
+    let stored = eventually("the usage to be stored", || async {
         let stored = rate_limit::find(&*connected.deployment.store, rate_limit::APP_BUCKET)
             .await
             .unwrap();
@@ -306,13 +317,13 @@ async fn usage_near_the_limit_makes_daily_polls_wait() {
     assert!(stored.deferred_until > connected.clock.now());
     assert!(
         stored.blocked_until <= connected.clock.now(),
-        "reads somebody waits for go on"
+        "requested reads are not blocked"
     );
     connected.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_field_graph_does_not_have_is_left_out_and_the_rest_is_read() {
+async fn a_field_that_graph_does_not_have_is_excluded_and_the_rest_is_read() {
     let extra = [("PAGESYNC_FIELDS", "name,email,phone,created_time")];
     let connected = Connected::start(
         BACKEND,
@@ -329,11 +340,11 @@ async fn a_field_graph_does_not_have_is_left_out_and_the_rest_is_read() {
         "{body}"
     );
     assert_eq!(connected.field(0, "phone").await, json!("+49 30 1"));
-    let mut left_out = excluded_field::excluded_names(&*connected.deployment.store)
+    let mut excluded = excluded_field::excluded_names(&*connected.deployment.store)
         .await
         .unwrap();
-    left_out.sort();
-    assert_eq!(left_out, ["created_time", "email"]);
+    excluded.sort();
+    assert_eq!(excluded, ["created_time", "email"]);
     assert_eq!(
         connected.calls("GET me/accounts"),
         3,
@@ -343,7 +354,7 @@ async fn a_field_graph_does_not_have_is_left_out_and_the_rest_is_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_that_is_too_much_is_halved_and_a_hollow_one_goes_on() {
+async fn a_list_with_too_much_data_is_halved_and_an_empty_result_page_does_not_end_it() {
     let connected = Connected::start(
         BACKEND,
         Scene {
@@ -362,13 +373,13 @@ async fn a_list_that_is_too_much_is_halved_and_a_hollow_one_goes_on() {
         (status, body["pages"]["data"].as_array().unwrap().len()),
         (200, 40)
     );
-    // 100 and 50 are too much; then an empty result page, and two of 25.
+    // Limits of 100 and 50 are refused; an empty result page and two with a limit of 25 follow.
     assert_eq!(connected.calls("GET me/accounts"), 5);
     connected.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_next_address_is_never_followed_and_circles_end() {
+async fn a_next_address_is_never_followed_and_a_repeated_cursor_ends_the_poll() {
     let connected = Connected::start(BACKEND, Scene::default()).await;
     let row = json!({"id": nth(0), "name": "Page 0", "access_token": "EAASx"});
     let listed = |next: &str, after: &str| json!({"edge": "GET me/accounts", "body": {"data": [row], "paging": {"next": next, "cursors": {"after": after}}}});
@@ -382,11 +393,11 @@ async fn a_next_address_is_never_followed_and_circles_end() {
     assert_eq!(
         connected.calls("GET me/accounts"),
         2,
-        "the same cursor twice ends the walk"
+        "the same cursor twice ends the poll"
     );
     assert_eq!(body["connection"]["status"], "pending");
     let problem = connected.connection().await.problem.unwrap();
-    assert!(problem.contains("circles"), "{problem}");
+    assert!(problem.contains("does not end"), "{problem}");
     connected.reply(&json!([listed("http://169.254.169.254/", "../../x?y=1")]));
     assert_eq!(connected.connect_once().await.0, 200);
     let problem = connected.connection().await.problem.unwrap();
@@ -395,7 +406,7 @@ async fn a_next_address_is_never_followed_and_circles_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tokens_with_any_characters_are_sent_whole_and_proven() {
+async fn a_token_with_special_characters_is_sent_unchanged_with_its_proof() {
     let connected = Connected::start(
         BACKEND,
         Scene {

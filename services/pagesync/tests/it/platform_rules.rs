@@ -1,5 +1,5 @@
-//! The fifteen things a widely copied tutorial does that the real platform does not take: one test
-//! each, through the real HTTP surface.
+//! Fifteen rules of Facebook's platform that programs commonly break: one test each, through the
+//! public HTTP interface.
 
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use crate::support::client;
 use crate::support::deployment::{APP_SECRET, VERIFY_TOKEN};
 use crate::support::facebook::{Connected, Scene, answer, manual, nth};
 
+/// Starts a deployment with three connected Pages and a clock that only the test moves.
 async fn connected() -> Connected {
     let scene = Scene {
         clock: manual(),
@@ -25,13 +26,17 @@ async fn connected() -> Connected {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_fields_that_exist_are_asked_for() {
+async fn only_fields_that_graph_has_are_requested() {
     for name in ["email", "created_time"] {
         let field = FieldName::parse(name).unwrap();
         assert!(!TrackedFields::default().contains(&field), "{name}");
     }
     let connected = connected().await;
-    assert_eq!(connected.calls("GET me/accounts"), 1, "nothing was refused");
+    assert_eq!(
+        connected.calls("GET me/accounts"),
+        1,
+        "no field was refused"
+    );
     assert_eq!(
         connected.field(0, "emails").await,
         json!(["a@page.example"])
@@ -40,7 +45,7 @@ async fn only_fields_that_exist_are_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_version_is_configured_and_one_that_expired_is_noticed() {
+async fn the_graph_version_is_configured_and_an_expired_one_is_detected() {
     let extra = [("PAGESYNC_GRAPH_VERSION", "v20.0")];
     let connected = Connected::start(
         BACKEND,
@@ -50,26 +55,26 @@ async fn the_version_is_configured_and_one_that_expired_is_noticed() {
         },
     )
     .await;
-    let sent = client().get(connected.login()).send().await.unwrap();
+    let redirect = client().get(connected.login()).send().await.unwrap();
     assert!(
-        sent.headers()["location"]
+        redirect.headers()["location"]
             .to_str()
             .unwrap()
             .contains("/v20.0/dialog/oauth?")
     );
     assert_eq!(connected.connect().await.0, 200);
-    let noticed: u64 = connected
+    let mismatches: u64 = connected
         .deployment
         .roles
         .iter()
         .map(|(_, role)| role.metrics.graph_replies.get("another_version"))
         .sum();
-    assert!(noticed > 0, "v20.0 is served by v21.0");
+    assert!(mismatches > 0, "v20.0 is served by v21.0");
     connected.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_permissions_that_reading_needs_are_asked_for() {
+async fn the_permissions_that_reading_needs_are_requested() {
     let connected = connected().await;
     let scopes = connected.connection().await.scopes;
     for needed in [
@@ -82,33 +87,33 @@ async fn the_permissions_that_reading_needs_are_asked_for() {
     }
     assert!(
         !scopes.iter().any(|scope| scope == "pages_messaging"),
-        "not needed, not asked for"
+        "a permission that is not needed is not requested"
     );
     connected.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn both_layers_are_subscribed() {
+async fn the_app_and_every_page_are_subscribed() {
     let connected = connected().await;
-    let shown = client()
+    let subscriptions = client()
         .get(format!("{}/_sim/subscriptions", connected.facebook))
         .send()
         .await
         .unwrap();
-    let (_, shown) = answer(shown).await;
+    let (_, subscriptions) = answer(subscriptions).await;
     assert_eq!(
-        shown["app"]["callback"],
+        subscriptions["app"]["callback"],
         json!(format!("{}/facebook/webhook", connected.public))
     );
-    assert_eq!(shown["app"]["include_values"], json!(true));
-    assert_eq!(shown["pages"].as_object().unwrap().len(), 3);
+    assert_eq!(subscriptions["app"]["include_values"], json!(true));
+    assert_eq!(subscriptions["pages"].as_object().unwrap().len(), 3);
     let change = json!({"name": "Delivered"}).as_object().cloned().unwrap();
     connected.simulator.change(&nth(0), change).unwrap();
     crate::support::eventually("the delivery", || async {
         (connected.field(0, "name").await == json!("Delivered")).then_some(())
     })
     .await;
-    // Without one of the layers nothing is delivered.
+    // Without the Page subscription, the app subscription alone delivers nothing.
     connected
         .simulator
         .facebook()
@@ -137,7 +142,7 @@ async fn both_layers_are_subscribed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_challenge_is_echoed_bare() {
+async fn the_challenge_is_returned_as_plain_text() {
     let connected = connected().await;
     let query = [
         ("hub.mode", "subscribe"),
@@ -145,29 +150,29 @@ async fn the_challenge_is_echoed_bare() {
         ("hub.verify_token", VERIFY_TOKEN),
     ];
     let url = connected.deployment.url("/facebook/webhook");
-    let echoed = client().get(url).query(&query).send().await.unwrap();
-    assert_eq!(echoed.headers()["content-type"], "text/plain");
-    assert_eq!(echoed.text().await.unwrap(), "1158201444");
+    let response = client().get(url).query(&query).send().await.unwrap();
+    assert_eq!(response.headers()["content-type"], "text/plain");
+    assert_eq!(response.text().await.unwrap(), "1158201444");
     connected.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_strong_signature_is_asked_for() {
+async fn a_webhook_needs_the_sha_256_signature() {
     let connected = connected().await;
     let body = br#"{"object":"page","entry":[]}"#;
-    let weak = signature_sha1(APP_SECRET, body);
+    let sha1 = signature_sha1(APP_SECRET, body);
     assert_eq!(
         connected
             .deployment
-            .post(&[("x-hub-signature", &weak)], body)
+            .post(&[("x-hub-signature", &sha1)], body)
             .await,
         401
     );
-    let strong = signature_256(APP_SECRET, body);
+    let sha256 = signature_256(APP_SECRET, body);
     assert_eq!(
         connected
             .deployment
-            .post(&[("x-hub-signature-256", &strong)], body)
+            .post(&[("x-hub-signature-256", &sha256)], body)
             .await,
         200
     );
@@ -175,9 +180,9 @@ async fn the_strong_signature_is_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_token_is_long_lived_before_pages_are_read() {
+async fn the_token_is_exchanged_for_a_long_lived_one_before_pages_are_read() {
     let connected = connected().await;
-    let pages: Vec<_> = connected
+    let page_tokens: Vec<_> = connected
         .simulator
         .facebook()
         .tokens
@@ -185,16 +190,16 @@ async fn the_token_is_long_lived_before_pages_are_read() {
         .filter(|token| token.owner != simulator::token::TokenOwner::User)
         .cloned()
         .collect();
-    assert_eq!(pages.len(), 3);
+    assert_eq!(page_tokens.len(), 3);
     assert!(
-        pages.iter().all(|token| token.expires.is_none()),
-        "Page tokens that do not end"
+        page_tokens.iter().all(|token| token.expires.is_none()),
+        "the Page tokens of a long-lived token never expire"
     );
     connected.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_result_page_is_read_once_and_kept() {
+async fn every_result_page_is_read_once_and_stored() {
     let connected = Connected::start(
         BACKEND,
         Scene {
@@ -214,19 +219,19 @@ async fn every_result_page_is_read_once_and_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_apps_subscription_does_not_hide_ours() {
-    // The simulated Facebook lists another app first, subscribed to everything, on every Page.
+async fn the_subscription_of_another_app_is_ignored() {
+    // On every Page, the simulator lists another app first, which is subscribed to every field.
     let connected = connected().await;
-    let ours = connected.simulator.facebook().page_subscriptions[&nth(0)].clone();
+    let fields = connected.simulator.facebook().page_subscriptions[&nth(0)].clone();
     assert!(
-        ours.contains("name") && !ours.contains("parking"),
-        "what we want, not what they have: {ours:?}"
+        fields.contains("name") && !fields.contains("parking"),
+        "the fields of this app and not those of the other: {fields:?}"
     );
     connected.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_without_a_value_is_read() {
+async fn a_change_that_a_webhook_reports_without_a_value_is_read() {
     let connected = Connected::start(
         BACKEND,
         Scene {
@@ -243,7 +248,7 @@ async fn a_change_without_a_value_is_read() {
         .cloned()
         .unwrap();
     connected.simulator.change(&nth(1), change).unwrap();
-    crate::support::eventually("the notice", || async {
+    crate::support::eventually("the notification", || async {
         connected
             .page(1)
             .await
@@ -261,30 +266,33 @@ async fn a_change_without_a_value_is_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_goes_into_the_dialogs_address_is_encoded() {
+async fn the_parameters_of_the_dialog_address_are_percent_encoded() {
     let connected = Connected::start(BACKEND, Scene::default()).await;
-    let sent = client().get(connected.login()).send().await.unwrap();
-    let to = sent.headers()["location"].to_str().unwrap();
+    let redirect = client().get(connected.login()).send().await.unwrap();
+    let address = redirect.headers()["location"].to_str().unwrap();
     let encoded = format!("{}/facebook/callback", connected.public)
         .replace(':', "%3A")
         .replace('/', "%2F");
-    assert!(to.contains(&format!("redirect_uri={encoded}")), "{to}");
     assert!(
-        to.contains("scope=pages_show_list%2Cpages_read_engagement"),
-        "{to}"
+        address.contains(&format!("redirect_uri={encoded}")),
+        "{address}"
+    );
+    assert!(
+        address.contains("scope=pages_show_list%2Cpages_read_engagement"),
+        "{address}"
     );
     connected.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_denial_is_called_a_denial() {
+async fn a_denied_login_is_reported_as_denied() {
     let connected = Connected::start(BACKEND, Scene::default()).await;
     let deny = Decision {
         deny: true,
         ..Decision::default()
     };
-    let (mut visitor, callback) = connected.visit(&deny).await;
-    let (status, body) = answer(visitor.get(&callback).await.unwrap()).await;
+    let (mut browser, callback) = connected.visit(&deny).await;
+    let (status, body) = answer(browser.get(&callback).await.unwrap()).await;
     assert_eq!(
         (status, &body["error"]["code"]),
         (403, &json!("access_denied"))
@@ -299,7 +307,7 @@ async fn a_denial_is_called_a_denial() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn signed_events_of_other_objects_are_answered_200() {
+async fn signed_webhooks_of_other_objects_are_answered_with_200() {
     let connected = connected().await;
     for object in ["user", "permissions", "instagram"] {
         let body = format!(r#"{{"object":"{object}","entry":[{{"id":"1","time":1750000000}}]}}"#);
@@ -309,47 +317,47 @@ async fn signed_events_of_other_objects_are_answered_200() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_daily_poll_really_runs() {
+async fn the_daily_poll_runs() {
     let connected = connected().await;
     let slot = connected.connection().await.polling.daily_slot.unwrap();
-    let asked = connected.calls("GET me/accounts");
+    let calls = connected.calls("GET me/accounts");
     connected.advance(connected.clock.now().until(slot) + Duration::from_secs(1));
     crate::support::eventually("the daily poll", || async {
-        let rows = connected
+        let records = connected
             .deployment
             .store
             .list_records(RecordKind::DailyPoll, None, 10)
             .await
             .unwrap();
-        rows.first().map(drop)
+        records.first().map(drop)
     })
     .await;
-    assert_eq!(connected.calls("GET me/accounts"), asked + 1);
+    assert_eq!(connected.calls("GET me/accounts"), calls + 1);
     connected.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tokens_are_sealed_and_survive_a_restart() {
+async fn tokens_are_sealed_and_can_be_opened_after_a_restart() {
     let connected = connected().await;
-    let kept = connected
+    let tokens = connected
         .deployment
         .store
         .list_records(RecordKind::PageToken, None, 10)
         .await
         .unwrap();
-    assert_eq!(kept.len(), 3);
-    for (_, stored) in kept {
+    assert_eq!(tokens.len(), 3);
+    for (_, stored) in tokens {
         let text = stored.value.to_string();
         assert!(
             !text.contains("EAAS") && stored.value["sealed"]["key"] != Json::Null,
             "{text}"
         );
     }
-    // Another worker, as after a restart, opens them.
+    // A worker that starts later opens them.
     let place = &connected.deployment.place;
     let queue = connected.deployment.roles[0].1.backends.queue.clone();
     let store = connected.deployment.store.clone();
-    let parts = crate::support::deployment::worker_context(place, queue, store.clone());
+    let context = crate::support::deployment::worker_context(place, queue, store.clone());
     let user = connected.connection().await.user;
     let key = common::records::token::user_key(&user);
     let stored = common::records::load_record::<common::records::token::StoredToken>(&*store, &key)
@@ -357,7 +365,7 @@ async fn tokens_are_sealed_and_survive_a_restart() {
         .unwrap()
         .unwrap();
     let opened =
-        common::records::token::open_token(&key, &stored.value, &parts.keyring.keys().unwrap());
+        common::records::token::open_token(&key, &stored.value, &context.keyring.keys().unwrap());
     assert!(opened.unwrap().is_some());
     connected.finish().await;
 }

@@ -1,4 +1,4 @@
-//! What every queue must do.
+//! The conformance suite of the trait `Queue`, which both backends pass.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -25,12 +25,13 @@ fn poll(n: u64) -> Job {
     Job::Poll(claim)
 }
 
+/// Receives the next message, which must come within a minute.
 async fn receive(queue: &dyn Queue, queue_name: QueueName) -> Delivery {
     let received = tokio::time::timeout(Duration::from_secs(60), queue.receive(queue_name)).await;
     received.expect("a delivery in time").unwrap()
 }
 
-/// Receives and acknowledges until `n` jobs came.
+/// Receives and acknowledges messages until they contained `n` jobs, and returns the jobs.
 async fn drain(queue: &dyn Queue, queue_name: QueueName, n: usize) -> Vec<Job> {
     let mut jobs = Vec::new();
     while jobs.len() < n {
@@ -41,17 +42,18 @@ async fn drain(queue: &dyn Queue, queue_name: QueueName, n: usize) -> Vec<Job> {
     jobs
 }
 
-async fn is_empty(queue: &dyn Queue, queue_name: QueueName) {
+/// Checks that no message is left in a queue.
+async fn assert_empty(queue: &dyn Queue, queue_name: QueueName) {
     eventually("an empty queue", || async {
         (queue.depth(queue_name).await.unwrap().messages == 0).then_some(())
     })
     .await;
     let more = tokio::time::timeout(Duration::from_millis(300), queue.receive(queue_name)).await;
-    assert!(more.is_err(), "nothing is left to receive");
+    assert!(more.is_err(), "a message is left to receive");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_published_is_still_there_for_the_next_process() {
+async fn published_jobs_are_available_to_the_next_process() {
     let place = Place::new(BACKEND).await;
     let jobs = [webhook_job(1, "a"), webhook_job(2, "b")];
     let queue = place.queue().await;
@@ -59,11 +61,11 @@ async fn what_was_published_is_still_there_for_the_next_process() {
     drop(queue);
     let queue = place.queue().await;
     assert_eq!(drain(&*queue, QueueName::Webhooks, 2).await, jobs);
-    is_empty(&*queue, QueueName::Webhooks).await;
+    assert_empty(&*queue, QueueName::Webhooks).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_acknowledged_comes_again_with_its_attempt() {
+async fn an_unacknowledged_message_is_redelivered_and_its_deliveries_are_counted() {
     let place = Place::new(BACKEND).await;
     let queue = place.queue().await;
     queue
@@ -80,44 +82,44 @@ async fn what_is_not_acknowledged_comes_again_with_its_attempt() {
     }
     let delivery = receive(&*queue, QueueName::PollsNow).await;
     delivery.ack().await.unwrap();
-    is_empty(&*queue, QueueName::PollsNow).await;
+    assert_empty(&*queue, QueueName::PollsNow).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn release_gives_back_everything_once() {
+async fn requeue_returns_every_unacknowledged_message_once() {
     let place = Place::new(BACKEND).await;
     let queue = place.queue().await;
     let jobs = [poll(1), poll(2), poll(3)];
     queue.publish(QueueName::PollsNow, &jobs).await.unwrap();
-    let mut stored = Vec::new();
+    let mut deliveries = Vec::new();
     for _ in 0..3 {
-        stored.push(receive(&*queue, QueueName::PollsNow).await);
+        deliveries.push(receive(&*queue, QueueName::PollsNow).await);
     }
     assert!(
-        stored.iter().all(|delivery| delivery.jobs.len() == 1),
-        "polls travel alone"
+        deliveries.iter().all(|delivery| delivery.jobs.len() == 1),
+        "each poll has a message of its own"
     );
     queue.requeue(QueueName::PollsNow).await.unwrap();
-    let mut again = Vec::new();
+    let mut redelivered = Vec::new();
     for _ in 0..3 {
-        again.push(receive(&*queue, QueueName::PollsNow).await);
+        redelivered.push(receive(&*queue, QueueName::PollsNow).await);
     }
-    assert!(again.iter().all(|delivery| delivery.attempt == 2));
-    for delivery in stored {
-        let late = delivery.ack().await;
-        assert!(matches!(late, Err(QueueError::Lost)), "{late:?}");
+    assert!(redelivered.iter().all(|delivery| delivery.attempt == 2));
+    for delivery in deliveries {
+        let result = delivery.ack().await;
+        assert!(matches!(result, Err(QueueError::Lost)), "{result:?}");
     }
     let mut seen = BTreeSet::new();
-    for delivery in again {
+    for delivery in redelivered {
         seen.extend(delivery.jobs.iter().map(encode_job));
         delivery.ack().await.unwrap();
     }
     assert_eq!(seen, jobs.iter().map(encode_job).collect());
-    is_empty(&*queue, QueueName::PollsNow).await;
+    assert_empty(&*queue, QueueName::PollsNow).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_may_mix_every_kind_of_job() {
+async fn one_publish_may_contain_every_kind_of_job() {
     let place = Place::new(BACKEND).await;
     let queue = place.queue().await;
     let unreadable = Unreadable {
@@ -135,26 +137,29 @@ async fn a_group_may_mix_every_kind_of_job() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_longer_than_a_message_should_be_travels_alone() {
+async fn a_job_longer_than_a_message_should_be_has_a_message_of_its_own() {
     let place = Place::new(BACKEND).await;
     let queue = place.queue().await;
     let long = webhook_job(1, &"x".repeat(1_500_000));
     let jobs = [webhook_job(2, "before"), long, webhook_job(3, "after")];
     queue.publish(QueueName::Webhooks, &jobs).await.unwrap();
-    let mut came = BTreeSet::new();
-    while came.len() < 3 {
+    let mut received = BTreeSet::new();
+    while received.len() < 3 {
         let delivery = receive(&*queue, QueueName::Webhooks).await;
         let encoded: Vec<String> = delivery.jobs.iter().map(encode_job).collect();
         let is_long = encoded.iter().any(|job| job.len() > 1_000_000);
-        assert!(!is_long || encoded.len() == 1, "the long one has company");
-        came.extend(encoded);
+        assert!(
+            !is_long || encoded.len() == 1,
+            "the long job shares its message"
+        );
+        received.extend(encoded);
         delivery.ack().await.unwrap();
     }
-    assert_eq!(came, jobs.iter().map(encode_job).collect());
+    assert_eq!(received, jobs.iter().map(encode_job).collect());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_receive_that_is_given_up_loses_nothing() {
+async fn a_cancelled_receive_loses_no_message() {
     let place = Place::new(BACKEND).await;
     let queue = place.queue().await;
     for n in 1..=40 {
@@ -162,27 +167,28 @@ async fn a_receive_that_is_given_up_loses_nothing() {
             .publish(QueueName::PollsNow, &[poll(n)])
             .await
             .unwrap();
-        // Given up at some point between asking and getting.
-        let patience = Duration::from_micros(n * 50);
+        // The timeouts end the call at different points between the request and the message.
+        let timeout = Duration::from_micros(n * 50);
         if let Ok(delivery) =
-            tokio::time::timeout(patience, queue.receive(QueueName::PollsNow)).await
+            tokio::time::timeout(timeout, queue.receive(QueueName::PollsNow)).await
         {
             drop(delivery.unwrap());
         }
     }
-    let mut came = BTreeSet::new();
-    while came.len() < 40 {
+    let mut received = BTreeSet::new();
+    while received.len() < 40 {
         let delivery = receive(&*queue, QueueName::PollsNow).await;
-        came.extend(delivery.jobs.iter().map(encode_job));
+        received.extend(delivery.jobs.iter().map(encode_job));
         delivery.ack().await.unwrap();
     }
-    is_empty(&*queue, QueueName::PollsNow).await;
+    assert_empty(&*queue, QueueName::PollsNow).await;
 }
 
-/// A queue that holds as much as it may refuses; the others go on. Every caller gets the answer to
-/// its own jobs: with pipelined confirms lapin mixes them up, so this counts every one.
+/// A full queue refuses jobs while the other queues accept them, and every caller gets the result
+/// of its own jobs. With several messages in flight on one channel, lapin assigns a confirm to the
+/// wrong message; therefore the test checks each result.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_thousand_publishers_each_get_their_own_result() {
+async fn each_of_a_thousand_publishers_gets_its_own_result() {
     let place = Place::new(BACKEND).await;
     let queue = place.queue().await;
     match &place {
@@ -191,8 +197,8 @@ async fn a_thousand_publishers_each_get_their_own_result() {
         }
         Place::Embedded(directory) => {
             let file = rusqlite::Connection::open(directory.path().join("pagesync.db")).unwrap();
-            let small = "UPDATE queues SET max_bytes = 2000 WHERE queue = 'polls_daily'";
-            assert_eq!(file.execute(small, []).unwrap(), 1);
+            let limit = "UPDATE queues SET max_bytes = 2000 WHERE queue = 'polls_daily'";
+            assert_eq!(file.execute(limit, []).unwrap(), 1);
         }
     }
     // A policy takes effect a moment after it is set.
@@ -227,7 +233,7 @@ async fn a_thousand_publishers_each_get_their_own_result() {
         .filter(|(.., result)| result.is_ok())
         .map(|(_, job, _)| job.as_str())
         .collect();
-    // Nothing is known of what was not answered in time: it may be there.
+    // A job whose publish was not answered in time may or may not be in the queue.
     let mut unanswered = BTreeSet::new();
     for (n, job, result) in &results {
         match result {
@@ -251,9 +257,9 @@ async fn a_thousand_publishers_each_get_their_own_result() {
         results.iter().filter(even).count(),
     )
     .await;
-    // And what was not answered in time and is there.
-    let patience = Duration::from_millis(300);
-    while let Ok(more) = tokio::time::timeout(patience, queue.receive(QueueName::Webhooks)).await {
+    // The queue may also contain jobs whose publish was not answered in time.
+    let timeout = Duration::from_millis(300);
+    while let Ok(more) = tokio::time::timeout(timeout, queue.receive(QueueName::Webhooks)).await {
         let delivery = more.unwrap();
         webhooks.extend(delivery.jobs.clone());
         delivery.ack().await.unwrap();
@@ -275,9 +281,9 @@ async fn a_thousand_publishers_each_get_their_own_result() {
             .map(encode_job),
     );
     let stored: BTreeSet<&str> = stored.iter().map(String::as_str).collect();
-    assert!(accepted.is_subset(&stored), "accepted and not there");
+    assert!(accepted.is_subset(&stored), "an accepted job is missing");
     let known: BTreeSet<&str> = accepted.union(&unanswered).copied().collect();
-    assert!(stored.is_subset(&known), "refused and there");
-    is_empty(&*queue, QueueName::Webhooks).await;
-    is_empty(&*queue, QueueName::PollsDaily).await;
+    assert!(stored.is_subset(&known), "a refused job was stored");
+    assert_empty(&*queue, QueueName::Webhooks).await;
+    assert_empty(&*queue, QueueName::PollsDaily).await;
 }

@@ -1,4 +1,4 @@
-//! The scheduler by itself, on a real queue and a real store.
+//! The scheduler without other roles, on a real queue and a real store.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +19,7 @@ use crate::support::{eventually, page_id};
 const PAGES: u64 = 1500;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lane_with_enough_waiting_gets_no_more_until_some_is_taken() {
+async fn a_queue_at_its_depth_limit_gets_no_polls_until_some_are_consumed() {
     let place = Place::new(BACKEND).await;
     let (queue, store) = (place.queue().await, place.store());
     let due = |n: u64| Commit {
@@ -31,47 +31,50 @@ async fn a_lane_with_enough_waiting_gets_no_more_until_some_is_taken() {
     };
     let commits: Vec<Commit> = (1..=PAGES).map(due).collect();
     store.commit(&commits).await.unwrap();
-    // A used up limit of the app: nothing is published at all.
+    // While the rate limit of the app blocks calls, no poll is published.
     let clock = Clock::manual(Clock::system().now());
     let now = clock.now();
-    let close = |stored: rate_limit::RateLimit| Some(stored.after_refusal(now, None));
-    let closed = rate_limit::update(&*store, rate_limit::APP_BUCKET, now, close)
+    let block = |stored: rate_limit::RateLimit| Some(stored.after_refusal(now, None));
+    let blocked = rate_limit::update(&*store, rate_limit::APP_BUCKET, now, block)
         .await
         .unwrap()
         .unwrap();
     let (lifecycle, metrics) = (Lifecycle::default(), Metrics::default());
-    let parts = scheduler::Context {
+    let context = scheduler::Context {
         queue: queue.clone(),
         store: store.clone(),
         metrics,
         clock: clock.clone(),
     };
-    lifecycle.spawn("scheduler", scheduler::run(parts, lifecycle.clone()));
+    lifecycle.spawn("scheduler", scheduler::run(context, lifecycle.clone()));
     assert_eq!(queue.depth(QueueName::PollsNow).await.unwrap().messages, 0);
-    clock.advance(now.until(closed.blocked_until));
-    eventually("the queue to be full enough", || async {
+    clock.advance(now.until(blocked.blocked_until));
+    eventually("the queue to reach its depth limit", || async {
         (queue.depth(QueueName::PollsNow).await.unwrap().messages >= scheduler::MAX_QUEUE_DEPTH)
             .then_some(())
     })
     .await;
     let mut seen = BTreeSet::new();
-    let (mut deepest, mut twice) = (0, 0);
+    let (mut max_depth, mut published_twice) = (0, 0);
     while seen.len() < usize::try_from(PAGES).unwrap() {
-        deepest = deepest.max(queue.depth(QueueName::PollsNow).await.unwrap().messages);
+        max_depth = max_depth.max(queue.depth(QueueName::PollsNow).await.unwrap().messages);
         let delivery = queue.receive(QueueName::PollsNow).await.unwrap();
         for job in &delivery.jobs {
             let Job::Poll(claim) = job else {
                 panic!("{job:?}")
             };
-            twice += u64::from(!seen.insert(claim.subject.clone()));
+            published_twice += u64::from(!seen.insert(claim.subject.clone()));
         }
         delivery.ack().await.unwrap();
     }
-    // A batch that was not confirmed in time is published again, and its first copy may be there.
-    assert!(twice <= 100, "{twice} published twice");
+    // A batch that was not confirmed in time is published again, although it may be in the queue.
     assert!(
-        deepest < scheduler::MAX_QUEUE_DEPTH + 200,
-        "{deepest} messages"
+        published_twice <= 100,
+        "{published_twice} polls were published twice"
+    );
+    assert!(
+        max_depth < scheduler::MAX_QUEUE_DEPTH + 200,
+        "{max_depth} messages"
     );
     lifecycle.stop();
     lifecycle.finish().await.unwrap();

@@ -1,4 +1,4 @@
-//! What every store must do.
+//! The conformance suite of the trait `Store`, part 1: commits, guards and records.
 
 use std::time::Duration;
 
@@ -20,19 +20,21 @@ use crate::BACKEND;
 use crate::support::deployment::Place;
 use crate::support::{eventually, page_id};
 
-fn named(page: &mut Page, name: &str, stamp: u64) -> Vec<model::page::Change> {
-    let seen = Observation {
+/// Applies a webhook that names the Page at `stamp`, and returns the changes.
+fn apply_name(page: &mut Page, name: &str, stamp: u64) -> Vec<model::page::Change> {
+    let observation = Observation {
         field: FieldName::parse("name").unwrap(),
         value: CanonicalValue::from_json(&json!(name)),
         stamp: FacebookTime(stamp),
         source: Source::Webhook,
     };
-    page.apply_observation(&seen).into_iter().collect()
+    page.apply_observation(&observation).into_iter().collect()
 }
 
+/// A commit that writes a Page of which only the name is known.
 pub(crate) fn write(id: &PageId, expected: u64, name: &str, stamp: u64) -> Commit {
     let mut page = Page::default();
-    let changes = named(&mut page, name, stamp);
+    let changes = apply_name(&mut page, name, stamp);
     let page = PageWrite {
         id: id.clone(),
         expected,
@@ -46,17 +48,20 @@ pub(crate) fn write(id: &PageId, expected: u64, name: &str, stamp: u64) -> Commi
     }
 }
 
-pub(crate) async fn one(store: &dyn Store, id: &PageId) -> Versioned<StoredPage> {
+/// Loads one Page.
+pub(crate) async fn load(store: &dyn Store, id: &PageId) -> Versioned<StoredPage> {
     load_page(store, id).await.unwrap()
 }
 
-pub(crate) async fn applied(store: &dyn Store, commit: Commit) {
+/// Makes a commit that must be applied.
+pub(crate) async fn apply(store: &dyn Store, commit: Commit) {
     assert_eq!(
         store.commit(&[commit]).await.unwrap(),
         [CommitOutcome::Applied]
     );
 }
 
+/// A write of a record that has no time to live.
 fn put(id: &str, body: Json) -> RecordWrite {
     RecordWrite::Put {
         key: RecordKey::new(RecordKind::DeadLetter, id),
@@ -67,22 +72,22 @@ fn put(id: &str, body: Json) -> RecordWrite {
 }
 
 #[tokio::test]
-async fn a_commit_is_read_back_and_counts_its_version() {
+async fn a_committed_page_is_read_back_and_each_commit_raises_its_version() {
     let store = Place::new(BACKEND).await.into_store();
     let id = page_id(1);
     assert_eq!(
-        one(&*store.1, &id).await,
+        load(&*store.1, &id).await,
         Versioned {
             version: 0,
             value: StoredPage::Unknown
         }
     );
-    applied(&*store.1, write(&id, 0, "first", 10)).await;
-    applied(&*store.1, write(&id, 1, "second", 20)).await;
+    apply(&*store.1, write(&id, 0, "first", 10)).await;
+    apply(&*store.1, write(&id, 1, "second", 20)).await;
     let Versioned {
         version,
         value: StoredPage::Page(page),
-    } = one(&*store.1, &id).await
+    } = load(&*store.1, &id).await
     else {
         panic!("a Page")
     };
@@ -103,7 +108,7 @@ async fn a_commit_is_read_back_and_counts_its_version() {
 }
 
 #[tokio::test]
-async fn the_second_of_two_commits_on_one_version_is_stale_and_writes_nothing() {
+async fn the_second_of_two_commits_to_one_version_is_stale_and_writes_nothing() {
     let store = Place::new(BACKEND).await.into_store();
     let id = page_id(1);
     let mut loser = write(&id, 0, "loser", 20);
@@ -118,7 +123,7 @@ async fn the_second_of_two_commits_on_one_version_is_stale_and_writes_nothing() 
         .await
         .unwrap();
     assert_eq!(outcomes, [CommitOutcome::Applied, CommitOutcome::Stale]);
-    assert_eq!(one(&*store.1, &id).await.version, 1);
+    assert_eq!(load(&*store.1, &id).await.version, 1);
     assert_eq!(
         store
             .1
@@ -132,32 +137,32 @@ async fn the_second_of_two_commits_on_one_version_is_stale_and_writes_nothing() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_writers_on_one_page_lose_no_write() {
-    const EACH: u64 = 40;
+async fn two_concurrent_writers_of_one_page_lose_no_write() {
+    const WRITES: u64 = 40;
     let store = Place::new(BACKEND).await.into_store();
     let id = page_id(1);
-    applied(&*store.1, registration_commit(&id, 0, HostTime(1))).await;
+    apply(&*store.1, registration_commit(&id, 0, HostTime(1))).await;
     let writer = |offset: u64| {
         let (store, id) = (store.1.clone(), id.clone());
         tokio::spawn(async move {
-            for n in 0..EACH {
+            for n in 0..WRITES {
                 loop {
                     let Versioned {
                         version,
                         value: StoredPage::Page(mut page),
-                    } = one(&*store, &id).await
+                    } = load(&*store, &id).await
                     else {
                         panic!("a Page")
                     };
                     let field = FieldName::parse(&format!("w{offset}_{n}")).unwrap();
                     let value = CanonicalValue::from_json(&json!(n));
-                    let seen = Observation {
+                    let observation = Observation {
                         field,
                         value,
                         stamp: FacebookTime(n + 1),
                         source: Source::Poll,
                     };
-                    let changes = page.apply_observation(&seen).into_iter().collect();
+                    let changes = page.apply_observation(&observation).into_iter().collect();
                     let write = PageWrite {
                         id: id.clone(),
                         expected: version,
@@ -182,13 +187,13 @@ async fn two_writers_on_one_page_lose_no_write() {
     let Versioned {
         version,
         value: StoredPage::Page(page),
-    } = one(&*store.1, &id).await
+    } = load(&*store.1, &id).await
     else {
         panic!("a Page")
     };
     assert_eq!(
         (version, page.registers.len() as u64),
-        (1 + 2 * EACH, 2 * EACH)
+        (1 + 2 * WRITES, 2 * WRITES)
     );
     assert_eq!(store.1.history(&id).await.unwrap().len(), MAX_HISTORY);
     let Changes::Entries(feed) = store.1.changes_after(None, 1000).await.unwrap() else {
@@ -197,16 +202,16 @@ async fn two_writers_on_one_page_lose_no_write() {
     let versions: Vec<u64> = feed.iter().map(|(_, entry)| entry.version).collect();
     assert_eq!(
         versions,
-        (2..=1 + 2 * EACH).collect::<Vec<_>>(),
-        "one feed entry a version, in order"
+        (2..=1 + 2 * WRITES).collect::<Vec<_>>(),
+        "the feed has one entry for each version, in order"
     );
 }
 
 #[tokio::test]
-async fn a_guard_on_another_version_stops_the_whole_commit() {
+async fn a_guard_with_another_version_makes_the_whole_commit_stale() {
     let store = Place::new(BACKEND).await.into_store();
     let (id, key) = (page_id(1), RecordKey::new(RecordKind::DeadLetter, "epoch"));
-    applied(
+    apply(
         &*store.1,
         Commit {
             records: vec![put("epoch", json!("a"))],
@@ -222,14 +227,14 @@ async fn a_guard_on_another_version_stops_the_whole_commit() {
         store.1.commit(&[guarded(2)]).await.unwrap(),
         [CommitOutcome::Stale]
     );
-    assert_eq!(one(&*store.1, &id).await.version, 0);
+    assert_eq!(load(&*store.1, &id).await.version, 0);
     assert_eq!(
         store.1.commit(&[guarded(1)]).await.unwrap(),
         [CommitOutcome::Applied]
     );
-    assert_eq!(one(&*store.1, &id).await.version, 1);
+    assert_eq!(load(&*store.1, &id).await.version, 1);
     let absent = (RecordKey::new(RecordKind::DeadLetter, "none"), 0);
-    applied(
+    apply(
         &*store.1,
         Commit {
             guards: vec![absent],
@@ -240,10 +245,10 @@ async fn a_guard_on_another_version_stops_the_whole_commit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_can_be_taken_by_one_only() {
+async fn a_record_is_deleted_at_its_expected_version_only_once() {
     let store = Place::new(BACKEND).await.into_store();
     let key = RecordKey::new(RecordKind::DeadLetter, "once");
-    applied(
+    apply(
         &*store.1,
         Commit {
             records: vec![put("once", json!({"a": [1, null]}))],
@@ -259,23 +264,23 @@ async fn a_record_can_be_taken_by_one_only() {
             value: json!({"a": [1, null]})
         }
     );
-    let takers = (0..10).map(|_| {
+    let deletions = (0..10).map(|_| {
         let (store, key) = (store.1.clone(), key.clone());
         tokio::spawn(async move {
-            let take = RecordWrite::Delete {
+            let delete = RecordWrite::Delete {
                 key,
                 expected: Some(1),
             };
             store
                 .commit(&[Commit {
-                    records: vec![take],
+                    records: vec![delete],
                     ..Commit::default()
                 }])
                 .await
                 .unwrap()
         })
     });
-    let outcomes: Vec<CommitOutcome> = join_all(takers)
+    let outcomes: Vec<CommitOutcome> = join_all(deletions)
         .await
         .into_iter()
         .flat_map(Result::unwrap)
@@ -291,21 +296,21 @@ async fn a_record_can_be_taken_by_one_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_expire_add_up_and_are_listed_in_order() {
+async fn records_expire_are_listed_in_order_and_count_concurrent_additions() {
     let store = Place::new(BACKEND).await.into_store();
-    let brief = RecordWrite::Put {
+    let short_lived = RecordWrite::Put {
         key: RecordKey::new(RecordKind::DeadLetter, "b"),
-        body: json!("brief"),
+        body: json!("short-lived"),
         expected: None,
         ttl: Some(Duration::from_secs(3)),
     };
     let records = vec![
         put("a", json!(1)),
-        brief,
+        short_lived,
         put("c", json!(3)),
         put("d", json!(4)),
     ];
-    applied(
+    apply(
         &*store.1,
         Commit {
             records,
@@ -322,26 +327,26 @@ async fn records_expire_add_up_and_are_listed_in_order() {
         found.into_iter().map(|(key, _)| key.id).collect()
     };
     assert_eq!(names(None, 10).await, ["a", "b", "c", "d"]);
-    eventually("the brief one to be gone", || async {
-        let gone = store
+    eventually("the record to expire", || async {
+        let is_expired = store
             .1
             .load_record(&RecordKey::new(RecordKind::DeadLetter, "b"))
             .await
             .unwrap()
             .is_none();
-        gone.then_some(())
+        is_expired.then_some(())
     })
     .await;
     assert_eq!(names(None, 2).await, ["a", "c"]);
     assert_eq!(names(Some("a"), 10).await, ["c", "d"]);
-    let adders = (0..10).map(|_| {
+    let additions = (0..10).map(|_| {
         let store = store.1.clone();
         tokio::spawn(async move {
             let add = RecordWrite::Add {
                 key: RecordKey::new(RecordKind::DeadLetter, "n"),
                 n: 3,
             };
-            applied(
+            apply(
                 &*store,
                 Commit {
                     records: vec![add],
@@ -351,7 +356,10 @@ async fn records_expire_add_up_and_are_listed_in_order() {
             .await;
         })
     });
-    join_all(adders).await.into_iter().for_each(Result::unwrap);
+    join_all(additions)
+        .await
+        .into_iter()
+        .for_each(Result::unwrap);
     let sum = store
         .1
         .load_record(&RecordKey::new(RecordKind::DeadLetter, "n"))

@@ -1,4 +1,5 @@
-//! What every store must do beyond commits: the due index, the feed, lists, damage, the check.
+//! The conformance suite of the trait `Store`, part 2: the due index, the feed, lists, corrupt
+//! Pages and the check.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,12 +12,12 @@ use model::queue_name::QueueName;
 use model::time::HostTime;
 
 use crate::BACKEND;
-use crate::store::{applied, one, write};
+use crate::store::{apply, load, write};
 use crate::support::deployment::Place;
 use crate::support::page_id;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_due_is_claimed_once_and_again_after_a_crash() {
+async fn a_due_subject_is_claimed_once_and_again_after_a_crash() {
     const PAGES: u64 = 300;
     let store = Place::new(BACKEND).await.into_store();
     let due = |n: u64, at: u64| Commit {
@@ -33,16 +34,16 @@ async fn what_is_due_is_claimed_once_and_again_after_a_crash() {
         let claimers = (0..3).map(|_| {
             let store = store.1.clone();
             tokio::spawn(async move {
-                let mut mine = Vec::new();
+                let mut own = Vec::new();
                 loop {
                     let claims = store
                         .claim_due(QueueName::PollsNow, now, lease, 7)
                         .await
                         .unwrap();
                     if claims.is_empty() {
-                        return mine;
+                        return own;
                     }
-                    mine.extend(claims);
+                    own.extend(claims);
                 }
             })
         });
@@ -57,23 +58,23 @@ async fn what_is_due_is_claimed_once_and_again_after_a_crash() {
     assert_eq!(
         (claims.len() as u64, subjects.len() as u64),
         (PAGES, PAGES),
-        "each once"
+        "each subject is claimed once"
     );
     assert!(
         claims
             .iter()
             .all(|claim| claim.due_at.0 > 1000 && claim.due_at.0 <= 1000 + PAGES)
     );
-    // Of three claimers one does its work; the others crash before they publish.
-    let done: Vec<Commit> = (1..=100).map(|n| due(n, 10_000_000)).collect();
-    store.1.commit(&done).await.unwrap();
-    let again = claim_all(now.plus(lease))
+    // One of the three claimers finishes its work; the others crash before they publish.
+    let finished: Vec<Commit> = (1..=100).map(|n| due(n, 10_000_000)).collect();
+    store.1.commit(&finished).await.unwrap();
+    let claimed_again = claim_all(now.plus(lease))
         .await
         .into_iter()
         .flat_map(Result::unwrap)
         .count();
-    assert_eq!(again as u64, PAGES - 100);
-    let forget = DueWrite {
+    assert_eq!(claimed_again as u64, PAGES - 100);
+    let never = DueWrite {
         subject: Subject::Page(page_id(1)),
         due: None,
     };
@@ -81,10 +82,10 @@ async fn what_is_due_is_claimed_once_and_again_after_a_crash() {
         subject: Subject::Page(page_id(2)),
         due: Some((QueueName::PollsDaily, HostTime(5))),
     };
-    applied(
+    apply(
         &*store.1,
         Commit {
-            due: vec![forget, daily],
+            due: vec![never, daily],
             ..Commit::default()
         },
     )
@@ -105,10 +106,10 @@ async fn what_is_due_is_claimed_once_and_again_after_a_crash() {
 }
 
 #[tokio::test]
-async fn a_feed_reader_sees_each_change_once_or_learns_of_a_gap() {
+async fn a_feed_reader_gets_each_change_once_or_an_answer_that_entries_were_trimmed() {
     let (place, store) = Place::new(BACKEND).await.into_store();
     for n in 1..=6 {
-        applied(&*store, write(&page_id(n), 0, "n", n)).await;
+        apply(&*store, write(&page_id(n), 0, "n", n)).await;
     }
     let read = async |cursor: Option<Cursor>, limit| match store
         .changes_after(cursor.as_ref(), limit)
@@ -116,7 +117,7 @@ async fn a_feed_reader_sees_each_change_once_or_learns_of_a_gap() {
         .unwrap()
     {
         Changes::Entries(entries) => entries,
-        Changes::Trimmed(cursor) => panic!("a gap before {cursor}"),
+        Changes::Trimmed(cursor) => panic!("entries before {cursor} were trimmed"),
     };
     let first = read(None, 2).await;
     assert_eq!(
@@ -130,21 +131,21 @@ async fn a_feed_reader_sees_each_change_once_or_learns_of_a_gap() {
     let rest = read(Some(cursor.clone()), 100).await;
     assert_eq!(rest.len(), 4);
     assert_eq!(read(Some(rest[3].0.clone()), 100).await, []);
-    place.forget_feed_up_to(3).await;
+    place.trim_feed_up_to(3).await;
     assert!(
         matches!(store.changes_after(Some(&cursor), 9).await.unwrap(), Changes::Trimmed(to) if to.position == 6)
     );
-    let kept = Cursor {
+    let before_first = Cursor {
         position: 3,
         ..cursor.clone()
     };
-    assert_eq!(read(Some(kept), 100).await.len(), 3);
-    let other = Cursor {
+    assert_eq!(read(Some(before_first), 100).await.len(), 3);
+    let other_epoch = Cursor {
         epoch: "another".to_owned(),
         position: 6,
     };
     assert!(matches!(
-        store.changes_after(Some(&other), 9).await.unwrap(),
+        store.changes_after(Some(&other_epoch), 9).await.unwrap(),
         Changes::Trimmed(_)
     ));
     let ahead = Cursor {
@@ -158,10 +159,10 @@ async fn a_feed_reader_sees_each_change_once_or_learns_of_a_gap() {
 }
 
 #[tokio::test]
-async fn a_corrupt_page_is_isolated_and_can_be_written_over() {
+async fn a_corrupt_page_does_not_affect_others_and_can_be_overwritten() {
     let (place, store) = Place::new(BACKEND).await.into_store();
     for n in 1..=3 {
-        applied(&*store, write(&page_id(n), 0, "good", n)).await;
+        apply(&*store, write(&page_id(n), 0, "good", n)).await;
     }
     place.corrupt(&page_id(2)).await;
     let ids = [page_id(1), page_id(2), page_id(3)];
@@ -180,20 +181,20 @@ async fn a_corrupt_page_is_isolated_and_can_be_written_over() {
     );
     assert_eq!(
         stored[1].version, 1,
-        "the version lives outside of what was damaged"
+        "the version is stored outside of the damaged part"
     );
-    applied(&*store, write(&page_id(2), 1, "again", 9)).await;
+    apply(&*store, write(&page_id(2), 1, "again", 9)).await;
     assert!(matches!(
-        one(&*store, &page_id(2)).await.value,
+        load(&*store, &page_id(2)).await.value,
         StoredPage::Page(_)
     ));
 }
 
 #[tokio::test]
-async fn pages_are_listed_in_order_and_a_forgotten_one_keeps_only_its_tombstone() {
+async fn pages_are_listed_in_order_and_of_an_erased_page_only_status_and_version_stay() {
     let store = Place::new(BACKEND).await.into_store();
     for n in [30, 4, 200] {
-        applied(&*store.1, write(&page_id(n), 0, "secret", n)).await;
+        apply(&*store.1, write(&page_id(n), 0, "secret", n)).await;
     }
     let ids = async |after: Option<&PageId>| -> Vec<String> {
         let pages = store.1.list_pages(after, 2).await.unwrap();
@@ -205,23 +206,23 @@ async fn pages_are_listed_in_order_and_a_forgotten_one_keeps_only_its_tombstone(
         status: Status::Erased,
         ..Page::default()
     };
-    let forget = PageWrite {
+    let erasure = PageWrite {
         id: page_id(4),
         expected: 1,
         page: page.clone(),
         changes: Vec::new(),
         received_at: HostTime(1),
     };
-    applied(
+    apply(
         &*store.1,
         Commit {
-            page: Some(forget),
+            page: Some(erasure),
             ..Commit::default()
         },
     )
     .await;
     assert_eq!(
-        one(&*store.1, &page_id(4)).await,
+        load(&*store.1, &page_id(4)).await,
         Versioned {
             version: 2,
             value: StoredPage::Page(Box::new(page))
@@ -231,7 +232,7 @@ async fn pages_are_listed_in_order_and_a_forgotten_one_keeps_only_its_tombstone(
 }
 
 #[tokio::test]
-async fn a_check_writes_and_names_the_epoch() {
+async fn a_check_writes_and_returns_the_epoch() {
     let store = Place::new(BACKEND).await.into_store();
     let first = store.1.check().await.unwrap();
     assert_eq!(first.errors, [] as [String; 0]);
@@ -239,9 +240,10 @@ async fn a_check_writes_and_names_the_epoch() {
     assert!(!first.epoch.is_empty());
 }
 
-/// I5 is in it: a crash between claim and publish, the claim of another, then the late publish.
+/// Claims, publishes and crashes come in random order. Some publishes come after the lease has
+/// ended and another scheduler has claimed the same Page.
 #[tokio::test(flavor = "multi_thread")]
-async fn three_schedulers_and_crashes_publish_each_due_page_once_and_once_more_for_each_crash() {
+async fn three_schedulers_publish_each_due_page_once_and_at_most_once_more_for_each_crash() {
     const PAGES: u64 = 60;
     let (place, store) = Place::new(BACKEND).await.into_store();
     let subjects: Vec<Subject> = (1..=PAGES).map(|n| Subject::Page(page_id(n))).collect();
@@ -260,23 +262,24 @@ async fn three_schedulers_and_crashes_publish_each_due_page_once_and_once_more_f
         let mut chance = fastrand::Rng::with_seed(seed);
         store.commit(&[due(Some(HostTime(1000)))]).await.unwrap();
         let mut now = HostTime(1000);
-        // What explains a second publish: a crash of who held it, or a lease that ran out meanwhile.
-        let (mut published, mut excused) = (BTreeMap::new(), BTreeMap::new());
-        let mut hands: [Vec<Subject>; 3] = Default::default();
+        // A Page may be published once more for each crash of the scheduler that had claimed it,
+        // and for each lease that ended before the publish.
+        let (mut published, mut crashes) = (BTreeMap::new(), BTreeMap::new());
+        let mut claimed: [Vec<Subject>; 3] = Default::default();
         for _ in 0..60 {
-            let who = chance.usize(0..3);
-            let hand = &mut hands[who];
+            let scheduler = chance.usize(0..3);
+            let own = &mut claimed[scheduler];
             match chance.u8(0..4) {
                 0 | 1 => {
                     let claims = store
                         .claim_due(QueueName::PollsNow, now, lease, chance.usize(1..20))
                         .await
                         .unwrap();
-                    hand.extend(claims.into_iter().map(|claim| claim.subject));
+                    own.extend(claims.into_iter().map(|claim| claim.subject));
                 }
-                // It published what it had in hand, and the worker was done at once.
+                // The scheduler publishes its claims, and the worker finishes them at once.
                 2 => {
-                    let done = hand.drain(..).map(|subject| {
+                    let done = own.drain(..).map(|subject| {
                         *published.entry(subject.clone()).or_insert(0_u64) += 1;
                         DueWrite { subject, due: None }
                     });
@@ -287,20 +290,20 @@ async fn three_schedulers_and_crashes_publish_each_due_page_once_and_once_more_f
                     store.commit(&[done]).await.unwrap();
                 }
                 _ => {
-                    for subject in hands.iter().flatten() {
-                        *excused.entry(subject.clone()).or_insert(0_u64) += 1;
+                    for subject in claimed.iter().flatten() {
+                        *crashes.entry(subject.clone()).or_insert(0_u64) += 1;
                     }
-                    hands[who].clear();
+                    claimed[scheduler].clear();
                     now = now.plus(lease);
                 }
             }
         }
-        for hand in &mut hands {
-            for subject in hand.drain(..) {
-                *excused.entry(subject).or_insert(0) += 1;
+        for own in &mut claimed {
+            for subject in own.drain(..) {
+                *crashes.entry(subject).or_insert(0) += 1;
             }
         }
-        // The last scheduler lives on.
+        // The last scheduler does not crash.
         now = now.plus(lease);
         let rest = store
             .claim_due(QueueName::PollsNow, now, lease, 1000)
@@ -311,10 +314,10 @@ async fn three_schedulers_and_crashes_publish_each_due_page_once_and_once_more_f
         }
         for subject in &subjects {
             let times = published.get(subject).copied().unwrap_or(0);
-            let crashes = excused.get(subject).copied().unwrap_or(0);
+            let allowed = crashes.get(subject).copied().unwrap_or(0);
             assert!(
-                (1..=1 + crashes).contains(&times),
-                "seed {seed}, {subject}: {times} times, {crashes} crashes"
+                (1..=1 + allowed).contains(&times),
+                "seed {seed}, {subject}: {times} times, {allowed} crashes"
             );
         }
         store.commit(&[due(None)]).await.unwrap();

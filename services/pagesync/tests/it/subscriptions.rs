@@ -1,5 +1,5 @@
-//! Subscriptions on both layers: what is there is kept, what is lost comes back, what is foreign is not
-//! taken.
+//! The app subscription and the Page subscriptions: fields of others stay, lost subscriptions are
+//! restored, and the callback of another deployment is not replaced.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,7 +13,8 @@ use crate::BACKEND;
 use crate::support::eventually;
 use crate::support::facebook::{Connected, Scene, manual, nth};
 
-fn foreign() -> AppSubscription {
+/// An app subscription whose callback belongs to another program.
+fn foreign_subscription() -> AppSubscription {
     AppSubscription {
         callback: "https://bot.example/hook".to_owned(),
         include_values: true,
@@ -21,7 +22,8 @@ fn foreign() -> AppSubscription {
     }
 }
 
-async fn app(connected: &Connected) -> App {
+/// Loads the record of the app.
+async fn load_app(connected: &Connected) -> App {
     load_record::<App>(&*connected.deployment.store, &app::key())
         .await
         .unwrap()
@@ -30,14 +32,14 @@ async fn app(connected: &Connected) -> App {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_callback_of_another_deployment_is_not_taken_over_unasked() {
+async fn the_callback_of_another_deployment_is_not_replaced_by_default() {
     let connected = Connected::start(BACKEND, Scene::default()).await;
-    eventually("our own callback", || async {
-        app(&connected).await.callback
+    eventually("the callback of this deployment", || async {
+        load_app(&connected).await.callback
     })
     .await;
-    connected.simulator.facebook().subscription = Some(foreign());
-    // As at a start that finds another callback than the one it knows.
+    connected.simulator.facebook().subscription = Some(foreign_subscription());
+    // The check of the app subscription is due, as at the start of a worker.
     let mut stored = load_record::<App>(&*connected.deployment.store, &app::key())
         .await
         .unwrap()
@@ -57,15 +59,18 @@ async fn the_callback_of_another_deployment_is_not_taken_over_unasked() {
         ..common::store::Commit::default()
     };
     connected.deployment.store.commit(&[commit]).await.unwrap();
-    let problem = eventually("the complaint", || async { app(&connected).await.problem }).await;
+    let problem = eventually("the problem", || async {
+        load_app(&connected).await.problem
+    })
+    .await;
     assert!(problem.contains("another address"), "{problem}");
-    let there = connected.simulator.facebook().subscription.clone().unwrap();
-    assert_eq!(there.callback, "https://bot.example/hook");
+    let subscription = connected.simulator.facebook().subscription.clone();
+    assert_eq!(subscription.unwrap().callback, "https://bot.example/hook");
     connected.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn told_to_it_takes_the_callback_over_and_keeps_its_fields() {
+async fn with_replace_callback_the_callback_is_replaced_and_its_fields_stay() {
     let extra = [("PAGESYNC_REPLACE_CALLBACK", "true")];
     let scene = Scene {
         extra: &extra,
@@ -73,43 +78,46 @@ async fn told_to_it_takes_the_callback_over_and_keeps_its_fields() {
         ..Scene::default()
     };
     let connected = Connected::start(BACKEND, scene).await;
-    eventually("our own callback", || async {
-        app(&connected).await.callback
+    eventually("the callback of this deployment", || async {
+        load_app(&connected).await.callback
     })
     .await;
-    connected.simulator.facebook().subscription = Some(foreign());
+    connected.simulator.facebook().subscription = Some(foreign_subscription());
     connected.advance(Duration::from_secs(25 * 3600));
-    let there = eventually("our callback again", || async {
-        let there = connected.simulator.facebook().subscription.clone()?;
-        there
+    let subscription = eventually("the callback to be replaced", || async {
+        let subscription = connected.simulator.facebook().subscription.clone()?;
+        subscription
             .callback
             .starts_with(&connected.public)
-            .then_some(there)
+            .then_some(subscription)
     })
     .await;
     assert!(
-        there.fields.contains("messages") && there.fields.contains("name"),
-        "{there:?}"
+        subscription.fields.contains("messages") && subscription.fields.contains("name"),
+        "{subscription:?}"
     );
     connected.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_keeps_the_fields_of_the_bot_and_comes_back_when_it_was_unsubscribed() {
+async fn a_page_subscription_keeps_the_fields_of_others_and_is_restored_after_its_removal() {
     let scene = Scene {
         clock: manual(),
         ..Scene::default()
     };
     let connected = Connected::start(BACKEND, scene).await;
-    let bot = BTreeSet::from(["feed".to_owned()]);
+    let of_a_bot = BTreeSet::from(["feed".to_owned()]);
     connected
         .simulator
         .facebook()
         .page_subscriptions
-        .insert(nth(0), bot);
+        .insert(nth(0), of_a_bot);
     assert_eq!(connected.connect().await.0, 200);
-    let ours = connected.simulator.facebook().page_subscriptions[&nth(0)].clone();
-    assert!(ours.contains("feed") && ours.contains("name"), "{ours:?}");
+    let fields = connected.simulator.facebook().page_subscriptions[&nth(0)].clone();
+    assert!(
+        fields.contains("feed") && fields.contains("name"),
+        "{fields:?}"
+    );
     connected
         .simulator
         .facebook()
@@ -117,7 +125,7 @@ async fn a_page_keeps_the_fields_of_the_bot_and_comes_back_when_it_was_unsubscri
         .remove(&nth(1));
     let slot = connected.connection().await.polling.daily_slot.unwrap();
     connected.advance(connected.clock.now().until(slot) + Duration::from_secs(1));
-    eventually("the subscription to be back", || async {
+    eventually("the subscription to be restored", || async {
         let facebook = connected.simulator.facebook();
         facebook
             .page_subscriptions
@@ -130,7 +138,7 @@ async fn a_page_keeps_the_fields_of_the_bot_and_comes_back_when_it_was_unsubscri
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_login_says_whether_webhooks_can_come_and_sets_up_what_was_lost() {
+async fn a_login_restores_the_app_subscription_and_reports_whether_webhooks_can_arrive() {
     let connected = Connected::start(BACKEND, Scene::default()).await;
     let (_, body) = connected.connect().await;
     assert_eq!(
@@ -145,9 +153,10 @@ async fn a_login_says_whether_webhooks_can_come_and_sets_up_what_was_lost() {
         json!({"status": "success"}),
         "{body}"
     );
-    let there = connected.simulator.facebook().subscription.clone().unwrap();
-    assert!(there.callback.starts_with(&connected.public));
-    connected.simulator.facebook().subscription = Some(foreign());
+    let subscription = connected.simulator.facebook().subscription.clone();
+    let callback = subscription.unwrap().callback;
+    assert!(callback.starts_with(&connected.public), "{callback}");
+    connected.simulator.facebook().subscription = Some(foreign_subscription());
     let (_, body) = connected.connect().await;
     let webhooks = &body["connection"]["webhooks"];
     assert_eq!(webhooks["status"], "error", "{body}");

@@ -1,9 +1,10 @@
-//! Rules that a compiler does not check.
+//! Rules of the repository that the compiler does not check.
 
 use std::path::{Path, PathBuf};
 
 use common::config::settings::env_example;
 
+/// Returns the directory of the workspace.
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../..")
@@ -11,19 +12,20 @@ pub(crate) fn root() -> PathBuf {
         .unwrap()
 }
 
-fn read(path: &str) -> String {
+/// Reads a file whose path is relative to [`root`].
+pub(crate) fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// Every file below `directory` whose name ends in `.rs`.
+/// Returns every file below `directory` whose name ends in `.rs`.
 pub(crate) fn sources(directory: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let mut open = vec![root().join(directory)];
-    while let Some(directory) = open.pop() {
+    let mut directories = vec![root().join(directory)];
+    while let Some(directory) = directories.pop() {
         for entry in std::fs::read_dir(&directory).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                open.push(path);
+                directories.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 found.push(path);
             }
@@ -33,7 +35,7 @@ pub(crate) fn sources(directory: &str) -> Vec<PathBuf> {
 }
 
 #[test]
-fn the_env_example_is_what_the_settings_say() {
+fn the_env_example_is_generated_from_the_settings() {
     assert_eq!(
         read(".env.example"),
         env_example(),
@@ -42,7 +44,7 @@ fn the_env_example_is_what_the_settings_say() {
 }
 
 #[test]
-fn the_model_is_pure() {
+fn the_model_has_no_clock_no_io_and_no_async() {
     let manifest = read("common/model/Cargo.toml");
     for driver in [
         "tokio", "reqwest", "lapin", "redis", "rusqlite", "axum", "common",
@@ -67,7 +69,7 @@ fn the_model_is_pure() {
 }
 
 #[test]
-fn the_simulator_knows_nothing_of_ours_and_services_not_of_each_other() {
+fn the_simulator_depends_on_no_other_crate_and_services_not_on_each_other() {
     let crates = [
         "model",
         "common",
@@ -95,27 +97,30 @@ fn the_simulator_knows_nothing_of_ours_and_services_not_of_each_other() {
 }
 
 #[test]
-fn every_dependency_says_why() {
+fn every_dependency_has_a_comment_with_its_reason() {
     let manifest = read("Cargo.toml");
     let dependencies = manifest.split("[workspace.dependencies]").nth(1).unwrap();
     let dependencies = dependencies.split("\n[").next().unwrap();
     let mut before = "";
     for line in dependencies.lines() {
-        let is_ours = line.contains("path = ");
-        if line.contains(" = ") && !line.starts_with('#') && !is_ours {
-            assert!(before.starts_with("# "), "no reason above: {line}");
+        let is_member = line.contains("path = ");
+        if line.contains(" = ") && !line.starts_with('#') && !is_member {
+            assert!(before.starts_with("# "), "no comment above: {line}");
         }
         before = line;
     }
 }
 
 #[test]
-fn paths_named_in_the_documents_exist() {
+fn every_path_named_in_a_document_exists() {
     for document in [
         "ARCHITECTURE.md",
         "README.md",
         "CONTRIBUTING.md",
         "SECURITY.md",
+        "CHANGELOG.md",
+        "docs/decisions.md",
+        "docs/json.md",
     ] {
         let text = read(document);
         let names = text.split('`').skip(1).step_by(2);
@@ -124,7 +129,10 @@ fn paths_named_in_the_documents_exist() {
                 "common/",
                 "services/",
                 "deploy/",
+                "docs/",
                 "docker-compose.yml",
+                "Cargo.toml",
+                ".env.example",
                 "test",
                 ".ci/",
             ];
@@ -135,19 +143,27 @@ fn paths_named_in_the_documents_exist() {
         for name in names.filter(is_path) {
             assert!(root().join(name).exists(), "{document} names {name}");
         }
+        // Links are relative to the document.
+        let document_path = root().join(document);
+        let links = text.split("](").skip(1);
+        for link in links.filter_map(|rest| rest.split([')', '#']).next()) {
+            let is_local = !link.is_empty() && !link.contains("://");
+            let target = document_path.with_file_name(link);
+            assert!(!is_local || target.exists(), "{document} links to {link}");
+        }
     }
 }
 
 #[test]
-fn files_stay_small_and_open_with_their_job() {
+fn files_have_at_most_500_lines_and_begin_with_a_module_doc() {
     for directory in ["common", "services"] {
         for file in sources(directory) {
             let text = std::fs::read_to_string(&file).unwrap();
             let lines = text.lines().count();
-            assert!(lines <= 700, "{} has {lines} lines", file.display());
+            assert!(lines <= 500, "{} has {lines} lines", file.display());
             assert!(
                 text.starts_with("//! "),
-                "{} does not say what it is for",
+                "{} does not begin with a module doc",
                 file.display()
             );
         }
@@ -155,7 +171,7 @@ fn files_stay_small_and_open_with_their_job() {
 }
 
 #[test]
-fn nothing_is_ignored_and_nothing_sleeps_in_a_test() {
+fn no_test_is_ignored_and_no_test_sleeps() {
     for file in sources("services/pagesync/tests")
         .into_iter()
         .chain(sources("common"))

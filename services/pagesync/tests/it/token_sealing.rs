@@ -1,4 +1,4 @@
-//! Tokens are nowhere but at Facebook and sealed: canaries, keys, disconnecting.
+//! Sealed tokens: a search for planted tokens, the rotation of keys, and disconnecting.
 
 use std::fmt::Write as _;
 use std::process::{Command, Stdio};
@@ -24,19 +24,19 @@ use crate::support::deployment::{APP_SECRET, Place, VERIFY_TOKEN};
 use crate::support::facebook::{Connected, Scene, facebook, manual, nth, settings};
 use crate::support::{client, eventually, own_port, within};
 
-/// What no place but Facebook may show.
+/// A part of every token that the simulator issues. It must appear nowhere in pagesync.
 const CANARY: &str = "CANARYc0ffee";
 
-/// What somebody wrote into their Page.
-const WRITTEN: &str = "WRITTENc0ffee by somebody";
+/// A name of a Page. It must appear in the store and not in the log.
+const PAGE_NAME: &str = "NAMEc0ffee of a Page";
 
-/// A process that logs everything there is to log into a file.
-struct Loud {
+/// A process that writes its log to a file, at the level `trace`.
+struct LoggingProcess {
     child: std::process::Child,
     private: u16,
 }
 
-impl Loud {
+impl LoggingProcess {
     fn start(
         role: Role,
         place: &Place,
@@ -67,7 +67,7 @@ impl Loud {
     }
 }
 
-impl Drop for Loud {
+impl Drop for LoggingProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -75,7 +75,7 @@ impl Drop for Loud {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_token_is_in_logs_queue_store_answers_or_metrics() {
+async fn no_token_is_in_the_log_the_queue_the_store_the_answers_or_the_metrics() {
     let port = own_port();
     let public = format!("http://127.0.0.1:{port}");
     let (simulator, address) = facebook(&public, 3).await;
@@ -92,20 +92,20 @@ async fn no_token_is_in_logs_queue_store_answers_or_metrics() {
         } else {
             own_port()
         };
-        processes.push(Loud::start(role, &place, &extra, port, &log));
+        processes.push(LoggingProcess::start(role, &place, &extra, port, &log));
     }
     let http = client();
     for process in &processes {
         let url = format!("http://127.0.0.1:{}/readyz", process.private);
-        within(Duration::from_secs(60), "a loud process", || async {
+        within(Duration::from_secs(60), "a process to be ready", || async {
             let answer = http.get(&url).send().await.ok()?;
             answer.status().is_success().then_some(())
         })
         .await;
     }
-    let mut visitor = LoginBrowser::new().unwrap();
+    let mut browser = LoginBrowser::new().unwrap();
     let login = format!("{public}/facebook/login");
-    let callback = visitor
+    let callback = browser
         .log_in(&login, &Decision::default())
         .await
         .unwrap()
@@ -118,15 +118,16 @@ async fn no_token_is_in_logs_queue_store_answers_or_metrics() {
         .next()
         .unwrap()
         .to_owned();
-    // Every answer tests anew; processes that log everything may be late for the first.
+    // Each answer reports a new webhook test. A process that logs at `trace` may be too slow for
+    // the first one.
     let mut seen = String::new();
-    let begun = std::time::Instant::now();
+    let began = std::time::Instant::now();
     while !seen.contains("\"webhook_test\":{\"status\":\"success\"}") {
-        assert!(begun.elapsed() < Duration::from_secs(120), "{seen}");
-        seen.push_str(&visitor.get(&callback).await.unwrap().text().await.unwrap());
+        assert!(began.elapsed() < Duration::from_secs(120), "{seen}");
+        seen.push_str(&browser.get(&callback).await.unwrap().text().await.unwrap());
     }
     seen.push_str(
-        &visitor
+        &browser
             .get_as(&callback, "text/html")
             .await
             .unwrap()
@@ -135,15 +136,17 @@ async fn no_token_is_in_logs_queue_store_answers_or_metrics() {
             .unwrap(),
     );
     let store = place.store();
-    // What people wrote into their Pages is no business of a log either.
-    // Later than the read that came with the login.
-    let sent = Clock::system().now().0 / 1000 + 2;
-    let told = json!({"object": "page", "entry": [{"id": nth(1), "time": sent, "changes": [{"field": "name", "value": WRITTEN}]}]});
-    let told = told.to_string();
-    let sent = http.post(format!("{public}/facebook/webhook"));
-    let signature = signature_256(APP_SECRET, told.as_bytes());
-    let sent = sent.header("x-hub-signature-256", signature).body(told);
-    assert_eq!(sent.send().await.unwrap().status(), 200);
+    // A log must not contain values of Pages either. The webhook is newer than the read of the
+    // login.
+    let sent_at = Clock::system().now().0 / 1000 + 2;
+    let webhook = json!({"object": "page", "entry": [{"id": nth(1), "time": sent_at, "changes": [{"field": "name", "value": PAGE_NAME}]}]});
+    let webhook = webhook.to_string();
+    let signature = signature_256(APP_SECRET, webhook.as_bytes());
+    let request = http
+        .post(format!("{public}/facebook/webhook"))
+        .header("x-hub-signature-256", signature)
+        .body(webhook);
+    assert_eq!(request.send().await.unwrap().status(), 200);
     let other = PageId::parse(&nth(1)).unwrap();
     eventually("the value", || async {
         let stored = store
@@ -151,19 +154,19 @@ async fn no_token_is_in_logs_queue_store_answers_or_metrics() {
             .await
             .unwrap();
         format!("{:?}", stored[0].value)
-            .contains(WRITTEN)
+            .contains(PAGE_NAME)
             .then_some(())
     })
     .await;
-    // A read with a Page's token, one that fails with the token in the text, and a webhook.
+    // A read of another Page fails with an error that contains a token.
     let id = PageId::parse(&nth(0)).unwrap();
     let token = simulator.facebook().tokens.keys().next().cloned().unwrap();
     let error = json!({"error": {"message": format!("Malformed access token {token}"), "type": "OAuthException", "code": 190}});
-    let canned = json!({"edge": "GET {id}", "status": 400, "body": error});
+    let reply = json!({"edge": "GET {id}", "status": 400, "body": error});
     simulator
         .facebook()
         .scripted_replies
-        .push(serde_json::from_value(canned).unwrap());
+        .push(serde_json::from_value(reply).unwrap());
     common::pages::request_read(&*store, &id, Clock::system().now())
         .await
         .unwrap();
@@ -182,13 +185,13 @@ async fn no_token_is_in_logs_queue_store_answers_or_metrics() {
         let url = format!("http://127.0.0.1:{}/metrics", process.private);
         seen.push_str(&http.get(url).send().await.unwrap().text().await.unwrap());
     }
-    let kept = place.everything_kept().await;
-    // Jobs of every kind that nobody takes: what the broker holds of them. On the embedded backend
-    // the queue is in the file that is searched.
+    let stored = place.everything_stored().await;
+    // Without a worker, jobs stay in the broker and can be searched. On the embedded backend the
+    // queue is in the database file.
     if let Place::Distributed { .. } = &place {
         processes[1].child.kill().unwrap();
-        let mut visitor = LoginBrowser::new().unwrap();
-        let callback = visitor
+        let mut browser = LoginBrowser::new().unwrap();
+        let callback = browser
             .log_in(&login, &Decision::default())
             .await
             .unwrap()
@@ -197,7 +200,7 @@ async fn no_token_is_in_logs_queue_store_answers_or_metrics() {
             .await
             .unwrap();
         let queue = place.queue().await;
-        let answer = tokio::spawn(async move { visitor.get(&callback).await });
+        let answer = tokio::spawn(async move { browser.get(&callback).await });
         eventually("jobs to wait", || async {
             let now = queue.depth(QueueName::PollsNow).await.unwrap().messages;
             let webhooks = queue.depth(QueueName::Webhooks).await.unwrap().messages;
@@ -211,22 +214,22 @@ async fn no_token_is_in_logs_queue_store_answers_or_metrics() {
         process.child.wait().unwrap();
     }
     let queue = place.queue().await;
-    let mut bodies = 0;
+    let mut messages = 0;
     for queue_name in QueueName::ALL {
         let depth = queue.depth(queue_name).await.unwrap().messages;
         for _ in 0..depth {
             let delivery = queue.receive(queue_name).await.unwrap();
             write!(seen, "{:?}", delivery.jobs).unwrap();
-            bodies += 1;
+            messages += 1;
         }
     }
     let logged = std::fs::read_to_string(&log).unwrap();
     assert!(
         logged.len() > 10_000,
-        "trace was on: {} bytes",
+        "the log at `trace` has only {} bytes",
         logged.len()
     );
-    let private = std::fs::read_to_string(match &place {
+    let private_keys = std::fs::read_to_string(match &place {
         Place::Embedded(directory) => directory.path().join("token.keys"),
         Place::Distributed { .. } => "/dev/null".into(),
     });
@@ -236,10 +239,10 @@ async fn no_token_is_in_logs_queue_store_answers_or_metrics() {
         VERIFY_TOKEN.to_owned(),
         code,
     ];
-    secrets.extend(private.unwrap().lines().map(ToOwned::to_owned));
+    secrets.extend(private_keys.unwrap().lines().map(ToOwned::to_owned));
     secrets.push("pagesync-private-".to_owned());
     for secret in &secrets {
-        for (place, text) in [("logs", &logged), ("answers", &seen), ("store", &kept)] {
+        for (place, text) in [("log", &logged), ("answers", &seen), ("store", &stored)] {
             let at = text.find(secret.as_str());
             let near = at.map(|at| {
                 let from = text.floor_char_boundary(at.saturating_sub(200));
@@ -248,19 +251,22 @@ async fn no_token_is_in_logs_queue_store_answers_or_metrics() {
             assert_eq!(near, None, "a secret is in the {place}");
         }
     }
-    assert!(kept.contains("Page 0"), "the search reads what is kept");
-    for value in [WRITTEN, "Street 1, Town"] {
-        assert!(kept.contains(value), "it came, by webhook or by read");
+    assert!(stored.contains("Page 0"), "the search covers the store");
+    for value in [PAGE_NAME, "Street 1, Town"] {
+        assert!(stored.contains(value), "the value was stored");
         let at = logged.find(value);
         let near = at.map(|at| &logged[logged.floor_char_boundary(at.saturating_sub(200))..at]);
-        assert_eq!(near, None, "a value is in the logs");
+        assert_eq!(near, None, "a value is in the log");
     }
     let is_embedded = matches!(place, Place::Embedded(_));
-    assert!(is_embedded || bodies >= 2, "{bodies} jobs were looked at");
+    assert!(
+        is_embedded || messages >= 2,
+        "only {messages} messages were searched"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_are_rotated_while_the_deployment_runs() {
+async fn keys_can_be_rotated_while_the_deployment_runs() {
     let connected = Connected::start(
         BACKEND,
         Scene {
@@ -271,7 +277,7 @@ async fn keys_are_rotated_while_the_deployment_runs() {
     .await;
     assert_eq!(connected.connect().await.0, 200);
     let store = &*connected.deployment.store;
-    let key_of = async || {
+    let key_ids = async || {
         let tokens = load_all::<token::StoredToken>(store, RecordKind::PageToken, "")
             .await
             .unwrap();
@@ -282,9 +288,9 @@ async fn keys_are_rotated_while_the_deployment_runs() {
         keys.dedup();
         keys
     };
-    let before = key_of().await;
+    let before = key_ids().await;
     assert_eq!(before.len(), 1);
-    let old = match &connected.deployment.place {
+    let old_keys = match &connected.deployment.place {
         Place::Embedded(directory) => {
             std::fs::read_to_string(directory.path().join("token.keys")).unwrap()
         }
@@ -293,18 +299,25 @@ async fn keys_are_rotated_while_the_deployment_runs() {
             .expose_secret()
             .to_owned(),
     };
-    let both = format!("{}\n{old}", PrivateKey::generate().text().expose_secret());
+    let both = format!(
+        "{}\n{old_keys}",
+        PrivateKey::generate().text().expose_secret()
+    );
     let keys = PrivateKeys::parse(&both).unwrap();
     let report = key_rotation::reseal_all(store, &keys).await.unwrap();
     assert_eq!(
         (report.resealed, report.outdated, report.unopenable),
         (4, 0, 0),
-        "a person's and three Pages'"
+        "the tokens of a person and of three Pages"
     );
-    assert_eq!(key_of().await, [keys.current().id()]);
+    assert_eq!(key_ids().await, [keys.current().id()]);
     let again = key_rotation::reseal_all(store, &keys).await.unwrap();
-    assert_eq!((again.resealed, again.outdated), (0, 0), "safe to repeat");
-    // A worker that does not have the key yet says so, and keeps what is known.
+    assert_eq!(
+        (again.resealed, again.outdated),
+        (0, 0),
+        "a rotation can be repeated"
+    );
+    // A worker that does not have the key yet sets the status, and the known values stay.
     connected.advance(Duration::from_secs(61));
     let page = connected.read_again(0).await;
     assert_eq!(page.status, Status::NeedsKey);
@@ -319,27 +332,27 @@ async fn keys_are_rotated_while_the_deployment_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_disconnected_is_not_written_again_and_its_tokens_are_gone() {
+async fn a_disconnected_connection_is_not_written_again_and_its_tokens_are_deleted() {
     let connected = Connected::start(BACKEND, Scene::default()).await;
     assert_eq!(connected.connect().await.0, 200);
     let user = connected.connection().await.user;
     let store = &*connected.deployment.store;
     let guard = connection::epoch_guard(store, &user).await.unwrap();
-    let gone = connection::disconnect(store, &user).await.unwrap();
-    assert_eq!(gone, Some(3));
+    let pages = connection::disconnect(store, &user).await.unwrap();
+    assert_eq!(pages, Some(3));
     for kind in [RecordKind::UserToken, RecordKind::Connection] {
         assert!(
             store.list_records(kind, None, 10).await.unwrap().is_empty(),
             "{kind:?}"
         );
     }
-    // What is left says which Pages they were, for a later erasure.
-    let traces = load_all::<token::StoredToken>(store, RecordKind::PageToken, "")
+    // Records without tokens name the Pages, for a later erasure.
+    let records = load_all::<token::StoredToken>(store, RecordKind::PageToken, "")
         .await
         .unwrap();
-    assert_eq!(traces.len(), 3);
+    assert_eq!(records.len(), 3);
     assert!(
-        traces
+        records
             .iter()
             .all(|(_, stored)| stored.value.sealed.is_none())
     );
@@ -351,15 +364,15 @@ async fn what_was_disconnected_is_not_written_again_and_its_tokens_are_gone() {
     assert_eq!(
         connected.field(0, "name").await,
         json!("Page 0"),
-        "what is known stays"
+        "known values stay"
     );
     assert_ne!(
         connection::epoch_guard(store, &user).await.unwrap(),
         guard,
-        "what was under way cannot commit"
+        "commits that are under way become stale"
     );
-    // I8: a walk that was under way commits a Page and its token with the guard from before.
-    let late = common::store::Commit {
+    // A connection poll that was under way commits a Page with the guard from before.
+    let commit = common::store::Commit {
         guards: vec![guard],
         ..common::pages::registration_commit(
             &PageId::parse("4711").unwrap(),
@@ -367,10 +380,10 @@ async fn what_was_disconnected_is_not_written_again_and_its_tokens_are_gone() {
             connected.clock.now(),
         )
     };
-    let outcome = store.commit(&[late]).await.unwrap();
+    let outcome = store.commit(&[commit]).await.unwrap();
     assert_eq!(outcome, [common::store::CommitOutcome::Stale]);
     assert_eq!(connection::disconnect(store, &user).await.unwrap(), None);
-    // The same person may come back.
+    // The same person may log in again.
     assert_eq!(connected.connect().await.0, 200);
     assert_eq!(connected.page(0).await.status, Status::Active);
     connected.finish().await;

@@ -1,5 +1,5 @@
-//! The life of a token: renewed while it lives, announced before it ends, mended by a login with
-//! everything in its place.
+//! The life of a token: it is renewed while it is valid, alerts precede its end, and a login
+//! replaces an invalid one without a loss of data.
 
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use crate::support::faulty_store::FaultyStore;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
+/// Starts a deployment with three connected Pages and a clock that only the test moves.
 async fn connected() -> Connected {
     let scene = Scene {
         clock: manual(),
@@ -32,47 +33,50 @@ async fn connected() -> Connected {
     connected
 }
 
-/// Lets so many days go by and waits for the walk that follows and its look at the token.
-async fn pass(connected: &Connected, days: u32) {
+/// Moves the clock by `days` and waits for the daily connection poll and its inspection of the
+/// token.
+async fn pass_days(connected: &Connected, days: u32) {
     let before = connected.connection().await;
     connected.advance(days * DAY);
-    connected.walked(before.last_poll.unwrap().ended_at).await;
-    eventually("the look at the token", || async {
+    connected
+        .wait_for_poll_after(before.last_poll.unwrap().ended_at)
+        .await;
+    eventually("the inspection of the token", || async {
         (connected.connection().await.token_inspected_at > before.token_inspected_at).then_some(())
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_lived_token_is_renewed_and_its_end_is_announced_at_14_7_3_and_1_days() {
+async fn a_long_lived_token_is_renewed_and_alerts_come_14_7_3_and_1_days_before_its_end() {
     let connected = connected().await;
     let first = connected.connection().await;
-    let exchanged = connected.calls("POST oauth/access_token");
+    let exchanges = connected.calls("POST oauth/access_token");
     for _ in 0..7 {
-        pass(&connected, 10).await;
+        pass_days(&connected, 10).await;
     }
     let later = connected.connection().await;
     assert!(
         later.token_expires_at > first.token_expires_at,
-        "the token outlives its first sixty days"
+        "the token is valid for longer than its first sixty days"
     );
-    assert!(connected.calls("POST oauth/access_token") > exchanged);
+    assert!(connected.calls("POST oauth/access_token") > exchanges);
     assert_eq!(later.status, ConnectionStatus::Active);
     assert_eq!(
         later.data_access_expires_at, first.data_access_expires_at,
-        "a login alone moves this"
+        "only a login moves the end of the data access"
     );
     assert_eq!(later.last_expiry_alert, None);
-    let mut left = expiry::days_left(&later, connected.clock.now()).unwrap();
+    let mut days_left = expiry::days_left(&later, connected.clock.now()).unwrap();
     for alert in expiry::ALERT_DAYS {
-        let days = u32::try_from(left - alert).unwrap();
-        pass(&connected, days).await;
-        left = alert;
+        let days = u32::try_from(days_left - alert).unwrap();
+        pass_days(&connected, days).await;
+        days_left = alert;
         eventually("the alert", || async {
             (connected.connection().await.last_expiry_alert == Some(alert)).then_some(())
         })
         .await;
-        let gauge = format!(r#"pagesync_tokens_ending{{name="{alert}"}} 1"#);
+        let gauge = format!(r#"pagesync_connections_expiring{{within_days="{alert}"}} 1"#);
         eventually("the gauge", || async {
             for (_, role) in &connected.deployment.roles {
                 if connected
@@ -89,14 +93,14 @@ async fn a_long_lived_token_is_renewed_and_its_end_is_announced_at_14_7_3_and_1_
         })
         .await;
     }
-    let forecast = expiry::list(&*connected.deployment.store, connected.clock.now())
+    let expiring = expiry::list(&*connected.deployment.store, connected.clock.now())
         .await
         .unwrap();
     assert_eq!(
-        (forecast[0].days_left, forecast[0].pages_lost_count),
+        (expiring[0].days_left, expiring[0].pages_lost_count),
         (Some(1), 3)
     );
-    // A login moves the end, and with it the alerts.
+    // A login moves the end, and the alerts start again.
     connected.advance(Duration::from_secs(61));
     assert_eq!(connected.connect().await.0, 200);
     let renewed = connected.connection().await;
@@ -106,20 +110,20 @@ async fn a_long_lived_token_is_renewed_and_its_end_is_announced_at_14_7_3_and_1_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_permission_is_seen_and_a_dead_page_token_is_derived_again() {
+async fn a_lost_permission_is_detected_and_an_invalid_page_token_is_replaced() {
     let connected = connected().await;
     connected
         .simulator
         .facebook()
         .revoke("200000000000001", "pages_manage_metadata")
         .unwrap();
-    pass(&connected, 1).await;
+    pass_days(&connected, 1).await;
     let scopes = connected.connection().await.scopes;
     assert!(
         !scopes.iter().any(|scope| scope == "pages_manage_metadata"),
         "{scopes:?}"
     );
-    // Only this Page's token dies; the person's gives a new one within the hour.
+    // Only the token of this Page becomes invalid. The next connection poll gets a new one.
     let invalidation = TokenInvalidation {
         user: None,
         page: Some(nth(1)),
@@ -130,33 +134,33 @@ async fn a_lost_permission_is_seen_and_a_dead_page_token_is_derived_again() {
         .facebook()
         .invalidate_tokens(&invalidation);
     connected.advance(Duration::from_secs(7200));
-    let walks = connected.calls("GET me/accounts");
+    let connection_polls = connected.calls("GET me/accounts");
     let reads = connected.calls("GET {id}");
     let id = PageId::parse(&nth(1)).unwrap();
-    let asked =
-        common::pages::request_read(&*connected.deployment.store, &id, connected.clock.now());
-    asked.await.unwrap();
-    eventually("the walk that gives it another", || async {
-        let walked = connected.connection().await.last_poll.unwrap();
-        (walked.ended_at == connected.clock.now()).then_some(())
+    common::pages::request_read(&*connected.deployment.store, &id, connected.clock.now())
+        .await
+        .unwrap();
+    eventually("the connection poll that gets a new token", || async {
+        let last = connected.connection().await.last_poll.unwrap();
+        (last.ended_at == connected.clock.now()).then_some(())
     })
     .await;
-    eventually("the Page to be back", || async {
+    eventually("the Page to be active again", || async {
         (connected.page(1).await.status == Status::Active).then_some(())
     })
     .await;
     assert_eq!(connected.calls("GET {id}"), reads + 1, "refused once");
-    assert_eq!(connected.calls("GET me/accounts"), walks + 1);
+    assert_eq!(connected.calls("GET me/accounts"), connection_polls + 1);
     assert_eq!(
         connected.page(0).await.status,
         Status::Active,
-        "the others are not touched"
+        "the other Pages stay active"
     );
     connected.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_login_mends_a_dead_connection_in_place_with_its_history() {
+async fn a_login_restores_an_invalid_connection_and_the_history_stays() {
     let connected = connected().await;
     let id = PageId::parse(&nth(0)).unwrap();
     let store = connected.deployment.store.clone();
@@ -186,11 +190,14 @@ async fn a_login_mends_a_dead_connection_in_place_with_its_history() {
         (connection.status == ConnectionStatus::NeedsLogin).then_some(())
     })
     .await;
-    // Webhooks are still kept meanwhile, by the subscription Facebook still has.
-    let fields = json!({"name": "meanwhile"}).as_object().unwrap().clone();
+    // Webhooks still arrive, because the Page is still subscribed at Facebook.
+    let fields = json!({"name": "after the end"})
+        .as_object()
+        .unwrap()
+        .clone();
     connected.simulator.change(&nth(0), fields).unwrap();
     eventually("the name", || async {
-        (connected.field(0, "name").await == json!("meanwhile")).then_some(())
+        (connected.field(0, "name").await == json!("after the end")).then_some(())
     })
     .await;
     connected.advance(Duration::from_secs(61));
@@ -199,7 +206,7 @@ async fn a_login_mends_a_dead_connection_in_place_with_its_history() {
         connected.connection().await.status,
         ConnectionStatus::Active
     );
-    eventually("every Page", || async {
+    eventually("every Page to be active", || async {
         let mut active = true;
         for n in 0..3 {
             active &= connected.page(n).await.status == Status::Active;
@@ -212,26 +219,28 @@ async fn a_login_mends_a_dead_connection_in_place_with_its_history() {
     assert_eq!(
         after[after.len() - history.len()..],
         history,
-        "the past is still there"
+        "the earlier entries stay"
     );
     connected.finish().await;
 }
 
-/// I9: while Facebook refuses a token, a login or a walk puts another in its place.
+/// While Facebook refuses a token, a login or a connection poll replaces it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_token_that_was_replaced_meanwhile_is_no_failure() {
-    token_replaced_during(Subject::Page, "GET {id}").await;
-    token_replaced_during(Subject::Subscription, "GET {id}/subscribed_apps").await;
+async fn a_refused_token_that_was_replaced_in_the_meantime_is_no_failure() {
+    poll_while_the_token_is_replaced(Subject::Page, "GET {id}").await;
+    poll_while_the_token_is_replaced(Subject::Subscription, "GET {id}/subscribed_apps").await;
 }
 
-async fn token_replaced_during(subject: fn(PageId) -> Subject, edge: &str) {
+/// Polls a subject whose token is replaced after the worker has loaded it. `edge` is the call that
+/// the poll makes.
+async fn poll_while_the_token_is_replaced(subject: fn(PageId) -> Subject, edge: &str) {
     let connected = connected().await;
     let (page, user) = (
         PageId::parse(&nth(0)).unwrap(),
         connected.connection().await.user,
     );
     let key = token::page_key(&user, &page);
-    let fresh = {
+    let new_token = {
         let mut facebook = connected.simulator.facebook();
         let invalidation = TokenInvalidation {
             user: None,
@@ -245,37 +254,38 @@ async fn token_replaced_during(subject: fn(PageId) -> Subject, edge: &str) {
     let store = connected.deployment.store.clone();
     let settings = connected.settings.clone();
     let queue = connected.deployment.roles[0].1.backends.queue.clone();
-    let plain = worker_context_with(place, queue, store.clone(), &settings);
-    let keys = plain.keyring.keys().unwrap();
-    let fresh = common::sealing::Token::new(fresh);
+    let usual = worker_context_with(place, queue, store.clone(), &settings);
+    let keys = usual.keyring.keys().unwrap();
+    let new_token = common::sealing::Token::new(new_token);
     let now = connected.clock.now();
-    let by = token::seal_write(key.clone(), Some(&fresh), keys.current(), now).unwrap();
-    let parts = worker::context::Context {
-        store: FaultyStore::overtaken(store, key, by),
+    let replacement =
+        token::seal_write(key.clone(), Some(&new_token), keys.current(), now).unwrap();
+    let context = worker::context::Context {
+        store: FaultyStore::with_concurrent_write(store, key, replacement),
         clock: connected.clock.clone(),
-        ..plain
+        ..usual
     };
-    // Both are due when our claim says so, and not before.
+    // Both subjects are due by the time of the claim, and no scheduler claims them earlier.
     let record = subscription::key(&page);
-    let stored = load_record::<Subscription>(&*parts.store, &record)
+    let stored = load_record::<Subscription>(&*context.store, &record)
         .await
         .unwrap();
     let mut stored = stored.unwrap();
     stored.value.polling.request_read(now.plus(DAY));
-    let asked = put_write(record.clone(), &stored.value, Some(stored.version), None);
-    write_records(&*parts.store, vec![asked]).await.unwrap();
+    let request = put_write(record.clone(), &stored.value, Some(stored.version), None);
+    write_records(&*context.store, vec![request]).await.unwrap();
     let claim = Claim {
         subject: subject(page),
         queue: QueueName::PollsNow,
         due_at: now.plus(DAY * 2),
     };
-    let (walks, calls) = (connected.calls("GET me/accounts"), connected.calls(edge));
-    worker::apply_jobs(&parts, &[Job::Poll(claim)])
+    let (connection_polls, calls) = (connected.calls("GET me/accounts"), connected.calls(edge));
+    worker::apply_jobs(&context, &[Job::Poll(claim)])
         .await
         .unwrap();
-    let read = connected.page(0).await;
-    assert_eq!((read.status, read.polling.failures), (Status::Active, 0));
-    let stored = load_record::<Subscription>(&*parts.store, &record)
+    let page = connected.page(0).await;
+    assert_eq!((page.status, page.polling.failures), (Status::Active, 0));
+    let stored = load_record::<Subscription>(&*context.store, &record)
         .await
         .unwrap();
     let stored = stored.unwrap().value;
@@ -283,8 +293,8 @@ async fn token_replaced_during(subject: fn(PageId) -> Subject, edge: &str) {
     assert_eq!(connected.calls(edge), calls + 2, "refused, then answered");
     assert_eq!(
         connected.calls("GET me/accounts"),
-        walks,
-        "no walk for a token"
+        connection_polls,
+        "no connection poll is needed"
     );
     connected.finish().await;
 }

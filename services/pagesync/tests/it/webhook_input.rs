@@ -1,5 +1,5 @@
-//! Bad and odd input, B05 to B35: one table of what is sent, what is answered, what comes of it.
-//! What a table cannot hold (the handshake, raw HTTP, sizes, replays) is in `limits.rs`.
+//! Invalid and unusual webhooks: each row of a table is sent, and its answer and its effect are
+//! checked. Handshakes, raw HTTP, large bodies and replays are in `http_input.rs`.
 
 use std::collections::BTreeMap;
 
@@ -12,15 +12,16 @@ use simulator::bytes::{signature_256, signature_sha1};
 use crate::BACKEND;
 use crate::support::deployment::{APP_SECRET, Deployment};
 use crate::support::page_id;
-use crate::webhook_input_table::{After, Case, bodies, signatures, values};
+use crate::webhook_input_table::{Case, Effect, bodies, signatures, values};
 
+/// Sends the request of a case and returns the HTTP status of the answer.
 async fn send(deployment: &Deployment, case: &Case, body: &[u8]) -> u16 {
     let right = signature_256(APP_SECRET, body);
     if case.headers.is_empty() && case.status == 200 {
         return deployment.deliver(body).await;
     }
     let digits = &right["sha256=".len()..];
-    let reserialised = serde_json::from_slice(body)
+    let reserialized = serde_json::from_slice(body)
         .map_or(String::new(), |json: serde_json::Value| format!("{json} "));
     let headers: Vec<(&str, String)> = case
         .headers
@@ -36,8 +37,8 @@ async fn send(deployment: &Deployment, case: &Case, body: &[u8]) -> u16 {
                     &signature_256("the-previous-app-secret", body),
                 )
                 .replace(
-                    "{reserialised}",
-                    &signature_256(APP_SECRET, reserialised.as_bytes()),
+                    "{reserialized}",
+                    &signature_256(APP_SECRET, reserialized.as_bytes()),
                 );
             (*name, value)
         })
@@ -49,14 +50,16 @@ async fn send(deployment: &Deployment, case: &Case, body: &[u8]) -> u16 {
     deployment.post(&headers, body).await
 }
 
-async fn check_after(deployment: &Deployment, letters: &[String], case: &Case, page: u64) {
+/// Checks the effect of a case on its Page and among the reasons of all dead letters.
+async fn check_effect(deployment: &Deployment, reasons: &[String], case: &Case, page: u64) {
     let id = page_id(page);
     let (version, state) = deployment.page(&id).await.unwrap();
-    let has_letter = |part: &str| letters.iter().any(|reason| reason.contains(part));
-    let wanted = state.polling.read_after.is_some() || state.polling.requested_after.is_some();
-    match &case.after {
-        After::Nothing => assert_eq!(version, 1, "{}", case.id),
-        After::Name(expected) => {
+    let has_reason = |part: &str| reasons.iter().any(|reason| reason.contains(part));
+    let is_read_requested =
+        state.polling.read_after.is_some() || state.polling.requested_after.is_some();
+    match &case.effect {
+        Effect::Nothing => assert_eq!(version, 1, "{}", case.name),
+        Effect::Name(expected) => {
             let plain = state
                 .registers
                 .values()
@@ -66,63 +69,68 @@ async fn check_after(deployment: &Deployment, letters: &[String], case: &Case, p
                 .as_ref()
                 .unwrap()
                 .to_plain_text();
-            assert_eq!(&plain, expected, "{}", case.id);
+            assert_eq!(&plain, expected, "{}", case.name);
             assert!(
                 state.polling.read_after.is_some(),
-                "{}: a read must verify it",
-                case.id
+                "{}: no read to verify the name is requested",
+                case.name
             );
-            let cut = state.registers.values().any(|stored| {
+            let is_truncated = state.registers.values().any(|stored| {
                 stored
                     .value
                     .as_ref()
                     .is_some_and(CanonicalValue::is_truncated)
             });
-            assert_eq!(cut, expected.len() > 8000, "{}", case.id);
+            assert_eq!(is_truncated, expected.len() > 8000, "{}", case.name);
         }
-        After::Wanted => assert!(
-            state.registers.is_empty() && wanted,
+        Effect::ReadRequested => assert!(
+            state.registers.is_empty() && is_read_requested,
             "{}: {state:?}",
-            case.id
+            case.name
         ),
-        After::Counted(name) => {
-            assert!(deployment.counted(name) > 0, "{}", case.id);
-            assert_eq!(version, 1, "{}", case.id);
+        Effect::Counted(name) => {
+            assert!(deployment.counted(name) > 0, "{}", case.name);
+            assert_eq!(version, 1, "{}", case.name);
         }
-        After::Letter(part) => {
-            assert!(has_letter(part), "{}: {letters:?}", case.id);
-            assert_eq!(version, 1, "{}", case.id);
+        Effect::DeadLetter(part) => {
+            assert!(has_reason(part), "{}: {reasons:?}", case.name);
+            assert_eq!(version, 1, "{}", case.name);
         }
-        After::LetterAndWanted(part) => {
-            assert!(has_letter(part), "{}: {letters:?}", case.id);
-            assert!(state.registers.is_empty() && wanted, "{}", case.id);
+        Effect::DeadLetterAndReadRequested(part) => {
+            assert!(has_reason(part), "{}: {reasons:?}", case.name);
+            assert!(
+                state.registers.is_empty() && is_read_requested,
+                "{}",
+                case.name
+            );
         }
     }
 }
 
-/// Exactly as many letters and counts as the table asks for: no row lives on another's evidence.
+/// Checks that there are exactly as many dead letters and counts as the table states, so that no
+/// row passes because of the effect of another.
 fn check_counts(deployment: &Deployment, reasons: &[String], cases: &[Case]) {
-    let mut letters: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut dead_letters: BTreeMap<&str, usize> = BTreeMap::new();
     let mut counted: BTreeMap<&'static str, u64> = BTreeMap::new();
     for case in cases {
-        match &case.after {
-            After::Letter(part) | After::LetterAndWanted(part) => {
-                *letters.entry(part).or_default() += 1;
+        match &case.effect {
+            Effect::DeadLetter(part) | Effect::DeadLetterAndReadRequested(part) => {
+                *dead_letters.entry(part).or_default() += 1;
             }
-            After::Counted(name) => *counted.entry(name).or_default() += 1,
-            After::Nothing | After::Name(_) | After::Wanted => {}
+            Effect::Counted(name) => *counted.entry(name).or_default() += 1,
+            Effect::Nothing | Effect::Name(_) | Effect::ReadRequested => {}
         }
     }
-    for (part, expected) in &letters {
+    for (part, expected) in &dead_letters {
         let found = reasons
             .iter()
             .filter(|reason| reason.contains(part))
             .count();
-        assert_eq!(found, *expected, "letters that say {part}: {reasons:?}");
+        assert_eq!(found, *expected, "dead letters with {part}: {reasons:?}");
     }
     assert_eq!(
         reasons.len(),
-        letters.values().sum::<usize>(),
+        dead_letters.values().sum::<usize>(),
         "{reasons:?}"
     );
     for (name, expected) in counted {
@@ -131,7 +139,7 @@ fn check_counts(deployment: &Deployment, reasons: &[String], cases: &[Case]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn odd_input_is_answered_kept_counted_or_refused_by_rule() {
+async fn each_webhook_of_the_table_has_its_answer_and_its_effect() {
     let deployment = Deployment::start(BACKEND).await;
     let cases: Vec<Case> = signatures()
         .into_iter()
@@ -152,20 +160,23 @@ async fn odd_input_is_answered_kept_counted_or_refused_by_rule() {
             send(&deployment, case, &body).await,
             case.status,
             "{}",
-            case.id
+            case.name
         );
     }
     deployment.wait_until_idle().await;
-    let letters = dead_letter::all(&*deployment.store).await.unwrap();
-    let reasons: Vec<String> = letters
+    let dead_letters = dead_letter::all(&*deployment.store).await.unwrap();
+    let reasons: Vec<String> = dead_letters
         .into_iter()
-        .map(|(_, letter)| letter.reason)
+        .map(|(_, dead_letter)| dead_letter.reason)
         .collect();
     for (case, page) in cases.iter().zip(&pages) {
-        check_after(&deployment, &reasons, case, *page).await;
+        check_effect(&deployment, &reasons, case, *page).await;
     }
-    let stranger = PageId::parse("77777777777777777777").unwrap();
-    assert!(deployment.page(&stranger).await.is_none(), "B28: no state");
+    let unregistered = PageId::parse("77777777777777777777").unwrap();
+    assert!(
+        deployment.page(&unregistered).await.is_none(),
+        "an unregistered Page has no state"
+    );
     let due = deployment
         .store
         .next_due(QueueName::PollsNow, 1000)
@@ -173,7 +184,7 @@ async fn odd_input_is_answered_kept_counted_or_refused_by_rule() {
         .unwrap();
     assert!(
         due.iter()
-            .all(|(subject, _)| *subject != Subject::Page(stranger.clone()))
+            .all(|(subject, _)| *subject != Subject::Page(unregistered.clone()))
     );
     check_counts(&deployment, &reasons, &cases);
     deployment.finish().await;

@@ -1,403 +1,458 @@
-//! The table of `input.rs`: what is sent, what is answered, what comes of it. `{page}` stands for a
-//! Page of the row's own.
+//! The table of `webhook_input.rs`: webhook requests, the answer to each, and its effect. In a
+//! body, `{page}` stands for the Page that belongs to the row.
 
-/// What must be true once everything is worked off.
+/// The effect of a request, once the queue is empty.
 #[derive(Debug, Clone)]
-pub(crate) enum After {
-    /// Nothing happened to any Page.
+pub(crate) enum Effect {
+    /// The Page is unchanged.
     Nothing,
-    /// The Page of this case has this name.
+    /// The Page has this name, and a read to verify it is requested.
     Name(String),
-    /// The Page of this case waits for a read, and has no name.
-    Wanted,
-    /// A part was counted under this name.
+    /// A read of the Page is requested, and the Page has no name.
+    ReadRequested,
+    /// A part of the webhook, or its job, was counted under this label.
     Counted(&'static str),
-    /// A dead letter's reason says this.
-    Letter(&'static str),
-    /// Both.
-    LetterAndWanted(&'static str),
+    /// The reason of a dead letter contains this text.
+    DeadLetter(&'static str),
+    /// The reason of a dead letter contains this text, and a read of the Page is requested.
+    DeadLetterAndReadRequested(&'static str),
 }
 
+/// A row of the table.
 #[derive(Debug)]
 pub(crate) struct Case {
-    pub(crate) id: &'static str,
+    /// What is unusual about the request.
+    pub(crate) name: &'static str,
+    /// The headers; none if the request is signed and has no other header.
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) body: Vec<u8>,
+    /// The HTTP status of the answer.
     pub(crate) status: u16,
-    pub(crate) after: After,
+    pub(crate) effect: Effect,
 }
 
-/// A signed post about Page `{page}`, which the test replaces by a Page of the case's own.
-fn signed(id: &'static str, body: impl Into<Vec<u8>>, after: After) -> Case {
+/// A request with this body and a right signature, which is answered with 200.
+fn signed(name: &'static str, body: impl Into<Vec<u8>>, effect: Effect) -> Case {
     Case {
-        id,
+        name,
         headers: Vec::new(),
         body: body.into(),
         status: 200,
-        after,
+        effect,
     }
 }
 
-/// A post with headers of its own; `{256}` and `{1}` are the right signatures.
-fn headed(id: &'static str, headers: &[(&'static str, &str)], status: u16, after: After) -> Case {
+/// A request with these headers that names the Page `n`. `{256}` and `{1}` stand for the right
+/// SHA-256 and SHA-1 signature.
+fn with_headers(
+    name: &'static str,
+    headers: &[(&'static str, &str)],
+    status: u16,
+    effect: Effect,
+) -> Case {
     let headers = headers
         .iter()
         .map(|(name, value)| (*name, (*value).to_owned()))
         .collect();
     Case {
-        id,
+        name,
         headers,
         body: change(r#""n""#).into_bytes(),
         status,
-        after,
+        effect,
     }
 }
 
-fn entry(changes: &str) -> String {
-    format!(r#"{{"object":"page","entry":[{{"id":"{{page}}","time":1750000000,{changes}}}]}}"#)
+/// A body with one webhook entry, which contains these members.
+fn entry(members: &str) -> String {
+    format!(r#"{{"object":"page","entry":[{{"id":"{{page}}","time":1750000000,{members}}}]}}"#)
 }
 
+/// A body that reports this value, in JSON, of the field `name`.
 fn change(value: &str) -> String {
     entry(&format!(
         r#""changes":[{{"field":"name","value":{value}}}]"#
     ))
 }
 
+/// A body whose entry has this member in the place of its time.
 fn timed(time: &str) -> String {
     format!(
         r#"{{"object":"page","entry":[{{"id":"{{page}}",{time}"changes":[{{"field":"name","value":"t"}}]}}]}}"#
     )
 }
 
-fn name(text: &str) -> After {
-    After::Name(text.to_owned())
+fn named(text: &str) -> Effect {
+    Effect::Name(text.to_owned())
 }
 
+/// Signatures and headers.
 pub(crate) fn signatures() -> Vec<Case> {
     let right = ("x-hub-signature-256", "{256}");
     let wrong = "sha256=0000000000000000000000000000000000000000000000000000000000000000";
     vec![
-        headed("B05", &[], 401, After::Nothing),
-        headed(
-            "B06 length",
+        with_headers("no signature", &[], 401, Effect::Nothing),
+        with_headers(
+            "signature with too few digits",
             &[("x-hub-signature-256", "sha256=00")],
             401,
-            After::Nothing,
+            Effect::Nothing,
         ),
-        headed(
-            "B06 digits",
+        with_headers(
+            "signature whose digits are not hexadecimal",
             &[("x-hub-signature-256", &wrong.replace('0', "z"))],
             401,
-            After::Nothing,
+            Effect::Nothing,
         ),
-        headed(
-            "B06 empty",
+        with_headers(
+            "signature without digits",
             &[("x-hub-signature-256", "sha256=")],
             401,
-            After::Nothing,
+            Effect::Nothing,
         ),
-        headed(
-            "B06 prefix",
+        with_headers(
+            "signature with the prefix SHA256",
             &[("x-hub-signature-256", "{SHA}")],
             401,
-            After::Nothing,
+            Effect::Nothing,
         ),
-        headed("B07", &[("x-hub-signature-256", "{UPPER}")], 200, name("n")),
-        headed("B08", &[("x-hub-signature", "{1}")], 401, After::Nothing),
-        headed(
-            "B09",
+        with_headers(
+            "signature with digits in upper case",
+            &[("x-hub-signature-256", "{UPPER}")],
+            200,
+            named("n"),
+        ),
+        with_headers(
+            "SHA-1 signature alone",
+            &[("x-hub-signature", "{1}")],
+            401,
+            Effect::Nothing,
+        ),
+        with_headers(
+            "wrong SHA-256 signature with a right SHA-1 signature",
             &[("x-hub-signature-256", wrong), ("x-hub-signature", "{1}")],
             401,
-            After::Nothing,
+            Effect::Nothing,
         ),
-        headed("B10", &[right, right], 401, After::Nothing),
-        headed(
-            "B11",
-            &[("x-hub-signature-256", "{reserialised}")],
+        with_headers(
+            "two signature headers",
+            &[right, right],
             401,
-            After::Nothing,
+            Effect::Nothing,
         ),
-        headed(
-            "B14",
+        with_headers(
+            "signature of the body in another serialization",
+            &[("x-hub-signature-256", "{reserialized}")],
+            401,
+            Effect::Nothing,
+        ),
+        with_headers(
+            "signature by the previous app secret",
             &[("x-hub-signature-256", "{previous}")],
             401,
-            After::Nothing,
+            Effect::Nothing,
         ),
-        headed(
-            "B21",
+        with_headers(
+            "content encoding gzip",
             &[right, ("content-encoding", "gzip")],
             415,
-            After::Nothing,
+            Effect::Nothing,
         ),
-        headed(
-            "B23 text",
+        with_headers(
+            "content type text/plain",
             &[right, ("content-type", "text/plain")],
             200,
-            name("n"),
+            named("n"),
         ),
-        headed(
-            "B23 form",
+        with_headers(
+            "content type of a form",
             &[right, ("content-type", "application/x-www-form-urlencoded")],
             200,
-            name("n"),
+            named("n"),
         ),
     ]
 }
 
+/// Bodies, entries and ids.
 pub(crate) fn bodies() -> Vec<Case> {
     let deep = format!("{}1{}", "[".repeat(10_000), "]".repeat(10_000));
     let pages = |entry: &str| format!(r#"{{"object":"page","entry":{entry}}}"#);
     vec![
         signed(
-            "B12",
+            "value with escape sequences",
             change(r#""Caf\u00e9 \ud83d\ude22 a\/b \u003Cc> 5\u0025 x\u0040y""#),
-            name("Café 😢 a/b <c> 5% x@y"),
+            named("Café 😢 a/b <c> 5% x@y"),
         ),
-        signed("B13", change("\"Café 😢\""), name("Café 😢")),
-        signed("B15", "", After::Letter("ends too early")),
         signed(
-            "B16 text",
+            "value with characters that are not ASCII",
+            change("\"Café 😢\""),
+            named("Café 😢"),
+        ),
+        signed("empty body", "", Effect::DeadLetter("ends too early")),
+        signed(
+            "body that is not JSON",
             "hello",
-            After::Letter("webhook in JSON: it is not JSON, at line 1 column 1"),
+            Effect::DeadLetter("webhook in JSON: it is not JSON, at line 1 column 1"),
         ),
         signed(
-            "B16 cut",
+            "body that is cut off",
             r#"{"object":"page","entry":[{"id":"1""#,
-            After::Letter("ends too early"),
+            Effect::DeadLetter("ends too early"),
         ),
         signed(
-            "B17",
+            "value with a lone surrogate",
             change(r#""\ud83d""#),
-            After::LetterAndWanted("the value of name cannot be read"),
+            Effect::DeadLetterAndReadRequested("the value of name cannot be read"),
         ),
         signed(
-            "B18 value",
+            "value that is nested too deeply",
             change(&deep),
-            After::LetterAndWanted("the value of name cannot be read"),
+            Effect::DeadLetterAndReadRequested("the value of name cannot be read"),
         ),
         signed(
-            "B18 body",
+            "body that is nested too deeply",
             deep.clone(),
-            After::Letter(
-                "webhook in JSON: a part has the wrong type, is missing or is there twice, at line 1 column 1",
+            Effect::DeadLetter(
+                "webhook in JSON: a part has the wrong type, is missing or occurs twice, at line 1 column 1",
             ),
         ),
         signed(
-            "B19 body",
+            "object that occurs twice",
             r#"{"object":"page","object":"page","entry":[]}"#,
-            After::Letter(
-                "webhook in JSON: a part has the wrong type, is missing or is there twice, at line 1 column 25",
+            Effect::DeadLetter(
+                "webhook in JSON: a part has the wrong type, is missing or occurs twice, at line 1 column 25",
             ),
         ),
         signed(
-            "B19 id",
+            "id that occurs twice",
             pages(r#"[{"id":"{page}","id":"{page}","time":1750000000,"changed_fields":["name"]}]"#),
-            After::Letter("an entry cannot be read"),
+            Effect::DeadLetter("an entry cannot be read"),
         ),
         signed(
-            "B24 user",
+            "object user",
             r#"{"object":"user","entry":[{"id":"{page}"}]}"#,
-            After::Counted("object.user"),
+            Effect::Counted("object.user"),
         ),
         signed(
-            "B24 instagram",
+            "object instagram",
             r#"{"object":"instagram","entry":[]}"#,
-            After::Counted("object.instagram"),
+            Effect::Counted("object.instagram"),
         ),
         signed(
-            "B24 unknown",
+            "unknown object",
             r#"{"object":"dance","entry":[]}"#,
-            After::Counted("object.unknown"),
+            Effect::Counted("object.unknown"),
         ),
         signed(
-            "B24 missing",
+            "missing object",
             r#"{"entry":[]}"#,
-            After::Counted("object.unknown"),
+            Effect::Counted("object.unknown"),
         ),
         signed(
-            "B25 missing",
+            "missing entry",
             r#"{"object":"page"}"#,
-            After::Letter("the body has no entry"),
+            Effect::DeadLetter("the body has no entry"),
         ),
         signed(
-            "B25 null",
+            "entry that is null",
             pages("null"),
-            After::Letter("the body has no entry"),
+            Effect::DeadLetter("the body has no entry"),
         ),
         signed(
-            "B25 object",
+            "entry that is an object",
             pages("{}"),
-            After::Letter("entry is not a list"),
+            Effect::DeadLetter("entry is not a list"),
         ),
-        signed("B25 empty", pages("[]"), After::Counted("entry.none")),
         signed(
-            "B25 empty entry",
+            "entry that is an empty list",
+            pages("[]"),
+            Effect::Counted("entry.none"),
+        ),
+        signed(
+            "webhook entry without changes",
             pages(r#"[{"id":"{page}"}]"#),
-            After::Counted("entry.empty"),
+            Effect::Counted("entry.empty"),
         ),
         signed(
-            "B27 number",
+            "id as a number",
             pages(r#"[{"id":{page},"time":1750000000,"changes":[{"field":"name","value":"n"}]}]"#),
-            name("n"),
+            named("n"),
         ),
         signed(
-            "B27 negative",
+            "negative id",
             pages(r#"[{"id":-5,"changed_fields":["name"]}]"#),
-            After::Letter("not a Page id"),
+            Effect::DeadLetter("not a Page id"),
         ),
         signed(
-            "B27 empty",
+            "empty id",
             pages(r#"[{"id":"","changed_fields":["name"]}]"#),
-            After::Letter("not a Page id"),
+            Effect::DeadLetter("not a Page id"),
         ),
         signed(
-            "B27 path",
+            "id that is a path",
             pages(r#"[{"id":"../1","changed_fields":["name"]}]"#),
-            After::Letter("not a Page id"),
+            Effect::DeadLetter("not a Page id"),
         ),
         signed(
-            "B27 star",
+            "id that is a wildcard",
             pages(r#"[{"id":"*","changed_fields":["name"]}]"#),
-            After::Letter("not a Page id"),
+            Effect::DeadLetter("not a Page id"),
         ),
         signed(
-            "B27 long",
+            "id of 1000 digits",
             pages(&format!(
                 r#"[{{"id":"{}","changed_fields":["name"]}}]"#,
                 "1".repeat(1000)
             )),
-            After::Letter("not a Page id"),
+            Effect::DeadLetter("not a Page id"),
         ),
         signed(
-            "B27 unicode",
+            "id of full-width digits",
             pages(r#"[{"id":"１２３","changed_fields":["name"]}]"#),
-            After::Letter("not a Page id"),
+            Effect::DeadLetter("not a Page id"),
         ),
         signed(
-            "B27 none",
+            "missing id",
             pages(r#"[{"changed_fields":["name"]}]"#),
-            After::Letter("not a Page id"),
+            Effect::DeadLetter("not a Page id"),
         ),
         signed(
-            "B28",
+            "Page that is not registered",
             pages(
                 r#"[{"id":"77777777777777777777","time":1750000000,"changes":[{"field":"name","value":"n"}]}]"#,
             ),
-            After::Counted("unknown_page"),
+            Effect::Counted("unknown_page"),
         ),
         signed(
-            "B28 test button",
+            "test webhook of the dashboard",
             pages(r#"[{"id":"0","time":1750000000,"changes":[{"field":"name","value":"n"}]}]"#),
-            After::Counted("test"),
+            Effect::Counted("test"),
         ),
         signed(
-            "B34",
+            "changed fields without values",
             entry(r#""changed_fields":["name","phone"]"#),
-            After::Wanted,
+            Effect::ReadRequested,
         ),
         signed(
-            "B35",
+            "two values of one field",
             entry(
                 r#""changes":[{"field":"name","value":"zebra"},{"field":"name","value":"apple"}]"#,
             ),
-            name("zebra"),
+            named("zebra"),
         ),
         signed(
-            "B35 other order",
+            "two values of one field in the other order",
             entry(
                 r#""changes":[{"field":"name","value":"apple"},{"field":"name","value":"zebra"}]"#,
             ),
-            name("zebra"),
+            named("zebra"),
         ),
     ]
 }
 
+/// Times, field names and values.
 pub(crate) fn values() -> Vec<Case> {
     let ahead = tomorrow();
     vec![
-        signed("B29 missing", timed(""), After::Wanted),
-        signed("B29 zero", timed(r#""time":0,"#), After::Wanted),
-        signed("B29 negative", timed(r#""time":-1,"#), After::Wanted),
+        signed("missing time", timed(""), Effect::ReadRequested),
         signed(
-            "B29 string",
+            "time that is 0",
+            timed(r#""time":0,"#),
+            Effect::ReadRequested,
+        ),
+        signed(
+            "negative time",
+            timed(r#""time":-1,"#),
+            Effect::ReadRequested,
+        ),
+        signed(
+            "time as a string",
             timed(r#""time":"1750000000","#),
-            After::Wanted,
+            Effect::ReadRequested,
         ),
-        signed("B29 float", timed(r#""time":1750000000.5,"#), After::Wanted),
-        signed("B29 ms", timed(r#""time":1750000000123,"#), name("t")),
         signed(
-            "B29 huge",
+            "time with a fraction",
+            timed(r#""time":1750000000.5,"#),
+            Effect::ReadRequested,
+        ),
+        signed(
+            "time in milliseconds",
+            timed(r#""time":1750000000123,"#),
+            named("t"),
+        ),
+        signed(
+            "time of 10^18 seconds",
             timed(r#""time":1000000000000000000,"#),
-            After::Wanted,
+            Effect::ReadRequested,
         ),
         signed(
-            "B29 ahead",
+            "time a day ahead",
             timed(&format!(r#""time":{ahead},"#)),
-            After::Wanted,
+            Effect::ReadRequested,
         ),
         signed(
-            "B30 none",
+            "change without a field",
             entry(r#""changes":[{"value":"n"}]"#),
-            After::Letter("a change cannot be read"),
+            Effect::DeadLetter("a change cannot be read"),
         ),
         signed(
-            "B30 empty",
+            "empty field name",
             entry(r#""changes":[{"field":"","value":"n"}]"#),
-            After::Counted("unknown"),
+            Effect::Counted("unknown"),
         ),
         signed(
-            "B30 long",
+            "field name of 10,000 characters",
             entry(&format!(
                 r#""changes":[{{"field":"{}"}}]"#,
                 "f".repeat(10_000)
             )),
-            After::Counted("unknown"),
+            Effect::Counted("unknown"),
         ),
         signed(
-            "B30 meta",
+            "field name of a stored attribute",
             entry(r#""changes":[{"field":"_version","value":"99"}]"#),
-            After::Counted("unknown"),
+            Effect::Counted("unknown"),
         ),
         signed(
-            "B30 bang",
+            "field name with an exclamation mark",
             entry(r#""changes":[{"field":"!v","value":"99"}]"#),
-            After::Counted("unknown"),
+            Effect::Counted("unknown"),
         ),
         signed(
-            "B30 feed",
+            "field feed",
             entry(r#""changes":[{"field":"feed","value":{"message":"private"}}]"#),
-            After::Counted("feed"),
+            Effect::Counted("feed"),
         ),
-        signed("B31 null", change("null"), After::Wanted),
+        signed("value null", change("null"), Effect::ReadRequested),
         signed(
-            "B31 object",
+            "value that is an object",
             change(r#"{"b":1,"a":[true]}"#),
-            name(r#"{"a":[true],"b":1}"#),
+            named(r#"{"a":[true],"b":1}"#),
         ),
         signed(
-            "B31 array",
+            "value that is a list",
             change(r#"["b",{"z":1,"a":null}]"#),
-            name(r#"["b",{"a":null,"z":1}]"#),
+            named(r#"["b",{"a":null,"z":1}]"#),
         ),
-        signed("B31 number", change("17"), name("17")),
-        signed("B31 bool", change("false"), name("false")),
+        signed("value that is a number", change("17"), named("17")),
+        signed("value that is a boolean", change("false"), named("false")),
         signed(
-            "B31 long",
+            "value of a million characters",
             change(&format!("\"{}\"", "x".repeat(1_000_000))),
-            name(&"x".repeat(8190)),
+            named(&"x".repeat(8190)),
         ),
         signed(
-            "B32 controls",
+            "value with control characters",
             change(r#""a\u0000b\u001b[31m\u202e""#),
-            name("a\0b\u{1b}[31m\u{202e}"),
+            named("a\0b\u{1b}[31m\u{202e}"),
         ),
         signed(
-            "B32 joined",
+            "value with joined emoji",
             change("\"👩\u{200d}👩\u{200d}👧\""),
-            name("👩\u{200d}👩\u{200d}👧"),
+            named("👩\u{200d}👩\u{200d}👧"),
         ),
         signed(
-            "B32 not utf-8",
+            "value that is not UTF-8",
             [
                 br#"{"object":"page","entry":[{"id":"1","changes":[{"field":"name","value":""#
                     .as_slice(),
@@ -405,18 +460,22 @@ pub(crate) fn values() -> Vec<Case> {
                 br#""}]}]}"#,
             ]
             .concat(),
-            After::Letter("webhook in JSON: it is not JSON, at line 1 column 73"),
+            Effect::DeadLetter("webhook in JSON: it is not JSON, at line 1 column 73"),
         ),
         signed(
-            "B33 html",
+            "value that is HTML",
             change(r#""<img src=x onerror=alert(1)>""#),
-            name("<img src=x onerror=alert(1)>"),
+            named("<img src=x onerror=alert(1)>"),
         ),
-        signed("B33 formula", change(r#""=cmd()""#), name("=cmd()")),
+        signed(
+            "value that is a formula of a spreadsheet",
+            change(r#""=cmd()""#),
+            named("=cmd()"),
+        ),
     ]
 }
 
-/// A day from now, in seconds.
+/// Returns the time a day from now, in seconds since 1970.
 fn tomorrow() -> u64 {
     common::clock::Clock::system().now().0 / 1000 + 86_400
 }

@@ -1,5 +1,5 @@
-//! The worker against its own bad days: messages that come too often, jobs that panic or are not
-//! ours, a store that goes away, a Page that cannot be read.
+//! The worker on a queue and a store of its own: a store outage, a corrupt Page, several workers at
+//! once, and messages that arrive after an erasure. Dead letters are in `dead_letters.rs`.
 
 use std::sync::Arc;
 
@@ -7,10 +7,13 @@ use common::clock::Clock;
 use common::lifecycle::Lifecycle;
 use common::pages;
 use common::queue::Queue;
-use common::records::dead_letter::{self, RetryState};
-use common::store::{Changes, Commit, CommitOutcome, Store, StoredPage};
+use common::records::dead_letter::{self, DeadLetter};
+use common::store::{
+    Changes, Commit, CommitOutcome, PageWrite, Store, StoredPage, Versioned, load_page,
+};
 use model::id::Subject;
-use model::job::{Claim, Job, NEWER_VERSION, Unreadable};
+use model::job::{Claim, Job};
+use model::page::{Page, Status};
 use model::queue_name::QueueName;
 use model::time::HostTime;
 use serde_json::{Value as Json, json};
@@ -20,16 +23,17 @@ use crate::support::deployment::{Place, worker_context};
 use crate::support::faulty_store::FaultyStore;
 use crate::support::{eventually, page_id, webhook_job};
 
-/// A worker over a queue and a store of a place of their own.
-struct Bench {
-    /// Lives as long as the queue and the store in it.
-    place: Place,
-    queue: Arc<dyn Queue>,
-    store: Arc<dyn Store>,
+/// A queue and a store for the workers of one test.
+pub(crate) struct Bench {
+    /// The place of the queue and the store, which must live as long as they do.
+    pub(crate) place: Place,
+    pub(crate) queue: Arc<dyn Queue>,
+    pub(crate) store: Arc<dyn Store>,
 }
 
 impl Bench {
-    async fn new(pages: &[u64]) -> Self {
+    /// Creates an empty queue and a store in which these Pages are registered.
+    pub(crate) async fn new(pages: &[u64]) -> Self {
         let place = Place::new(BACKEND).await;
         let (queue, store) = (place.queue().await, place.store());
         for page in pages {
@@ -43,355 +47,126 @@ impl Bench {
         }
     }
 
-    fn parts(&self, store: Arc<dyn Store>) -> worker::context::Context {
+    /// Returns the context of a worker that uses `store`.
+    pub(crate) fn context(&self, store: Arc<dyn Store>) -> worker::context::Context {
         worker_context(&self.place, self.queue.clone(), store)
     }
 
-    fn start(&self, store: Arc<dyn Store>) -> Lifecycle {
+    /// Starts a worker that uses `store`.
+    pub(crate) fn start(&self, store: Arc<dyn Store>) -> Lifecycle {
         let lifecycle = Lifecycle::default();
-        let parts = worker::context::Context {
+        let context = worker::context::Context {
             lifecycle: lifecycle.clone(),
-            ..self.parts(store)
+            ..self.context(store)
         };
-        lifecycle.spawn("worker", worker::run(parts));
+        lifecycle.spawn("worker", worker::run(context));
         lifecycle
     }
 
-    async fn name(&self, page: u64) -> Option<Json> {
-        let stored = self
-            .store
-            .load_pages(&[page_id(page)])
-            .await
-            .unwrap()
-            .pop()
-            .unwrap();
-        let StoredPage::Page(page) = stored.value else {
+    /// Publishes jobs to the queue of webhooks.
+    pub(crate) async fn publish(&self, jobs: &[Job]) {
+        self.queue.publish(QueueName::Webhooks, jobs).await.unwrap();
+    }
+
+    /// Returns how many messages wait in a queue.
+    pub(crate) async fn depth(&self, queue_name: QueueName) -> u64 {
+        self.queue.depth(queue_name).await.unwrap().messages
+    }
+
+    /// Loads a Page.
+    async fn load(&self, page: u64) -> Versioned<StoredPage> {
+        load_page(&*self.store, &page_id(page)).await.unwrap()
+    }
+
+    /// Returns the stored name of a Page, or `None` if it has none.
+    pub(crate) async fn name(&self, page: u64) -> Option<Json> {
+        let StoredPage::Page(page) = self.load(page).await.value else {
             return None;
         };
         Some(page.registers.values().next()?.value.as_ref()?.to_json())
     }
 
-    async fn wait_for_name(&self, page: u64, name: &str) {
+    /// Waits until a Page has this name.
+    pub(crate) async fn wait_for_name(&self, page: u64, name: &str) {
         eventually(&format!("Page {page} to be named {name}"), || async {
             (self.name(page).await == Some(json!(name))).then_some(())
         })
         .await;
     }
 
-    async fn letters(&self) -> Vec<(String, dead_letter::DeadLetter)> {
+    /// Returns every dead letter with its id.
+    pub(crate) async fn dead_letters(&self) -> Vec<(String, DeadLetter)> {
         dead_letter::all(&*self.store).await.unwrap()
     }
 }
 
-async fn end(lifecycle: Lifecycle) {
+/// Stops a worker and waits until it has ended.
+pub(crate) async fn stop(lifecycle: Lifecycle) {
     lifecycle.stop();
     lifecycle.finish().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_that_came_too_often_is_taken_apart_and_its_good_jobs_done() {
-    let bench = Bench::new(&[1, 2]).await;
-    let bad = Job::Unreadable(Unreadable {
-        body: b"?".to_vec(),
-        reason: "odd".to_owned(),
-        received_at: HostTime(1),
-    });
-    let jobs = [webhook_job(1, "one"), bad, webhook_job(2, "two")];
-    bench
-        .queue
-        .publish(QueueName::Webhooks, &jobs)
-        .await
-        .unwrap();
-    for attempt in 1..worker::POISON_THRESHOLD {
-        let delivery = bench.queue.receive(QueueName::Webhooks).await.unwrap();
-        assert_eq!(delivery.attempt, attempt);
-        drop(delivery);
-    }
-    let running = bench.start(bench.store.clone());
-    bench.wait_for_name(1, "one").await;
-    bench.wait_for_name(2, "two").await;
-    let letters = eventually("one letter", || async {
-        let letters = bench.letters().await;
-        (letters.len() == 1 && letters[0].1.retry == RetryState::Finished).then_some(letters)
-    })
-    .await;
-    assert_eq!(letters[0].0, dead_letter::id(&jobs[1]));
-    end(running).await;
-    assert_eq!(
-        bench
-            .queue
-            .depth(QueueName::Webhooks)
-            .await
-            .unwrap()
-            .messages,
-        0
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_panics_the_worker_ends_alone_as_a_dead_letter() {
-    let bench = Bench::new(&[1, 2, 3]).await;
-    let poison = webhook_job(2, "poison");
-    let jobs = [
-        webhook_job(1, "one"),
-        poison.clone(),
-        webhook_job(3, "three"),
-    ];
-    bench
-        .queue
-        .publish(QueueName::Webhooks, &jobs)
-        .await
-        .unwrap();
-    let running = bench.start(FaultyStore::poisoned(bench.store.clone(), page_id(2)));
-    bench.wait_for_name(1, "one").await;
-    bench.wait_for_name(3, "three").await;
-    eventually("the poison to be a tried letter", || async {
-        let letters = bench.letters().await;
-        (letters.len() == 1
-            && letters[0].0 == dead_letter::id(&poison)
-            && letters[0].1.retry == RetryState::Finished)
-            .then_some(())
-    })
-    .await;
-    end(running).await;
-    // Once the cause is gone, an operator replays it.
-    dead_letter::replay(&*bench.store, &*bench.queue, &dead_letter::id(&poison))
-        .await
-        .unwrap();
-    let running = bench.start(bench.store.clone());
-    bench.wait_for_name(2, "poison").await;
-    assert_eq!(bench.letters().await, []);
-    end(running).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn letters_an_earlier_process_left_untried_are_tried_at_the_next_start() {
-    let bench = Bench::new(&[1, 2]).await;
-    let now = Clock::system().now();
-    let keep = |job, trial| Commit {
-        records: vec![dead_letter::dead_letter_write(
-            job,
-            "delivered 3 times",
-            now,
-            trial,
-        )],
-        ..Commit::default()
-    };
-    let (left, tried) = (webhook_job(1, "left"), webhook_job(2, "killer"));
-    bench
-        .store
-        .commit(&[
-            keep(&left, RetryState::Pending),
-            keep(&tried, RetryState::InProgress("a dead process".to_owned())),
-        ])
-        .await
-        .unwrap();
-    let running = bench.start(bench.store.clone());
-    bench.wait_for_name(1, "left").await;
-    eventually("the letter of the good job to go", || async {
-        let letters = bench.letters().await;
-        (letters.len() == 1 && letters[0].0 == dead_letter::id(&tried)).then_some(())
-    })
-    .await;
-    assert_eq!(
-        bench.name(2).await,
-        None,
-        "what killed a process is not tried again by itself"
-    );
-    end(running).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn while_the_store_is_away_nothing_is_lost_and_nothing_becomes_a_dead_letter() {
+async fn a_store_outage_loses_no_webhook_and_makes_no_dead_letter() {
     let bench = Bench::new(&(1..=50).collect::<Vec<_>>()).await;
-    let publish = async |page: u64, name: &str| {
-        let jobs = [webhook_job(page, name)];
-        bench
-            .queue
-            .publish(QueueName::Webhooks, &jobs)
-            .await
-            .unwrap();
-    };
-    let moody = FaultyStore::away(bench.store.clone(), 0, 0);
-    let running = bench.start(moody.clone());
-    publish(1, "at work").await;
-    bench.wait_for_name(1, "at work").await;
-    moody.go_away(6);
+    let store = FaultyStore::unavailable(bench.store.clone(), 0, 0);
+    let running = bench.start(store.clone());
+    bench.publish(&[webhook_job(1, "before")]).await;
+    bench.wait_for_name(1, "before").await;
+    store.fail_commits(6);
     for page in 1..=50 {
-        publish(page, "kept").await;
+        bench.publish(&[webhook_job(page, "during")]).await;
     }
     for page in 1..=50 {
-        bench.wait_for_name(page, "kept").await;
+        bench.wait_for_name(page, "during").await;
     }
-    eventually("no letters", || async {
-        bench.letters().await.is_empty().then_some(())
+    eventually("no dead letters", || async {
+        bench.dead_letters().await.is_empty().then_some(())
     })
     .await;
-    end(running).await;
-    assert_eq!(
-        bench
-            .queue
-            .depth(QueueName::Webhooks)
-            .await
-            .unwrap()
-            .messages,
-        0
-    );
+    stop(running).await;
+    assert_eq!(bench.depth(QueueName::Webhooks).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trial_that_an_outage_cut_short_is_taken_up_again() {
-    let bench = Bench::new(&[1]).await;
-    bench
-        .queue
-        .publish(QueueName::Webhooks, &[webhook_job(1, "tried")])
-        .await
-        .unwrap();
-    for _ in 1..worker::POISON_THRESHOLD {
-        drop(bench.queue.receive(QueueName::Webhooks).await.unwrap());
-    }
-    let delivery = bench.queue.receive(QueueName::Webhooks).await.unwrap();
-    // The letter and the trial are written; then the store is away, with the job in hand.
-    let away = bench.parts(FaultyStore::away(bench.store.clone(), 2, 1000));
-    worker::handle_delivery(&away, delivery).await.unwrap_err();
-    assert_eq!(
-        (bench.name(1).await, bench.letters().await.len()),
-        (None, 1)
-    );
-    // The same process, as soon as the store is back.
-    let parts = worker::context::Context {
-        store: bench.store.clone(),
-        ..away
-    };
-    worker::poison_messages::retry_pending(&parts)
-        .await
-        .unwrap();
-    assert_eq!(bench.name(1).await, Some(json!("tried")));
-    assert_eq!(bench.letters().await.len(), 0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_ours_becomes_a_dead_letter_and_a_newer_job_waits_for_a_newer_worker() {
-    let bench = Bench::new(&[1]).await;
-    let strange = [
-        "",
-        "hello",
-        "{}",
-        "[7]",
-        r#"[{"v":1}]"#,
-        r#"[{"v":"abc","webhook":{}}]"#,
-        r#"[{"v":9223372036854775808,"later":{"x":1}}]"#,
-    ];
-    match &bench.place {
-        Place::Distributed { vhost, .. } => {
-            for payload in strange {
-                vhost.publish_raw("pagesync.v1.webhooks", payload).await;
-            }
-        }
-        Place::Embedded(directory) => {
-            let file = rusqlite::Connection::open(directory.path().join("pagesync.db")).unwrap();
-            for payload in strange {
-                let insert =
-                    "INSERT INTO messages (queue, attempt, body) VALUES ('webhooks', 0, ?1)";
-                file.execute(insert, [payload.as_bytes()]).unwrap();
-            }
-        }
-    }
-    bench
-        .queue
-        .publish(QueueName::Webhooks, &[webhook_job(1, "good")])
-        .await
-        .unwrap();
-    let running = bench.start(bench.store.clone());
-    bench.wait_for_name(1, "good").await;
-    let letters = eventually("seven letters", || async {
-        let letters = bench.letters().await;
-        (letters.len() == strange.len()).then_some(letters)
-    })
-    .await;
-    assert_eq!(
-        letters
-            .iter()
-            .filter(|(_, letter)| letter.reason.starts_with(NEWER_VERSION))
-            .count(),
-        1
-    );
-    end(running).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_job_of_a_version_that_is_no_longer_newer_is_done_at_the_start() {
-    let bench = Bench::new(&[1]).await;
-    let body = model::job::encode_job(&webhook_job(1, "understood")).into_bytes();
-    let reason = format!("{NEWER_VERSION}: 2, this build knows 1");
-    let job = Job::Unreadable(Unreadable {
-        body,
-        reason: reason.clone(),
-        received_at: HostTime(1),
-    });
-    let letter =
-        dead_letter::dead_letter_write(&job, &reason, Clock::system().now(), RetryState::Finished);
-    bench
-        .store
-        .commit(&[Commit {
-            records: vec![letter],
-            ..Commit::default()
-        }])
-        .await
-        .unwrap();
-    let running = bench.start(bench.store.clone());
-    bench.wait_for_name(1, "understood").await;
-    eventually("no letters", || async {
-        bench.letters().await.is_empty().then_some(())
-    })
-    .await;
-    end(running).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_page_that_cannot_be_read_is_kept_as_a_letter_and_starts_again() {
-    // No scheduler here: nobody reads the Page before we look at it.
+async fn a_corrupt_page_starts_again_and_its_former_content_becomes_a_dead_letter() {
+    // Without a scheduler, no read changes the Page before the test loads it.
     let bench = Bench::new(&[1, 2]).await;
-    let lifecycle = bench.start(bench.store.clone());
+    let running = bench.start(bench.store.clone());
     let rename = async |page: u64, name: &str| {
-        let jobs = [webhook_job(page, name)];
-        bench
-            .queue
-            .publish(QueueName::Webhooks, &jobs)
-            .await
-            .unwrap();
+        bench.publish(&[webhook_job(page, name)]).await;
         bench.wait_for_name(page, name).await;
     };
     rename(1, "before").await;
     bench.place.corrupt(&page_id(1)).await;
-    // The same second, and by text the smaller: nothing is left of what stood there.
+    // This name has the stamp of the former value and sorts below it: it shows only because nothing
+    // of the former value is left.
     rename(1, "after").await;
     rename(2, "after").await;
-    let stored = bench
-        .store
-        .load_pages(&[page_id(1)])
-        .await
-        .unwrap()
-        .remove(0);
+    let stored = bench.load(1).await;
     let StoredPage::Page(page) = stored.value else {
         panic!("a Page: {:?}", stored.value)
     };
     assert_eq!(
         page.status,
-        model::page::Status::Corrupt,
-        "until a read proves it"
+        Status::Corrupt,
+        "the status stays until a read succeeds"
     );
     assert!(stored.version == 3 && page.polling.is_read_requested());
-    let letters = bench.letters().await;
+    let dead_letters = bench.dead_letters().await;
     assert!(
-        letters.len() == 1 && letters[0].1.reason.contains("Page 1 could not be read"),
-        "{letters:?}"
+        dead_letters.len() == 1
+            && dead_letters[0]
+                .1
+                .reason
+                .contains("Page 1 could not be read"),
+        "{dead_letters:?}"
     );
-    end(lifecycle).await;
+    stop(running).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn several_workers_on_few_pages_end_with_the_newest_values_and_no_effect_twice() {
+async fn several_workers_on_few_pages_end_with_the_newest_values_and_apply_none_twice() {
     let bench = Bench::new(&[1, 2]).await;
     for round in 0..40u64 {
         let jobs: Vec<Job> = (1..=2).flat_map(|page| {
@@ -403,29 +178,18 @@ async fn several_workers_on_few_pages_end_with_the_newest_values_and_no_effect_t
             let job = Job::Webhook { entry, received_at: HostTime(1_750_000_100_000) };
             [job.clone(), job]
         }).collect();
-        bench
-            .queue
-            .publish(QueueName::Webhooks, &jobs)
-            .await
-            .unwrap();
+        bench.publish(&jobs).await;
     }
     let workers: Vec<Lifecycle> = (0..3).map(|_| bench.start(bench.store.clone())).collect();
     for page in 1..=2 {
         bench.wait_for_name(page, "n39").await;
     }
     eventually("the queue to be empty", || async {
-        (bench
-            .queue
-            .depth(QueueName::Webhooks)
-            .await
-            .unwrap()
-            .messages
-            == 0)
-            .then_some(())
+        (bench.depth(QueueName::Webhooks).await == 0).then_some(())
     })
     .await;
     for running in workers {
-        end(running).await;
+        stop(running).await;
     }
     let Changes::Entries(feed) = bench.store.changes_after(None, 1000).await.unwrap() else {
         panic!("entries")
@@ -441,29 +205,19 @@ async fn several_workers_on_few_pages_end_with_the_newest_values_and_no_effect_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_that_comes_late_revives_a_forgotten_page() {
+async fn no_late_message_restores_an_erased_page() {
     let bench = Bench::new(&[1]).await;
-    let lifecycle = bench.start(bench.store.clone());
-    bench
-        .queue
-        .publish(QueueName::Webhooks, &[webhook_job(1, "before")])
-        .await
-        .unwrap();
+    let running = bench.start(bench.store.clone());
+    bench.publish(&[webhook_job(1, "before")]).await;
     bench.wait_for_name(1, "before").await;
-    let stored = bench
-        .store
-        .load_pages(&[page_id(1)])
-        .await
-        .unwrap()
-        .pop()
-        .unwrap();
-    let forget = Commit {
-        page: Some(common::store::PageWrite {
+    let stored = bench.load(1).await;
+    let erasure = Commit {
+        page: Some(PageWrite {
             id: page_id(1),
             expected: stored.version,
-            page: model::page::Page {
-                status: model::page::Status::Erased,
-                ..model::page::Page::default()
+            page: Page {
+                status: Status::Erased,
+                ..Page::default()
             },
             changes: Vec::new(),
             received_at: Clock::system().now(),
@@ -471,104 +225,71 @@ async fn nothing_that_comes_late_revives_a_forgotten_page() {
         ..Commit::default()
     };
     assert_eq!(
-        bench.store.commit(&[forget]).await.unwrap(),
+        bench.store.commit(&[erasure]).await.unwrap(),
         [CommitOutcome::Applied]
     );
-    // The same delivery again, a newer one, and a poll that was claimed before.
+    // A repeated webhook, a newer one, and a poll that was claimed before the erasure.
     let claim = Claim {
         subject: Subject::Page(page_id(1)),
         queue: QueueName::PollsNow,
         due_at: Clock::system().now(),
     };
     let late = [webhook_job(1, "before"), webhook_job(1, "after")];
-    bench
-        .queue
-        .publish(QueueName::Webhooks, &late)
-        .await
-        .unwrap();
+    bench.publish(&late).await;
     bench
         .queue
         .publish(QueueName::PollsNow, &[Job::Poll(claim)])
         .await
         .unwrap();
-    bench
-        .queue
-        .publish(QueueName::Webhooks, &[webhook_job(2, "unknown")])
-        .await
-        .unwrap();
+    bench.publish(&[webhook_job(2, "unknown")]).await;
     eventually("the queues to be empty", || async {
-        let webhooks = bench
-            .queue
-            .depth(QueueName::Webhooks)
-            .await
-            .unwrap()
-            .messages;
-        let polls = bench
-            .queue
-            .depth(QueueName::PollsNow)
-            .await
-            .unwrap()
-            .messages;
+        let webhooks = bench.depth(QueueName::Webhooks).await;
+        let polls = bench.depth(QueueName::PollsNow).await;
         (webhooks + polls == 0).then_some(())
     })
     .await;
-    lifecycle.stop();
-    lifecycle.finish().await.unwrap();
-    let after = bench
-        .store
-        .load_pages(&[page_id(1)])
-        .await
-        .unwrap()
-        .pop()
-        .unwrap();
+    stop(running).await;
+    let after = bench.load(1).await;
     assert_eq!(after.version, stored.version + 1, "nothing was written");
     assert!(
-        matches!(after.value, StoredPage::Page(page) if page.status == model::page::Status::Erased && page.registers.is_empty())
+        matches!(after.value, StoredPage::Page(page) if page.status == Status::Erased && page.registers.is_empty())
     );
 }
 
-/// I4 and I10: the store did the commit and went away before it could say so, and the delivery comes
-/// again after a later webhook.
+/// The store makes a commit and its reply is lost. The message is redelivered after a later webhook
+/// was applied.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_commit_whose_answer_was_lost_has_no_second_effect() {
+async fn a_commit_whose_reply_was_lost_has_no_second_effect() {
     let bench = Bench::new(&[1]).await;
     let publish = async |name: &str| {
-        let job = webhook_job(1, name);
-        bench
-            .queue
-            .publish(QueueName::Webhooks, &[job])
-            .await
-            .unwrap();
+        bench.publish(&[webhook_job(1, name)]).await;
         let delivery = bench.queue.receive(QueueName::Webhooks).await.unwrap();
         assert_eq!(delivery.jobs, [webhook_job(1, name)]);
         delivery
     };
     let first = publish("a").await;
     let later = publish("b").await;
-    let going = bench.parts(FaultyStore::unanswered(bench.store.clone(), 1));
-    worker::handle_delivery(&going, first).await.unwrap_err();
+    let without_reply = bench.context(FaultyStore::losing_replies(bench.store.clone(), 1));
+    worker::handle_delivery(&without_reply, first)
+        .await
+        .unwrap_err();
     assert_eq!(bench.name(1).await, Some(json!("a")), "it was committed");
-    let parts = bench.parts(bench.store.clone());
-    worker::handle_delivery(&parts, later).await.unwrap();
-    let version = async || bench.store.load_pages(&[page_id(1)]).await.unwrap()[0].version;
-    let before = version().await;
-    let again = bench.queue.receive(QueueName::Webhooks).await.unwrap();
+    let context = bench.context(bench.store.clone());
+    worker::handle_delivery(&context, later).await.unwrap();
+    let before = bench.load(1).await.version;
+    let redelivered = bench.queue.receive(QueueName::Webhooks).await.unwrap();
     assert_eq!(
-        (again.attempt, &*again.jobs),
+        (redelivered.attempt, &*redelivered.jobs),
         (2, &[webhook_job(1, "a")][..])
     );
-    worker::handle_delivery(&parts, again).await.unwrap();
+    worker::handle_delivery(&context, redelivered)
+        .await
+        .unwrap();
     assert_eq!(bench.name(1).await, Some(json!("b")));
-    assert_eq!(version().await, before, "nothing was written");
+    assert_eq!(bench.load(1).await.version, before, "nothing was written");
     let Changes::Entries(feed) = bench.store.changes_after(None, 100).await.unwrap() else {
         panic!("entries")
     };
     assert_eq!(feed.len(), 2, "one entry for each change: {feed:?}");
-    let left = bench
-        .queue
-        .depth(QueueName::Webhooks)
-        .await
-        .unwrap()
-        .messages;
-    assert_eq!(left, 0);
+    assert_eq!(bench.depth(QueueName::Webhooks).await, 0);
 }

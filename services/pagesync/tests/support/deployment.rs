@@ -1,4 +1,4 @@
-//! A deployment in this process: real roles on free ports, on the backend of this test binary.
+//! Runs a deployment in this process: real roles on free ports, on either backend.
 
 use std::sync::{Arc, OnceLock};
 
@@ -28,18 +28,24 @@ use tempfile::TempDir;
 use super::servers::{Vhost, database, shared_broker, shared_redis, vhost};
 use super::{TestBackend, client, eventually};
 
+/// The app id of every test deployment.
 pub(crate) const APP_ID: &str = "100200300400500";
+/// The app secret of every test deployment.
 pub(crate) const APP_SECRET: &str = "0123456789abcdef0123456789abcdef";
+/// The verify token of every test deployment.
 pub(crate) const VERIFY_TOKEN: &str = "a verify token with spaces & signs";
 
-/// Where a deployment keeps its things.
+/// Where a deployment has its queue and its store.
 #[derive(Debug)]
 pub(crate) enum Place {
+    /// The directory of the database file.
     Embedded(TempDir),
+    /// A vhost, and the address of a Redis database.
     Distributed { vhost: Vhost, redis: String },
 }
 
 impl Place {
+    /// Creates an empty place.
     pub(crate) async fn new(backend: TestBackend) -> Self {
         match backend {
             TestBackend::Embedded => Self::Embedded(tempfile::tempdir().unwrap()),
@@ -50,6 +56,7 @@ impl Place {
         }
     }
 
+    /// Opens the queue of this place.
     pub(crate) async fn queue(&self) -> Arc<dyn Queue> {
         match self {
             Self::Embedded(directory) => {
@@ -68,10 +75,12 @@ impl Place {
         }
     }
 
+    /// Opens the store of this place.
     pub(crate) fn store(&self) -> Arc<dyn Store> {
         match self {
             Self::Embedded(directory) => {
-                // A guest makes no database; in a deployment the owner has made it.
+                // Shared access does not create the database. In a deployment the process with
+                // exclusive access has created it.
                 if !directory.path().join("pagesync.db").exists() {
                     drop(Database::open(directory.path(), Access::Exclusive).unwrap());
                 }
@@ -84,8 +93,8 @@ impl Place {
         }
     }
 
-    /// The settings of a process of `role` on this place, listening on free ports. Verification is a
-    /// day away unless a test wants it.
+    /// Returns the settings of a process of `role` on this place that listens on free ports.
+    /// Verification reads are a day away unless `extra` sets another delay.
     pub(crate) fn environment(&self, role: Role, extra: &[(&str, &str)]) -> Environment {
         let mut settings = vec![
             ("FACEBOOK_APP_ID", APP_ID.to_owned()),
@@ -99,13 +108,13 @@ impl Place {
                 "FACEBOOK_WEBHOOK_ADDRESS",
                 "http://localhost:5000/facebook/webhook".to_owned(),
             ),
-            // Nobody listens there: who wants Facebook starts a simulator.
+            // Nothing listens on port 9. Tests that need Facebook start a simulator.
             ("PAGESYNC_GRAPH_URL", "http://127.0.0.1:9".to_owned()),
             ("PAGESYNC_DIALOG_URL", "http://127.0.0.1:9".to_owned()),
             ("PAGESYNC_LISTEN", "127.0.0.1:0".to_owned()),
             ("PAGESYNC_OPERATOR_LISTEN", "127.0.0.1:0".to_owned()),
             ("PAGESYNC_VERIFY_AFTER", "24h".to_owned()),
-            ("PAGESYNC_TIME_ZONE", where_it_is_noon()),
+            ("PAGESYNC_TIME_ZONE", time_zone_where_it_is_noon()),
         ];
         match self {
             Self::Embedded(directory) => {
@@ -137,7 +146,7 @@ impl Place {
             .collect()
     }
 
-    /// The roles that make up a deployment here.
+    /// Returns the roles that make up a deployment on this place.
     pub(crate) fn roles(&self) -> Vec<Role> {
         match self {
             Self::Embedded(_) => vec![Role::Up],
@@ -146,24 +155,24 @@ impl Place {
     }
 }
 
-/// A time zone in which midnight, and with it every daily slot, is far away: tests that move their clock
-/// by hours must not depend on the hour they run at.
-fn where_it_is_noon() -> String {
+/// Returns a time zone in which it is about noon, so that every daily slot is hours away. Tests
+/// that move their clock by hours must not depend on the hour at which they run.
+fn time_zone_where_it_is_noon() -> String {
     let hour = Clock::system().now().0 / 1000 / 3600 % 24;
-    // Its names have the sign of POSIX: Etc/GMT-2 is two hours ahead.
+    // The signs in these names are those of POSIX: Etc/GMT-2 is two hours ahead of UTC.
     match i64::try_from(hour).unwrap() - 12 {
         ahead @ 0.. => format!("Etc/GMT+{ahead}"),
         behind => format!("Etc/GMT{behind}"),
     }
 }
 
-/// The pair that seals and opens the tokens of a test run.
+/// Returns the key that seals and opens the tokens of this test run.
 pub(crate) fn sealing_key() -> &'static PrivateKey {
     static KEY: OnceLock<PrivateKey> = OnceLock::new();
     KEY.get_or_init(PrivateKey::generate)
 }
 
-/// What a worker on this place works with.
+/// Returns the context of a worker on `place`, with this queue and store.
 pub(crate) fn worker_context(
     place: &Place,
     queue: Arc<dyn Queue>,
@@ -172,7 +181,7 @@ pub(crate) fn worker_context(
     worker_context_with(place, queue, store, &[])
 }
 
-/// The same, with further settings.
+/// Returns the same as [`worker_context`], with further settings.
 pub(crate) fn worker_context_with(
     place: &Place,
     queue: Arc<dyn Queue>,
@@ -193,30 +202,39 @@ pub(crate) fn worker_context_with(
     worker::context::Context::new(&config, &backends, metrics, clock, lifecycle).unwrap()
 }
 
-/// Roles at work.
+/// A running deployment.
 #[derive(Debug)]
 pub(crate) struct Deployment {
+    /// Where it has its queue and its store.
     pub(crate) place: Place,
+    /// Its running roles; the first one has the public listener.
     pub(crate) roles: Vec<(Role, Running)>,
+    /// Its store.
     pub(crate) store: Arc<dyn Store>,
+    /// A client that follows no redirect.
     pub(crate) client: reqwest::Client,
+    /// Whether [`Deployment::finish`] was called.
     finished: bool,
 }
 
 impl Deployment {
+    /// Starts a deployment with default settings on an empty place.
     pub(crate) async fn start(backend: TestBackend) -> Self {
         Self::start_with(backend, &[]).await
     }
 
+    /// Starts a deployment with further settings on an empty place.
     pub(crate) async fn start_with(backend: TestBackend, extra: &[(&str, &str)]) -> Self {
         Self::start_on(Place::new(backend).await, extra).await
     }
 
+    /// Starts a deployment with further settings on `place`.
     pub(crate) async fn start_on(place: Place, extra: &[(&str, &str)]) -> Self {
         let roles = place.roles();
         Self::start_roles(place, &roles, extra, &Clock::system()).await
     }
 
+    /// Starts these roles on `place` by `clock` and waits until all are ready.
     pub(crate) async fn start_roles(
         place: Place,
         wanted: &[Role],
@@ -248,33 +266,36 @@ impl Deployment {
         deployment
     }
 
-    /// A role that starts when the others are at work.
+    /// Starts one more role on the same place, with default settings.
     pub(crate) async fn join(&mut self, role: Role) {
         let running = start_role(&self.place, role, &[], &Clock::system()).await;
         self.roles.push((role, running));
     }
 
-    /// The role that faces the public.
+    /// Returns the role with the public listener.
     pub(crate) fn public_role(&self) -> &Running {
         &self.roles[0].1
     }
 
+    /// Returns the address of a path on the public listener.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.public_role().public.unwrap())
     }
 
-    /// Asks the private listener of the public face.
+    /// Sends a GET to the private listener of the role with the public listener; returns status and
+    /// body.
     pub(crate) async fn get_private(&self, path: &str) -> (u16, String) {
         self.private(self.public_role(), path).await
     }
 
+    /// Sends a GET to the private listener of a role; returns status and body.
     pub(crate) async fn private(&self, running: &Running, path: &str) -> (u16, String) {
         let url = format!("http://{}/{path}", running.private);
         let answer = self.client.get(url).send().await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
     }
 
-    /// Posts a body as Facebook would.
+    /// Posts a signed body to the webhook address, as Facebook would; returns the status.
     pub(crate) async fn deliver(&self, body: impl Into<Vec<u8>>) -> u16 {
         let body = body.into();
         let signature = signature_256(APP_SECRET, &body);
@@ -282,6 +303,7 @@ impl Deployment {
             .await
     }
 
+    /// Posts a body with these headers to the webhook address; returns the status.
     pub(crate) async fn post(&self, headers: &[(&str, &str)], body: impl Into<Vec<u8>>) -> u16 {
         let mut request = self.client.post(self.url("/facebook/webhook"));
         for (name, value) in headers {
@@ -296,10 +318,11 @@ impl Deployment {
             .as_u16()
     }
 
+    /// Registers Pages that are not read.
     pub(crate) async fn add(&self, ids: &[PageId]) {
         for id in ids {
             let mut commit = pages::registration_commit(id, 0, Clock::system().now());
-            // No first read: these tests are about webhooks.
+            // Without a first read, because the tests that use this are about webhooks.
             commit.due.clear();
             if let Some(write) = &mut commit.page {
                 write.page.polling = Polling::default();
@@ -308,6 +331,7 @@ impl Deployment {
         }
     }
 
+    /// Returns the version and the state of a Page, or `None` if it is not registered or corrupt.
     pub(crate) async fn page(&self, id: &PageId) -> Option<(u64, Page)> {
         match load_page(&*self.store, id).await.unwrap() {
             Versioned {
@@ -318,6 +342,7 @@ impl Deployment {
         }
     }
 
+    /// Returns the stored name of a Page, or `None` if it is unknown or has no value.
     pub(crate) async fn name(&self, id: &PageId) -> Option<serde_json::Value> {
         let (_, page) = self.page(id).await?;
         let register = page
@@ -331,18 +356,19 @@ impl Deployment {
             .map(model::value::CanonicalValue::to_json)
     }
 
-    /// How often a role counted a part of a webhook, or a job, as `name`.
+    /// Returns how often all roles together counted an ignored part of a webhook with the label
+    /// value `name`, or a job with the result `name`.
     pub(crate) fn counted(&self, name: &'static str) -> u64 {
-        let of = |running: &Running| {
+        let count = |running: &Running| {
             let parts = running.metrics.webhook_parts_ignored.get(name);
             parts + running.metrics.jobs_done.get(name)
         };
-        self.roles.iter().map(|(_, running)| of(running)).sum()
+        self.roles.iter().map(|(_, running)| count(running)).sum()
     }
 
-    /// Waits until everything that was published is done.
+    /// Waits until as many jobs were acknowledged as were published.
     pub(crate) async fn wait_until_idle(&self) {
-        eventually("the queue to be worked off", || async {
+        eventually("the acknowledgement of every job", || async {
             let (mut published, mut done) = (0, 0);
             for (_, Running { metrics, .. }) in &self.roles {
                 published += metrics.jobs_published.get();
@@ -356,8 +382,8 @@ impl Deployment {
         .await;
     }
 
-    /// Ends the roles, the schedulers first, and makes sure that no webhook is left in the queue.
-    /// Polls may be: what was due is due again.
+    /// Stops the roles, the schedulers first. Panics if a webhook is left in the queue. Polls may
+    /// be left, because they become due again.
     pub(crate) async fn finish(mut self) {
         self.wait_until_idle().await;
         let order = |role: &Role| match role {
@@ -383,6 +409,7 @@ impl Deployment {
     }
 }
 
+/// Starts a role on `place`; panics if its settings are invalid.
 async fn start_role(place: &Place, role: Role, extra: &[(&str, &str)], clock: &Clock) -> Running {
     let config = Config::read(&place.environment(role, extra), role).unwrap();
     roles::start(&config, role, clock.clone(), None)
@@ -394,7 +421,7 @@ impl Drop for Deployment {
     fn drop(&mut self) {
         assert!(
             self.finished || std::thread::panicking(),
-            "a test ends with `finish`, so that what is left in a queue is seen"
+            "a test must end with `finish`, which checks that no webhook is left in the queue"
         );
     }
 }

@@ -1,6 +1,8 @@
-//! Starts one server: in a container where a Docker engine answers, else as a private process.
+//! Starts RabbitMQ or Redis for the tests: in a container if a Docker engine answers, otherwise as
+//! a private process.
 //!
-//! Both forms can be killed, started again on the same port with the same data, and frozen.
+//! In both forms a server can be killed, started again on the same ports with the same data, and
+//! frozen.
 
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -14,69 +16,73 @@ use testcontainers::{ContainerAsync, GenericImage, ImageExt as _};
 
 use super::{eventually, own_port, within};
 
-/// A server of the tests.
+/// Which server it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     RabbitMq,
     Redis,
 }
 
-/// Where a container has its data.
+/// Where a container stores its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Disk {
     Real,
     Memory,
 }
 
+/// A server for tests.
 #[derive(Debug)]
 pub(crate) struct Server {
     kind: Kind,
-    /// Where it listens on this machine: its protocol, and for RabbitMQ its management.
+    /// The ports on this machine: of its protocol, and for RabbitMQ of the management API.
     pub(crate) ports: Vec<u16>,
     form: Form,
 }
 
+/// How a server runs.
 #[derive(Debug)]
 enum Form {
     Container(Box<ContainerAsync<GenericImage>>),
     Process(Process),
 }
 
+/// A server that runs as a process.
 #[derive(Debug)]
 struct Process {
     directory: PathBuf,
-    /// Of RabbitMQ's: where its nodes would meet, and who knows of it.
-    inner: [u16; 2],
+    /// The ports of RabbitMQ for Erlang: of the distribution, and of the port mapper (epmd).
+    erlang_ports: [u16; 2],
     child: Mutex<Option<Child>>,
 }
 
-/// Whether a Docker engine answers. Decided once, said once.
+/// Returns whether a Docker engine answers. Finds out once, and prints it.
 fn engine_answers() -> bool {
     static ANSWERS: OnceLock<bool> = OnceLock::new();
     *ANSWERS.get_or_init(|| {
-        let asked = Command::new("docker")
+        let version = Command::new("docker")
             .args(["version", "--format", "{{.Server.Version}}"])
             .stderr(Stdio::null())
             .output();
-        let answers = asked.is_ok_and(|output| output.status.success());
-        let how = if answers {
+        let answers = version.is_ok_and(|output| output.status.success());
+        let form = if answers {
             "containers"
         } else {
             "private processes, no Docker engine answers"
         };
-        println!("servers of the tests: {how}");
+        println!("servers of the tests: {form}");
         answers
     })
 }
 
-/// Containers carry this label, so that ./test can remove what a killed test left behind.
+/// The label of each container, by which `./test` removes the containers of killed tests.
 const LABEL: (&str, &str) = ("pagesync.test", "true");
-/// Processes have this in their environment, for the same.
+/// The environment variable of each server process, by which `./test` finds those of killed tests.
 const MARK: &str = "PAGESYNC_TEST_SERVER";
 
-/// Anybody may write there.
+/// The data directory of Redis in a container: every user may write there.
 const REDIS_DATA: &str = "/tmp";
 
+/// Returns the name and the tag of the image.
 fn image(kind: Kind) -> (String, String) {
     let (variable, default) = match kind {
         Kind::RabbitMq => ("TEST_RABBITMQ_IMAGE", "pagesync/rabbitmq:latest"),
@@ -89,12 +95,13 @@ fn image(kind: Kind) -> (String, String) {
 }
 
 impl Server {
-    /// One that can be killed: what it wrote outlives it.
+    /// Starts a server whose data outlives it, so that it can be killed and started again.
     pub(crate) async fn start(kind: Kind) -> Self {
         Self::start_on(kind, Disk::Real).await
     }
 
-    /// One that nobody kills, for many tests: they need not wait for the disk of a busy machine.
+    /// Starts a server for many tests, which none of them kills. Its data is in memory, so that
+    /// tests do not wait for the disk of a busy machine.
     pub(crate) async fn start_in_memory(kind: Kind) -> Self {
         Self::start_on(kind, Disk::Memory).await
     }
@@ -114,7 +121,7 @@ impl Server {
         server
     }
 
-    /// Ends it as a power cut would, data kept.
+    /// Kills the server with SIGKILL. Its data stays.
     pub(crate) async fn kill(&self) {
         match &self.form {
             Form::Container(container) => container.stop_with_timeout(Some(0)).await.unwrap(),
@@ -122,7 +129,7 @@ impl Server {
         }
     }
 
-    /// Starts it again on the same ports.
+    /// Starts the server again on the same ports and waits until it answers.
     pub(crate) async fn start_again(&self) {
         match &self.form {
             Form::Container(container) => container.start().await.unwrap(),
@@ -131,6 +138,7 @@ impl Server {
         self.wait_until_up().await;
     }
 
+    /// Stops the server from running, without closing its connections.
     pub(crate) async fn freeze(&self) {
         match &self.form {
             Form::Container(container) => container.pause().await.unwrap(),
@@ -138,6 +146,7 @@ impl Server {
         }
     }
 
+    /// Lets a frozen server run on.
     pub(crate) async fn thaw(&self) {
         match &self.form {
             Form::Container(container) => container.unpause().await.unwrap(),
@@ -145,7 +154,7 @@ impl Server {
         }
     }
 
-    /// Runs `rabbitmqctl` beside the broker.
+    /// Runs `rabbitmqctl` next to the broker. Panics if it fails.
     pub(crate) async fn rabbitmqctl(&self, arguments: &[&str]) {
         match &self.form {
             Form::Container(container) => {
@@ -167,19 +176,21 @@ impl Server {
         }
     }
 
-    /// Every byte of Redis' append-only file. Its files change while a rewrite ends: looked at until none
-    /// did.
+    /// Returns the append-only file of Redis as text. Reads it again if a rewrite changed its files
+    /// in the meantime.
     pub(crate) async fn append_only_file(&self) -> String {
-        eventually("the files of one log", || async {
-            let before = self.log_files("*.manifest").await?;
-            let all = self.log_files("*").await?;
-            let after = self.log_files("*.manifest").await?;
+        eventually("a complete append-only file", || async {
+            let before = self.append_only_files("*.manifest").await?;
+            let all = self.append_only_files("*").await?;
+            let after = self.append_only_files("*.manifest").await?;
             (before == after && all.len() > 100).then(|| String::from_utf8_lossy(&all).into_owned())
         })
         .await
     }
 
-    async fn log_files(&self, names: &str) -> Option<Vec<u8>> {
+    /// Returns the concatenated files of the append-only file that match a pattern, or `None` if
+    /// one of them is missing.
+    async fn append_only_files(&self, names: &str) -> Option<Vec<u8>> {
         match &self.form {
             Form::Container(container) => {
                 let script = format!("cat {REDIS_DATA}/appendonlydir/{names}");
@@ -201,7 +212,7 @@ impl Server {
     }
 
     async fn wait_until_up(&self) {
-        // A server that listens may not answer yet: ask for what tests will ask for.
+        // A server that listens may not answer yet, so this sends a real request.
         let port = *self.ports.last().unwrap();
         let client = crate::support::client();
         within(Duration::from_secs(180), "a server to come up", || async {
@@ -224,9 +235,9 @@ impl Server {
                         Form::Container(_) => url,
                         Form::Process(_) => url.replace("5672", &self.ports[0].to_string()),
                     };
-                    let asked = client.get(url).basic_auth("guest", Some("guest"));
-                    let asked = asked.timeout(Duration::from_secs(2)).send().await.ok()?;
-                    asked.status().is_success().then_some(())
+                    let request = client.get(url).basic_auth("guest", Some("guest"));
+                    let answer = request.timeout(Duration::from_secs(2)).send().await.ok()?;
+                    answer.status().is_success().then_some(())
                 }
             }
         })
@@ -234,10 +245,10 @@ impl Server {
     }
 }
 
-/// Works with our images and with the official ones.
+/// Starts a container. Works with the images of `deploy/images` and with the official ones.
 async fn container(kind: Kind, ports: &[u16], disk: Disk) -> ContainerAsync<GenericImage> {
     let (name, tag) = image(kind);
-    // We ask the server itself whether it is up.
+    // `wait_until_up` checks the server itself.
     let mut request = GenericImage::new(name, tag)
         .with_wait_for(WaitFor::Nothing)
         .with_label(LABEL.0, LABEL.1)
@@ -267,14 +278,14 @@ async fn container(kind: Kind, ports: &[u16], disk: Disk) -> ContainerAsync<Gene
         request = request.with_mapped_port(*outside, ContainerPort::Tcp(*inside));
     }
     if disk == Disk::Memory {
-        // Redis': RabbitMQ wants its directory to be its own.
+        // Only Redis uses this directory: RabbitMQ requires that it owns its data directory.
         request = request.with_mount(Mount::tmpfs_mount(REDIS_DATA));
     }
     request.start().await.unwrap()
 }
 
-/// A database for each test, a log that is on disk before an answer leaves, and nothing compressed: tests
-/// look for what must not be there.
+/// The settings of Redis: a database for each test, an append-only file that is synced before each
+/// reply, and no compression, because tests search the stored bytes for data that must be absent.
 const REDIS_SETTINGS: [&str; 10] = [
     "--rdbcompression",
     "no",
@@ -295,7 +306,7 @@ impl Process {
         std::fs::create_dir_all(&directory).unwrap();
         let process = Self {
             directory,
-            inner: [own_port(), own_port()],
+            erlang_ports: [own_port(), own_port()],
             child: Mutex::new(None),
         };
         process.spawn(kind, ports);
@@ -329,14 +340,15 @@ impl Process {
         *self.child.lock().unwrap() = Some(child.unwrap());
     }
 
-    /// A node of its own: name, ports, data, cookie.
+    /// Sets the environment that gives each RabbitMQ a node name, ports, data and a cookie of its
+    /// own.
     fn environment(&self, command: &mut Command, ports: &[u16]) {
         let at = |name: &str| self.directory.join(name);
         command
             .env("HOME", &self.directory)
             .env("RABBITMQ_NODENAME", format!("test{}@localhost", ports[0]))
-            .env("RABBITMQ_DIST_PORT", self.inner[0].to_string())
-            .env("ERL_EPMD_PORT", self.inner[1].to_string())
+            .env("RABBITMQ_DIST_PORT", self.erlang_ports[0].to_string())
+            .env("ERL_EPMD_PORT", self.erlang_ports[1].to_string())
             .env("RABBITMQ_CONFIG_FILE", at("rabbitmq.conf"))
             .env("RABBITMQ_ENABLED_PLUGINS_FILE", at("plugins"))
             .env("RABBITMQ_MNESIA_BASE", at("data"))
@@ -346,7 +358,8 @@ impl Process {
     fn signal(&self, signal: &str) {
         let child = self.child.lock().unwrap();
         let pid = child.as_ref().unwrap().id().to_string();
-        // Its group: RabbitMQ's node is a child of the script that starts it.
+        // The signal goes to the process group, because the node of RabbitMQ is a child of its
+        // start script.
         let sent = Command::new("kill")
             .args([&format!("-{signal}"), "--", &format!("-{pid}")])
             .status();

@@ -1,4 +1,5 @@
-//! A deployment with a Facebook of its own: logins by the real flow, Pages, knobs.
+//! Runs a deployment together with a simulated Facebook: real logins, Pages, and control of both
+//! clocks.
 
 use std::time::Duration;
 
@@ -21,32 +22,37 @@ use tokio::net::TcpListener;
 use super::deployment::{APP_ID, APP_SECRET, Deployment, Place};
 use super::{TestBackend, eventually, own_port};
 
-/// A deployment and the Facebook it talks to.
+/// A deployment and the simulated Facebook that it calls.
 #[derive(Debug)]
 pub(crate) struct Connected {
+    /// The deployment.
     pub(crate) deployment: Deployment,
+    /// The simulated Facebook.
     pub(crate) simulator: Simulator,
-    /// Where Facebook is.
+    /// The base address of the simulated Facebook.
     pub(crate) facebook: String,
-    /// Where we are, as people see us.
+    /// The base address of the public listener.
     pub(crate) public: String,
-    /// Our clock.
+    /// The clock of the roles.
     pub(crate) clock: Clock,
-    /// The settings of its roles beside the usual ones.
+    /// The settings of the roles in addition to the default ones of tests.
     pub(crate) settings: Vec<(String, String)>,
 }
 
-/// How a scene differs from the usual one.
+/// What a test starts with.
 #[derive(Debug, Clone)]
 pub(crate) struct Scene<'a> {
+    /// Further settings of the roles.
     pub(crate) extra: &'a [(&'a str, &'a str)],
+    /// The clock of the roles.
     pub(crate) clock: Clock,
-    /// Further schedulers, on the distributed backend.
+    /// How many schedulers run on the distributed backend.
     pub(crate) schedulers: usize,
+    /// How many Pages Facebook has.
     pub(crate) pages: usize,
-    /// The host people's browsers reach Facebook at.
+    /// The host under which browsers reach Facebook's login dialog.
     pub(crate) dialog_host: &'a str,
-    /// The roles that are started; empty: all of the backend.
+    /// The roles that are started; if empty, all roles of the backend.
     pub(crate) only: &'a [Role],
 }
 
@@ -63,12 +69,12 @@ impl Default for Scene<'_> {
     }
 }
 
-/// The id of Page `n` of a scene.
+/// Returns the id of Page `n` of a scene, counted from 0.
 pub(crate) fn nth(n: usize) -> String {
     format!("{}", 100_000_000_000_001 + n)
 }
 
-/// Page `n` as Facebook has it.
+/// Returns Page `n` of a scene as Facebook has it at the start.
 pub(crate) fn page(n: usize) -> simulator::pages::Page {
     let id = nth(n);
     let page = json!({
@@ -86,7 +92,8 @@ pub(crate) fn page(n: usize) -> simulator::pages::Page {
     page.as_object().cloned().unwrap()
 }
 
-/// A Facebook on a free port, with these Pages, that serves until the test ends.
+/// Starts a simulated Facebook with `pages` Pages on a free port; it serves until the test ends.
+/// Returns it with its base address.
 pub(crate) async fn facebook(public: &str, pages: usize) -> (Simulator, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -107,7 +114,7 @@ pub(crate) async fn facebook(public: &str, pages: usize) -> (Simulator, String) 
     (simulator, address)
 }
 
-/// The settings that make a deployment at `public` talk to that Facebook.
+/// Returns the settings with which a deployment at `public` calls the Facebook at `facebook`.
 pub(crate) fn settings(public: &str, facebook: &str) -> Vec<(String, String)> {
     [
         ("PAGESYNC_GRAPH_URL", facebook.to_owned()),
@@ -130,7 +137,7 @@ pub(crate) fn settings(public: &str, facebook: &str) -> Vec<(String, String)> {
 }
 
 impl Connected {
-    /// A deployment on this backend, nobody logged in.
+    /// Starts a deployment and its Facebook. No person has logged in yet.
     pub(crate) async fn start(backend: TestBackend, scene: Scene<'_>) -> Self {
         let public = format!("http://127.0.0.1:{}", own_port());
         let (simulator, facebook) = facebook(&public, scene.pages).await;
@@ -167,7 +174,7 @@ impl Connected {
         }
     }
 
-    /// Starts one more role.
+    /// Starts one more role with the settings and the clock of the others.
     pub(crate) async fn add_role(&mut self, role: Role) {
         let extra: Vec<(&str, &str)> = self
             .settings
@@ -182,54 +189,58 @@ impl Connected {
         self.deployment.roles.push((role, running));
     }
 
+    /// Returns the address where a login begins.
     pub(crate) fn login(&self) -> String {
         format!("{}/facebook/login", self.public)
     }
 
-    /// Logs in and allows everything; answers with status and body of the callback.
+    /// Logs in and allows everything. Returns the status and the body of the callback.
     pub(crate) async fn connect(&self) -> (u16, Json) {
         self.connect_as(&Decision::default()).await
     }
 
-    /// A new browser that decided in the dialog, and the address it is sent back to.
+    /// Goes through the dialog in a new browser. Returns the browser and the callback address that
+    /// the dialog redirects to.
     pub(crate) async fn visit(&self, decision: &Decision) -> (LoginBrowser, String) {
         let mut visitor = LoginBrowser::new().unwrap();
-        let sent = visitor.log_in(&self.login(), decision).await;
-        (visitor, sent.unwrap().unwrap())
+        let callback = visitor.log_in(&self.login(), decision).await;
+        (visitor, callback.unwrap().unwrap())
     }
 
-    /// The same for a decision. A login that takes longer than an answer may is asked after again, as
-    /// its page does.
+    /// Logs in with this decision in the dialog. Requests the callback again while the login is
+    /// pending, as its HTML page does. Returns the status and the body of the last answer.
     pub(crate) async fn connect_as(&self, decision: &Decision) -> (u16, Json) {
         let (mut visitor, callback) = self.visit(decision).await;
-        let begun = std::time::Instant::now();
+        let began = std::time::Instant::now();
         loop {
             let (status, body) = answer(visitor.get(&callback).await.unwrap()).await;
             if body["connection"]["status"] != "pending" {
                 return (status, body);
             }
-            assert!(begun.elapsed() < Duration::from_secs(120), "{body}");
+            assert!(began.elapsed() < Duration::from_secs(120), "{body}");
         }
     }
 
-    /// The same, asked once.
+    /// Logs in, allows everything, and requests the callback once, even if the login is still
+    /// pending.
     pub(crate) async fn connect_once(&self) -> (u16, Json) {
         let (mut visitor, callback) = self.visit(&Decision::default()).await;
         answer(visitor.get(&callback).await.unwrap()).await
     }
 
-    /// Page `n` as we have it.
+    /// Returns the stored Page `n`.
     pub(crate) async fn page(&self, n: usize) -> Page {
         let stored = self.deployment.page(&PageId::parse(&nth(n)).unwrap()).await;
-        stored.unwrap_or_else(|| panic!("there is no Page {n}")).1
+        stored.unwrap_or_else(|| panic!("Page {n} is not stored")).1
     }
 
-    /// A field of Page `n` as we have it; null if it is unknown or has no value.
+    /// Returns the stored value of a field of Page `n`; null if it is unknown or has no value.
     pub(crate) async fn field(&self, n: usize, name: &str) -> Json {
         field(&self.page(n).await, name)
     }
 
-    /// Asks for a read of Page `n` and waits until an attempt that began later has ended.
+    /// Requests a read of Page `n` and waits until a later attempt has ended. Returns the Page
+    /// after it.
     pub(crate) async fn read_again(&self, n: usize) -> Page {
         let id = PageId::parse(&nth(n)).unwrap();
         let before = self.deployment.page(&id).await.unwrap().1.polling;
@@ -244,38 +255,40 @@ impl Connected {
         .await
     }
 
-    /// Moves our clock and Facebook's by as much.
+    /// Moves the clock of the roles and Facebook's clock by the same time.
     pub(crate) fn advance(&self, by: Duration) {
         self.simulator.facebook().clock_offset_seconds += i64::try_from(by.as_secs()).unwrap();
         self.clock.advance(by);
     }
 
-    /// Moves on to the next slot of the connection and waits until it was walked; answers with the slot.
+    /// Moves both clocks to the next daily slot of the connection and waits until its poll has
+    /// ended. Returns the slot.
     pub(crate) async fn next_day(&self) -> HostTime {
         let before = self.connection().await;
         let slot = before.polling.daily_slot.unwrap();
         self.advance(self.clock.now().until(slot) + Duration::from_secs(1));
-        self.walked(before.last_poll.unwrap().ended_at).await;
+        self.wait_for_poll_after(before.last_poll.unwrap().ended_at)
+            .await;
         slot
     }
 
-    /// Waits until a walk ended after `since`.
-    pub(crate) async fn walked(&self, since: HostTime) {
-        eventually("a walk", || async {
+    /// Waits until a connection poll has ended after `since`.
+    pub(crate) async fn wait_for_poll_after(&self, since: HostTime) {
+        eventually("a connection poll", || async {
             let last = self.connection().await.last_poll.unwrap();
             (last.ended_at > since).then_some(())
         })
         .await;
     }
 
-    /// The one connection of the scene.
+    /// Returns the only connection. Panics unless there is exactly one.
     pub(crate) async fn connection(&self) -> Connection {
         let mut all = connection::list(&*self.deployment.store).await.unwrap();
         assert_eq!(all.len(), 1, "{all:?}");
         all.remove(0)
     }
 
-    /// How often Facebook was asked for this, `GET me/accounts` or `GET {id}`.
+    /// Returns how often Facebook was called for an edge, such as `GET me/accounts` or `GET {id}`.
     pub(crate) fn calls(&self, edge: &str) -> u64 {
         self.simulator
             .facebook()
@@ -285,19 +298,20 @@ impl Connected {
             .unwrap_or(0)
     }
 
-    /// Puts answers in the place of the next real ones.
-    pub(crate) fn reply(&self, canned: &Json) {
-        let canned: Vec<simulator::scripted_reply::ScriptedReply> =
-            serde_json::from_value(canned.clone()).unwrap();
-        self.simulator.facebook().scripted_replies.extend(canned);
+    /// Scripts replies that replace the next real answers of Facebook.
+    pub(crate) fn reply(&self, scripted: &Json) {
+        let scripted: Vec<simulator::scripted_reply::ScriptedReply> =
+            serde_json::from_value(scripted.clone()).unwrap();
+        self.simulator.facebook().scripted_replies.extend(scripted);
     }
 
+    /// Stops the deployment; see [`Deployment::finish`].
     pub(crate) async fn finish(self) {
         self.deployment.finish().await;
     }
 }
 
-/// A field of a Page; null if it is unknown or has no value.
+/// Returns the value of a field of a Page; null if it is unknown or has no value.
 pub(crate) fn field(page: &Page, name: &str) -> Json {
     let stored = page.registers.get(&FieldName::parse(name).unwrap());
     stored
@@ -305,12 +319,13 @@ pub(crate) fn field(page: &Page, name: &str) -> Json {
         .map_or(Json::Null, model::value::CanonicalValue::to_json)
 }
 
-/// Our clock, set to now and moved only by the test.
+/// Returns a clock that starts at the present time and is moved only by the test.
 pub(crate) fn manual() -> Clock {
     Clock::manual(Clock::system().now())
 }
 
-/// Status and JSON body of an answer.
+/// Returns the status and the body of an HTTP answer; a body that is not JSON is returned as a
+/// string.
 pub(crate) async fn answer(answer: reqwest::Response) -> (u16, Json) {
     let status = answer.status().as_u16();
     let text = answer.text().await.unwrap();

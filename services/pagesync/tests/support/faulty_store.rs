@@ -1,5 +1,5 @@
-//! The real store on bad days: away, poisonous, or so slow that what runs beside each other interleaves
-//! differently every time.
+//! A real store with faults: commits that fail, commits whose reply is lost, a Page that panics
+//! when it is loaded, a concurrent write, or random delays.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,25 +16,26 @@ use model::queue_name::QueueName;
 use model::time::HostTime;
 use serde_json::Value as Json;
 
-/// The real store, with switches for bad days.
+/// A store that passes each call to a real store, except for the faults.
 #[derive(Debug)]
 pub(crate) struct FaultyStore {
     store: Arc<dyn Store>,
-    /// Loading this Page panics.
+    /// The Page that panics when it is loaded.
     poison: Option<PageId>,
-    /// So many commits succeed, then the server is away.
-    good: AtomicU64,
-    /// So many more commits fail as if the server were away.
-    failures: AtomicU64,
-    /// So many commits are done, and their answers get lost.
-    unanswered: AtomicU64,
-    /// Somebody else's writes, right after the first look at this record.
-    meanwhile: Mutex<Option<(RecordKey, Vec<RecordWrite>)>>,
-    /// How long it takes.
-    chance: Option<Mutex<fastrand::Rng>>,
+    /// How many commits succeed before the first failure.
+    good_commits: AtomicU64,
+    /// How many commits fail after that, as if the store were not available.
+    failing_commits: AtomicU64,
+    /// How many commits are written and reported as failed.
+    lost_replies: AtomicU64,
+    /// A record, and the writes that are done right after it was loaded for the first time.
+    concurrent_write: Mutex<Option<(RecordKey, Vec<RecordWrite>)>>,
+    /// The source of random delays; `None` for no delays.
+    delays: Option<Mutex<fastrand::Rng>>,
 }
 
 impl FaultyStore {
+    /// Returns a store that panics when the Page `poison` is loaded.
     pub(crate) fn poisoned(store: Arc<dyn Store>, poison: PageId) -> Arc<Self> {
         Arc::new(Self {
             poison: Some(poison),
@@ -42,52 +43,63 @@ impl FaultyStore {
         })
     }
 
-    pub(crate) fn away(store: Arc<dyn Store>, good: u64, failures: u64) -> Arc<Self> {
-        Arc::new(Self::new(store, good, failures))
+    /// Returns a store in which `good` commits succeed and the `failing` commits after them fail.
+    pub(crate) fn unavailable(store: Arc<dyn Store>, good: u64, failing: u64) -> Arc<Self> {
+        Arc::new(Self::new(store, good, failing))
     }
 
-    /// From now on so many commits fail.
-    pub(crate) fn go_away(&self, commits: u64) {
-        self.failures.store(commits, Ordering::SeqCst);
+    /// Makes the next `commits` commits fail.
+    pub(crate) fn fail_commits(&self, commits: u64) {
+        self.failing_commits.store(commits, Ordering::SeqCst);
     }
 
-    pub(crate) fn unanswered(store: Arc<dyn Store>, commits: u64) -> Arc<Self> {
-        let moody = Self::new(store, 0, 0);
-        moody.unanswered.store(commits, Ordering::SeqCst);
-        Arc::new(moody)
+    /// Returns a store that writes the next `commits` commits and reports that they failed.
+    pub(crate) fn losing_replies(store: Arc<dyn Store>, commits: u64) -> Arc<Self> {
+        let faulty = Self::new(store, 0, 0);
+        faulty.lost_replies.store(commits, Ordering::SeqCst);
+        Arc::new(faulty)
     }
 
-    pub(crate) fn overtaken(store: Arc<dyn Store>, key: RecordKey, by: RecordWrite) -> Arc<Self> {
+    /// Returns a store in which `write` is done right after the record `key` was loaded for the
+    /// first time, as if another process had written it.
+    pub(crate) fn with_concurrent_write(
+        store: Arc<dyn Store>,
+        key: RecordKey,
+        write: RecordWrite,
+    ) -> Arc<Self> {
         Arc::new(Self {
-            meanwhile: Mutex::new(Some((key, vec![by]))),
+            concurrent_write: Mutex::new(Some((key, vec![write]))),
             ..Self::new(store, 0, 0)
         })
     }
 
-    pub(crate) fn hesitant(store: Arc<dyn Store>, seed: u64) -> Arc<Self> {
+    /// Returns a store whose calls take a random time, so that concurrent tasks interleave
+    /// differently for each seed.
+    pub(crate) fn with_random_delays(store: Arc<dyn Store>, seed: u64) -> Arc<Self> {
         Arc::new(Self {
-            chance: Some(Mutex::new(fastrand::Rng::with_seed(seed))),
+            delays: Some(Mutex::new(fastrand::Rng::with_seed(seed))),
             ..Self::new(store, 0, 0)
         })
     }
 
-    fn new(store: Arc<dyn Store>, good: u64, failures: u64) -> Self {
+    fn new(store: Arc<dyn Store>, good: u64, failing: u64) -> Self {
         Self {
             store,
             poison: None,
-            good: AtomicU64::new(good),
-            failures: AtomicU64::new(failures),
-            unanswered: AtomicU64::new(0),
-            meanwhile: Mutex::new(None),
-            chance: None,
+            good_commits: AtomicU64::new(good),
+            failing_commits: AtomicU64::new(failing),
+            lost_replies: AtomicU64::new(0),
+            concurrent_write: Mutex::new(None),
+            delays: None,
         }
     }
 
-    async fn hesitate(&self) {
+    /// Yields to other tasks a random number of times.
+    async fn delay(&self) {
         let times = self
-            .chance
+            .delays
             .as_ref()
-            .map_or(0, |chance| chance.lock().unwrap().u32(0..12));
+            .map_or(0, |random| random.lock().unwrap().u32(0..12));
         for _ in 0..times {
             tokio::task::yield_now().await;
         }
@@ -102,38 +114,39 @@ impl Store for FaultyStore {
             "poison"
         );
         let loaded = self.store.load_pages(ids).await;
-        self.hesitate().await;
+        self.delay().await;
         loaded
     }
 
     async fn commit(&self, commits: &[Commit]) -> Result<Vec<CommitOutcome>, StoreError> {
-        self.hesitate().await;
-        let counts_down = |n: &AtomicU64| {
+        self.delay().await;
+        // Returns whether the counter was above zero.
+        let count_down = |n: &AtomicU64| {
             let less = |n: u64| n.checked_sub(1);
             n.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less)
                 .is_ok()
         };
-        if !counts_down(&self.good) && counts_down(&self.failures) {
-            return Err(StoreError::Unavailable("moody".to_owned()));
+        if !count_down(&self.good_commits) && count_down(&self.failing_commits) {
+            return Err(StoreError::Unavailable("failed by the test".to_owned()));
         }
         let outcomes = self.store.commit(commits).await?;
-        if counts_down(&self.unanswered) {
-            return Err(StoreError::Unavailable("no answer".to_owned()));
+        if count_down(&self.lost_replies) {
+            return Err(StoreError::Unavailable("reply lost by the test".to_owned()));
         }
         Ok(outcomes)
     }
 
     async fn load_record(&self, key: &RecordKey) -> Result<Option<Versioned<Json>>, StoreError> {
         let found = self.store.load_record(key).await;
-        let overtaken = self
-            .meanwhile
+        let concurrent_write = self
+            .concurrent_write
             .lock()
             .unwrap()
             .take_if(|(watched, _)| watched == key);
-        if let Some((_, records)) = overtaken {
+        if let Some((_, records)) = concurrent_write {
             common::records::write_records(&*self.store, records).await?;
         }
-        self.hesitate().await;
+        self.delay().await;
         found
     }
 
@@ -144,7 +157,7 @@ impl Store for FaultyStore {
         limit: usize,
     ) -> Result<Vec<(RecordKey, Versioned<Json>)>, StoreError> {
         let found = self.store.list_records(kind, after, limit).await;
-        self.hesitate().await;
+        self.delay().await;
         found
     }
 

@@ -1,4 +1,5 @@
-//! What the test binaries share: servers, deployments, conditions.
+//! Code that all test binaries share: servers, deployments, and functions that wait for a
+//! condition.
 
 #![expect(
     clippy::unwrap_used,
@@ -30,8 +31,8 @@ pub(crate) enum TestBackend {
     Distributed,
 }
 
-/// Looks until `condition` answers, at most two minutes: machines are busy, and a test that passes does
-/// not wait.
+/// Checks `condition` until it returns a value, for at most two minutes. The limit is long because
+/// machines are busy; it costs nothing in a test that passes.
 pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
     what: &str,
     condition: impl FnMut() -> F,
@@ -39,28 +40,29 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
     within(Duration::from_secs(120), what, condition).await
 }
 
-/// Looks until `condition` answers, at most `patience`.
+/// Checks `condition` every 10 ms until it returns a value. Panics after `timeout`.
 pub(crate) async fn within<T, F: Future<Output = Option<T>>>(
-    patience: Duration,
+    timeout: Duration,
     what: &str,
     mut condition: impl FnMut() -> F,
 ) -> T {
-    let begun = std::time::Instant::now();
-    let mut look = tokio::time::interval(Duration::from_millis(10));
+    let began = std::time::Instant::now();
+    let mut interval = tokio::time::interval(Duration::from_millis(10));
     loop {
-        look.tick().await;
-        if let Some(answer) = condition().await {
-            return answer;
+        interval.tick().await;
+        if let Some(value) = condition().await {
+            return value;
         }
-        assert!(begun.elapsed() < patience, "waited {patience:?} for {what}");
+        assert!(began.elapsed() < timeout, "waited {timeout:?} for {what}");
     }
 }
 
+/// Returns the Page id `n`.
 pub(crate) fn page_id(n: u64) -> PageId {
     PageId::parse(&n.to_string()).unwrap()
 }
 
-/// The job of a webhook that names Page `n`.
+/// Returns the job of a webhook that gives Page `n` a name.
 pub(crate) fn webhook_job(n: u64, name: &str) -> Job {
     let name = serde_json::Value::from(name);
     let body = format!(
@@ -73,7 +75,7 @@ pub(crate) fn webhook_job(n: u64, name: &str) -> Job {
     }
 }
 
-/// An HTTP client that follows no redirect.
+/// Returns an HTTP client that follows no redirect.
 pub(crate) fn client() -> reqwest::Client {
     common::tls::provide();
     reqwest::Client::builder()
@@ -82,24 +84,26 @@ pub(crate) fn client() -> reqwest::Client {
         .unwrap()
 }
 
-/// A port of this host that is ours until the process ends, so that what listens on it may be killed
-/// and started again. It is below the ports a system gives to outgoing connections and to whoever
-/// binds port 0, and a lock keeps it from other processes of the tests.
+/// Reserves a port of this host until the process ends, so that a server on it can be killed and
+/// started again.
+///
+/// The port is below those that a system gives to outgoing connections and to listeners on port 0.
+/// A lock file reserves it against other test processes.
 pub(crate) fn own_port() -> u16 {
-    static OURS: Mutex<Vec<(u16, File)>> = Mutex::new(Vec::new());
+    static RESERVED: Mutex<Vec<(u16, File)>> = Mutex::new(Vec::new());
     const FIRST: u16 = 10_000;
     const COUNT: u32 = 6_000;
     let directory = std::env::temp_dir().join("pagesync-test-ports");
     std::fs::create_dir_all(&directory).unwrap();
-    let mut ours = OURS.lock().unwrap();
-    let begin = ours
+    let mut reserved = RESERVED.lock().unwrap();
+    let begin = reserved
         .last()
         .map_or(std::process::id(), |last| u32::from(last.0 - FIRST) + 1);
     for n in begin..begin + COUNT {
         let port = FIRST + u16::try_from(n % COUNT).unwrap();
         let lock = File::create(directory.join(port.to_string())).unwrap();
         if lock.try_lock().is_ok() && std::net::TcpListener::bind(("0.0.0.0", port)).is_ok() {
-            ours.push((port, lock));
+            reserved.push((port, lock));
             return port;
         }
     }

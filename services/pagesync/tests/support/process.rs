@@ -1,4 +1,4 @@
-//! A process of the real executable.
+//! Processes of the real executable that tests can kill and start again.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -7,22 +7,27 @@ use common::config::settings::Environment;
 
 use super::{client, own_port, within};
 
-/// One role as a process that can be killed and started again on the same ports.
+/// One role as a process. It starts again on the same ports.
 #[derive(Debug)]
 pub(crate) struct Process {
+    /// The command that starts the role.
     role: &'static str,
     environment: Environment,
+    /// The port of the public listener.
     public: u16,
+    /// The port of the private listener.
     private: u16,
+    /// The running process; `None` if it was killed or ended.
     child: Option<Child>,
 }
 
 impl Process {
+    /// Starts a role on unused ports and waits until it is ready.
     pub(crate) async fn start(role: &'static str, environment: Environment) -> Self {
         Self::start_on(role, environment, own_port()).await
     }
 
-    /// Starts it with its public listener on this port.
+    /// Starts a role with its public listener on the port `public` and waits until it is ready.
     pub(crate) async fn start_on(
         role: &'static str,
         mut environment: Environment,
@@ -46,7 +51,7 @@ impl Process {
         process
     }
 
-    /// Starts it and waits until it is ready.
+    /// Starts the process on its ports and waits until it is ready.
     pub(crate) async fn start_again(&mut self) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pagesync"));
         command.arg(self.role).env_clear().envs(&self.environment);
@@ -69,7 +74,7 @@ impl Process {
         .await;
     }
 
-    /// How much memory it has in use, in bytes.
+    /// Returns the resident memory of the process, in bytes.
     pub(crate) fn memory(&self) -> u64 {
         let id = self.child.as_ref().unwrap().id();
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
@@ -81,11 +86,12 @@ impl Process {
         kilobytes * 1024
     }
 
+    /// Returns the address that receives webhooks.
     pub(crate) fn webhook_url(&self) -> String {
         format!("http://127.0.0.1:{}/facebook/webhook", self.public)
     }
 
-    /// kill -9.
+    /// Kills the process with SIGKILL.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
@@ -93,16 +99,16 @@ impl Process {
         }
     }
 
-    /// SIGTERM; it must end by itself, in time, with success.
+    /// Sends SIGTERM. Panics unless the process ends with success within 30 seconds.
     pub(crate) async fn terminate(&mut self) {
         let Some(mut child) = self.child.take() else {
             return;
         };
-        let asked = Command::new("kill")
+        let sent = Command::new("kill")
             .args(["-TERM", &child.id().to_string()])
             .status();
-        assert!(asked.unwrap().success());
-        let begun = Instant::now();
+        assert!(sent.unwrap().success());
+        let began = Instant::now();
         let status = within(Duration::from_secs(30), "a process to drain", || {
             let ended = child.try_wait().unwrap();
             async move { ended }
@@ -112,7 +118,7 @@ impl Process {
             status.success(),
             "{} ended with {status} after {:?}",
             self.role,
-            begun.elapsed()
+            began.elapsed()
         );
     }
 }

@@ -1,4 +1,4 @@
-//! What a deployment stores, looked at and tampered with behind its back.
+//! Direct access to the stored data of a deployment: reads and changes it without the store.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use model::id::PageId;
 use super::deployment::Place;
 
 impl Place {
-    /// The store, beside what must live as long as it.
+    /// Returns the store together with the place, which must live as long as the store.
     pub(crate) fn into_store(self) -> (Self, Arc<dyn Store>) {
         let store = self.store();
         (self, store)
     }
 
-    /// Damages the stored form of a Page.
+    /// Makes the stored form of a Page unreadable.
     pub(crate) async fn corrupt(&self, id: &PageId) {
         match self {
             Self::Embedded(directory) => {
@@ -31,7 +31,7 @@ impl Place {
         }
     }
 
-    /// Makes the webhook queue full at so many bytes, or as roomy as it was.
+    /// Limits the webhook queue to `bytes`; `None` sets a limit that no test reaches.
     pub(crate) async fn limit_webhooks(&self, bytes: Option<u64>) {
         match self {
             Self::Embedded(directory) => {
@@ -48,8 +48,9 @@ impl Place {
         }
     }
 
-    /// Every byte a deployment keeps: the database file with its log, or every key of Redis.
-    pub(crate) async fn everything_kept(&self) -> String {
+    /// Returns everything that is stored, as text: the database file with its write-ahead log, or
+    /// every key of Redis with its value.
+    pub(crate) async fn everything_stored(&self) -> String {
         match self {
             Self::Embedded(directory) => {
                 let mut all = String::new();
@@ -68,8 +69,8 @@ impl Place {
                 assert!(keys.len() > 10, "{} keys", keys.len());
                 for key in keys {
                     let name: String = redis::from_redis_value(key).unwrap();
-                    let dump = raw(redis, &["TYPE", &name]).await;
-                    let kind: String = redis::from_redis_value(dump).unwrap();
+                    let kind = raw(redis, &["TYPE", &name]).await;
+                    let kind: String = redis::from_redis_value(kind).unwrap();
                     let value = match kind.as_str() {
                         "hash" => raw(redis, &["HGETALL", &name]).await,
                         "zset" => raw(redis, &["ZRANGE", &name, "0", "-1"]).await,
@@ -85,8 +86,8 @@ impl Place {
         }
     }
 
-    /// Trims the feed.
-    pub(crate) async fn forget_feed_up_to(&self, n: u64) {
+    /// Deletes the entries of the feed up to number `n`.
+    pub(crate) async fn trim_feed_up_to(&self, n: u64) {
         match self {
             Self::Embedded(directory) => {
                 let file =
@@ -105,7 +106,7 @@ impl Place {
     }
 }
 
-/// A command as `redis-cli` would send it.
+/// Sends a command to Redis, as `redis-cli` would, and returns the reply.
 pub(crate) async fn raw(url: &str, words: &[&str]) -> redis::Value {
     let client = redis::Client::open(url).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();

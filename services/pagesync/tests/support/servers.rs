@@ -1,4 +1,5 @@
-//! The broker and the Redis that all tests of a run share: a vhost and a database number each.
+//! The RabbitMQ and Redis servers that all tests of a run share. Each test gets a vhost and a
+//! database number of its own.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -11,25 +12,29 @@ static REDIS: OnceCell<Server> = OnceCell::const_new();
 static NEXT_VHOST: AtomicU32 = AtomicU32::new(1);
 static NEXT_DATABASE: AtomicU32 = AtomicU32::new(1);
 
-/// A place of its own on a broker.
+/// A vhost on a broker.
 #[derive(Debug, Clone)]
 pub(crate) struct Vhost {
+    /// The AMQP address, with the credentials of the test user.
     pub(crate) amqp: String,
+    /// The address of the management API.
     management: String,
     name: String,
 }
 
+/// Returns the RabbitMQ server of this test run; starts it at the first call.
 pub(crate) async fn shared_broker() -> &'static Server {
     BROKER.get_or_init(|| Server::start(Kind::RabbitMq)).await
 }
 
+/// Returns the Redis server of this test run; starts it at the first call.
 pub(crate) async fn shared_redis() -> &'static Server {
     REDIS
         .get_or_init(|| Server::start_in_memory(Kind::Redis))
         .await
 }
 
-/// A new vhost on `broker`.
+/// Creates a vhost on `broker`.
 pub(crate) async fn vhost(broker: &Server) -> Vhost {
     let name = format!("test{}", NEXT_VHOST.fetch_add(1, Ordering::SeqCst));
     let management = format!("http://127.0.0.1:{}/api", broker.ports[1]);
@@ -44,17 +49,19 @@ pub(crate) async fn vhost(broker: &Server) -> Vhost {
     vhost
 }
 
-/// The address of a new database on `server`.
+/// Returns the address of an unused database on `server`.
 pub(crate) fn database(server: &Server) -> String {
     let number = NEXT_DATABASE.fetch_add(1, Ordering::SeqCst);
     format!("redis://127.0.0.1:{}/{number}", server.ports[0])
 }
 
 impl Vhost {
+    /// Sends a PUT to the management API. `{vhost}` in the path becomes the name of this vhost.
     pub(crate) async fn put(&self, path: &str, body: &str) {
         self.manage(reqwest::Method::PUT, path, body).await;
     }
 
+    /// Sends a DELETE to the management API. `{vhost}` in the path becomes the name of this vhost.
     pub(crate) async fn delete(&self, path: &str) {
         self.manage(reqwest::Method::DELETE, path, "").await;
     }
@@ -72,7 +79,8 @@ impl Vhost {
         assert!(answer.status().is_success(), "{path}: {answer:?}");
     }
 
-    /// Makes a queue full at `bytes`. A policy and the queue's own argument: the smaller counts.
+    /// Limits a queue to `bytes` by a policy. RabbitMQ applies the smaller of the policy and the
+    /// argument that the queue was declared with.
     pub(crate) async fn limit_queue(&self, queue: &str, bytes: u64) {
         let policy = format!(
             r#"{{"pattern":"^{queue}$","definition":{{"max-length-bytes":{bytes}}},"apply-to":"queues"}}"#
@@ -80,7 +88,7 @@ impl Vhost {
         self.put("policies/{vhost}/small", &policy).await;
     }
 
-    /// Publishes raw bytes to a queue, as a stranger on the broker would.
+    /// Publishes raw text to a queue, as another program on the broker could.
     pub(crate) async fn publish_raw(&self, queue: &str, payload: &str) {
         let body = serde_json::json!({
             "properties": {"delivery_mode": 2},

@@ -1,5 +1,5 @@
-//! A login in a real Chromium, with us and Facebook on different sites: 127.0.0.1 and localhost. The
-//! cookie that binds the login must come back with a navigation from another site.
+//! A login in a real Chromium. pagesync is on the site 127.0.0.1 and Facebook on the site
+//! localhost: the browser must send the login cookie after a navigation from another site.
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -12,13 +12,14 @@ use serde_json::json;
 use crate::support::facebook::{Connected, Scene};
 use crate::support::{TestBackend, client, own_port, within};
 
-/// A chromedriver that ends with the test.
-struct Driver {
+/// A chromedriver process that ends with the test.
+struct ChromeDriver {
     child: Child,
     port: u16,
 }
 
-impl Driver {
+impl ChromeDriver {
+    /// Starts a chromedriver and waits until it answers.
     async fn start() -> Self {
         let port = own_port();
         let child = Command::new("chromedriver")
@@ -37,7 +38,7 @@ impl Driver {
         Self { child, port }
     }
 
-    /// A browser with a profile of its own.
+    /// Starts a browser with a new profile.
     async fn browser(&self) -> Client {
         let arguments = [
             "--headless=new",
@@ -60,15 +61,16 @@ impl Driver {
     }
 }
 
-impl Drop for Driver {
+impl Drop for ChromeDriver {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
+/// Returns the text of the page that a browser shows.
 async fn text(browser: &Client) -> String {
-    // A page that is just being loaded again has no body to read.
+    // The body may disappear while the browser reloads the page.
     let body = browser.wait().for_element(Locator::Css("body")).await;
     match body {
         Ok(body) => body.text().await.unwrap_or_default(),
@@ -77,13 +79,13 @@ async fn text(browser: &Client) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_person_logs_in_across_sites_and_another_browser_cannot_finish_it() {
+async fn a_person_logs_in_across_sites_and_another_browser_cannot_complete_the_login() {
     let scene = Scene {
         dialog_host: "localhost",
         ..Scene::default()
     };
     let connected = Connected::start(TestBackend::Embedded, scene).await;
-    let driver = Driver::start().await;
+    let driver = ChromeDriver::start().await;
     let person = driver.browser().await;
     person.goto(&connected.login()).await.unwrap();
     let dialog = person.current_url().await.unwrap();
@@ -102,12 +104,12 @@ async fn a_person_logs_in_across_sites_and_another_browser_cannot_finish_it() {
     })
     .await;
     assert!(
-        page.contains("3 Pages") || page.contains("Looking for"),
+        page.contains("3 Pages") || page.contains("Reading your Pages"),
         "{page}"
     );
     within(
         Duration::from_secs(120),
-        "the end of the progress",
+        "the login to be complete",
         || async { text(&person).await.contains("Page 2").then_some(()) },
     )
     .await;
@@ -115,21 +117,21 @@ async fn a_person_logs_in_across_sites_and_another_browser_cannot_finish_it() {
     assert_eq!(callback.host_str(), Some("127.0.0.1"));
     assert!(
         !callback.as_str().contains("code="),
-        "the code is gone from the address: {callback}"
+        "the address contains no code: {callback}"
     );
-    let hidden = person
+    let visible_cookies = person
         .execute("return document.cookie", Vec::new())
         .await
         .unwrap();
-    assert_eq!(hidden, json!(""), "no script reads the cookie");
+    assert_eq!(visible_cookies, json!(""), "no script can read the cookie");
 
-    let thief = driver.browser().await;
-    thief.goto(callback.as_str()).await.unwrap();
-    assert!(text(&thief).await.contains("began in another browser"));
-    // Nor with a cookie of its own.
-    thief.goto(&connected.login()).await.unwrap();
-    thief.goto(callback.as_str()).await.unwrap();
-    assert!(text(&thief).await.contains("began in another browser"));
+    let other = driver.browser().await;
+    other.goto(callback.as_str()).await.unwrap();
+    assert!(text(&other).await.contains("began in another browser"));
+    // The cookie of another login does not help either.
+    other.goto(&connected.login()).await.unwrap();
+    other.goto(callback.as_str()).await.unwrap();
+    assert!(text(&other).await.contains("began in another browser"));
 
     person.goto(&connected.login()).await.unwrap();
     person
@@ -147,6 +149,6 @@ async fn a_person_logs_in_across_sites_and_another_browser_cannot_finish_it() {
     })
     .await;
     person.close().await.unwrap();
-    thief.close().await.unwrap();
+    other.close().await.unwrap();
     connected.finish().await;
 }

@@ -1,5 +1,5 @@
-//! The compose file as a user runs it: images from here, four workers, a simulated Facebook; signed
-//! load; one worker killed; nothing lost.
+//! The compose file with the profile `demo`: of four workers under load one is killed, and no
+//! webhook is lost.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,15 +16,17 @@ use crate::support::{own_port, within};
 const WEBHOOKS: u64 = 400;
 const FIRST_PAGE: u64 = 2_000_000;
 
-/// A compose project that is taken down with its volumes, whatever happens.
+/// A compose project. It is removed with its volumes when the test ends.
 struct Project {
+    /// The port of ingress on this machine.
     ingress: u16,
+    /// The port of the simulator on this machine.
     simulator: u16,
 }
 
 impl Project {
+    /// Runs Compose 2, or Compose 1 where version 2 is not installed.
     fn compose(&self, arguments: &[&str]) -> Output {
-        // Compose 1 and 2 take the same file.
         let has_plugin = Command::new("docker").args(["compose", "version"]).output();
         let mut command = match has_plugin {
             Ok(output) if output.status.success() => {
@@ -46,6 +48,7 @@ impl Project {
             .expect("docker-compose: ./test installs it")
     }
 
+    /// Runs Compose, which must succeed, and returns its standard output.
     fn run(&self, arguments: &[&str]) -> String {
         let output = self.compose(arguments);
         let (out, err) = (
@@ -56,12 +59,12 @@ impl Project {
         out.into_owned()
     }
 
-    /// What a command says in the place of a worker.
+    /// Runs a command in a container of the project and returns the JSON that it prints.
     fn pagesync(&self, command: &[&str]) -> Json {
         let run = ["run", "--rm", "-T", "demo-login"];
-        let said = self.run(&[&run[..], command, &["--output", "json"]].concat());
-        let start = said.find(['[', '{']).expect("JSON");
-        serde_json::from_str(&said[start..]).unwrap()
+        let output = self.run(&[&run[..], command, &["--output", "json"]].concat());
+        let start = output.find(['[', '{']).expect("JSON");
+        serde_json::from_str(&output[start..]).unwrap()
     }
 
     fn pages(&self) -> Vec<Json> {
@@ -79,6 +82,7 @@ impl Drop for Project {
     }
 }
 
+/// Sends a webhook that names a Page until it is answered with 200.
 async fn send(client: reqwest::Client, url: String, secret: String, page: u64) {
     let entry = json!({"id": page.to_string(), "time": 1_760_000_000, "changes": [{"field": "name", "value": format!("n{page}")}]});
     let body = delivery_body(&[entry]);
@@ -97,36 +101,37 @@ async fn send(client: reqwest::Client, url: String, secret: String, page: u64) {
     .await;
 }
 
-/// The versions of the Pages that get webhooks here.
-fn ours(pages: &[Json], wanted: impl Fn(&Json) -> bool) -> BTreeMap<String, u64> {
+/// Returns the versions of the Pages that [`send`] names and that `is_wanted` accepts.
+fn versions(pages: &[Json], is_wanted: impl Fn(&Json) -> bool) -> BTreeMap<String, u64> {
     let id = |page: &Json| page["id"].as_str().unwrap().to_owned();
-    let ours = pages.iter().filter(|page| id(page).starts_with("200"));
-    let wanted = ours.filter(|page| wanted(page));
+    let named = pages.iter().filter(|page| id(page).starts_with("200"));
+    let wanted = named.filter(|page| is_wanted(page));
     wanted
         .map(|page| (id(page), page["version"].as_u64().unwrap()))
         .collect()
 }
 
-/// A walk that was asked for goes the way of the daily one: a scheduler claims it, a worker walks.
-async fn walk(project: &Project) {
+/// Requests a connection poll, which a scheduler claims and a worker makes, as it does a daily one.
+async fn poll_connection(project: &Project) {
     let connection = || project.pagesync(&["connection", "list"])[0].clone();
     let before = connection();
-    let (id, last) = (&before["id"], &before["last_walk"]);
+    let (id, last_poll) = (&before["id"], &before["last_poll"]);
     let poll = ["run", "--rm", "-T", "demo-login", "connection", "poll"];
     project.run(&[&poll[..], &[id.as_str().unwrap()]].concat());
-    let walked = within(Duration::from_secs(180), "a walk", || async {
+    let after = within(Duration::from_secs(180), "a connection poll", || async {
         let now = connection();
-        (now["last_walk"] != *last).then_some(now)
+        (now["last_poll"] != *last_poll).then_some(now)
     })
     .await;
+    let pages = &after["last_poll"]["pages"];
     assert_eq!(
-        (&walked["status"], &walked["pages"], &walked["problem"]),
+        (&after["status"], pages, &after["problem"]),
         (&json!("active"), &json!(3), &Json::Null)
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn four_workers_under_load_lose_nothing_when_one_is_killed() {
+async fn four_workers_under_load_lose_no_webhook_when_one_is_killed() {
     let project = Project {
         ingress: own_port(),
         simulator: own_port(),
@@ -141,7 +146,7 @@ async fn four_workers_under_load_lose_nothing_when_one_is_killed() {
         answer.status().is_success().then_some(())
     })
     .await;
-    // The one-shot login connects three Pages by the real flow.
+    // The service `demo-login` logs in once, which connects three Pages.
     within(
         Duration::from_secs(180),
         "three connected Pages",
@@ -158,11 +163,11 @@ async fn four_workers_under_load_lose_nothing_when_one_is_killed() {
         (&phone["value"], &phone["source"]),
         (&json!("+45 33 123 456"), &json!("poll"))
     );
-    assert!(phone["proven_at"].is_string(), "{phone}");
-    let said = project.run(&["logs", "--no-color", "demo-login"]);
+    assert!(phone["confirmed_at"].is_string(), "{phone}");
+    let log = project.run(&["logs", "--no-color", "demo-login"]);
     assert!(
-        said.contains(r#""webhook_test":{"status":"success"}"#),
-        "{said}"
+        log.contains(r#""webhook_test":{"status":"success"}"#),
+        "{log}"
     );
     let login = client
         .get(format!(
@@ -174,16 +179,19 @@ async fn four_workers_under_load_lose_nothing_when_one_is_killed() {
         .unwrap();
     assert_eq!(login.status(), 302);
     for service in ["ingress", "scheduler"] {
-        let looked = project.compose(&[
+        let printed = project.compose(&[
             "exec",
             "-T",
             service,
             "cat",
             "/run/pagesync-worker/token_private_keys",
         ]);
-        assert!(!looked.status.success(), "{service} has what opens tokens");
+        assert!(
+            !printed.status.success(),
+            "{service} can read the keys that open tokens"
+        );
     }
-    walk(&project).await;
+    poll_connection(&project).await;
     let secret = project
         .run(&["exec", "-T", "ingress", "cat", "/run/pagesync/app_secret"])
         .trim()
@@ -193,10 +201,10 @@ async fn four_workers_under_load_lose_nothing_when_one_is_killed() {
     let add = ["run", "--rm", "-T", "demo-login", "page", "add"];
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
     project.run(&[&add[..], &ids].concat());
-    // Registered, and found to have no token: then nothing but the webhook is to come.
+    // Once the first reads have found no token, only the webhooks write these Pages.
     let registered = within(Duration::from_secs(180), "the first reads", || async {
-        let versions = ours(&project.pages(), |page| page["status"] == "no_token");
-        (versions.len() == pages.len()).then_some(versions)
+        let found = versions(&project.pages(), |page| page["status"] == "no_token");
+        (found.len() == pages.len()).then_some(found)
     })
     .await;
 
@@ -243,17 +251,17 @@ async fn four_workers_under_load_lose_nothing_when_one_is_killed() {
     )
     .await;
     println!("webhooks={WEBHOOKS} lost={lost}");
-    let plain = "redis-cli --no-auth-warning -a \"$(sed 's/^requirepass //' /run/pagesync/redis/10-password.conf)\" HGET '{pagesync}:page:100000000000001' name";
-    let name = project.run(&["exec", "-T", "redis", "sh", "-c", plain]);
+    let script = "redis-cli --no-auth-warning -a \"$(sed 's/^requirepass //' /run/pagesync/redis/10-password.conf)\" HGET '{pagesync}:page:100000000000001' name";
+    let name = project.run(&["exec", "-T", "redis", "sh", "-c", script]);
     assert_eq!(name.trim(), "Renamed at the simulator");
 
-    let named = ours(&project.pages(), |_| true);
+    let named = versions(&project.pages(), |_| true);
     let twice = named
         .iter()
         .filter(|(id, version)| **version > registered[*id] + 1)
         .count();
-    assert_eq!(twice, 0, "effects applied twice");
-    let letters = project.pagesync(&["dead-letter", "list"]);
-    assert_eq!(letters, json!([]));
+    assert_eq!(twice, 0, "webhooks that were applied twice");
+    let dead_letters = project.pagesync(&["dead-letter", "list"]);
+    assert_eq!(dead_letters, json!([]));
     project.run(&["down", "-v"]);
 }

@@ -1,25 +1,26 @@
-//! Every command the README tells a reader to run is one that a test runs; a new one fails here
-//! until it has its place.
+//! Every command in the README is run by a test. A command that is added to the README must be run
+//! here or be listed in [`RUN_BY`].
 
 use std::path::Path;
 use std::process::Command;
 
 use common::database::{Access, Database};
 
-/// A command of the README and what runs it.
+/// The commands of the README that other tests run, each with its test.
 const RUN_BY: [(&str, &str); 4] = [
-    ("pagesync doctor", "tests/it/doctor.rs, beside a deployment"),
+    ("pagesync doctor", "tests/it/doctor.rs, with a deployment"),
     (
         "docker compose --profile demo up --build --scale worker=4",
         "tests/system/compose.rs",
     ),
-    ("./test", "itself"),
+    ("./test", "the script that runs every test"),
     (
         "./test faults --rounds 50",
-        "tests/faults, with other numbers",
+        "tests/faults, with fewer rounds",
     ),
 ];
 
+/// Returns the commands in the code blocks of the README, without their comments.
 fn commands() -> Vec<String> {
     let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md");
     let text = std::fs::read_to_string(readme).unwrap();
@@ -35,25 +36,29 @@ fn commands() -> Vec<String> {
         .collect()
 }
 
-/// Runs what follows `cargo run --release --` or `pagesync` with the executable under test.
+/// Runs the executable in `directory` with these arguments, and a demo for five seconds only.
 fn run(arguments: &str, directory: &Path) {
     let arguments: Vec<&str> = arguments.split_whitespace().collect();
-    let quick = arguments == ["demo"];
+    let is_demo = arguments == ["demo"];
     let output = Command::new(env!("CARGO_BIN_EXE_pagesync"))
         .args(&arguments)
-        .args(if quick { &["--seconds", "5"][..] } else { &[] })
+        .args(if is_demo {
+            &["--seconds", "5"][..]
+        } else {
+            &[]
+        })
         .env_clear()
         .current_dir(directory)
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{arguments:?}: {said}");
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{arguments:?}: {errors}");
 }
 
 #[test]
 fn every_command_of_the_readme_is_run() {
     let directory = tempfile::tempdir().unwrap();
-    // The commands work beside a deployment: there must have been one.
+    // The commands need the database that the first start of a deployment creates.
     let data = directory.path().join("pagesync-data");
     drop(Database::open(&data, Access::Exclusive).unwrap());
     let commands = commands();
@@ -63,10 +68,10 @@ fn every_command_of_the_readme_is_run() {
             println!("{command}: run by {by}");
             continue;
         }
-        let ours = ["cargo run --release -- ", "pagesync "]
+        let arguments = ["cargo run --release -- ", "pagesync "]
             .iter()
             .find_map(|start| command.strip_prefix(start));
-        let arguments = ours.unwrap_or_else(|| panic!("nothing runs `{command}`"));
+        let arguments = arguments.unwrap_or_else(|| panic!("no test runs `{command}`"));
         run(arguments, directory.path());
     }
 }

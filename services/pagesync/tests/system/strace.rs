@@ -1,5 +1,5 @@
-//! kill -9 cannot see a missing fsync: the page cache outlives the process. The order of system
-//! calls can.
+//! The order of the system calls for a webhook. A test that kills the process cannot detect a
+//! missing fsync, because the page cache of the kernel outlives the process.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::support::deployment::{APP_SECRET, Place};
 use crate::support::{TestBackend, own_port, within};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_200_leaves_only_after_the_webhook_was_written_and_synced() {
+async fn a_200_is_sent_only_after_the_webhook_was_written_and_synced() {
     let place = Place::new(TestBackend::Embedded).await;
     let directory = tempfile::tempdir().unwrap();
     let trace = directory.path().join("trace");
@@ -51,7 +51,7 @@ async fn a_200_leaves_only_after_the_webhook_was_written_and_synced() {
         .await
         .unwrap();
     assert_eq!(answer.status().as_u16(), 200);
-    // SIGTERM to the traced process; strace ends with it.
+    // strace ends together with the traced process, which gets a SIGTERM.
     let children = format!("/proc/{0}/task/{0}/children", traced.id());
     let child = std::fs::read_to_string(children).unwrap();
     Command::new("kill")
@@ -63,12 +63,12 @@ async fn a_200_leaves_only_after_the_webhook_was_written_and_synced() {
     let text = std::fs::read(&trace).unwrap();
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();
-    let find = |from: usize, what: &dyn Fn(&str) -> bool| {
+    let find = |from: usize, matches: &dyn Fn(&str) -> bool| {
         let found = lines[from..]
             .iter()
-            .position(|line| what(line))
+            .position(|line| matches(line))
             .map(|at| from + at);
-        found.expect("the call is in the trace")
+        found.expect("the trace contains the call")
     };
     let written = find(0, &|line| {
         line.contains("pwrite64(") && line.contains("look-for-me")

@@ -1,5 +1,9 @@
-//! The app's own subscription: Facebook posts the webhooks of an app to one address, and only fields
-//! subscribed here as well as on a Page are sent. Source: "Subscriptions edge" of Graph API webhooks.
+//! The app subscription: the address to which Facebook posts the webhooks of an app, and their
+//! fields. Facebook sends only fields that are subscribed here as well as on a Page. Source:
+//! "Subscriptions edge" of Graph API webhooks.
+//!
+//! Invariant: fields that are already subscribed stay subscribed, and another address is replaced
+//! only if the settings allow it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -20,42 +24,47 @@ use super::commits::{save_commit, save_outcome};
 use super::{maintenance, rate_limits};
 use crate::context::Context;
 
-/// A check of the app subscription that is younger than this is not repeated.
+/// The minimum time between a check that succeeded and one that an unannounced change requests.
 const CHECK_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// Claims the store for the configured app, and makes the app subscription due.
+/// Claims the store for the configured app, and requests a check of the app subscription. Fails if
+/// the store belongs to another app or does not answer.
 pub(crate) async fn claim_store(context: &Context) -> Result<(), ClaimError> {
     app::claim_store(&*context.store, context.graph.app_id()).await?;
     warn_about_unopenable_tokens(context).await?;
-    let mut next = Commit::default();
-    request_check(context, &mut next).await?;
-    commit_one(&*context.store, next).await?;
+    let mut commit = Commit::default();
+    request_check(context, &mut commit).await?;
+    commit_one(&*context.store, commit).await?;
     Ok(())
 }
 
-/// Tokens that nobody here can open mean that the key file was lost or the wrong keys were given.
+/// Logs an error if connections have a token that is sealed to a key which this worker does not
+/// have: the key file was lost, or other keys were configured. Fails if the store does not answer.
 async fn warn_about_unopenable_tokens(context: &Context) -> Result<(), StoreError> {
     let Ok(keys) = context.keyring.keys() else {
         return Ok(());
     };
     let stored = load_all::<token::StoredToken>(&*context.store, RecordKind::UserToken, "").await?;
-    let is_lost = |sealed: &SealedToken| !keys.contains(&sealed.key);
-    let lost = stored
+    let is_unopenable = |sealed: &SealedToken| !keys.contains(&sealed.key);
+    let unopenable = stored
         .iter()
-        .filter(|(_, stored)| stored.value.sealed.as_ref().is_some_and(is_lost));
-    let lost = lost.count();
-    if lost > 0 {
+        .filter(|(_, stored)| stored.value.sealed.as_ref().is_some_and(is_unopenable));
+    let unopenable = unopenable.count();
+    if unopenable > 0 {
         tracing::error!(
-            connections = lost,
-            "stored tokens are sealed to keys that are not here: give the old keys back (token.keys, PAGESYNC_TOKEN_PRIVATE_KEYS) or let people log in again"
+            connections = unopenable,
+            "stored tokens are sealed to keys that this worker does not have: restore the old keys (token.keys, PAGESYNC_TOKEN_PRIVATE_KEYS) or let people log in again"
         );
     }
     Ok(())
 }
 
-/// Adds to a commit that the subscription is due: at each start and each login somebody looks whether
-/// webhooks can come at all.
-pub(super) async fn request_check(context: &Context, next: &mut Commit) -> Result<(), StoreError> {
+/// Adds a request to check the app subscription now to a commit. Each start of a worker and each
+/// login makes one, because no webhook arrives without the app subscription.
+pub(super) async fn request_check(
+    context: &Context,
+    commit: &mut Commit,
+) -> Result<(), StoreError> {
     let Some(Versioned { version, mut value }) =
         load_record::<App>(&*context.store, &app::key()).await?
     else {
@@ -64,48 +73,52 @@ pub(super) async fn request_check(context: &Context, next: &mut Commit) -> Resul
     value.polling.request_read(context.clock.now());
     (value.polling.not_before, value.polling.failures) = (None, 0);
     let polling = value.polling.clone();
-    let more = save_commit(app::key(), &value, version, Subject::App, &polling);
-    next.records.extend(more.records);
-    next.due.extend(more.due);
+    let update = save_commit(app::key(), &value, version, Subject::App, &polling);
+    commit.records.extend(update.records);
+    commit.due.extend(update.due);
     Ok(())
 }
 
-/// Changes are not announced: unless somebody looked within the hour, they look now.
+/// Requests a check of the app subscription, unless one has succeeded within [`CHECK_INTERVAL`] or
+/// a problem is known, whose check is due anyway. Fails if the store does not answer.
 pub(super) async fn request_check_if_stale(context: &Context) -> Result<(), StoreError> {
     let stored = load_record::<App>(&*context.store, &app::key()).await?;
     let now = context.clock.now();
     let is_long_ago = |app: &App| {
         app.confirmed_at
-            .is_none_or(|seen| seen.plus(CHECK_INTERVAL) <= now)
+            .is_none_or(|confirmed_at| confirmed_at.plus(CHECK_INTERVAL) <= now)
     };
     if stored.is_some_and(|stored| stored.value.problem.is_none() && is_long_ago(&stored.value)) {
-        let mut next = Commit::default();
-        request_check(context, &mut next).await?;
-        // Was it written meanwhile, somebody looked.
-        commit_one(&*context.store, next).await?;
+        let mut commit = Commit::default();
+        request_check(context, &mut commit).await?;
+        // If the commit is stale, another job has written the record and checks it.
+        commit_one(&*context.store, commit).await?;
     }
     Ok(())
 }
 
+/// Checks the app subscription if that is due, and runs the maintenance. `claimed` is the due time
+/// in the claim. Fails if the store does not answer; an error of Graph is recorded as the app's
+/// problem.
 pub(super) async fn poll(context: &Context, claimed: HostTime) -> Result<(), StoreError> {
     let (key, subject) = (app::key(), Subject::App);
     let Some(stored) = load_record::<App>(&*context.store, &key).await? else {
         return Ok(());
     };
     let now = context.clock.now();
-    let found = if stored.value.polling.is_due(now, claimed) {
-        let found = reconcile(context, &stored.value).await;
+    let result = if stored.value.polling.is_due(now, claimed) {
+        let result = reconcile(context, &stored.value).await;
         rate_limits::record_reply(
             context,
             rate_limits::CallBudget::default(),
-            found.as_ref().err(),
+            result.as_ref().err(),
         )
         .await?;
         maintenance::maintain(context).await?;
-        if let Err(error) = &found {
-            tracing::error!(error = %error, "the app's subscription is not as it should be");
+        if let Err(error) = &result {
+            tracing::error!(error = %error, "the app subscription could not be checked or set");
         }
-        Some(found)
+        Some(result)
     } else {
         None
     };
@@ -115,7 +128,7 @@ pub(super) async fn poll(context: &Context, claimed: HostTime) -> Result<(), Sto
         &key,
         &subject,
         polling,
-        |app: &mut App| match &found {
+        |app: &mut App| match &result {
             None => {}
             Some(Ok(callback)) => {
                 app.callback = Some(callback.clone());
@@ -125,42 +138,45 @@ pub(super) async fn poll(context: &Context, claimed: HostTime) -> Result<(), Sto
                 app.polling.daily_slot = Some(context.daily_schedule.next_slot(&subject, now));
             }
             Some(Err(error)) => {
-                let pause = retry::APP_SUBSCRIPTION.delay(app.polling.failures);
+                let delay = retry::APP_SUBSCRIPTION.delay(app.polling.failures);
                 app.problem = Some(error.to_string());
-                app.polling.fail_attempt(now.plus(pause));
+                app.polling.fail_attempt(now.plus(delay));
             }
         },
     )
     .await
 }
 
-/// Makes Facebook's side what it should be; answers with the callback it has.
+/// Sets the app subscription at Facebook unless it is complete. Returns its address. Fails if it
+/// has another address that must not be replaced.
 async fn reconcile(context: &Context, known: &App) -> Result<String, GraphError> {
-    let ours = &context.callback.address;
-    let wanted = webhook_fields(&context.tracked_fields);
-    let there = context.graph.app_subscription().await?;
-    let foreign = |there: &AppSubscription| there.active && there.callback != *ours;
-    if there.as_ref().is_some_and(foreign) && !context.callback.replace {
-        let what = "Facebook posts this app's webhooks to another address than FACEBOOK_WEBHOOK_ADDRESS: give this deployment an app of its own, or set PAGESYNC_REPLACE_CALLBACK=true";
-        return Err(GraphError::Configuration(what.to_owned()));
+    let address = &context.callback.address;
+    let required = webhook_fields(&context.tracked_fields);
+    let remote = context.graph.app_subscription().await?;
+    let has_other_callback =
+        |remote: &AppSubscription| remote.active && remote.callback != *address;
+    if remote.as_ref().is_some_and(has_other_callback) && !context.callback.replace {
+        let reason = "Facebook posts this app's webhooks to another address than FACEBOOK_WEBHOOK_ADDRESS: give this deployment an app of its own, or set PAGESYNC_REPLACE_CALLBACK=true";
+        return Err(GraphError::Configuration(reason.to_owned()));
     }
-    let fields: BTreeSet<String> = there
+    let fields: BTreeSet<String> = remote
         .iter()
-        .flat_map(|there| there.fields.iter().cloned())
-        .chain(wanted.iter().map(|name| (*name).to_owned()))
+        .flat_map(|remote| remote.fields.iter().cloned())
+        .chain(required.iter().map(|name| (*name).to_owned()))
         .collect();
-    let complete = there.as_ref().is_some_and(|there| {
-        there.active && there.callback == *ours && fields.len() == there.fields.len()
+    let is_complete = remote.as_ref().is_some_and(|remote| {
+        remote.active && remote.callback == *address && fields.len() == remote.fields.len()
     });
-    // `include_values` cannot be read back: it is set once by us, so that we know it is.
-    if !complete || known.callback.as_ref() != Some(ours) {
+    // Facebook does not return `include_values`. It is known to be set only if this store has
+    // recorded the address, so the subscription is set once for each address.
+    if !is_complete || known.callback.as_ref() != Some(address) {
         let fields: Vec<String> = fields.into_iter().collect();
         let verify_token = context.callback.verify_token.expose_secret();
         context
             .graph
-            .subscribe_app(ours, verify_token, &fields)
+            .subscribe_app(address, verify_token, &fields)
             .await?;
-        tracing::info!(fields = fields.len(), "the app's subscription was set");
+        tracing::info!(fields = fields.len(), "the app subscription was set");
     }
-    Ok(ours.clone())
+    Ok(address.clone())
 }

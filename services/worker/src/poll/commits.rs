@@ -1,4 +1,6 @@
-//! Commits every poll can end in.
+//! Commits that several kinds of polls use.
+//!
+//! Invariant: a record and the due time of its subject change in one commit.
 
 use common::records::{commit_one, load_record, put_write};
 use common::store::{Commit, CommitOutcome, DueWrite, RecordKey, StoreError, Versioned};
@@ -9,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::context::Context;
 
-/// The write of a record and of its subject's due time.
+/// Returns the commit that writes a record and the due time of its subject.
 pub(super) fn save_commit<T: Serialize>(
     key: RecordKey,
     value: &T,
@@ -27,9 +29,9 @@ pub(super) fn save_commit<T: Serialize>(
     }
 }
 
-/// Writes what an attempt came to into a record and its subject's due time, on whatever version the
-/// record has by now: whoever wrote it meanwhile asked for something else. A record that is gone stays
-/// gone.
+/// Applies `change` to a record and commits it with the due time of its subject. If the commit is
+/// stale, the change is applied to the newer version, so that a request made meanwhile is not lost.
+/// A record that no longer exists is not created again. Fails if the store does not answer.
 pub(super) async fn save_outcome<T: Serialize + DeserializeOwned>(
     context: &Context,
     key: &RecordKey,
@@ -51,7 +53,7 @@ pub(super) async fn save_outcome<T: Serialize + DeserializeOwned>(
     }
 }
 
-/// The commit that forgets when a subject is due, if its record is gone indeed.
+/// Returns the commit that removes a subject from the due index if `record` does not exist.
 pub(super) fn remove_due_commit(subject: Subject, record: RecordKey) -> Commit {
     Commit {
         due: vec![DueWrite { subject, due: None }],

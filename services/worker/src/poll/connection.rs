@@ -1,4 +1,7 @@
-//! The poll of a connection: whether it is due and possible, then the walk, then what became of it.
+//! The poll of a connection: whether it is due and possible, the result pages, and the outcome.
+//!
+//! Invariant: one job polls a connection at a time, because the commit that starts a poll is stale
+//! if another job has written the connection.
 
 use std::time::Duration;
 
@@ -16,9 +19,11 @@ use super::poll_outcome::{Unusable, skip_day};
 use super::rate_limits;
 use crate::context::Context;
 
-/// Cursors are not kept for longer: an older walk begins anew.
+/// How long a cursor is used. An older poll starts from the beginning.
 const PROGRESS_LIFETIME: Duration = Duration::from_secs(3600);
 
+/// Polls a connection if it is due or its last poll is not complete. Fails if the store does not
+/// answer; an error of Graph is recorded in the connection.
 pub(super) async fn poll(
     context: &Context,
     user: &UserId,
@@ -26,27 +31,24 @@ pub(super) async fn poll(
 ) -> Result<(), StoreError> {
     let Some(Versioned { version, mut value }) = connection::find(&*context.store, user).await?
     else {
-        commit_one(
-            &*context.store,
-            remove_due_commit(subject(user), connection::key(user)),
-        )
-        .await?;
+        let commit = remove_due_commit(subject(user), connection::key(user));
+        commit_one(&*context.store, commit).await?;
         return Ok(());
     };
     let now = context.clock.now();
-    let old = |walk: &PollProgress| walk.began_at.until(now) > PROGRESS_LIFETIME;
-    value.poll_progress = value.poll_progress.filter(|walk| !old(walk));
+    let is_expired = |progress: &PollProgress| progress.began_at.until(now) > PROGRESS_LIFETIME;
+    value.poll_progress = value.poll_progress.filter(|progress| !is_expired(progress));
     if value.poll_progress.is_none() && !value.polling.is_due(now, claim.due_at) {
-        // Only the index is set right.
+        // The commit only corrects the due index.
         commit_one(&*context.store, connection::save_commit(&value, version)).await?;
         return Ok(());
     }
     let guard = connection::epoch_guard(&*context.store, user).await?;
-    let whose = rate_limits::CallBudget {
+    let budget = rate_limits::CallBudget {
         user: Some(user),
         page: None,
     };
-    if let Some(until) = rate_limits::blocked_until(context, whose, claim.queue).await? {
+    if let Some(until) = rate_limits::blocked_until(context, budget, claim.queue).await? {
         value.polling.defer_until(until);
         value.problem = Some(rate_limits::blocked_message(until));
         commit_one(&*context.store, connection::save_commit(&value, version)).await?;
@@ -59,34 +61,32 @@ pub(super) async fn poll(
             return skip_day(context, user, value.connected_at, &unusable).await;
         }
     };
-    let begun = value
-        .poll_progress
-        .as_ref()
-        .map_or(now, |walk| walk.began_at);
+    let progress = value.poll_progress.as_ref();
+    let began_at = progress.map_or(now, |progress| progress.began_at);
     let job = ConnectionPoll {
         context,
         user,
         token,
         guard,
-        began_at: begun,
+        began_at,
     };
     if !save_start(&job, &mut value, version).await? {
-        // Somebody else wrote the connection: unless they walk, it is due by what they wrote and not by
-        // our lease.
-        let nobody_walks = |stored: &mut Connection, _: &mut _, _| stored.poll_progress.is_none();
-        return update(context, user, None, Due::FromRecord, nobody_walks)
+        // Another job wrote the connection. Unless that job polls it, the due time of the record
+        // replaces the lease of this claim.
+        let is_not_polled = |stored: &mut Connection, _: &mut _, _| stored.poll_progress.is_none();
+        return update(context, user, None, Due::FromRecord, is_not_polled)
             .await
             .map(drop);
     }
-    let ended = job.read_result_pages(value).await;
-    let error = match &ended {
+    let result = job.read_result_pages(value).await;
+    let error = match &result {
         Err(PollInterruption::Graph(error)) => Some(error),
         _ => None,
     };
-    let throttled = rate_limits::record_reply(context, whose, error).await?;
-    match ended {
-        Ok(walk) => job.save_success(&walk).await,
-        Err(PollInterruption::Graph(error)) => job.save_failure(&error, throttled).await,
+    let blocked_until = rate_limits::record_reply(context, budget, error).await?;
+    match result {
+        Ok(progress) => job.save_success(&progress).await,
+        Err(PollInterruption::Graph(error)) => job.save_failure(&error, blocked_until).await,
         Err(PollInterruption::TimeIsUp) => update(
             context,
             user,
@@ -101,7 +101,7 @@ pub(super) async fn poll(
     }
 }
 
-/// Commits that a walk is under way. `Ok(false)`: somebody else wrote the connection meanwhile.
+/// Commits the start of a job. Returns `false` if another job has written the connection meanwhile.
 async fn save_start(
     job: &ConnectionPoll<'_>,
     value: &mut Connection,
@@ -116,13 +116,13 @@ async fn save_start(
         calls: 0,
     });
     let mut start = connection::save_commit(value, version);
-    // The claim's lease stands while we walk: another due time would be claimed again.
+    // The lease of the claim stays valid: any other due time could be claimed during the poll.
     start.due.clear();
     start.guards.push(job.guard.clone());
     Ok(commit_one(&*job.context.store, start).await? == CommitOutcome::Applied)
 }
 
-/// Why the token of a person cannot be opened.
+/// The reason why the token of a person cannot be opened.
 #[derive(Debug, thiserror::Error)]
 enum UserTokenError {
     /// The connection cannot be used until a person acts.
@@ -133,10 +133,15 @@ enum UserTokenError {
     Store(#[from] StoreError),
 }
 
-/// The person's token, or why there is none.
+/// Returns the token of a person. Fails with [`Unusable`] if there is none that can be opened.
 async fn open_user_token(context: &Context, user: &UserId) -> Result<Token, UserTokenError> {
     let unusable = |status, reason: String| Unusable { status, reason };
-    let missing = || unusable(Status::NeedsLogin, "there is no token".to_owned());
+    let missing = || {
+        unusable(
+            Status::NeedsLogin,
+            "no token is stored: log in again".to_owned(),
+        )
+    };
     let key = token::user_key(user);
     let stored = load_record::<token::StoredToken>(&*context.store, &key).await?;
     let stored = stored.ok_or_else(missing)?;

@@ -1,7 +1,8 @@
-//! Walking through the Pages of one person: discovery, tokens and the daily poll in one.
+//! The result pages of a connection poll, which finds Pages, obtains their tokens, and is their
+//! daily poll.
 //!
-//! Invariant: each result page is committed before the next is asked for, with the cursor that leads
-//! on, so a walk that is cut off goes on where it was and repeats at most one result page.
+//! Invariant: each result page is committed before the next one is requested, and then the cursor.
+//! A poll that was interrupted continues at the cursor and repeats at most one result page.
 
 use std::time::Duration;
 
@@ -23,24 +24,28 @@ use super::excluded_field::exclude_field;
 use super::result_page::{ResultPage, commit_result_page};
 use crate::context::Context;
 
-/// How long one job walks. What is left is due again at once.
+/// How long one job reads result pages. The connection is then due again at once.
 const MAX_JOB_DURATION: Duration = Duration::from_secs(60);
-/// A walk that takes more result pages than this is going in circles.
+/// The number of result pages from which a list is treated as endless.
 const MAX_CALLS: u64 = 10_000;
-/// Asked for beside the tracked fields.
+/// The fields that are requested in addition to the tracked ones.
 const EXTRA_FIELDS: [&str; 3] = ["access_token", "tasks", "is_webhooks_subscribed"];
 
-/// One job on a connection.
+/// One job of a connection poll.
 pub(super) struct ConnectionPoll<'a> {
+    /// The context of the worker.
     pub(super) context: &'a Context,
+    /// The person whose connection is polled.
     pub(super) user: &'a UserId,
+    /// The token of the person.
     pub(super) token: Token,
+    /// The epoch guard of the connection.
     pub(super) guard: (RecordKey, u64),
-    /// When the walk began.
+    /// When the poll began, on this host's clock. Earlier jobs may have been part of it.
     pub(super) began_at: HostTime,
 }
 
-/// Why a job stops before the walk is done.
+/// The reason why a job ends before the connection poll is complete.
 pub(super) enum PollInterruption {
     /// Graph did not return what was requested.
     Graph(GraphError),
@@ -48,7 +53,7 @@ pub(super) enum PollInterruption {
     Store(StoreError),
     /// The job reached [`MAX_JOB_DURATION`], or the process is stopping. The next job continues.
     TimeIsUp,
-    /// The connection ended, or another job writes it.
+    /// The connection has ended, or another job has written it.
     Superseded,
 }
 
@@ -75,67 +80,71 @@ impl From<StoreError> for PollInterruption {
 
 /// One result page as Graph returned it.
 struct ResultPageReply {
+    /// The Pages, and the cursor of the next result page.
     list: PageList,
+    /// The fields that were requested.
     requested_fields: Vec<FieldName>,
     /// A lower bound of the instant at which Graph answered.
     stamp: FacebookTime,
 }
 
 impl ConnectionPoll<'_> {
-    /// Goes through the result pages. `Ok`: the walk is complete.
+    /// Reads and commits the result pages. Returns the progress of the poll when the list is
+    /// complete.
     pub(super) async fn read_result_pages(
         &self,
         mut connection: Connection,
     ) -> Result<PollProgress, PollInterruption> {
         let context = self.context;
-        let until = tokio::time::Instant::now() + MAX_JOB_DURATION;
-        let slot = self.slot_of_pages(&connection);
+        let deadline = tokio::time::Instant::now() + MAX_JOB_DURATION;
+        let page_slot = self.page_slot(&connection);
         let last = connection.last_poll.as_ref().map(|last| last.began_at);
-        let renewed = last < Some(connection.connected_at);
+        let logged_in_since = last < Some(connection.connected_at);
         loop {
-            // Read anew for each result page: a rotation may have made a new key meanwhile.
+            // The keys are loaded for each result page: a key rotation may have added one
+            // meanwhile.
             let keys = match context.keyring.keys() {
                 Ok(keys) => keys,
                 Err(error) => return Err(StoreError::Unexpected(error.to_string()).into()),
             };
-            let Some(walk) = connection.poll_progress.clone() else {
+            let Some(progress) = connection.poll_progress.clone() else {
                 return Err(PollInterruption::Superseded);
             };
-            if tokio::time::Instant::now() >= until || context.lifecycle.is_stopping() {
+            if tokio::time::Instant::now() >= deadline || context.lifecycle.is_stopping() {
                 return Err(PollInterruption::TimeIsUp);
             }
-            let reply = self.request_result_page(&mut connection, &walk).await?;
+            let reply = self.request_result_page(&mut connection, &progress).await?;
             let ResultPageReply {
                 list,
                 requested_fields,
                 stamp,
             } = reply;
-            let circles = list.next_cursor.is_some() && list.next_cursor == walk.cursor;
-            let found = list.pages.len() as u64;
-            let listing = ResultPage {
+            let repeats_cursor = list.next_cursor.is_some() && list.next_cursor == progress.cursor;
+            let page_count = list.pages.len() as u64;
+            let result_page = ResultPage {
                 user: self.user,
-                poll_began_at: walk.began_at,
+                poll_began_at: progress.began_at,
                 stamp,
                 requested_fields: &requested_fields,
-                logged_in_since: renewed,
+                logged_in_since,
                 consented_at: connection.consented_at,
-                page_slot: slot,
+                page_slot,
                 keys: &keys,
                 guard: &self.guard,
             };
-            if !commit_result_page(context, &listing, list.pages).await? {
+            if !commit_result_page(context, &result_page, list.pages).await? {
                 return Err(PollInterruption::Superseded);
             }
-            if circles || walk.calls >= MAX_CALLS {
-                let why = "the list of Pages goes in circles".to_owned();
-                return Err(GraphError::UnexpectedReply(why).into());
+            if repeats_cursor || progress.calls >= MAX_CALLS {
+                let reason = "the list of Pages does not end".to_owned();
+                return Err(GraphError::UnexpectedReply(reason).into());
             }
             let next = PollProgress {
                 cursor: list.next_cursor.clone(),
-                stamp: walk.stamp.or(Some(stamp)),
-                pages: walk.pages + found,
-                calls: walk.calls + 1,
-                ..walk
+                stamp: progress.stamp.or(Some(stamp)),
+                pages: progress.pages + page_count,
+                calls: progress.calls + 1,
+                ..progress
             };
             if list.next_cursor.is_none() {
                 return Ok(next);
@@ -150,97 +159,102 @@ impl ConnectionPoll<'_> {
         }
     }
 
-    /// Commits how far the walk is.
+    /// Commits the progress of the poll. Returns `None` if the connection has ended or another job
+    /// has written its progress.
     async fn save_progress(
         &self,
-        walk: &PollProgress,
-        result_page: usize,
+        progress: &PollProgress,
+        result_page_size: usize,
     ) -> Result<Option<Connection>, StoreError> {
         update(
             self.context,
             self.user,
             Some(&self.guard),
-            Due::Keep,
+            Due::Unchanged,
             |connection, _, _| {
-                let ours = connection
+                let stored_progress = connection
                     .poll_progress
                     .as_ref()
                     .map(|stored| (stored.began_at, stored.calls));
-                connection.poll_progress = Some(walk.clone());
-                connection.result_page_size = result_page;
-                // It goes on: what failed before is over.
+                connection.poll_progress = Some(progress.clone());
+                connection.result_page_size = result_page_size;
+                // The poll makes progress, so earlier failures no longer count.
                 connection.polling.failures = 0;
-                ours == Some((walk.began_at, walk.calls - 1))
+                stored_progress == Some((progress.began_at, progress.calls - 1))
             },
         )
         .await
     }
 
-    /// Asks for a result page: for less if Facebook wants it, without fields it does not have.
+    /// Requests a result page. If Facebook asks for less data, the size of result pages is halved.
+    /// If Graph does not know a field, the field is excluded.
     async fn request_result_page(
         &self,
         connection: &mut Connection,
-        walk: &PollProgress,
+        progress: &PollProgress,
     ) -> Result<ResultPageReply, PollError> {
         let context = self.context;
         let tracked: Vec<FieldName> = context.tracked_fields.iter().cloned().collect();
         for _ in 0..tracked.len() + EXTRA_FIELDS.len() + 8 {
-            let left_out = excluded_field::excluded_names(&*context.store).await?;
-            let asked = excluded_field::without_excluded(&tracked, &left_out);
+            let excluded = excluded_field::excluded_names(&*context.store).await?;
+            let requested_fields = excluded_field::without_excluded(&tracked, &excluded);
             let mut extras = EXTRA_FIELDS.to_vec();
-            extras.retain(|extra| !left_out.iter().any(|name| name == extra));
-            let (limit, after) = (connection.result_page_size, walk.cursor.as_deref());
-            let answer = context
+            extras.retain(|extra| !excluded.iter().any(|name| name == extra));
+            let (limit, after) = (connection.result_page_size, progress.cursor.as_deref());
+            let reply = context
                 .graph
-                .list_pages(&self.token, &asked, &extras, limit, after)
+                .list_pages(&self.token, &requested_fields, &extras, limit, after)
                 .await;
-            match answer {
+            match reply {
                 Err(GraphError::TooMuchData) if limit > 1 => {
                     tracing::info!(
                         limit,
-                        "Facebook wants to be asked for less: half as many Pages at once"
+                        "Facebook asks for less data in one reply: the size of result pages is halved"
                     );
                     connection.result_page_size = limit / 2;
                 }
                 Err(GraphError::UnknownField(name))
-                    if !left_out.contains(&name) && name != "access_token" =>
+                    if !excluded.contains(&name) && name != "access_token" =>
                 {
                     exclude_field(context, &name).await?;
                 }
                 Err(error) => return Err(error.into()),
                 Ok(list) => {
-                    let unknown =
-                        |why: ReplyTimeError| GraphError::UnexpectedReply(why.to_string());
-                    let stamp = list.stamp.map_err(unknown)?;
+                    let unstamped =
+                        |reason: ReplyTimeError| GraphError::UnexpectedReply(reason.to_string());
+                    let stamp = list.stamp.map_err(unstamped)?;
                     return Ok(ResultPageReply {
                         list,
-                        requested_fields: asked,
+                        requested_fields,
                         stamp,
                     });
                 }
             }
         }
-        let what = "Graph refuses one field after the other";
-        Err(GraphError::UnexpectedReply(what.to_owned()).into())
+        let reason = "Graph refuses too many fields as unknown";
+        Err(GraphError::UnexpectedReply(reason.to_owned()).into())
     }
 
-    /// When the Pages of this walk are read by themselves if a later walk misses them.
-    fn slot_of_pages(&self, connection: &Connection) -> HostTime {
+    /// Returns when the Pages of this poll are read by themselves if no later poll lists them.
+    fn page_slot(&self, connection: &Connection) -> HostTime {
         let now = self.context.clock.now();
         self.next_slot(connection, now).plus(PAGE_SLOT_DELAY)
     }
 
-    /// The slot after a walk: of the next local day after a daily one, else the one that stands.
+    /// Returns the daily slot after this poll: the one of the next local day if the present slot
+    /// has passed when the poll began, else the present one.
     pub(super) fn next_slot(&self, connection: &Connection, now: HostTime) -> HostTime {
-        let begun = connection
+        let began_at = connection
             .poll_progress
             .as_ref()
-            .map_or(now, |walk| walk.began_at);
-        let days = &self.context.daily_schedule;
+            .map_or(now, |progress| progress.began_at);
+        let schedule = &self.context.daily_schedule;
         match connection.polling.daily_slot {
-            Some(slot) if slot <= begun => days.slot_on_next_day(&subject(self.user), begun),
+            Some(slot) if slot <= began_at => {
+                schedule.slot_on_next_day(&subject(self.user), began_at)
+            }
             Some(slot) => slot,
-            None => days.next_slot(&subject(self.user), now),
+            None => schedule.next_slot(&subject(self.user), now),
         }
     }
 }

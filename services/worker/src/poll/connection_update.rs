@@ -1,4 +1,7 @@
-//! Changing the record of a connection that others change, too.
+//! Changes to the record of a connection, which several jobs may write at the same time.
+//!
+//! Invariant: a change is made to the stored version, and again to a newer one if the commit is
+//! stale.
 
 use std::time::Duration;
 
@@ -10,24 +13,27 @@ use model::time::HostTime;
 
 use crate::context::Context;
 
-/// Two walks for new tokens are at least this far apart.
+/// The minimum time between a connection poll and another one for new Page tokens.
 const TOKEN_POLL_INTERVAL: Duration = Duration::from_secs(3600);
 
+/// Returns the subject of the connection of `user`.
 pub(super) fn subject(user: &UserId) -> Subject {
     Subject::Connection(user.clone())
 }
 
-/// What a commit does to the due time.
+/// The effect of a commit on the due time of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Due {
-    /// The attempt is over: as the connection says.
+    /// The due time is set to that of the record.
     FromRecord,
-    /// It goes on under the lease of its claim.
-    Keep,
+    /// The due index is not changed. While a job polls the connection, the lease of its claim is
+    /// valid.
+    Unchanged,
 }
 
-/// A Page's token is dead, and the person's may be alive: a walk gives the Page a new one. At most one
-/// such walk in [`BETWEEN_WALKS`].
+/// Requests a connection poll, which brings new Page tokens, if the person's token may be valid.
+/// Does nothing if the connection is not active, is being polled, or was polled within
+/// [`TOKEN_POLL_INTERVAL`]. Fails if the store does not answer.
 pub(super) async fn request_poll_for_tokens(
     context: &Context,
     user: &UserId,
@@ -38,25 +44,27 @@ pub(super) async fn request_poll_for_tokens(
         None,
         Due::FromRecord,
         |connection, _, now| {
-            let long_ago = |at: HostTime| at.until(now) > TOKEN_POLL_INTERVAL;
-            let may = connection.status == Status::Active
+            let is_long_ago = |at: HostTime| at.until(now) > TOKEN_POLL_INTERVAL;
+            let is_allowed = connection.status == Status::Active
                 && connection.poll_progress.is_none()
                 && connection
                     .last_poll
                     .as_ref()
-                    .is_some_and(|last| long_ago(last.ended_at));
-            if may {
+                    .is_some_and(|last| is_long_ago(last.ended_at));
+            if is_allowed {
                 connection.polling.request_read(now);
             }
-            may
+            is_allowed
         },
     )
     .await
     .map(drop)
 }
 
-/// Changes a connection and commits, on whatever version it has now. `change` answers whether the
-/// connection is still what the caller thinks it is. `Ok(None)`: it is not.
+/// Changes a connection and commits it, with the records that `change` adds. `change` returns
+/// whether the connection is in the state that the caller expects; it is called again if the commit
+/// is stale. Returns `None` if nothing was written: the connection is in another state or does not
+/// exist, or `guard` no longer holds. Fails if the store does not answer.
 pub(super) async fn update(
     context: &Context,
     user: &UserId,
@@ -77,7 +85,7 @@ pub(super) async fn update(
         let mut next = connection::save_commit(&value, version);
         next.records.append(&mut extra.records);
         next.guards.extend(guard.cloned());
-        if due == Due::Keep {
+        if due == Due::Unchanged {
             next.due.clear();
         }
         if commit_one(&*context.store, next).await? == CommitOutcome::Applied {

@@ -1,4 +1,4 @@
-//! Why a step of a poll failed.
+//! The error of a step of a poll.
 
 use common::graph::error::GraphError;
 use common::store::StoreError;

@@ -1,15 +1,15 @@
-//! Fields that Graph does not have.
+//! Exclusion of fields that Graph does not know.
 
 use common::records::{excluded_field, write_records};
 use common::store::StoreError;
 
 use crate::context::Context;
 
-/// Leaves a field out of every read for a week.
+/// Excludes a field from all reads for a week. Fails if the store does not answer.
 pub(super) async fn exclude_field(context: &Context, name: &str) -> Result<(), StoreError> {
     tracing::warn!(
         field = name,
-        "Graph has no such field: it is left out for a week. Is it in PAGESYNC_FIELDS by mistake?"
+        "Graph does not know a field, which is excluded from reads for a week: check its name in PAGESYNC_FIELDS"
     );
     context.metrics.graph_replies.count("field_excluded");
     write_records(

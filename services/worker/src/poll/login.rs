@@ -1,4 +1,8 @@
-//! Completing a login: the short-lived token becomes a long-lived one, and a connection.
+//! The completion of a login: the short-lived token of a grant is exchanged for a long-lived one,
+//! and the connection is created.
+//!
+//! Invariant: one commit changes the grant, the connection and its token. It is guarded by the
+//! epoch of the connection, so that it cannot undo an erasure.
 
 use common::graph::calls::{TokenGrant, TokenInfo};
 use common::graph::error::GraphError;
@@ -17,14 +21,20 @@ use super::commits::remove_due_commit;
 use super::{app_subscription, rate_limits};
 use crate::context::Context;
 
-/// A login that worked.
+/// A login whose token was exchanged.
 struct CompletedLogin {
+    /// The person who logged in.
     user: UserId,
+    /// The name of the person at Facebook.
     name: Option<String>,
+    /// The long-lived token.
     granted: TokenGrant,
+    /// The properties of the long-lived token.
     info: TokenInfo,
 }
 
+/// Completes the login of a grant. Fails if the store does not answer; an error of Graph is
+/// recorded in the grant, and the exchange is repeated if the error is temporary.
 pub(super) async fn poll(context: &Context, id: &GrantId) -> Result<(), StoreError> {
     let key = grant::key(id);
     let subject = Subject::Grant(id.clone());
@@ -32,7 +42,7 @@ pub(super) async fn poll(context: &Context, id: &GrantId) -> Result<(), StoreErr
         version,
         value:
             Grant {
-                began_at: begun,
+                began_at,
                 failures,
                 stage: Stage::Sealed(sealed),
             },
@@ -41,56 +51,46 @@ pub(super) async fn poll(context: &Context, id: &GrantId) -> Result<(), StoreErr
         commit_one(&*context.store, remove_due_commit(subject, key)).await?;
         return Ok(());
     };
-    let opened = context
-        .keyring
-        .keys()
-        .and_then(|keys| keys.open(&sealed, &grant::seal_name(id)));
-    let person = match opened {
-        Ok(short) => {
-            let person = exchange_token(context, &short).await;
-            rate_limits::record_reply(
-                context,
-                rate_limits::CallBudget::default(),
-                person.as_ref().err(),
-            )
-            .await?;
-            person
+    let keys = context.keyring.keys();
+    let opened = keys.and_then(|keys| keys.open(&sealed, &grant::seal_name(id)));
+    let login = match opened {
+        Ok(short_lived) => {
+            let login = exchange_token(context, &short_lived).await;
+            let budget = rate_limits::CallBudget::default();
+            rate_limits::record_reply(context, budget, login.as_ref().err()).await?;
+            login
         }
-        // The file may be back in a moment; a key or a seal will not.
+        // The key file may be readable soon. A missing key or a damaged token is final.
         Err(error @ SealingError::File { .. }) => Err(GraphError::Transient(error.to_string())),
         Err(error) => {
-            tracing::error!(error = %error, "the token of a login does not open here");
-            let text = "this deployment could not open its own seal";
-            Err(GraphError::Configuration(text.to_owned()))
+            tracing::error!(error = %error, "the token of a login cannot be opened by this worker");
+            let reason = "the worker cannot open the token that ingress sealed";
+            Err(GraphError::Configuration(reason.to_owned()))
         }
     };
-    let (stage, failures, due) = next_stage(context, &person, sealed, failures);
+    let (stage, failures, due) = next_stage(context, &login, sealed, failures);
     let mut record = Grant {
-        began_at: begun,
+        began_at,
         failures,
         stage,
     };
     loop {
-        let mut next = match &person {
-            Ok(person) => {
-                // First: an erasure that comes later finds its way into the guard.
-                let guard = connection::epoch_guard(&*context.store, &person.user).await?;
-                if erasure::erased_at(&*context.store, &person.user).await? >= Some(begun) {
-                    let text = "the person asked to be forgotten while they logged in";
-                    record.stage = Stage::Failed(text.to_owned());
+        let mut next = match &login {
+            Ok(login) => {
+                // The guard is loaded first, so that a later erasure makes the commit stale.
+                let guard = connection::epoch_guard(&*context.store, &login.user).await?;
+                if erasure::erased_at(&*context.store, &login.user).await? >= Some(began_at) {
+                    let reason = "the data of the person was erased during the login";
+                    record.stage = Stage::Failed(reason.to_owned());
                     Commit::default()
                 } else {
-                    connect_commit(context, person, begun, guard).await?
+                    connect_commit(context, login, began_at, guard).await?
                 }
             }
             Err(_) => Commit::default(),
         };
-        next.records.push(put_write(
-            key.clone(),
-            &record,
-            Some(version),
-            Some(grant::TTL),
-        ));
+        let put = put_write(key.clone(), &record, Some(version), Some(grant::TTL));
+        next.records.push(put);
         next.due.push(DueWrite {
             subject: subject.clone(),
             due,
@@ -98,8 +98,8 @@ pub(super) async fn poll(context: &Context, id: &GrantId) -> Result<(), StoreErr
         if commit_one(&*context.store, next).await? == CommitOutcome::Applied {
             return Ok(());
         }
-        // The connection or the app was written meanwhile: the token is good for the next try. Was it
-        // the grant itself, another worker has done this.
+        // If the connection or the app was written meanwhile, the next commit uses the same token.
+        // If the grant was written, another worker has completed the login.
         let stored = context.store.load_record(&key).await?;
         if stored.is_none_or(|stored| stored.version != version) {
             return Ok(());
@@ -107,14 +107,14 @@ pub(super) async fn poll(context: &Context, id: &GrantId) -> Result<(), StoreErr
     }
 }
 
-/// Where the grant stands after an attempt, and when the next one is.
+/// Returns the stage of a grant after an attempt, its number of failures, and when it is due next.
 fn next_stage(
     context: &Context,
-    person: &Result<CompletedLogin, GraphError>,
+    login: &Result<CompletedLogin, GraphError>,
     sealed: SealedToken,
     failures: u32,
 ) -> (Stage, u32, Option<(QueueName, HostTime)>) {
-    let passes = |error: &GraphError| {
+    let is_temporary = |error: &GraphError| {
         matches!(
             error,
             GraphError::Transient(_)
@@ -122,11 +122,11 @@ fn next_stage(
                 | GraphError::UnexpectedReply(_)
         )
     };
-    match person {
-        Ok(person) => (Stage::Connected(person.user.clone()), 0, None),
-        Err(error) if passes(error) => {
-            let pause = retry::LOGIN.delay(failures);
-            let at = context.clock.now().plus(pause);
+    match login {
+        Ok(login) => (Stage::Connected(login.user.clone()), 0, None),
+        Err(error) if is_temporary(error) => {
+            let delay = retry::LOGIN.delay(failures);
+            let at = context.clock.now().plus(delay);
             (
                 Stage::Sealed(sealed),
                 failures + 1,
@@ -140,11 +140,15 @@ fn next_stage(
     }
 }
 
-/// Exchanges, and makes sure that the token is a person's, of this app.
-async fn exchange_token(context: &Context, short: &Token) -> Result<CompletedLogin, GraphError> {
-    let granted = context.graph.exchange_for_long_lived(short).await?;
+/// Exchanges a short-lived token. Fails if the new token is not a valid token of a person for this
+/// app.
+async fn exchange_token(
+    context: &Context,
+    short_lived: &Token,
+) -> Result<CompletedLogin, GraphError> {
+    let granted = context.graph.exchange_for_long_lived(short_lived).await?;
     let info = context.graph.debug_token(&granted.token).await?;
-    let refuse = |why: &str| Err(GraphError::Configuration(why.to_owned()));
+    let refuse = |reason: &str| Err(GraphError::Configuration(reason.to_owned()));
     if !info.is_valid {
         return refuse("the token is not valid");
     }
@@ -152,10 +156,10 @@ async fn exchange_token(context: &Context, short: &Token) -> Result<CompletedLog
         return refuse("the token belongs to another app");
     }
     if !matches!(info.kind.as_str(), "USER" | "SYSTEM_USER") {
-        return refuse("the token is not a person's");
+        return refuse("the token does not belong to a person");
     }
     let Some(user) = info.user.clone() else {
-        return refuse("the token does not say whose it is");
+        return refuse("Facebook does not say to whom the token belongs");
     };
     let name = context.graph.user_name(&granted.token).await?;
     Ok(CompletedLogin {
@@ -166,39 +170,41 @@ async fn exchange_token(context: &Context, short: &Token) -> Result<CompletedLog
     })
 }
 
-/// The commit that makes or renews a connection, due now.
+/// Returns the commit that creates or renews the connection of a login. The connection is due now.
+/// Fails if the store does not answer.
 async fn connect_commit(
     context: &Context,
-    person: &CompletedLogin,
-    begun: HostTime,
+    login: &CompletedLogin,
+    began_at: HostTime,
     guard: (RecordKey, u64),
 ) -> Result<Commit, StoreError> {
     let now = context.clock.now();
-    let user = &person.user;
+    let user = &login.user;
     let stored = connection::find(&*context.store, user).await?;
-    let (version, mut polling, last) = stored.map_or((0, Polling::default(), None), |stored| {
-        (stored.version, stored.value.polling, stored.value.last_poll)
-    });
+    let (version, mut polling, last_poll) = stored
+        .map_or((0, Polling::default(), None), |stored| {
+            (stored.version, stored.value.polling, stored.value.last_poll)
+        });
     polling.request_read(now);
-    // A person waits: what failed before the login is no reason to wait.
+    // The person follows the progress of the login, so earlier attempts and failures delay nothing.
     (
         polling.not_before,
         polling.last_attempt_began,
         polling.failures,
     ) = (None, None, 0);
-    let lives = person.granted.expires_in.map(|lives| now.plus(lives));
+    let expires_at = login.granted.expires_in.map(|lifetime| now.plus(lifetime));
     let connection = Connection {
         user: user.clone(),
-        name: person.name.clone(),
+        name: login.name.clone(),
         status: Status::Active,
         connected_at: now,
-        consented_at: begun,
-        scopes: person.info.scopes.clone(),
-        token_expires_at: person.info.expires.or(lives),
-        data_access_expires_at: person.info.data_access_expires,
+        consented_at: began_at,
+        scopes: login.info.scopes.clone(),
+        token_expires_at: login.info.expires.or(expires_at),
+        data_access_expires_at: login.info.data_access_expires,
         polling,
         poll_progress: None,
-        last_poll: last,
+        last_poll,
         problem: None,
         result_page_size: MAX_RESULT_PAGE_SIZE,
         last_expiry_alert: None,
@@ -206,16 +212,16 @@ async fn connect_commit(
     };
     let mut commit = connection::save_commit(&connection, version);
     let keys = context.keyring.keys();
-    let kept = keys.and_then(|keys| {
+    let write = keys.and_then(|keys| {
         token::seal_write(
             token::user_key(user),
-            Some(&person.granted.token),
+            Some(&login.granted.token),
             keys.current(),
             now,
         )
     });
-    match kept {
-        Ok(kept) => commit.records.push(kept),
+    match write {
+        Ok(write) => commit.records.push(write),
         Err(error) => return Err(StoreError::Unexpected(error.to_string())),
     }
     commit.guards.push(guard);

@@ -1,5 +1,6 @@
-//! What is looked after whenever the app's own subscription is, at each start and every day: tokens that
-//! end soon, erasures that are not off the disk yet, numbers nobody needs any more.
+//! Maintenance that accompanies the check of the app subscription: alerts before connections
+//! expire, the removal of erased data from the disk, and the deletion of old counts. It runs at the
+//! start of a worker, after a login, and every day.
 
 use std::time::Duration;
 
@@ -12,27 +13,32 @@ use super::connection_update::{Due, update};
 use crate::context::Context;
 use crate::erasure;
 
+/// Runs the maintenance. Fails if the store does not answer.
 pub(super) async fn maintain(context: &Context) -> Result<(), StoreError> {
     warn_about_expiry(context).await?;
     erasure::scrub(context).await;
-    let kept = Duration::from_secs(missed_webhooks::DAYS as u64 * 24 * 3600);
-    let kept = u64::try_from(kept.as_millis()).unwrap_or(u64::MAX);
-    let first = HostTime(context.clock.now().0.saturating_sub(kept));
-    missed_webhooks::prune(&*context.store, &context.daily_schedule.local_day(first)).await
+    let retention = Duration::from_secs(missed_webhooks::DAYS as u64 * 24 * 3600);
+    let retention = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
+    let oldest = HostTime(context.clock.now().0.saturating_sub(retention));
+    missed_webhooks::prune(&*context.store, &context.daily_schedule.local_day(oldest)).await
 }
 
-/// Counts the connections that end within each of [`ALERTS`], and says so once for each.
+/// Counts the connections that expire within each number of days in [`ALERT_DAYS`], and logs each
+/// alert once for a connection.
 async fn warn_about_expiry(context: &Context) -> Result<(), StoreError> {
     let now = context.clock.now();
-    let mut within = ALERT_DAYS.map(|_| 0);
+    let mut counts = ALERT_DAYS.map(|_| 0);
     for connection in connection::list(&*context.store).await? {
-        let Some(left) = expiry::days_left(&connection, now) else {
+        let Some(days_left) = expiry::days_left(&connection, now) else {
             continue;
         };
-        for (count, days) in within.iter_mut().zip(ALERT_DAYS) {
-            *count += i64::from(left <= days);
+        for (count, days) in counts.iter_mut().zip(ALERT_DAYS) {
+            *count += i64::from(days_left <= days);
         }
-        let alert = ALERT_DAYS.into_iter().filter(|days| left <= *days).min();
+        let alert = ALERT_DAYS
+            .into_iter()
+            .filter(|days| days_left <= *days)
+            .min();
         let Some(alert) = alert.filter(|alert| {
             connection
                 .last_expiry_alert
@@ -40,31 +46,32 @@ async fn warn_about_expiry(context: &Context) -> Result<(), StoreError> {
         }) else {
             continue;
         };
-        let said = update(
+        let alerted = update(
             context,
             &connection.user,
             None,
-            Due::Keep,
+            Due::Unchanged,
             |stored, _, _| {
-                // A login may have come meanwhile, with another end.
-                let still = expiry::days_left(stored, now) == Some(left);
-                let is_new = still && stored.last_expiry_alert.is_none_or(|last| alert < last);
+                // A login may have changed the expiry meanwhile.
+                let is_unchanged = expiry::days_left(stored, now) == Some(days_left);
+                let is_new =
+                    is_unchanged && stored.last_expiry_alert.is_none_or(|last| alert < last);
                 stored.last_expiry_alert = Some(alert);
                 is_new
             },
         )
         .await?;
-        if said.is_some() {
+        if alerted.is_some() {
             tracing::warn!(
                 connection = %connection.user,
-                token.days_left = left,
+                token.days_left = days_left,
                 token.alert = alert,
-                "a login ends soon: `pagesync connection list --expiring 14d` says what goes with it, `pagesync connection invite` gives the address to log in again"
+                "a connection expires soon: `pagesync connection list --expiring 14d` shows the Pages that depend on it, `pagesync connection invite` prints the address for a new login"
             );
         }
     }
     let names = ["14", "7", "3", "1"];
-    for (count, name) in within.into_iter().zip(names) {
+    for (count, name) in counts.into_iter().zip(names) {
         context.metrics.connections_expiring.set(name, count);
     }
     Ok(())

@@ -1,8 +1,9 @@
-//! Polls: reads of Facebook that were due, and what else is done with a token.
+//! Polls: everything that is done with a token when a subject is due.
 //!
-//! Invariants: every poll ends in a commit that sets the next time; a job whose subject is not due
-//! does nothing; nothing sleeps while it holds a delivery; a commit made with a token is guarded by
-//! the epoch of the connection it came from.
+//! Invariants: a poll whose subject is not due makes no call. A poll ends in a commit that sets the
+//! next due time of its subject; if it cannot, the lease of its claim makes the subject due again.
+//! No poll sleeps while it holds a delivery. A commit that writes a Page, a token or a connection
+//! with data from Facebook is guarded by the epoch of the connection whose token was used.
 
 pub(crate) mod app_subscription;
 mod commits;
@@ -28,22 +29,23 @@ use model::job::Claim;
 use crate::context::Context;
 pub(crate) use page_subscription::count_findings;
 
-/// Does what is due.
+/// Executes a claimed poll. Fails if the store does not answer. An answer of the store that cannot
+/// be used is logged instead, because a redelivery would meet the same answer.
 pub(crate) async fn poll(context: &Context, claim: &Claim) -> Result<(), StoreError> {
     context.metrics.polls.count(claim.subject.kind());
-    let done = match &claim.subject {
+    let result = match &claim.subject {
         Subject::Page(id) => page::poll(context, id, claim.due_at).await,
         Subject::Connection(user) => connection::poll(context, user, claim).await,
         Subject::Grant(id) => login::poll(context, id).await,
         Subject::Subscription(page) => page_subscription::poll(context, page, claim.due_at).await,
         Subject::App => app_subscription::poll(context, claim.due_at).await,
     };
-    match done {
-        Err(StoreError::Unexpected(what)) => {
-            // Nothing that comes again would be different: the lease brings it back.
-            tracing::error!(subject = %claim.subject, what, "a poll met a record it cannot read");
+    match result {
+        Err(StoreError::Unexpected(reason)) => {
+            // The lease of the claim makes the subject due again.
+            tracing::error!(subject = %claim.subject, reason, "a poll ended because an answer of the store cannot be used");
             Ok(())
         }
-        done => done,
+        result => result,
     }
 }

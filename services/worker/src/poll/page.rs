@@ -1,5 +1,8 @@
-//! Reading one Page with its own token: the verification after a webhook, a wish of an operator, the
-//! second look at a value that is missing.
+//! The poll of one Page with its own token: a verification read after a notification, a read on
+//! request, or the second read of a value that is missing.
+//!
+//! Invariant: a read is merged into the stored version of the Page that its commit replaces, and it
+//! is written only while the epoch of the connection whose token was used is unchanged.
 
 use std::time::Duration;
 
@@ -32,154 +35,179 @@ use super::rate_limits;
 use crate::context::Context;
 use crate::corrupt_page::replace_corrupt_page;
 
-/// Fields Graph may refuse in one read before we give up.
+/// How many fields Graph may refuse in one read before the read fails.
 const MAX_REFUSED_FIELDS: usize = 30;
 
-/// A Page as it was read.
+/// A Page as Graph returned it.
 struct PageValues {
+    /// The object with the fields of the Page.
     object: Map<String, Json>,
+    /// A lower bound of the instant at which Graph answered.
     stamp: FacebookTime,
+    /// The fields that were requested.
     requested_fields: Vec<FieldName>,
 }
 
-/// What an attempt to read a Page came to.
+/// The outcome of an attempt to read a Page.
 enum Attempt {
+    /// Graph returned the Page.
     Read(PageValues),
+    /// There is no usable token.
     NoToken(NoToken),
+    /// A rate limit forbids calls until this time.
     Deferred(HostTime),
+    /// Graph did not return the Page.
     Failed(GraphError),
 }
 
-/// What was tried, and with whose token in the end.
+/// An attempt together with the connections of the Page at that time.
 struct AttemptResult {
+    /// The outcome.
     attempt: Attempt,
+    /// The person whose token led to the outcome, and the epoch guard of their connection.
     connection: Option<(UserId, (RecordKey, u64))>,
-    /// Whose logins cover the Page.
+    /// The people whose connection gave access to the Page.
     connections: Vec<UserId>,
 }
 
-/// When an attempt began, and when the Page is read next if nothing happens before.
+/// The times of a poll, on this host's clock.
 #[derive(Clone, Copy)]
 struct Timing {
+    /// When the attempt began.
     began_at: HostTime,
+    /// When the Page is read next if nothing requests a read before.
     next_slot: HostTime,
 }
 
+/// Reads a Page if it is due, and commits the result with the next due time. `claimed` is the due
+/// time in the claim. Fails if the store does not answer; an error of Graph is recorded in the
+/// Page.
 pub(super) async fn poll(
     context: &Context,
     id: &PageId,
     claimed: HostTime,
 ) -> Result<(), StoreError> {
-    let begun = context.clock.now();
+    let began_at = context.clock.now();
     let Some(mut stored) = load(context, id).await? else {
-        // Unknown or forgotten: the lease of the claim stands, and whoever revives it sets its time.
+        // The Page is unknown or erased. A registration or a login sets its due time again.
         return Ok(());
     };
     let not_due =
-        matches!(&stored.value, StoredPage::Page(page) if !page.polling.is_due(begun, claimed));
-    let tried = if not_due {
+        matches!(&stored.value, StoredPage::Page(page) if !page.polling.is_due(began_at, claimed));
+    let attempted = if not_due {
         None
     } else {
         Some(attempt_read(context, id).await?)
     };
-    let with = tried.as_ref().and_then(|tried| tried.connection.as_ref());
+    let used_connection = attempted
+        .as_ref()
+        .and_then(|attempted| attempted.connection.as_ref());
     let timing = Timing {
-        began_at: begun,
-        next_slot: next_slot(context, id, with.map(|(user, _)| user)).await?,
+        began_at,
+        next_slot: next_slot(context, id, used_connection.map(|(user, _)| user)).await?,
     };
     loop {
-        let Some(mut next) = outcome_commit(context, id, stored, timing, tried.as_ref()) else {
+        let Some(mut next) = outcome_commit(context, id, stored, timing, attempted.as_ref()) else {
             return Ok(());
         };
-        next.guards.extend(with.map(|(_, guard)| guard.clone()));
+        next.guards
+            .extend(used_connection.map(|(_, guard)| guard.clone()));
         schedule_check_of_unannounced(context, id, &next.records).await?;
         let written = next.records.clone();
         if context.store.commit(&[next]).await? == [CommitOutcome::Applied] {
             count_findings(context, &written);
             return Ok(());
         }
-        if let Some((user, guard)) = with
+        if let Some((user, guard)) = used_connection
             && connection::epoch_guard(&*context.store, user).await? != *guard
         {
-            // Disconnected meanwhile: what was read with its token is not ours any more.
+            // The connection has ended, and data that was read with its token must not be stored.
             return Ok(());
         }
-        // A webhook or a walk came first: the same answer is merged into the newer Page.
-        let Some(again) = load(context, id).await? else {
+        // A webhook or another poll changed the Page. The same reply is merged into that version.
+        let Some(newer) = load(context, id).await? else {
             return Ok(());
         };
-        stored = again;
+        stored = newer;
     }
 }
 
-/// The Page, unless it is unknown or forgotten.
+/// Loads a Page. Returns `None` if it is unknown or erased.
 async fn load(context: &Context, id: &PageId) -> Result<Option<Versioned<StoredPage>>, StoreError> {
     let stored = load_page(&*context.store, id).await?;
-    let is_there = match &stored.value {
+    let is_registered = match &stored.value {
         StoredPage::Unknown => false,
         StoredPage::Page(page) => page.status != Status::Erased,
         StoredPage::Corrupt(_) => true,
     };
-    Ok(is_there.then_some(stored))
+    Ok(is_registered.then_some(stored))
 }
 
-/// Reads with the best token; with the next one where a token or its person is the trouble.
+/// Reads a Page with the best token. Tries the next one if a token is refused, or if the rate limit
+/// of its person blocks calls. Fails if the store does not answer.
 async fn attempt_read(context: &Context, id: &PageId) -> Result<AttemptResult, StoreError> {
-    let covering = users_with_access(context, id).await?;
-    let tried = |attempt, with| AttemptResult {
+    let connections = users_with_access(context, id).await?;
+    let result = |attempt, used_connection| AttemptResult {
         attempt,
-        connection: with,
-        connections: covering,
+        connection: used_connection,
+        connections,
     };
-    let mut asked = TriedTokens::default();
-    let (mut failed, mut closed) = (None, None);
+    let mut tried_tokens = TriedTokens::default();
+    let (mut first_failure, mut first_block) = (None, None);
     loop {
-        let candidate = match asked.next(context, id).await {
+        let candidate = match tried_tokens.next(context, id).await {
             Ok(candidate) => candidate,
             Err(TokenError::Store(error)) => return Err(error),
-            Err(TokenError::NoToken(why)) => {
-                return Ok(match (closed, failed) {
-                    (Some((until, with)), _) => tried(Attempt::Deferred(until), Some(with)),
-                    (None, Some((error, with))) => tried(Attempt::Failed(error), Some(with)),
-                    (None, None) => tried(Attempt::NoToken(why), None),
+            Err(TokenError::NoToken(reason)) => {
+                return Ok(match (first_block, first_failure) {
+                    (Some((until, used_connection)), _) => {
+                        result(Attempt::Deferred(until), Some(used_connection))
+                    }
+                    (None, Some((error, used_connection))) => {
+                        result(Attempt::Failed(error), Some(used_connection))
+                    }
+                    (None, None) => result(Attempt::NoToken(reason), None),
                 });
             }
         };
-        let whose = rate_limits::CallBudget {
+        let budget = rate_limits::CallBudget {
             user: Some(&candidate.user),
             page: Some(id),
         };
-        let with = (candidate.user.clone(), candidate.guard.clone());
-        if let Some(until) = rate_limits::blocked_until(context, whose, QueueName::PollsNow).await?
+        let used_connection = (candidate.user.clone(), candidate.guard.clone());
+        if let Some(until) =
+            rate_limits::blocked_until(context, budget, QueueName::PollsNow).await?
         {
-            // The limit may be this person's alone.
-            if closed.as_ref().is_none_or(|(first, _)| until < *first) {
-                closed = Some((until, with));
+            // The rate limit may concern this person only.
+            if first_block.as_ref().is_none_or(|(first, _)| until < *first) {
+                first_block = Some((until, used_connection));
             }
-            asked.add(candidate);
+            tried_tokens.add(candidate);
             continue;
         }
-        let answer = match read_fields(context, id, &candidate.token).await {
+        let reply = match read_fields(context, id, &candidate.token).await {
             Ok(values) => Ok(values),
             Err(error) => Err(error.into_graph()?),
         };
-        let throttled = rate_limits::record_reply(context, whose, answer.as_ref().err()).await?;
-        let attempt = match (answer, throttled) {
+        let blocked_until =
+            rate_limits::record_reply(context, budget, reply.as_ref().err()).await?;
+        let attempt = match (reply, blocked_until) {
             (_, Some(until)) => Attempt::Deferred(until),
-            (Ok(answer), None) => Attempt::Read(answer),
+            (Ok(reply), None) => Attempt::Read(reply),
             (Err(error), None) if is_token_specific(&error) => {
                 request_new_token(context, id, &candidate, &error).await?;
-                asked.add(candidate);
-                failed.get_or_insert((error, with));
+                tried_tokens.add(candidate);
+                first_failure.get_or_insert((error, used_connection));
                 continue;
             }
             (Err(error), None) => Attempt::Failed(error),
         };
-        return Ok(tried(attempt, Some(with)));
+        return Ok(result(attempt, Some(used_connection)));
     }
 }
 
-/// Asks for every tracked field that Graph has; a field it refuses is left out from now on.
+/// Reads all tracked fields that are not excluded. If Graph does not know a field, the field is
+/// excluded and the read is repeated.
 async fn read_fields(
     context: &Context,
     id: &PageId,
@@ -187,9 +215,9 @@ async fn read_fields(
 ) -> Result<PageValues, PollError> {
     let tracked: Vec<FieldName> = context.tracked_fields.iter().cloned().collect();
     for _ in 0..MAX_REFUSED_FIELDS {
-        let left_out = excluded_field::excluded_names(&*context.store).await?;
-        let asked = excluded_field::without_excluded(&tracked, &left_out);
-        match context.graph.read_page(token, id, &asked).await {
+        let excluded = excluded_field::excluded_names(&*context.store).await?;
+        let requested_fields = excluded_field::without_excluded(&tracked, &excluded);
+        match context.graph.read_page(token, id, &requested_fields).await {
             Err(GraphError::UnknownField(name))
                 if tracked.iter().any(|field| field.as_str() == name) =>
             {
@@ -202,21 +230,21 @@ async fn read_fields(
                 return Ok(PageValues {
                     object,
                     stamp,
-                    requested_fields: asked,
+                    requested_fields,
                 });
             }
             Ok(PageReply {
-                stamp: Err(why), ..
-            }) => return Err(GraphError::UnexpectedReply(why.to_string()).into()),
+                stamp: Err(reason), ..
+            }) => return Err(GraphError::UnexpectedReply(reason.to_string()).into()),
             Err(error) => return Err(error.into()),
         }
     }
-    let what = "Graph refuses one field after the other";
-    Err(GraphError::UnexpectedReply(what.to_owned()).into())
+    let reason = "Graph refuses too many fields as unknown";
+    Err(GraphError::UnexpectedReply(reason.to_owned()).into())
 }
 
-/// When the Page is read next if nothing happens: after the walk that covers it, else in a slot of
-/// its own.
+/// Returns when the Page is read next if nothing requests a read before: after the connection poll
+/// that should list it, else in a slot of its own.
 async fn next_slot(
     context: &Context,
     id: &PageId,
@@ -240,40 +268,42 @@ async fn next_slot(
         .next_slot(&Subject::Page(id.clone()), now))
 }
 
-/// The commit an attempt ends in; without an attempt only the due time is set right.
+/// Returns the commit of an attempt, or `None` if the Page is unknown or erased. Without an
+/// attempt, only the due index is corrected.
 fn outcome_commit(
     context: &Context,
     id: &PageId,
     stored: Versioned<StoredPage>,
     timing: Timing,
-    tried: Option<&AttemptResult>,
+    attempted: Option<&AttemptResult>,
 ) -> Option<Commit> {
     let now = context.clock.now();
-    let (mut page, letter) = match stored.value {
+    let (mut page, dead_letter) = match stored.value {
         StoredPage::Unknown => return None,
         StoredPage::Page(page) if page.status == Status::Erased => return None,
         StoredPage::Page(page) => (*page, None),
         StoredPage::Corrupt(corrupt) => {
-            let (mut page, letter) = replace_corrupt_page(context, id, corrupt, now);
+            let (mut page, dead_letter) = replace_corrupt_page(context, id, corrupt, now);
             page.connections.extend(
-                tried
+                attempted
                     .iter()
-                    .flat_map(|tried| tried.connections.iter().cloned()),
+                    .flat_map(|attempted| attempted.connections.iter().cloned()),
             );
-            (page, Some(letter))
+            (page, Some(dead_letter))
         }
     };
-    let outcome = tried.map_or_else(read::ReadOutcome::default, |tried| {
+    let outcome = attempted.map_or_else(read::ReadOutcome::default, |attempted| {
         page.polling.begin_attempt(timing.began_at);
-        // A walk that began later has read it, or a login came since: that this attempt came to
-        // nothing is no news.
+        // Another poll has read the Page since, or a person has connected it. The failure of this
+        // attempt is then out of date.
         let read_since = page.polling.last_success_began >= Some(timing.began_at);
-        let covered_since = page.connections.len() > tried.connections.len();
-        let is_late = !matches!(tried.attempt, Attempt::Read(_)) && (read_since || covered_since);
-        if is_late {
+        let access_added_since = page.connections.len() > attempted.connections.len();
+        let is_outdated =
+            !matches!(attempted.attempt, Attempt::Read(_)) && (read_since || access_added_since);
+        if is_outdated {
             return read::ReadOutcome::default();
         }
-        apply_attempt(context, id, &mut page, timing, &tried.attempt)
+        apply_attempt(context, id, &mut page, timing, &attempted.attempt)
     });
     Some(Commit {
         due: vec![DueWrite {
@@ -287,7 +317,7 @@ fn outcome_commit(
             changes: outcome.changes,
             received_at: now,
         }),
-        records: letter
+        records: dead_letter
             .into_iter()
             .chain(missed_webhooks::finding_writes(
                 &context.daily_schedule,
@@ -300,7 +330,7 @@ fn outcome_commit(
     })
 }
 
-/// Takes the attempt into the Page.
+/// Applies an attempt to the Page. Returns the result of the read, which is empty without one.
 fn apply_attempt(
     context: &Context,
     id: &PageId,
@@ -313,10 +343,10 @@ fn apply_attempt(
         Attempt::Read(PageValues {
             object,
             stamp,
-            requested_fields: asked,
+            requested_fields,
         }) => {
             let outcome = page.apply_read(&PageRead {
-                requested_fields: asked,
+                requested_fields,
                 object,
                 stamp: *stamp,
                 kind: ReadKind::PageToken,
@@ -325,18 +355,18 @@ fn apply_attempt(
             page.polling
                 .complete_read(timing.began_at, *stamp, timing.next_slot);
             if outcome.needs_second_read {
-                // Later than this one: or it would answer itself.
+                // Later than the start of this read, which would answer the request otherwise.
                 page.polling
                     .request_read(now.max(timing.began_at.plus(Duration::from_millis(1))));
             }
             if page.status == Status::Degraded {
-                tracing::warn!(page.id = %id, "three or more known fields are missing at once: their values are kept");
+                tracing::warn!(page.id = %id, "three or more known fields are missing at once; their values are retained");
             }
             return outcome;
         }
-        Attempt::NoToken(why) => {
-            tracing::warn!(page.id = %id, why = %why, "a Page cannot be read");
-            page.status = match why {
+        Attempt::NoToken(reason) => {
+            tracing::warn!(page.id = %id, error = %reason, "no token can be used to read a Page");
+            page.status = match reason {
                 NoToken::NoAccess => Status::NoToken,
                 NoToken::UnknownKey => Status::NeedsKey,
             };

@@ -1,5 +1,7 @@
-//! The app's subscription on one Page. The list that is set replaces the one before, so what is
-//! there is kept: another product may use the same app. Source: "Page subscribed apps".
+//! The Page subscription: the webhook fields of one Page to which the app is subscribed.
+//!
+//! Invariant: a list of fields replaces the one before it at Facebook, so it includes all fields
+//! that are subscribed: another product may use the same app. Source: "Page subscribed apps".
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -23,9 +25,11 @@ use super::page_tokens::{
 use super::{app_subscription, rate_limits};
 use crate::context::Context;
 
-/// Losses further apart than this have nothing to do with each other.
-const A_WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+/// If the last check that succeeded is older than this, the count of resubscriptions starts again.
+const RESUBSCRIPTION_PERIOD: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// Checks the subscription of a Page if that is due. `claimed` is the due time in the claim. Fails
+/// if the store does not answer; an error of Graph is recorded in the subscription.
 pub(super) async fn poll(
     context: &Context,
     page: &PageId,
@@ -38,7 +42,8 @@ pub(super) async fn poll(
         commit_one(&*context.store, remove_due_commit(subject, key)).await?;
         return Ok(());
     };
-    // The later of two clocks: what was asked for by one is answered on the other.
+    // The later of two clocks: a request that was made by the clock of the claim is then answered,
+    // even if this host's clock is behind.
     let now = context.clock.now().max(claimed);
     let attempt = if value.polling.is_due(now, claimed) {
         let attempt = attempt_with_any(context, page, &value).await?;
@@ -53,16 +58,17 @@ pub(super) async fn poll(
         }
     })
     .await?;
-    let there = attempt.and_then(|(_, attempt)| attempt.remote);
-    if there.is_some_and(|there| !there.changed) && is_silent(context, page, now).await? {
-        tracing::warn!(page.id = %page, "changes of a Page are not announced although the app is on it");
+    let remote = attempt.and_then(|(_, attempt)| attempt.remote);
+    if remote.is_some_and(|remote| !remote.changed) && is_silent(context, page, now).await? {
+        tracing::warn!(page.id = %page, "no webhook announces the changes of a Page although the app is subscribed");
         app_subscription::request_check_if_stale(context).await?;
     }
     Ok(())
 }
 
-/// A read found a change that nothing had announced. If its notice does not come within the grace,
-/// somebody looks whether the app is still on the Page: once in the grace at most.
+/// Makes the Page subscription due after [`NOTIFICATION_GRACE`], within which the notification of a
+/// change may still arrive. Does nothing if a check is requested already, or if the app was
+/// resubscribed too often. Fails if the store does not answer.
 async fn schedule_check(context: &Context, page: &PageId) -> Result<(), StoreError> {
     let key = subscription::key(page);
     loop {
@@ -77,22 +83,22 @@ async fn schedule_check(context: &Context, page: &PageId) -> Result<(), StoreErr
             .polling
             .request_read(context.clock.now().plus(NOTIFICATION_GRACE));
         let subject = Subject::Subscription(page.clone());
-        let next = save_commit(key.clone(), &value, version, subject, &value.polling);
-        if commit_one(&*context.store, next).await? == CommitOutcome::Applied {
+        let commit = save_commit(key.clone(), &value, version, subject, &value.polling);
+        if commit_one(&*context.store, commit).await? == CommitOutcome::Applied {
             return Ok(());
         }
     }
 }
 
-/// Counts what the meter found in a commit that stands.
+/// Counts the findings in the records of a commit that was applied.
 pub(crate) fn count_findings(context: &Context, committed: &[RecordWrite]) {
     for (name, n) in missed_webhooks::finding_labels(committed) {
         context.metrics.change_findings.add(name, n);
     }
 }
 
-/// Before a commit with a new gap: somebody looks after the grace whether the app is still on the Page.
-/// Should the commit not come about, they look in vain.
+/// Schedules a check of the Page subscription if `records` contain a new unannounced change. It is
+/// called before their commit; if the commit fails, the extra check is harmless.
 pub(super) async fn schedule_check_of_unannounced(
     context: &Context,
     page: &PageId,
@@ -104,23 +110,29 @@ pub(super) async fn schedule_check_of_unannounced(
     Ok(())
 }
 
+/// Returns whether a Page is silent: it missed a change, and no webhook of it has arrived since.
 async fn is_silent(context: &Context, page: &PageId, now: HostTime) -> Result<bool, StoreError> {
     let stored = load_page(&*context.store, page).await?;
     Ok(matches!(stored.value, StoredPage::Page(page) if page.is_silent(now)))
 }
 
-/// What an attempt came to, with all logins together.
+/// The outcome of an attempt with all tokens that were tried.
 #[derive(Default)]
 struct Attempt {
+    /// The subscription at Facebook, if a token could check it.
     remote: Option<RemoteSubscription>,
-    /// Beside `there`: it passes, and stood in the way of finding out whether a refusal is the last word.
+    /// The error. If `remote` is known, it is temporary: a token that may be given the refused
+    /// fields could not be tried.
     error: Option<AttemptError>,
 }
 
-/// Why an attempt came to nothing.
+/// The reason why an attempt failed.
 enum AttemptError {
+    /// No token can be used.
     NoToken(NoToken),
+    /// A rate limit forbids calls until this time, on this host's clock.
     Deferred(HostTime),
+    /// Graph did not do what was requested.
     Failed(GraphError),
     /// The store did not answer. It ends the job and is recorded nowhere.
     Store(StoreError),
@@ -132,87 +144,91 @@ impl From<StoreError> for AttemptError {
     }
 }
 
-/// What is there now.
+/// The subscription at Facebook after an attempt.
 struct RemoteSubscription {
-    /// What Facebook has.
+    /// The fields that are subscribed.
     fields: BTreeSet<String>,
+    /// The fields that Facebook refused.
     refused: BTreeSet<String>,
+    /// Whether the attempt changed the subscription.
     changed: bool,
-    /// Something had been there, and was put back.
+    /// Whether known fields were missing and were subscribed again.
     was_missing: bool,
 }
 
-/// With the best token; with the next one where a token or its person is the trouble, or where what
-/// this one may not have is news.
+/// Checks the subscription with the best token. Tries the next one if Facebook refuses the token or
+/// its person, or a field that is not known to be refused.
 async fn attempt_with_any(
     context: &Context,
     page: &PageId,
     known: &Subscription,
 ) -> Result<Attempt, StoreError> {
-    let mut so_far = Attempt::default();
+    let mut attempt = Attempt::default();
     let mut tried = TriedTokens::default();
-    let mut comes_back = false;
+    let mut expects_new_token = false;
     loop {
         let candidate = match tried.next(context, page).await {
             Ok(candidate) => candidate,
             Err(TokenError::Store(error)) => return Err(error),
-            Err(TokenError::NoToken(_)) if so_far.remote.is_some() => {
-                // Everybody was asked, unless somebody's next token is still to come.
-                so_far.error = so_far.error.filter(|_| comes_back);
-                return Ok(so_far);
+            Err(TokenError::NoToken(_)) if attempt.remote.is_some() => {
+                // All tokens were tried. A refused token counts only if a new one may come.
+                attempt.error = attempt.error.filter(|_| expects_new_token);
+                return Ok(attempt);
             }
-            Err(TokenError::NoToken(why)) => {
-                so_far.error.get_or_insert(AttemptError::NoToken(why));
-                return Ok(so_far);
+            Err(TokenError::NoToken(reason)) => {
+                attempt.error.get_or_insert(AttemptError::NoToken(reason));
+                return Ok(attempt);
             }
         };
         match attempt_with(context, page, &candidate, known).await {
-            Ok(there) => {
-                let there = there.combine(so_far.remote.take());
-                let is_settled = there.refused.is_subset(&known.refused);
-                so_far.remote = Some(there);
-                if is_settled {
-                    so_far.error = None;
-                    return Ok(so_far);
+            Ok(remote) => {
+                let remote = remote.combine(attempt.remote.take());
+                let is_final = remote.refused.is_subset(&known.refused);
+                attempt.remote = Some(remote);
+                if is_final {
+                    attempt.error = None;
+                    return Ok(attempt);
                 }
             }
             Err(AttemptError::Failed(error)) if is_token_specific(&error) => {
-                comes_back |= request_new_token(context, page, &candidate, &error).await?;
-                so_far.error.get_or_insert(AttemptError::Failed(error));
+                expects_new_token |= request_new_token(context, page, &candidate, &error).await?;
+                attempt.error.get_or_insert(AttemptError::Failed(error));
             }
             Err(AttemptError::Store(error)) => return Err(error),
-            Err(passing) => {
-                so_far.error = Some(passing);
-                return Ok(so_far);
+            Err(error) => {
+                attempt.error = Some(error);
+                return Ok(attempt);
             }
         }
         tried.add(candidate);
     }
 }
 
+/// Checks the subscription with the token of `candidate`.
 async fn attempt_with(
     context: &Context,
     page: &PageId,
     candidate: &Candidate,
     known: &Subscription,
 ) -> Result<RemoteSubscription, AttemptError> {
-    let whose = rate_limits::CallBudget {
+    let budget = rate_limits::CallBudget {
         user: Some(&candidate.user),
         page: Some(page),
     };
-    if let Some(until) = rate_limits::blocked_until(context, whose, QueueName::PollsNow).await? {
+    if let Some(until) = rate_limits::blocked_until(context, budget, QueueName::PollsNow).await? {
         return Err(AttemptError::Deferred(until));
     }
-    let done = reconcile(context, page, &candidate.token, known).await;
-    let throttled = rate_limits::record_reply(context, whose, done.as_ref().err()).await?;
-    match throttled {
+    let result = reconcile(context, page, &candidate.token, known).await;
+    let blocked_until = rate_limits::record_reply(context, budget, result.as_ref().err()).await?;
+    match blocked_until {
         Some(until) => Err(AttemptError::Deferred(until)),
-        None => done.map_err(AttemptError::Failed),
+        None => result.map_err(AttemptError::Failed),
     }
 }
 
 impl RemoteSubscription {
-    /// Seen with this login after `before` was seen with another: what either was given is there.
+    /// Returns this result together with that of an earlier token. A field is refused if both
+    /// tokens were refused it.
     fn combine(self, before: Option<Self>) -> Self {
         let Some(before) = before else { return self };
         let both = before.refused.intersection(&self.refused);
@@ -225,40 +241,45 @@ impl RemoteSubscription {
     }
 }
 
+/// Records an attempt in `value`. `known` is the subscription as it was before the attempt.
 fn apply_attempt(value: &mut Subscription, known: &Subscription, attempt: &Attempt, now: HostTime) {
-    if let Some(there) = &attempt.remote {
-        (value.fields, value.confirmed_at) = (there.fields.clone(), Some(now));
+    if let Some(remote) = &attempt.remote {
+        (value.fields, value.confirmed_at) = (remote.fields.clone(), Some(now));
     }
     if value.logins != known.logins {
-        // A login came since: what its token may have is still to be asked.
+        // A login has brought a token that was not tried, so the check stays due.
         return;
     }
-    if let Some(there) = &attempt.remote {
+    if let Some(remote) = &attempt.remote {
         value.attempted_at = Some(now);
-        if there.was_missing {
-            let lately = known
+        if remote.was_missing {
+            let is_recent = known
                 .confirmed_at
-                .is_some_and(|seen| seen.plus(A_WEEK) > now);
-            value.resubscriptions = if lately { value.resubscriptions + 1 } else { 1 };
+                .is_some_and(|confirmed_at| confirmed_at.plus(RESUBSCRIPTION_PERIOD) > now);
+            value.resubscriptions = if is_recent {
+                value.resubscriptions + 1
+            } else {
+                1
+            };
         }
     }
     match (&attempt.error, &attempt.remote) {
         (None, None) | (Some(AttemptError::Store(_)), _) => {}
-        (None, Some(there)) => {
-            let names: Vec<&str> = there.refused.iter().map(String::as_str).collect();
-            let problem = format!("Facebook refuses {}", names.join(", "));
+        (None, Some(remote)) => {
+            let names: Vec<&str> = remote.refused.iter().map(String::as_str).collect();
+            let problem = format!("Facebook refuses the webhook fields {}", names.join(", "));
             value.problem = (!names.is_empty()).then_some(problem);
             if value.resubscriptions >= MAX_RESUBSCRIPTIONS {
                 value.problem = Some(format!(
-                    "the app was taken off this Page {MAX_RESUBSCRIPTIONS} times and put back; from now on it stays off until somebody logs in"
+                    "the app was removed from this Page {MAX_RESUBSCRIPTIONS} times; it is subscribed again after the next login"
                 ));
             }
-            value.refused.clone_from(&there.refused);
+            value.refused.clone_from(&remote.refused);
             value.polling.complete_attempt(now);
         }
         (Some(AttemptError::Deferred(until)), _) => value.polling.defer_until(*until),
-        (Some(AttemptError::NoToken(why)), _) => {
-            value.problem = Some(why.to_string());
+        (Some(AttemptError::NoToken(reason)), _) => {
+            value.problem = Some(reason.to_string());
             value.polling.fail_attempt(now.plus(retry::ONE_DAY));
         }
         (Some(AttemptError::Failed(error)), _) => {
@@ -270,48 +291,49 @@ fn apply_attempt(value: &mut Subscription, known: &Subscription, attempt: &Attem
     }
 }
 
-/// Makes Facebook's side what it should be.
+/// Subscribes the Page to the required fields that are missing at Facebook. Fields that Facebook
+/// refuses by name are left out.
 async fn reconcile(
     context: &Context,
     page: &PageId,
     token: &Token,
     known: &Subscription,
 ) -> Result<RemoteSubscription, GraphError> {
-    let there = context.graph.page_subscription(token, page).await?;
-    let there: BTreeSet<String> = there.unwrap_or_default().into_iter().collect();
-    let lost = !known.fields.is_subset(&there);
-    let wanted = webhook_fields(&context.tracked_fields)
+    let remote = context.graph.page_subscription(token, page).await?;
+    let remote: BTreeSet<String> = remote.unwrap_or_default().into_iter().collect();
+    let was_missing = !known.fields.is_subset(&remote);
+    let required = webhook_fields(&context.tracked_fields)
         .into_iter()
         .map(ToOwned::to_owned);
-    let mut wanted: BTreeSet<String> = wanted
+    let mut required: BTreeSet<String> = required
         .filter(|name| !known.refused.contains(name))
         .collect();
     let mut refused = known.refused.clone();
-    while !wanted.is_subset(&there) {
-        let all: Vec<String> = there.union(&wanted).cloned().collect();
+    while !required.is_subset(&remote) {
+        let all: Vec<String> = remote.union(&required).cloned().collect();
         match context.graph.subscribe_page(token, page, &all).await {
             Ok(()) => {
                 return Ok(RemoteSubscription {
                     fields: all.into_iter().collect(),
                     refused,
                     changed: true,
-                    was_missing: lost,
+                    was_missing,
                 });
             }
             Err(GraphError::Permission(names)) => {
-                // It names what it refuses; the rest may be taken.
+                // The error names the refused fields; Facebook may accept the others.
                 let named: BTreeSet<String> = names.split(',').map(ToOwned::to_owned).collect();
-                if named.is_disjoint(&wanted) {
+                if named.is_disjoint(&required) {
                     return Err(GraphError::Permission(names));
                 }
-                wanted.retain(|name| !named.contains(name));
+                required.retain(|name| !named.contains(name));
                 refused.extend(named);
             }
             Err(error) => return Err(error),
         }
     }
     Ok(RemoteSubscription {
-        fields: there,
+        fields: remote,
         refused,
         changed: false,
         was_missing: false,

@@ -1,4 +1,7 @@
-//! Which token a Page is read with: one of a login that works, and that still lists the Page.
+//! Selection of the token with which a Page is read.
+//!
+//! Invariant: an attempt tries each token once, and first the tokens of active connections that
+//! listed the Page in their last poll.
 
 use common::graph::error::GraphError;
 use common::records::connection::{self, Connection, Status};
@@ -10,24 +13,24 @@ use model::id::{PageId, UserId};
 use super::connection_update::request_poll_for_tokens;
 use crate::context::Context;
 
-/// So many more tokens than there are logins are tried in one attempt.
+/// How many more tokens than a Page has may be tried in one attempt, because tokens are replaced.
 const MAX_EXTRA_ATTEMPTS: usize = 5;
 
-/// Why there is no token for a Page.
+/// The reason why no token can be used for a Page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NoToken {
-    /// No login covers it, or none gave a token for it.
-    #[error("no login gives a token for this Page")]
+    /// No connection gives access to the Page, or none has a token for it that was not tried.
+    #[error("no connection has a usable token for this Page")]
     NoAccess,
-    /// There is one, sealed with a key we do not have.
-    #[error("the token is sealed with a key that is not here")]
+    /// A token is sealed to a key that this worker does not have.
+    #[error("the token is sealed to a key that this worker does not have")]
     UnknownKey,
 }
 
-/// Why the next token for a Page cannot be returned.
+/// The reason why there is no next token for a Page.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TokenError {
-    /// There is none.
+    /// No token can be used.
     #[error(transparent)]
     NoToken(#[from] NoToken),
     /// The store did not answer, or its answer cannot be used.
@@ -35,30 +38,32 @@ pub(super) enum TokenError {
     Store(#[from] StoreError),
 }
 
-/// A token for a Page.
+/// A token that may read a Page.
 pub(super) struct Candidate {
+    /// The token.
     pub(super) token: Token,
-    /// Whose login gave it.
+    /// The person whose connection has the token.
     pub(super) user: UserId,
-    /// For commits that are made with it. Read before the token is used.
+    /// The epoch guard for commits made with the token. It is loaded before the token is used.
     pub(super) guard: (RecordKey, u64),
-    /// The version of the record it was in.
+    /// The version of the record that contains the token.
     version: u64,
+    /// Whether the connection is active and listed the Page in its last poll.
     is_current: bool,
 }
 
-/// The tokens for a Page, the best first; at least one.
+/// Returns the tokens of a Page, the best first. Fails with [`NoToken`] if there is none.
 async fn candidates(context: &Context, page: &PageId) -> Result<Vec<Candidate>, TokenError> {
     let store = &*context.store;
-    let mut why = NoToken::NoAccess;
-    let mut found = Vec::new();
+    let mut reason = NoToken::NoAccess;
+    let mut candidates = Vec::new();
     for user in users_with_access(context, page).await? {
         let guard = connection::epoch_guard(store, &user).await?;
-        let Some(login) = connection::find(store, &user).await? else {
-            // Ended, and not taken off this Page yet.
+        let Some(connection) = connection::find(store, &user).await? else {
+            // The connection has ended, and its access is not removed from the Page yet.
             continue;
         };
-        let login = login.value;
+        let connection = connection.value;
         let key = token::page_key(&user, page);
         let Some(stored) = load_record::<token::StoredToken>(store, &key).await? else {
             continue;
@@ -67,27 +72,29 @@ async fn candidates(context: &Context, page: &PageId) -> Result<Vec<Candidate>, 
         match keys.and_then(|keys| token::open_token(&key, &stored.value, &keys)) {
             Ok(None) => {}
             Ok(Some(token)) => {
-                found.push(Candidate {
-                    is_current: is_current(&login, &stored.value),
+                candidates.push(Candidate {
+                    is_current: is_current(&connection, &stored.value),
                     token,
                     user,
                     guard,
                     version: stored.version,
                 });
             }
-            Err(SealingError::UnknownKey(_)) => why = NoToken::UnknownKey,
-            Err(error) => tracing::error!(page.id = %page, error = %error, "a token does not open"),
+            Err(SealingError::UnknownKey(_)) => reason = NoToken::UnknownKey,
+            Err(error) => {
+                tracing::error!(page.id = %page, error = %error, "the token of a Page cannot be opened");
+            }
         }
     }
-    found.sort_by_key(|candidate| !candidate.is_current);
-    if found.is_empty() {
-        Err(why.into())
+    candidates.sort_by_key(|candidate| !candidate.is_current);
+    if candidates.is_empty() {
+        Err(reason.into())
     } else {
-        Ok(found)
+        Ok(candidates)
     }
 }
 
-/// Whether the trouble is the token or its person: that of another may do.
+/// Returns whether an error concerns only the token or its person, so that another token may work.
 pub(super) fn is_token_specific(error: &GraphError) -> bool {
     matches!(
         error,
@@ -95,13 +102,14 @@ pub(super) fn is_token_specific(error: &GraphError) -> bool {
     )
 }
 
-/// The tokens an attempt has tried.
+/// The tokens that an attempt has tried, as people and versions of the token records.
 #[derive(Default)]
 pub(super) struct TriedTokens(Vec<(UserId, u64)>);
 
 impl TriedTokens {
-    /// The best token that was not tried. Looked up anew each time: a login or a walk may have put
-    /// another in the place of a refused one while Facebook answered. `Err`: there is none, any more.
+    /// Returns the best token that was not tried. The tokens are loaded for each call, because a
+    /// login or a connection poll may have replaced a refused one. Fails with [`NoToken`] if there
+    /// is none.
     pub(super) async fn next(
         &self,
         context: &Context,
@@ -109,26 +117,28 @@ impl TriedTokens {
     ) -> Result<Candidate, TokenError> {
         let candidates = candidates(context, page).await?;
         if self.0.len() >= candidates.len() + MAX_EXTRA_ATTEMPTS {
-            // Tokens are written faster than they are tried. The next attempt continues.
+            // Tokens are replaced faster than they are tried. The next attempt continues.
             return Err(NoToken::NoAccess.into());
         }
         let is_new = |candidate: &Candidate| {
-            let is_it = |(user, version): &(UserId, u64)| {
+            let is_same = |(user, version): &(UserId, u64)| {
                 (user, *version) == (&candidate.user, candidate.version)
             };
-            !self.0.iter().any(is_it)
+            !self.0.iter().any(is_same)
         };
         let next = candidates.into_iter().find(is_new);
         next.ok_or_else(|| NoToken::NoAccess.into())
     }
 
+    /// Records that a token was tried.
     pub(super) fn add(&mut self, candidate: Candidate) {
         self.0.push((candidate.user, candidate.version));
     }
 }
 
-/// A token was refused: if it is dead and still the one we hold, a walk for a new one is asked for.
-/// `true`: the login itself works as far as we know, and the walk may give it one.
+/// Requests a connection poll for a new token if `candidate` was refused as invalid and is still
+/// the stored token. Returns whether it is invalid and its connection active, so that a poll may
+/// bring a new token.
 pub(super) async fn request_new_token(
     context: &Context,
     page: &PageId,
@@ -143,12 +153,12 @@ pub(super) async fn request_new_token(
     if stored.is_some_and(|stored| stored.version == candidate.version) {
         request_poll_for_tokens(context, &candidate.user).await?;
     }
-    let login = connection::find(&*context.store, &candidate.user).await?;
-    Ok(login.is_some_and(|login| login.value.status == Status::Active))
+    let connection = connection::find(&*context.store, &candidate.user).await?;
+    Ok(connection.is_some_and(|connection| connection.value.status == Status::Active))
 }
 
-/// Whether a login that works, of somebody else than `user`, listed the Page in its last walk, with a
-/// token for it.
+/// Returns whether a person other than `user` has an active connection that listed the Page in its
+/// last poll, with a token.
 pub(super) async fn is_listed_for_other_connection(
     context: &Context,
     page: &PageId,
@@ -158,29 +168,31 @@ pub(super) async fn is_listed_for_other_connection(
         if other == *user {
             continue;
         }
-        let Some(login) = connection::find(&*context.store, &other).await? else {
+        let Some(connection) = connection::find(&*context.store, &other).await? else {
             continue;
         };
         let stored =
             load_record::<token::StoredToken>(&*context.store, &token::page_key(&other, page))
                 .await?;
-        let reads = |stored: &token::StoredToken| {
-            stored.sealed.is_some() && is_current(&login.value, stored)
+        let is_usable = |stored: &token::StoredToken| {
+            stored.sealed.is_some() && is_current(&connection.value, stored)
         };
-        if stored.is_some_and(|stored| reads(&stored.value)) {
+        if stored.is_some_and(|stored| is_usable(&stored.value)) {
             return Ok(true);
         }
     }
     Ok(false)
 }
 
-/// The login works, and listed the Page in its last walk.
-fn is_current(login: &Connection, stored: &token::StoredToken) -> bool {
-    let last = login.last_poll.as_ref().map(|last| last.began_at);
-    login.status == Status::Active && Some(stored.obtained_at) >= last
+/// Returns whether a connection is active and its last poll listed the Page whose token is
+/// `stored`.
+fn is_current(connection: &Connection, stored: &token::StoredToken) -> bool {
+    let last_poll_began = connection.last_poll.as_ref().map(|last| last.began_at);
+    connection.status == Status::Active && Some(stored.obtained_at) >= last_poll_began
 }
 
-/// Whose logins cover a Page. One that cannot be read from the store does not say; the tokens do.
+/// Returns the people whose connection gives access to a Page. For a Page that cannot be decoded,
+/// these are the people whose connection has a token record for it.
 pub(super) async fn users_with_access(
     context: &Context,
     id: &PageId,

@@ -1,5 +1,8 @@
-//! What became of a walk: the next due time, the ledger of daily polls, Pages that were not listed,
-//! failures.
+//! The outcome of a connection poll: the next due time, the daily poll record, reads of Pages that
+//! were not listed, and failures.
+//!
+//! Invariant: an outcome is committed only if the connection has had no login since the poll began,
+//! and if no other poll has taken its place.
 
 use common::graph::error::GraphError;
 use common::pages;
@@ -18,7 +21,7 @@ use super::page_tokens::is_listed_for_other_connection;
 use super::rate_limits;
 use crate::context::Context;
 
-/// Why a connection cannot be used until a person acts.
+/// The reason why a connection cannot be used until a person acts.
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]
 pub(super) struct Unusable {
@@ -28,33 +31,35 @@ pub(super) struct Unusable {
     pub(super) reason: String,
 }
 
-/// A connection that cannot be used today: its day is skipped, it is looked at again tomorrow.
+/// Marks a connection as unusable and skips its daily poll if that was due. The connection is due
+/// again after a day. Nothing is written if the person has logged in since `connected_at`. Fails if
+/// the store does not answer.
 pub(super) async fn skip_day(
     context: &Context,
     user: &UserId,
-    connected: HostTime,
+    connected_at: HostTime,
     unusable: &Unusable,
 ) -> Result<(), StoreError> {
-    tracing::warn!(connection = %user, why = %unusable, "a connection cannot be used");
+    tracing::warn!(connection = %user, error = %unusable, "a connection cannot be used");
     update(
         context,
         user,
         None,
         Due::FromRecord,
         |connection, commit, now| {
-            if connection.connected_at != connected {
-                // A login came first: this was about the token before.
+            if connection.connected_at != connected_at {
+                // A login has replaced the token that cannot be used.
                 return false;
             }
             if let Some(slot) = connection.polling.daily_slot.filter(|slot| *slot <= now) {
-                let row = daily_poll_record(
+                let record = daily_poll_record(
                     context,
                     user,
                     daily_poll::DailyPollResult::Skipped,
                     slot,
                     None,
                 );
-                commit.records.push(daily_poll::daily_poll_write(&row));
+                commit.records.push(daily_poll::daily_poll_write(&record));
                 connection.polling.daily_slot =
                     Some(context.daily_schedule.slot_on_next_day(&subject(user), now));
             }
@@ -68,93 +73,97 @@ pub(super) async fn skip_day(
     .map(drop)
 }
 
+/// Returns the daily poll record for the local day of `slot`. Without an outcome, no poll ran.
 fn daily_poll_record(
     context: &Context,
     user: &UserId,
     result: daily_poll::DailyPollResult,
     slot: HostTime,
-    walked: Option<&PollOutcome>,
+    outcome: Option<&PollOutcome>,
 ) -> daily_poll::DailyPoll {
     daily_poll::DailyPoll {
         connection: user.clone(),
         day: context.daily_schedule.local_day(slot),
         result,
         slot,
-        ended_at: walked.map(|walked| walked.ended_at),
-        pages: walked.map_or(0, |walked| walked.pages),
-        calls: walked.map_or(0, |walked| walked.calls),
+        ended_at: outcome.map(|outcome| outcome.ended_at),
+        pages: outcome.map_or(0, |outcome| outcome.pages),
+        calls: outcome.map_or(0, |outcome| outcome.calls),
     }
 }
 
 impl ConnectionPoll<'_> {
-    pub(super) async fn save_success(&self, walk: &PollProgress) -> Result<(), StoreError> {
+    /// Commits a complete connection poll, requests reads of Pages that were not listed, and
+    /// maintains the token. Fails if the store does not answer.
+    pub(super) async fn save_success(&self, progress: &PollProgress) -> Result<(), StoreError> {
         let context = self.context;
-        let done = update(context, self.user, Some(&self.guard), Due::FromRecord, |connection, extra, now| {
-            if connection.poll_progress.as_ref().map(|stored| stored.began_at) != Some(walk.began_at) {
+        let saved = update(context, self.user, Some(&self.guard), Due::FromRecord, |connection, commit, now| {
+            if connection.poll_progress.as_ref().map(|stored| stored.began_at) != Some(progress.began_at) {
                 return false;
             }
-            let walked = PollOutcome {
-                began_at: walk.began_at,
+            let outcome = PollOutcome {
+                began_at: progress.began_at,
                 ended_at: now,
-                pages: walk.pages,
-                calls: walk.calls,
+                pages: progress.pages,
+                calls: progress.calls,
             };
-            self.add_daily_poll_records(connection, &walked, extra);
+            self.add_daily_poll_records(connection, &outcome, commit);
             let next = self.next_slot(connection, now);
-            let stamp = walk.stamp.unwrap_or_default();
-            connection.polling.complete_read(walk.began_at, stamp, next);
+            let stamp = progress.stamp.unwrap_or_default();
+            connection.polling.complete_read(progress.began_at, stamp, next);
             connection.poll_progress = None;
             connection.status = Status::Active;
-            connection.problem = (walk.pages == 0).then(|| {
-                "Facebook lists no Page: were they unticked, or is business_management missing?".to_owned()
+            connection.problem = (progress.pages == 0).then(|| {
+                "Facebook lists no Page: the person must log in and select Pages; Pages of a business need business_management".to_owned()
             });
-            connection.last_poll = Some(walked);
-            // Smaller result pages are for the hour, not for ever.
+            connection.last_poll = Some(outcome);
+            // A demand for smaller result pages is temporary, so their size grows back.
             connection.result_page_size = (connection.result_page_size * 2).min(MAX_RESULT_PAGE_SIZE);
             true
         })
         .await?;
-        let Some(done) = done else { return Ok(()) };
-        if walk.pages > 0 {
-            self.request_reads_of_unlisted(walk).await?;
+        let Some(saved) = saved else { return Ok(()) };
+        if progress.pages > 0 {
+            self.request_reads_of_unlisted(progress).await?;
         }
-        self.maintain_token(done.token_inspected_at, done.token_expires_at)
+        self.maintain_token(saved.token_inspected_at, saved.token_expires_at)
             .await
     }
 
-    /// Enters a daily walk into the ledger, and the days nobody was up for.
+    /// Adds the record of a poll that began after its daily slot, and records of the days on which
+    /// no poll ran before it.
     fn add_daily_poll_records(
         &self,
         connection: &Connection,
-        walked: &PollOutcome,
-        extra: &mut Commit,
+        outcome: &PollOutcome,
+        commit: &mut Commit,
     ) {
         let days = &self.context.daily_schedule;
         let Some(slot) = connection
             .polling
             .daily_slot
-            .filter(|slot| *slot <= walked.began_at)
+            .filter(|slot| *slot <= outcome.began_at)
         else {
             return;
         };
-        let day = days.local_day(walked.began_at);
-        let late = slot.until(walked.began_at) > daily_poll::LATE_AFTER;
-        let result = if late {
+        let day = days.local_day(outcome.began_at);
+        let is_late = slot.until(outcome.began_at) > daily_poll::LATE_AFTER;
+        let result = if is_late {
             daily_poll::DailyPollResult::RanLate
         } else {
             daily_poll::DailyPollResult::Ran
         };
         let ran = daily_poll::DailyPoll {
             day: day.clone(),
-            ..daily_poll_record(self.context, self.user, result, slot, Some(walked))
+            ..daily_poll_record(self.context, self.user, result, slot, Some(outcome))
         };
-        extra.records.push(daily_poll::daily_poll_write(&ran));
-        if days.local_day(slot) != day && late {
+        commit.records.push(daily_poll::daily_poll_write(&ran));
+        if days.local_day(slot) != day && is_late {
             let between =
-                days.local_days_between(slot, walked.began_at, daily_poll::MAX_MISSED_DAYS);
-            for missed in std::iter::once(days.local_day(slot)).chain(between) {
-                let row = daily_poll::DailyPoll {
-                    day: missed,
+                days.local_days_between(slot, outcome.began_at, daily_poll::MAX_MISSED_DAYS);
+            for day in std::iter::once(days.local_day(slot)).chain(between) {
+                let record = daily_poll::DailyPoll {
+                    day,
                     ..daily_poll_record(
                         self.context,
                         self.user,
@@ -163,14 +172,14 @@ impl ConnectionPoll<'_> {
                         None,
                     )
                 };
-                extra.records.push(daily_poll::daily_poll_write(&row));
+                commit.records.push(daily_poll::daily_poll_write(&record));
             }
         }
     }
 
-    /// Pages that earlier walks found and this one did not: their own tokens are asked, unless the walk
-    /// of another person reads them.
-    async fn request_reads_of_unlisted(&self, walk: &PollProgress) -> Result<(), StoreError> {
+    /// Requests a read of each Page that earlier polls listed and this one did not, unless another
+    /// connection lists it. The read uses the Page's own token.
+    async fn request_reads_of_unlisted(&self, progress: &PollProgress) -> Result<(), StoreError> {
         let store = &*self.context.store;
         let prefix = token::page_prefix(self.user);
         let mut after = None;
@@ -180,22 +189,24 @@ impl ConnectionPoll<'_> {
         {
             let unlisted = stored
                 .into_iter()
-                .filter(|(_, stored)| stored.value.obtained_at < walk.began_at);
+                .filter(|(_, stored)| stored.value.obtained_at < progress.began_at);
             for id in unlisted.filter_map(|(id, _)| token::page_in_id(&id)) {
                 if is_listed_for_other_connection(self.context, &id, self.user).await? {
                     continue;
                 }
-                tracing::info!(page.id = %id, connection = %self.user, "a Page is not listed any more: its own token is asked");
+                tracing::info!(page.id = %id, connection = %self.user, "a Page is no longer listed; it is read with its own token");
                 pages::request_read(store, &id, self.context.clock.now()).await?;
             }
         }
         Ok(())
     }
 
+    /// Commits a connection poll that failed. `blocked_until` is when calls are possible again if
+    /// Facebook refused one for a rate limit. Fails if the store does not answer.
     pub(super) async fn save_failure(
         &self,
         error: &GraphError,
-        throttled: Option<HostTime>,
+        blocked_until: Option<HostTime>,
     ) -> Result<(), StoreError> {
         tracing::warn!(connection = %self.user, error = %error, "the Pages of a connection could not be read");
         update(
@@ -203,14 +214,17 @@ impl ConnectionPoll<'_> {
             self.user,
             Some(&self.guard),
             Due::FromRecord,
-            |connection, extra, now| {
-                if connection.poll_progress.as_ref().map(|walk| walk.began_at)
+            |connection, commit, now| {
+                if connection
+                    .poll_progress
+                    .as_ref()
+                    .map(|progress| progress.began_at)
                     != Some(self.began_at)
                 {
-                    // A login came first: this was about the walk before.
+                    // A login has ended this poll, and its own poll does not depend on the failure.
                     return false;
                 }
-                if let Some(until) = throttled {
+                if let Some(until) = blocked_until {
                     connection.polling.defer_until(until);
                     connection.problem = Some(rate_limits::blocked_message(until));
                     return true;
@@ -218,46 +232,47 @@ impl ConnectionPoll<'_> {
                 let had_cursor = connection
                     .poll_progress
                     .as_ref()
-                    .is_some_and(|walk| walk.cursor.is_some());
+                    .is_some_and(|progress| progress.cursor.is_some());
                 connection.status = match error {
                     GraphError::Token { .. } => Status::NeedsLogin,
                     GraphError::Permission(_) => Status::NeedsPermission,
                     _ => connection.status,
                 };
                 connection.problem = Some(error.to_string());
-                let begun = connection
+                let began_at = connection
                     .poll_progress
                     .as_ref()
-                    .map_or(now, |walk| walk.began_at);
-                let waits_a_day = connection.status != Status::Active;
+                    .map_or(now, |progress| progress.began_at);
+                let is_unusable = connection.status != Status::Active;
                 if let Some(slot) = connection
                     .polling
                     .daily_slot
-                    .filter(|slot| waits_a_day && *slot <= begun)
+                    .filter(|slot| is_unusable && *slot <= began_at)
                 {
-                    let row = daily_poll_record(
+                    let record = daily_poll_record(
                         self.context,
                         self.user,
                         daily_poll::DailyPollResult::Skipped,
                         slot,
                         None,
                     );
-                    extra.records.push(daily_poll::daily_poll_write(&row));
+                    commit.records.push(daily_poll::daily_poll_write(&record));
                     connection.polling.daily_slot = Some(
                         self.context
                             .daily_schedule
-                            .slot_on_next_day(&subject(self.user), begun),
+                            .slot_on_next_day(&subject(self.user), began_at),
                     );
                 }
                 if !matches!(error, GraphError::Transient(_)) {
-                    // A cursor may be why; the next walk begins anew.
+                    // The cursor may be the cause, so the next poll starts from the beginning.
                     connection.poll_progress = None;
                 }
-                // Facebook may refuse an old cursor as a bad parameter: from the start it may work.
-                let again = GraphError::UnexpectedReply(String::new());
-                let is_cursor = had_cursor && matches!(error, GraphError::Configuration(_));
-                let why = if is_cursor { &again } else { error };
-                let at = now.plus(retry::delay_after(why, connection.polling.failures));
+                // Facebook may refuse an old cursor as an invalid parameter. A poll from the
+                // beginning may succeed, so it does not wait for a day.
+                let retry_soon = GraphError::UnexpectedReply(String::new());
+                let is_cursor_error = had_cursor && matches!(error, GraphError::Configuration(_));
+                let cause = if is_cursor_error { &retry_soon } else { error };
+                let at = now.plus(retry::delay_after(cause, connection.polling.failures));
                 connection.polling.fail_attempt(at);
                 true
             },

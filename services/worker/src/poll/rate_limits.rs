@@ -1,4 +1,6 @@
-//! Facebook's limits: before a call, whether they are used up; after it, what it said of them.
+//! Rate limits of Facebook: whether a call may be made, and what a reply reports about them.
+//!
+//! Invariant: the limits are stored, so that all workers and schedulers observe the same ones.
 
 use std::time::Duration;
 
@@ -12,16 +14,20 @@ use model::time::HostTime;
 
 use crate::context::Context;
 
-/// Who a call is made for: its buckets are the app's and these.
+/// The person and the Page for which a call is made. The call counts against their rate limits and
+/// against that of the app.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct CallBudget<'a> {
+    /// The person whose token is used.
     pub(super) user: Option<&'a UserId>,
+    /// The Page that is read or subscribed.
     pub(super) page: Option<&'a PageId>,
 }
 
 impl CallBudget<'_> {
-    fn bucket(&self, limit: RateLimitScope) -> String {
-        match (limit, self.user, self.page) {
+    /// Returns the name of the bucket against which the call counts in `scope`.
+    fn bucket(&self, scope: RateLimitScope) -> String {
+        match (scope, self.user, self.page) {
             (RateLimitScope::App, _, _) | (_, None, None) => rate_limit::APP_BUCKET.to_owned(),
             (RateLimitScope::User, Some(user), _) | (RateLimitScope::Page, Some(user), None) => {
                 rate_limit::user_bucket(user)
@@ -31,15 +37,19 @@ impl CallBudget<'_> {
     }
 }
 
-/// What a person should know of it.
+/// Returns the problem of a connection for which no call may be made before `until`.
 pub(super) fn blocked_message(until: HostTime) -> String {
-    format!("Facebook limits calls until {}", rfc3339(until))
+    format!(
+        "Facebook's rate limit allows no call until {}",
+        rfc3339(until)
+    )
 }
 
-/// Until when no call may be made; `None`: now.
+/// Returns the time before which no call may be made, with up to 30 seconds of jitter, or `None` if
+/// calls may be made now. Fails if the store does not answer.
 pub(super) async fn blocked_until(
     context: &Context,
-    whose: CallBudget<'_>,
+    budget: CallBudget<'_>,
     queue_name: QueueName,
 ) -> Result<Option<HostTime>, StoreError> {
     let now = context.clock.now();
@@ -48,7 +58,7 @@ pub(super) async fn blocked_until(
         RateLimitScope::User,
         RateLimitScope::Page,
     ]
-    .map(|limit| whose.bucket(limit))
+    .map(|scope| budget.bucket(scope))
     .to_vec();
     buckets.dedup();
     let until = rate_limit::blocked_until(&*context.store, buckets, queue_name, now).await?;
@@ -56,11 +66,12 @@ pub(super) async fn blocked_until(
     Ok(until.map(|until| until.plus(jitter)))
 }
 
-/// Remembers what answers said of limits, and that a call was refused for one; counts what the
-/// attempt came to. Answers with when calls are possible again, if it was refused for a limit.
+/// Stores the usage of rate limits that replies reported and a refusal for a rate limit, and counts
+/// the outcome of the attempt. Returns when calls are possible again if `error` is such a refusal.
+/// Fails if the store does not answer.
 pub(super) async fn record_reply(
     context: &Context,
-    whose: CallBudget<'_>,
+    budget: CallBudget<'_>,
     error: Option<&GraphError>,
 ) -> Result<Option<HostTime>, StoreError> {
     let now = context.clock.now();
@@ -71,16 +82,16 @@ pub(super) async fn record_reply(
         if usage.percent < rate_limit::DEFER_PERCENT {
             continue;
         }
-        let note =
+        let after_usage =
             |stored: rate_limit::RateLimit| stored.after_usage(now, usage.percent, usage.regain);
-        if rate_limit::update(&*context.store, &bucket, now, note)
+        if rate_limit::update(&*context.store, &bucket, now, after_usage)
             .await?
             .is_some()
         {
             tracing::warn!(
                 bucket,
                 percent = usage.percent,
-                "a limit of Facebook's is nearly used up"
+                "a rate limit of Facebook is nearly used up"
             );
         }
     }
@@ -88,17 +99,17 @@ pub(super) async fn record_reply(
         .metrics
         .graph_replies
         .count(error.map_or("ok", GraphError::metric_label));
-    let Some(GraphError::RateLimited { bucket, wait }) = error else {
+    let Some(GraphError::RateLimited { scope, wait }) = error else {
         return Ok(None);
     };
-    let bucket = whose.bucket(*bucket);
-    let close = |stored: rate_limit::RateLimit| Some(stored.after_refusal(now, *wait));
-    let closed = rate_limit::update(&*context.store, &bucket, now, close).await?;
-    let until = closed.map_or(now, |closed| closed.blocked_until);
+    let bucket = budget.bucket(*scope);
+    let after_refusal = |stored: rate_limit::RateLimit| Some(stored.after_refusal(now, *wait));
+    let updated = rate_limit::update(&*context.store, &bucket, now, after_refusal).await?;
+    let until = updated.map_or(now, |updated| updated.blocked_until);
     tracing::warn!(
         bucket,
         until = rfc3339(until),
-        "Facebook refuses more calls"
+        "Facebook refused a call for a rate limit"
     );
     Ok(Some(until))
 }

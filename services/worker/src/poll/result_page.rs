@@ -1,6 +1,8 @@
-//! One result page of a walk: what `/me/accounts` says of some Pages becomes state, one commit per
-//! Page with its token, its due time and, for a Page that is new or was unsubscribed, the wish to
-//! subscribe it.
+//! One result page of a connection poll.
+//!
+//! Invariant: each listed Page changes in one commit with its token, its due time and, if the Page
+//! is new or no longer subscribed, the request to subscribe it. The commit is guarded by the epoch
+//! of the connection.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,63 +26,67 @@ use super::page_subscription::{count_findings, schedule_check_of_unannounced};
 use crate::context::Context;
 use crate::corrupt_page::replace_corrupt_page;
 
-/// What every Page of a result page has in common.
+/// The data that all Pages of a result page share.
 pub(super) struct ResultPage<'a> {
+    /// The person whose connection is polled.
     pub(super) user: &'a UserId,
-    /// When the walk began, on our clock.
+    /// When the connection poll began, on this host's clock.
     pub(super) poll_began_at: HostTime,
-    /// When the result page was made at the earliest, on Facebook's clock.
+    /// A lower bound of the instant at which Graph answered, on Facebook's clock.
     pub(super) stamp: FacebookTime,
+    /// The fields that were requested.
     pub(super) requested_fields: &'a [FieldName],
-    /// The person logged in since the last walk.
+    /// Whether the person has logged in since the last complete poll.
     pub(super) logged_in_since: bool,
-    /// When they agreed to that.
+    /// When the person returned from Facebook's dialog in their last login, on this host's clock.
     pub(super) consented_at: HostTime,
-    /// When its Pages are read next if nothing happens.
+    /// When the Pages are read next if nothing requests a read before.
     pub(super) page_slot: HostTime,
+    /// The keys to which tokens are sealed.
     pub(super) keys: &'a PrivateKeys,
+    /// The epoch guard of the connection.
     pub(super) guard: &'a (RecordKey, u64),
 }
 
-/// Commits a result page. `Ok(false)`: the connection was ended meanwhile, nothing more may be
-/// written for it.
+/// Commits the Pages of a result page. Returns `false` if the connection has ended, so that nothing
+/// more may be written for it. Fails if the store does not answer.
 pub(super) async fn commit_result_page(
     context: &Context,
-    listing: &ResultPage<'_>,
-    accounts: Vec<ListedPage>,
+    result_page: &ResultPage<'_>,
+    listed_pages: Vec<ListedPage>,
 ) -> Result<bool, StoreError> {
-    // Facebook may list a Page twice: the later is as good as the earlier.
-    let mut open: BTreeMap<PageId, ListedPage> = accounts
+    // Facebook may list a Page twice. Its last occurrence counts.
+    let mut pending: BTreeMap<PageId, ListedPage> = listed_pages
         .into_iter()
-        .map(|account| (account.id.clone(), account))
+        .map(|listed| (listed.id.clone(), listed))
         .collect();
-    while !open.is_empty() {
-        let ids: Vec<PageId> = open.keys().cloned().collect();
-        let (mut decided, mut commits) = (Vec::new(), Vec::with_capacity(ids.len()));
+    while !pending.is_empty() {
+        let ids: Vec<PageId> = pending.keys().cloned().collect();
+        let (mut commit_ids, mut commits) = (Vec::new(), Vec::with_capacity(ids.len()));
         let stored = context.store.load_pages(&ids).await?;
         for (id, stored) in ids.into_iter().zip(stored) {
-            match page_commit(context, listing, &open[&id], stored).await? {
+            match page_commit(context, result_page, &pending[&id], stored).await? {
                 Some(commit) => {
-                    decided.push(id);
+                    commit_ids.push(id);
                     commits.push(commit);
                 }
-                None => drop(open.remove(&id)),
+                None => drop(pending.remove(&id)),
             }
         }
-        for (id, commit) in decided.iter().zip(&commits) {
+        for (id, commit) in commit_ids.iter().zip(&commits) {
             schedule_check_of_unannounced(context, id, &commit.records).await?;
         }
         let outcomes = context.store.commit(&commits).await?;
         let mut stale = false;
-        for ((id, outcome), committed) in decided.iter().zip(outcomes).zip(&commits) {
+        for ((id, outcome), committed) in commit_ids.iter().zip(outcomes).zip(&commits) {
             stale |= outcome == CommitOutcome::Stale;
             if outcome == CommitOutcome::Applied {
-                open.remove(id);
+                pending.remove(id);
                 count_findings(context, &committed.records);
             }
         }
         if stale {
-            let (key, version) = listing.guard;
+            let (key, version) = result_page.guard;
             let stored = context
                 .store
                 .load_record(key)
@@ -94,59 +100,65 @@ pub(super) async fn commit_result_page(
     Ok(true)
 }
 
-/// The commit that takes one Page in. `None`: it was forgotten, and stays so until a login.
+/// Returns the commit that writes a listed Page, or `None` if the Page was erased and the person
+/// has not consented again since.
 async fn page_commit(
     context: &Context,
-    listing: &ResultPage<'_>,
-    account: &ListedPage,
+    result_page: &ResultPage<'_>,
+    listed: &ListedPage,
     stored: Versioned<StoredPage>,
 ) -> Result<Option<Commit>, StoreError> {
     let now = context.clock.now();
     let mut commit = Commit {
-        guards: vec![listing.guard.clone()],
+        guards: vec![result_page.guard.clone()],
         ..Commit::default()
     };
     let mut page = match stored.value {
         StoredPage::Page(page) if page.status != Status::Erased => *page,
-        StoredPage::Page(page) if page.erased_at >= Some(listing.consented_at) => return Ok(None),
+        StoredPage::Page(page) if page.erased_at >= Some(result_page.consented_at) => {
+            return Ok(None);
+        }
         StoredPage::Unknown | StoredPage::Page(_) => Page::default(),
         StoredPage::Corrupt(corrupt) => {
-            let (page, letter) = replace_corrupt_page(context, &account.id, corrupt, now);
-            commit.records.push(letter);
+            let (page, dead_letter) = replace_corrupt_page(context, &listed.id, corrupt, now);
+            commit.records.push(dead_letter);
             page
         }
     };
-    page.connections.insert(listing.user.clone());
+    page.connections.insert(result_page.user.clone());
     let outcome = page.apply_read(&PageRead {
-        requested_fields: listing.requested_fields,
-        object: &account.object,
-        stamp: listing.stamp,
+        requested_fields: result_page.requested_fields,
+        object: &listed.object,
+        stamp: result_page.stamp,
         kind: ReadKind::PageList,
         now,
     });
-    let meter = missed_webhooks::finding_writes(
+    let finding_writes = missed_webhooks::finding_writes(
         &context.daily_schedule,
-        &account.id,
+        &listed.id,
         &outcome.findings,
         now,
     );
-    commit.records.extend(meter);
+    commit.records.extend(finding_writes);
+    let began_at = result_page.poll_began_at;
     page.polling
-        .complete_read(listing.poll_began_at, listing.stamp, listing.page_slot);
-    let key = token::page_key(listing.user, &account.id);
-    let given = account.token.as_ref();
-    match token::seal_write(key, given, listing.keys.current(), listing.poll_began_at) {
-        Ok(kept) => commit.records.push(kept),
+        .complete_read(began_at, result_page.stamp, result_page.page_slot);
+    let key = token::page_key(result_page.user, &listed.id);
+    let page_token = listed.token.as_ref();
+    let public_key = result_page.keys.current();
+    match token::seal_write(key, page_token, public_key, began_at) {
+        Ok(write) => commit.records.push(write),
         Err(error) => return Err(StoreError::Unexpected(error.to_string())),
     }
-    if given.is_some() {
+    if page_token.is_some() {
         if outcome.needs_second_read {
-            // Later than this one: or it would answer itself.
+            // Later than the start of this read, which would answer the request otherwise.
             page.polling
-                .request_read(now.max(listing.poll_began_at.plus(Duration::from_millis(1))));
+                .request_read(now.max(began_at.plus(Duration::from_millis(1))));
         }
-        let is_off = account.object.get("is_webhooks_subscribed") == Some(&Json::Bool(false));
-        request_subscription(context, listing, account, &mut commit, is_off).await?;
+        let is_unsubscribed =
+            listed.object.get("is_webhooks_subscribed") == Some(&Json::Bool(false));
+        request_subscription(context, result_page, listed, &mut commit, is_unsubscribed).await?;
     } else {
         context.metrics.graph_replies.count("page_without_token");
         if page.connections.len() == 1 {
@@ -154,11 +166,11 @@ async fn page_commit(
         }
     }
     commit.due.push(DueWrite {
-        subject: Subject::Page(account.id.clone()),
+        subject: Subject::Page(listed.id.clone()),
         due: page.polling.due(),
     });
     commit.page = Some(PageWrite {
-        id: account.id.clone(),
+        id: listed.id.clone(),
         expected: stored.version,
         page,
         changes: outcome.changes,
@@ -167,31 +179,32 @@ async fn page_commit(
     Ok(Some(commit))
 }
 
-/// Adds to a commit that the Page wants to be subscribed, if there is a reason to look.
+/// Adds a request to check the Page subscription to a commit, if there is a reason for a check.
 async fn request_subscription(
     context: &Context,
-    listing: &ResultPage<'_>,
-    account: &ListedPage,
+    result_page: &ResultPage<'_>,
+    listed: &ListedPage,
     commit: &mut Commit,
-    is_off: bool,
+    is_unsubscribed: bool,
 ) -> Result<(), StoreError> {
-    let key = subscription::key(&account.id);
+    let key = subscription::key(&listed.id);
     let stored = load_record::<Subscription>(&*context.store, &key).await?;
     let (version, mut value) = stored.map_or((0, Subscription::default()), |stored| {
         (stored.version, stored.value)
     });
-    let asked = value.polling.is_read_requested();
-    let unsettled = is_off || asked || !value.refused.is_empty() || value.problem.is_some();
-    let renewed = listing.logged_in_since && unsettled;
-    if renewed {
+    let is_requested = value.polling.is_read_requested();
+    let is_incomplete =
+        is_unsubscribed || is_requested || !value.refused.is_empty() || value.problem.is_some();
+    let is_reset = result_page.logged_in_since && is_incomplete;
+    if is_reset {
         value.reset_after_login();
     }
-    if !renewed && !value.needs_check(is_off, &webhook_fields(&context.tracked_fields)) {
+    if !is_reset && !value.needs_check(is_unsubscribed, &webhook_fields(&context.tracked_fields)) {
         return Ok(());
     }
     value.polling.request_read(context.clock.now());
     commit.due.push(DueWrite {
-        subject: Subject::Subscription(account.id.clone()),
+        subject: Subject::Subscription(listed.id.clone()),
         due: value.polling.due(),
     });
     commit

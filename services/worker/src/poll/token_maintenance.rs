@@ -1,8 +1,11 @@
-//! Looking after a person's token once a day, after a walk that worked: what it may do, when it ends,
-//! and a new one while the old one lives.
+//! Maintenance of a person's token, after a connection poll that succeeded and at most once in 20
+//! hours: the token is inspected, and exchanged if it expires soon.
 //!
-//! Source: "Get Long-Lived Tokens": a live long-lived token can be exchanged once a day for one that
-//! ends later; Facebook may give the same end again.
+//! Invariant: a new token is stored only after Facebook has confirmed that it is valid and belongs
+//! to the same person.
+//!
+//! Source: "Get Long-Lived Tokens": a valid long-lived token can be exchanged once a day for one
+//! that expires later; Facebook may return a token with the same expiry.
 
 use std::time::Duration;
 
@@ -17,53 +20,58 @@ use super::connection_poll::ConnectionPoll;
 use super::connection_update::{Due, update};
 use super::rate_limits;
 
-/// Between two looks.
+/// The minimum time between two inspections of a token.
 const INSPECTION_INTERVAL: Duration = Duration::from_secs(20 * 3600);
-/// A token that ends within this is exchanged.
+/// A token that expires within this time is exchanged.
 const RENEW_BEFORE_EXPIRY: Duration = Duration::from_secs(45 * 24 * 3600);
 
-/// What Facebook said.
+/// The result of an inspection.
 struct InspectedToken {
+    /// The properties of the token that is valid now.
     info: TokenInfo,
-    /// The new token and when it ends.
+    /// The new token, if the former one was exchanged, and when it expires; `None`: never.
     token: Option<(Token, Option<HostTime>)>,
 }
 
 impl ConnectionPoll<'_> {
-    /// Looks after the token, if that is due.
+    /// Inspects the token if its last inspection is long ago, and exchanges it if it expires soon.
+    /// Fails if the store does not answer; an error of Graph is logged.
     pub(super) async fn maintain_token(
         &self,
-        inspected: Option<HostTime>,
-        expires: Option<HostTime>,
+        inspected_at: Option<HostTime>,
+        expires_at: Option<HostTime>,
     ) -> Result<(), StoreError> {
         let now = self.context.clock.now();
-        if inspected.is_some_and(|inspected| now < inspected.plus(INSPECTION_INTERVAL)) {
+        if inspected_at.is_some_and(|inspected_at| now < inspected_at.plus(INSPECTION_INTERVAL)) {
             return Ok(());
         }
-        let ends_soon = expires.is_some_and(|end| now.until(end) < RENEW_BEFORE_EXPIRY);
-        let renewed = self.inspect_and_renew(ends_soon, now).await;
-        let whose = rate_limits::CallBudget {
+        let expires_soon =
+            expires_at.is_some_and(|expires_at| now.until(expires_at) < RENEW_BEFORE_EXPIRY);
+        let inspection = self.inspect_and_renew(expires_soon, now).await;
+        let budget = rate_limits::CallBudget {
             user: Some(self.user),
             page: None,
         };
-        rate_limits::record_reply(self.context, whose, renewed.as_ref().err()).await?;
-        match renewed {
-            Ok(renewed) => self.save_inspection(&renewed).await,
+        rate_limits::record_reply(self.context, budget, inspection.as_ref().err()).await?;
+        match inspection {
+            Ok(inspection) => self.save_inspection(&inspection).await,
             Err(error) => {
-                // The walk worked; the next one finds out whether the token does.
-                tracing::warn!(connection = %self.user, error = %error, "a token could not be looked after");
+                // The connection poll succeeded. If the token is invalid, the next poll reports it.
+                tracing::warn!(connection = %self.user, error = %error, "a token could not be inspected or renewed");
                 Ok(())
             }
         }
     }
 
+    /// Exchanges the token if it expires soon, and inspects the one that is valid then. Fails if
+    /// that token is invalid or belongs to another person.
     async fn inspect_and_renew(
         &self,
-        ends_soon: bool,
+        expires_soon: bool,
         now: HostTime,
     ) -> Result<InspectedToken, GraphError> {
         let graph = &self.context.graph;
-        let granted = if ends_soon {
+        let granted = if expires_soon {
             Some(graph.exchange_for_long_lived(&self.token).await?)
         } else {
             None
@@ -73,59 +81,63 @@ impl ConnectionPoll<'_> {
             .map_or(&self.token, |granted| &granted.token);
         let info = graph.debug_token(token).await?;
         if !info.is_valid || info.user.as_ref().is_some_and(|user| user != self.user) {
-            let what = "a renewed token is not valid, or another person's";
-            return Err(GraphError::UnexpectedReply(what.to_owned()));
+            let reason = "the inspected token is not valid or belongs to another person";
+            return Err(GraphError::UnexpectedReply(reason.to_owned()));
         }
         let token = granted.map(|granted| {
-            let end = info
+            let expires_at = info
                 .expires
-                .or(granted.expires_in.map(|lives| now.plus(lives)));
-            (granted.token, end)
+                .or(granted.expires_in.map(|lifetime| now.plus(lifetime)));
+            (granted.token, expires_at)
         });
         Ok(InspectedToken { info, token })
     }
 
-    async fn save_inspection(&self, renewed: &InspectedToken) -> Result<(), StoreError> {
+    /// Stores the result of an inspection, unless a login has replaced the token since the poll
+    /// began.
+    async fn save_inspection(&self, inspection: &InspectedToken) -> Result<(), StoreError> {
         let context = self.context;
-        let sealed: Option<RecordWrite> = match &renewed.token {
+        let sealed: Option<RecordWrite> = match &inspection.token {
             None => None,
-            Some((new, _)) => {
+            Some((token, _)) => {
                 let keys = context.keyring.keys();
                 let key = token::user_key(self.user);
-                let kept = keys.and_then(|keys| {
-                    token::seal_write(key, Some(new), keys.current(), context.clock.now())
+                let sealed = keys.and_then(|keys| {
+                    token::seal_write(key, Some(token), keys.current(), context.clock.now())
                 });
-                Some(kept.map_err(|error| StoreError::Unexpected(error.to_string()))?)
+                Some(sealed.map_err(|error| StoreError::Unexpected(error.to_string()))?)
             }
         };
-        let kept = update(
+        let saved = update(
             context,
             self.user,
             Some(&self.guard),
-            Due::Keep,
-            |connection, extra, now| {
+            Due::Unchanged,
+            |connection, commit, now| {
                 if connection.connected_at > self.began_at {
-                    // A login came first, with a token of its own.
+                    // A login has replaced the token.
                     return false;
                 }
-                extra.records.extend(sealed.clone());
-                connection.scopes.clone_from(&renewed.info.scopes);
-                connection.data_access_expires_at = renewed.info.data_access_expires;
-                connection.token_expires_at = match &renewed.token {
-                    Some((_, end)) => *end,
-                    None => renewed.info.expires.or(connection.token_expires_at),
+                commit.records.extend(sealed.clone());
+                connection.scopes.clone_from(&inspection.info.scopes);
+                connection.data_access_expires_at = inspection.info.data_access_expires;
+                connection.token_expires_at = match &inspection.token {
+                    Some((_, expires_at)) => *expires_at,
+                    None => inspection.info.expires.or(connection.token_expires_at),
                 };
                 connection.token_inspected_at = Some(now);
-                let left = common::records::expiry::days_left(connection, now);
-                // Later than any alert: the next time it counts anew.
-                if left.is_none_or(|left| left > common::records::expiry::ALERT_DAYS[0]) {
+                let days_left = common::records::expiry::days_left(connection, now);
+                // The expiry is further away than any alert, so the alerts start again.
+                if days_left
+                    .is_none_or(|days_left| days_left > common::records::expiry::ALERT_DAYS[0])
+                {
                     connection.last_expiry_alert = None;
                 }
                 true
             },
         )
         .await?;
-        if kept.is_some() && renewed.token.is_some() {
+        if saved.is_some() && inspection.token.is_some() {
             tracing::info!(connection = %self.user, "a long-lived token was renewed");
         }
         Ok(())

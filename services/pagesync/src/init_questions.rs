@@ -1,6 +1,7 @@
-//! `pagesync init`: four questions, a `.env` for one machine, and what to paste at Facebook.
+//! `pagesync init`: asks four questions, writes the `.env` of a deployment on one machine, and
+//! prints what to enter into the dashboard of the app.
 //!
-//! Must not: overwrite a `.env`, print a secret.
+//! Invariant: it never overwrites a `.env`, and never prints a secret.
 
 use std::io::{BufRead as _, Write as _};
 use std::path::Path;
@@ -12,24 +13,27 @@ use common::config::{Config, Role};
 use crate::environment::read_dotenv;
 use crate::{init, output};
 
-/// Asks on standard error, reads standard input, writes `.env`.
+/// Asks the questions on standard error, reads the answers from standard input, and writes `.env`.
+///
+/// Fails if there is a `.env`, if the answers are not a valid configuration, or if a value cannot
+/// be read back from `.env` as it was entered.
 pub fn run() -> anyhow::Result<()> {
     let path = Path::new(".env");
     if path.exists() {
-        bail!("there is a .env here already: move it away to begin anew");
+        bail!("there is already a .env in this directory: move it away and run this again");
     }
     let app_id = ask(
-        "The app's id, from its dashboard at developers.facebook.com",
+        "The id of the app, from its dashboard at developers.facebook.com",
         "",
     )?;
-    let app_secret = ask("The app's secret (App settings, Basic)", "")?;
+    let app_secret = ask("The secret of the app (App settings, Basic)", "")?;
     let address = ask(
-        "This deployment as Facebook reaches it, such as https://bot.example",
+        "The public address of this deployment, such as https://bot.example",
         "",
     )?;
-    let zone = ask("Time zone of the daily poll", "UTC")?;
+    let time_zone = ask("The time zone of the daily poll", "UTC")?;
     let address = origin(&address)?;
-    let verify_token = init::random()?;
+    let verify_token = init::random_secret()?;
     let settings = [
         ("FACEBOOK_APP_ID", app_id),
         ("FACEBOOK_APP_SECRET", app_secret),
@@ -42,8 +46,8 @@ pub fn run() -> anyhow::Result<()> {
             "FACEBOOK_REDIRECT_URI",
             format!("{address}/facebook/callback"),
         ),
-        ("STATE_TOKEN_SECRET", init::random()?),
-        ("PAGESYNC_TIME_ZONE", zone),
+        ("STATE_TOKEN_SECRET", init::random_secret()?),
+        ("PAGESYNC_TIME_ZONE", time_zone),
     ];
     let environment: Environment = settings
         .iter()
@@ -54,47 +58,45 @@ pub fn run() -> anyhow::Result<()> {
         .iter()
         .map(|(key, value)| format!("{key}={}\n", quoted(value)));
     let text: String = std::iter::once(
-        "# Written by `pagesync init`; every setting is in .env.example.\n".to_owned(),
+        "# Written by `pagesync init`. .env.example describes every setting.\n".to_owned(),
     )
     .chain(lines)
     .collect();
-    init::write(path, &text)?;
-    let read = read_dotenv(path)?;
+    init::write_private_file(path, &text)?;
+    let stored = read_dotenv(path)?;
     for (key, value) in &settings {
-        if read.get(*key) != Some(value) {
-            bail!(
-                "{key} cannot be written into .env so that it is read back the same: give it by {key}_FILE"
-            );
+        if stored.get(*key) != Some(value) {
+            bail!("{key} cannot be written to .env: put its value into a file and set {key}_FILE");
         }
     }
     output::print(&format!(
-        "wrote .env (mode 0600). At developers.facebook.com, in the app's dashboard:\n\
+        "wrote .env (mode 0600). Enter in the dashboard of the app, at developers.facebook.com:\n\
          \x20 Facebook Login, Valid OAuth Redirect URIs:   {address}/facebook/callback\n\
          \x20 Facebook Login, Deauthorize callback URL:     {address}/facebook/deauthorize\n\
          \x20 Facebook Login, Data deletion request URL:    {address}/facebook/data-deletion\n\
          \x20 App settings, Basic, App domains:            {}\n\
-         The webhook is set up by pagesync itself at the first start: {address}/facebook/webhook\n\
-         Then: `pagesync up`, and open {address}/facebook/login to connect Pages.",
+         pagesync sets up the webhook at its first start: {address}/facebook/webhook\n\
+         Then run `pagesync up`, and open {address}/facebook/login to connect Pages.",
         reqwest::Url::parse(&address)?
             .host_str()
             .unwrap_or_default()
     ))
 }
 
-/// Scheme, host and port of an address, and nothing else.
+/// Returns the scheme, host and port of an address. Fails if the address has a path or a query.
 fn origin(address: &str) -> anyhow::Result<String> {
     let url = reqwest::Url::parse(address).ok();
     let url = url.filter(|url| url.path() == "/" && url.query().is_none() && url.has_host());
     let url = url.context(
-        "the address of this deployment is a scheme and a host, such as https://bot.example",
+        "the address of this deployment must be a scheme and a host, such as https://bot.example",
     )?;
     Ok(url.origin().ascii_serialization())
 }
 
-/// A value as `.env` has it: in quotes where a character could mean something there.
+/// Returns a value as it is written to `.env`: in quotes if a character has a meaning there.
 fn quoted(value: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || ":/._-@".contains(c);
-    if value.chars().all(plain) {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || ":/._-@".contains(c);
+    if value.chars().all(is_plain) {
         value.to_owned()
     } else if value.contains('\'') {
         let escaped = value
@@ -107,6 +109,8 @@ fn quoted(value: &str) -> String {
     }
 }
 
+/// Asks a question and returns the answer, or `default` if the answer is empty. Fails if there is
+/// no default either.
 fn ask(question: &str, default: &str) -> anyhow::Result<String> {
     let hint = if default.is_empty() {
         String::new()
@@ -116,16 +120,16 @@ fn ask(question: &str, default: &str) -> anyhow::Result<String> {
     let mut out = std::io::stderr().lock();
     write!(out, "{question}{hint}: ")
         .and_then(|()| out.flush())
-        .context("cannot ask")?;
+        .context("cannot write the question")?;
     let mut line = String::new();
     let read = std::io::stdin()
         .lock()
         .read_line(&mut line)
-        .context("cannot read an answer")?;
+        .context("cannot read the answer")?;
     let answer = line.trim();
     match (answer.is_empty(), default.is_empty()) {
         (true, true) if read == 0 => bail!("the input ended before every question was answered"),
-        (true, true) => bail!("this needs an answer"),
+        (true, true) => bail!("this question needs an answer"),
         (true, false) => Ok(default.to_owned()),
         (false, _) => Ok(answer.to_owned()),
     }

@@ -1,5 +1,9 @@
-//! The store in the embedded database. A commit is a savepoint in the writer's transaction; what it
-//! means is the same as `commit.lua` on Redis, statement by statement.
+//! Implements the store in the embedded database.
+//!
+//! Invariant: each commit is a savepoint in a transaction of the writer thread, and has the same
+//! effect as `commit.lua` has on Redis.
+
+mod commit;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,22 +12,21 @@ use std::time::Duration;
 use async_trait::async_trait;
 use model::id::{PageId, Subject};
 use model::job::Claim;
-use model::page::Status;
 use model::queue_name::QueueName;
 use model::time::HostTime;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde_json::Value as Json;
 
-use super::codec::{from_json, subject, to_json};
+use super::codec::{from_json, parse_subject};
 use super::{
-    Changes, Commit, CommitOutcome, CorruptPage, Cursor, DueWrite, FeedEntry, Health, HistoryEntry,
-    MAX_FEED, MAX_HISTORY, PageWrite, RecordKey, RecordKind, RecordWrite, Store, StoreError,
-    StoredPage, Versioned, codec,
+    Changes, Commit, CommitOutcome, CorruptPage, Cursor, FeedEntry, Health, HistoryEntry,
+    RecordKey, RecordKind, RecordWrite, Store, StoreError, StoredPage, Versioned, codec,
 };
 use crate::clock::Clock;
 use crate::database::{Database, DatabaseError};
+use commit::{apply_commit, signed};
 
-/// The store of a one-process deployment.
+/// The store of a deployment that runs in one process.
 #[derive(Debug)]
 pub struct EmbeddedStore {
     database: Arc<Database>,
@@ -31,16 +34,16 @@ pub struct EmbeddedStore {
 }
 
 impl EmbeddedStore {
-    /// The store in this database; `clock` decides what has expired.
+    /// Returns the store in `database`. Records expire by `clock`.
     pub fn new(database: Arc<Database>, clock: Clock) -> Self {
         Self { database, clock }
     }
 
     async fn read<T: Send + 'static>(
         &self,
-        question: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.database.read(question).await.map_err(unavailable)
+        self.database.read(query).await.map_err(unavailable)
     }
 }
 
@@ -58,7 +61,7 @@ impl Store for EmbeddedStore {
             ids.iter()
                 .map(|id| {
                     Ok(select
-                        .query_row([id.as_str()], |row| stored(row, 0))
+                        .query_row([id.as_str()], |row| stored_page(row, 0))
                         .optional()?
                         .unwrap_or_else(unknown))
                 })
@@ -80,7 +83,7 @@ impl Store for EmbeddedStore {
                 )?;
                 select
                     .query_map(params![after, limit], |row| {
-                        Ok((row.get(0)?, stored(row, 1)?))
+                        Ok((row.get(0)?, stored_page(row, 1)?))
                     })?
                     .collect()
             })
@@ -109,7 +112,7 @@ impl Store for EmbeddedStore {
         limit: usize,
     ) -> Result<Changes, StoreError> {
         let cursor = cursor.cloned();
-        let (epoch, last, kept) = self
+        let (epoch, last, entries) = self
             .read(move |connection| {
                 let epoch: String = connection.query_row(
                     "SELECT value FROM meta WHERE key = 'epoch'",
@@ -126,21 +129,21 @@ impl Store for EmbeddedStore {
                 let from = cursor.as_ref().map_or(0, |cursor| cursor.position);
                 let mut select = connection
                     .prepare_cached("SELECT n, entry FROM feed WHERE n > ?1 ORDER BY n LIMIT ?2")?;
-                let kept: Vec<(u64, String)> = select
+                let entries: Vec<(u64, String)> = select
                     .query_map(params![from, limit], |row| Ok((row.get(0)?, row.get(1)?)))?
                     .collect::<Result<_, _>>()?;
                 let first: Option<u64> =
                     connection.query_row("SELECT min(n) FROM feed", [], |row| row.get(0))?;
-                let gone = cursor.is_some_and(|cursor| {
+                let is_trimmed = cursor.is_some_and(|cursor| {
                     let missing = first.map_or(cursor.position < last.unwrap_or(0), |first| {
                         cursor.position + 1 < first
                     });
                     cursor.epoch != epoch || missing || cursor.position > last.unwrap_or(0)
                 });
-                Ok((epoch, last.unwrap_or(0), (!gone).then_some(kept)))
+                Ok((epoch, last.unwrap_or(0), (!is_trimmed).then_some(entries)))
             })
             .await?;
-        let Some(kept) = kept else {
+        let Some(entries) = entries else {
             return Ok(Changes::Trimmed(Cursor {
                 epoch,
                 position: last,
@@ -157,7 +160,8 @@ impl Store for EmbeddedStore {
             ))
         };
         Ok(Changes::Entries(
-            kept.into_iter()
+            entries
+                .into_iter()
                 .map(entry)
                 .collect::<Result<_, StoreError>>()?,
         ))
@@ -165,20 +169,20 @@ impl Store for EmbeddedStore {
 
     async fn commit(&self, commits: &[Commit]) -> Result<Vec<CommitOutcome>, StoreError> {
         let now = self.clock.now();
-        // Submitted one by one so that each has its own savepoint; the writer still commits them
+        // Each commit is submitted by itself and gets its own savepoint. The writer commits them
         // together.
-        let answers: Vec<_> = commits
+        let receivers: Vec<_> = commits
             .iter()
             .cloned()
             .map(|commit| {
                 self.database
-                    .submit(move |connection| apply(connection, &commit, now))
+                    .submit(move |connection| apply_commit(connection, &commit, now))
             })
             .collect();
-        let mut outcomes = Vec::with_capacity(answers.len());
-        for answer in answers {
+        let mut outcomes = Vec::with_capacity(receivers.len());
+        for receiver in receivers {
             outcomes.push(
-                answer
+                receiver
                     .await
                     .unwrap_or(Err(DatabaseError::Closed))
                     .map_err(unavailable)?,
@@ -194,7 +198,7 @@ impl Store for EmbeddedStore {
         lease: Duration,
         max: usize,
     ) -> Result<Vec<Claim>, StoreError> {
-        let taken = self.database.write(move |connection| {
+        let claimed = self.database.write(move |connection| {
             let mut select = connection.prepare_cached(
                 "SELECT subject, at FROM due WHERE queue = ?1 AND at <= ?2 ORDER BY at LIMIT ?3",
             )?;
@@ -210,15 +214,15 @@ impl Store for EmbeddedStore {
             }
             Ok(rows)
         });
-        let taken = taken.await.map_err(unavailable)?;
+        let claimed = claimed.await.map_err(unavailable)?;
         let claim = |(text, at): (String, u64)| {
             Some(Claim {
-                subject: subject(&text)?,
+                subject: parse_subject(&text)?,
                 queue: queue_name,
                 due_at: HostTime(at),
             })
         };
-        Ok(taken.into_iter().filter_map(claim).collect())
+        Ok(claimed.into_iter().filter_map(claim).collect())
     }
 
     async fn next_due(
@@ -238,7 +242,7 @@ impl Store for EmbeddedStore {
                     .collect()
             })
             .await?;
-        let entry = |(text, at): (String, u64)| Some((subject(&text)?, HostTime(at)));
+        let entry = |(text, at): (String, u64)| Some((parse_subject(&text)?, HostTime(at)));
         Ok(rows.into_iter().filter_map(entry).collect())
     }
 
@@ -296,7 +300,8 @@ impl Store for EmbeddedStore {
     }
 
     async fn scrub(&self) -> Result<(), StoreError> {
-        // Deleted rows were overwritten (`secure_delete`); the log still has them.
+        // `secure_delete` has overwritten deleted rows in the file, but the log still contains
+        // them.
         self.database.truncate_log().await.map_err(unavailable)
     }
 
@@ -326,170 +331,8 @@ impl Store for EmbeddedStore {
     }
 }
 
-/// One commit inside its savepoint. `Stale` has written nothing.
-fn apply(
-    connection: &Connection,
-    commit: &Commit,
-    now: HostTime,
-) -> rusqlite::Result<CommitOutcome> {
-    if !expectations_hold(connection, commit, now)? {
-        return Ok(CommitOutcome::Stale);
-    }
-    if let Some(write) = &commit.page {
-        write_page(connection, write)?;
-    }
-    for write in &commit.records {
-        write_record(connection, write, now)?;
-    }
-    for DueWrite { subject, due } in &commit.due {
-        match due {
-            Some((queue_name, at)) => connection
-                .prepare_cached(
-                    "INSERT OR REPLACE INTO due (subject, queue, at) VALUES (?1, ?2, ?3)",
-                )?
-                .execute(params![
-                    subject.to_string(),
-                    queue_name.as_str(),
-                    signed(*at)
-                ])?,
-            None => connection
-                .prepare_cached("DELETE FROM due WHERE subject = ?1")?
-                .execute([subject.to_string()])?,
-        };
-    }
-    Ok(CommitOutcome::Applied)
-}
-
-fn expectations_hold(
-    connection: &Connection,
-    commit: &Commit,
-    now: HostTime,
-) -> rusqlite::Result<bool> {
-    if let Some(PageWrite { id, expected, .. }) = &commit.page {
-        let mut select = connection.prepare_cached("SELECT version FROM pages WHERE id = ?1")?;
-        let version: Option<u64> = select
-            .query_row([id.as_str()], |row| row.get(0))
-            .optional()?;
-        if version.unwrap_or(0) != *expected {
-            return Ok(false);
-        }
-    }
-    let expected_records = commit.records.iter().filter_map(|write| match write {
-        RecordWrite::Put { key, expected, .. } | RecordWrite::Delete { key, expected } => {
-            Some((key, (*expected)?))
-        }
-        RecordWrite::Add { .. } => None,
-    });
-    for (key, expected) in commit
-        .guards
-        .iter()
-        .map(|(key, version)| (key, *version))
-        .chain(expected_records)
-    {
-        if record_version(connection, key, now)? != expected {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-fn record_version(
-    connection: &Connection,
-    key: &RecordKey,
-    now: HostTime,
-) -> rusqlite::Result<u64> {
-    let mut select = connection.prepare_cached(
-        "SELECT version FROM records WHERE kind = ?1 AND id = ?2 AND (expires IS NULL OR expires > ?3)",
-    )?;
-    let version = select
-        .query_row(params![key.kind.name(), key.id, signed(now)], |row| {
-            row.get(0)
-        })
-        .optional()?;
-    Ok(version.unwrap_or(0))
-}
-
-fn write_page(connection: &Connection, write: &PageWrite) -> rusqlite::Result<()> {
-    let version = write.expected + 1;
-    let id = write.id.as_str();
-    connection
-        .prepare_cached(
-            "INSERT OR REPLACE INTO pages (id, version, attributes) VALUES (?1, ?2, ?3)",
-        )?
-        .execute(params![id, version, to_json(&codec::encode(&write.page))])?;
-    if write.page.status == Status::Erased {
-        connection
-            .prepare_cached("DELETE FROM history WHERE page = ?1")?
-            .execute([id])?;
-    }
-    if write.changes.is_empty() {
-        return Ok(());
-    }
-    let mut insert = connection.prepare_cached(
-        "INSERT INTO history (page, n, entry) VALUES (?1, (SELECT coalesce(max(n), 0) + 1 FROM history WHERE page = ?1), ?2)",
-    )?;
-    for change in &write.changes {
-        insert.execute(params![
-            id,
-            to_json(&HistoryEntry::new(change, write.received_at, version))
-        ])?;
-    }
-    connection
-        .prepare_cached("DELETE FROM history WHERE page = ?1 AND n <= (SELECT max(n) FROM history WHERE page = ?1) - ?2")?
-        .execute(params![id, MAX_HISTORY])?;
-    let Some(entry) = FeedEntry::new(write) else {
-        return Ok(());
-    };
-    connection
-        .prepare_cached("INSERT INTO feed (entry) VALUES (?1)")?
-        .execute([to_json(&entry)])?;
-    connection
-        .prepare_cached("DELETE FROM feed WHERE n <= ?1 - ?2")?
-        .execute(params![connection.last_insert_rowid(), MAX_FEED])?;
-    Ok(())
-}
-
-fn write_record(
-    connection: &Connection,
-    write: &RecordWrite,
-    now: HostTime,
-) -> rusqlite::Result<()> {
-    // What has expired is as good as gone; a few rows go for real with every write.
-    connection
-        .prepare_cached("DELETE FROM records WHERE (kind, id) IN (SELECT kind, id FROM records WHERE expires <= ?1 LIMIT 8)")?
-        .execute([signed(now)])?;
-    match write {
-        RecordWrite::Put { key, body, ttl, .. } => {
-            let version = record_version(connection, key, now)? + 1;
-            let expires = ttl.map(|ttl| signed(now.plus(ttl)));
-            connection
-                .prepare_cached("INSERT OR REPLACE INTO records (kind, id, version, body, expires) VALUES (?1, ?2, ?3, ?4, ?5)")?
-                .execute(params![key.kind.name(), key.id, version, body.to_string(), expires])?;
-        }
-        RecordWrite::Delete { key, .. } => {
-            connection
-                .prepare_cached("DELETE FROM records WHERE kind = ?1 AND id = ?2")?
-                .execute([key.kind.name(), &key.id])?;
-        }
-        RecordWrite::Add { key, n } => {
-            connection
-                .prepare_cached(
-                    "DELETE FROM records WHERE kind = ?1 AND id = ?2 AND expires <= ?3",
-                )?
-                .execute(params![key.kind.name(), key.id, signed(now)])?;
-            connection
-                .prepare_cached(
-                    "INSERT INTO records (kind, id, version, body) VALUES (?1, ?2, 1, ?3) ON CONFLICT (kind, id)
-                     DO UPDATE SET version = version + 1, body = CAST(CAST(body AS INTEGER) + ?3 AS TEXT)",
-                )?
-                .execute(params![key.kind.name(), key.id, n])?;
-        }
-    }
-    Ok(())
-}
-
-/// Decodes version and attributes at columns `first` and `first + 1`.
-fn stored(row: &Row<'_>, first: usize) -> rusqlite::Result<Versioned<StoredPage>> {
+/// Decodes a Page from its version in column `first` and its attributes in the next column.
+fn stored_page(row: &Row<'_>, first: usize) -> rusqlite::Result<Versioned<StoredPage>> {
     let (version, text): (u64, String) = (row.get(first)?, row.get(first + 1)?);
     let decoded = serde_json::from_str::<BTreeMap<String, String>>(&text)
         .map_err(|error| format!("the attributes cannot be read: {error}"))
@@ -501,12 +344,10 @@ fn stored(row: &Row<'_>, first: usize) -> rusqlite::Result<Versioned<StoredPage>
     Ok(Versioned { version, value })
 }
 
-/// SQLite counts to 2^63; no clock does.
-fn signed(at: HostTime) -> i64 {
-    i64::try_from(at.0).unwrap_or(i64::MAX)
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "the shape map_err wants")]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the signature that map_err needs"
+)]
 fn unavailable(error: DatabaseError) -> StoreError {
     StoreError::Unavailable(error.to_string())
 }

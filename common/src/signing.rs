@@ -1,0 +1,29 @@
+//! Signatures with a secret of this deployment or of the app: HMAC-SHA256.
+
+use hmac::{Hmac, KeyInit as _};
+use secrecy::{ExposeSecret as _, SecretString};
+use sha2::Sha256;
+
+/// Returns an HMAC-SHA256 with the key `secret`, before any message.
+pub fn hmac_sha256(secret: &SecretString) -> Hmac<Sha256> {
+    Hmac::new_from_slice(secret.expose_secret().as_bytes())
+        .unwrap_or_else(|_| unreachable!("HMAC accepts a key of any length"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hmac::Mac as _;
+    use model::hex::hex;
+
+    /// Source: RFC 4231, test case 2.
+    #[test]
+    fn the_hmac_of_a_known_key_and_message_is_the_published_one() {
+        let key = SecretString::from("Jefe".to_owned());
+        let mac = hmac_sha256(&key).chain_update("what do ya want for nothing?");
+        assert_eq!(
+            hex(&mac.finalize().into_bytes()),
+            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
+        );
+    }
+}

@@ -1,0 +1,275 @@
+//! Checks of what the store contains: connections, Pages, Page subscriptions, missed webhooks, and
+//! the rate limit.
+
+use std::time::Duration;
+
+use common::backends::open_store;
+use common::clock::Clock;
+use common::config::Config;
+use common::graph::client::Graph;
+use common::records::connection::{self, Connection, Status};
+use common::records::subscription::Subscription;
+use common::records::{expiry, load_chunk, load_record, missed_webhooks, rate_limit, token};
+use common::store::{RecordKind, Store, StoreError, StoredPage};
+use common::timestamp::rfc3339;
+use model::id::PageId;
+use model::page;
+use model::time::HostTime;
+
+use super::check::{Check, State};
+use super::local::{SEE_STORE, private_keys};
+
+/// How many names a line contains at most.
+const MAX_NAMED: usize = 5;
+/// How many Page subscriptions are read from Facebook at most.
+const MAX_SUBSCRIPTION_READS: usize = 5;
+/// The ratio of announced changes below which the check warns.
+const MIN_RATIO: f64 = 0.9;
+/// How many days of announced and missed changes are checked.
+const DAYS: u64 = 7;
+
+/// Appends the results of the checks to `checks`.
+pub(super) async fn run_checks(config: &Config, clock: &Clock, checks: &mut Vec<Check>) {
+    let Ok(store) = open_store(config, clock.clone()) else {
+        return;
+    };
+    let now = clock.now();
+    let checked = async {
+        let all = connection::list(&*store).await?;
+        checks.push(connections(&all));
+        checks.push(permissions(config, &all));
+        checks.push(connection_expiry(&all, now));
+        checks.push(pages(&*store).await?);
+        checks.push(page_subscriptions(config, clock, &*store).await?);
+        checks.push(webhooks(config, &*store, now).await?);
+        checks.push(rate_limits(&*store, now).await?);
+        Ok::<(), StoreError>(())
+    };
+    if let Err(error) = checked.await {
+        checks.push(Check::problem(
+            "records",
+            State::Failed,
+            error.to_string(),
+            SEE_STORE,
+        ));
+    }
+}
+
+/// Returns the first names as a list, and how many more there are.
+fn list_names(names: &[String]) -> String {
+    let first = names[..names.len().min(MAX_NAMED)].join(", ");
+    match names.len().saturating_sub(MAX_NAMED) {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
+}
+
+fn connections(connections: &[Connection]) -> Check {
+    let name = "connections";
+    if connections.is_empty() {
+        let fix = "open the address that `pagesync connection invite` prints, and log in";
+        return Check::problem(name, State::Warning, "there is none", fix);
+    }
+    let unusable: Vec<String> = connections
+        .iter()
+        .filter(|connection| connection.status != Status::Active)
+        .map(|connection| format!("{} ({})", connection.user, connection.status))
+        .collect();
+    if unusable.is_empty() {
+        return Check::ok(name, format!("{} active", connections.len()));
+    }
+    let fix = "ask these people to log in again (`pagesync connection invite`); the stored values and the history of their Pages stay";
+    let detail = format!("not active: {}", list_names(&unusable));
+    Check::problem(name, State::Failed, detail, fix)
+}
+
+fn permissions(config: &Config, connections: &[Connection]) -> Check {
+    let missing = connections.iter().flat_map(|connection| {
+        let missing = connection.missing_permissions(&config.scopes);
+        missing.into_iter().map(move |missing| {
+            format!(
+                "{} lacks {}: {}",
+                connection.user, missing.permission, missing.consequence
+            )
+        })
+    });
+    let missing: Vec<String> = missing.collect();
+    if missing.is_empty() {
+        return Check::ok("permissions", "none is missing");
+    }
+    let fix = "ask these people to log in again and to allow everything; people without a role on the app can give the permission only if the app has Advanced Access";
+    Check::problem("permissions", State::Warning, list_names(&missing), fix)
+}
+
+fn connection_expiry(connections: &[Connection], now: HostTime) -> Check {
+    let name = "connection expiry";
+    let days_left = |connection: &Connection| expiry::days_left(connection, now);
+    let ending: Vec<String> = connections
+        .iter()
+        .filter_map(|connection| Some((connection, days_left(connection)?)))
+        .filter(|(_, days)| *days <= expiry::ALERT_DAYS[0])
+        .map(|(connection, days)| format!("{} ends in {days} days", connection.user))
+        .collect();
+    if ending.is_empty() {
+        let first = connections.iter().filter_map(days_left).min();
+        let detail = first.map_or("no connection ends".to_owned(), |days| {
+            format!("the first connection ends in {days} days")
+        });
+        return Check::ok(name, detail);
+    }
+    let is_urgent = connections
+        .iter()
+        .filter_map(days_left)
+        .any(|days| days <= 1);
+    let state = if is_urgent {
+        State::Failed
+    } else {
+        State::Warning
+    };
+    let fix = "ask these people to log in again before; `pagesync connection list --expiring 14d` lists the Pages that would be lost";
+    Check::problem(name, state, list_names(&ending), fix)
+}
+
+async fn pages(store: &dyn Store) -> Result<Check, StoreError> {
+    let name = "Pages";
+    let (mut count, mut outdated, mut after) = (0, Vec::new(), None);
+    loop {
+        let chunk = store.list_pages(after.as_ref(), 500).await?;
+        let Some((last, _)) = chunk.last() else { break };
+        after = Some(last.clone());
+        for (id, stored) in &chunk {
+            let status = match &stored.value {
+                StoredPage::Page(page) => page.status,
+                StoredPage::Unknown | StoredPage::Corrupt(_) => page::Status::Corrupt,
+            };
+            count += 1;
+            if !matches!(status, page::Status::Active | page::Status::Erased) {
+                outdated.push(format!("{id} ({status})"));
+            }
+        }
+    }
+    if outdated.is_empty() {
+        return Ok(Check::ok(name, format!("{count} kept up to date")));
+    }
+    let detail = format!(
+        "{} of {count} are not kept up to date: {}",
+        outdated.len(),
+        list_names(&outdated)
+    );
+    let fix = "`pagesync page explain <id>` shows the reason; most need a new login: `pagesync connection invite`";
+    Ok(Check::problem(name, State::Warning, detail, fix))
+}
+
+/// Checks the records of all Page subscriptions, and compares the first ones with those at
+/// Facebook.
+async fn page_subscriptions(
+    config: &Config,
+    clock: &Clock,
+    store: &dyn Store,
+) -> Result<Check, StoreError> {
+    let name = "Page subscriptions";
+    let (mut count, mut reads, mut problems, mut after) = (0, 0, Vec::new(), None);
+    while let Some(chunk) =
+        load_chunk::<Subscription>(store, RecordKind::Subscription, "", &mut after).await?
+    {
+        count += chunk.len();
+        for (id, stored) in chunk {
+            if let Some(problem) = stored.value.problem {
+                problems.push(format!("{id}: {problem}"));
+            } else if reads < MAX_SUBSCRIPTION_READS
+                && let Some(fields) = fields_at_facebook(config, clock, store, &id).await?
+            {
+                reads += 1;
+                if !stored
+                    .value
+                    .fields
+                    .iter()
+                    .all(|field| fields.contains(field))
+                {
+                    problems.push(format!("{id}: fields are missing at Facebook"));
+                }
+            }
+        }
+    }
+    if problems.is_empty() {
+        let detail = format!("{count} have no problem; {reads} of them were compared at Facebook");
+        return Ok(Check::ok(name, detail));
+    }
+    let detail = format!(
+        "{} of {count} have a problem: {}",
+        problems.len(),
+        list_names(&problems)
+    );
+    let fix = "the next daily poll, or `pagesync connection poll <id>` now, restores missing fields; refused fields need a login with every permission";
+    Ok(Check::problem(name, State::Warning, detail, fix))
+}
+
+/// Returns the fields of the app's subscription on a Page at Facebook, or `None` if they cannot be
+/// read on this host.
+async fn fields_at_facebook(
+    config: &Config,
+    clock: &Clock,
+    store: &dyn Store,
+    id: &str,
+) -> Result<Option<Vec<String>>, StoreError> {
+    let (Ok(Some(keys)), Ok(graph)) = (private_keys(config), Graph::new(config, clock.clone()))
+    else {
+        return Ok(None);
+    };
+    let Ok(id) = PageId::parse(id) else {
+        return Ok(None);
+    };
+    for connection in connection::list(store).await? {
+        let key = token::page_key(&connection.user, &id);
+        let stored = load_record::<token::StoredToken>(store, &key).await?;
+        let opened =
+            stored.and_then(|stored| token::open_token(&key, &stored.value, &keys).ok().flatten());
+        if let Some(opened) = opened {
+            let fields = graph.page_subscription(&opened, &id).await;
+            return Ok(fields.ok().map(Option::unwrap_or_default));
+        }
+    }
+    Ok(None)
+}
+
+/// Checks how many changes webhooks announced.
+async fn webhooks(config: &Config, store: &dyn Store, now: HostTime) -> Result<Check, StoreError> {
+    let name = "webhooks";
+    let back = Duration::from_secs(DAYS * 24 * 3600);
+    let back = u64::try_from(back.as_millis()).unwrap_or(u64::MAX);
+    let first = HostTime(now.0.saturating_sub(back));
+    let report =
+        missed_webhooks::report(store, &config.daily_schedule.local_day(first), now).await?;
+    let Some(ratio) = report.all.ratio else {
+        return Ok(Check::ok(name, "no changes yet"));
+    };
+    let counts = format!(
+        "{:.1} % of the changes of {DAYS} days were announced, {} were missed",
+        ratio * 100.0,
+        report.all.missed
+    );
+    if report.silent_pages.is_empty() && ratio >= MIN_RATIO {
+        return Ok(Check::ok(name, counts));
+    }
+    let silent: Vec<String> = report.silent_pages.iter().map(PageId::to_string).collect();
+    let detail = if silent.is_empty() {
+        counts
+    } else {
+        format!("{counts}; silent Pages: {}", list_names(&silent))
+    };
+    let fix = "check that the app is in Live mode and has Advanced Access; pagesync checks the subscriptions of silent Pages by itself; `pagesync missed` shows the changes";
+    Ok(Check::problem(name, State::Warning, detail, fix))
+}
+
+async fn rate_limits(store: &dyn Store, now: HostTime) -> Result<Check, StoreError> {
+    let stored = rate_limit::find(store, rate_limit::APP_BUCKET).await?;
+    if stored.blocked_until <= now {
+        return Ok(Check::ok("rate limits", "calls are possible"));
+    }
+    let detail = format!(
+        "Facebook refuses calls of the app until {}",
+        rfc3339(stored.blocked_until)
+    );
+    let fix = "wait; nothing is lost, and further calls would extend the limit";
+    Ok(Check::problem("rate limits", State::Warning, detail, fix))
+}

@@ -1,0 +1,216 @@
+//! Dead letters and their retries: poison messages, jobs that panic the worker, and jobs that it
+//! does not know.
+
+use common::clock::Clock;
+use common::records::dead_letter::{self, RetryState};
+use common::store::Commit;
+use model::job::{Job, NEWER_VERSION, Unreadable};
+use model::queue_name::QueueName;
+use model::time::HostTime;
+use serde_json::json;
+
+use crate::support::deployment::Place;
+use crate::support::faulty_store::FaultyStore;
+use crate::support::{eventually, page_id, webhook_job};
+use crate::worker::{Bench, stop};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poison_message_is_split_and_its_good_jobs_are_done() {
+    let bench = Bench::new(&[1, 2]).await;
+    let bad = Job::Unreadable(Unreadable {
+        body: b"?".to_vec(),
+        reason: "not a webhook".to_owned(),
+        received_at: HostTime(1),
+    });
+    let jobs = [webhook_job(1, "one"), bad, webhook_job(2, "two")];
+    bench.publish(&jobs).await;
+    for attempt in 1..worker::POISON_THRESHOLD {
+        let delivery = bench.queue.receive(QueueName::Webhooks).await.unwrap();
+        assert_eq!(delivery.attempt, attempt);
+        drop(delivery);
+    }
+    let running = bench.start(bench.store.clone());
+    bench.wait_for_name(1, "one").await;
+    bench.wait_for_name(2, "two").await;
+    let dead_letters = eventually("one dead letter", || async {
+        let found = bench.dead_letters().await;
+        (found.len() == 1 && found[0].1.retry == RetryState::Finished).then_some(found)
+    })
+    .await;
+    assert_eq!(dead_letters[0].0, dead_letter::id(&jobs[1]));
+    stop(running).await;
+    assert_eq!(bench.depth(QueueName::Webhooks).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_panics_the_worker_becomes_a_dead_letter_and_the_others_are_done() {
+    let bench = Bench::new(&[1, 2, 3]).await;
+    let poison = webhook_job(2, "poison");
+    let jobs = [
+        webhook_job(1, "one"),
+        poison.clone(),
+        webhook_job(3, "three"),
+    ];
+    bench.publish(&jobs).await;
+    let running = bench.start(FaultyStore::poisoned(bench.store.clone(), page_id(2)));
+    bench.wait_for_name(1, "one").await;
+    bench.wait_for_name(3, "three").await;
+    eventually("the retry of the dead letter to end", || async {
+        let found = bench.dead_letters().await;
+        (found.len() == 1
+            && found[0].0 == dead_letter::id(&poison)
+            && found[0].1.retry == RetryState::Finished)
+            .then_some(())
+    })
+    .await;
+    stop(running).await;
+    // An operator replays the job after the cause of the panic was removed.
+    dead_letter::replay(&*bench.store, &*bench.queue, &dead_letter::id(&poison))
+        .await
+        .unwrap();
+    let running = bench.start(bench.store.clone());
+    bench.wait_for_name(2, "poison").await;
+    assert_eq!(bench.dead_letters().await, []);
+    stop(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_that_an_earlier_process_did_not_retry_are_retried_at_the_next_start() {
+    let bench = Bench::new(&[1, 2]).await;
+    let now = Clock::system().now();
+    let dead_letter_of = |job, retry| Commit {
+        records: vec![dead_letter::dead_letter_write(
+            job,
+            "delivered 3 times",
+            now,
+            retry,
+        )],
+        ..Commit::default()
+    };
+    let (pending, in_progress) = (webhook_job(1, "pending"), webhook_job(2, "in progress"));
+    let ended_process = RetryState::InProgress("a process that has ended".to_owned());
+    bench
+        .store
+        .commit(&[
+            dead_letter_of(&pending, RetryState::Pending),
+            dead_letter_of(&in_progress, ended_process),
+        ])
+        .await
+        .unwrap();
+    let running = bench.start(bench.store.clone());
+    bench.wait_for_name(1, "pending").await;
+    eventually("the dead letter of the good job to be removed", || async {
+        let found = bench.dead_letters().await;
+        (found.len() == 1 && found[0].0 == dead_letter::id(&in_progress)).then_some(())
+    })
+    .await;
+    assert_eq!(
+        bench.name(2).await,
+        None,
+        "a job during which a process ended is not retried automatically"
+    );
+    stop(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_that_a_store_outage_interrupted_is_repeated_after_the_outage() {
+    let bench = Bench::new(&[1]).await;
+    bench.publish(&[webhook_job(1, "retried")]).await;
+    for _ in 1..worker::POISON_THRESHOLD {
+        drop(bench.queue.receive(QueueName::Webhooks).await.unwrap());
+    }
+    let delivery = bench.queue.receive(QueueName::Webhooks).await.unwrap();
+    // The dead letter and the state of its retry are written, and then every commit fails.
+    let during_outage = bench.context(FaultyStore::unavailable(bench.store.clone(), 2, 1000));
+    worker::handle_delivery(&during_outage, delivery)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (bench.name(1).await, bench.dead_letters().await.len()),
+        (None, 1)
+    );
+    // The same process retries the job as soon as the store answers.
+    let after_outage = worker::context::Context {
+        store: bench.store.clone(),
+        ..during_outage
+    };
+    worker::poison_messages::retry_pending(&after_outage)
+        .await
+        .unwrap();
+    assert_eq!(bench.name(1).await, Some(json!("retried")));
+    assert_eq!(bench.dead_letters().await.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_job_becomes_a_dead_letter_and_a_newer_one_waits_for_a_newer_worker() {
+    let bench = Bench::new(&[1]).await;
+    let unknown = [
+        "",
+        "hello",
+        "{}",
+        "[7]",
+        r#"[{"v":1}]"#,
+        r#"[{"v":"abc","webhook":{}}]"#,
+        r#"[{"v":9223372036854775808,"later":{"x":1}}]"#,
+    ];
+    match &bench.place {
+        Place::Distributed { vhost, .. } => {
+            for payload in unknown {
+                vhost.publish_raw("pagesync.v1.webhooks", payload).await;
+            }
+        }
+        Place::Embedded(directory) => {
+            let file = rusqlite::Connection::open(directory.path().join("pagesync.db")).unwrap();
+            for payload in unknown {
+                let insert =
+                    "INSERT INTO messages (queue, attempt, body) VALUES ('webhooks', 0, ?1)";
+                file.execute(insert, [payload.as_bytes()]).unwrap();
+            }
+        }
+    }
+    bench.publish(&[webhook_job(1, "good")]).await;
+    let running = bench.start(bench.store.clone());
+    bench.wait_for_name(1, "good").await;
+    let dead_letters = eventually("seven dead letters", || async {
+        let found = bench.dead_letters().await;
+        (found.len() == unknown.len()).then_some(found)
+    })
+    .await;
+    assert_eq!(
+        dead_letters
+            .iter()
+            .filter(|(_, dead_letter)| dead_letter.reason.starts_with(NEWER_VERSION))
+            .count(),
+        1
+    );
+    stop(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_of_a_newer_version_is_done_at_the_start_of_a_worker_that_knows_it() {
+    let bench = Bench::new(&[1]).await;
+    let body = model::job::encode_job(&webhook_job(1, "understood")).into_bytes();
+    let reason = format!("{NEWER_VERSION}: 2, this build knows 1");
+    let job = Job::Unreadable(Unreadable {
+        body,
+        reason: reason.clone(),
+        received_at: HostTime(1),
+    });
+    let now = Clock::system().now();
+    let write = dead_letter::dead_letter_write(&job, &reason, now, RetryState::Finished);
+    bench
+        .store
+        .commit(&[Commit {
+            records: vec![write],
+            ..Commit::default()
+        }])
+        .await
+        .unwrap();
+    let running = bench.start(bench.store.clone());
+    bench.wait_for_name(1, "understood").await;
+    eventually("no dead letters", || async {
+        bench.dead_letters().await.is_empty().then_some(())
+    })
+    .await;
+    stop(running).await;
+}

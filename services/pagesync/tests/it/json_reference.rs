@@ -1,0 +1,244 @@
+//! Every object that a command prints is the one that `docs/json.md` describes: the same members, of the
+//! same types, and no others.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use model::page::Source;
+use serde_json::{Value as Json, json};
+use simulator::delivery::DeliveryFaults;
+
+use crate::BACKEND;
+use crate::support::deployment::Place;
+use crate::support::eventually;
+use crate::support::facebook::{Connected, Scene, nth};
+use crate::tidy::read;
+
+/// The objects of the reference: each with its members and their types.
+struct Reference(BTreeMap<String, BTreeMap<String, String>>);
+
+/// Objects that have every member of another one, in the words of the reference.
+const EXTENDS: &str = "It has every member of `";
+
+impl Reference {
+    fn load() -> Self {
+        let text = read("docs/json.md");
+        let mut objects: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+        for section in text.split("\n## ").skip(1) {
+            let (name, body) = section.split_once('\n').unwrap();
+            let mut members = BTreeMap::new();
+            if let Some((_, rest)) = body.split_once(EXTENDS) {
+                let base = rest.split('`').next().unwrap();
+                // `missed` stands before `counts`: the base is added below.
+                members.insert("..".to_owned(), base.to_owned());
+            }
+            for line in body.lines().filter(|line| line.starts_with("| `")) {
+                let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+                members.insert(cells[1].trim_matches('`').to_owned(), cells[2].to_owned());
+            }
+            assert!(!members.is_empty(), "{name} has no members");
+            objects.insert(name.trim().to_owned(), members);
+        }
+        let bases = objects.clone();
+        for members in objects.values_mut() {
+            if let Some(base) = members.remove("..") {
+                members.extend(bases[&base].clone());
+            }
+        }
+        Self(objects)
+    }
+
+    /// Checks `value` against `kind`: an object of the reference or a type of its introduction.
+    fn check(&self, kind: &str, value: &Json, at: &str) {
+        if let Some(kind) = kind.strip_suffix(" or null") {
+            if !value.is_null() {
+                self.check(kind, value, at);
+            }
+            return;
+        }
+        if let Some(kind) = kind.strip_prefix("list of ") {
+            let items = value.as_array().unwrap_or_else(|| panic!("{at}: {value}"));
+            for item in items {
+                self.check(kind, item, &format!("{at}[]"));
+            }
+            return;
+        }
+        if let Some(kind) = kind.strip_prefix("map of ") {
+            let members = value.as_object().unwrap_or_else(|| panic!("{at}: {value}"));
+            for (name, member) in members {
+                self.check(kind, member, &format!("{at}.{name}"));
+            }
+            return;
+        }
+        let is_digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+        let text = value.as_str();
+        let fits = match kind {
+            "value" => true,
+            "string" => text.is_some(),
+            "id" => text.is_some_and(|text| (1..=20).contains(&text.len()) && is_digits(text)),
+            "time" => text
+                .is_some_and(|text| text.ends_with('Z') && text.parse::<jiff::Timestamp>().is_ok()),
+            "day" => text.is_some_and(|text| text.parse::<jiff::civil::Date>().is_ok()),
+            "integer" => value.is_u64(),
+            "number" => value.is_number(),
+            "boolean" => value.is_boolean(),
+            object => return self.check_object(object, value, at),
+        };
+        assert!(fits, "{at} is not a {kind}: {value}");
+    }
+
+    fn check_object(&self, kind: &str, value: &Json, at: &str) {
+        let described = self.0.get(kind);
+        let described = described.unwrap_or_else(|| panic!("{at}: no object {kind} is described"));
+        let members = value.as_object().unwrap_or_else(|| panic!("{at}: {value}"));
+        let names: Vec<&String> = members.keys().collect();
+        let expected: Vec<&String> = described.keys().collect();
+        let mut sorted = names.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, expected, "{at} is not the {kind} of docs/json.md");
+        for (name, member) in members {
+            self.check(&described[name], member, &format!("{at}.{name}"));
+        }
+    }
+}
+
+/// Runs a command with `--output json` beside the deployment and returns what it printed.
+fn run(connected: &Connected, arguments: &[&str]) -> Json {
+    let role = connected.deployment.roles[0].0;
+    let mut environment = connected.deployment.place.environment(role, &[]);
+    if let Place::Distributed { .. } = &connected.deployment.place {
+        environment.insert("PAGESYNC_BACKEND".to_owned(), "distributed".to_owned());
+    }
+    environment.extend(connected.settings.iter().cloned());
+    let output = tokio::task::block_in_place(|| {
+        Command::new(env!("CARGO_BIN_EXE_pagesync"))
+            .args(arguments)
+            .args(["--output", "json"])
+            .env_clear()
+            .envs(environment)
+            .output()
+            .unwrap()
+    });
+    // `doctor` ends with 3 if a check failed, and prints all the same.
+    let is_done = matches!(output.status.code(), Some(0 | 3));
+    assert!(
+        is_done,
+        "{arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// A deployment that has something for every command to print.
+async fn busy_deployment() -> Connected {
+    let connected = Connected::start(BACKEND, Scene::default()).await;
+    assert_eq!(connected.connect().await.0, 200);
+    let change = |fields: Json| {
+        let fields = fields.as_object().unwrap().clone();
+        connected.simulator.change(&nth(0), fields).unwrap();
+    };
+    change(json!({"name": "Renamed"}));
+    eventually("the new name", || async {
+        (connected.field(0, "name").await == "Renamed").then_some(())
+    })
+    .await;
+    connected.simulator.set_delivery_faults(DeliveryFaults {
+        loss: 1.0,
+        ..DeliveryFaults::default()
+    });
+    change(json!({"phone": "+49 30 2"}));
+    eventually("an unannounced change", || async {
+        let page = connected.read_again(0).await;
+        (!page.announcements.is_empty()).then_some(())
+    })
+    .await;
+    let unreadable = r#"{"object":"page","entry":{}}"#;
+    assert_eq!(connected.deployment.deliver(unreadable).await, 200);
+    eventually("a dead letter", || async {
+        let kept = common::records::dead_letter::all(&*connected.deployment.store).await;
+        (!kept.unwrap().is_empty()).then_some(())
+    })
+    .await;
+    connected
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_object_that_a_command_prints_is_the_one_that_the_reference_describes() {
+    let reference = Reference::load();
+    let connected = busy_deployment().await;
+    let check = |arguments: &[&str], kind: &str| -> Json {
+        let printed = run(&connected, arguments);
+        reference.check(kind, &printed, &arguments.join(" "));
+        if let Some(list) = printed.as_array() {
+            assert!(!list.is_empty(), "{arguments:?} prints nothing to check");
+        }
+        printed
+    };
+    check(&["page", "list"], "list of page");
+    let page = check(&["page", "show", &nth(0)], "page_detail");
+    assert_eq!(page["fields"]["name"]["value"], "Renamed");
+    let changes = check(&["page", "history", &nth(0)], "list of change");
+    let renamed = changes
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|change| change["after"] == "Renamed");
+    assert_eq!(renamed.unwrap()["source"], json!(Source::Webhook));
+    let feed = check(&["changes", "--limit", "2"], "list of feed_change");
+    assert_eq!(feed.as_array().unwrap().len(), 2);
+    let first = feed[0]["cursor"].as_str().unwrap();
+    let next = check(
+        &["changes", "--after", first, "--limit", "1"],
+        "list of feed_change",
+    );
+    assert_eq!(next[0], feed[1], "a cursor continues behind its entry");
+    let connections = check(&["connection", "list"], "list of connection");
+    assert!(
+        connections[0]["last_poll"]["pages"].is_u64(),
+        "{connections}"
+    );
+    let user = connections[0]["id"].as_str().unwrap().to_owned();
+    let detail = check(&["connection", "show", &user], "connection_detail");
+    assert_eq!(detail["page_ids"].as_array().unwrap().len(), 3);
+    let expiring = ["connection", "list", "--expiring", "90d"];
+    let expiring = check(&expiring, "list of expiring_connection");
+    assert_eq!(expiring[0]["pages_lost_count"], 3);
+    assert_eq!(
+        run(&connected, &["connection", "list", "--expiring", "5d"]),
+        json!([])
+    );
+    let schedule = check(&["schedule"], "schedule");
+    assert!(
+        !schedule["due"].as_array().unwrap().is_empty(),
+        "{schedule}"
+    );
+    let missed = check(&["missed"], "missed");
+    assert_eq!(missed["changes"][0]["field"], "phone");
+    let letters = check(&["dead-letter", "list"], "list of dead_letter");
+    let id = letters[0]["id"].as_str().unwrap();
+    check(&["dead-letter", "show", id], "dead_letter_detail");
+    check(&["doctor"], "list of check");
+    check(&["config", "show"], "list of setting");
+    check(&["erase", "page", &nth(2)], "list of erased_object");
+    connected.finish().await;
+}
+
+#[test]
+fn a_member_that_the_reference_does_not_describe_is_found() {
+    let reference = Reference::load();
+    let letter = json!({"id": "a", "failed_at": "2026-11-26T04:00:00Z", "reason": "r"});
+    reference.check("dead_letter", &letter, "letter");
+    let refused = |letter: Json| {
+        let check = || reference.check("dead_letter", &letter, "letter");
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(check)).is_err()
+    };
+    assert!(refused(
+        json!({"id": "a", "failed_at": "2026-11-26T04:00:00Z"})
+    ));
+    assert!(refused(
+        json!({"id": "a", "failed_at": 1_790_000_000_000_u64, "reason": "r"})
+    ));
+    let mut with_more = letter.clone();
+    with_more["kept_at"] = json!(1);
+    assert!(refused(with_more));
+}

@@ -60,7 +60,14 @@ fn code(text: &str) -> String {
     for line in production.lines() {
         let line = line.split("//").next().unwrap();
         let outside = line.split('"').step_by(2).collect::<Vec<_>>().join(" ");
-        code.push_str(&outside.replace("pub(in ", "pub ( "));
+        // The path of a visibility names a module and imports nothing.
+        match outside.split_once("pub(in ") {
+            Some((before, rest)) => {
+                let (_, after) = rest.split_once(')').unwrap();
+                code.push_str(&format!("{before}pub{after}"));
+            }
+            None => code.push_str(&outside),
+        }
         code.push('\n');
     }
     code

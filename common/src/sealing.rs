@@ -70,7 +70,7 @@ impl fmt::Debug for Token {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SealedToken {
     /// The id of the key that it is sealed to.
-    pub key: String,
+    pub key_id: String,
     /// The encapsulated key and the ciphertext, in URL-safe Base64.
     body: String,
 }
@@ -152,7 +152,7 @@ impl PublicKey {
         let mut body = encapped.to_bytes().to_vec();
         body.extend(ciphertext);
         Ok(SealedToken {
-            key: self.id.clone(),
+            key_id: self.id.clone(),
             body: BASE64.encode(body),
         })
     }
@@ -251,8 +251,8 @@ impl PrivateKeys {
 
     /// Opens a token that was sealed for the record `name`.
     pub fn open(&self, sealed: &SealedToken, name: &str) -> Result<Token, SealingError> {
-        let key = self.0.iter().find(|key| key.public.id == sealed.key);
-        let key = key.ok_or_else(|| SealingError::UnknownKey(sealed.key.clone()))?;
+        let key = self.0.iter().find(|key| key.public.id == sealed.key_id);
+        let key = key.ok_or_else(|| SealingError::UnknownKey(sealed.key_id.clone()))?;
         key.open(sealed, name).ok_or(SealingError::Damaged)
     }
 
@@ -302,7 +302,7 @@ impl Keyring {
     pub fn keys(&self) -> Result<PrivateKeys, SealingError> {
         match self {
             Self::Configured(keys) => Ok(keys.clone()),
-            Self::File(path) => read_file(path),
+            Self::File(path) => read_key_file(path),
         }
     }
 }
@@ -331,13 +331,13 @@ impl Sealer {
 pub fn open_key_file(data_dir: &Path) -> Result<Keyring, SealingError> {
     let path = data_dir.join(KEY_FILE);
     if !path.exists() {
-        write_file(&path, &PrivateKeys(vec![PrivateKey::generate()]))?;
+        write_key_file(&path, &PrivateKeys(vec![PrivateKey::generate()]))?;
     }
-    read_file(&path)?;
+    read_key_file(&path)?;
     Ok(Keyring::File(path))
 }
 
-fn read_file(path: &Path) -> Result<PrivateKeys, SealingError> {
+fn read_key_file(path: &Path) -> Result<PrivateKeys, SealingError> {
     use std::os::unix::fs::PermissionsExt as _;
     let file_error = |reason: String| SealingError::File {
         path: path.to_owned(),
@@ -357,7 +357,7 @@ fn read_file(path: &Path) -> Result<PrivateKeys, SealingError> {
 }
 
 /// Writes the key file with mode 0600, so that a crash leaves either the old file or the new one.
-pub fn write_file(path: &Path, keys: &PrivateKeys) -> Result<(), SealingError> {
+pub fn write_key_file(path: &Path, keys: &PrivateKeys) -> Result<(), SealingError> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
     let write = || {

@@ -94,13 +94,13 @@ pub struct Metrics {
     pub logins: LabeledCounter,
     pub change_findings: LabeledCounter,
     pub connections_expiring: LabeledGauge,
-    pub webhook_visible_seconds: Histogram,
+    pub webhook_commit_seconds: Histogram,
     pub queue_messages: LabeledGauge,
     registry: Arc<Mutex<Registry>>,
 }
 
 /// The upper bounds of the buckets of `webhook_visible_seconds`, in seconds.
-const VISIBLE_SECONDS_BUCKETS: [f64; 12] = [
+const COMMIT_SECONDS_BUCKETS: [f64; 12] = [
     0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0,
 ];
 
@@ -129,7 +129,7 @@ impl Default for Metrics {
             family: register(r, name, help, Family::default()),
         };
         let histogram = |r: &mut Registry, name, help| {
-            register(r, name, help, Histogram::new(VISIBLE_SECONDS_BUCKETS))
+            register(r, name, help, Histogram::new(COMMIT_SECONDS_BUCKETS))
         };
         Self {
             webhook_answers: labeled_counter(
@@ -189,9 +189,9 @@ impl Default for Metrics {
                 "within_days",
                 "Connections whose token or data access ends within this number of days; the worker sets it at its start and daily",
             ),
-            webhook_visible_seconds: histogram(
+            webhook_commit_seconds: histogram(
                 r,
-                "webhook_visible_seconds",
+                "webhook_commit_seconds",
                 "Seconds from receiving a webhook to its commit",
             ),
             queue_messages: labeled_gauge(

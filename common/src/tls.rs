@@ -1,12 +1,12 @@
 //! Installs the TLS provider of the process.
 //!
-//! Invariant: [`provide`] is called before an HTTP client is built. reqwest is compiled without a
+//! Invariant: [`install_provider`] is called before an HTTP client is built. reqwest is compiled without a
 //! provider of its own (feature `rustls-no-provider` in `Cargo.toml`).
 
 use std::sync::Once;
 
 /// Installs ring as the TLS provider of the process. Repeated calls have no effect.
-pub fn provide() {
+pub fn install_provider() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         // This fails only if another provider is already installed, which serves as well.

@@ -27,9 +27,9 @@ pub(crate) const MAX_UNANNOUNCED: usize = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnannouncedChange {
     /// Stamp of the read before the one that found the change. The change is not older than it.
-    pub previous_read: FacebookTime,
+    pub previous_read_stamp: FacebookTime,
     /// Stamp of the read that found the change.
-    pub found_by_read: FacebookTime,
+    pub found_stamp: FacebookTime,
     /// Stamp of the last read up to which nothing else changed. A notification that was sent up to
     /// this time can belong to the change, even if it was sent after the read that found it.
     pub unchanged_until: FacebookTime,
@@ -51,20 +51,20 @@ impl UnannouncedChange {
 pub struct FieldAnnouncements {
     /// The earliest `entry.time` of the open notifications; 0 if one of them has none.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub first_open: Option<FacebookTime>,
+    pub earliest_open: Option<FacebookTime>,
     /// The latest `entry.time` of the open notifications; 0 if none of them has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latest_open: Option<FacebookTime>,
     /// Notifications that were sent up to this time announce nothing new: they belong to a change
     /// that is already counted. The next read resets it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub consumed_until: Option<FacebookTime>,
+    pub counted_until: Option<FacebookTime>,
     /// Whether a webhook has changed the value since the last read.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub changed_by_webhook: bool,
     /// Stamp of the last read, if a webhook has replaced the value that it returned.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_read: Option<FacebookTime>,
+    pub last_read_stamp: Option<FacebookTime>,
     /// The changes that no notification has announced, the oldest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unannounced: Vec<UnannouncedChange>,
@@ -76,7 +76,10 @@ pub type Announcements = BTreeMap<FieldName, FieldAnnouncements>;
 impl FieldAnnouncements {
     /// Adds an open notification that was sent at `sent_at`.
     pub(crate) fn add_notification(&mut self, sent_at: FacebookTime) {
-        self.first_open = Some(self.first_open.map_or(sent_at, |first| first.min(sent_at)));
+        self.earliest_open = Some(
+            self.earliest_open
+                .map_or(sent_at, |first| first.min(sent_at)),
+        );
         self.latest_open = self.latest_open.max(Some(sent_at));
     }
 
@@ -88,7 +91,7 @@ impl FieldAnnouncements {
         sent_at: FacebookTime,
     ) -> Option<UnannouncedChange> {
         let matches = |change: &UnannouncedChange| {
-            change.previous_read <= sent_at && sent_at <= change.unchanged_until
+            change.previous_read_stamp <= sent_at && sent_at <= change.unchanged_until
         };
         let at = self
             .unannounced

@@ -109,9 +109,9 @@ impl fmt::Display for UserId {
 /// digits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct GrantId(String);
+pub struct LoginId(String);
 
-impl GrantId {
+impl LoginId {
     /// Parses the id of a login. Returns `None` if `text` does not have its form.
     pub fn parse(text: &str) -> Option<Self> {
         let is_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
@@ -124,33 +124,33 @@ impl GrantId {
     }
 }
 
-/// The error for a text that is not a [`GrantId`].
+/// The error for a text that is not a [`LoginId`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct InvalidGrantId;
+pub struct InvalidLoginId;
 
-impl fmt::Display for InvalidGrantId {
+impl fmt::Display for InvalidLoginId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the id of a login is 64 lower-case hexadecimal digits")
     }
 }
 
-impl std::error::Error for InvalidGrantId {}
+impl std::error::Error for InvalidLoginId {}
 
-impl TryFrom<String> for GrantId {
-    type Error = InvalidGrantId;
+impl TryFrom<String> for LoginId {
+    type Error = InvalidLoginId;
 
-    fn try_from(text: String) -> Result<Self, InvalidGrantId> {
-        Self::parse(&text).ok_or(InvalidGrantId)
+    fn try_from(text: String) -> Result<Self, InvalidLoginId> {
+        Self::parse(&text).ok_or(InvalidLoginId)
     }
 }
 
-impl From<GrantId> for String {
-    fn from(id: GrantId) -> Self {
+impl From<LoginId> for String {
+    fn from(id: LoginId) -> Self {
         id.0
     }
 }
 
-impl fmt::Display for GrantId {
+impl fmt::Display for LoginId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -165,7 +165,7 @@ pub enum Subject {
     /// All Pages of one connection, read through `/me/accounts`.
     Connection(UserId),
     /// A login that is being completed: its token is exchanged.
-    Grant(GrantId),
+    Login(LoginId),
     /// The Page subscription of the app on one Page.
     Subscription(PageId),
     /// The app subscription: callback address and fields.
@@ -182,7 +182,7 @@ impl Subject {
         match kind {
             "page" => PageId::parse(id).ok().map(Self::Page),
             "connection" => UserId::parse(id).ok().map(Self::Connection),
-            "grant" => GrantId::parse(id).map(Self::Grant),
+            "login" => LoginId::parse(id).map(Self::Login),
             "subscription" => PageId::parse(id).ok().map(Self::Subscription),
             _ => None,
         }
@@ -193,7 +193,7 @@ impl Subject {
         match self {
             Self::Page(_) => "page",
             Self::Connection(_) => "connection",
-            Self::Grant(_) => "grant",
+            Self::Login(_) => "login",
             Self::Subscription(_) => "subscription",
             Self::App => "app",
         }
@@ -205,7 +205,7 @@ impl fmt::Display for Subject {
         match self {
             Self::Page(id) => write!(f, "page:{id}"),
             Self::Connection(id) => write!(f, "connection:{id}"),
-            Self::Grant(id) => write!(f, "grant:{id}"),
+            Self::Login(id) => write!(f, "login:{id}"),
             Self::Subscription(id) => write!(f, "subscription:{id}"),
             Self::App => f.write_str("app"),
         }
@@ -264,13 +264,13 @@ mod tests {
 
     #[test]
     fn a_subject_is_parsed_from_its_own_text_and_from_no_other() {
-        let grant = "0a".repeat(32);
+        let login = "0a".repeat(32);
         for text in ["page:1", "connection:2", "subscription:3", "app"] {
             assert_eq!(Subject::parse(text).unwrap().to_string(), text);
         }
-        assert!(Subject::parse(&format!("grant:{grant}")).is_some());
+        assert!(Subject::parse(&format!("login:{login}")).is_some());
         for text in [
-            "", "page:", "page:0", "app:1", "grant:0a", "token:1", "page:1:2",
+            "", "page:", "page:0", "app:1", "login:0a", "token:1", "page:1:2",
         ] {
             assert_eq!(Subject::parse(text), None, "{text}");
         }

@@ -1,6 +1,6 @@
 //! The jobs in the queues, and their versioned wire form.
 //!
-//! A message is a JSON list. Each item is a job in the form `{"v":1,"<kind>":{...}}`.
+//! A message is a JSON list. Each item is a job in the form `{"v":2,"<kind>":{...}}`.
 //!
 //! Invariant: [`decode_message`] never fails. A job that it cannot read becomes a
 //! [`Job::Unreadable`] with the bytes of the job.
@@ -17,10 +17,10 @@ use crate::queue_name::QueueName;
 use crate::time::HostTime;
 use crate::webhook::ProfileEntry;
 
-/// The version of the wire form that this build writes.
-pub const VERSION: u64 = 1;
-/// The prefix of the reason for a job whose version is newer than [`VERSION`].
-pub const NEWER_VERSION: &str = "newer version";
+/// The version of the wire form that this build reads and writes. Version 1 is that of 0.1.
+pub const WIRE_VERSION: u64 = 2;
+/// The prefix of the reason for a job whose version is newer than [`WIRE_VERSION`].
+pub const NEWER_VERSION_PREFIX: &str = "newer version";
 /// The reason for a job whose kind or content this build does not know. A later build with the same
 /// version may know it.
 pub const UNKNOWN_KIND: &str = "the job is not of a kind this build knows";
@@ -103,7 +103,6 @@ struct WireUnreadable {
 
 #[derive(Deserialize)]
 struct WireJob<'a> {
-    v: u64,
     #[serde(borrow, default)]
     webhook: Option<WireWebhook<'a>>,
     #[serde(default)]
@@ -131,7 +130,7 @@ pub fn encode_job(job: &Job) -> String {
     match job {
         Job::Webhook { entry, received_at } => {
             format!(
-                r#"{{"v":{VERSION},"webhook":{{"received_at":{received_at},"entry":{}}}}}"#,
+                r#"{{"v":{WIRE_VERSION},"webhook":{{"received_at":{received_at},"entry":{}}}}}"#,
                 entry.as_str()
             )
         }
@@ -145,10 +144,10 @@ pub fn encode_job(job: &Job) -> String {
                 reason: reason.clone(),
                 body: BASE64.encode(body),
             };
-            format!(r#"{{"v":{VERSION},"unreadable":{}}}"#, json(&wire))
+            format!(r#"{{"v":{WIRE_VERSION},"unreadable":{}}}"#, json(&wire))
         }
-        Job::Poll(claim) => format!(r#"{{"v":{VERSION},"poll":{}}}"#, json(claim)),
-        Job::Erase(request) => format!(r#"{{"v":{VERSION},"erase":{}}}"#, json(request)),
+        Job::Poll(claim) => format!(r#"{{"v":{WIRE_VERSION},"poll":{}}}"#, json(claim)),
+        Job::Erase(request) => format!(r#"{{"v":{WIRE_VERSION},"erase":{}}}"#, json(request)),
     }
 }
 
@@ -188,10 +187,16 @@ pub fn decode_message(message: &[u8]) -> Vec<Job> {
 pub fn decode_job(text: &str) -> Job {
     match serde_json::from_str::<WireVersion>(text) {
         Err(_) => return unreadable(text.as_bytes(), "the job has no version".to_owned()),
-        Ok(WireVersion { v }) if v > VERSION => {
+        Ok(WireVersion { v }) if v > WIRE_VERSION => {
             return unreadable(
                 text.as_bytes(),
-                format!("{NEWER_VERSION}: {v}, this build knows {VERSION}"),
+                format!("{NEWER_VERSION_PREFIX}: {v}, this build knows {WIRE_VERSION}"),
+            );
+        }
+        Ok(WireVersion { v }) if v < WIRE_VERSION => {
+            return unreadable(
+                text.as_bytes(),
+                format!("older version: {v}, this build knows {WIRE_VERSION}"),
             );
         }
         Ok(_) => {}
@@ -199,9 +204,6 @@ pub fn decode_job(text: &str) -> Job {
     let Ok(wire) = serde_json::from_str::<WireJob<'_>>(text) else {
         return unreadable(text.as_bytes(), UNKNOWN_KIND.to_owned());
     };
-    if wire.v != VERSION {
-        return unreadable(text.as_bytes(), UNKNOWN_KIND.to_owned());
-    }
     match (wire.webhook, wire.unreadable, wire.poll, wire.erase) {
         (Some(webhook), None, None, None) => Job::Webhook {
             entry: ProfileEntry::from_raw(webhook.entry),
@@ -245,11 +247,11 @@ mod tests {
 
     #[test]
     fn a_job_of_a_newer_version_is_stored_with_all_its_bytes() {
-        let text = r#"{"v":2,"dance":{"x":1}}"#;
+        let text = r#"{"v":3,"dance":{"x":1}}"#;
         let Job::Unreadable(unreadable) = decode_job(text) else {
             panic!("a job of a newer version was read")
         };
-        assert!(unreadable.reason.starts_with(NEWER_VERSION));
+        assert!(unreadable.reason.starts_with(NEWER_VERSION_PREFIX));
         assert_eq!(unreadable.body, text.as_bytes());
     }
 
@@ -259,16 +261,20 @@ mod tests {
         assert_eq!(reason(b"\xff\xfe"), "the message is not a list of jobs");
         assert_eq!(reason(b"[1]"), "the job has no version");
         assert_eq!(
-            reason(br#"[{"v":1}]"#),
+            reason(br#"[{"v":2}]"#),
             "the job is not of a kind this build knows"
         );
         assert_eq!(
-            reason(br#"[{"v":1,"webhook":{"received_at":-1,"entry":{}}}]"#),
+            reason(br#"[{"v":2,"webhook":{"received_at":-1,"entry":{}}}]"#),
             "the job is not of a kind this build knows"
         );
         assert_eq!(
-            reason(br#"[{"v":0,"poll":{"subject":"page:1","queue":"webhooks","due_at":1}}]"#),
+            reason(br#"[{"v":2,"poll":{"subject":"page:1","queue":"other","due_at":1}}]"#),
             "the job is not of a kind this build knows"
+        );
+        assert_eq!(
+            reason(br#"[{"v":1,"poll":{"subject":"page:1","lane":"now","due":1}}]"#),
+            "older version: 1, this build knows 2"
         );
     }
 

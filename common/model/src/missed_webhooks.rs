@@ -75,14 +75,16 @@ fn classify_read(
     {
         change.unchanged_until = change.unchanged_until.max(stamp);
     }
-    let announced = announcements.first_open.filter(|sent_at| *sent_at <= stamp);
+    let announced = announcements
+        .earliest_open
+        .filter(|sent_at| *sent_at <= stamp);
     let kind = match (before.last_read, changed) {
         (None, _) => Some(FindingKind::Initial),
         (Some(_), true) if announced.is_some() => Some(FindingKind::Captured),
         (Some(previous_read), true) if has_webhook(field) => {
             let change = UnannouncedChange {
-                previous_read,
-                found_by_read: stamp,
+                previous_read_stamp: previous_read,
+                found_stamp: stamp,
                 unchanged_until: stamp,
                 found_at: now,
             };
@@ -104,11 +106,11 @@ fn classify_read(
         changed || before.last_read.is_none() || announced.is_some_and(is_late_enough_for);
     if is_answered && announced.is_some() {
         if matches!(kind, Some(FindingKind::Captured)) {
-            announcements.consumed_until = Some(stamp);
+            announcements.counted_until = Some(stamp);
         }
         // A notification that was sent after this read stays open.
-        announcements.first_open = announcements.latest_open.filter(|sent_at| *sent_at > stamp);
-        announcements.latest_open = announcements.first_open;
+        announcements.earliest_open = announcements.latest_open.filter(|sent_at| *sent_at > stamp);
+        announcements.latest_open = announcements.earliest_open;
     }
     kind
 }
@@ -134,8 +136,8 @@ impl Page {
                 .flatten();
             let may_be_new = last_read.is_none_or(|last| sent_at.plus(READ_STALENESS) >= last);
             if matched.is_some() && may_be_new {
-                announcements.consumed_until = announcements.consumed_until.max(Some(sent_at));
-            } else if may_be_new && announcements.consumed_until < Some(sent_at) {
+                announcements.counted_until = announcements.counted_until.max(Some(sent_at));
+            } else if may_be_new && announcements.counted_until < Some(sent_at) {
                 announcements.add_notification(sent_at);
             }
             matched
@@ -155,7 +157,7 @@ impl Page {
             let register = self.registers.get(field);
             if register.is_some_and(|register| register.source == Source::Webhook) {
                 let announcements = self.announcements.entry(field.clone()).or_default();
-                announcements.last_read = last_read;
+                announcements.last_read_stamp = last_read;
                 announcements.changed_by_webhook |= !changes.is_empty();
             }
         }
@@ -183,8 +185,8 @@ impl Page {
             return None;
         }
         let announcements = self.announcements.entry(field.clone()).or_default();
-        announcements.last_read = None;
-        announcements.consumed_until = None;
+        announcements.last_read_stamp = None;
+        announcements.counted_until = None;
         let may_be_stale = |sent_at: FacebookTime| sent_at.plus(READ_STALENESS) >= stamp;
         // A read that replaces the value of a webhook may have returned an older value. The next
         // read decides.
@@ -206,7 +208,7 @@ impl Page {
         let register = self.registers.get(field)?;
         match register.source {
             Source::Poll => Some(register.stamp),
-            Source::Webhook => self.announcements.get(field)?.last_read,
+            Source::Webhook => self.announcements.get(field)?.last_read_stamp,
         }
     }
 
@@ -227,8 +229,8 @@ impl Page {
             .flat_map(|announcements| &announcements.unannounced);
         let missed = unannounced.filter(|change| change.is_missed(now));
         missed
-            .max_by_key(|change| change.found_by_read)
-            .is_some_and(|change| read_after <= change.found_by_read.plus(READ_STALENESS))
+            .max_by_key(|change| change.found_stamp)
+            .is_some_and(|change| read_after <= change.found_stamp.plus(READ_STALENESS))
     }
 }
 

@@ -24,7 +24,7 @@ fn read(page: &mut Page, name: &str, value: &Value, second: u64) -> Option<Findi
         requested_fields: &requested,
         object: object.as_object().unwrap(),
         stamp: FacebookTime(second * 1000),
-        kind: ReadKind::PageToken,
+        kind: ReadKind::SinglePage,
         now: HostTime(second * 1000),
     });
     outcome.findings.first().map(|finding| finding.kind)
@@ -47,8 +47,8 @@ fn notify(page: &mut Page, name: &str, second: u64, value: Option<&str>) -> Opti
 /// The change that the read at second `read` found, when the read before it was at `previous_read`.
 fn change(previous_read: u64, read: u64) -> UnannouncedChange {
     UnannouncedChange {
-        previous_read: FacebookTime(previous_read * 1000),
-        found_by_read: FacebookTime(read * 1000),
+        previous_read_stamp: FacebookTime(previous_read * 1000),
+        found_stamp: FacebookTime(read * 1000),
         unchanged_until: FacebookTime(read * 1000),
         found_at: HostTime(read * 1000),
     }

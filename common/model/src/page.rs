@@ -199,7 +199,7 @@ pub struct Page {
     pub announcements: Announcements,
     /// When the erasure of an erased Page was requested, on this host's clock. A later login stores
     /// the Page again.
-    pub erased_at: Option<HostTime>,
+    pub erasure_requested_at: Option<HostTime>,
 }
 
 impl Page {

@@ -79,18 +79,18 @@ impl Polling {
             self.request_read(verify_at);
             return;
         };
-        if self.open_notification().is_none() {
+        if self.read_needed_after().is_none() {
             self.verify_at = Some(verify_at);
         }
         self.read_after = self.read_after.max(Some(sent_at.plus(READ_STALENESS)));
-        if self.open_notification().is_none() {
+        if self.read_needed_after().is_none() {
             self.verify_at = None;
         }
     }
 
     /// Requests a read that begins at `at` or later and is due at `at`.
     pub fn request_read(&mut self, at: HostTime) {
-        if self.open_request().is_none() {
+        if self.read_requested_from().is_none() {
             self.request_due_at = Some(at);
         }
         self.requested_after = self.requested_after.max(Some(at));
@@ -110,10 +110,10 @@ impl Polling {
         self.failures = 0;
         self.not_before = None;
         self.daily_slot = Some(next_slot);
-        if self.open_notification().is_none() {
+        if self.read_needed_after().is_none() {
             self.verify_at = None;
         }
-        if self.open_request().is_none() {
+        if self.read_requested_from().is_none() {
             self.request_due_at = None;
         }
     }
@@ -124,7 +124,7 @@ impl Polling {
         self.last_success_began = self.last_success_began.max(Some(began_at));
         self.failures = 0;
         self.not_before = None;
-        if self.open_request().is_none() {
+        if self.read_requested_from().is_none() {
             self.request_due_at = None;
         }
     }
@@ -142,14 +142,14 @@ impl Polling {
 
     /// Returns the instant on Facebook's clock after which a read must happen to answer every
     /// notification so far, or `None` if the last read answered all of them.
-    pub fn open_notification(&self) -> Option<FacebookTime> {
+    pub fn read_needed_after(&self) -> Option<FacebookTime> {
         self.read_after
             .filter(|after| self.last_read_stamp.is_none_or(|read| read <= *after))
     }
 
     /// Returns the instant on this host's clock at or after which a read must begin to answer every
     /// request so far, or `None` if none is open.
-    pub fn open_request(&self) -> Option<HostTime> {
+    pub fn read_requested_from(&self) -> Option<HostTime> {
         self.requested_after
             .filter(|after| self.last_success_began.is_none_or(|began| began < *after))
     }
@@ -157,7 +157,7 @@ impl Polling {
     /// Returns whether a notification or a request is open, so that a read is due before the daily
     /// poll.
     pub fn is_read_requested(&self) -> bool {
-        self.open_notification().is_some() || self.open_request().is_some()
+        self.read_needed_after().is_some() || self.read_requested_from().is_some()
     }
 
     /// Returns whether a poll is due at `now` or at `claimed_due_at`, the due time of its claim. If
@@ -178,10 +178,10 @@ impl Polling {
     /// In both cases the poll is not due before the end of the retry delay.
     pub fn due(&self) -> Option<(QueueName, HostTime)> {
         let verification_due = self
-            .open_notification()
+            .read_needed_after()
             .map(|_| self.verify_at.unwrap_or_default());
         let request_due = self
-            .open_request()
+            .read_requested_from()
             .map(|_| self.request_due_at.unwrap_or_default());
         let not_before = self.not_before.unwrap_or_default();
         match verification_due.into_iter().chain(request_due).min() {

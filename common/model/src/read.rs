@@ -69,9 +69,9 @@ pub fn read_stamp(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadKind {
     /// Through `/me/accounts`, many Pages at once.
-    PageList,
+    Accounts,
     /// Alone, with its own token.
-    PageToken,
+    SinglePage,
 }
 
 /// A complete reply about one Page.
@@ -121,7 +121,7 @@ impl Page {
         for field in read.requested_fields {
             if missing.contains(field) {
                 let is_confirmed =
-                    read.kind == ReadKind::PageToken && self.missing_fields.contains(field);
+                    read.kind == ReadKind::SinglePage && self.missing_fields.contains(field);
                 if is_degraded || !is_confirmed {
                     self.missing_fields.insert(field.clone());
                     outcome.needs_second_read |= !is_degraded;
@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn a_missing_field_that_was_never_known_is_null_at_once() {
         let mut page = Page::default();
-        let outcome = read(&mut page, &json!({"name": "n"}), 10, ReadKind::PageList);
+        let outcome = read(&mut page, &json!({"name": "n"}), 10, ReadKind::Accounts);
         assert_eq!(outcome.changes.len(), 1);
         assert_eq!(
             page.registers.len(),
@@ -239,14 +239,14 @@ mod tests {
             &mut page,
             &json!({"name": "n", "phone": "1"}),
             10,
-            ReadKind::PageList,
+            ReadKind::Accounts,
         );
-        for kind in [ReadKind::PageList, ReadKind::PageList] {
+        for kind in [ReadKind::Accounts, ReadKind::Accounts] {
             let outcome = read(&mut page, &json!({"name": "n"}), 20, kind);
             assert!(outcome.needs_second_read);
             assert_eq!(value(&page, "phone").as_deref(), Some("1"));
         }
-        let outcome = read(&mut page, &json!({"name": "n"}), 90, ReadKind::PageToken);
+        let outcome = read(&mut page, &json!({"name": "n"}), 90, ReadKind::SinglePage);
         assert_eq!(
             (outcome.changes.len(), outcome.needs_second_read),
             (1, false)
@@ -259,10 +259,10 @@ mod tests {
     fn a_field_that_was_returned_again_needs_two_reads_to_be_cleared() {
         let mut page = Page::default();
         let both = json!({"name": "n", "phone": "1"});
-        read(&mut page, &both, 10, ReadKind::PageToken);
-        read(&mut page, &json!({"name": "n"}), 20, ReadKind::PageToken);
-        read(&mut page, &both, 30, ReadKind::PageToken);
-        assert!(read(&mut page, &json!({"name": "n"}), 40, ReadKind::PageToken).needs_second_read);
+        read(&mut page, &both, 10, ReadKind::SinglePage);
+        read(&mut page, &json!({"name": "n"}), 20, ReadKind::SinglePage);
+        read(&mut page, &both, 30, ReadKind::SinglePage);
+        assert!(read(&mut page, &json!({"name": "n"}), 40, ReadKind::SinglePage).needs_second_read);
         assert_eq!(value(&page, "phone").as_deref(), Some("1"));
     }
 
@@ -270,19 +270,19 @@ mod tests {
     fn three_fields_missing_at_once_degrade_the_page_and_keep_their_values() {
         let mut page = Page::default();
         let whole = json!({"name": "n", "phone": "1", "about": "a", "website": "w"});
-        read(&mut page, &whole, 10, ReadKind::PageToken);
+        read(&mut page, &whole, 10, ReadKind::SinglePage);
         for second in [20, 30, 40] {
             read(
                 &mut page,
                 &json!({"name": "new"}),
                 second,
-                ReadKind::PageToken,
+                ReadKind::SinglePage,
             );
             assert_eq!(page.status, Status::Degraded);
         }
         assert_eq!(value(&page, "name").as_deref(), Some("new"));
         assert_eq!(value(&page, "about").as_deref(), Some("a"));
-        read(&mut page, &whole, 50, ReadKind::PageToken);
+        read(&mut page, &whole, 50, ReadKind::SinglePage);
         assert_eq!(page.status, Status::Active);
     }
 
@@ -295,7 +295,7 @@ mod tests {
             stamp: FacebookTime(30_000),
             source: Source::Webhook,
         });
-        let outcome = read(&mut page, &json!({}), 20, ReadKind::PageToken);
+        let outcome = read(&mut page, &json!({}), 20, ReadKind::SinglePage);
         assert_eq!(
             (outcome.changes, outcome.needs_second_read),
             (Vec::new(), false)

@@ -10,49 +10,49 @@ use crate::field::{FieldName, TrackedFields};
 
 /// What a webhook field announces about a Page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Announces {
+pub enum FieldMeaning {
     /// This Graph field changed, and the webhook carries its new value.
-    Value(&'static str),
+    NewValue(&'static str),
     /// This Graph field changed, and only a read returns its new value.
-    Hint(&'static str),
+    ValueChanged(&'static str),
     /// Nothing about the profile of the Page: a message, a post or a lead, for example.
     NotProfile,
 }
 
-use Announces::{Hint, NotProfile, Value};
+use FieldMeaning::{NewValue, NotProfile, ValueChanged};
 
 /// Every webhook field that Facebook documents for Pages, with what it announces.
-const WEBHOOK_FIELDS: [(&str, Announces); 64] = [
-    ("affiliation", Hint("affiliation")),
-    ("attire", Hint("attire")),
-    ("awards", Hint("awards")),
-    ("bio", Hint("bio")),
-    ("birthday", Hint("birthday")),
-    ("category", Hint("category")),
-    ("company_overview", Value("company_overview")),
-    ("culinary_team", Hint("culinary_team")),
-    ("current_location", Hint("current_location")),
-    ("description", Hint("description")),
-    ("email", Hint("emails")),
-    ("founded", Value("founded")),
-    ("general_info", Value("general_info")),
-    ("general_manager", Hint("general_manager")),
-    ("hometown", Hint("hometown")),
-    ("hours", Hint("hours")),
-    ("location", Hint("location")),
-    ("members", Hint("members")),
-    ("mission", Value("mission")),
-    ("name", Value("name")),
-    ("parking", Hint("parking")),
-    ("payment_options", Hint("payment_options")),
-    ("personal_info", Hint("personal_info")),
-    ("personal_interests", Hint("personal_interests")),
-    ("phone", Hint("phone")),
-    ("picture", Hint("picture")),
-    ("price_range", Hint("price_range")),
-    ("products", Value("products")),
-    ("public_transit", Hint("public_transit")),
-    ("website", Hint("website")),
+const WEBHOOK_FIELDS: [(&str, FieldMeaning); 64] = [
+    ("affiliation", ValueChanged("affiliation")),
+    ("attire", ValueChanged("attire")),
+    ("awards", ValueChanged("awards")),
+    ("bio", ValueChanged("bio")),
+    ("birthday", ValueChanged("birthday")),
+    ("category", ValueChanged("category")),
+    ("company_overview", NewValue("company_overview")),
+    ("culinary_team", ValueChanged("culinary_team")),
+    ("current_location", ValueChanged("current_location")),
+    ("description", ValueChanged("description")),
+    ("email", ValueChanged("emails")),
+    ("founded", NewValue("founded")),
+    ("general_info", NewValue("general_info")),
+    ("general_manager", ValueChanged("general_manager")),
+    ("hometown", ValueChanged("hometown")),
+    ("hours", ValueChanged("hours")),
+    ("location", ValueChanged("location")),
+    ("members", ValueChanged("members")),
+    ("mission", NewValue("mission")),
+    ("name", NewValue("name")),
+    ("parking", ValueChanged("parking")),
+    ("payment_options", ValueChanged("payment_options")),
+    ("personal_info", ValueChanged("personal_info")),
+    ("personal_interests", ValueChanged("personal_interests")),
+    ("phone", ValueChanged("phone")),
+    ("picture", ValueChanged("picture")),
+    ("price_range", ValueChanged("price_range")),
+    ("products", NewValue("products")),
+    ("public_transit", ValueChanged("public_transit")),
+    ("website", ValueChanged("website")),
     ("call_permission_reply", NotProfile),
     ("checkins", NotProfile),
     ("conversations", NotProfile),
@@ -90,7 +90,7 @@ const WEBHOOK_FIELDS: [(&str, Announces); 64] = [
 ];
 
 /// Returns the row of `webhook_field`, or `None` if Facebook does not document it.
-fn find(webhook_field: &str) -> Option<(&'static str, Announces)> {
+fn find(webhook_field: &str) -> Option<(&'static str, FieldMeaning)> {
     WEBHOOK_FIELDS
         .into_iter()
         .find(|(name, _)| *name == webhook_field)
@@ -98,15 +98,15 @@ fn find(webhook_field: &str) -> Option<(&'static str, Announces)> {
 
 /// Returns what `webhook_field` announces. A field that the table does not have announces nothing
 /// about a profile.
-pub fn announces(webhook_field: &str) -> Announces {
+pub fn meaning_of(webhook_field: &str) -> FieldMeaning {
     find(webhook_field).map_or(NotProfile, |(_, announces)| announces)
 }
 
-impl Announces {
-    /// Returns the Graph field that changed, or `None` for [`Announces::NotProfile`].
+impl FieldMeaning {
+    /// Returns the Graph field that changed, or `None` for [`FieldMeaning::NotProfile`].
     pub fn graph_field(self) -> Option<&'static str> {
         match self {
-            Value(field) | Hint(field) => Some(field),
+            NewValue(field) | ValueChanged(field) => Some(field),
             NotProfile => None,
         }
     }
@@ -121,7 +121,7 @@ pub fn has_webhook(field: &FieldName) -> bool {
 
 /// Returns the webhook fields that announce any of `tracked`, in alphabetical order.
 pub fn webhook_fields(tracked: &TrackedFields) -> Vec<&'static str> {
-    let is_tracked = |announces: Announces| {
+    let is_tracked = |announces: FieldMeaning| {
         let field = announces.graph_field();
         field.is_some_and(|field| tracked.iter().any(|name| name.as_str() == field))
     };
@@ -176,6 +176,6 @@ mod tests {
         assert_eq!(metric_label("messages"), "messages");
         assert_eq!(metric_label("phone"), "phone");
         assert_eq!(metric_label("made_up"), "unknown");
-        assert_eq!(announces("made_up"), NotProfile);
+        assert_eq!(meaning_of("made_up"), NotProfile);
     }
 }

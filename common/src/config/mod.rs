@@ -105,7 +105,7 @@ pub struct Config {
     /// The address of the public listener.
     pub listen: SocketAddr,
     /// The address of the private listener, which serves health and metrics.
-    pub operator_listen: SocketAddr,
+    pub private_listen: SocketAddr,
     /// The app secret and, during its rotation, the previous one.
     pub app_secrets: Vec<SecretString>,
     /// The token of the webhook handshake.
@@ -125,7 +125,7 @@ pub struct Config {
     /// The address to which Facebook's dialog sends people back; empty where it is not needed.
     pub redirect_uri: String,
     /// Who may log in.
-    pub login: LoginPolicy,
+    pub login_policy: LoginPolicy,
     /// The secret that signs invitations.
     pub state_secret: Option<SecretString>,
     /// The permissions that people are asked for.
@@ -145,7 +145,7 @@ pub struct Config {
     /// The local days and daily slots.
     pub daily_schedule: DailySchedule,
     /// The filter of log lines.
-    pub log: String,
+    pub log_filter: String,
     /// The form of log lines.
     pub log_format: LogFormat,
 }
@@ -153,7 +153,7 @@ pub struct Config {
 impl Config {
     /// Returns the public address of this deployment without a path, or an empty text if
     /// `FACEBOOK_REDIRECT_URI` is not set.
-    pub fn origin(&self) -> &str {
+    pub fn public_url(&self) -> &str {
         let origin = self.redirect_uri.strip_suffix("/facebook/callback");
         origin.unwrap_or_default()
     }
@@ -163,29 +163,17 @@ impl Config {
     pub fn read(environment: &Environment, role: Role) -> Result<Self, Problems> {
         let mut reader = SettingsReader::new(environment);
         reader.refuse_unknown();
-        let given = reader.optional("PAGESYNC_BACKEND", |text| text.parse().ok());
-        let backend = given.unwrap_or(match role {
-            Role::Ingress | Role::Worker | Role::Scheduler => Backend::Distributed,
-            // If the environment names servers, a command must work on the data of the services.
-            Role::Command if reader.names_servers() => Backend::Distributed,
-            Role::Up | Role::Simulator | Role::Command => Backend::Embedded,
-        });
-        if backend == Backend::Embedded && role.is_service() {
-            let problem = "is embedded, but only one process can use the embedded backend";
-            reader.problem("PAGESYNC_BACKEND", problem.to_owned());
-        }
-        if given.is_none() && role == Role::Up && reader.names_servers() {
-            let problem = "is not set, but the address of RabbitMQ or Redis is: commands would use \
-                           these servers";
-            reader.problem("PAGESYNC_BACKEND", problem.to_owned());
-        }
+        let backend = read_backend(&mut reader, role);
         let needs_app = role.is_public() || role.calls_graph() || role == Role::Simulator;
         let app_secret = reader.secret("FACEBOOK_APP_SECRET", 16, needs_app);
         let previous = reader.secret("PAGESYNC_APP_SECRET_PREVIOUS", 16, false);
-        let webhook_address =
-            reader.required_by_role("FACEBOOK_WEBHOOK_ADDRESS", role.calls_graph(), web_address);
+        let webhook_address = reader.required_by_role(
+            "FACEBOOK_WEBHOOK_ADDRESS",
+            role.calls_graph(),
+            parse_web_address,
+        );
         let needs_token = role.is_public() || role.calls_graph();
-        let login = reader.value("PAGESYNC_LOGIN", login);
+        let login = reader.value("PAGESYNC_LOGIN", parse_login_policy);
         let invites = login == LoginPolicy::Invited && role.is_public();
         let (token_public, token_keys) = read_token_keys(&mut reader, role, backend);
         let zone = reader.value("PAGESYNC_TIME_ZONE", |name| TimeZone::get(name).ok());
@@ -197,9 +185,9 @@ impl Config {
             data_dir: reader.value("PAGESYNC_DATA_DIR", |text| Some(text.into())),
             rabbitmq_url: reader.secret_url("PAGESYNC_RABBITMQ_URL", "amqp://", backend),
             redis_url: reader.secret_url("PAGESYNC_REDIS_URL", "redis://", backend),
-            redis_durability: reader.value("PAGESYNC_REDIS_DURABILITY", durability),
+            redis_durability: reader.value("PAGESYNC_REDIS_DURABILITY", parse_durability),
             listen: reader.value("PAGESYNC_LISTEN", |text| text.parse().ok()),
-            operator_listen: reader.value("PAGESYNC_OPERATOR_LISTEN", |text| text.parse().ok()),
+            private_listen: reader.value("PAGESYNC_PRIVATE_LISTEN", |text| text.parse().ok()),
             app_secrets: app_secret.into_iter().chain(previous).collect(),
             verify_token: reader
                 .secret("FACEBOOK_VERIFY_TOKEN", 8, needs_token)
@@ -210,29 +198,54 @@ impl Config {
             simulator_listen: reader.value("PAGESYNC_SIMULATOR_LISTEN", |text| text.parse().ok()),
             webhook_address,
             app_id: reader
-                .required_by_role("FACEBOOK_APP_ID", needs_app, app_id)
+                .required_by_role("FACEBOOK_APP_ID", needs_app, parse_app_id)
                 .unwrap_or_default(),
             redirect_uri: reader
-                .required_by_role("FACEBOOK_REDIRECT_URI", role.is_public(), redirect_uri)
+                .required_by_role(
+                    "FACEBOOK_REDIRECT_URI",
+                    role.is_public(),
+                    parse_redirect_uri,
+                )
                 .unwrap_or_default(),
-            login,
+            login_policy: login,
             state_secret: reader.secret("STATE_TOKEN_SECRET", 16, invites),
-            scopes: reader.value("PAGESYNC_SCOPES", scopes),
+            scopes: reader.value("PAGESYNC_SCOPES", parse_scopes),
             token_public_key: token_public,
             token_private_keys: token_keys,
-            graph_url: reader.value("PAGESYNC_GRAPH_URL", web_address),
-            dialog_url: reader.value("PAGESYNC_DIALOG_URL", web_address),
-            graph_version: reader.value("PAGESYNC_GRAPH_VERSION", graph_version),
+            graph_url: reader.value("PAGESYNC_GRAPH_URL", parse_web_address),
+            dialog_url: reader.value("PAGESYNC_DIALOG_URL", parse_web_address),
+            graph_version: reader.value("PAGESYNC_GRAPH_VERSION", parse_graph_version),
             replace_callback: reader.value("PAGESYNC_REPLACE_CALLBACK", |text| text.parse().ok()),
             daily_schedule: DailySchedule::new(zone, spread),
-            log: reader.value("PAGESYNC_LOG", log_filter),
-            log_format: reader.value("PAGESYNC_LOG_FORMAT", log_format),
+            log_filter: reader.value("PAGESYNC_LOG", parse_log_filter),
+            log_format: reader.value("PAGESYNC_LOG_FORMAT", parse_log_format),
         };
         reader.finish(config)
     }
 }
 
-fn durability(text: &str) -> Option<Durability> {
+/// Returns the backend of `role`. Reports a backend that the role cannot use.
+fn read_backend(reader: &mut SettingsReader<'_>, role: Role) -> Backend {
+    let given = reader.optional("PAGESYNC_BACKEND", |text| text.parse().ok());
+    let backend = given.unwrap_or(match role {
+        Role::Ingress | Role::Worker | Role::Scheduler => Backend::Distributed,
+        // If the environment names servers, a command must work on the data of the services.
+        Role::Command if reader.names_servers() => Backend::Distributed,
+        Role::Up | Role::Simulator | Role::Command => Backend::Embedded,
+    });
+    if backend == Backend::Embedded && role.is_service() {
+        let problem = "is embedded, but only one process can use the embedded backend";
+        reader.problem("PAGESYNC_BACKEND", problem.to_owned());
+    }
+    if given.is_none() && role == Role::Up && reader.names_servers() {
+        let problem = "is not set, but the address of RabbitMQ or Redis is: commands would use \
+                       these servers";
+        reader.problem("PAGESYNC_BACKEND", problem.to_owned());
+    }
+    backend
+}
+
+fn parse_durability(text: &str) -> Option<Durability> {
     match text {
         "relaxed" => Some(Durability::Relaxed),
         "fsync" => Some(Durability::Fsync),
@@ -240,7 +253,7 @@ fn durability(text: &str) -> Option<Durability> {
     }
 }
 
-fn log_format(text: &str) -> Option<LogFormat> {
+fn parse_log_format(text: &str) -> Option<LogFormat> {
     match text {
         "json" => Some(LogFormat::Json),
         "text" => Some(LogFormat::Text),
@@ -248,7 +261,7 @@ fn log_format(text: &str) -> Option<LogFormat> {
     }
 }
 
-fn log_filter(text: &str) -> Option<String> {
+fn parse_log_filter(text: &str) -> Option<String> {
     let parsed: Result<tracing_subscriber::EnvFilter, _> = text.parse();
     // A filter without a level is valid, but it is the name of a target and hides all other lines.
     let levels = ["off", "error", "warn", "info", "debug", "trace"];
@@ -293,7 +306,7 @@ fn read_token_keys(
     parsed
 }
 
-fn login(text: &str) -> Option<LoginPolicy> {
+fn parse_login_policy(text: &str) -> Option<LoginPolicy> {
     match text {
         "open" => Some(LoginPolicy::Open),
         "invited" => Some(LoginPolicy::Invited),
@@ -301,12 +314,12 @@ fn login(text: &str) -> Option<LoginPolicy> {
     }
 }
 
-fn app_id(text: &str) -> Option<String> {
+fn parse_app_id(text: &str) -> Option<String> {
     let is_valid = (15..=20).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
     is_valid.then(|| text.to_owned())
 }
 
-fn scopes(text: &str) -> Option<Vec<String>> {
+fn parse_scopes(text: &str) -> Option<Vec<String>> {
     let scopes = text.split(',').map(|scope| scope.trim().to_owned());
     let is_valid = |scope: &String| {
         !scope.is_empty() && scope.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
@@ -315,19 +328,19 @@ fn scopes(text: &str) -> Option<Vec<String>> {
     scopes.iter().all(is_valid).then_some(scopes)
 }
 
-fn graph_version(text: &str) -> Option<String> {
+fn parse_graph_version(text: &str) -> Option<String> {
     let (major, minor) = text.strip_prefix('v')?.split_once('.')?;
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
     (is_number(major) && is_number(minor)).then(|| text.to_owned())
 }
 
-fn redirect_uri(text: &str) -> Option<String> {
-    web_address(text).filter(|text| text.ends_with("/facebook/callback"))
+fn parse_redirect_uri(text: &str) -> Option<String> {
+    parse_web_address(text).filter(|text| text.ends_with("/facebook/callback"))
 }
 
 /// Accepts the address of a web server that tokens or people are sent to. Only a loopback address,
 /// or a host without a dot as in a private network of containers, may do without TLS.
-fn web_address(text: &str) -> Option<String> {
+fn parse_web_address(text: &str) -> Option<String> {
     let url = reqwest::Url::parse(text).ok()?;
     let host = url.host_str()?;
     let is_private = !host.contains('.') || host.starts_with("127.");

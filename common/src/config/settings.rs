@@ -42,7 +42,7 @@ const fn with_default(
     }
 }
 
-const fn required(
+const fn without_default(
     key: &'static str,
     accepted: &'static str,
     example: &'static str,
@@ -77,7 +77,7 @@ const fn secret(
 
 /// All settings, in the order of `.env.example`.
 pub const SETTINGS: [Setting; 30] = [
-    required(
+    without_default(
         "FACEBOOK_APP_ID",
         "15 to 20 digits",
         "100200300400500",
@@ -104,13 +104,13 @@ pub const SETTINGS: [Setting; 30] = [
         "replace_with_a_long_random_text",
         "The token that Facebook sends to verify the webhook address. Required by up, ingress and worker.",
     ),
-    required(
+    without_default(
         "FACEBOOK_WEBHOOK_ADDRESS",
         "an https:// address (http:// only for a loopback address or a host without a dot)",
         "https://your-app.example/facebook/webhook",
         "The address to which Facebook posts webhooks. Facebook must be able to reach it. Required by up and worker.",
     ),
-    required(
+    without_default(
         "FACEBOOK_REDIRECT_URI",
         "an https:// address (http:// only for a loopback address or a host without a dot) that ends with /facebook/callback",
         "https://your-app.example/facebook/callback",
@@ -214,7 +214,7 @@ pub const SETTINGS: [Setting; 30] = [
         "The address of the public listener, for webhooks and logins.",
     ),
     with_default(
-        "PAGESYNC_OPERATOR_LISTEN",
+        "PAGESYNC_PRIVATE_LISTEN",
         "127.0.0.1:5001",
         "address:port",
         "The address of the private listener, for health and metrics.",

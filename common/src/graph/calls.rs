@@ -22,7 +22,7 @@ const LOCALE: (&str, &str) = ("locale", "en_US");
 
 /// A token that Facebook has just issued.
 #[derive(Debug)]
-pub struct TokenGrant {
+pub struct IssuedToken {
     /// The token.
     pub token: Token,
     /// How long it is valid; `None` if Facebook did not report it.
@@ -100,13 +100,13 @@ fn time_member(body: &Json, name: &str) -> Option<HostTime> {
     Some(HostTime(seconds.saturating_mul(1000)))
 }
 
-fn parse_token_grant(reply: &Reply) -> Result<TokenGrant, GraphError> {
+fn parse_issued_token(reply: &Reply) -> Result<IssuedToken, GraphError> {
     let token = string_member(&reply.body, "access_token").filter(|token| !token.is_empty());
     let token = token.ok_or_else(|| {
         GraphError::UnexpectedReply("a token exchange without a token".to_owned())
     })?;
     let expires_in = reply.body.get("expires_in").and_then(Json::as_u64);
-    Ok(TokenGrant {
+    Ok(IssuedToken {
         token: Token::new(token),
         expires_in: expires_in.map(Duration::from_secs),
     })
@@ -228,7 +228,7 @@ impl Graph {
         &self,
         code: &str,
         redirect_uri: &str,
-    ) -> Result<TokenGrant, GraphError> {
+    ) -> Result<IssuedToken, GraphError> {
         self.exchange(vec![
             ("code", code.to_owned()),
             ("redirect_uri", redirect_uri.to_owned()),
@@ -238,7 +238,7 @@ impl Graph {
 
     /// Exchanges a token for one that is valid for about 60 days. Page tokens that are read with
     /// the new token do not expire by time.
-    pub async fn exchange_for_long_lived(&self, token: &Token) -> Result<TokenGrant, GraphError> {
+    pub async fn exchange_for_long_lived(&self, token: &Token) -> Result<IssuedToken, GraphError> {
         let parameters = vec![
             ("grant_type", "fb_exchange_token".to_owned()),
             ("fb_exchange_token", token.expose().to_owned()),
@@ -249,7 +249,7 @@ impl Graph {
     async fn exchange(
         &self,
         mut parameters: Vec<(&str, String)>,
-    ) -> Result<TokenGrant, GraphError> {
+    ) -> Result<IssuedToken, GraphError> {
         use secrecy::ExposeSecret as _;
         parameters.push(("client_id", self.app_id.clone()));
         parameters.push(("client_secret", self.app_secret.expose_secret().to_owned()));
@@ -259,7 +259,7 @@ impl Graph {
             parameters,
             caller: Caller::Anonymous,
         };
-        parse_token_grant(&self.send(request).await?)
+        parse_issued_token(&self.send(request).await?)
     }
 
     /// Returns what Facebook reports about a token. The app's own token authenticates this call,

@@ -74,7 +74,7 @@ impl Graph {
     /// Creates a client for the configured app. Fails if `PAGESYNC_GRAPH_URL` is not a URL, or if
     /// TLS cannot be set up.
     pub fn new(config: &Config, clock: Clock) -> Result<Self, GraphError> {
-        crate::tls::provide();
+        crate::tls::install_provider();
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(REPLY_TIMEOUT)
@@ -200,7 +200,7 @@ impl Graph {
             let pages = usage
                 .iter()
                 .filter(|(bucket, _)| bucket.starts_with("page:"));
-            let regain = pages.map(|(_, usage)| usage.regain).max();
+            let regain = pages.map(|(_, usage)| usage.blocked_for).max();
             match GraphError::from_reply(status, body) {
                 GraphError::RateLimited {
                     scope: RateLimitScope::Page,

@@ -60,12 +60,12 @@ fn every_kind_of_answer_is_parsed() {
                     "user": info.user, "scopes": info.scopes.len(), "expires": info.expires})
             }
             "granted" => {
-                let grant = parse_token_grant(&Reply {
+                let token = parse_issued_token(&Reply {
                     body: reply.body,
                     stamp,
                 })
                 .unwrap();
-                serde_json::json!(grant.expires_in.map(|duration| duration.as_secs()))
+                serde_json::json!(token.expires_in.map(|duration| duration.as_secs()))
             }
             "success" => serde_json::json!(
                 check_success(&Reply {

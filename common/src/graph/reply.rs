@@ -23,7 +23,7 @@ pub struct Usage {
     /// The highest of the reported percentages. It can exceed 100.
     pub percent: u64,
     /// How long calls are still refused; zero if they are not.
-    pub regain: Duration,
+    pub blocked_for: Duration,
 }
 
 /// Why the time of a reply is unknown.
@@ -92,7 +92,7 @@ pub fn usage(headers: &HeaderMap) -> BTreeMap<String, Usage> {
             "app".to_owned(),
             Usage {
                 percent: percent(&app),
-                regain: Duration::ZERO,
+                blocked_for: Duration::ZERO,
             },
         );
     }
@@ -113,7 +113,7 @@ pub fn usage(headers: &HeaderMap) -> BTreeMap<String, Usage> {
                 format!("page:{id}"),
                 Usage {
                     percent: percent(entry),
-                    regain,
+                    blocked_for: regain,
                 },
             );
         }
@@ -208,7 +208,7 @@ mod tests {
         ]));
         assert_eq!(parsed["app"].percent, 91);
         assert_eq!(parsed["page:112"].percent, 101);
-        assert_eq!(parsed["page:112"].regain, Duration::from_secs(420));
+        assert_eq!(parsed["page:112"].blocked_for, Duration::from_secs(420));
         assert!(usage(&headers(&[("x-app-usage", "{}, {}")])).is_empty());
     }
 }

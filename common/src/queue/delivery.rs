@@ -2,9 +2,9 @@
 
 use model::job::Job;
 
-use super::embedded::receipt::Receipt as EmbeddedReceipt;
+use super::embedded::ack_handle::AckHandle as EmbeddedReceipt;
 use super::error::QueueError;
-use super::rabbitmq::receipt::Receipt as RabbitMqReceipt;
+use super::rabbitmq::ack_handle::AckHandle as RabbitMqReceipt;
 
 /// A received message. If it is dropped without [`Self::ack`], it is delivered again.
 #[derive(Debug)]
@@ -14,23 +14,23 @@ pub struct Delivery {
     pub jobs: Vec<Job>,
     /// How often the message was delivered, including this time. The first delivery has 1.
     pub attempt: u32,
-    pub(super) receipt: Receipt,
+    pub(super) receipt: AckHandle,
 }
 
 /// The handle that acknowledges a delivery on its backend.
 #[derive(Debug)]
-pub(super) enum Receipt {
+pub(super) enum AckHandle {
     RabbitMq(RabbitMqReceipt),
     Embedded(EmbeddedReceipt),
 }
 
 impl Delivery {
     /// Acknowledges the message, which deletes it from the queue. The caller must have made the
-    /// effects of all jobs durable. Fails with [`QueueError::Lost`] if the message was requeued.
+    /// effects of all jobs durable. Fails with [`QueueError::Requeued`] if the message was requeued.
     pub async fn ack(self) -> Result<(), QueueError> {
         match self.receipt {
-            Receipt::RabbitMq(receipt) => receipt.ack().await,
-            Receipt::Embedded(receipt) => receipt.ack().await,
+            AckHandle::RabbitMq(receipt) => receipt.ack().await,
+            AckHandle::Embedded(receipt) => receipt.ack().await,
         }
     }
 }

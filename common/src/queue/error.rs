@@ -14,7 +14,7 @@ pub enum QueueError {
     Full(QueueName),
     /// The delivery was requeued before it was acknowledged. It is delivered again.
     #[error("the delivery was requeued before it was acknowledged")]
-    Lost,
+    Requeued,
     /// A queue exists with other arguments than this build declares. It was not changed.
     #[error("a queue exists with other arguments: {0}")]
     Mismatch(String),

@@ -36,7 +36,7 @@ pub trait Queue: Send + Sync + std::fmt::Debug {
     async fn receive(&self, queue_name: QueueName) -> Result<Delivery, QueueError>;
 
     /// Requeues all unacknowledged deliveries of a queue. They are delivered again, with an attempt
-    /// one higher. Acknowledging a requeued delivery fails with [`QueueError::Lost`].
+    /// one higher. Acknowledging a requeued delivery fails with [`QueueError::Requeued`].
     async fn requeue(&self, queue_name: QueueName) -> Result<(), QueueError>;
 
     /// Returns how many messages wait in a queue.

@@ -63,7 +63,7 @@ pub struct Connection {
     pub consented_at: HostTime,
     /// The permissions that the person gave.
     #[serde(default)]
-    pub scopes: Vec<String>,
+    pub permissions: Vec<String>,
     /// When the token ends; `None` if it does not end.
     #[serde(default)]
     pub token_expires_at: Option<HostTime>,
@@ -123,7 +123,9 @@ impl Connection {
 
     /// Returns the permissions of `wanted` that the person did not give.
     pub fn missing_permissions(&self, wanted: &[String]) -> Vec<MissingPermission> {
-        let missing = wanted.iter().filter(|scope| !self.scopes.contains(scope));
+        let missing = wanted
+            .iter()
+            .filter(|scope| !self.permissions.contains(scope));
         missing
             .map(|permission| MissingPermission {
                 permission: permission.clone(),
@@ -182,8 +184,8 @@ pub fn key(user: &UserId) -> RecordKey {
 }
 
 /// Returns the key of a connection's epoch, a record that is written each time the connection ends.
-pub fn epoch_key(user: &UserId) -> RecordKey {
-    RecordKey::new(RecordKind::Epoch, user.as_str())
+pub fn connection_epoch_key(user: &UserId) -> RecordKey {
+    RecordKey::new(RecordKind::ConnectionEpoch, user.as_str())
 }
 
 /// Returns a connection, or `None` if there is none.
@@ -215,7 +217,7 @@ pub async fn users_with_token(store: &dyn Store, page: &PageId) -> Result<Vec<Us
 /// Returns the guard for commits made with the tokens of a connection. It must be read before the
 /// token is used.
 pub async fn epoch_guard(store: &dyn Store, user: &UserId) -> Result<(RecordKey, u64), StoreError> {
-    let key = epoch_key(user);
+    let key = connection_epoch_key(user);
     let stored = store.load_record(&key).await?;
     Ok((key, stored.map_or(0, |stored| stored.version)))
 }
@@ -287,7 +289,12 @@ pub async fn disconnect(store: &dyn Store, user: &UserId) -> Result<Option<usize
     let mut existed = false;
     while let Some(stored) = find(store, user).await? {
         existed = true;
-        let epoch = put_write(epoch_key(user), &serde_json::json!({}), None, None);
+        let epoch = put_write(
+            connection_epoch_key(user),
+            &serde_json::json!({}),
+            None,
+            None,
+        );
         if commit_one(store, end_commit(user, stored.version, epoch)).await?
             == CommitOutcome::Applied
         {

@@ -27,7 +27,7 @@ pub enum DailyPollResult {
     /// The poll was due but could not run, because the connection could not be used.
     Skipped,
     /// The poll did not run, because pagesync did not run on that day.
-    Missed,
+    NotRun,
 }
 
 impl DailyPollResult {
@@ -37,7 +37,7 @@ impl DailyPollResult {
             Self::Ran => "ran",
             Self::RanLate => "ran_late",
             Self::Skipped => "skipped",
-            Self::Missed => "missed",
+            Self::NotRun => "not_run",
         }
     }
 }

@@ -44,7 +44,7 @@ pub struct DeadLetter {
 pub enum RetryState {
     /// The job is not retried until an operator replays it.
     #[default]
-    Finished,
+    Final,
     /// The job is waiting for its retry.
     Pending,
     /// The process with this name began the retry. If that process still runs, a store outage
@@ -113,7 +113,7 @@ pub async fn begin_retry(
         return Ok(None);
     };
     match &dead_letter.retry {
-        RetryState::Finished => return Ok(None),
+        RetryState::Final => return Ok(None),
         RetryState::InProgress(other) if other != process => return Ok(None),
         RetryState::InProgress(_) => return Ok(Some(dead_letter)),
         RetryState::Pending => {}
@@ -145,14 +145,14 @@ async fn find(store: &dyn Store, id: &str) -> Result<Option<Versioned<DeadLetter
 
 /// Returns every dead letter with its id, in the order of the ids. A dead letter that cannot be
 /// decoded is left out and logged, so that it does not hide the others.
-pub async fn all(store: &dyn Store) -> Result<Vec<(String, DeadLetter)>, StoreError> {
+pub async fn list(store: &dyn Store) -> Result<Vec<(String, DeadLetter)>, StoreError> {
     let found = load_all::<DeadLetter>(store, RecordKind::DeadLetter, "").await?;
     let value = |(id, stored): (String, Versioned<DeadLetter>)| (id, stored.value);
     Ok(found.into_iter().map(value).collect())
 }
 
 /// Returns one dead letter.
-pub async fn show(store: &dyn Store, id: &str) -> Result<DeadLetter, DeadLetterError> {
+pub async fn find_or_fail(store: &dyn Store, id: &str) -> Result<DeadLetter, DeadLetterError> {
     let found = find(store, id)
         .await?
         .ok_or_else(|| DeadLetterError::Unknown(id.to_owned()))?;
@@ -179,16 +179,16 @@ pub async fn replay(store: &dyn Store, queue: &dyn Queue, id: &str) -> Result<()
 
 /// Removes a dead letter for good.
 pub async fn discard(store: &dyn Store, id: &str) -> Result<(), DeadLetterError> {
-    show(store, id).await?;
+    find_or_fail(store, id).await?;
     write_records(store, vec![remove_write(id, None)]).await?;
     Ok(())
 }
 
 /// Removes every dead letter that contains one of these ids of Pages or people. Returns how many
 /// were removed.
-pub async fn erase(store: &dyn Store, ids: &[String]) -> Result<u64, StoreError> {
+pub async fn delete_mentioning(store: &dyn Store, ids: &[String]) -> Result<u64, StoreError> {
     let mut erased = 0;
-    for (id, dead_letter) in all(store).await? {
+    for (id, dead_letter) in list(store).await? {
         let text = format!("{}\n{}", dead_letter.reason, body_text(&dead_letter));
         // An erasure that failed must stay, so that it can be replayed.
         let is_erasure = matches!(decode_job(&dead_letter.job), Job::Erase(_));

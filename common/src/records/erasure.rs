@@ -21,10 +21,10 @@ use sha2::Sha256;
 
 use super::connection::{self, delete_write};
 use super::daily_poll::DailyPoll;
-use super::grant::{Grant, Stage};
+use super::token_exchange::{Stage, TokenExchange};
 use super::{
-    commit_one, dead_letter, load_all, load_record, missed_webhooks, put_write, rate_limit,
-    subscription, token, write_records,
+    commit_one, dead_letter, load_all, load_record, missed_webhooks, page_subscription, put_write,
+    rate_limit, token, write_records,
 };
 use crate::signing::hmac_sha256;
 use crate::store::{
@@ -81,7 +81,7 @@ struct ErasedEpoch {
 /// Returns when the last erasure of a person was requested, or `None` if there was none in the last
 /// week. A login that began before must not be completed.
 pub async fn erased_at(store: &dyn Store, user: &UserId) -> Result<Option<HostTime>, StoreError> {
-    let stored = load_record::<ErasedEpoch>(store, &connection::epoch_key(user)).await?;
+    let stored = load_record::<ErasedEpoch>(store, &connection::connection_epoch_key(user)).await?;
     Ok(stored.and_then(|stored| stored.value.erased_at))
 }
 
@@ -114,7 +114,7 @@ pub async fn erase_user(
         pages.chain([user.to_string()]).collect()
     };
     let mut result = ErasureResult {
-        dead_letters: dead_letter::erase(store, &ids(&pages)).await?,
+        dead_letters: dead_letter::delete_mentioning(store, &ids(&pages)).await?,
         ..ErasureResult::default()
     };
     let mut erased_pages = Vec::new();
@@ -129,7 +129,7 @@ pub async fn erase_user(
     }
     result.pages_erased = erased_pages.len() as u64;
     // A dead letter may have been stored since the first pass, before its Page was erased.
-    result.dead_letters += dead_letter::erase(store, &ids(&erased_pages)).await?;
+    result.dead_letters += dead_letter::delete_mentioning(store, &ids(&erased_pages)).await?;
     let mut deletes = vec![delete_write(rate_limit::key(&rate_limit::user_bucket(
         user,
     )))];
@@ -138,11 +138,11 @@ pub async fn erase_user(
             deletes.push(delete_write(RecordKey::new(RecordKind::DailyPoll, id)));
         }
     }
-    for (id, grant) in load_all::<Grant>(store, RecordKind::Grant, "").await? {
+    for (id, exchange) in load_all::<TokenExchange>(store, RecordKind::TokenExchange, "").await? {
         let is_of_user =
-            matches!(&grant.value.stage, Stage::Connected(connected) if connected == user);
-        if is_of_user && grant.value.began_at <= requested_at {
-            deletes.push(delete_write(RecordKey::new(RecordKind::Grant, id)));
+            matches!(&exchange.value.stage, Stage::Connected(connected) if connected == user);
+        if is_of_user && exchange.value.began_at <= requested_at {
+            deletes.push(delete_write(RecordKey::new(RecordKind::TokenExchange, id)));
         }
     }
     write_records(store, deletes).await?;
@@ -168,7 +168,7 @@ async fn end_connection(
             erased_at: Some(requested_at),
         };
         let epoch = put_write(
-            connection::epoch_key(user),
+            connection::connection_epoch_key(user),
             &erased_epoch,
             None,
             Some(EPOCH_TTL),
@@ -243,7 +243,7 @@ pub async fn erase_page(
         }
         let users = users_with_access(store, id, &value).await?;
         if commit_page_erasure(store, id, version, &users, now).await? == CommitOutcome::Applied {
-            let dead_letters = dead_letter::erase(store, &[id.to_string()]).await?;
+            let dead_letters = dead_letter::delete_mentioning(store, &[id.to_string()]).await?;
             return Ok(Some(ErasureResult {
                 pages_erased: 1,
                 pages_kept: 0,
@@ -264,7 +264,7 @@ async fn commit_page_erasure(
 ) -> Result<CommitOutcome, StoreError> {
     let mut next = Commit {
         records: vec![
-            delete_write(subscription::key(id)),
+            delete_write(page_subscription::key(id)),
             delete_write(rate_limit::key(&rate_limit::page_bucket(id))),
         ],
         due: [Subject::Page(id.clone()), Subject::Subscription(id.clone())]
@@ -275,7 +275,7 @@ async fn commit_page_erasure(
             expected: version,
             page: Page {
                 status: Status::Erased,
-                erased_at: Some(erased_at),
+                erasure_requested_at: Some(erased_at),
                 ..Page::default()
             },
             changes: Vec::new(),

@@ -3,10 +3,10 @@
 //! Invariants: a token is written only if its record still has the version that was read; the token
 //! of a connection is written under the guard of the connection's epoch.
 
-use model::id::{GrantId, UserId};
+use model::id::{LoginId, UserId};
 
-use super::grant::{self, Grant, Stage};
 use super::token::{StoredToken, open_token, seal_write};
+use super::token_exchange::{self, Stage, TokenExchange};
 use super::{commit_one, connection, load_all, load_record, put_write, write_records};
 use crate::sealing::{PrivateKeys, SealedToken};
 use crate::store::{
@@ -27,10 +27,10 @@ pub struct RotationReport {
 impl RotationReport {
     /// Counts a token that is not sealed to the current key.
     fn count(&mut self, sealed: &SealedToken, keys: &PrivateKeys) {
-        if sealed.key == keys.current().id() {
+        if sealed.key_id == keys.current().id() {
             return;
         }
-        if keys.contains(&sealed.key) {
+        if keys.contains(&sealed.key_id) {
             self.outdated += 1;
         } else {
             self.unopenable += 1;
@@ -51,7 +51,7 @@ pub async fn count_outdated(
             }
         }
     }
-    for (_, stored) in load_all::<Grant>(store, RecordKind::Grant, "").await? {
+    for (_, stored) in load_all::<TokenExchange>(store, RecordKind::TokenExchange, "").await? {
         if let Stage::Sealed(sealed) = &stored.value.stage {
             report.count(sealed, keys);
         }
@@ -67,7 +67,7 @@ pub async fn reseal_all(
     keys: &PrivateKeys,
 ) -> Result<RotationReport, StoreError> {
     let mut report = RotationReport::default();
-    let is_old = |sealed: &SealedToken| sealed.key != keys.current().id();
+    let is_old = |sealed: &SealedToken| sealed.key_id != keys.current().id();
     for kind in [RecordKind::UserToken, RecordKind::PageToken] {
         for (id, stored) in load_all::<StoredToken>(store, kind, "").await? {
             if stored.value.sealed.as_ref().is_some_and(is_old) {
@@ -75,8 +75,8 @@ pub async fn reseal_all(
             }
         }
     }
-    for (id, stored) in load_all::<Grant>(store, RecordKind::Grant, "").await? {
-        let id = GrantId::parse(&id);
+    for (id, stored) in load_all::<TokenExchange>(store, RecordKind::TokenExchange, "").await? {
+        let id = LoginId::parse(&id);
         if let (Stage::Sealed(sealed), Some(id)) = (&stored.value.stage, id)
             && is_old(sealed)
         {
@@ -133,15 +133,15 @@ async fn reseal_token(
     Ok(())
 }
 
-/// Seals the token of one grant to the current key.
+/// Seals the token of one login to the current key.
 async fn reseal_grant(
     store: &dyn Store,
     keys: &PrivateKeys,
-    id: &GrantId,
-    Versioned { version, value }: Versioned<Grant>,
+    id: &LoginId,
+    Versioned { version, value }: Versioned<TokenExchange>,
     report: &mut RotationReport,
 ) -> Result<(), StoreError> {
-    let name = grant::seal_name(id);
+    let name = token_exchange::seal_name(id);
     let Stage::Sealed(sealed) = &value.stage else {
         return Ok(());
     };
@@ -152,11 +152,16 @@ async fn reseal_grant(
         report.unopenable += 1;
         return Ok(());
     };
-    let next = Grant {
+    let next = TokenExchange {
         stage: Stage::Sealed(sealed),
         ..value
     };
-    let next = put_write(grant::key(id), &next, Some(version), Some(grant::TTL));
+    let next = put_write(
+        token_exchange::key(id),
+        &next,
+        Some(version),
+        Some(token_exchange::TTL),
+    );
     match write_records(store, vec![next]).await? {
         CommitOutcome::Applied => report.resealed += 1,
         CommitOutcome::Stale => report.outdated += 1,

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use model::id::GrantId;
+use model::id::LoginId;
 use model::time::HostTime;
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,7 @@ use model::hex::sha256_hex;
 
 /// How long a person may take in Facebook's dialog.
 pub const TTL: Duration = Duration::from_secs(600);
-/// How long after the use of a code there must be a grant; later the login counts as interrupted.
+/// How long after the use of a code there must be a token exchange; later the login counts as interrupted.
 pub const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the answer to a login can be requested again after its code was used or it failed.
 pub const ANSWER_TTL: Duration = Duration::from_secs(3600);
@@ -38,20 +38,20 @@ pub enum Stage {
     /// The person has not come back from Facebook's dialog.
     #[default]
     Waiting,
-    /// The code was used at this time, on this host's clock. The grant with the same id has the
+    /// The code was used at this time, on this host's clock. The token exchange with the same id has the
     /// further stages.
     CodeUsed(HostTime),
     /// The login failed for good, with this reason.
     Failed(String),
 }
 
-/// Returns the id that the login and the grant of a state share.
-pub fn login_id(state: &str) -> GrantId {
-    GrantId::parse(&sha256_hex(state))
+/// Returns the id that a login and its token exchange share.
+pub fn login_id(state: &str) -> LoginId {
+    LoginId::parse(&sha256_hex(state))
         .unwrap_or_else(|| unreachable!("a hash has 64 hexadecimal digits"))
 }
 
 /// Returns the key of a login's record.
-pub fn key(id: &GrantId) -> RecordKey {
+pub fn key(id: &LoginId) -> RecordKey {
     RecordKey::new(RecordKind::Login, id.as_str())
 }

@@ -42,7 +42,7 @@ pub struct UnannouncedRecord {
 fn change_key(page: &PageId, field: &FieldName, change: &UnannouncedChange) -> RecordKey {
     RecordKey::new(
         RecordKind::UnannouncedChange,
-        format!("{page}.{field}.{}", change.found_by_read),
+        format!("{page}.{field}.{}", change.found_stamp),
     )
 }
 

@@ -10,14 +10,14 @@ pub mod dead_letter;
 pub mod erasure;
 pub mod excluded_field;
 pub mod expiry;
-pub mod grant;
 pub mod key_rotation;
 pub mod login;
 pub mod missed_webhooks;
+pub mod page_subscription;
 pub mod probe;
 pub mod rate_limit;
-pub mod subscription;
 pub mod token;
+pub mod token_exchange;
 
 use std::time::Duration;
 

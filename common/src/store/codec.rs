@@ -33,7 +33,7 @@ pub const MISSING_FIELDS: &str = "_missing_fields";
 /// The attribute with open notifications and unannounced changes.
 pub const ANNOUNCEMENTS: &str = "_announcements";
 /// The attribute with the time of the request that erased the Page, on this host's clock.
-pub const ERASED_AT: &str = "_erased_at";
+pub const ERASURE_REQUESTED_AT: &str = "_erasure_requested_at";
 /// The attribute with the version. [`encode`] does not write it, because the store maintains it.
 pub const VERSION: &str = "_version";
 
@@ -78,8 +78,8 @@ pub fn encode(page: &Page) -> Attributes {
     attributes.insert(STATUS.to_owned(), page.status.to_string());
     if page.status == Status::Erased {
         let at = page
-            .erased_at
-            .map(|at| (ERASED_AT.to_owned(), at.to_string()));
+            .erasure_requested_at
+            .map(|at| (ERASURE_REQUESTED_AT.to_owned(), at.to_string()));
         attributes.extend(at);
         return attributes;
     }
@@ -133,10 +133,10 @@ pub fn decode(attributes: &Attributes) -> Result<Page, DecodeError> {
         .parse()
         .map_err(|error: UnknownStatus| DecodeError(error.to_string()))?;
     if status == Status::Erased {
-        let at = attributes.get(ERASED_AT);
+        let at = attributes.get(ERASURE_REQUESTED_AT);
         return Ok(Page {
             status,
-            erased_at: at.and_then(|at| at.parse().ok()).map(HostTime),
+            erasure_requested_at: at.and_then(|at| at.parse().ok()).map(HostTime),
             ..Page::default()
         });
     }
@@ -189,7 +189,7 @@ pub fn decode(attributes: &Attributes) -> Result<Page, DecodeError> {
         connections,
         missing_fields,
         announcements,
-        erased_at: None,
+        erasure_requested_at: None,
     })
 }
 

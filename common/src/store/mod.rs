@@ -190,19 +190,19 @@ pub enum RecordKind {
     Check,
     /// A login under way: [`crate::records::login`].
     Login,
-    /// A login whose code was exchanged: [`crate::records::grant`].
-    Grant,
+    /// A login whose code was exchanged: [`crate::records::token_exchange`].
+    TokenExchange,
     /// A person who logged in: [`crate::records::connection`].
     Connection,
     /// The epoch of a connection, which guards commits made with its tokens:
     /// [`crate::records::connection`].
-    Epoch,
+    ConnectionEpoch,
     /// The sealed token of a person: [`crate::records::token`].
     UserToken,
     /// The sealed token of a Page that one connection gives: [`crate::records::token`].
     PageToken,
-    /// The Page subscription of the app: [`crate::records::subscription`].
-    Subscription,
+    /// The Page subscription of the app: [`crate::records::page_subscription`].
+    PageSubscription,
     /// The Facebook app of this store and the app subscription: [`crate::records::app`].
     App,
     /// The state of one of Facebook's rate limits: [`crate::records::rate_limit`].
@@ -228,12 +228,12 @@ impl RecordKind {
             Self::DeadLetter => "dead_letter",
             Self::Check => "check",
             Self::Login => "login",
-            Self::Grant => "grant",
+            Self::TokenExchange => "token_exchange",
             Self::Connection => "connection",
-            Self::Epoch => "epoch",
+            Self::ConnectionEpoch => "connection_epoch",
             Self::UserToken => "user_token",
             Self::PageToken => "page_token",
-            Self::Subscription => "subscription",
+            Self::PageSubscription => "page_subscription",
             Self::App => "app",
             Self::RateLimit => "rate_limit",
             Self::ExcludedField => "excluded_field",

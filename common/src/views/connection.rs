@@ -124,7 +124,7 @@ pub fn connection_view(
         connected_at: rfc3339(connection.connected_at),
         token_expires_at: connection.token_expires_at.map(rfc3339),
         data_access_expires_at: connection.data_access_expires_at.map(rfc3339),
-        permissions: connection.scopes.clone(),
+        permissions: connection.permissions.clone(),
         missing_permissions: connection.missing_permissions(requested),
         last_poll: connection.last_poll.as_ref().map(poll_view),
         poll_in_progress: connection.poll_progress.as_ref().map(in_progress),

@@ -60,8 +60,8 @@ pub fn missed_view(report: &Report, now: HostTime) -> MissedView {
     let change = |record: &UnannouncedRecord| UnannouncedChangeView {
         page_id: record.page.clone(),
         field: record.field.clone(),
-        changed_after: rfc3339(record.change.previous_read),
-        changed_before: rfc3339(record.change.found_by_read),
+        changed_after: rfc3339(record.change.previous_read_stamp),
+        changed_before: rfc3339(record.change.found_stamp),
         state: if record.change.is_missed(now) {
             ChangeState::Missed
         } else {

@@ -14,7 +14,7 @@ use crate::timestamp::rfc3339;
 
 /// A Page in a list.
 #[derive(Debug, Clone, Serialize)]
-pub struct PageSummary {
+pub struct PageView {
     /// The id of the Page.
     pub id: PageId,
     /// The status of the Page.
@@ -29,10 +29,10 @@ pub struct PageSummary {
 
 /// A Page with all its fields.
 #[derive(Debug, Clone, Serialize)]
-pub struct PageView {
+pub struct PageDetail {
     /// The Page as in a list.
     #[serde(flatten)]
-    pub summary: PageSummary,
+    pub summary: PageView,
     /// The people whose connections give access to the Page.
     pub connections: Vec<UserId>,
     /// Every field that was ever read or reported, by its Graph name.
@@ -94,10 +94,10 @@ pub struct FeedChangeView {
 }
 
 /// Returns a Page as in a list. A Page that cannot be decoded has the status `corrupt`.
-pub fn page_summary(id: &PageId, stored: &Versioned<StoredPage>) -> PageSummary {
+pub fn page_view(id: &PageId, stored: &Versioned<StoredPage>) -> PageView {
     match &stored.value {
         StoredPage::Page(page) => summary(id, stored.version, page),
-        StoredPage::Unknown | StoredPage::Corrupt(_) => PageSummary {
+        StoredPage::Unknown | StoredPage::Corrupt(_) => PageView {
             id: id.clone(),
             status: Status::Corrupt,
             version: stored.version,
@@ -107,12 +107,12 @@ pub fn page_summary(id: &PageId, stored: &Versioned<StoredPage>) -> PageSummary 
     }
 }
 
-fn summary(id: &PageId, version: u64, page: &Page) -> PageSummary {
+fn summary(id: &PageId, version: u64, page: &Page) -> PageView {
     let name = page
         .registers
         .iter()
         .find(|(field, _)| field.as_str() == "name");
-    PageSummary {
+    PageView {
         id: id.clone(),
         status: page.status,
         version,
@@ -122,7 +122,7 @@ fn summary(id: &PageId, version: u64, page: &Page) -> PageSummary {
 }
 
 /// Returns a Page with all its fields.
-pub fn page_view(id: &PageId, version: u64, page: &Page) -> PageView {
+pub fn page_detail(id: &PageId, version: u64, page: &Page) -> PageDetail {
     let field = |(name, register): (&FieldName, &Register)| {
         let value = register.value.as_ref();
         let view = FieldView {
@@ -134,7 +134,7 @@ pub fn page_view(id: &PageId, version: u64, page: &Page) -> PageView {
         };
         (name.to_string(), view)
     };
-    PageView {
+    PageDetail {
         summary: summary(id, version, page),
         connections: page.connections.iter().cloned().collect(),
         fields: page.registers.iter().map(field).collect(),

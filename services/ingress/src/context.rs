@@ -27,9 +27,9 @@ pub struct Context {
     /// Whether a SHA-1 signature alone is accepted.
     pub allow_sha1: bool,
     /// The log of webhooks whose signature is missing or wrong.
-    pub unsigned_log: RefusalLog,
+    pub refused_webhooks: RefusalLog,
     /// The log of refused handshakes.
-    pub wrong_token_log: RefusalLog,
+    pub refused_handshakes: RefusalLog,
     /// The state of the login handlers.
     pub login: LoginContext,
     /// The scheme and host under which people reach this deployment, without a path.
@@ -51,13 +51,13 @@ impl Context {
             metrics,
             clock,
             app_secrets: config.app_secrets.clone(),
-            origin: config.origin().to_owned(),
+            origin: config.public_url().to_owned(),
             verify_token: config.verify_token.clone(),
             allow_sha1: config.allow_sha1,
-            unsigned_log: RefusalLog::new(
+            refused_webhooks: RefusalLog::new(
                 "webhooks refused: X-Hub-Signature-256 is missing or was not made with FACEBOOK_APP_SECRET",
             ),
-            wrong_token_log: RefusalLog::new(
+            refused_handshakes: RefusalLog::new(
                 "handshakes refused: hub.mode is not subscribe, or hub.verify_token is not FACEBOOK_VERIFY_TOKEN",
             ),
         }

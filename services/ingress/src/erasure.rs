@@ -137,7 +137,10 @@ pub(crate) async fn deauthorize(State(context): State<Arc<Context>>, request: Re
 }
 
 /// Handles `POST /facebook/data-deletion`.
-pub(crate) async fn delete(State(context): State<Arc<Context>>, request: Request) -> Response {
+pub(crate) async fn request_deletion(
+    State(context): State<Arc<Context>>,
+    request: Request,
+) -> Response {
     let request = match read_post(&context, request).await {
         Ok(request) => request,
         Err(status) => return status.into_response(),
@@ -159,13 +162,13 @@ pub(crate) async fn delete(State(context): State<Arc<Context>>, request: Request
 
 /// Handles `GET /facebook/data-deletion/{code}`. Whether this app signed a code is decided from the
 /// code alone, without the store.
-pub(crate) async fn show(
+pub(crate) async fn show_receipt(
     State(context): State<Arc<Context>>,
     Path(code): Path<String>,
 ) -> Response {
     if !erasure::is_valid_code(&context.app_secrets, &code) {
         let text = "There is no request with this code. Please check that the code is complete.";
-        return page(StatusCode::NOT_FOUND, "Not found", text);
+        return html_response(StatusCode::NOT_FOUND, "Not found", text);
     }
     match erasure::find_receipt(&*context.login.store, &code).await {
         Ok(Some(receipt)) => {
@@ -179,23 +182,23 @@ pub(crate) async fn show(
                     n => format!(" {n} Pages are kept, because other people connected them, too."),
                 }
             );
-            page(StatusCode::OK, "Your data was deleted", &text)
+            html_response(StatusCode::OK, "Your data was deleted", &text)
         }
         Ok(None) => {
             let text =
                 "Your request was received and takes a few seconds. Please reload this page.";
-            page(StatusCode::OK, "Your data is being deleted", text)
+            html_response(StatusCode::OK, "Your data is being deleted", text)
         }
         Err(error) => {
             tracing::warn!(error = %error, "the receipt of an erasure cannot be read");
             let text = "This cannot be shown right now. Your request is not lost. Please reload this page in a minute.";
-            page(StatusCode::SERVICE_UNAVAILABLE, "Please try again", text)
+            html_response(StatusCode::SERVICE_UNAVAILABLE, "Please try again", text)
         }
     }
 }
 
 /// Returns an HTML page. `title` and `text` contain no text from outside, so they are not escaped.
-fn page(status: StatusCode, title: &str, text: &str) -> Response {
+fn html_response(status: StatusCode, title: &str, text: &str) -> Response {
     let html = format!(
         r#"<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title></head><body style="font:16px system-ui;max-width:40rem;margin:3rem auto"><h1>{title}</h1><p>{text}</p></body></html>"#
     );

@@ -39,7 +39,7 @@ pub(crate) async fn verify(
     let token = single_value("hub.verify_token").unwrap_or_default();
     let is_expected = digest(token).ct_eq(&digest(context.verify_token.expose_secret()));
     if single_value("hub.mode") != Some("subscribe") || !bool::from(is_expected) {
-        context.wrong_token_log.count(context.clock.now());
+        context.refused_handshakes.count(context.clock.now());
         return StatusCode::FORBIDDEN.into_response();
     }
     let is_safe = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';

@@ -35,11 +35,11 @@ pub fn router(context: Context) -> Router {
         )
         .route("/livez", get(async || "ok\n"))
         .route("/facebook/webhook", webhook)
-        .route("/facebook/login", get(oauth::login::begin))
-        .route("/facebook/callback", get(oauth::callback::end))
+        .route("/facebook/login", get(oauth::login::redirect_to_dialog))
+        .route("/facebook/callback", get(oauth::callback::handle_callback))
         .route("/facebook/deauthorize", post(erasure::deauthorize))
-        .route("/facebook/data-deletion", post(erasure::delete))
-        .route("/facebook/data-deletion/{code}", get(erasure::show))
+        .route("/facebook/data-deletion", post(erasure::request_deletion))
+        .route("/facebook/data-deletion/{code}", get(erasure::show_receipt))
         .with_state(Arc::new(context))
 }
 

@@ -44,7 +44,7 @@ pub(crate) async fn receive(State(context): State<Arc<Context>>, request: Reques
     };
     context.metrics.webhook_answers.count(status_label(status));
     if status == StatusCode::UNAUTHORIZED {
-        context.unsigned_log.count(context.clock.now());
+        context.refused_webhooks.count(context.clock.now());
     }
     match status {
         StatusCode::OK => axum::Json(serde_json::json!({"status": "success"})).into_response(),

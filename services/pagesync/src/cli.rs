@@ -8,7 +8,7 @@ use crate::output::Format;
 
 /// Keep a current copy of the Facebook Pages that an app manages.
 #[derive(Debug, Parser)]
-#[command(name = "pagesync", version, about, propagate_version = true)]
+#[command(name = "pagesync", version, propagate_version = true)]
 pub struct Cli {
     /// The command.
     #[command(subcommand)]

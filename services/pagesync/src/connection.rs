@@ -75,12 +75,12 @@ async fn poll(store: &dyn Store, id: &str, dry_run: bool) -> anyhow::Result<()> 
     let blocked = rate_limit::blocked_until(store, buckets, QueueName::PollsNow, now).await?;
     output::print(&format!(
         "all Pages of {user} are read {}",
-        starts(at, blocked)
+        start_phrase(at, blocked)
     ))
 }
 
 /// Returns when a poll that is due at `at` starts, if a rate limit blocks calls until `blocked`.
-pub(crate) fn starts(at: HostTime, blocked: Option<HostTime>) -> String {
+pub(crate) fn start_phrase(at: HostTime, blocked: Option<HostTime>) -> String {
     match blocked.filter(|blocked| *blocked > at) {
         Some(blocked) => format!(
             "from {} on: until then Facebook's rate limit blocks calls",
@@ -93,7 +93,7 @@ pub(crate) fn starts(at: HostTime, blocked: Option<HostTime>) -> String {
 fn invite(config: &Config, days: u64) -> anyhow::Result<String> {
     let base = config.redirect_uri.strip_suffix("/facebook/callback");
     let base = base.context("FACEBOOK_REDIRECT_URI is missing")?;
-    match config.login {
+    match config.login_policy {
         LoginPolicy::Open => Ok(format!("{base}/facebook/login")),
         LoginPolicy::Invited => {
             let secret = config.state_secret.as_ref();
@@ -106,7 +106,7 @@ fn invite(config: &Config, days: u64) -> anyhow::Result<String> {
     }
 }
 
-fn text(value: Option<&str>) -> String {
+fn optional_cell(value: Option<&str>) -> String {
     value.map_or("-".to_owned(), escape_control)
 }
 
@@ -135,12 +135,12 @@ fn cells(view: &ConnectionView) -> Vec<String> {
     let pages = last.map(|poll| poll.pages.to_string());
     vec![
         view.id.to_string(),
-        text(view.name.as_deref()),
+        optional_cell(view.name.as_deref()),
         view.status.to_string(),
-        text(pages.as_deref()),
-        text(last.map(|poll| poll.ended_at.as_str())),
-        text(view.next_read_at.as_deref()),
-        text(problems(view).as_deref()),
+        optional_cell(pages.as_deref()),
+        optional_cell(last.map(|poll| poll.ended_at.as_str())),
+        optional_cell(view.next_read_at.as_deref()),
+        optional_cell(problems(view).as_deref()),
     ]
 }
 
@@ -160,11 +160,11 @@ async fn list_expiring(store: &dyn Store, days: u64, format: Format) -> anyhow::
         let view = expiring_view(expiry);
         let cells = vec![
             view.id.to_string(),
-            text(view.name.as_deref()),
+            optional_cell(view.name.as_deref()),
             view.status.to_string(),
-            text(view.days_left.map(|days| days.to_string()).as_deref()),
-            text(view.token_expires_at.as_deref()),
-            text(view.data_access_expires_at.as_deref()),
+            optional_cell(view.days_left.map(|days| days.to_string()).as_deref()),
+            optional_cell(view.token_expires_at.as_deref()),
+            optional_cell(view.data_access_expires_at.as_deref()),
             view.pages_lost_count.to_string(),
         ];
         Row::new(cells, &view)
@@ -197,7 +197,7 @@ async fn show(config: &Config, store: &dyn Store, id: &str, format: Format) -> a
         page_ids,
     };
     let json = to_json(&detail);
-    output::print(&output::one(format, &json, || {
+    output::print(&output::format_object(format, &json, || {
         let lines = json
             .as_object()
             .into_iter()
@@ -222,7 +222,7 @@ async fn disconnect(
         }
         return output::print(&format!("would disconnect {user}"));
     }
-    let token = own_token(config, store, &user).await?;
+    let token = open_user_token(config, store, &user).await?;
     let Some(pages) = connection::disconnect(store, &user).await? else {
         bail!("there is no connection of {user}");
     };
@@ -245,7 +245,7 @@ async fn disconnect(
     }
 }
 
-async fn own_token(
+async fn open_user_token(
     config: &Config,
     store: &dyn Store,
     user: &UserId,

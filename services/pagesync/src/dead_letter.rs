@@ -23,7 +23,7 @@ pub async fn run(
     let (store, queue) = (&*backends.store, &*backends.queue);
     match command {
         DeadLetterCommand::List => {
-            let rows: Vec<_> = dead_letter::all(store)
+            let rows: Vec<_> = dead_letter::list(store)
                 .await?
                 .iter()
                 .map(|(id, dead_letter)| row(id, dead_letter))
@@ -31,7 +31,7 @@ pub async fn run(
             print_listing(format, &["id", "failed at", "reason"], &rows)
         }
         DeadLetterCommand::Show { id } => {
-            let stored = dead_letter::show(store, &id).await?;
+            let stored = dead_letter::find_or_fail(store, &id).await?;
             let detail = dead_letter_detail(&id, &stored);
             let text = || {
                 let DeadLetterView {
@@ -42,11 +42,15 @@ pub async fn run(
                 let body = escape_control(&detail.body);
                 format!("{id}\nfailed at {failed_at}\n{reason}\n\n{body}")
             };
-            output::print(&output::one(format, &output::to_json(&detail), text))
+            output::print(&output::format_object(
+                format,
+                &output::to_json(&detail),
+                text,
+            ))
         }
         DeadLetterCommand::Replay { ids, all, dry_run } => {
             let ids = if all {
-                dead_letter::all(store)
+                dead_letter::list(store)
                     .await?
                     .into_iter()
                     .map(|(id, _)| id)
@@ -59,7 +63,7 @@ pub async fn run(
             }
             for id in ids {
                 if dry_run {
-                    dead_letter::show(store, &id).await?;
+                    dead_letter::find_or_fail(store, &id).await?;
                     output::print(&format!("would replay {id}"))?;
                 } else {
                     dead_letter::replay(store, queue, &id).await?;
@@ -71,7 +75,7 @@ pub async fn run(
         DeadLetterCommand::Discard { ids, dry_run } => {
             for id in ids {
                 if dry_run {
-                    dead_letter::show(store, &id).await?;
+                    dead_letter::find_or_fail(store, &id).await?;
                     output::print(&format!("would discard {id}"))?;
                 } else {
                     dead_letter::discard(store, &id).await?;

@@ -53,7 +53,7 @@ async fn erase_page(store: &dyn Store, id: &PageId, dry_run: bool) -> anyhow::Re
         "would be erased".to_owned()
     } else {
         let erased = erasure::erase_page(store, id, Clock::system().now()).await?;
-        erased.map_or("not known".to_owned(), |erased| sentence(&erased))
+        erased.map_or("not known".to_owned(), |erased| erasure_summary(&erased))
     };
     Ok(ErasedObject {
         kind: "page",
@@ -73,7 +73,7 @@ async fn erase_connection(
         let tokens = load_all::<token::StoredToken>(store, RecordKind::PageToken, &prefix).await?;
         format!("would be erased, with at most {} Pages", tokens.len())
     } else {
-        sentence(&erasure::erase_user(store, user, Clock::system().now()).await?)
+        erasure_summary(&erasure::erase_user(store, user, Clock::system().now()).await?)
     };
     Ok(ErasedObject {
         kind: "connection",
@@ -95,7 +95,7 @@ async fn remove_from_disk(store: &dyn Store, dry_run: bool) -> anyhow::Result<()
     scrubbed.context("the data is erased, but it may still be on the disk: run this command again")
 }
 
-fn sentence(erased: &ErasureResult) -> String {
+fn erasure_summary(erased: &ErasureResult) -> String {
     let ErasureResult {
         pages_erased,
         pages_kept,

@@ -1,192 +1,136 @@
-//! `pagesync init --secrets`: writes the secrets and addresses of a compose deployment, one file
-//! each.
+//! `pagesync init`: asks four questions, writes the `.env` of a deployment on one machine, and
+//! prints what to enter into the dashboard of the app.
 //!
-//! Invariants: an existing secret stays, unless the environment contains another one. The private
-//! keys are in a directory of their own, which only the worker mounts. No secret is printed.
+//! Invariant: it never overwrites a `.env`, and never prints a secret.
 
-use std::fs::{DirBuilder, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::io::{BufRead as _, Write as _};
+use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use common::config::settings::Environment;
-use common::sealing::{PrivateKey, PrivateKeys};
-use model::hex::hex;
-use secrecy::ExposeSecret as _;
+use common::config::{Config, Role};
 
-use crate::output;
+use crate::environment::read_dotenv;
+use crate::{init_secrets, output};
 
-/// Writes the files into `directory`, and the private keys into `worker`. Prints which secrets are
-/// new.
-pub fn run(directory: &Path, worker: &Path, environment: &Environment) -> anyhow::Result<()> {
-    let parts = ["", "rabbitmq", "redis"].map(|part| directory.join(part));
-    for path in parts.iter().map(PathBuf::as_path).chain([worker]) {
-        let created = DirBuilder::new().recursive(true).mode(0o700).create(path);
-        created.with_context(|| format!("cannot create {}", path.display()))?;
+/// Asks the questions on standard error, reads the answers from standard input, and writes `.env`.
+///
+/// Fails if there is a `.env`, if the answers are not a valid configuration, or if a value cannot
+/// be read back from `.env` as it was entered.
+pub fn run() -> anyhow::Result<()> {
+    let path = Path::new(".env");
+    if path.exists() {
+        bail!("there is already a .env in this directory: move it away and run this again");
     }
-    let mut new_secrets = Vec::new();
-    token_keys(directory, worker, &mut new_secrets)?;
-    let broker = read_or_create(directory, "rabbitmq_password", None, &mut new_secrets)?;
-    let redis = read_or_create(directory, "redis_password", None, &mut new_secrets)?;
-    let files = [
+    let app_id = ask(
+        "The id of the app, from its dashboard at developers.facebook.com",
+        "",
+    )?;
+    let app_secret = ask("The secret of the app (App settings, Basic)", "")?;
+    let address = ask(
+        "The public address of this deployment, such as https://bot.example",
+        "",
+    )?;
+    let time_zone = ask("The time zone of the daily poll", "UTC")?;
+    let address = origin(&address)?;
+    let verify_token = init_secrets::random_secret()?;
+    let settings = [
+        ("FACEBOOK_APP_ID", app_id),
+        ("FACEBOOK_APP_SECRET", app_secret),
+        ("FACEBOOK_VERIFY_TOKEN", verify_token.clone()),
         (
-            "rabbitmq/10-user.conf",
-            format!("default_user = pagesync\ndefault_pass = {broker}\n"),
+            "FACEBOOK_WEBHOOK_ADDRESS",
+            format!("{address}/facebook/webhook"),
         ),
-        ("redis/10-password.conf", format!("requirepass {redis}\n")),
         (
-            "rabbitmq_url",
-            format!("amqp://pagesync:{broker}@rabbitmq:5672/%2f\n"),
+            "FACEBOOK_REDIRECT_URI",
+            format!("{address}/facebook/callback"),
         ),
-        ("redis_url", format!("redis://:{redis}@redis:6379/0\n")),
+        ("STATE_TOKEN_SECRET", init_secrets::random_secret()?),
+        ("PAGESYNC_TIME_ZONE", time_zone),
     ];
-    for (name, text) in files {
-        write_private_file(&directory.join(name), &text)?;
-    }
-    for (name, text) in facebook_files(environment)? {
-        write_private_file(&directory.join(name), &format!("{text}\n"))?;
-    }
-    for (name, key) in [
-        ("app_secret", "FACEBOOK_APP_SECRET"),
-        ("verify_token", "FACEBOOK_VERIFY_TOKEN"),
-        ("state_secret", "STATE_TOKEN_SECRET"),
-    ] {
-        let given = environment.get(key).filter(|text| !text.is_empty());
-        if given.is_none() && !directory.join(name).exists() {
-            let limit = if key == "STATE_TOKEN_SECRET" {
-                ""
-            } else {
-                ", for the simulator only"
-            };
-            output::print_error(&format!("{key} is not set: created a random one{limit}"));
+    let environment: Environment = settings
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), value.clone()))
+        .collect();
+    Config::read(&environment, Role::Up)?;
+    let lines = settings
+        .iter()
+        .map(|(key, value)| format!("{key}={}\n", quoted(value)));
+    let text: String = std::iter::once(
+        "# Written by `pagesync init`. .env.example describes every setting.\n".to_owned(),
+    )
+    .chain(lines)
+    .collect();
+    init_secrets::write_private_file(path, &text)?;
+    let stored = read_dotenv(path)?;
+    for (key, value) in &settings {
+        if stored.get(*key) != Some(value) {
+            bail!("{key} cannot be written to .env: put its value into a file and set {key}_FILE");
         }
-        read_or_create(directory, name, given.map(String::as_str), &mut new_secrets)?;
     }
-    let new_secrets = if new_secrets.is_empty() {
-        "none".to_owned()
-    } else {
-        new_secrets.join(", ")
-    };
     output::print(&format!(
-        "secrets in {}; new secrets: {new_secrets}",
-        directory.display()
+        "wrote .env (mode 0600). Enter in the dashboard of the app, at developers.facebook.com:\n\
+         \x20 Facebook Login, Valid OAuth Redirect URIs:   {address}/facebook/callback\n\
+         \x20 Facebook Login, Deauthorize callback URL:     {address}/facebook/deauthorize\n\
+         \x20 Facebook Login, Data deletion request URL:    {address}/facebook/data-deletion\n\
+         \x20 App settings, Basic, App domains:            {}\n\
+         pagesync sets up the webhook at its first start: {address}/facebook/webhook\n\
+         Then run `pagesync up`, and open {address}/facebook/login to connect Pages.",
+        reqwest::Url::parse(&address)?
+            .host_str()
+            .unwrap_or_default()
     ))
 }
 
-/// Returns the addresses of Facebook and of this deployment: those of the real Facebook if the
-/// environment has an app id, otherwise those of the simulator of the profile `demo`.
-fn facebook_files(environment: &Environment) -> anyhow::Result<Vec<(&'static str, String)>> {
-    let given = |key: &str| {
-        environment
-            .get(key)
-            .filter(|text| !text.is_empty())
-            .cloned()
-    };
-    let given_or = |key: &str, default: &str| given(key).unwrap_or_else(|| default.to_owned());
-    let Some(app_id) = given("FACEBOOK_APP_ID") else {
-        let ingress = given_or("INGRESS_PORT", "5000");
-        let simulator = given_or("SIMULATOR_PORT", "5100");
-        output::print_error(
-            "FACEBOOK_APP_ID is not set: configured for the simulator of the profile demo",
-        );
-        return Ok(vec![
-            ("app_id", "100200300400500".to_owned()),
-            (
-                "redirect_uri",
-                format!("http://localhost:{ingress}/facebook/callback"),
-            ),
-            (
-                "webhook_address",
-                "http://ingress:5000/facebook/webhook".to_owned(),
-            ),
-            ("graph_url", "http://simulator:5100".to_owned()),
-            ("dialog_url", format!("http://localhost:{simulator}")),
-        ]);
-    };
-    let required = |key: &str| {
-        given(key).with_context(|| format!("{key} is missing; FACEBOOK_APP_ID requires it"))
-    };
-    Ok(vec![
-        ("app_id", app_id),
-        ("redirect_uri", required("FACEBOOK_REDIRECT_URI")?),
-        ("webhook_address", required("FACEBOOK_WEBHOOK_ADDRESS")?),
-        (
-            "graph_url",
-            given_or("PAGESYNC_GRAPH_URL", "https://graph.facebook.com"),
-        ),
-        (
-            "dialog_url",
-            given_or("PAGESYNC_DIALOG_URL", "https://www.facebook.com"),
-        ),
-    ])
+/// Returns the scheme, host and port of an address. Fails if the address has a path or a query.
+fn origin(address: &str) -> anyhow::Result<String> {
+    let url = reqwest::Url::parse(address).ok();
+    let url = url.filter(|url| url.path() == "/" && url.query().is_none() && url.has_host());
+    let url = url.context(
+        "the address of this deployment must be a scheme and a host, such as https://bot.example",
+    )?;
+    Ok(url.origin().ascii_serialization())
 }
 
-/// Creates the private key that opens tokens, unless there is one, and writes the public key that
-/// belongs to the first private key.
-fn token_keys(
-    directory: &Path,
-    worker: &Path,
-    new_secrets: &mut Vec<&'static str>,
-) -> anyhow::Result<()> {
-    let path = worker.join("token_private_keys");
-    if !path.exists() {
-        let key = PrivateKey::generate();
-        write_private_file(&path, &format!("{}\n", key.text().expose_secret()))?;
-        new_secrets.push("token_private_keys");
-    }
-    let text = std::fs::read_to_string(&path);
-    let text = text.with_context(|| format!("cannot read {}", path.display()))?;
-    let keys = PrivateKeys::parse(&text).with_context(|| format!("{}", path.display()))?;
-    let public = keys.current().text();
-    write_private_file(&directory.join("token_public_key"), &format!("{public}\n"))
-}
-
-/// Returns the secret in the file `name`. Writes the file before if it does not exist or if `given`
-/// is another secret; a new secret that is not given is random.
-fn read_or_create(
-    directory: &Path,
-    name: &'static str,
-    given: Option<&str>,
-    new_secrets: &mut Vec<&'static str>,
-) -> anyhow::Result<String> {
-    let path = directory.join(name);
-    let stored = std::fs::read_to_string(&path)
-        .ok()
-        .map(|text| text.trim_end().to_owned())
-        .filter(|text| !text.is_empty());
-    match (given, stored) {
-        (Some(given), Some(stored)) if given == stored => Ok(stored),
-        (None, Some(stored)) => Ok(stored),
-        (given, _) => {
-            let secret = given.map_or_else(random_secret, |given| Ok(given.to_owned()))?;
-            write_private_file(&path, &format!("{secret}\n"))?;
-            new_secrets.push(name);
-            Ok(secret)
-        }
+/// Returns a value as it is written to `.env`: in quotes if a character has a meaning there.
+fn quoted(value: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || ":/._-@".contains(c);
+    if value.chars().all(is_plain) {
+        value.to_owned()
+    } else if value.contains('\'') {
+        let escaped = value
+            .replace('\\', "\\\\")
+            .replace('"', "\\\"")
+            .replace('$', "\\$");
+        format!("\"{escaped}\"")
+    } else {
+        format!("'{value}'")
     }
 }
 
-/// Writes a file that only its owner can read, and syncs it to the disk.
-pub(crate) fn write_private_file(path: &Path, text: &str) -> anyhow::Result<()> {
-    let open = OpenOptions::new()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path);
-    let written = open.and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    });
-    written.with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// Returns 32 random hexadecimal digits from the operating system.
-pub fn random_secret() -> anyhow::Result<String> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|error| {
-        anyhow::anyhow!("the operating system returned no random bytes: {error}")
-    })?;
-    Ok(hex(&bytes))
+/// Asks a question and returns the answer, or `default` if the answer is empty. Fails if there is
+/// no default either.
+fn ask(question: &str, default: &str) -> anyhow::Result<String> {
+    let hint = if default.is_empty() {
+        String::new()
+    } else {
+        format!(" [{default}]")
+    };
+    let mut out = std::io::stderr().lock();
+    write!(out, "{question}{hint}: ")
+        .and_then(|()| out.flush())
+        .context("cannot write the question")?;
+    let mut line = String::new();
+    let read = std::io::stdin()
+        .lock()
+        .read_line(&mut line)
+        .context("cannot read the answer")?;
+    let answer = line.trim();
+    match (answer.is_empty(), default.is_empty()) {
+        (true, true) if read == 0 => bail!("the input ended before every question was answered"),
+        (true, true) => bail!("this question needs an answer"),
+        (true, false) => Ok(default.to_owned()),
+        (false, _) => Ok(answer.to_owned()),
+    }
 }

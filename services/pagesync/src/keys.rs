@@ -49,7 +49,7 @@ pub async fn rotate(config: &Config, store: &dyn Store, drop_old: bool) -> anyho
                 stored
             } else {
                 let next = stored.with_new_key();
-                sealing::write_file(path, &next)?;
+                sealing::write_key_file(path, &next)?;
                 next
             }
         }
@@ -86,6 +86,6 @@ pub async fn rotate(config: &Config, store: &dyn Store, drop_old: bool) -> anyho
 }
 
 fn drop_older_keys(path: &std::path::Path, keys: &PrivateKeys) -> anyhow::Result<()> {
-    sealing::write_file(path, &keys.only_current())?;
+    sealing::write_key_file(path, &keys.only_current())?;
     output::print("deleted the older keys")
 }

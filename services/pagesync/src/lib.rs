@@ -12,7 +12,7 @@ pub mod doctor;
 pub mod environment;
 pub mod erase;
 pub mod init;
-pub mod init_questions;
+pub mod init_secrets;
 pub mod keys;
 pub mod missed;
 pub mod output;
@@ -35,7 +35,7 @@ use cli::{Cli, Command, ConfigCommand, ConnectionCommand, KeysCommand};
 
 /// Runs the command of the command line.
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
-    common::tls::provide();
+    common::tls::install_provider();
     let environment = environment::snapshot()?;
     let config = |role| Config::read(&environment, role);
     match cli.command {
@@ -51,8 +51,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Init {
             secrets: Some(secrets),
             worker_secrets: Some(worker),
-        } => init::run(&secrets, &worker, &environment),
-        Command::Init { .. } => init_questions::run(),
+        } => init_secrets::run(&secrets, &worker, &environment),
+        Command::Init { .. } => init::run(),
         Command::Keys(KeysCommand::Generate) => keys::generate(),
         Command::Keys(KeysCommand::Rotate { drop_old }) => {
             let (config, store) = config_and_store(&environment)?;

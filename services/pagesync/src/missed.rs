@@ -30,7 +30,9 @@ pub async fn run(
     let first_day = config.daily_schedule.local_day(first);
     let report = missed_webhooks::report(store, &first_day, now).await?;
     let view = missed_view(&report, now);
-    output::print(&output::one(format, &to_json(&view), || text(&view)))
+    output::print(&output::format_object(format, &to_json(&view), || {
+        text(&view)
+    }))
 }
 
 fn counts_cells(name: &str, counts: &Counts) -> Vec<String> {

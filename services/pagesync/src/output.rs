@@ -111,7 +111,7 @@ pub fn listing(format: Format, header: &[&str], rows: &[Row]) -> String {
 }
 
 /// Returns one object as text in `format`; as a table it is `text`.
-pub fn one(format: Format, json: &Json, text: impl FnOnce() -> String) -> String {
+pub fn format_object(format: Format, json: &Json, text: impl FnOnce() -> String) -> String {
     match format {
         Format::Table => text(),
         Format::Json => pretty(json),

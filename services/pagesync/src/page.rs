@@ -8,14 +8,14 @@ use common::pages;
 use common::records::rate_limit;
 use common::store::{HistoryEntry, Store, StoredPage, Versioned, load_page};
 use common::timestamp::rfc3339;
-use common::views::page::{change_view, page_summary, page_view};
+use common::views::page::{change_view, page_detail, page_view};
 use model::id::{PageId, UserId};
 use model::page::Page;
 use model::polling::Polling;
 use model::queue_name::QueueName;
 
 use crate::cli::PageCommand;
-use crate::connection::starts;
+use crate::connection::start_phrase;
 use crate::output::{self, Format, LIST_CHUNK, Row, cell, escape_control, print_listing, to_json};
 
 /// Runs one of the commands.
@@ -29,7 +29,7 @@ pub async fn run(store: &dyn Store, command: PageCommand, format: Format) -> any
         ),
         PageCommand::Show { id } => {
             let (id, version, page) = load(store, &id).await?;
-            output::print(&show(format, &id, version, &page))
+            output::print(&page_text(format, &id, version, &page))
         }
         PageCommand::Explain { id } => {
             let (id, version, page) = load(store, &id).await?;
@@ -112,7 +112,7 @@ async fn poll(store: &dyn Store, ids: &[String], dry_run: bool) -> anyhow::Resul
             }
             let blocked = blocked.into_iter().min().flatten();
             match pages::request_read(store, &id, now).await? {
-                Some(at) => format!("Page {id} is read {}", starts(at, blocked)),
+                Some(at) => format!("Page {id} is read {}", start_phrase(at, blocked)),
                 None => format!("Page {id} was erased in the meantime"),
             }
         };
@@ -136,7 +136,7 @@ async fn rows(store: &dyn Store) -> anyhow::Result<Vec<Row>> {
 
 /// Returns the row of a Page in a list.
 pub(crate) fn row(id: &PageId, stored: &Versioned<StoredPage>) -> Row {
-    let summary = page_summary(id, stored);
+    let summary = page_view(id, stored);
     let cells = vec![
         summary.id.to_string(),
         summary.status.to_string(),
@@ -151,9 +151,9 @@ pub(crate) fn row(id: &PageId, stored: &Versioned<StoredPage>) -> Row {
 }
 
 /// Returns every field of a Page as text in `format`.
-pub(crate) fn show(format: Format, id: &PageId, version: u64, page: &Page) -> String {
-    let view = page_view(id, version, page);
-    output::one(format, &to_json(&view), || {
+pub(crate) fn page_text(format: Format, id: &PageId, version: u64, page: &Page) -> String {
+    let view = page_detail(id, version, page);
+    output::format_object(format, &to_json(&view), || {
         let rows = view.fields.iter().map(|(name, field)| {
             vec![
                 name.clone(),
@@ -223,14 +223,14 @@ fn explain(id: &PageId, version: u64, page: &Page) -> String {
 }
 
 fn explain_polling(polling: &Polling, text: &mut String) {
-    if let Some(read_after) = polling.open_notification() {
+    if let Some(read_after) = polling.read_needed_after() {
         let _ = writeln!(
             text,
             "A webhook requires a read later than {} (Facebook's clock).",
             rfc3339(read_after)
         );
     }
-    if let Some(requested_after) = polling.open_request() {
+    if let Some(requested_after) = polling.read_requested_from() {
         let _ = writeln!(
             text,
             "A read that begins at or after {} was requested.",

@@ -28,7 +28,7 @@ use crate::demo_pages::DEMO_PAGES;
 
 /// A started role.
 #[derive(Debug)]
-pub struct Running {
+pub struct RunningRole {
     /// The address of the public listener, if the role has one.
     pub public: Option<SocketAddr>,
     /// The address of the private listener.
@@ -43,7 +43,7 @@ pub struct Running {
 
 /// Runs a role until a signal, or until one of its tasks fails.
 pub async fn run(config: &Config, role: Role) -> anyhow::Result<()> {
-    init_logs(&config.log, config.log_format);
+    init_logs(&config.log_filter, config.log_format);
     let running = start(config, role, Clock::system(), None).await?;
     tracing::info!(
         role = role.name(),
@@ -76,7 +76,7 @@ pub async fn start(
     role: Role,
     clock: Clock,
     listener: Option<TcpListener>,
-) -> anyhow::Result<Running> {
+) -> anyhow::Result<RunningRole> {
     let backends = Backends::open(config, role.name(), Access::Exclusive, clock.clone()).await?;
     let runtime = Runtime {
         backends,
@@ -103,7 +103,7 @@ pub async fn start(
         start_scheduler(&runtime);
     }
     let private = serve_private(config, role, &runtime).await?;
-    Ok(Running {
+    Ok(RunningRole {
         public,
         private,
         lifecycle: runtime.lifecycle,
@@ -171,7 +171,7 @@ async fn serve_private(
         store,
         ended,
     } = runtime.backends.clone();
-    let listener = bind(config.operator_listen, "PAGESYNC_OPERATOR_LISTEN").await?;
+    let listener = bind(config.private_listen, "PAGESYNC_PRIVATE_LISTEN").await?;
     let private = listener.local_addr()?;
     let required_store = (role != Role::Ingress).then_some(store);
     let readiness = readiness_check(queue.clone(), required_store);
@@ -221,11 +221,11 @@ fn readiness_check(queue: Arc<dyn Queue>, store: Option<Arc<dyn Store>>) -> Read
 /// Checks that the running process of this configuration is ready. Fails with the text of `/readyz`
 /// if it is not, and if nothing answers within 4 seconds.
 pub async fn health(config: &Config) -> anyhow::Result<()> {
-    let mut address = config.operator_listen;
+    let mut address = config.private_listen;
     if address.ip().is_unspecified() {
         address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
     }
-    common::tls::provide();
+    common::tls::install_provider();
     let client = reqwest::Client::builder()
         .timeout(std::time::Duration::from_secs(4))
         .build()?;
@@ -240,7 +240,7 @@ pub async fn health(config: &Config) -> anyhow::Result<()> {
 /// Runs the simulator with the Pages of the demo until a signal. Plays the scenario of the file
 /// `scenario`, if there is one.
 pub async fn simulator(config: &Config, scenario: Option<&Path>) -> anyhow::Result<()> {
-    init_logs(&config.log, config.log_format);
+    init_logs(&config.log_filter, config.log_format);
     let scenario = scenario.map(read_scenario).transpose()?;
     let Some(secret) = config.app_secrets.first() else {
         bail!("FACEBOOK_APP_SECRET is missing")

@@ -19,7 +19,7 @@ pub async fn run(config: &Config, store: &dyn Store, format: Format) -> anyhow::
     let schedule = load(store).await?;
     let today = config.daily_schedule.local_day(Clock::system().now());
     let text = || text(&schedule, &today);
-    output::print(&output::one(format, &to_json(&schedule), text))
+    output::print(&output::format_object(format, &to_json(&schedule), text))
 }
 
 async fn load(store: &dyn Store) -> anyhow::Result<ScheduleView> {

@@ -90,7 +90,7 @@ async fn change_page(
 }
 
 async fn remove_page(State(simulator): State<Simulator>, Path(id): Path<String>) -> StatusCode {
-    if simulator.page_data().remove(&id) {
+    if simulator.lock_pages().remove(&id) {
         StatusCode::NO_CONTENT
     } else {
         StatusCode::NOT_FOUND
@@ -232,7 +232,7 @@ async fn invalidate_tokens(
 
 async fn subscriptions(State(simulator): State<Simulator>) -> Json<Value> {
     let facebook = simulator.facebook();
-    let app = facebook.subscription.as_ref().map(|app| {
+    let app = facebook.app_subscription.as_ref().map(|app| {
         json!({"callback": app.callback, "include_values": app.include_values, "fields": app.fields})
     });
     Json(json!({"app": app, "pages": facebook.page_subscriptions}))

@@ -81,7 +81,7 @@ impl Default for DeliveryFaults {
 
 /// A change of a Page that a webhook reports.
 #[derive(Debug, Clone)]
-pub struct Event {
+pub struct ReportedChange {
     pub(crate) page: String,
     field: &'static str,
     value: Option<Value>,
@@ -90,7 +90,7 @@ pub struct Event {
     pub(crate) target: WebhookTarget,
 }
 
-impl Event {
+impl ReportedChange {
     /// Returns the event for a change of a Graph field, or `None` if no webhook reports the field.
     pub fn for_change(page: &str, graph_field: &str, value: Value, time: u64) -> Option<Self> {
         let field = webhook_fields::for_graph_field(graph_field)?;
@@ -132,7 +132,7 @@ pub fn delivery_body(entries: &[Value]) -> String {
 }
 
 /// Returns the webhook entry for events of one Page and one time.
-pub(crate) fn entry_for_events(events: &[Event], faults: DeliveryFaults) -> Value {
+pub(crate) fn entry_for_events(events: &[ReportedChange], faults: DeliveryFaults) -> Value {
     let first = &events[0];
     let page = match first.page.parse::<u64>() {
         Ok(number) if faults.number_ids => json!(number),
@@ -144,10 +144,10 @@ pub(crate) fn entry_for_events(events: &[Event], faults: DeliveryFaults) -> Valu
         first.time
     };
     if !(faults.include_values && first.target.include_values) {
-        let fields: Vec<&str> = events.iter().map(Event::field).collect();
+        let fields: Vec<&str> = events.iter().map(ReportedChange::field).collect();
         return json!({"id": page, "time": time, "changed_fields": fields});
     }
-    let change = |event: &Event| match &event.value {
+    let change = |event: &ReportedChange| match &event.value {
         Some(value) => json!({"field": event.field, "value": value}),
         None => json!({"field": event.field}),
     };

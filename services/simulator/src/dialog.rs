@@ -23,13 +23,13 @@ type Pairs = Vec<(String, String)>;
 const MAX_SHOWN_PAGES: usize = 500;
 
 /// Returns the first value of a name, or an empty text.
-fn one<'a>(pairs: &'a [(String, String)], name: &str) -> &'a str {
+fn first_value<'a>(pairs: &'a [(String, String)], name: &str) -> &'a str {
     let found = pairs.iter().find(|(key, _)| key == name);
     found.map_or("", |(_, value)| value.as_str())
 }
 
 /// Returns every value of a name.
-fn all<'a>(pairs: &'a [(String, String)], name: &'a str) -> impl Iterator<Item = &'a str> {
+fn values<'a>(pairs: &'a [(String, String)], name: &'a str) -> impl Iterator<Item = &'a str> {
     pairs
         .iter()
         .filter(move |(key, _)| key == name)
@@ -38,7 +38,7 @@ fn all<'a>(pairs: &'a [(String, String)], name: &'a str) -> impl Iterator<Item =
 
 /// Returns the permissions that the app asks for.
 fn requested_scopes(query: &[(String, String)]) -> impl Iterator<Item = &str> {
-    one(query, "scope")
+    first_value(query, "scope")
         .split([',', ' '])
         .filter(|scope| !scope.is_empty())
 }
@@ -57,12 +57,12 @@ fn escape(text: &str) -> String {
 fn error_page(simulator: &Simulator, query: &[(String, String)]) -> Option<Response> {
     let facebook = simulator.facebook();
     let app = &facebook.app;
-    let redirect = one(query, "redirect_uri");
-    let text = if one(query, "client_id") != app.id {
+    let redirect = first_value(query, "redirect_uri");
+    let text = if first_value(query, "client_id") != app.id {
         "Invalid App ID: The provided app ID does not look like a valid app ID."
     } else if !app.redirect_uris.iter().any(|allowed| allowed == redirect) {
         "URL Blocked: This redirect failed because the redirect URI is not white-listed in the app's client OAuth settings."
-    } else if one(query, "state").is_empty() {
+    } else if first_value(query, "state").is_empty() {
         "Something went wrong: the state parameter is missing."
     } else {
         return None;
@@ -136,9 +136,9 @@ pub(crate) async fn decide(
     if let Some(error) = error_page(&simulator, &query) {
         return error;
     }
-    let redirect = one(&query, "redirect_uri");
+    let redirect = first_value(&query, "redirect_uri");
     let mut result: Pairs = Vec::new();
-    if one(&form, "decision") == "approve" {
+    if first_value(&form, "decision") == "approve" {
         result.push(("code".to_owned(), approve(&simulator, &query, &form)));
     } else {
         let denial = [
@@ -149,7 +149,7 @@ pub(crate) async fn decide(
         ];
         result.extend(denial.map(|(name, value)| (name.to_owned(), value.to_owned())));
     }
-    result.push(("state".to_owned(), one(&query, "state").to_owned()));
+    result.push(("state".to_owned(), first_value(&query, "state").to_owned()));
     let separator = if redirect.contains('?') { '&' } else { '?' };
     let result = serde_urlencoded::to_string(&result).unwrap_or_default();
     let address = format!("{redirect}{separator}{result}#_=_");
@@ -160,14 +160,14 @@ pub(crate) async fn decide(
 fn approve(simulator: &Simulator, query: &[(String, String)], form: &[(String, String)]) -> String {
     let mut facebook = simulator.facebook();
     let first = facebook.people.keys().next().cloned().unwrap_or_default();
-    let user = Some(one(form, "user")).filter(|user| facebook.people.contains_key(*user));
+    let user = Some(first_value(form, "user")).filter(|user| facebook.people.contains_key(*user));
     let user = user.map_or(first, ToOwned::to_owned);
     // A browser posts every checkbox that is checked. A program may leave out the Pages and the
     // permissions, and then allows all of them.
-    let has_checkboxes = !one(form, "has_checkboxes").is_empty();
-    let pages: BTreeSet<String> = all(form, "pages").map(ToOwned::to_owned).collect();
-    let scopes: BTreeSet<&str> = all(form, "scopes").collect();
-    let declined: BTreeSet<&str> = all(form, "declined").collect();
+    let has_checkboxes = !first_value(form, "has_checkboxes").is_empty();
+    let pages: BTreeSet<String> = values(form, "pages").map(ToOwned::to_owned).collect();
+    let scopes: BTreeSet<&str> = values(form, "scopes").collect();
+    let declined: BTreeSet<&str> = values(form, "declined").collect();
     if let Some(person) = facebook.people.get_mut(&user) {
         person.selected_pages = (has_checkboxes || !pages.is_empty()).then_some(pages);
         for scope in requested_scopes(query) {
@@ -179,8 +179,8 @@ fn approve(simulator: &Simulator, query: &[(String, String)], form: &[(String, S
     let text = facebook.random_text("AQ", 120);
     let code = LoginCode {
         user,
-        redirect_uri: one(query, "redirect_uri").to_owned(),
-        issued: facebook.now(),
+        redirect_uri: first_value(query, "redirect_uri").to_owned(),
+        issued_at: facebook.now(),
         used: false,
     };
     facebook.codes.insert(text.clone(), code);

@@ -10,7 +10,7 @@ use crate::simulator_error::SimulatorError;
 
 /// An error that Graph answers with.
 #[derive(Debug, Clone, Copy)]
-pub struct GraphError {
+pub struct KnownError {
     /// The name of the fault: `code` or `code/subcode`.
     pub name: &'static str,
     /// The HTTP status.
@@ -23,8 +23,8 @@ pub struct GraphError {
     pub is_transient: bool,
 }
 
-const fn error(name: &'static str, status: u16, message: &'static str) -> GraphError {
-    GraphError {
+const fn error(name: &'static str, status: u16, message: &'static str) -> KnownError {
+    KnownError {
         name,
         status,
         error_type: "OAuthException",
@@ -33,8 +33,8 @@ const fn error(name: &'static str, status: u16, message: &'static str) -> GraphE
     }
 }
 
-const fn transient(name: &'static str, status: u16, message: &'static str) -> GraphError {
-    GraphError {
+const fn transient(name: &'static str, status: u16, message: &'static str) -> KnownError {
+    KnownError {
         is_transient: true,
         ..error(name, status, message)
     }
@@ -44,7 +44,7 @@ const fn transient(name: &'static str, status: u16, message: &'static str) -> Gr
 pub(crate) const SESSION_OVER: &str = "Error validating access token: the session is over";
 
 /// Every error that Graph can be made to answer with.
-pub const GRAPH_ERRORS: [GraphError; 54] = [
+pub const GRAPH_ERRORS: [KnownError; 54] = [
     error("1", 500, "An unknown error occurred"),
     error("1/99", 500, "An unknown error has occurred."),
     error(
@@ -83,7 +83,7 @@ pub const GRAPH_ERRORS: [GraphError; 54] = [
     ),
     error("32", 400, "(#32) Page request limit reached"),
     error("100", 400, "(#100) Invalid parameter"),
-    GraphError {
+    KnownError {
         error_type: "GraphMethodException",
         ..error(
             "100/33",
@@ -244,7 +244,7 @@ pub const GRAPH_ERRORS: [GraphError; 54] = [
 #[derive(Debug, Clone, Copy)]
 pub enum AnswerFault {
     /// An error of Graph.
-    Error(&'static GraphError),
+    Error(&'static KnownError),
     /// The error "Please reduce the amount of data", which is code 1 with another message.
     TooMuchData,
     /// The HTML page of a server in between, with status 502.
@@ -292,7 +292,7 @@ pub(crate) fn check_fault_names<'a>(
     }
 }
 
-impl GraphError {
+impl KnownError {
     /// Returns the error object of a response body.
     pub fn to_json(&self) -> Value {
         let mut numbers = self.name.split('/').map(str::parse::<u64>);

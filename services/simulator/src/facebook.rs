@@ -100,7 +100,7 @@ pub struct Facebook {
     /// The app.
     pub app: App,
     /// The app subscription, if there is one.
-    pub subscription: Option<AppSubscription>,
+    pub app_subscription: Option<AppSubscription>,
     /// People by id.
     pub people: BTreeMap<String, Person>,
     /// Tokens by their text.
@@ -139,7 +139,7 @@ impl Facebook {
         };
         Self {
             app,
-            subscription: None,
+            app_subscription: None,
             people: BTreeMap::from([(ada.id.clone(), ada)]),
             tokens: HashMap::new(),
             codes: HashMap::new(),
@@ -157,7 +157,7 @@ impl Facebook {
 
     /// Subscribes the app on both layers to every field of every Page.
     pub fn subscribe_everything(&mut self, callback: &str) {
-        self.subscription = Some(AppSubscription {
+        self.app_subscription = Some(AppSubscription {
             callback: callback.to_owned(),
             include_values: true,
             fields: webhook_fields::names().map(ToOwned::to_owned).collect(),
@@ -188,9 +188,9 @@ impl Facebook {
             owner,
             user: user.to_owned(),
             app: app.unwrap_or_else(simulated),
-            issued: self.now(),
-            login: self.now(),
-            expires,
+            issued_at: self.now(),
+            logged_in_at: self.now(),
+            expires_at: expires,
             invalid_subcode: None,
         };
         self.tokens.insert(text.clone(), token);
@@ -198,10 +198,15 @@ impl Facebook {
     }
 
     /// Issues a token for the same login as `original` and returns its text.
-    pub fn derive(&mut self, owner: TokenOwner, original: &Token, expires: Option<u64>) -> String {
+    pub fn issue_from(
+        &mut self,
+        owner: TokenOwner,
+        original: &Token,
+        expires: Option<u64>,
+    ) -> String {
         let text = self.issue(owner, &original.user, expires);
         if let Some(token) = self.tokens.get_mut(&text) {
-            token.login = original.login;
+            token.logged_in_at = original.logged_in_at;
         }
         text
     }
@@ -236,7 +241,7 @@ impl Facebook {
     /// Returns where a change of a webhook field of a Page is delivered, or `None` unless both
     /// layers of subscriptions include the field.
     pub fn webhook_target(&self, page: &str, field: &str) -> Option<WebhookTarget> {
-        let app = self.subscription.as_ref()?;
+        let app = self.app_subscription.as_ref()?;
         let fields = self.page_subscriptions.get(page);
         let on_page =
             self.all_pages_subscribed || fields.is_some_and(|fields| fields.contains(field));

@@ -20,7 +20,7 @@ pub(crate) fn id_of(page: &Page) -> Option<&str> {
 pub struct Pages {
     by_id: BTreeMap<String, Page>,
     /// The state of each Page before its last change.
-    before: BTreeMap<String, EarlierState>,
+    earlier_states: BTreeMap<String, EarlierState>,
     /// How many Pages were read so far.
     reads: u64,
 }
@@ -67,7 +67,7 @@ impl Pages {
     /// For `stale_seconds` after a change, reads see the Page as it was before the change.
     pub fn seen_at(&self, now: u64, stale_seconds: u64) -> impl Iterator<Item = Page> {
         self.by_id.iter().map(move |(id, page)| {
-            let earlier = self.before.get(id);
+            let earlier = self.earlier_states.get(id);
             let earlier = earlier.filter(|earlier| now < earlier.changed_at + stale_seconds);
             earlier.map_or(page, |earlier| &earlier.page).clone()
         })
@@ -108,7 +108,7 @@ impl Pages {
             changed_at: now,
             page: page.clone(),
         };
-        self.before.insert(id.to_owned(), earlier);
+        self.earlier_states.insert(id.to_owned(), earlier);
         let mut changed = Vec::new();
         for (name, value) in fields {
             if page.get(&name).unwrap_or(&Value::Null) == &value {

@@ -146,9 +146,9 @@ fn act(simulator: &Simulator, n: usize, action: Action) -> Result<(), SimulatorE
                 None => facebook.page_subscriptions.clear(),
             }
         }
-        Action::UnsubscribeApp {} => simulator.facebook().subscription = None,
+        Action::UnsubscribeApp {} => simulator.facebook().app_subscription = None,
         Action::RemovePage { page } => {
-            if !simulator.page_data().remove(&page) {
+            if !simulator.lock_pages().remove(&page) {
                 return Err(SimulatorError::UnknownPage(page));
             }
         }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::bytes::{signature_256, signature_sha1};
-use crate::delivery::{DeliveryFaults, Event, delivery_body, entry_for_events};
+use crate::delivery::{DeliveryFaults, ReportedChange, delivery_body, entry_for_events};
 use crate::delivery_counts::DeliveryCounts;
 use crate::facebook::Facebook;
 
@@ -119,7 +119,7 @@ impl Sender {
     }
 
     /// Sends events until every handle of the simulator is dropped.
-    pub(crate) async fn run(mut self, mut incoming: mpsc::UnboundedReceiver<Event>) {
+    pub(crate) async fn run(mut self, mut incoming: mpsc::UnboundedReceiver<ReportedChange>) {
         loop {
             let first = tokio::select! {
                 event = incoming.recv() => match event {
@@ -152,10 +152,10 @@ impl Sender {
     /// Returns an event and the waiting ones that share its delivery.
     fn batch(
         &self,
-        first: Event,
-        incoming: &mut mpsc::UnboundedReceiver<Event>,
+        first: ReportedChange,
+        incoming: &mut mpsc::UnboundedReceiver<ReportedChange>,
         faults: DeliveryFaults,
-    ) -> Vec<Event> {
+    ) -> Vec<ReportedChange> {
         let mut events = vec![first];
         // One callback is sufficient: it changes only when the app subscribes again, and no event
         // waits then.
@@ -171,7 +171,7 @@ impl Sender {
     }
 
     /// Puts events into a delivery and sends it, unless it is duplicated or reordered.
-    fn deliver(&mut self, events: &[Event], faults: DeliveryFaults, is_last: bool) {
+    fn deliver(&mut self, events: &[ReportedChange], faults: DeliveryFaults, is_last: bool) {
         let entries: Vec<Value> = events
             .chunk_by(|a, b| a.page == b.page && a.time == b.time)
             .map(|group| entry_for_events(group, faults))

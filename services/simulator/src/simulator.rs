@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use crate::delivery::{DeliveryFaults, Event};
+use crate::delivery::{DeliveryFaults, ReportedChange};
 use crate::delivery_counts::DeliveryCounts;
 use crate::facebook::{App, Facebook, WebhookTarget};
 use crate::pages::{Page, Pages};
@@ -36,7 +36,7 @@ pub struct Simulator {
     pages: Arc<Mutex<Pages>>,
     faults: Arc<SharedFaults>,
     counts: Arc<DeliveryCounts>,
-    events: mpsc::UnboundedSender<Event>,
+    events: mpsc::UnboundedSender<ReportedChange>,
     http: reqwest::Client,
 }
 
@@ -71,12 +71,12 @@ impl Simulator {
     ///
     /// Fails if the Page has no id or an unknown field.
     pub fn put_page(&self, page: &Page) -> Result<(), SimulatorError> {
-        self.page_data().put(page)
+        self.lock_pages().put(page)
     }
 
     /// Returns every Page in its current state.
     pub fn pages(&self) -> Vec<Page> {
-        self.page_data().all()
+        self.lock_pages().all()
     }
 
     /// Changes fields of a Page as its owner would, and returns the Page.
@@ -86,9 +86,10 @@ impl Simulator {
     pub fn change(&self, id: &str, fields: Page) -> Result<Page, SimulatorError> {
         let facebook = self.facebook();
         let now = facebook.now();
-        let change = self.page_data().change(id, fields, now)?;
+        let change = self.lock_pages().change(id, fields, now)?;
         for changed in change.changed {
-            let Some(event) = Event::for_change(id, &changed.name, changed.value, now) else {
+            let Some(event) = ReportedChange::for_change(id, &changed.name, changed.value, now)
+            else {
                 continue;
             };
             if let Some(target) = facebook.webhook_target(id, event.field()) {
@@ -104,15 +105,15 @@ impl Simulator {
     /// Fails if there is no app subscription.
     pub fn press_test_button(&self) -> Result<(), SimulatorError> {
         let facebook = self.facebook();
-        let subscription = facebook.subscription.as_ref();
+        let subscription = facebook.app_subscription.as_ref();
         let target = subscription.ok_or(SimulatorError::NotSubscribed)?.target();
-        let event = Event::for_change("0", "name", json!("Test Page"), facebook.now());
+        let event = ReportedChange::for_change("0", "name", json!("Test Page"), facebook.now());
         let unknown = || SimulatorError::UnknownPageField("name".to_owned());
         self.send(event.ok_or_else(unknown)?, target);
         Ok(())
     }
 
-    fn send(&self, event: Event, target: WebhookTarget) {
+    fn send(&self, event: ReportedChange, target: WebhookTarget) {
         self.counts.add_event();
         // This fails only while the simulator is being dropped.
         let _ = self.events.send(event.with_target(target));
@@ -145,7 +146,7 @@ impl Simulator {
     }
 
     /// Locks the Pages.
-    pub(crate) fn page_data(&self) -> MutexGuard<'_, Pages> {
+    pub(crate) fn lock_pages(&self) -> MutexGuard<'_, Pages> {
         self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -30,11 +30,11 @@ pub struct Token {
     /// The id of the app it was issued to.
     pub app: String,
     /// When it was issued, UNIX seconds.
-    pub issued: u64,
+    pub issued_at: u64,
     /// When the person logged in, UNIX seconds. An exchange does not change it.
-    pub login: u64,
+    pub logged_in_at: u64,
     /// When it expires, UNIX seconds; `None` if it never expires.
-    pub expires: Option<u64>,
+    pub expires_at: Option<u64>,
     /// The error subcode of its invalidation; `None` if it was not invalidated.
     pub invalid_subcode: Option<u64>,
 }
@@ -51,13 +51,13 @@ impl Token {
     /// Returns the error subcode with which Graph refuses the token at `now`, or `None` if the
     /// token is valid.
     pub fn refusal_subcode(&self, now: u64) -> Option<u64> {
-        let is_expired = self.expires.is_some_and(|expires| expires <= now);
+        let is_expired = self.expires_at.is_some_and(|expires| expires <= now);
         self.invalid_subcode.or(is_expired.then_some(463))
     }
 
     /// Returns when the app loses access to data unless the person logs in again, UNIX seconds.
     pub fn data_access_expires(&self) -> u64 {
-        self.login + DATA_ACCESS_SECONDS
+        self.logged_in_at + DATA_ACCESS_SECONDS
     }
 }
 
@@ -92,7 +92,7 @@ pub struct LoginCode {
     /// The redirect address the code was sent to.
     pub redirect_uri: String,
     /// When it was issued, UNIX seconds.
-    pub issued: u64,
+    pub issued_at: u64,
     /// Whether it was exchanged.
     pub used: bool,
 }

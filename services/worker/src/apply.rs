@@ -21,7 +21,7 @@ use crate::poll;
 
 /// The notifications of one webhook entry for one Page.
 #[derive(Debug)]
-pub(crate) struct WebhookNotification {
+pub(crate) struct EntryNotifications {
     /// When Facebook sent the webhook, on Facebook's clock; `None` if unknown or implausible.
     pub(crate) sent_at: Option<FacebookTime>,
     /// When ingress received the webhook, on this host's clock.
@@ -36,7 +36,7 @@ pub(crate) struct WebhookNotification {
 /// Pages. Fails if the store does not answer.
 pub(crate) async fn apply_notifications(
     context: &Context,
-    mut pages: BTreeMap<PageId, Vec<WebhookNotification>>,
+    mut pages: BTreeMap<PageId, Vec<EntryNotifications>>,
 ) -> Result<(), StoreError> {
     while !pages.is_empty() {
         let ids: Vec<PageId> = pages.keys().cloned().collect();
@@ -66,10 +66,10 @@ pub(crate) async fn apply_notifications(
                     poll::count_findings(context, &commit.records);
                     if let Some(notifications) = pages.remove(&id) {
                         let now = context.clock.now();
-                        for WebhookNotification { received_at, .. } in notifications {
+                        for EntryNotifications { received_at, .. } in notifications {
                             context
                                 .metrics
-                                .webhook_visible_seconds
+                                .webhook_commit_seconds
                                 .observe(received_at.until(now).as_secs_f64());
                         }
                     }
@@ -87,7 +87,7 @@ fn page_commit(
     context: &Context,
     id: &PageId,
     stored: Versioned<StoredPage>,
-    notifications: &[WebhookNotification],
+    notifications: &[EntryNotifications],
     now: HostTime,
 ) -> Option<Commit> {
     let count_job = |name| context.metrics.jobs_done.count(name);

@@ -35,6 +35,6 @@ pub(crate) fn replace_corrupt_page(
     });
     (
         page,
-        dead_letter::dead_letter_write(&job, &dead_letter_reason, now, RetryState::Finished),
+        dead_letter::dead_letter_write(&job, &dead_letter_reason, now, RetryState::Final),
     )
 }

@@ -13,7 +13,7 @@ use model::job::{Claim, ErasureRequest, Job, Unreadable, decode_job};
 use model::time::HostTime;
 use model::webhook::{EntryId, ParsedDelivery, ProfileEntry, parse_delivery};
 
-use crate::apply::{WebhookNotification, apply_notifications};
+use crate::apply::{EntryNotifications, apply_notifications};
 use crate::context::Context;
 use crate::poll;
 
@@ -32,7 +32,7 @@ struct PendingDeadLetter {
 #[derive(Debug, Default)]
 struct JobBatch {
     /// The notifications, by Page.
-    pages: BTreeMap<PageId, Vec<WebhookNotification>>,
+    pages: BTreeMap<PageId, Vec<EntryNotifications>>,
     /// The jobs that cannot be executed.
     dead_letters: Vec<PendingDeadLetter>,
     /// The requests to erase a person.
@@ -88,7 +88,7 @@ impl JobBatch {
                 job,
                 reason,
                 context.clock.now(),
-                RetryState::Finished,
+                RetryState::Final,
             ),
             text: dead_letter::job_text(job),
         });
@@ -134,7 +134,7 @@ impl JobBatch {
             return;
         };
         if !meaning.notified_fields.is_empty() {
-            self.pages.entry(id).or_default().push(WebhookNotification {
+            self.pages.entry(id).or_default().push(EntryNotifications {
                 sent_at: meaning.sent_at,
                 received_at,
                 notified_fields: meaning.notified_fields,

@@ -14,7 +14,7 @@ use common::queue::delivery::Delivery;
 use common::records::dead_letter::{self, RetryState};
 use common::store::{Commit, StoreError};
 use futures_util::FutureExt as _;
-use model::job::{Job, NEWER_VERSION, UNKNOWN_KIND, Unreadable, decode_job};
+use model::job::{Job, NEWER_VERSION_PREFIX, UNKNOWN_KIND, Unreadable, decode_job};
 
 use crate::acknowledge::acknowledge;
 use crate::context::Context;
@@ -83,9 +83,7 @@ async fn run_retry(context: &Context, id: &str, job: &Job) -> Result<(), StoreEr
             };
             context.store.commit(&[remove]).await.map(drop)
         }
-        Ok(Ok(false)) => {
-            dead_letter::set_retry_state(&*context.store, id, RetryState::Finished).await
-        }
+        Ok(Ok(false)) => dead_letter::set_retry_state(&*context.store, id, RetryState::Final).await,
         Ok(Err(error)) => {
             // If this write fails too, the retry still belongs to this process, which repeats it.
             let _ = dead_letter::set_retry_state(&*context.store, id, RetryState::Pending).await;
@@ -97,7 +95,7 @@ async fn run_retry(context: &Context, id: &str, job: &Job) -> Result<(), StoreEr
                 "the execution of a job panicked; it stays a dead letter"
             );
             context.metrics.dead_letters.count("panic");
-            dead_letter::set_retry_state(&*context.store, id, RetryState::Finished).await
+            dead_letter::set_retry_state(&*context.store, id, RetryState::Final).await
         }
     }
 }
@@ -106,10 +104,10 @@ async fn run_retry(context: &Context, id: &str, job: &Job) -> Result<(), StoreEr
 /// whose version or kind an earlier build did not know and this one does. Runs at the start of a
 /// worker and after a store outage. Fails if the store does not answer.
 pub async fn retry_pending(context: &Context) -> Result<(), StoreError> {
-    for (id, dead_letter) in dead_letter::all(&*context.store).await? {
-        if dead_letter.retry != RetryState::Finished {
+    for (id, dead_letter) in dead_letter::list(&*context.store).await? {
+        if dead_letter.retry != RetryState::Final {
             retry_job(context, &id).await?;
-        } else if (dead_letter.reason.starts_with(NEWER_VERSION)
+        } else if (dead_letter.reason.starts_with(NEWER_VERSION_PREFIX)
             || dead_letter.reason == UNKNOWN_KIND)
             && let Job::Unreadable(Unreadable { body, .. }) = decode_job(&dead_letter.job)
             && !matches!(

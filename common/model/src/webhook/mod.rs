@@ -25,7 +25,7 @@ use crate::id::PageId;
 use crate::page::{Observation, Source};
 use crate::time::{FacebookTime, HostTime};
 use crate::value::CanonicalValue;
-use crate::webhook_field::{Announces, announces, metric_label};
+use crate::webhook_field::{FieldMeaning, meaning_of, metric_label};
 
 /// The smallest `entry.time` that is read as milliseconds. A smaller one is in seconds: 10^11
 /// seconds is the year 5138.
@@ -178,7 +178,7 @@ fn parse_entry(raw: &RawValue, delivery: &mut ParsedDelivery) {
     let mut profile_changes = Vec::new();
     for change in wire.changes.iter().flatten() {
         match serde_json::from_str::<WireChange<'_>>(change.get()) {
-            Ok(change) if announces(&change.field) == Announces::NotProfile => {
+            Ok(change) if meaning_of(&change.field) == FieldMeaning::NotProfile => {
                 delivery.count_ignored(metric_label(&change.field), 1);
             }
             // A change that cannot be read is passed on: the worker stores it as a dead letter.
@@ -188,7 +188,7 @@ fn parse_entry(raw: &RawValue, delivery: &mut ParsedDelivery) {
     let mut profile_fields = Vec::new();
     for field in wire.changed_fields.iter().flatten() {
         match serde_json::from_str::<Cow<'_, str>>(field.get()) {
-            Ok(name) if announces(&name) == Announces::NotProfile => {
+            Ok(name) if meaning_of(&name) == FieldMeaning::NotProfile => {
                 delivery.count_ignored(metric_label(&name), 1);
             }
             _ => profile_fields.push(field.get()),
@@ -383,10 +383,10 @@ impl EntryMeaning {
         value: Option<&RawValue>,
         tracked: &TrackedFields,
     ) {
-        let (name, value) = match announces(webhook_field) {
-            Announces::Value(name) => (name, value),
-            Announces::Hint(name) => (name, None),
-            Announces::NotProfile => {
+        let (name, value) = match meaning_of(webhook_field) {
+            FieldMeaning::NewValue(name) => (name, value),
+            FieldMeaning::ValueChanged(name) => (name, None),
+            FieldMeaning::NotProfile => {
                 *self
                     .untracked
                     .entry(metric_label(webhook_field))

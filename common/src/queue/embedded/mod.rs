@@ -4,7 +4,7 @@
 //! Invariant: a row is deleted only by the holder of its current lease, in a commit that is on
 //! disk.
 
-pub(in crate::queue) mod receipt;
+pub(in crate::queue) mod ack_handle;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -15,12 +15,12 @@ use model::job::{Job, decode_message, encode_message};
 use model::queue_name::QueueName;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::delivery::{Delivery, Receipt as AnyReceipt};
+use super::delivery::{AckHandle as AnyReceipt, Delivery};
 use super::error::QueueError;
 use super::messages::{MAX_JOBS_PER_MESSAGE, MAX_MESSAGE_BYTES, split_into_messages};
 use super::{Depth, PUBLISH_DEADLINE, Queue};
 use crate::database::{Access, Database};
-use receipt::{Receipt, Shared, unavailable};
+use ack_handle::{AckHandle, Shared, unavailable};
 
 /// How often a receiver checks for messages. Commands publish from another process and cannot wake
 /// a receiver.
@@ -68,7 +68,7 @@ impl EmbeddedQueue {
             let Some(leased) = lease_rows(connection, queue_name, lease)? else {
                 return Ok(None);
             };
-            let receipt = Receipt {
+            let receipt = AckHandle {
                 shared: Some(shared),
                 queue_name,
                 lease,

@@ -16,12 +16,12 @@ use model::job::decode_message;
 use model::queue_name::QueueName;
 use tokio::sync::{Mutex, Notify};
 
+use super::ack_handle::AckHandle;
 use super::connection::Broker;
 use super::deadline::{unavailable, with_timeout};
-use super::receipt::Receipt;
 use super::topology::{DEAD_LETTER_QUEUE, amqp_queue, declare};
 use crate::queue::Depth;
-use crate::queue::delivery::{Delivery, Receipt as AnyReceipt};
+use crate::queue::delivery::{AckHandle as AnyReceipt, Delivery};
 use crate::queue::error::QueueError;
 
 /// The largest number of unacknowledged messages of a consumer.
@@ -216,7 +216,7 @@ fn into_delivery(delivery: lapin::message::Delivery, is_dead_letter: bool) -> De
         1
     };
     let attempt = earlier_deliveries.saturating_add(1).max(lowest);
-    let receipt = Receipt {
+    let receipt = AckHandle {
         acker: Some(delivery.acker),
     };
     Delivery {

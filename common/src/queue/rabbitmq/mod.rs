@@ -8,11 +8,11 @@
 //! - Every operation of the broker has a deadline that pagesync sets.
 //! - lapin recovers nothing. A broken connection is dropped with all its channels.
 
+pub(in crate::queue) mod ack_handle;
 mod connection;
 mod consume;
 mod deadline;
 mod publish;
-pub(in crate::queue) mod receipt;
 mod topology;
 
 use std::sync::{Arc, OnceLock};

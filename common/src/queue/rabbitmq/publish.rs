@@ -27,7 +27,7 @@ use crate::queue::messages::{MAX_JOBS_PER_MESSAGE, MAX_MESSAGE_BYTES};
 use crate::retry::Backoff;
 
 /// The number of channels that publish at the same time.
-const SLOTS: usize = 8;
+const PUBLISH_CHANNELS: usize = 8;
 /// How long a slot waits for a confirm before it drops its channel.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -232,9 +232,9 @@ async fn supervise(broker: Arc<Broker>, pending: Arc<Pending>) {
 async fn publish_on(connection: &Connection, pending: &Arc<Pending>) -> String {
     let mut events = connection.events_listener();
     let mut slots = JoinSet::new();
-    for _ in 0..SLOTS {
+    for _ in 0..PUBLISH_CHANNELS {
         match open_channel(connection).await {
-            Ok(channel) => slots.spawn(run_slot(channel, pending.clone())),
+            Ok(channel) => slots.spawn(run_channel(channel, pending.clone())),
             Err(error) => return error.to_string(),
         };
     }
@@ -281,7 +281,7 @@ async fn open_channel(connection: &Connection) -> Result<Channel, QueueError> {
 }
 
 /// Publishes one group of requests after another until the channel fails. Returns the reason.
-async fn run_slot(channel: Channel, pending: Arc<Pending>) -> String {
+async fn run_channel(channel: Channel, pending: Arc<Pending>) -> String {
     loop {
         let group = pending.next_group().await;
         let queue_name = group[0].queue_name;

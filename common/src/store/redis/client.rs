@@ -79,7 +79,7 @@ impl RedisStore {
     }
 
     /// Sends commands in one pipeline and returns a reply or an error for each.
-    pub(super) async fn query(
+    pub(super) async fn query_each(
         &self,
         connection: &mut Connection,
         pipeline: &mut Pipeline,
@@ -98,7 +98,7 @@ impl RedisStore {
         pipeline: &mut Pipeline,
     ) -> Result<Vec<Reply>, StoreError> {
         let mut connection = self.connection().await?;
-        let replies = self.query(&mut connection, pipeline).await?;
+        let replies = self.query_each(&mut connection, pipeline).await?;
         replies
             .into_iter()
             .map(|reply| reply.map_err(|error| unavailable(&error)))

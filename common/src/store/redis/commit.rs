@@ -37,7 +37,7 @@ impl RedisStore {
             let mut is_script_known = true;
             for (i, reply) in pending
                 .into_iter()
-                .zip(self.query(&mut connection, &mut pipeline).await?)
+                .zip(self.query_each(&mut connection, &mut pipeline).await?)
             {
                 match reply {
                     Ok(reply) => outcomes[i] = Some(outcome(reply)?),

@@ -101,7 +101,7 @@ pub(super) fn polls_cannot_restore(commit: &Commit) -> bool {
         | RecordWrite::Add { key, .. }) = write;
         matches!(
             key.kind,
-            RecordKind::Grant | RecordKind::UserToken | RecordKind::Epoch
+            RecordKind::TokenExchange | RecordKind::UserToken | RecordKind::ConnectionEpoch
         )
     })
 }

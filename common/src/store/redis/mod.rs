@@ -64,7 +64,7 @@ impl Store for RedisStore {
             pipeline.cmd("HGETALL").arg(page_key(id));
         }
         let mut connection = self.connection().await?;
-        self.query(&mut connection, &mut pipeline)
+        self.query_each(&mut connection, &mut pipeline)
             .await?
             .into_iter()
             .map(stored_page)

@@ -17,7 +17,7 @@ impl RedisStore {
         }
         pipeline.cmd("COMMAND").arg("INFO").arg("WAITAOF");
         let mut connection = self.connection().await?;
-        let replies = self.query(&mut connection, &mut pipeline).await?;
+        let replies = self.query_each(&mut connection, &mut pipeline).await?;
         let setting = |i: usize| {
             let pair: Vec<String> = replies
                 .get(i)?

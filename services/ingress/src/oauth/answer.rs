@@ -10,8 +10,8 @@ use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use common::records::connection::Status;
 use common::store::StoreError;
-use common::views::page::PageView;
-use model::id::GrantId;
+use common::views::page::PageDetail;
+use model::id::LoginId;
 use serde_json::{Value as Json, json};
 
 use super::context::LoginContext;
@@ -80,10 +80,10 @@ pub(super) fn refusal(headers: &HeaderMap, status: StatusCode, code: &str, text:
 
 /// Returns the progress of a login. A browser gets it at once and reloads it every second; a
 /// program gets it when the login is complete or after [`LOGIN_TIMEOUT`].
-pub(super) async fn progress(
+pub(super) async fn progress_response(
     context: &LoginContext,
     headers: &HeaderMap,
-    id: &GrantId,
+    id: &LoginId,
     state: &str,
 ) -> Response {
     let Ok(_permit) = context.limits.callbacks.try_acquire() else {
@@ -121,7 +121,7 @@ pub(super) async fn progress(
 }
 
 /// Returns the progress of a login when it is complete, has failed, or after [`LOGIN_TIMEOUT`].
-async fn wait_for_progress(context: &LoginContext, id: &GrantId) -> Result<Progress, StoreError> {
+async fn wait_for_progress(context: &LoginContext, id: &LoginId) -> Result<Progress, StoreError> {
     let deadline = tokio::time::Instant::now() + LOGIN_TIMEOUT;
     let mut interval = tokio::time::interval(CHECK_INTERVAL);
     loop {
@@ -134,7 +134,7 @@ async fn wait_for_progress(context: &LoginContext, id: &GrantId) -> Result<Progr
         let is_final = match &progress {
             Progress::Waiting => false,
             Progress::Failed(_) => true,
-            Progress::Connected(connected) => connected.is_complete,
+            Progress::Connected(connected) => connected.is_final,
         };
         if is_final || tokio::time::Instant::now() >= deadline {
             return Ok(progress);
@@ -219,7 +219,7 @@ fn connection_problem(connected: &Connected) -> Option<String> {
 }
 
 /// Returns the id and the values of a Page in the form in which Graph returns them.
-fn page_fields(view: &PageView) -> Json {
+fn page_fields(view: &PageDetail) -> Json {
     let mut page = serde_json::Map::new();
     page.insert("id".to_owned(), json!(view.summary.id));
     for (name, field) in &view.fields {
@@ -233,7 +233,7 @@ fn page_fields(view: &PageView) -> Json {
 /// Returns the member `connection` of the answer for a program.
 fn connection_json(context: &LoginContext, connected: &Connected) -> Json {
     let connection = &connected.connection;
-    let status = if connected.is_complete || connection.last_poll.is_some() {
+    let status = if connected.is_final || connection.last_poll.is_some() {
         connection.status.to_string()
     } else {
         "pending".to_owned()
@@ -300,7 +300,7 @@ fn connected_page(
         let _ = write!(body, r#"<p class="bad">{}</p>"#, escape(problem));
     }
     let webhooks_problem = connected.webhooks_problem.as_ref();
-    if let Some(problem) = webhooks_problem.filter(|_| connected.is_complete) {
+    if let Some(problem) = webhooks_problem.filter(|_| connected.is_final) {
         let _ = write!(
             body,
             r#"<p class="bad">No webhooks arrive: {}</p>"#,
@@ -313,12 +313,12 @@ fn connected_page(
     } else {
         body.push_str("<p>Reading your Pages. This page reloads by itself.</p>");
     }
-    let title = if connected.is_complete {
+    let title = if connected.is_final {
         "Connected"
     } else {
         "Connecting"
     };
-    let refresh = (!connected.is_complete).then_some(address);
+    let refresh = (!connected.is_final).then_some(address);
     html_page(StatusCode::OK, title, refresh, &body)
 }
 

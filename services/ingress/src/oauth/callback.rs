@@ -16,12 +16,12 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use common::graph::error::GraphError;
-use common::records::grant::{self, Grant};
 use common::records::login::{self, Login, Stage};
+use common::records::token_exchange::{self, TokenExchange};
 use common::records::{commit_one, load_record, put_write, write_records};
 use common::store::{Commit, CommitOutcome, DueWrite, StoreError, Versioned};
 use model::hex::sha256_hex;
-use model::id::{GrantId, Subject};
+use model::id::{LoginId, Subject};
 use model::queue_name::QueueName;
 use subtle::ConstantTimeEq as _;
 
@@ -38,7 +38,7 @@ const MAX_CODE: usize = 4096;
 struct Refusal {
     status: StatusCode,
     /// The code of the error for programs; also the label of the metric.
-    code: &'static str,
+    error_code: &'static str,
     /// The sentence for people.
     message: String,
 }
@@ -47,7 +47,7 @@ impl Refusal {
     fn new(status: StatusCode, code: &'static str, message: &str) -> Self {
         Self {
             status,
-            code,
+            error_code: code,
             message: message.to_owned(),
         }
     }
@@ -65,20 +65,25 @@ impl Refusal {
 }
 
 /// Handles `GET /facebook/callback`: completes a login.
-pub(crate) async fn end(
+pub(crate) async fn handle_callback(
     State(context): State<Arc<Context>>,
     headers: HeaderMap,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Response {
     let query = query.map_or_else(|_| Vec::new(), |Query(pairs)| pairs);
-    match accept(&context, &headers, &query).await {
+    match use_code(&context, &headers, &query).await {
         Ok(id) => {
             let state = single_value(&query, "state").unwrap_or_default();
-            answer::progress(&context.login, &headers, &id, state).await
+            answer::progress_response(&context.login, &headers, &id, state).await
         }
         Err(refusal) => {
-            context.login.metrics.logins.count(refusal.code);
-            answer::refusal(&headers, refusal.status, refusal.code, &refusal.message)
+            context.login.metrics.logins.count(refusal.error_code);
+            answer::refusal(
+                &headers,
+                refusal.status,
+                refusal.error_code,
+                &refusal.message,
+            )
         }
     }
 }
@@ -91,12 +96,12 @@ fn single_value<'a>(query: &'a [(String, String)], name: &str) -> Option<&'a str
 }
 
 /// Finds the login and exchanges its code, unless that was done before. Returns the id of the
-/// grant, from which the progress of the login is read.
-async fn accept(
+/// token exchange, from which the progress of the login is read.
+async fn use_code(
     context: &Arc<Context>,
     headers: &HeaderMap,
     query: &[(String, String)],
-) -> Result<GrantId, Refusal> {
+) -> Result<LoginId, Refusal> {
     let (id, Versioned { version, value }) = find_login(&context.login, headers, query).await?;
     match value.stage {
         Stage::CodeUsed(_) => return Ok(id),
@@ -140,7 +145,7 @@ async fn find_login(
     context: &LoginContext,
     headers: &HeaderMap,
     query: &[(String, String)],
-) -> Result<(GrantId, Versioned<Login>), Refusal> {
+) -> Result<(LoginId, Versioned<Login>), Refusal> {
     let state =
         single_value(query, "state").filter(|state| !state.is_empty() && state.len() <= 256);
     let state = state.ok_or_else(|| {
@@ -206,7 +211,7 @@ fn dialog_error(query: &[(String, String)]) -> Option<Refusal> {
 /// Writes a login with a new stage, if it still has `version`.
 async fn write_stage(
     context: &LoginContext,
-    id: &GrantId,
+    id: &LoginId,
     version: u64,
     login: &Login,
     stage: Stage,
@@ -221,10 +226,10 @@ async fn write_stage(
     written.map_err(|error| Refusal::unavailable(&error))
 }
 
-/// Exchanges the code for a short-lived token, and stores the grant with the sealed token.
+/// Exchanges the code for a short-lived token, and stores the sealed token for the worker.
 async fn exchange_code(
     context: &LoginContext,
-    id: &GrantId,
+    id: &LoginId,
     login: &Login,
     version: u64,
     code: &str,
@@ -236,7 +241,7 @@ async fn exchange_code(
     let sealed = match exchanged {
         Ok(granted) => context
             .sealer
-            .seal(&granted.token, &grant::seal_name(id))
+            .seal(&granted.token, &token_exchange::seal_name(id))
             .map_err(|error| {
                 tracing::error!(error = %error, "a token cannot be sealed; the login failed");
                 Refusal::new(
@@ -256,15 +261,20 @@ async fn exchange_code(
         }
     };
     let now = context.clock.now();
-    let grant = Grant {
+    let exchange = TokenExchange {
         began_at: now,
         failures: 0,
-        stage: grant::Stage::Sealed(sealed),
+        stage: token_exchange::Stage::Sealed(sealed),
     };
     let commit = Commit {
-        records: vec![put_write(grant::key(id), &grant, Some(0), Some(grant::TTL))],
+        records: vec![put_write(
+            token_exchange::key(id),
+            &exchange,
+            Some(0),
+            Some(token_exchange::TTL),
+        )],
         due: vec![DueWrite {
-            subject: Subject::Grant(id.clone()),
+            subject: Subject::Login(id.clone()),
             due: Some((QueueName::PollsNow, now)),
         }],
         ..Commit::default()

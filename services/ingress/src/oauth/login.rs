@@ -39,7 +39,7 @@ enum BeginError {
 }
 
 /// Handles `GET /facebook/login`: begins a login.
-pub(crate) async fn begin(
+pub(crate) async fn redirect_to_dialog(
     State(context): State<Arc<Context>>,
     headers: HeaderMap,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
@@ -55,7 +55,7 @@ pub(crate) async fn begin(
         let message = "Too many people are logging in right now. Please try again in a moment.";
         return answer::refusal(&headers, StatusCode::TOO_MANY_REQUESTS, "too_many", message);
     }
-    match prepare(context, &headers).await {
+    match create_login(context, &headers).await {
         Ok((address, cookie)) => {
             context.metrics.logins.count("begun");
             let headers = [
@@ -81,7 +81,7 @@ pub(crate) async fn begin(
 /// Returns whether this request may begin a login: everybody may, or the query has a valid
 /// invitation.
 fn is_invited(context: &LoginContext, query: Option<Query<Vec<(String, String)>>>) -> bool {
-    match (context.config.login, &context.config.state_secret) {
+    match (context.config.login_policy, &context.config.state_secret) {
         (LoginPolicy::Open, _) => true,
         (LoginPolicy::Invited, None) => false,
         (LoginPolicy::Invited, Some(secret)) => query.is_some_and(|Query(pairs)| {
@@ -92,7 +92,7 @@ fn is_invited(context: &LoginContext, query: Option<Query<Vec<(String, String)>>
 }
 
 /// Stores a new login, and returns the address of the dialog and the cookie to set.
-async fn prepare(
+async fn create_login(
     context: &LoginContext,
     headers: &HeaderMap,
 ) -> Result<(String, String), BeginError> {

@@ -2,13 +2,13 @@
 
 use common::records::app::{self, App};
 use common::records::connection::{self, Connection};
-use common::records::grant::{self, Grant, Stage};
 use common::records::login::{self, Login};
-use common::records::subscription::{self, Subscription};
+use common::records::page_subscription::{self, PageSubscription};
+use common::records::token_exchange::{self, Stage, TokenExchange};
 use common::records::{load_all, load_record, token};
 use common::store::{RecordKind, StoreError, StoredPage, Versioned};
-use common::views::page::{PageView, page_view};
-use model::id::{GrantId, PageId};
+use common::views::page::{PageDetail, page_detail};
+use model::id::{LoginId, PageId};
 use model::page::Status;
 use model::time::HostTime;
 
@@ -41,28 +41,30 @@ pub(super) struct Connected {
     /// Why no webhooks arrive, as far as the app subscription tells.
     pub(super) webhooks_problem: Option<String>,
     /// Whether the login is complete, or cannot be completed.
-    pub(super) is_complete: bool,
+    pub(super) is_final: bool,
 }
 
 /// The state of a Page of the connection since a login.
 #[derive(Debug)]
 pub(super) struct PageProgress {
-    pub(super) view: PageView,
+    pub(super) view: PageDetail,
     /// Whether the Page was read since the login.
     pub(super) is_read: bool,
 }
 
-/// Returns how far the login of a grant is now.
+/// Returns how far a login has come.
 pub(super) async fn load_progress(
     context: &LoginContext,
-    id: &GrantId,
+    id: &LoginId,
 ) -> Result<Progress, StoreError> {
     let store = &*context.store;
-    let Some(Versioned { value: grant, .. }) = load_record::<Grant>(store, &grant::key(id)).await?
+    let Some(Versioned {
+        value: exchange, ..
+    }) = load_record::<TokenExchange>(store, &token_exchange::key(id)).await?
     else {
         return progress_without_grant(context, id).await;
     };
-    let user = match grant.stage {
+    let user = match exchange.stage {
         Stage::Sealed(_) => return Ok(Progress::Waiting),
         Stage::Failed(reason) => return Ok(Progress::Failed(reason)),
         Stage::Connected(user) => user,
@@ -74,7 +76,7 @@ pub(super) async fn load_progress(
     let poll = connection
         .last_poll
         .as_ref()
-        .filter(|poll| poll.began_at >= grant.began_at);
+        .filter(|poll| poll.began_at >= exchange.began_at);
     let is_polled = poll.is_some();
     let awaits_subscriptions = poll.is_some_and(|poll| poll.pages <= MAX_AWAITED_SUBSCRIPTIONS);
     let is_unusable = connection.status != connection::Status::Active;
@@ -82,7 +84,7 @@ pub(super) async fn load_progress(
         .await?
         .map(|stored| stored.value);
     let app = app.unwrap_or_default();
-    let is_app_checked = app.confirmed_at >= Some(grant.began_at) || app.problem.is_some();
+    let is_app_checked = app.confirmed_at >= Some(exchange.began_at) || app.problem.is_some();
     let webhooks_problem = if is_app_checked {
         app.problem
     } else {
@@ -94,18 +96,18 @@ pub(super) async fn load_progress(
             && (!awaits_subscriptions || are_subscriptions_done(context, &connection).await?));
     Ok(Progress::Connected(Box::new(Connected {
         connection,
-        began_at: grant.began_at,
+        began_at: exchange.began_at,
         is_polled,
         webhooks_problem,
-        is_complete,
+        is_final: is_complete,
     })))
 }
 
-/// Returns the progress of a login whose code was used but which has no grant: the code is being
+/// Returns the progress of a login whose code was used but which has no token exchange: the code is being
 /// exchanged, or the process that exchanged it has ended.
 async fn progress_without_grant(
     context: &LoginContext,
-    id: &GrantId,
+    id: &LoginId,
 ) -> Result<Progress, StoreError> {
     let stored = load_record::<Login>(&*context.store, &login::key(id)).await?;
     let failed = |reason: &str| Ok(Progress::Failed(reason.to_owned()));
@@ -135,7 +137,7 @@ pub(super) async fn page_progress(
                 && page.status != Status::Erased
             {
                 pages.push(PageProgress {
-                    view: page_view(id, stored.version, page),
+                    view: page_detail(id, stored.version, page),
                     is_read: page.polling.last_success_began >= Some(connected.began_at),
                 });
             }
@@ -162,7 +164,8 @@ async fn are_subscriptions_done(
     connection: &Connection,
 ) -> Result<bool, StoreError> {
     for id in page_ids(context, connection).await? {
-        let stored = load_record::<Subscription>(&*context.store, &subscription::key(&id)).await?;
+        let stored =
+            load_record::<PageSubscription>(&*context.store, &page_subscription::key(&id)).await?;
         if stored.is_some_and(|stored| {
             stored.value.confirmed_at.is_none() && stored.value.problem.is_none()
         }) {

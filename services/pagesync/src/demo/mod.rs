@@ -32,7 +32,7 @@ use tokio::time::Instant;
 
 use crate::demo_pages::DEMO_PAGES;
 use crate::output::{self, Format};
-use crate::{dead_letter as dead_letter_command, init, page, roles};
+use crate::{dead_letter as dead_letter_command, init_secrets, page, roles};
 
 /// How long a result may take before the demo fails.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -64,7 +64,7 @@ struct UnreadChange {
 pub async fn run(seconds: u64, format: Format) -> anyhow::Result<()> {
     init_logs("error", LogFormat::Text);
     let directory = tempfile::tempdir().context("cannot create a temporary directory")?;
-    let app_secret = init::random_secret()?;
+    let app_secret = init_secrets::random_secret()?;
     let control = TcpListener::bind("127.0.0.1:0").await?;
     let facebook = format!("http://{}", control.local_addr()?);
     // The listener is bound before its address is used, so that no other process can take the port.
@@ -113,12 +113,12 @@ fn settings(
         ("PAGESYNC_BACKEND", "embedded".to_owned()),
         ("PAGESYNC_DATA_DIR", directory.display().to_string()),
         ("PAGESYNC_LISTEN", listen),
-        ("PAGESYNC_OPERATOR_LISTEN", "127.0.0.1:0".to_owned()),
+        ("PAGESYNC_PRIVATE_LISTEN", "127.0.0.1:0".to_owned()),
         ("PAGESYNC_GRAPH_URL", facebook.to_owned()),
         ("PAGESYNC_DIALOG_URL", facebook.to_owned()),
         ("FACEBOOK_APP_ID", "100200300400500".to_owned()),
         ("FACEBOOK_APP_SECRET", app_secret.to_owned()),
-        ("FACEBOOK_VERIFY_TOKEN", init::random_secret()?),
+        ("FACEBOOK_VERIFY_TOKEN", init_secrets::random_secret()?),
         (
             "FACEBOOK_WEBHOOK_ADDRESS",
             format!("{public}/facebook/webhook"),
@@ -318,7 +318,7 @@ impl Demo {
                     changed_at: Instant::now(),
                 });
                 format!(
-                    "{} gets a new {name}: announced after {announced} without the value, so a read follows",
+                    "{} changes its {name}: announced after {announced} without the value, so a read follows",
                     DEMO_PAGES[index].id
                 )
             }
@@ -421,11 +421,11 @@ impl Demo {
                 value: StoredPage::Page(page),
             } = stored
             {
-                output::print(&page::show(format, &id, version, &page))?;
+                output::print(&page::page_text(format, &id, version, &page))?;
                 output::print("")?;
             }
         }
-        let dead_letters = dead_letter::all(&*self.backends.store).await?;
+        let dead_letters = dead_letter::list(&*self.backends.store).await?;
         let rows: Vec<_> = dead_letters
             .iter()
             .map(|(id, dead_letter)| dead_letter_command::row(id, dead_letter))

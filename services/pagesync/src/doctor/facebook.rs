@@ -16,7 +16,7 @@ use secrecy::ExposeSecret as _;
 use super::check::{Check, State};
 
 /// The name of the check of the public address.
-pub(super) const ADDRESS: &str = "public address";
+pub(super) const ADDRESS_CHECK: &str = "public address";
 /// How long a request of a check may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// The difference of the clocks above which the check warns.
@@ -66,7 +66,7 @@ fn version(config: &Config, now: HostTime) -> Check {
 }
 
 fn client() -> Option<reqwest::Client> {
-    common::tls::provide();
+    common::tls::install_provider();
     let client = reqwest::Client::builder().timeout(REQUEST_TIMEOUT);
     client
         .redirect(reqwest::redirect::Policy::none())
@@ -124,7 +124,7 @@ async fn graph_and_clock(config: &Config, clock: &Clock, checks: &mut Vec<Check>
 
 /// Performs the handshake that Facebook performs before it sends webhooks.
 async fn handshake(config: &Config) -> Check {
-    let name = ADDRESS;
+    let name = ADDRESS_CHECK;
     let token = config.verify_token.expose_secret();
     let (Some(address), false) = (&config.webhook_address, token.is_empty()) else {
         return Check::skipped(

@@ -15,7 +15,7 @@ use super::check::{Check, State};
 use crate::roles;
 
 /// The name of the check of the running process.
-pub(super) const PROCESS: &str = "process";
+pub(super) const PROCESS_CHECK: &str = "process";
 /// How many messages a queue may have before the check warns that the workers are too slow.
 const MAX_MESSAGES: u64 = 10_000;
 
@@ -42,10 +42,10 @@ pub(super) async fn run_checks(config: &Config, clock: &Clock, checks: &mut Vec<
         }
     }
     checks.push(match roles::health(config).await {
-        Ok(()) => Check::ok(PROCESS, format!("ready on {}", config.operator_listen)),
+        Ok(()) => Check::ok(PROCESS_CHECK, format!("ready on {}", config.private_listen)),
         Err(error) => {
             let fix = "start it (`pagesync up`), or run this command on the host where it runs";
-            Check::problem(PROCESS, State::Warning, format!("{error:#}"), fix)
+            Check::problem(PROCESS_CHECK, State::Warning, format!("{error:#}"), fix)
         }
     });
 }
@@ -165,7 +165,7 @@ async fn keys(config: &Config, store: &dyn Store) -> Check {
 }
 
 async fn dead_letters(store: &dyn Store) -> Check {
-    match dead_letter::all(store).await {
+    match dead_letter::list(store).await {
         Ok(dead_letters) if dead_letters.is_empty() => Check::ok("dead letters", "none"),
         Ok(dead_letters) => Check::problem(
             "dead letters",

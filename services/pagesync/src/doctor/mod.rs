@@ -87,10 +87,10 @@ fn fail_if_nothing_runs(checks: &mut [Check]) {
         let mut found = checks.iter().filter(move |check| check.check == name);
         found.any(|check| check.state == State::Warning)
     };
-    if does_not_answer(local::PROCESS) && does_not_answer(facebook::ADDRESS) {
+    if does_not_answer(local::PROCESS_CHECK) && does_not_answer(facebook::ADDRESS_CHECK) {
         let process = checks
             .iter_mut()
-            .filter(|check| check.check == local::PROCESS);
+            .filter(|check| check.check == local::PROCESS_CHECK);
         for check in process {
             let fix =
                 "start it (`pagesync up`); if it runs on another host, run this command there";
@@ -107,7 +107,7 @@ fn print(checks: &[Check], format: Format) -> anyhow::Result<()> {
             .collect();
         return output::print(&lines.join("\n"));
     }
-    output::print(&output::one(format, &json!(checks), || {
+    output::print(&output::format_object(format, &json!(checks), || {
         let mut text = String::new();
         for check in checks {
             let state = match check.state {

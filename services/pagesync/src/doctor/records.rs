@@ -8,7 +8,7 @@ use common::clock::Clock;
 use common::config::Config;
 use common::graph::client::Graph;
 use common::records::connection::{self, Connection, Status};
-use common::records::subscription::Subscription;
+use common::records::page_subscription::PageSubscription;
 use common::records::{expiry, load_chunk, load_record, missed_webhooks, rate_limit, token};
 use common::store::{RecordKind, Store, StoreError, StoredPage};
 use common::timestamp::rfc3339;
@@ -170,7 +170,7 @@ async fn page_subscriptions(
     let name = "Page subscriptions";
     let (mut count, mut reads, mut problems, mut after) = (0, 0, Vec::new(), None);
     while let Some(chunk) =
-        load_chunk::<Subscription>(store, RecordKind::Subscription, "", &mut after).await?
+        load_chunk::<PageSubscription>(store, RecordKind::PageSubscription, "", &mut after).await?
     {
         count += chunk.len();
         for (id, stored) in chunk {

@@ -15,7 +15,7 @@ use common::store::StoredPage;
 use model::job::{Job, encode_job, encode_message};
 use model::queue_name::QueueName;
 
-use crate::support::deployment::{Place, worker_context};
+use crate::support::deployment::{TestStorage, worker_context};
 use crate::support::engine::{Kind, Server};
 use crate::support::servers::{shared_broker, vhost};
 use crate::support::{TestBackend, eventually, page_id, webhook_job};
@@ -194,7 +194,7 @@ async fn a_deleted_queue_fails_publishes_until_it_is_declared_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_the_broker_gave_up_is_split_and_its_jobs_are_done() {
-    let place = Place::new(TestBackend::Distributed).await;
+    let place = TestStorage::new(TestBackend::Distributed).await;
     let (queue, store) = (place.queue().await, place.store());
     for page in [1, 2] {
         pages::register(&*store, &page_id(page), Clock::system().now())
@@ -203,7 +203,7 @@ async fn a_message_that_the_broker_gave_up_is_split_and_its_jobs_are_done() {
     }
     let jobs: Vec<Job> = vec![webhook_job(1, "one"), webhook_job(2, "two")];
     let encoded: Vec<String> = jobs.iter().map(encode_job).collect();
-    let Place::Distributed { vhost, .. } = &place else {
+    let TestStorage::Distributed { vhost, .. } = &place else {
         unreachable!("the backend is distributed")
     };
     vhost
@@ -226,7 +226,7 @@ async fn a_message_that_the_broker_gave_up_is_split_and_its_jobs_are_done() {
     .await;
     lifecycle.stop();
     lifecycle.finish().await.unwrap();
-    let dead_letters = common::records::dead_letter::all(&*store).await.unwrap();
+    let dead_letters = common::records::dead_letter::list(&*store).await.unwrap();
     assert!(dead_letters.is_empty(), "{dead_letters:?}");
 }
 

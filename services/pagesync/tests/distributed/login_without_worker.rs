@@ -5,15 +5,15 @@ use common::config::Role;
 use serde_json::json;
 
 use crate::BACKEND;
-use crate::support::facebook::{Connected, Scene};
+use crate::support::facebook::{ConnectedDeployment, DeploymentOptions};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_worker_the_tests_of_a_login_fail_and_a_later_worker_completes_it() {
-    let scene = Scene {
+    let scene = DeploymentOptions {
         only: &[Role::Ingress, Role::Scheduler],
-        ..Scene::default()
+        ..DeploymentOptions::default()
     };
-    let mut connected = Connected::start(BACKEND, scene).await;
+    let mut connected = ConnectedDeployment::start(BACKEND, scene).await;
     let (status, body) = connected.connect_once().await;
     assert_eq!(status, 200);
     assert_eq!(body["webhook_test"]["status"], "error", "{body}");

@@ -13,9 +13,9 @@ use redis::Value;
 use serde_json::json;
 
 use crate::BACKEND;
-use crate::support::deployment::{Deployment, Place};
+use crate::support::deployment::{Deployment, TestStorage};
 use crate::support::engine::{Kind, Server};
-use crate::support::raw_access::raw;
+use crate::support::raw_access::redis_command;
 use crate::support::servers::database;
 use crate::support::{eventually, page_id};
 
@@ -28,15 +28,17 @@ fn text(value: Value) -> String {
 async fn any_client_of_redis_can_read_the_name_of_a_page() {
     let deployment = Deployment::start(BACKEND).await;
     let id = page_id(1_170_558_113);
-    deployment.add(std::slice::from_ref(&id)).await;
+    deployment
+        .register_without_read(std::slice::from_ref(&id))
+        .await;
     let entry = json!({"id": id, "time": 1_750_000_000, "changes": [{"field": "name", "value": "Café \"Aurora\""}]});
     let body = simulator::delivery::delivery_body(&[entry]);
     assert_eq!(deployment.deliver(body).await, 200);
     deployment.wait_until_idle().await;
-    let Place::Distributed { redis, .. } = &deployment.place else {
+    let TestStorage::Distributed { redis, .. } = &deployment.place else {
         unreachable!("distributed")
     };
-    let name = raw(redis, &["HGET", "{pagesync}:page:1170558113", "name"]).await;
+    let name = redis_command(redis, &["HGET", "{pagesync}:page:1170558113", "name"]).await;
     assert_eq!(text(name), "Café \"Aurora\"");
     let shell = std::process::Command::new("redis-cli")
         .args([
@@ -58,15 +60,15 @@ async fn any_client_of_redis_can_read_the_name_of_a_page() {
 /// Another client flushes the scripts in a loop, so that flushes fall between any two calls.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_scripts_can_be_flushed_at_any_time() {
-    let place = Place::new(BACKEND).await;
+    let place = TestStorage::new(BACKEND).await;
     let store = place.store();
-    let Place::Distributed { redis, .. } = &place else {
+    let TestStorage::Distributed { redis, .. } = &place else {
         unreachable!("distributed")
     };
     let redis = redis.clone();
     let flushing = tokio::spawn(async move {
         loop {
-            raw(&redis, &["SCRIPT", "FLUSH"]).await;
+            redis_command(&redis, &["SCRIPT", "FLUSH"]).await;
         }
     });
     for version in 0..200 {
@@ -86,14 +88,14 @@ async fn the_scripts_can_be_flushed_at_any_time() {
 
 #[tokio::test]
 async fn a_foreign_value_under_the_key_of_a_page_is_corrupt_and_can_be_overwritten() {
-    let place = Place::new(BACKEND).await;
+    let place = TestStorage::new(BACKEND).await;
     let store = place.store();
-    let Place::Distributed { redis, .. } = &place else {
+    let TestStorage::Distributed { redis, .. } = &place else {
         unreachable!("distributed")
     };
-    raw(redis, &["SET", "{pagesync}:page:1", "a string"]).await;
-    raw(redis, &["HSET", "{pagesync}:page:2", "name", "no version"]).await;
-    raw(
+    redis_command(redis, &["SET", "{pagesync}:page:1", "a string"]).await;
+    redis_command(redis, &["HSET", "{pagesync}:page:2", "name", "no version"]).await;
+    redis_command(
         redis,
         &[
             "HSET",
@@ -109,7 +111,7 @@ async fn a_foreign_value_under_the_key_of_a_page_is_corrupt_and_can_be_overwritt
         let commit = registration_commit(&page_id(page), 0, HostTime(1));
         store.commit(&[commit]).await.unwrap();
         let key = format!("{{pagesync}}:page:{page}");
-        raw(redis, &["HSET", &key, "_version", version]).await;
+        redis_command(redis, &["HSET", &key, "_version", version]).await;
     }
     let ids: Vec<_> = (1..=5).map(page_id).collect();
     let stored = store.load_pages(&ids).await.unwrap();
@@ -134,7 +136,7 @@ async fn a_foreign_value_under_the_key_of_a_page_is_corrupt_and_can_be_overwritt
         );
     }
     assert_eq!(
-        text(raw(redis, &["HEXISTS", "{pagesync}:page:2", "name"]).await),
+        text(redis_command(redis, &["HEXISTS", "{pagesync}:page:2", "name"]).await),
         "0"
     );
 }
@@ -146,15 +148,15 @@ async fn settings_that_lose_pages_are_refused_and_committed_pages_survive_a_rest
     let store = RedisStore::open(&url, Durability::Fsync).unwrap();
     let health = store.check().await.unwrap();
     assert_eq!((health.errors, health.warnings), (Vec::new(), Vec::new()));
-    raw(&url, &["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
-    raw(&url, &["CONFIG", "SET", "appendonly", "no"]).await;
+    redis_command(&url, &["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
+    redis_command(&url, &["CONFIG", "SET", "appendonly", "no"]).await;
     // Without an append-only file Redis cannot confirm that a write is on disk: `fsync` is refused.
     let errors = store.check().await.unwrap().errors;
     assert!(
         errors[0].contains("allkeys-lru") && errors[1].contains("appendonly yes"),
         "{errors:?}"
     );
-    raw(&url, &["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
+    redis_command(&url, &["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
     let written = store
         .commit(&[registration_commit(&page_id(101), 0, HostTime(1))])
         .await;
@@ -163,14 +165,14 @@ async fn settings_that_lose_pages_are_refused_and_committed_pages_survive_a_rest
         "{written:?}"
     );
     let relaxed = RedisStore::open(&url, Durability::Relaxed).unwrap();
-    raw(&url, &["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
+    redis_command(&url, &["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
     let health = relaxed.check().await.unwrap();
     assert!(
         health.errors[0].contains("allkeys-lru") && health.warnings[0].contains("append-only"),
         "{health:?}"
     );
-    raw(&url, &["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
-    raw(&url, &["CONFIG", "SET", "appendonly", "yes"]).await;
+    redis_command(&url, &["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
+    redis_command(&url, &["CONFIG", "SET", "appendonly", "yes"]).await;
     // The append-only file begins with a rewrite. A server without WAITAOF does not report its end.
     store.scrub().await.unwrap();
 
@@ -209,12 +211,12 @@ async fn a_full_redis_is_unavailable_until_it_has_memory_again() {
     let url = database(&server);
     let store = RedisStore::open(&url, Durability::Relaxed).unwrap();
     store.check().await.unwrap();
-    raw(&url, &["CONFIG", "SET", "maxmemory", "1"]).await;
+    redis_command(&url, &["CONFIG", "SET", "maxmemory", "1"]).await;
     let full = store
         .commit(&[registration_commit(&page_id(1), 0, HostTime(1))])
         .await;
     assert!(matches!(full, Err(StoreError::Unavailable(_))), "{full:?}");
-    raw(&url, &["CONFIG", "SET", "maxmemory", "0"]).await;
+    redis_command(&url, &["CONFIG", "SET", "maxmemory", "0"]).await;
     assert_eq!(
         store
             .commit(&[registration_commit(&page_id(1), 0, HostTime(1))])

@@ -18,7 +18,7 @@ use serde_json::Value as Json;
 
 use crate::Totals;
 use crate::load::{CONNECTIONS, Load, name_of};
-use crate::support::deployment::Place;
+use crate::support::deployment::TestStorage;
 use crate::support::engine::{Kind, Server};
 use crate::support::process::Process;
 use crate::support::servers::{database, vhost};
@@ -59,7 +59,7 @@ struct Deployment {
     processes: Vec<Process>,
     /// RabbitMQ and Redis; `None` on the embedded backend.
     servers: Option<(Server, Server)>,
-    place: Place,
+    place: TestStorage,
     store: Arc<dyn Store>,
     next_page: u64,
 }
@@ -106,11 +106,11 @@ impl Deployment {
     /// Starts the processes, and RabbitMQ and Redis if the backend needs them.
     async fn new(backend: TestBackend) -> Self {
         let (place, servers) = match backend {
-            TestBackend::Embedded => (Place::new(backend).await, None),
+            TestBackend::Embedded => (TestStorage::new(backend).await, None),
             TestBackend::Distributed => {
                 let broker = Server::start(Kind::RabbitMq).await;
                 let redis = Server::start(Kind::Redis).await;
-                let place = Place::Distributed {
+                let place = TestStorage::Distributed {
                     vhost: vhost(&broker).await,
                     redis: database(&redis),
                 };
@@ -304,7 +304,7 @@ impl Deployment {
             }
         }
         let dead_letters = within(TIMEOUT, "the dead letters", || async {
-            dead_letter::all(&*self.store).await.ok()
+            dead_letter::list(&*self.store).await.ok()
         })
         .await;
         for (_, dead_letter) in dead_letters.iter().take(3) {
@@ -321,7 +321,7 @@ impl Deployment {
     /// before the second copies of webhooks that were sent twice are processed.
     async fn wait_until_drained(&self, totals: &mut Totals) -> Arc<dyn Queue> {
         let queue = match &self.place {
-            Place::Embedded(directory) => {
+            TestStorage::Embedded(directory) => {
                 let database = Database::open(directory.path(), Access::Shared).unwrap();
                 Arc::new(
                     EmbeddedQueue::open(Arc::new(database), Access::Shared)
@@ -329,7 +329,7 @@ impl Deployment {
                         .unwrap(),
                 )
             }
-            Place::Distributed { .. } => self.place.queue().await,
+            TestStorage::Distributed { .. } => self.place.queue().await,
         };
         let began = Instant::now();
         let mut interval = tokio::time::interval(Duration::from_millis(20));

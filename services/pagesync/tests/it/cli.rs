@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use serde_json::Value as Json;
 use tempfile::TempDir;
 
-use crate::support::deployment::{Deployment, Place};
+use crate::support::deployment::{Deployment, TestStorage};
 use crate::support::{TestBackend, page_id};
 
 /// Runs a command in an empty directory with only these environment variables.
@@ -58,7 +58,7 @@ fn a_configuration_error_names_the_variables_and_no_value() {
 #[test]
 fn usage_errors_and_failures_have_different_exit_codes() {
     assert_eq!(pagesync(&[], &["no-such-command"]).status.code(), Some(2));
-    let unreachable = pagesync(&[("PAGESYNC_OPERATOR_LISTEN", "127.0.0.1:1")], &["health"]);
+    let unreachable = pagesync(&[("PAGESYNC_PRIVATE_LISTEN", "127.0.0.1:1")], &["health"]);
     assert_eq!(unreachable.status.code(), Some(1));
     assert!(text(&unreachable.stderr).contains("nothing answers on 127.0.0.1:1"));
 }
@@ -87,7 +87,7 @@ fn config_show_hides_every_secret() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_registers_shows_explains_and_replays_while_the_process_runs() {
     let deployment = Deployment::start(TestBackend::Embedded).await;
-    let Place::Embedded(directory) = &deployment.place else {
+    let TestStorage::Embedded(directory) = &deployment.place else {
         unreachable!("the backend is embedded")
     };
     let dry = run_in(directory, &["page", "add", "1170558113", "--dry-run"]);

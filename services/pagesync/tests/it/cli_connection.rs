@@ -8,9 +8,9 @@ use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
 use crate::support::TestBackend;
-use crate::support::deployment::{APP_ID, APP_SECRET, Place};
+use crate::support::deployment::{APP_ID, APP_SECRET, TestStorage};
 use crate::support::eventually;
-use crate::support::facebook::{Connected, Scene, nth};
+use crate::support::facebook::{ConnectedDeployment, DeploymentOptions, page_id_text};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
@@ -146,9 +146,10 @@ fn generated_keys_are_a_pair() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_lists_polls_rotates_and_disconnects_while_the_process_runs() {
-    let connected = Connected::start(TestBackend::Embedded, Scene::default()).await;
+    let connected =
+        ConnectedDeployment::start(TestBackend::Embedded, DeploymentOptions::default()).await;
     assert_eq!(connected.connect().await.0, 200);
-    let Place::Embedded(data) = &connected.deployment.place else {
+    let TestStorage::Embedded(data) = &connected.deployment.place else {
         unreachable!("the backend is embedded")
     };
     let here = tempfile::tempdir().unwrap();
@@ -156,7 +157,7 @@ async fn an_operator_lists_polls_rotates_and_disconnects_while_the_process_runs(
         ("PAGESYNC_DATA_DIR", data.path().to_str().unwrap()),
         ("FACEBOOK_APP_ID", APP_ID),
         ("FACEBOOK_APP_SECRET", APP_SECRET),
-        ("PAGESYNC_GRAPH_URL", connected.facebook.as_str()),
+        ("PAGESYNC_GRAPH_URL", connected.facebook_url.as_str()),
     ];
     let run = |arguments: &[&str]| typed(&here, &environment, arguments, "");
     let as_json = |arguments: &[&str]| -> Json {
@@ -171,7 +172,10 @@ async fn an_operator_lists_polls_rotates_and_disconnects_while_the_process_runs(
         (&json!("active"), &json!(3))
     );
     let shown = as_json(&["connection", "show", &user]);
-    assert_eq!(shown["page_ids"], json!([nth(0), nth(1), nth(2)]));
+    assert_eq!(
+        shown["page_ids"],
+        json!([page_id_text(0), page_id_text(1), page_id_text(2)])
+    );
     assert!(text(&run(&["connection", "show", &user]).stdout).contains("Ada Operator"));
     let schedule = as_json(&["schedule"]);
     let due = schedule["due"].as_array().unwrap();
@@ -183,9 +187,12 @@ async fn an_operator_lists_polls_rotates_and_disconnects_while_the_process_runs(
     assert!(text(&run(&["schedule"]).stdout).contains("polls_daily"));
 
     let calls = connected.calls("GET {id}");
-    let dry = run(&["page", "poll", &nth(0), "--dry-run"]);
-    assert_eq!(text(&dry.stdout), format!("would read Page {}\n", nth(0)));
-    let polled = run(&["page", "poll", &nth(0)]);
+    let dry = run(&["page", "poll", &page_id_text(0), "--dry-run"]);
+    assert_eq!(
+        text(&dry.stdout),
+        format!("would read Page {}\n", page_id_text(0))
+    );
+    let polled = run(&["page", "poll", &page_id_text(0)]);
     assert!(
         text(&polled.stdout).contains("is read from"),
         "{}",
@@ -196,7 +203,7 @@ async fn an_operator_lists_polls_rotates_and_disconnects_while_the_process_runs(
     })
     .await;
     assert_eq!(run(&["page", "poll", "999"]).status.code(), Some(1));
-    let explained = text(&run(&["page", "explain", &nth(0)]).stdout);
+    let explained = text(&run(&["page", "explain", &page_id_text(0)]).stdout);
     assert!(
         explained.contains(&format!("The connection of {user} gives access to it.")),
         "{explained}"
@@ -206,7 +213,7 @@ async fn an_operator_lists_polls_rotates_and_disconnects_while_the_process_runs(
     let before = std::fs::read_to_string(&file).unwrap();
     // The key file as a rotation leaves it that was killed right after it added the new key.
     let old = common::sealing::PrivateKeys::parse(&before).unwrap();
-    common::sealing::write_file(&file, &old.with_new_key()).unwrap();
+    common::sealing::write_key_file(&file, &old.with_new_key()).unwrap();
     let halfway = std::fs::read_to_string(&file).unwrap();
     let rotated = run(&["keys", "rotate"]);
     let printed = text(&rotated.stdout);
@@ -231,7 +238,7 @@ async fn an_operator_lists_polls_rotates_and_disconnects_while_the_process_runs(
     assert!(halfway.starts_with(after.trim()) && !before.contains(after.trim()));
     // The running process opens tokens with the new key.
     let calls = connected.calls("GET {id}");
-    assert!(run(&["page", "poll", &nth(1)]).status.success());
+    assert!(run(&["page", "poll", &page_id_text(1)]).status.success());
     eventually("a read with the new key", || async {
         (connected.calls("GET {id}") > calls).then_some(())
     })

@@ -77,7 +77,9 @@ async fn every_webhook_of_the_corpus_is_applied_counted_or_stored_as_a_dead_lett
     let lines = corpus();
     assert!(lines.len() >= 30, "a corpus of {}", lines.len());
     let pages: BTreeSet<PageId> = lines.iter().flat_map(|line| pages_of(&line.raw)).collect();
-    deployment.add(&pages.into_iter().collect::<Vec<_>>()).await;
+    deployment
+        .register_without_read(&pages.into_iter().collect::<Vec<_>>())
+        .await;
     let mut vectors = 0;
     for line in &lines {
         assert_eq!(
@@ -111,7 +113,7 @@ async fn every_webhook_of_the_corpus_is_applied_counted_or_stored_as_a_dead_lett
     }
     assert!(vectors >= 5, "{vectors} signature vectors");
     deployment.wait_until_idle().await;
-    let dead_letters = dead_letter::all(&*deployment.store).await.unwrap();
+    let dead_letters = dead_letter::list(&*deployment.store).await.unwrap();
     for line in &lines {
         let outcome = outcome(&deployment, line, &dead_letters).await;
         println!("{:<36} {outcome}", line.kind);

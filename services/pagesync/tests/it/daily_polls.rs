@@ -11,12 +11,14 @@ use serde_json::json;
 
 use crate::BACKEND;
 use crate::support::eventually;
-use crate::support::facebook::{Connected, Scene, manual, nth};
+use crate::support::facebook::{
+    ConnectedDeployment, DeploymentOptions, manual_clock, page_id_text,
+};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Returns the daily poll records, the oldest first.
-async fn daily_polls(connected: &Connected) -> Vec<DailyPoll> {
+async fn daily_polls(connected: &ConnectedDeployment) -> Vec<DailyPoll> {
     let records = load_all::<DailyPoll>(&*connected.deployment.store, RecordKind::DailyPoll, "")
         .await
         .unwrap();
@@ -30,13 +32,13 @@ async fn three_schedulers_poll_each_connection_once_a_local_day() {
         ("PAGESYNC_TIME_ZONE", "Europe/Berlin"),
         ("PAGESYNC_POLL_SPREAD", "30m"),
     ];
-    let scene = Scene {
+    let scene = DeploymentOptions {
         extra: &extra,
-        clock: manual(),
+        clock: manual_clock(),
         schedulers: 3,
-        ..Scene::default()
+        ..DeploymentOptions::default()
     };
-    let connected = Connected::start(BACKEND, scene).await;
+    let connected = ConnectedDeployment::start(BACKEND, scene).await;
     assert_eq!(connected.connect().await.0, 200);
     let calls = connected.calls("GET me/accounts");
     assert_eq!(calls, 1);
@@ -68,11 +70,11 @@ async fn three_schedulers_poll_each_connection_once_a_local_day() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_downtime_of_days_is_followed_by_one_late_poll() {
-    let scene = Scene {
-        clock: manual(),
-        ..Scene::default()
+    let scene = DeploymentOptions {
+        clock: manual_clock(),
+        ..DeploymentOptions::default()
     };
-    let connected = Connected::start(BACKEND, scene).await;
+    let connected = ConnectedDeployment::start(BACKEND, scene).await;
     assert_eq!(connected.connect().await.0, 200);
     let slot = connected.next_day().await;
     let before = connected.connection().await.last_poll.unwrap().ended_at;
@@ -85,7 +87,7 @@ async fn a_downtime_of_days_is_followed_by_one_late_poll() {
         (
             count(DailyPollResult::Ran),
             count(DailyPollResult::RanLate),
-            count(DailyPollResult::Missed)
+            count(DailyPollResult::NotRun)
         ),
         (1, 1, 3),
         "{polls:?}"
@@ -103,11 +105,11 @@ async fn a_downtime_of_days_is_followed_by_one_late_poll() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_invalid_token_costs_one_call_a_day_and_stored_values_stay() {
-    let scene = Scene {
-        clock: manual(),
-        ..Scene::default()
+    let scene = DeploymentOptions {
+        clock: manual_clock(),
+        ..DeploymentOptions::default()
     };
-    let connected = Connected::start(BACKEND, scene).await;
+    let connected = ConnectedDeployment::start(BACKEND, scene).await;
     assert_eq!(connected.connect().await.0, 200);
     for token in connected.simulator.facebook().tokens.values_mut() {
         token.invalid_subcode = Some(460);
@@ -139,14 +141,18 @@ async fn an_invalid_token_costs_one_call_a_day_and_stored_values_stay() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_missing_from_the_list_is_read_by_itself_once_a_day() {
-    let scene = Scene {
-        clock: manual(),
-        ..Scene::default()
+    let scene = DeploymentOptions {
+        clock: manual_clock(),
+        ..DeploymentOptions::default()
     };
-    let connected = Connected::start(BACKEND, scene).await;
+    let connected = ConnectedDeployment::start(BACKEND, scene).await;
     assert_eq!(connected.connect().await.0, 200);
     let client = crate::support::client();
-    let deletion = client.delete(format!("{}/_sim/pages/{}", connected.facebook, nth(2)));
+    let deletion = client.delete(format!(
+        "{}/_sim/pages/{}",
+        connected.facebook_url,
+        page_id_text(2)
+    ));
     assert_eq!(deletion.send().await.unwrap().status(), 204);
     connected.next_day().await;
     connected.advance(Duration::from_secs(61));
@@ -184,15 +190,15 @@ async fn days_of_23_and_25_hours_have_one_poll_each() {
         let start = HostTime(u64::try_from(start.as_millisecond()).unwrap());
         let real = common::clock::Clock::system().now();
         let ahead = i64::try_from(start.0).unwrap() - i64::try_from(real.0).unwrap();
-        let scene = Scene {
+        let scene = DeploymentOptions {
             extra: &[
                 ("PAGESYNC_TIME_ZONE", "Europe/Berlin"),
                 ("PAGESYNC_POLL_SPREAD", "3h"),
             ],
             clock: common::clock::Clock::manual(start),
-            ..Scene::default()
+            ..DeploymentOptions::default()
         };
-        let connected = Connected::start(BACKEND, scene).await;
+        let connected = ConnectedDeployment::start(BACKEND, scene).await;
         connected.simulator.facebook().clock_offset_seconds += ahead / 1000;
         assert_eq!(connected.connect().await.0, 200);
         let calls = connected.calls("GET me/accounts");
@@ -210,12 +216,12 @@ async fn days_of_23_and_25_hours_have_one_poll_each() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daily_poll_of_250_pages_needs_at_most_four_reads() {
-    let scene = Scene {
-        clock: manual(),
+    let scene = DeploymentOptions {
+        clock: manual_clock(),
         pages: 250,
-        ..Scene::default()
+        ..DeploymentOptions::default()
     };
-    let connected = Connected::start(BACKEND, scene).await;
+    let connected = ConnectedDeployment::start(BACKEND, scene).await;
     connected.connect().await;
     eventually("the first poll and its subscriptions", || async {
         let subscribed = connected.simulator.facebook().page_subscriptions.len() == 250;

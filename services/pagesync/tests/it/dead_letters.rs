@@ -4,19 +4,19 @@
 use common::clock::Clock;
 use common::records::dead_letter::{self, RetryState};
 use common::store::Commit;
-use model::job::{Job, NEWER_VERSION, Unreadable};
+use model::job::{Job, NEWER_VERSION_PREFIX, Unreadable};
 use model::queue_name::QueueName;
 use model::time::HostTime;
 use serde_json::json;
 
-use crate::support::deployment::Place;
+use crate::support::deployment::TestStorage;
 use crate::support::faulty_store::FaultyStore;
 use crate::support::{eventually, page_id, webhook_job};
-use crate::worker::{Bench, stop};
+use crate::worker::{WorkerFixture, stop};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_poison_message_is_split_and_its_good_jobs_are_done() {
-    let bench = Bench::new(&[1, 2]).await;
+    let bench = WorkerFixture::new(&[1, 2]).await;
     let bad = Job::Unreadable(Unreadable {
         body: b"?".to_vec(),
         reason: "not a webhook".to_owned(),
@@ -34,7 +34,7 @@ async fn a_poison_message_is_split_and_its_good_jobs_are_done() {
     bench.wait_for_name(2, "two").await;
     let dead_letters = eventually("one dead letter", || async {
         let found = bench.dead_letters().await;
-        (found.len() == 1 && found[0].1.retry == RetryState::Finished).then_some(found)
+        (found.len() == 1 && found[0].1.retry == RetryState::Final).then_some(found)
     })
     .await;
     assert_eq!(dead_letters[0].0, dead_letter::id(&jobs[1]));
@@ -44,7 +44,7 @@ async fn a_poison_message_is_split_and_its_good_jobs_are_done() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_panics_the_worker_becomes_a_dead_letter_and_the_others_are_done() {
-    let bench = Bench::new(&[1, 2, 3]).await;
+    let bench = WorkerFixture::new(&[1, 2, 3]).await;
     let poison = webhook_job(2, "poison");
     let jobs = [
         webhook_job(1, "one"),
@@ -59,7 +59,7 @@ async fn a_job_that_panics_the_worker_becomes_a_dead_letter_and_the_others_are_d
         let found = bench.dead_letters().await;
         (found.len() == 1
             && found[0].0 == dead_letter::id(&poison)
-            && found[0].1.retry == RetryState::Finished)
+            && found[0].1.retry == RetryState::Final)
             .then_some(())
     })
     .await;
@@ -76,7 +76,7 @@ async fn a_job_that_panics_the_worker_becomes_a_dead_letter_and_the_others_are_d
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_that_an_earlier_process_did_not_retry_are_retried_at_the_next_start() {
-    let bench = Bench::new(&[1, 2]).await;
+    let bench = WorkerFixture::new(&[1, 2]).await;
     let now = Clock::system().now();
     let dead_letter_of = |job, retry| Commit {
         records: vec![dead_letter::dead_letter_write(
@@ -114,7 +114,7 @@ async fn dead_letters_that_an_earlier_process_did_not_retry_are_retried_at_the_n
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_that_a_store_outage_interrupted_is_repeated_after_the_outage() {
-    let bench = Bench::new(&[1]).await;
+    let bench = WorkerFixture::new(&[1]).await;
     bench.publish(&[webhook_job(1, "retried")]).await;
     for _ in 1..worker::POISON_THRESHOLD {
         drop(bench.queue.receive(QueueName::Webhooks).await.unwrap());
@@ -143,23 +143,24 @@ async fn a_retry_that_a_store_outage_interrupted_is_repeated_after_the_outage() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_job_becomes_a_dead_letter_and_a_newer_one_waits_for_a_newer_worker() {
-    let bench = Bench::new(&[1]).await;
+    let bench = WorkerFixture::new(&[1]).await;
     let unknown = [
         "",
         "hello",
         "{}",
         "[7]",
         r#"[{"v":1}]"#,
+        r#"[{"v":2}]"#,
         r#"[{"v":"abc","webhook":{}}]"#,
         r#"[{"v":9223372036854775808,"later":{"x":1}}]"#,
     ];
     match &bench.place {
-        Place::Distributed { vhost, .. } => {
+        TestStorage::Distributed { vhost, .. } => {
             for payload in unknown {
                 vhost.publish_raw("pagesync.v1.webhooks", payload).await;
             }
         }
-        Place::Embedded(directory) => {
+        TestStorage::Embedded(directory) => {
             let file = rusqlite::Connection::open(directory.path().join("pagesync.db")).unwrap();
             for payload in unknown {
                 let insert =
@@ -171,7 +172,7 @@ async fn an_unknown_job_becomes_a_dead_letter_and_a_newer_one_waits_for_a_newer_
     bench.publish(&[webhook_job(1, "good")]).await;
     let running = bench.start(bench.store.clone());
     bench.wait_for_name(1, "good").await;
-    let dead_letters = eventually("seven dead letters", || async {
+    let dead_letters = eventually("every unreadable message as a dead letter", || async {
         let found = bench.dead_letters().await;
         (found.len() == unknown.len()).then_some(found)
     })
@@ -179,7 +180,7 @@ async fn an_unknown_job_becomes_a_dead_letter_and_a_newer_one_waits_for_a_newer_
     assert_eq!(
         dead_letters
             .iter()
-            .filter(|(_, dead_letter)| dead_letter.reason.starts_with(NEWER_VERSION))
+            .filter(|(_, dead_letter)| dead_letter.reason.starts_with(NEWER_VERSION_PREFIX))
             .count(),
         1
     );
@@ -188,16 +189,16 @@ async fn an_unknown_job_becomes_a_dead_letter_and_a_newer_one_waits_for_a_newer_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_of_a_newer_version_is_done_at_the_start_of_a_worker_that_knows_it() {
-    let bench = Bench::new(&[1]).await;
+    let bench = WorkerFixture::new(&[1]).await;
     let body = model::job::encode_job(&webhook_job(1, "understood")).into_bytes();
-    let reason = format!("{NEWER_VERSION}: 2, this build knows 1");
+    let reason = format!("{NEWER_VERSION_PREFIX}: 3, this build knows 2");
     let job = Job::Unreadable(Unreadable {
         body,
         reason: reason.clone(),
         received_at: HostTime(1),
     });
     let now = Clock::system().now();
-    let write = dead_letter::dead_letter_write(&job, &reason, now, RetryState::Finished);
+    let write = dead_letter::dead_letter_write(&job, &reason, now, RetryState::Final);
     bench
         .store
         .commit(&[Commit {

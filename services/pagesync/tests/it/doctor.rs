@@ -11,10 +11,16 @@ use crate::BACKEND;
 use crate::support::TestBackend;
 use crate::support::deployment::{APP_SECRET, VERIFY_TOKEN};
 use crate::support::eventually;
-use crate::support::facebook::{Connected, Scene, manual, nth};
+use crate::support::facebook::{
+    ConnectedDeployment, DeploymentOptions, manual_clock, page_id_text,
+};
 
 /// Runs the command with the settings of the worker. Returns its exit code and its output.
-fn run_doctor(connected: &Connected, extra: &[(&str, &str)], format: &str) -> (i32, String) {
+fn run_doctor(
+    connected: &ConnectedDeployment,
+    extra: &[(&str, &str)],
+    format: &str,
+) -> (i32, String) {
     let role = match BACKEND {
         TestBackend::Embedded => Role::Up,
         TestBackend::Distributed => Role::Worker,
@@ -22,7 +28,7 @@ fn run_doctor(connected: &Connected, extra: &[(&str, &str)], format: &str) -> (i
     let mut environment = connected.deployment.place.environment(role, &[]);
     environment.extend(connected.settings.iter().cloned());
     let private = connected.deployment.public_role().private.to_string();
-    environment.insert("PAGESYNC_OPERATOR_LISTEN".to_owned(), private);
+    environment.insert("PAGESYNC_PRIVATE_LISTEN".to_owned(), private);
     for (key, value) in extra {
         environment.insert((*key).to_owned(), (*value).to_owned());
     }
@@ -41,7 +47,7 @@ fn run_doctor(connected: &Connected, extra: &[(&str, &str)], format: &str) -> (i
 }
 
 /// Runs the command with the output format `json`. Returns its exit code and the checks.
-fn doctor(connected: &Connected, extra: &[(&str, &str)]) -> (i32, Json) {
+fn doctor(connected: &ConnectedDeployment, extra: &[(&str, &str)]) -> (i32, Json) {
     let (code, printed) = tokio::task::block_in_place(|| run_doctor(connected, extra, "json"));
     (code, serde_json::from_str(&printed).unwrap())
 }
@@ -61,16 +67,16 @@ fn state<'a>(checks: &'a Json, name: &str) -> &'a str {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_finds_each_problem_and_names_a_fix() {
-    let scene = Scene {
-        clock: manual(),
-        ..Scene::default()
+    let scene = DeploymentOptions {
+        clock: manual_clock(),
+        ..DeploymentOptions::default()
     };
-    let connected = Connected::start(BACKEND, scene).await;
+    let connected = ConnectedDeployment::start(BACKEND, scene).await;
     eventually("the app subscription", || async {
         connected
             .simulator
             .facebook()
-            .subscription
+            .app_subscription
             .is_some()
             .then_some(())
     })
@@ -141,7 +147,7 @@ async fn doctor_finds_each_problem_and_names_a_fix() {
         );
     }
     let unreachable = [
-        ("PAGESYNC_OPERATOR_LISTEN", "127.0.0.1:9"),
+        ("PAGESYNC_PRIVATE_LISTEN", "127.0.0.1:9"),
         (
             "FACEBOOK_WEBHOOK_ADDRESS",
             "http://127.0.0.1:9/facebook/webhook",
@@ -165,7 +171,7 @@ async fn doctor_finds_each_problem_and_names_a_fix() {
         .simulator
         .facebook()
         .page_subscriptions
-        .insert(nth(0), feed);
+        .insert(page_id_text(0), feed);
     let (_, checks) = doctor(&connected, &[]);
     assert_eq!(
         state(&checks, "Page subscriptions"),
@@ -173,7 +179,7 @@ async fn doctor_finds_each_problem_and_names_a_fix() {
         "{checks:#}"
     );
 
-    connected.simulator.facebook().subscription = None;
+    connected.simulator.facebook().app_subscription = None;
     let (code, checks) = doctor(&connected, &[]);
     assert_eq!((code, state(&checks, "app subscription")), (3, "failed"));
     let invalidation = TokenInvalidation {

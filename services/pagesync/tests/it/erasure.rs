@@ -14,9 +14,11 @@ use simulator::facebook::Person;
 use simulator::signed_request;
 
 use crate::BACKEND;
-use crate::support::deployment::{APP_SECRET, Place};
+use crate::support::deployment::{APP_SECRET, TestStorage};
 use crate::support::eventually;
-use crate::support::facebook::{Connected, Scene, answer, manual, nth};
+use crate::support::facebook::{
+    ConnectedDeployment, DeploymentOptions, manual_clock, page_id_text, status_and_body,
+};
 use crate::support::servers::shared_redis;
 
 /// A text in values of Pages that must be stored nowhere after the erasure.
@@ -25,7 +27,7 @@ const ADA: &str = "200000000000001";
 const BOB: &str = "200000000000002";
 
 /// Posts a signed request, as Facebook does. Returns the status and the body of the answer.
-async fn post(connected: &Connected, path: &str, signed: &str) -> (u16, Json) {
+async fn post(connected: &ConnectedDeployment, path: &str, signed: &str) -> (u16, Json) {
     let url = format!("{}/facebook/{path}", connected.public);
     let form = [("signed_request", signed)];
     let sent = connected
@@ -35,17 +37,17 @@ async fn post(connected: &Connected, path: &str, signed: &str) -> (u16, Json) {
         .form(&form)
         .send()
         .await;
-    answer(sent.unwrap()).await
+    status_and_body(sent.unwrap()).await
 }
 
 /// Sends a GET. Returns the status and the body of the answer.
-async fn get(connected: &Connected, url: &str) -> (u16, Json) {
-    answer(connected.deployment.client.get(url).send().await.unwrap()).await
+async fn get(connected: &ConnectedDeployment, url: &str) -> (u16, Json) {
+    status_and_body(connected.deployment.client.get(url).send().await.unwrap()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_invalid_request_erases_nothing_and_reveals_nothing() {
-    let connected = Connected::start(BACKEND, Scene::default()).await;
+    let connected = ConnectedDeployment::start(BACKEND, DeploymentOptions::default()).await;
     assert_eq!(connected.connect().await.0, 200);
     let sign = |payload: &Json| signed_request::sign(APP_SECRET, payload);
     let valid = json!({"user_id": ADA, "algorithm": "HMAC-SHA256", "issued_at": 1});
@@ -110,14 +112,14 @@ async fn an_invalid_request_erases_nothing_and_reveals_nothing() {
 }
 
 /// Starts a deployment with two connections: Ada manages Pages 0 to 2, and Bob manages Page 2.
-async fn two_people() -> Connected {
-    let scene = Scene {
-        clock: manual(),
-        ..Scene::default()
+async fn two_people() -> ConnectedDeployment {
+    let scene = DeploymentOptions {
+        clock: manual_clock(),
+        ..DeploymentOptions::default()
     };
-    let connected = Connected::start(BACKEND, scene).await;
+    let connected = ConnectedDeployment::start(BACKEND, scene).await;
     {
-        let bob = json!({"id": BOB, "name": "Bob", "pages": [nth(2)]});
+        let bob = json!({"id": BOB, "name": "Bob", "pages": [page_id_text(2)]});
         let bob: Person = serde_json::from_value(bob).unwrap();
         connected
             .simulator
@@ -136,12 +138,12 @@ async fn two_people() -> Connected {
 
 /// Stores [`PLANTED`] for a Page everywhere: by webhooks and reads, in the history, in an
 /// unannounced change and in a dead letter.
-async fn plant(connected: &Connected, n: usize) {
+async fn plant(connected: &ConnectedDeployment, n: usize) {
     for round in ["one", "two"] {
         let fields = json!({"name": format!("{PLANTED} {round}"), "about": format!("{PLANTED} about {round}")});
         connected
             .simulator
-            .change(&nth(n), fields.as_object().unwrap().clone())
+            .change(&page_id_text(n), fields.as_object().unwrap().clone())
             .unwrap();
         connected.simulator.delivery_counts().all_finished().await;
         eventually("the name", || async {
@@ -155,17 +157,17 @@ async fn plant(connected: &Connected, n: usize) {
     }
     let unreadable = format!(
         r#"{{"object":"page","entry":[{{"id":"{}","time":1,"changes":[{{"field":"name","value":{{"{PLANTED}":"\ud83d"}}}}]}}]}}"#,
-        nth(n)
+        page_id_text(n)
     );
     assert_eq!(connected.deployment.deliver(unreadable).await, 200);
     connected.deployment.wait_until_idle().await;
 }
 
 /// Returns everything that is stored, on the disk too, as text.
-async fn all_stored_bytes(connected: &Connected) -> String {
+async fn all_stored_bytes(connected: &ConnectedDeployment) -> String {
     let place = &connected.deployment.place;
     let mut all = place.everything_stored().await;
-    if matches!(place, Place::Distributed { .. }) {
+    if matches!(place, TestStorage::Distributed { .. }) {
         all += &shared_redis().await.append_only_file().await;
     }
     all
@@ -184,7 +186,7 @@ async fn a_data_deletion_under_load_leaves_no_data_anywhere() {
     let before = all_stored_bytes(&connected).await;
     assert!(before.contains(PLANTED), "the search finds stored values");
     assert!(
-        !dead_letter::all(&*connected.deployment.store)
+        !dead_letter::list(&*connected.deployment.store)
             .await
             .unwrap()
             .is_empty()
@@ -207,19 +209,20 @@ async fn a_data_deletion_under_load_leaves_no_data_anywhere() {
     let load = async {
         for round in 0..40 {
             let name = format!("{PLANTED} load {round}");
-            let body = simulator::delivery::single_change_body(&nth(round % 2), "name", &name);
+            let body =
+                simulator::delivery::single_change_body(&page_id_text(round % 2), "name", &name);
             assert_eq!(connected.deployment.deliver(body).await, 200);
         }
     };
     let callback = format!("{}/facebook/data-deletion", connected.public);
     let deletion = async {
-        let url = format!("{}/_sim/people/{ADA}/data-deletion", connected.facebook);
+        let url = format!("{}/_sim/people/{ADA}/data-deletion", connected.facebook_url);
         let request = connected
             .deployment
             .client
             .post(url)
             .json(&json!({"callback": callback}));
-        answer(request.send().await.unwrap()).await.1
+        status_and_body(request.send().await.unwrap()).await.1
     };
     let ((), answered) = tokio::join!(load, deletion);
     assert_eq!(answered["status"], 200, "{answered}");
@@ -254,7 +257,7 @@ async fn a_data_deletion_under_load_leaves_no_data_anywhere() {
         assert!(!after.contains(token.as_str()));
     }
     let store = &*connected.deployment.store;
-    assert!(dead_letter::all(store).await.unwrap().is_empty());
+    assert!(dead_letter::list(store).await.unwrap().is_empty());
     assert_eq!(connected.page(0).await.status, Status::Erased);
     let page = connected.page(2).await;
     assert_eq!(page.status, Status::Active);
@@ -266,7 +269,7 @@ async fn a_data_deletion_under_load_leaves_no_data_anywhere() {
         [BOB]
     );
     // A webhook does not bring an erased Page back; a new login does.
-    let body = simulator::delivery::single_change_body(&nth(0), "name", "again");
+    let body = simulator::delivery::single_change_body(&page_id_text(0), "name", "again");
     assert_eq!(connected.deployment.deliver(body).await, 200);
     connected.deployment.wait_until_idle().await;
     assert_eq!(connected.page(0).await.status, Status::Erased);
@@ -292,7 +295,7 @@ async fn a_deauthorization_erases_like_a_command_and_an_erased_page_stays_erased
     let connected = two_people().await;
     let store = connected.deployment.store.clone();
     let now = connected.clock.now();
-    let page = PageId::parse(&nth(2)).unwrap();
+    let page = PageId::parse(&page_id_text(2)).unwrap();
     let erased = erasure::erase_page(&*store, &page, now)
         .await
         .unwrap()
@@ -302,7 +305,7 @@ async fn a_deauthorization_erases_like_a_command_and_an_erased_page_stays_erased
         erasure::erase_page(&*store, &page, now).await.unwrap(),
         None
     );
-    let prefix = format!("{}.", nth(2));
+    let prefix = format!("{}.", page_id_text(2));
     assert!(
         load_all::<Json>(&*store, RecordKind::UnannouncedChange, &prefix)
             .await
@@ -311,13 +314,13 @@ async fn a_deauthorization_erases_like_a_command_and_an_erased_page_stays_erased
     );
     assert_eq!(connected.page(2).await.status, Status::Erased);
     let callback = format!("{}/facebook/deauthorize", connected.public);
-    let url = format!("{}/_sim/people/{ADA}/deauthorize", connected.facebook);
+    let url = format!("{}/_sim/people/{ADA}/deauthorize", connected.facebook_url);
     let request = connected
         .deployment
         .client
         .post(url)
         .json(&json!({"callback": callback}));
-    let (_, answered) = answer(request.send().await.unwrap()).await;
+    let (_, answered) = status_and_body(request.send().await.unwrap()).await;
     assert_eq!(answered["status"], 200);
     eventually("the erasure", || async {
         (connection::list(&*store).await.unwrap().len() == 1).then_some(())

@@ -17,7 +17,9 @@ use simulator::token::TokenInvalidation;
 
 use crate::BACKEND;
 use crate::support::eventually;
-use crate::support::facebook::{Connected, Scene, manual, nth};
+use crate::support::facebook::{
+    ConnectedDeployment, DeploymentOptions, manual_clock, page_id_text,
+};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -59,7 +61,7 @@ fn expected(name: &str) -> Action {
 }
 
 /// Deletes every stored rate limit.
-async fn delete_rate_limits(connected: &Connected) {
+async fn delete_rate_limits(connected: &ConnectedDeployment) {
     let store = &*connected.deployment.store;
     let stored = store
         .list_records(RecordKind::RateLimit, None, 100)
@@ -74,12 +76,12 @@ async fn delete_rate_limits(connected: &Connected) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_graph_error_causes_its_action() {
-    let scene = Scene {
-        clock: manual(),
+    let scene = DeploymentOptions {
+        clock: manual_clock(),
         pages: 1,
-        ..Scene::default()
+        ..DeploymentOptions::default()
     };
-    let connected = Connected::start(BACKEND, scene).await;
+    let connected = ConnectedDeployment::start(BACKEND, scene).await;
     assert_eq!(connected.connect().await.0, 200);
     for row in &GRAPH_ERRORS {
         connected.advance(2 * MINUTE);
@@ -109,7 +111,7 @@ async fn every_graph_error_causes_its_action() {
             }
             Action::Wait(bucket, wait) => {
                 let bucket = match bucket {
-                    "page" => format!("page:{}", nth(0)),
+                    "page" => format!("page:{}", page_id_text(0)),
                     "user" => "user:200000000000001".to_owned(),
                     other => other.to_owned(),
                 };
@@ -162,12 +164,12 @@ async fn every_graph_error_causes_its_action() {
 /// Replies that are not from Graph, and a good reply with another content type.
 #[tokio::test(flavor = "multi_thread")]
 async fn damaged_replies_are_retried_and_another_content_type_is_read() {
-    let scene = Scene {
-        clock: manual(),
+    let scene = DeploymentOptions {
+        clock: manual_clock(),
         pages: 1,
-        ..Scene::default()
+        ..DeploymentOptions::default()
     };
-    let connected = Connected::start(BACKEND, scene).await;
+    let connected = ConnectedDeployment::start(BACKEND, scene).await;
     assert_eq!(connected.connect().await.0, 200);
     for (fault, is_read) in [
         ("html", false),
@@ -189,7 +191,7 @@ async fn damaged_replies_are_retried_and_another_content_type_is_read() {
 }
 
 /// Returns when the last attempt began: of Page 0, of Page 1, and of Ada's connection.
-async fn attempts(connected: &Connected) -> [Option<HostTime>; 3] {
+async fn attempts(connected: &ConnectedDeployment) -> [Option<HostTime>; 3] {
     let ada = UserId::parse("200000000000001").unwrap();
     let stored = connection::find(&*connected.deployment.store, &ada).await;
     [
@@ -201,18 +203,18 @@ async fn attempts(connected: &Connected) -> [Option<HostTime>; 3] {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_invalid_token_costs_one_call_a_day_and_delays_no_other_page() {
-    let scene = Scene {
+    let scene = DeploymentOptions {
         extra: &[("PAGESYNC_VERIFY_AFTER", "10s")],
-        clock: manual(),
-        ..Scene::default()
+        clock: manual_clock(),
+        ..DeploymentOptions::default()
     };
-    let connected = Connected::start(BACKEND, scene).await;
+    let connected = ConnectedDeployment::start(BACKEND, scene).await;
     // Bob manages Page 2, Ada the others.
     {
         let mut facebook = connected.simulator.facebook();
         let ada = facebook.people.get_mut("200000000000001").unwrap();
-        ada.pages = Some([nth(0), nth(1)].into());
-        let bob = json!({"id": "200000000000002", "name": "Bob", "pages": [nth(2)]});
+        ada.pages = Some([page_id_text(0), page_id_text(1)].into());
+        let bob = json!({"id": "200000000000002", "name": "Bob", "pages": [page_id_text(2)]});
         let bob: Person = serde_json::from_value(bob).unwrap();
         facebook.people.insert(bob.id.clone(), bob);
     }
@@ -242,7 +244,7 @@ async fn an_invalid_token_costs_one_call_a_day_and_delays_no_other_page() {
         for hour in 0..24 {
             connected.advance(Duration::from_secs(3600));
             let name = format!("day {day} hour {hour}");
-            let body = simulator::delivery::single_change_body(&nth(0), "name", &name);
+            let body = simulator::delivery::single_change_body(&page_id_text(0), "name", &name);
             assert_eq!(connected.deployment.deliver(body).await, 200);
             connected.deployment.wait_until_idle().await;
             // The clock moves in steps of an hour: all attempts between two steps have the same

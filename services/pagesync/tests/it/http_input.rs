@@ -7,7 +7,7 @@ use serde_json::json;
 use simulator::bytes::{signature_256, signature_sha1};
 
 use crate::BACKEND;
-use crate::support::deployment::{APP_SECRET, Deployment, Place, VERIFY_TOKEN};
+use crate::support::deployment::{APP_SECRET, Deployment, TestStorage, VERIFY_TOKEN};
 use crate::support::{eventually, page_id};
 
 /// Returns the body of a webhook that sets a name. The id of its Page is the placeholder `{page}`.
@@ -159,7 +159,7 @@ async fn wrong_and_excessive_lengths_are_refused() {
 async fn a_thousand_entries_and_a_thousand_changes_are_all_applied() {
     let deployment = Deployment::start(BACKEND).await;
     let ids: Vec<_> = (1..=1000).map(|n| page_id(600_000 + n)).collect();
-    deployment.add(&ids).await;
+    deployment.register_without_read(&ids).await;
     let entries: Vec<_> = ids
         .iter()
         .map(|id| json!({"id": id, "time": 1_750_000_000, "changes": [{"field": "name", "value": format!("n{id}")}]}))
@@ -187,7 +187,9 @@ async fn a_thousand_entries_and_a_thousand_changes_are_all_applied() {
 async fn a_replayed_body_changes_nothing() {
     let deployment = Deployment::start(BACKEND).await;
     let id = page_id(5);
-    deployment.add(std::slice::from_ref(&id)).await;
+    deployment
+        .register_without_read(std::slice::from_ref(&id))
+        .await;
     let old = change(r#""old""#).replace("{page}", "5");
     let new = old
         .replace("1750000000", "1750000060")
@@ -249,12 +251,14 @@ async fn a_connection_that_sends_its_headers_slowly_is_closed() {
 /// again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_webhook_that_cannot_be_stored_is_answered_503_in_time_and_accepted_later() {
-    let place = Place::new(BACKEND).await;
+    let place = TestStorage::new(BACKEND).await;
     let roles = place.roles();
     // On the distributed backend only ingress starts, because a worker would empty the queue.
     let mut deployment = Deployment::start_roles(place, &roles[..1], &[], &Clock::system()).await;
     let id = page_id(9);
-    deployment.add(std::slice::from_ref(&id)).await;
+    deployment
+        .register_without_read(std::slice::from_ref(&id))
+        .await;
     let body = change(r#""later""#).replace("{page}", "9");
     deployment.place.limit_webhooks(Some(1)).await;
     let refused = eventually("a full queue", || async {
@@ -269,7 +273,7 @@ async fn a_webhook_that_cannot_be_stored_is_answered_503_in_time_and_accepted_la
     );
     deployment.place.limit_webhooks(None).await;
     for role in &roles[1..] {
-        deployment.join(*role).await;
+        deployment.add_role(*role).await;
     }
     eventually("the queue to accept the webhook", || async {
         (deployment.deliver(body.clone()).await == 200).then_some(())

@@ -64,7 +64,7 @@ fn code(text: &str) -> String {
         match outside.split_once("pub(in ") {
             Some((before, rest)) => {
                 let (_, after) = rest.split_once(')').unwrap();
-                code.push_str(&format!("{before}pub{after}"));
+                code.extend([before, "pub", after]);
             }
             None => code.push_str(&outside),
         }

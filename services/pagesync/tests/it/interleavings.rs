@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use common::queue::Queue;
 use common::records::connection::{self, Connection};
-use common::records::{erasure, grant, load_all, missed_webhooks, token};
+use common::records::{erasure, load_all, missed_webhooks, token, token_exchange};
 use common::store::{RecordKind, StoredPage};
-use model::id::{GrantId, PageId, Subject, UserId};
+use model::id::{LoginId, PageId, Subject, UserId};
 use model::job::{Claim, Job};
 use model::page::Status;
 use model::polling::Polling;
@@ -17,7 +17,7 @@ use serde_json::{Value as Json, json};
 use simulator::facebook::Person;
 
 use crate::BACKEND;
-use crate::support::deployment::{Place, worker_context_with};
+use crate::support::deployment::{TestStorage, worker_context_with};
 use crate::support::facebook::{facebook, settings};
 use crate::support::faulty_store::FaultyStore;
 use crate::support::{page_id, webhook_job};
@@ -101,13 +101,13 @@ async fn interleave(
             .unwrap();
     }
     let webhook = webhook_job(owner.pages[0], &format!("{PLANTED} {}", random.u32(..)));
-    let grant = add_grant(context, owner, simulator, &mut random).await;
+    let login = add_login(context, owner, simulator, &mut random).await;
     let jobs = [
         connection_poll,
         poll(Subject::Page(page.clone())),
         poll(Subject::Subscription(page)),
         webhook,
-        poll(Subject::Grant(grant)),
+        poll(Subject::Login(login)),
     ];
     let yields = random.u32(0..400);
     let erasure = async {
@@ -159,32 +159,35 @@ async fn interleave(
         .await
         .unwrap();
         assert!(changes.is_empty());
-        let subscription = common::records::subscription::key(id);
+        let subscription = common::records::page_subscription::key(id);
         assert_eq!(store.load_record(&subscription).await.unwrap(), None);
     }
 }
 
 /// Adds a login of the same person whose code was just exchanged.
-async fn add_grant(
+async fn add_login(
     context: &worker::context::Context,
     owner: &Owner,
     simulator: &simulator::Simulator,
     random: &mut fastrand::Rng,
-) -> GrantId {
+) -> LoginId {
     let token_owner = simulator::token::TokenOwner::User;
     let text = simulator
         .facebook()
         .issue(token_owner, owner.user.as_str(), None);
-    let id = GrantId::parse(&format!("{:064x}", random.u128(..))).unwrap();
+    let id = LoginId::parse(&format!("{:064x}", random.u128(..))).unwrap();
     let keys = context.keyring.keys().unwrap();
     let token = common::sealing::Token::new(text);
-    let sealed = keys.current().seal(&token, &grant::seal_name(&id)).unwrap();
-    let record = grant::Grant {
+    let sealed = keys
+        .current()
+        .seal(&token, &token_exchange::seal_name(&id))
+        .unwrap();
+    let record = token_exchange::TokenExchange {
         began_at: context.clock.now(),
         failures: 0,
-        stage: grant::Stage::Sealed(sealed),
+        stage: token_exchange::Stage::Sealed(sealed),
     };
-    let put = common::records::put_write(grant::key(&id), &record, None, None);
+    let put = common::records::put_write(token_exchange::key(&id), &record, None, None);
     common::records::write_records(&*context.store, vec![put])
         .await
         .unwrap();
@@ -203,7 +206,7 @@ async fn a_running_poll_never_restores_erased_data_in_a_thousand_interleavings()
     const OWNERS: u64 = 8;
     const ROUNDS: u64 = 125;
     let (simulator, address) = facebook("http://127.0.0.1:9", 0).await;
-    let place = Place::new(BACKEND).await;
+    let place = TestStorage::new(BACKEND).await;
     let (queue, store): (Arc<dyn Queue>, _) = (place.queue().await, place.store());
     let seed = fastrand::u64(..);
     println!("interleavings of seed {seed}");

@@ -9,9 +9,9 @@ use serde_json::{Value as Json, json};
 use simulator::delivery::DeliveryFaults;
 
 use crate::BACKEND;
-use crate::support::deployment::Place;
+use crate::support::deployment::TestStorage;
 use crate::support::eventually;
-use crate::support::facebook::{Connected, Scene, nth};
+use crate::support::facebook::{ConnectedDeployment, DeploymentOptions, page_id_text};
 use crate::tidy::read;
 
 /// The objects of the reference: each with its members and their types.
@@ -103,10 +103,10 @@ impl Reference {
 }
 
 /// Runs a command with `--output json` beside the deployment and returns what it printed.
-fn run(connected: &Connected, arguments: &[&str]) -> Json {
+fn run(connected: &ConnectedDeployment, arguments: &[&str]) -> Json {
     let role = connected.deployment.roles[0].0;
     let mut environment = connected.deployment.place.environment(role, &[]);
-    if let Place::Distributed { .. } = &connected.deployment.place {
+    if let TestStorage::Distributed { .. } = &connected.deployment.place {
         environment.insert("PAGESYNC_BACKEND".to_owned(), "distributed".to_owned());
     }
     environment.extend(connected.settings.iter().cloned());
@@ -130,12 +130,15 @@ fn run(connected: &Connected, arguments: &[&str]) -> Json {
 }
 
 /// A deployment that has something for every command to print.
-async fn busy_deployment() -> Connected {
-    let connected = Connected::start(BACKEND, Scene::default()).await;
+async fn busy_deployment() -> ConnectedDeployment {
+    let connected = ConnectedDeployment::start(BACKEND, DeploymentOptions::default()).await;
     assert_eq!(connected.connect().await.0, 200);
     let change = |fields: Json| {
         let fields = fields.as_object().unwrap().clone();
-        connected.simulator.change(&nth(0), fields).unwrap();
+        connected
+            .simulator
+            .change(&page_id_text(0), fields)
+            .unwrap();
     };
     change(json!({"name": "Renamed"}));
     eventually("the new name", || async {
@@ -155,7 +158,7 @@ async fn busy_deployment() -> Connected {
     let unreadable = r#"{"object":"page","entry":{}}"#;
     assert_eq!(connected.deployment.deliver(unreadable).await, 200);
     eventually("a dead letter", || async {
-        let kept = common::records::dead_letter::all(&*connected.deployment.store).await;
+        let kept = common::records::dead_letter::list(&*connected.deployment.store).await;
         (!kept.unwrap().is_empty()).then_some(())
     })
     .await;
@@ -175,9 +178,9 @@ async fn every_object_that_a_command_prints_is_the_one_that_the_reference_descri
         printed
     };
     check(&["page", "list"], "list of page");
-    let page = check(&["page", "show", &nth(0)], "page_detail");
+    let page = check(&["page", "show", &page_id_text(0)], "page_detail");
     assert_eq!(page["fields"]["name"]["value"], "Renamed");
-    let changes = check(&["page", "history", &nth(0)], "list of change");
+    let changes = check(&["page", "history", &page_id_text(0)], "list of change");
     let renamed = changes
         .as_array()
         .unwrap()
@@ -219,7 +222,10 @@ async fn every_object_that_a_command_prints_is_the_one_that_the_reference_descri
     check(&["dead-letter", "show", id], "dead_letter_detail");
     check(&["doctor"], "list of check");
     check(&["config", "show"], "list of setting");
-    check(&["erase", "page", &nth(2)], "list of erased_object");
+    check(
+        &["erase", "page", &page_id_text(2)],
+        "list of erased_object",
+    );
     connected.finish().await;
 }
 

@@ -1,6 +1,6 @@
 //! A login from its start to the callback: redirects, answers, stored records and refusals.
 
-use common::records::{grant, load_all, subscription, token};
+use common::records::{load_all, page_subscription, token, token_exchange};
 use common::store::RecordKind;
 use model::field::TrackedFields;
 use model::page::Status;
@@ -11,15 +11,17 @@ use simulator::browser::{Decision, LoginBrowser};
 use crate::BACKEND;
 use crate::support::client;
 use crate::support::deployment::{APP_ID, APP_SECRET};
-use crate::support::facebook::{Connected, Scene, answer, nth};
+use crate::support::facebook::{
+    ConnectedDeployment, DeploymentOptions, page_id_text, status_and_body,
+};
 
 /// Starts a deployment with default settings and three Pages at Facebook.
-pub(crate) async fn start() -> Connected {
-    Connected::start(BACKEND, Scene::default()).await
+pub(crate) async fn start() -> ConnectedDeployment {
+    ConnectedDeployment::start(BACKEND, DeploymentOptions::default()).await
 }
 
 /// Returns whether no record of this kind is stored.
-pub(crate) async fn has_no_records(connected: &Connected, kind: RecordKind) -> bool {
+pub(crate) async fn has_no_records(connected: &ConnectedDeployment, kind: RecordKind) -> bool {
     connected
         .deployment
         .store
@@ -38,7 +40,7 @@ async fn login_redirects_to_the_dialog_with_a_state_bound_to_the_browser() {
     assert!(
         dialog
             .as_str()
-            .starts_with(&format!("{}/v25.0/dialog/oauth?", connected.facebook))
+            .starts_with(&format!("{}/v25.0/dialog/oauth?", connected.facebook_url))
     );
     let query: std::collections::BTreeMap<String, String> =
         dialog.query_pairs().into_owned().collect();
@@ -92,7 +94,7 @@ async fn the_callback_connects_every_page_and_answers_with_json_without_tokens()
         .collect();
     assert_eq!(names, ["Page 0", "Page 1", "Page 2"]);
     assert_eq!(listed[0]["location"]["city"], "Town");
-    let polling_test = json!({"page_id": nth(0), "result": {"status": "success"}});
+    let polling_test = json!({"page_id": page_id_text(0), "result": {"status": "success"}});
     assert_eq!(body["polling_test"][0], polling_test);
     assert_eq!(body["polling_test"].as_array().unwrap().len(), 3);
     let text = body.to_string();
@@ -101,7 +103,7 @@ async fn the_callback_connects_every_page_and_answers_with_json_without_tokens()
     }
 
     let connection = connected.connection().await;
-    assert_eq!(connection.scopes.len(), 4);
+    assert_eq!(connection.permissions.len(), 4);
     let lifetime = connection
         .connected_at
         .until(connection.token_expires_at.unwrap())
@@ -127,8 +129,8 @@ async fn the_callback_connects_every_page_and_answers_with_json_without_tokens()
             assert!(page.confirmed_at(name).is_some(), "{name} of Page {n}");
         }
         assert!(page.polling.daily_slot.is_some() && !page.polling.is_read_requested());
-        let key = subscription::key(&model::id::PageId::parse(&nth(n)).unwrap());
-        let stored: subscription::Subscription = common::records::load_record(store, &key)
+        let key = page_subscription::key(&model::id::PageId::parse(&page_id_text(n)).unwrap());
+        let stored: page_subscription::PageSubscription = common::records::load_record(store, &key)
             .await
             .unwrap()
             .unwrap()
@@ -142,7 +144,7 @@ async fn the_callback_connects_every_page_and_answers_with_json_without_tokens()
     let (app, page_subscriptions) = {
         let facebook = connected.simulator.facebook();
         (
-            facebook.subscription.clone().unwrap(),
+            facebook.app_subscription.clone().unwrap(),
             facebook.page_subscriptions.len(),
         )
     };
@@ -174,7 +176,7 @@ async fn a_state_is_valid_once_and_only_in_its_browser() {
         ),
         (format!("{base}?code={code}&state=made-up"), "state_unknown"),
     ] {
-        let (status, body) = answer(visitor.get(&address).await.unwrap()).await;
+        let (status, body) = status_and_body(visitor.get(&address).await.unwrap()).await;
         assert_eq!(
             (status, &body["error"]["code"]),
             (400, &json!(code)),
@@ -182,13 +184,13 @@ async fn a_state_is_valid_once_and_only_in_its_browser() {
         );
     }
     let mut other = LoginBrowser::new().unwrap();
-    let (status, body) = answer(other.get(&callback).await.unwrap()).await;
+    let (status, body) = status_and_body(other.get(&callback).await.unwrap()).await;
     assert_eq!(
         (status, &body["error"]["code"]),
         (400, &json!("other_browser"))
     );
     other.get(&connected.login()).await.unwrap();
-    let (status, _) = answer(other.get(&callback).await.unwrap()).await;
+    let (status, _) = status_and_body(other.get(&callback).await.unwrap()).await;
     assert_eq!(status, 400, "the cookie of another login is not accepted");
     assert_eq!(
         connected.calls("POST oauth/access_token"),
@@ -196,18 +198,18 @@ async fn a_state_is_valid_once_and_only_in_its_browser() {
         "no code was exchanged so far"
     );
 
-    let (status, first) = answer(visitor.get(&callback).await.unwrap()).await;
+    let (status, first) = status_and_body(visitor.get(&callback).await.unwrap()).await;
     assert_eq!(status, 200, "{first}");
     let exchanges = connected.calls("POST oauth/access_token");
     assert_eq!(exchanges, 2, "for the code and for the long-lived token");
-    let (status, second) = answer(visitor.get(&callback).await.unwrap()).await;
+    let (status, second) = status_and_body(visitor.get(&callback).await.unwrap()).await;
     assert_eq!((status, &second["pages"]), (200, &first["pages"]));
     assert_eq!(
         connected.calls("POST oauth/access_token"),
         exchanges,
         "the second request caused no exchange"
     );
-    let (status, _) = answer(other.get(&callback).await.unwrap()).await;
+    let (status, _) = status_and_body(other.get(&callback).await.unwrap()).await;
     assert_eq!(status, 400, "a used state is not valid in another browser");
     connected.finish().await;
 }
@@ -253,11 +255,11 @@ async fn a_denied_login_is_reported_and_stores_nothing() {
             .unwrap()
             .contains("default-src 'none'")
     );
-    let (status, _) = answer(visitor.get(&callback).await.unwrap()).await;
+    let (status, _) = status_and_body(visitor.get(&callback).await.unwrap()).await;
     assert_eq!(status, 400, "the state is used up");
     assert_eq!(connected.calls("POST oauth/access_token"), 0);
     assert!(
-        has_no_records(&connected, RecordKind::Grant).await
+        has_no_records(&connected, RecordKind::TokenExchange).await
             && has_no_records(&connected, RecordKind::Connection).await
     );
     connected.finish().await;
@@ -301,11 +303,11 @@ async fn a_failed_code_exchange_stores_nothing() {
             "{}/facebook/callback?code={code}&state={state}",
             connected.public
         );
-        let (status, _) = answer(visitor.get(&address).await.unwrap()).await;
+        let (status, _) = status_and_body(visitor.get(&address).await.unwrap()).await;
         assert_eq!(status, 400, "{} bytes of code", code.len());
     }
     assert!(
-        has_no_records(&connected, RecordKind::Grant).await
+        has_no_records(&connected, RecordKind::TokenExchange).await
             && has_no_records(&connected, RecordKind::Connection).await
     );
     connected.finish().await;
@@ -328,12 +330,16 @@ async fn a_token_of_another_app_is_refused() {
         has_no_records(&connected, RecordKind::Connection).await
             && has_no_records(&connected, RecordKind::UserToken).await
     );
-    let grants = load_all::<grant::Grant>(&*connected.deployment.store, RecordKind::Grant, "")
-        .await
-        .unwrap();
+    let exchanges = load_all::<token_exchange::TokenExchange>(
+        &*connected.deployment.store,
+        RecordKind::TokenExchange,
+        "",
+    )
+    .await
+    .unwrap();
     assert!(
-        matches!(grants[0].1.value.stage, grant::Stage::Failed(_)),
-        "the grant has no token any more"
+        matches!(exchanges[0].1.value.stage, token_exchange::Stage::Failed(_)),
+        "the record has no token any more"
     );
     connected.finish().await;
 }
@@ -361,8 +367,8 @@ async fn a_missing_permission_is_reported_with_its_consequence() {
         3,
         "the Pages are read nevertheless"
     );
-    let key = subscription::key(&model::id::PageId::parse(&nth(0)).unwrap());
-    let stored: subscription::Subscription =
+    let key = page_subscription::key(&model::id::PageId::parse(&page_id_text(0)).unwrap());
+    let stored: page_subscription::PageSubscription =
         common::records::load_record(&*connected.deployment.store, &key)
             .await
             .unwrap()

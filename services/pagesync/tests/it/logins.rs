@@ -1,7 +1,7 @@
 //! Logins in special cases: with few permissions, without Pages, a second time, by two people with
 //! the same Page, and during errors of Facebook.
 
-use common::records::subscription::{self, Subscription};
+use common::records::page_subscription::{self, PageSubscription};
 use common::records::{load_all, load_record, login, rate_limit, token};
 use common::store::{RecordKey, RecordKind};
 use model::field::{FieldName, TrackedFields};
@@ -11,9 +11,11 @@ use serde_json::{Value as Json, json};
 use simulator::browser::Decision;
 
 use crate::BACKEND;
-use crate::support::deployment::Place;
-use crate::support::facebook::{Connected, Scene, answer, manual, nth};
-use crate::support::raw_access::raw;
+use crate::support::deployment::TestStorage;
+use crate::support::facebook::{
+    ConnectedDeployment, DeploymentOptions, manual_clock, page_id_text, status_and_body,
+};
+use crate::support::raw_access::redis_command;
 use crate::support::{client, eventually};
 
 use crate::login_flow::start;
@@ -59,14 +61,14 @@ async fn a_transient_error_of_facebook_delays_a_login_and_does_not_end_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_state_expires_after_ten_minutes() {
-    let scene = Scene {
-        clock: manual(),
-        ..Scene::default()
+    let scene = DeploymentOptions {
+        clock: manual_clock(),
+        ..DeploymentOptions::default()
     };
-    let connected = Connected::start(BACKEND, scene).await;
+    let connected = ConnectedDeployment::start(BACKEND, scene).await;
     let (mut visitor, callback) = connected.visit(&Decision::default()).await;
     connected.clock.advance(std::time::Duration::from_secs(601));
-    let (status, body) = answer(visitor.get(&callback).await.unwrap()).await;
+    let (status, body) = status_and_body(visitor.get(&callback).await.unwrap()).await;
     assert_eq!(
         (status, &body["error"]["code"]),
         (400, &json!("state_unknown"))
@@ -79,9 +81,9 @@ async fn a_state_expires_after_ten_minutes() {
 async fn every_tracked_field_is_stored_and_shown_with_its_source_and_confirmation() {
     let connected = start().await;
     assert_eq!(connected.connect().await.0, 200);
-    let id = PageId::parse(&nth(1)).unwrap();
+    let id = PageId::parse(&page_id_text(1)).unwrap();
     let (version, page) = connected.deployment.page(&id).await.unwrap();
-    let view = serde_json::to_value(common::views::page::page_view(&id, version, &page)).unwrap();
+    let view = serde_json::to_value(common::views::page::page_detail(&id, version, &page)).unwrap();
     assert_eq!(view["status"], "active");
     for name in TrackedFields::default().iter().map(FieldName::as_str) {
         let field = &view["fields"][name];
@@ -91,10 +93,10 @@ async fn every_tracked_field_is_stored_and_shown_with_its_source_and_confirmatio
             field["changed_at"].is_string() && field["confirmed_at"].is_string(),
             "{name}"
         );
-        if let Place::Distributed { redis, .. } = &connected.deployment.place {
+        if let TestStorage::Distributed { redis, .. } = &connected.deployment.place {
             let key = format!("{{pagesync}}:page:{id}");
             let stored: String =
-                redis::from_redis_value(raw(redis, &["HGET", &key, name]).await).unwrap();
+                redis::from_redis_value(redis_command(redis, &["HGET", &key, name]).await).unwrap();
             let shown = field["value"]
                 .as_str()
                 .map_or_else(|| field["value"].to_string(), ToOwned::to_owned);
@@ -106,13 +108,13 @@ async fn every_tracked_field_is_stored_and_shown_with_its_source_and_confirmatio
 
 /// Starts a deployment at whose Facebook Ada manages every Page and Bob Page 0. No person has
 /// logged in yet.
-async fn with_bob() -> Connected {
-    let scene = Scene {
-        clock: manual(),
-        ..Scene::default()
+async fn with_bob() -> ConnectedDeployment {
+    let scene = DeploymentOptions {
+        clock: manual_clock(),
+        ..DeploymentOptions::default()
     };
-    let connected = Connected::start(BACKEND, scene).await;
-    let bob = json!({"id": BOB, "name": "Bob", "pages": [nth(0)]});
+    let connected = ConnectedDeployment::start(BACKEND, scene).await;
+    let bob = json!({"id": BOB, "name": "Bob", "pages": [page_id_text(0)]});
     let bob: simulator::facebook::Person = serde_json::from_value(bob).unwrap();
     {
         let people = &mut connected.simulator.facebook().people;
@@ -171,11 +173,11 @@ async fn a_page_of_two_people_is_read_with_the_token_that_works() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_without_pages_and_a_page_listed_twice_are_handled() {
-    let connected = Connected::start(
+    let connected = ConnectedDeployment::start(
         BACKEND,
-        Scene {
+        DeploymentOptions {
             pages: 0,
-            ..Scene::default()
+            ..DeploymentOptions::default()
         },
     )
     .await;
@@ -188,7 +190,7 @@ async fn a_login_without_pages_and_a_page_listed_twice_are_handled() {
             .contains("no Page"),
         "{body}"
     );
-    let page = json!({"id": nth(0), "name": "Twice", "access_token": "EAASx"});
+    let page = json!({"id": page_id_text(0), "name": "Twice", "access_token": "EAASx"});
     let body = json!({"data": [page, page, {"id": "0"}, "text", {"name": "no id"}]});
     connected.reply(&json!([{"edge": "GET me/accounts", "body": body}]));
     let (status, body) = connected.connect().await;
@@ -210,7 +212,7 @@ async fn a_page_without_a_token_is_listed_and_not_read() {
         .values_mut()
         .next()
         .map(|ada| {
-            ada.pages_without_token.insert(nth(1));
+            ada.pages_without_token.insert(page_id_text(1));
             ada.id.clone()
         });
     let (status, body) = connected.connect().await;
@@ -223,7 +225,7 @@ async fn a_page_without_a_token_is_listed_and_not_read() {
     assert_eq!(connected.calls("GET {id}"), 0);
     let key = RecordKey::new(
         RecordKind::PageToken,
-        format!("{}.{}", ada.unwrap(), nth(1)),
+        format!("{}.{}", ada.unwrap(), page_id_text(1)),
     );
     let stored: token::StoredToken = load_record(&*connected.deployment.store, &key)
         .await
@@ -240,7 +242,7 @@ async fn a_browser_gets_the_progress_as_html_with_escaped_names() {
     let name = json!({"name": "<img src=x onerror=alert(1)>"});
     connected
         .simulator
-        .change(&nth(0), name.as_object().cloned().unwrap())
+        .change(&page_id_text(0), name.as_object().cloned().unwrap())
         .unwrap();
     let (visitor, callback) = connected.visit(&Decision::default()).await;
     let last = eventually("the end of the progress", || {
@@ -272,15 +274,16 @@ async fn logins_by_invitation_need_a_valid_invitation() {
         ("PAGESYNC_LOGIN", "invited"),
         ("STATE_TOKEN_SECRET", "a-secret-for-invitations"),
     ];
-    let connected = Connected::start(
+    let connected = ConnectedDeployment::start(
         BACKEND,
-        Scene {
+        DeploymentOptions {
             extra: &extra,
-            ..Scene::default()
+            ..DeploymentOptions::default()
         },
     )
     .await;
-    let (status, body) = answer(client().get(connected.login()).send().await.unwrap()).await;
+    let (status, body) =
+        status_and_body(client().get(connected.login()).send().await.unwrap()).await;
     assert_eq!(
         (status, &body["error"]["code"]),
         (403, &json!("not_invited"))
@@ -304,7 +307,7 @@ async fn a_second_login_renews_the_connection_and_deselected_pages_are_read_by_t
     assert_eq!(connected.connect().await.0, 200);
     let before = connected.connection().await;
     let two = Decision {
-        pages: vec![nth(0), nth(1)],
+        pages: vec![page_id_text(0), page_id_text(1)],
         ..Decision::default()
     };
     assert_eq!(connected.connect_as(&two).await.0, 200);
@@ -330,8 +333,10 @@ async fn two_simultaneous_callbacks_complete_one_login() {
     let (visitor, callback) = connected.visit(&Decision::default()).await;
     let (mut one, mut two) = (visitor.clone(), visitor);
     let (one, two) = tokio::join!(one.get(&callback), two.get(&callback));
-    let (one, two): ((u16, Json), (u16, Json)) =
-        (answer(one.unwrap()).await, answer(two.unwrap()).await);
+    let (one, two): ((u16, Json), (u16, Json)) = (
+        status_and_body(one.unwrap()).await,
+        status_and_body(two.unwrap()).await,
+    );
     assert_eq!((one.0, two.0), (200, 200));
     assert_eq!(one.1["pages"], two.1["pages"]);
     assert_eq!(connected.calls("POST oauth/access_token"), 2);
@@ -350,9 +355,9 @@ async fn a_page_of_two_people_is_subscribed_with_the_permission_of_either() {
         ..Decision::default()
     };
     assert_eq!(connected.connect_as(&declined).await.0, 200);
-    let key = subscription::key(&PageId::parse(&nth(0)).unwrap());
+    let key = page_subscription::key(&PageId::parse(&page_id_text(0)).unwrap());
     let stored = async || {
-        let stored = load_record::<Subscription>(&*connected.deployment.store, &key).await;
+        let stored = load_record::<PageSubscription>(&*connected.deployment.store, &key).await;
         stored.unwrap().unwrap().value
     };
     eventually("the refusal", || async {
@@ -376,7 +381,7 @@ async fn a_page_of_two_people_is_subscribed_with_the_permission_of_either() {
     connected.advance(std::time::Duration::from_secs(121));
     eventually("the subscription by Bob's token", || async {
         let facebook = connected.simulator.facebook();
-        let fields = facebook.page_subscriptions.get(&nth(0))?;
+        let fields = facebook.page_subscriptions.get(&page_id_text(0))?;
         fields.contains("name").then_some(())
     })
     .await;

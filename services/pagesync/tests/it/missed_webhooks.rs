@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use common::records::missed_webhooks::{self, Report};
-use common::records::subscription::{self, MAX_RESUBSCRIPTIONS, Subscription};
+use common::records::page_subscription::{self, MAX_RESUBSCRIPTIONS, PageSubscription};
 use common::records::{load_record, put_write, write_records};
 use model::announcements::NOTIFICATION_GRACE;
 use model::id::PageId;
@@ -12,14 +12,16 @@ use simulator::delivery::DeliveryFaults;
 
 use crate::BACKEND;
 use crate::support::eventually;
-use crate::support::facebook::{Connected, Scene, manual, nth};
+use crate::support::facebook::{
+    ConnectedDeployment, DeploymentOptions, manual_clock, page_id_text,
+};
 
 const PAGES: usize = 200;
 /// Fields that have a webhook: the name with its value, the others without.
 const FIELDS: [&str; 5] = ["name", "phone", "website", "description", "emails"];
 
 /// Returns the report on all days.
-async fn report(connected: &Connected) -> Report {
+async fn report(connected: &ConnectedDeployment) -> Report {
     let now = connected.clock.now();
     missed_webhooks::report(&*connected.deployment.store, "", now)
         .await
@@ -27,13 +29,13 @@ async fn report(connected: &Connected) -> Report {
 }
 
 /// Starts a deployment with `pages` Pages and waits until all of them are subscribed.
-async fn start(pages: usize) -> Connected {
-    let scene = Scene {
-        clock: manual(),
+async fn start(pages: usize) -> ConnectedDeployment {
+    let scene = DeploymentOptions {
+        clock: manual_clock(),
         pages,
-        ..Scene::default()
+        ..DeploymentOptions::default()
     };
-    let connected = Connected::start(BACKEND, scene).await;
+    let connected = ConnectedDeployment::start(BACKEND, scene).await;
     assert_eq!(connected.connect().await.0, 200);
     eventually("every subscription", || async {
         (connected.simulator.facebook().page_subscriptions.len() == pages).then_some(())
@@ -44,7 +46,7 @@ async fn start(pages: usize) -> Connected {
 }
 
 /// Changes each of [`FIELDS`] of every Page to a value that names the round.
-fn change_all(connected: &Connected, pages: usize, round: &str) {
+fn change_all(connected: &ConnectedDeployment, pages: usize, round: &str) {
     for n in 0..pages {
         for field in FIELDS {
             let value = format!("{field} {round}");
@@ -54,20 +56,23 @@ fn change_all(connected: &Connected, pages: usize, round: &str) {
                 json!(value)
             };
             let fields = json!({ field: value }).as_object().unwrap().clone();
-            connected.simulator.change(&nth(n), fields).unwrap();
+            connected
+                .simulator
+                .change(&page_id_text(n), fields)
+                .unwrap();
         }
     }
 }
 
 /// Waits until every delivery has ended and every webhook is applied.
-async fn wait_for_webhooks(connected: &Connected) {
+async fn wait_for_webhooks(connected: &ConnectedDeployment) {
     connected.simulator.delivery_counts().all_finished().await;
     connected.deployment.wait_until_idle().await;
 }
 
 /// Moves to the next daily poll and returns the report in which all of `changes` changes are
 /// counted.
-async fn report_after_poll(connected: &Connected, changes: u64) -> Report {
+async fn report_after_poll(connected: &ConnectedDeployment, changes: u64) -> Report {
     connected.next_day().await;
     eventually("every change to be found", || async {
         let report = report(connected).await;
@@ -118,7 +123,10 @@ async fn exactly_the_lost_webhooks_are_counted_as_missed() {
         .as_object()
         .unwrap()
         .clone();
-    connected.simulator.change(&nth(3), fields).unwrap();
+    connected
+        .simulator
+        .change(&page_id_text(3), fields)
+        .unwrap();
     wait_for_webhooks(&connected).await;
     report_after_poll(&connected, changes + each + 1).await;
     connected.advance(NOTIFICATION_GRACE);
@@ -186,9 +194,9 @@ async fn delayed_and_reordered_webhooks_are_not_counted_as_missed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_page_is_resubscribed_a_limited_number_of_times() {
     let connected = start(3).await;
-    let key = subscription::key(&PageId::parse(&nth(0)).unwrap());
+    let key = page_subscription::key(&PageId::parse(&page_id_text(0)).unwrap());
     let stored = || async {
-        let stored = load_record::<Subscription>(&*connected.deployment.store, &key).await;
+        let stored = load_record::<PageSubscription>(&*connected.deployment.store, &key).await;
         stored.unwrap().unwrap()
     };
     for round in 1..=MAX_RESUBSCRIPTIONS {
@@ -199,11 +207,11 @@ async fn a_silent_page_is_resubscribed_a_limited_number_of_times() {
             .simulator
             .facebook()
             .page_subscriptions
-            .insert(nth(0), feed);
+            .insert(page_id_text(0), feed);
         let fields = json!({"name": format!("unannounced {round}")});
         connected
             .simulator
-            .change(&nth(0), fields.as_object().unwrap().clone())
+            .change(&page_id_text(0), fields.as_object().unwrap().clone())
             .unwrap();
         connected.next_day().await;
         eventually("the unannounced change", || async {
@@ -216,7 +224,7 @@ async fn a_silent_page_is_resubscribed_a_limited_number_of_times() {
         assert_eq!(report(&connected).await.silent_pages.len(), 1);
         eventually("the subscription to be back", || async {
             let facebook = connected.simulator.facebook();
-            facebook.page_subscriptions[&nth(0)]
+            facebook.page_subscriptions[&page_id_text(0)]
                 .contains("name")
                 .then_some(())
         })
@@ -238,7 +246,7 @@ async fn a_silent_page_is_resubscribed_a_limited_number_of_times() {
         .simulator
         .facebook()
         .page_subscriptions
-        .remove(&nth(0));
+        .remove(&page_id_text(0));
     connected.next_day().await;
     connected.next_day().await;
     assert!(
@@ -246,7 +254,7 @@ async fn a_silent_page_is_resubscribed_a_limited_number_of_times() {
             .simulator
             .facebook()
             .page_subscriptions
-            .contains_key(&nth(0))
+            .contains_key(&page_id_text(0))
     );
     // A login resets the count.
     connected.advance(Duration::from_secs(60));
@@ -255,7 +263,7 @@ async fn a_silent_page_is_resubscribed_a_limited_number_of_times() {
         let facebook = connected.simulator.facebook();
         facebook
             .page_subscriptions
-            .contains_key(&nth(0))
+            .contains_key(&page_id_text(0))
             .then_some(())
     })
     .await;
@@ -265,11 +273,11 @@ async fn a_silent_page_is_resubscribed_a_limited_number_of_times() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_page_triggers_a_check_of_the_app_subscription() {
     let connected = start(3).await;
-    connected.simulator.facebook().subscription = None;
+    connected.simulator.facebook().app_subscription = None;
     let fields = json!({"name": "unannounced"});
     connected
         .simulator
-        .change(&nth(0), fields.as_object().unwrap().clone())
+        .change(&page_id_text(0), fields.as_object().unwrap().clone())
         .unwrap();
     connected.read_again(0).await;
     // Without a daily slot, only the silent Page can cause a check of the app subscription.
@@ -288,7 +296,7 @@ async fn a_silent_page_triggers_a_check_of_the_app_subscription() {
         connected
             .simulator
             .facebook()
-            .subscription
+            .app_subscription
             .is_some()
             .then_some(())
     })

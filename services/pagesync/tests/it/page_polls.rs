@@ -10,15 +10,17 @@ use serde_json::{Value as Json, json};
 
 use crate::BACKEND;
 use crate::support::eventually;
-use crate::support::facebook::{Connected, Scene, field, manual, nth};
+use crate::support::facebook::{
+    ConnectedDeployment, DeploymentOptions, field, manual_clock, page_id_text,
+};
 
 /// Starts a deployment with three connected Pages and a clock that only the test moves.
-async fn connected() -> Connected {
-    let scene = Scene {
-        clock: manual(),
-        ..Scene::default()
+async fn connected() -> ConnectedDeployment {
+    let scene = DeploymentOptions {
+        clock: manual_clock(),
+        ..DeploymentOptions::default()
     };
-    let connected = Connected::start(BACKEND, scene).await;
+    let connected = ConnectedDeployment::start(BACKEND, scene).await;
     assert_eq!(connected.connect().await.0, 200);
     // No later read may fall into the second in which the login read the Pages.
     connected.advance(Duration::from_secs(61));
@@ -26,16 +28,16 @@ async fn connected() -> Connected {
 }
 
 /// Changes fields of Page `n` at Facebook, which sends the webhooks of the change.
-fn change(connected: &Connected, n: usize, fields: &Json) {
+fn change(connected: &ConnectedDeployment, n: usize, fields: &Json) {
     connected
         .simulator
-        .change(&nth(n), fields.as_object().cloned().unwrap())
+        .change(&page_id_text(n), fields.as_object().cloned().unwrap())
         .unwrap();
 }
 
 /// Changes Page `n` at Facebook without a webhook.
 fn change_silently(
-    connected: &Connected,
+    connected: &ConnectedDeployment,
     n: usize,
     change: impl FnOnce(&mut simulator::pages::Page),
 ) {
@@ -43,7 +45,7 @@ fn change_silently(
         .simulator
         .pages()
         .into_iter()
-        .find(|page| page["id"] == nth(n))
+        .find(|page| page["id"] == page_id_text(n))
         .unwrap();
     change(&mut page);
     connected.simulator.put_page(&page).unwrap();
@@ -51,12 +53,12 @@ fn change_silently(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rename_shows_at_once_and_a_phone_number_after_the_verification_read() {
-    let scene = Scene {
+    let scene = DeploymentOptions {
         extra: &[("PAGESYNC_VERIFY_AFTER", "10s")],
-        clock: manual(),
-        ..Scene::default()
+        clock: manual_clock(),
+        ..DeploymentOptions::default()
     };
-    let connected = Connected::start(BACKEND, scene).await;
+    let connected = ConnectedDeployment::start(BACKEND, scene).await;
     assert_eq!(connected.connect().await.0, 200);
     connected.advance(Duration::from_secs(61));
     change(
@@ -134,8 +136,8 @@ async fn a_page_that_loses_three_fields_at_once_keeps_their_values_and_is_degrad
 #[tokio::test(flavor = "multi_thread")]
 async fn an_invalid_reply_of_graph_changes_nothing_and_the_read_is_retried() {
     let connected = connected().await;
-    let id = nth(0);
-    let other = nth(1);
+    let id = page_id_text(0);
+    let other = page_id_text(1);
     let object = json!({"id": id, "name": "Invalid"});
     let replies = [
         (
@@ -245,7 +247,7 @@ async fn each_failure_determines_the_status_of_the_page_and_the_time_of_the_retr
 async fn an_invalid_page_token_is_replaced_by_a_connection_poll() {
     let connected = connected().await;
     for token in connected.simulator.facebook().tokens.values_mut() {
-        if token.owner == simulator::token::TokenOwner::Page(nth(0)) {
+        if token.owner == simulator::token::TokenOwner::Page(page_id_text(0)) {
             token.invalid_subcode = Some(190);
         }
     }
@@ -280,7 +282,7 @@ async fn an_exhausted_rate_limit_blocks_every_call_until_it_ends() {
         .await
         .unwrap();
     assert!(stored.blocked_until > connected.clock.now());
-    let id = model::id::PageId::parse(&nth(1)).unwrap();
+    let id = model::id::PageId::parse(&page_id_text(1)).unwrap();
     common::pages::request_read(&*connected.deployment.store, &id, connected.clock.now())
         .await
         .unwrap();
@@ -325,11 +327,11 @@ async fn usage_near_the_rate_limit_defers_daily_polls() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_field_that_graph_does_not_have_is_excluded_and_the_rest_is_read() {
     let extra = [("PAGESYNC_FIELDS", "name,email,phone,created_time")];
-    let connected = Connected::start(
+    let connected = ConnectedDeployment::start(
         BACKEND,
-        Scene {
+        DeploymentOptions {
             extra: &extra,
-            ..Scene::default()
+            ..DeploymentOptions::default()
         },
     )
     .await;
@@ -355,11 +357,11 @@ async fn a_field_that_graph_does_not_have_is_excluded_and_the_rest_is_read() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_with_too_much_data_is_halved_and_an_empty_result_page_does_not_end_it() {
-    let connected = Connected::start(
+    let connected = ConnectedDeployment::start(
         BACKEND,
-        Scene {
+        DeploymentOptions {
             pages: 40,
-            ..Scene::default()
+            ..DeploymentOptions::default()
         },
     )
     .await;
@@ -380,10 +382,10 @@ async fn a_list_with_too_much_data_is_halved_and_an_empty_result_page_does_not_e
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_next_address_is_never_followed_and_a_repeated_cursor_ends_the_poll() {
-    let connected = Connected::start(BACKEND, Scene::default()).await;
-    let row = json!({"id": nth(0), "name": "Page 0", "access_token": "EAASx"});
+    let connected = ConnectedDeployment::start(BACKEND, DeploymentOptions::default()).await;
+    let row = json!({"id": page_id_text(0), "name": "Page 0", "access_token": "EAASx"});
     let listed = |next: &str, after: &str| json!({"edge": "GET me/accounts", "body": {"data": [row], "paging": {"next": next, "cursors": {"after": after}}}});
-    let elsewhere = connected.facebook.replace("127.0.0.1", "localhost") + "/_sim/pages";
+    let elsewhere = connected.facebook_url.replace("127.0.0.1", "localhost") + "/_sim/pages";
     connected.reply(&json!([
         listed(&elsewhere, "cursor"),
         listed("file:///etc/passwd", "cursor")
@@ -407,11 +409,11 @@ async fn a_next_address_is_never_followed_and_a_repeated_cursor_ends_the_poll() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_with_special_characters_is_sent_unchanged_with_its_proof() {
-    let connected = Connected::start(
+    let connected = ConnectedDeployment::start(
         BACKEND,
-        Scene {
-            clock: manual(),
-            ..Scene::default()
+        DeploymentOptions {
+            clock: manual_clock(),
+            ..DeploymentOptions::default()
         },
     )
     .await;

@@ -12,15 +12,17 @@ use simulator::bytes::{signature_256, signature_sha1};
 use crate::BACKEND;
 use crate::support::client;
 use crate::support::deployment::{APP_SECRET, VERIFY_TOKEN};
-use crate::support::facebook::{Connected, Scene, answer, manual, nth};
+use crate::support::facebook::{
+    ConnectedDeployment, DeploymentOptions, manual_clock, page_id_text, status_and_body,
+};
 
 /// Starts a deployment with three connected Pages and a clock that only the test moves.
-async fn connected() -> Connected {
-    let scene = Scene {
-        clock: manual(),
-        ..Scene::default()
+async fn connected() -> ConnectedDeployment {
+    let scene = DeploymentOptions {
+        clock: manual_clock(),
+        ..DeploymentOptions::default()
     };
-    let connected = Connected::start(BACKEND, scene).await;
+    let connected = ConnectedDeployment::start(BACKEND, scene).await;
     assert_eq!(connected.connect().await.0, 200);
     connected
 }
@@ -47,11 +49,11 @@ async fn only_fields_that_graph_has_are_requested() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_graph_version_is_configured_and_an_expired_one_is_detected() {
     let extra = [("PAGESYNC_GRAPH_VERSION", "v20.0")];
-    let connected = Connected::start(
+    let connected = ConnectedDeployment::start(
         BACKEND,
-        Scene {
+        DeploymentOptions {
             extra: &extra,
-            ..Scene::default()
+            ..DeploymentOptions::default()
         },
     )
     .await;
@@ -76,7 +78,7 @@ async fn the_graph_version_is_configured_and_an_expired_one_is_detected() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_permissions_that_reading_needs_are_requested() {
     let connected = connected().await;
-    let scopes = connected.connection().await.scopes;
+    let scopes = connected.connection().await.permissions;
     for needed in [
         "pages_show_list",
         "pages_read_engagement",
@@ -96,11 +98,11 @@ async fn the_permissions_that_reading_needs_are_requested() {
 async fn the_app_and_every_page_are_subscribed() {
     let connected = connected().await;
     let subscriptions = client()
-        .get(format!("{}/_sim/subscriptions", connected.facebook))
+        .get(format!("{}/_sim/subscriptions", connected.facebook_url))
         .send()
         .await
         .unwrap();
-    let (_, subscriptions) = answer(subscriptions).await;
+    let (_, subscriptions) = status_and_body(subscriptions).await;
     assert_eq!(
         subscriptions["app"]["callback"],
         json!(format!("{}/facebook/webhook", connected.public))
@@ -108,7 +110,10 @@ async fn the_app_and_every_page_are_subscribed() {
     assert_eq!(subscriptions["app"]["include_values"], json!(true));
     assert_eq!(subscriptions["pages"].as_object().unwrap().len(), 3);
     let change = json!({"name": "Delivered"}).as_object().cloned().unwrap();
-    connected.simulator.change(&nth(0), change).unwrap();
+    connected
+        .simulator
+        .change(&page_id_text(0), change)
+        .unwrap();
     crate::support::eventually("the delivery", || async {
         (connected.field(0, "name").await == json!("Delivered")).then_some(())
     })
@@ -118,20 +123,23 @@ async fn the_app_and_every_page_are_subscribed() {
         .simulator
         .facebook()
         .page_subscriptions
-        .remove(&nth(1));
-    let (_, before) = answer(
+        .remove(&page_id_text(1));
+    let (_, before) = status_and_body(
         client()
-            .get(format!("{}/_sim/deliveries", connected.facebook))
+            .get(format!("{}/_sim/deliveries", connected.facebook_url))
             .send()
             .await
             .unwrap(),
     )
     .await;
     let change = json!({"name": "Silent"}).as_object().cloned().unwrap();
-    connected.simulator.change(&nth(1), change).unwrap();
-    let (_, after) = answer(
+    connected
+        .simulator
+        .change(&page_id_text(1), change)
+        .unwrap();
+    let (_, after) = status_and_body(
         client()
-            .get(format!("{}/_sim/deliveries", connected.facebook))
+            .get(format!("{}/_sim/deliveries", connected.facebook_url))
             .send()
             .await
             .unwrap(),
@@ -192,7 +200,7 @@ async fn the_token_is_exchanged_for_a_long_lived_one_before_pages_are_read() {
         .collect();
     assert_eq!(page_tokens.len(), 3);
     assert!(
-        page_tokens.iter().all(|token| token.expires.is_none()),
+        page_tokens.iter().all(|token| token.expires_at.is_none()),
         "the Page tokens of a long-lived token never expire"
     );
     connected.finish().await;
@@ -200,11 +208,11 @@ async fn the_token_is_exchanged_for_a_long_lived_one_before_pages_are_read() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_result_page_is_read_once_and_stored() {
-    let connected = Connected::start(
+    let connected = ConnectedDeployment::start(
         BACKEND,
-        Scene {
+        DeploymentOptions {
             pages: 130,
-            ..Scene::default()
+            ..DeploymentOptions::default()
         },
     )
     .await;
@@ -222,7 +230,7 @@ async fn every_result_page_is_read_once_and_stored() {
 async fn the_subscription_of_another_app_is_ignored() {
     // On every Page, the simulator lists another app first, which is subscribed to every field.
     let connected = connected().await;
-    let fields = connected.simulator.facebook().page_subscriptions[&nth(0)].clone();
+    let fields = connected.simulator.facebook().page_subscriptions[&page_id_text(0)].clone();
     assert!(
         fields.contains("name") && !fields.contains("parking"),
         "the fields of this app and not those of the other: {fields:?}"
@@ -232,12 +240,12 @@ async fn the_subscription_of_another_app_is_ignored() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_a_webhook_reports_without_a_value_is_read() {
-    let connected = Connected::start(
+    let connected = ConnectedDeployment::start(
         BACKEND,
-        Scene {
+        DeploymentOptions {
             extra: &[("PAGESYNC_VERIFY_AFTER", "10s")],
-            clock: manual(),
-            ..Scene::default()
+            clock: manual_clock(),
+            ..DeploymentOptions::default()
         },
     )
     .await;
@@ -247,7 +255,10 @@ async fn a_change_that_a_webhook_reports_without_a_value_is_read() {
         .as_object()
         .cloned()
         .unwrap();
-    connected.simulator.change(&nth(1), change).unwrap();
+    connected
+        .simulator
+        .change(&page_id_text(1), change)
+        .unwrap();
     crate::support::eventually("the notification", || async {
         connected
             .page(1)
@@ -267,7 +278,7 @@ async fn a_change_that_a_webhook_reports_without_a_value_is_read() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_parameters_of_the_dialog_address_are_percent_encoded() {
-    let connected = Connected::start(BACKEND, Scene::default()).await;
+    let connected = ConnectedDeployment::start(BACKEND, DeploymentOptions::default()).await;
     let redirect = client().get(connected.login()).send().await.unwrap();
     let address = redirect.headers()["location"].to_str().unwrap();
     let encoded = format!("{}/facebook/callback", connected.public)
@@ -286,13 +297,13 @@ async fn the_parameters_of_the_dialog_address_are_percent_encoded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_denied_login_is_reported_as_denied() {
-    let connected = Connected::start(BACKEND, Scene::default()).await;
+    let connected = ConnectedDeployment::start(BACKEND, DeploymentOptions::default()).await;
     let deny = Decision {
         deny: true,
         ..Decision::default()
     };
     let (mut browser, callback) = connected.visit(&deny).await;
-    let (status, body) = answer(browser.get(&callback).await.unwrap()).await;
+    let (status, body) = status_and_body(browser.get(&callback).await.unwrap()).await;
     assert_eq!(
         (status, &body["error"]["code"]),
         (403, &json!("access_denied"))
@@ -349,7 +360,7 @@ async fn tokens_are_sealed_and_can_be_opened_after_a_restart() {
     for (_, stored) in tokens {
         let text = stored.value.to_string();
         assert!(
-            !text.contains("EAAS") && stored.value["sealed"]["key"] != Json::Null,
+            !text.contains("EAAS") && stored.value["sealed"]["key_id"] != Json::Null,
             "{text}"
         );
     }

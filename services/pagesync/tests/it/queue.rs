@@ -13,7 +13,7 @@ use model::queue_name::QueueName;
 use model::time::HostTime;
 
 use crate::BACKEND;
-use crate::support::deployment::Place;
+use crate::support::deployment::TestStorage;
 use crate::support::{eventually, page_id, webhook_job};
 
 fn poll(n: u64) -> Job {
@@ -54,7 +54,7 @@ async fn assert_empty(queue: &dyn Queue, queue_name: QueueName) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn published_jobs_are_available_to_the_next_process() {
-    let place = Place::new(BACKEND).await;
+    let place = TestStorage::new(BACKEND).await;
     let jobs = [webhook_job(1, "a"), webhook_job(2, "b")];
     let queue = place.queue().await;
     queue.publish(QueueName::Webhooks, &jobs).await.unwrap();
@@ -66,7 +66,7 @@ async fn published_jobs_are_available_to_the_next_process() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unacknowledged_message_is_redelivered_and_its_deliveries_are_counted() {
-    let place = Place::new(BACKEND).await;
+    let place = TestStorage::new(BACKEND).await;
     let queue = place.queue().await;
     queue
         .publish(QueueName::PollsNow, &[poll(1)])
@@ -87,7 +87,7 @@ async fn an_unacknowledged_message_is_redelivered_and_its_deliveries_are_counted
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requeue_returns_every_unacknowledged_message_once() {
-    let place = Place::new(BACKEND).await;
+    let place = TestStorage::new(BACKEND).await;
     let queue = place.queue().await;
     let jobs = [poll(1), poll(2), poll(3)];
     queue.publish(QueueName::PollsNow, &jobs).await.unwrap();
@@ -107,7 +107,7 @@ async fn requeue_returns_every_unacknowledged_message_once() {
     assert!(redelivered.iter().all(|delivery| delivery.attempt == 2));
     for delivery in deliveries {
         let result = delivery.ack().await;
-        assert!(matches!(result, Err(QueueError::Lost)), "{result:?}");
+        assert!(matches!(result, Err(QueueError::Requeued)), "{result:?}");
     }
     let mut seen = BTreeSet::new();
     for delivery in redelivered {
@@ -120,7 +120,7 @@ async fn requeue_returns_every_unacknowledged_message_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_publish_may_contain_every_kind_of_job() {
-    let place = Place::new(BACKEND).await;
+    let place = TestStorage::new(BACKEND).await;
     let queue = place.queue().await;
     let unreadable = Unreadable {
         body: vec![0, 159, 146, 150],
@@ -138,7 +138,7 @@ async fn one_publish_may_contain_every_kind_of_job() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_longer_than_a_message_should_be_has_a_message_of_its_own() {
-    let place = Place::new(BACKEND).await;
+    let place = TestStorage::new(BACKEND).await;
     let queue = place.queue().await;
     let long = webhook_job(1, &"x".repeat(1_500_000));
     let jobs = [webhook_job(2, "before"), long, webhook_job(3, "after")];
@@ -160,7 +160,7 @@ async fn a_job_longer_than_a_message_should_be_has_a_message_of_its_own() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_receive_loses_no_message() {
-    let place = Place::new(BACKEND).await;
+    let place = TestStorage::new(BACKEND).await;
     let queue = place.queue().await;
     for n in 1..=40 {
         queue
@@ -189,13 +189,13 @@ async fn a_cancelled_receive_loses_no_message() {
 /// wrong message; therefore the test checks each result.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn each_of_a_thousand_publishers_gets_its_own_result() {
-    let place = Place::new(BACKEND).await;
+    let place = TestStorage::new(BACKEND).await;
     let queue = place.queue().await;
     match &place {
-        Place::Distributed { vhost, .. } => {
+        TestStorage::Distributed { vhost, .. } => {
             vhost.limit_queue("pagesync.v1.polls_daily", 2000).await;
         }
-        Place::Embedded(directory) => {
+        TestStorage::Embedded(directory) => {
             let file = rusqlite::Connection::open(directory.path().join("pagesync.db")).unwrap();
             let limit = "UPDATE queues SET max_bytes = 2000 WHERE queue = 'polls_daily'";
             assert_eq!(file.execute(limit, []).unwrap(), 1);

@@ -13,14 +13,14 @@ use model::queue_name::QueueName;
 use model::time::HostTime;
 
 use crate::BACKEND;
-use crate::support::deployment::Place;
+use crate::support::deployment::TestStorage;
 use crate::support::{eventually, page_id};
 
 const PAGES: u64 = 1500;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_at_its_depth_limit_gets_no_polls_until_some_are_consumed() {
-    let place = Place::new(BACKEND).await;
+    let place = TestStorage::new(BACKEND).await;
     let (queue, store) = (place.queue().await, place.store());
     let due = |n: u64| Commit {
         due: vec![DueWrite {

@@ -17,7 +17,7 @@ use model::value::CanonicalValue;
 use serde_json::{Value as Json, json};
 
 use crate::BACKEND;
-use crate::support::deployment::Place;
+use crate::support::deployment::TestStorage;
 use crate::support::{eventually, page_id};
 
 /// Applies a webhook that names the Page at `stamp`, and returns the changes.
@@ -73,7 +73,7 @@ fn put(id: &str, body: Json) -> RecordWrite {
 
 #[tokio::test]
 async fn a_committed_page_is_read_back_and_each_commit_raises_its_version() {
-    let store = Place::new(BACKEND).await.into_store();
+    let store = TestStorage::new(BACKEND).await.into_store();
     let id = page_id(1);
     assert_eq!(
         load(&*store.1, &id).await,
@@ -109,7 +109,7 @@ async fn a_committed_page_is_read_back_and_each_commit_raises_its_version() {
 
 #[tokio::test]
 async fn the_second_of_two_commits_to_one_version_is_stale_and_writes_nothing() {
-    let store = Place::new(BACKEND).await.into_store();
+    let store = TestStorage::new(BACKEND).await.into_store();
     let id = page_id(1);
     let mut loser = write(&id, 0, "loser", 20);
     loser.records.push(put("loser", json!(1)));
@@ -139,7 +139,7 @@ async fn the_second_of_two_commits_to_one_version_is_stale_and_writes_nothing() 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_concurrent_writers_of_one_page_lose_no_write() {
     const WRITES: u64 = 40;
-    let store = Place::new(BACKEND).await.into_store();
+    let store = TestStorage::new(BACKEND).await.into_store();
     let id = page_id(1);
     apply(&*store.1, registration_commit(&id, 0, HostTime(1))).await;
     let writer = |offset: u64| {
@@ -209,7 +209,7 @@ async fn two_concurrent_writers_of_one_page_lose_no_write() {
 
 #[tokio::test]
 async fn a_guard_with_another_version_makes_the_whole_commit_stale() {
-    let store = Place::new(BACKEND).await.into_store();
+    let store = TestStorage::new(BACKEND).await.into_store();
     let (id, key) = (page_id(1), RecordKey::new(RecordKind::DeadLetter, "epoch"));
     apply(
         &*store.1,
@@ -246,7 +246,7 @@ async fn a_guard_with_another_version_makes_the_whole_commit_stale() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_is_deleted_at_its_expected_version_only_once() {
-    let store = Place::new(BACKEND).await.into_store();
+    let store = TestStorage::new(BACKEND).await.into_store();
     let key = RecordKey::new(RecordKind::DeadLetter, "once");
     apply(
         &*store.1,
@@ -297,7 +297,7 @@ async fn a_record_is_deleted_at_its_expected_version_only_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn records_expire_are_listed_in_order_and_count_concurrent_additions() {
-    let store = Place::new(BACKEND).await.into_store();
+    let store = TestStorage::new(BACKEND).await.into_store();
     let short_lived = RecordWrite::Put {
         key: RecordKey::new(RecordKind::DeadLetter, "b"),
         body: json!("short-lived"),

@@ -13,13 +13,13 @@ use model::time::HostTime;
 
 use crate::BACKEND;
 use crate::store::{apply, load, write};
-use crate::support::deployment::Place;
+use crate::support::deployment::TestStorage;
 use crate::support::page_id;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_due_subject_is_claimed_once_and_again_after_a_crash() {
     const PAGES: u64 = 300;
-    let store = Place::new(BACKEND).await.into_store();
+    let store = TestStorage::new(BACKEND).await.into_store();
     let due = |n: u64, at: u64| Commit {
         due: vec![DueWrite {
             subject: Subject::Page(page_id(n)),
@@ -107,7 +107,7 @@ async fn a_due_subject_is_claimed_once_and_again_after_a_crash() {
 
 #[tokio::test]
 async fn a_feed_reader_gets_each_change_once_or_an_answer_that_entries_were_trimmed() {
-    let (place, store) = Place::new(BACKEND).await.into_store();
+    let (place, store) = TestStorage::new(BACKEND).await.into_store();
     for n in 1..=6 {
         apply(&*store, write(&page_id(n), 0, "n", n)).await;
     }
@@ -160,7 +160,7 @@ async fn a_feed_reader_gets_each_change_once_or_an_answer_that_entries_were_trim
 
 #[tokio::test]
 async fn a_corrupt_page_does_not_affect_others_and_can_be_overwritten() {
-    let (place, store) = Place::new(BACKEND).await.into_store();
+    let (place, store) = TestStorage::new(BACKEND).await.into_store();
     for n in 1..=3 {
         apply(&*store, write(&page_id(n), 0, "good", n)).await;
     }
@@ -192,7 +192,7 @@ async fn a_corrupt_page_does_not_affect_others_and_can_be_overwritten() {
 
 #[tokio::test]
 async fn pages_are_listed_in_order_and_of_an_erased_page_only_status_and_version_stay() {
-    let store = Place::new(BACKEND).await.into_store();
+    let store = TestStorage::new(BACKEND).await.into_store();
     for n in [30, 4, 200] {
         apply(&*store.1, write(&page_id(n), 0, "secret", n)).await;
     }
@@ -233,7 +233,7 @@ async fn pages_are_listed_in_order_and_of_an_erased_page_only_status_and_version
 
 #[tokio::test]
 async fn a_check_writes_and_returns_the_epoch() {
-    let store = Place::new(BACKEND).await.into_store();
+    let store = TestStorage::new(BACKEND).await.into_store();
     let first = store.1.check().await.unwrap();
     assert_eq!(first.errors, [] as [String; 0]);
     assert_eq!(store.1.check().await.unwrap().epoch, first.epoch);
@@ -245,7 +245,7 @@ async fn a_check_writes_and_returns_the_epoch() {
 #[tokio::test(flavor = "multi_thread")]
 async fn three_schedulers_publish_each_due_page_once_and_at_most_once_more_for_each_crash() {
     const PAGES: u64 = 60;
-    let (place, store) = Place::new(BACKEND).await.into_store();
+    let (place, store) = TestStorage::new(BACKEND).await.into_store();
     let subjects: Vec<Subject> = (1..=PAGES).map(|n| Subject::Page(page_id(n))).collect();
     let due = |at: Option<HostTime>| Commit {
         due: subjects

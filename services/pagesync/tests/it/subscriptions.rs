@@ -11,7 +11,9 @@ use simulator::facebook::AppSubscription;
 
 use crate::BACKEND;
 use crate::support::eventually;
-use crate::support::facebook::{Connected, Scene, manual, nth};
+use crate::support::facebook::{
+    ConnectedDeployment, DeploymentOptions, manual_clock, page_id_text,
+};
 
 /// An app subscription whose callback belongs to another program.
 fn foreign_subscription() -> AppSubscription {
@@ -23,7 +25,7 @@ fn foreign_subscription() -> AppSubscription {
 }
 
 /// Loads the record of the app.
-async fn load_app(connected: &Connected) -> App {
+async fn load_app(connected: &ConnectedDeployment) -> App {
     load_record::<App>(&*connected.deployment.store, &app::key())
         .await
         .unwrap()
@@ -33,12 +35,12 @@ async fn load_app(connected: &Connected) -> App {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_callback_of_another_deployment_is_not_replaced_by_default() {
-    let connected = Connected::start(BACKEND, Scene::default()).await;
+    let connected = ConnectedDeployment::start(BACKEND, DeploymentOptions::default()).await;
     eventually("the callback of this deployment", || async {
         load_app(&connected).await.callback
     })
     .await;
-    connected.simulator.facebook().subscription = Some(foreign_subscription());
+    connected.simulator.facebook().app_subscription = Some(foreign_subscription());
     // The check of the app subscription is due, as at the start of a worker.
     let mut stored = load_record::<App>(&*connected.deployment.store, &app::key())
         .await
@@ -64,7 +66,7 @@ async fn the_callback_of_another_deployment_is_not_replaced_by_default() {
     })
     .await;
     assert!(problem.contains("another address"), "{problem}");
-    let subscription = connected.simulator.facebook().subscription.clone();
+    let subscription = connected.simulator.facebook().app_subscription.clone();
     assert_eq!(subscription.unwrap().callback, "https://bot.example/hook");
     connected.finish().await;
 }
@@ -72,20 +74,20 @@ async fn the_callback_of_another_deployment_is_not_replaced_by_default() {
 #[tokio::test(flavor = "multi_thread")]
 async fn with_replace_callback_the_callback_is_replaced_and_its_fields_stay() {
     let extra = [("PAGESYNC_REPLACE_CALLBACK", "true")];
-    let scene = Scene {
+    let scene = DeploymentOptions {
         extra: &extra,
-        clock: manual(),
-        ..Scene::default()
+        clock: manual_clock(),
+        ..DeploymentOptions::default()
     };
-    let connected = Connected::start(BACKEND, scene).await;
+    let connected = ConnectedDeployment::start(BACKEND, scene).await;
     eventually("the callback of this deployment", || async {
         load_app(&connected).await.callback
     })
     .await;
-    connected.simulator.facebook().subscription = Some(foreign_subscription());
+    connected.simulator.facebook().app_subscription = Some(foreign_subscription());
     connected.advance(Duration::from_secs(25 * 3600));
     let subscription = eventually("the callback to be replaced", || async {
-        let subscription = connected.simulator.facebook().subscription.clone()?;
+        let subscription = connected.simulator.facebook().app_subscription.clone()?;
         subscription
             .callback
             .starts_with(&connected.public)
@@ -101,19 +103,19 @@ async fn with_replace_callback_the_callback_is_replaced_and_its_fields_stay() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_subscription_keeps_the_fields_of_others_and_is_restored_after_its_removal() {
-    let scene = Scene {
-        clock: manual(),
-        ..Scene::default()
+    let scene = DeploymentOptions {
+        clock: manual_clock(),
+        ..DeploymentOptions::default()
     };
-    let connected = Connected::start(BACKEND, scene).await;
+    let connected = ConnectedDeployment::start(BACKEND, scene).await;
     let of_a_bot = BTreeSet::from(["feed".to_owned()]);
     connected
         .simulator
         .facebook()
         .page_subscriptions
-        .insert(nth(0), of_a_bot);
+        .insert(page_id_text(0), of_a_bot);
     assert_eq!(connected.connect().await.0, 200);
-    let fields = connected.simulator.facebook().page_subscriptions[&nth(0)].clone();
+    let fields = connected.simulator.facebook().page_subscriptions[&page_id_text(0)].clone();
     assert!(
         fields.contains("feed") && fields.contains("name"),
         "{fields:?}"
@@ -122,14 +124,14 @@ async fn a_page_subscription_keeps_the_fields_of_others_and_is_restored_after_it
         .simulator
         .facebook()
         .page_subscriptions
-        .remove(&nth(1));
+        .remove(&page_id_text(1));
     let slot = connected.connection().await.polling.daily_slot.unwrap();
     connected.advance(connected.clock.now().until(slot) + Duration::from_secs(1));
     eventually("the subscription to be restored", || async {
         let facebook = connected.simulator.facebook();
         facebook
             .page_subscriptions
-            .get(&nth(1))
+            .get(&page_id_text(1))
             .filter(|fields| fields.contains("name"))
             .map(drop)
     })
@@ -139,24 +141,24 @@ async fn a_page_subscription_keeps_the_fields_of_others_and_is_restored_after_it
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_restores_the_app_subscription_and_reports_whether_webhooks_can_arrive() {
-    let connected = Connected::start(BACKEND, Scene::default()).await;
+    let connected = ConnectedDeployment::start(BACKEND, DeploymentOptions::default()).await;
     let (_, body) = connected.connect().await;
     assert_eq!(
         body["connection"]["webhooks"],
         json!({"status": "success"}),
         "{body}"
     );
-    connected.simulator.facebook().subscription = None;
+    connected.simulator.facebook().app_subscription = None;
     let (_, body) = connected.connect().await;
     assert_eq!(
         body["connection"]["webhooks"],
         json!({"status": "success"}),
         "{body}"
     );
-    let subscription = connected.simulator.facebook().subscription.clone();
+    let subscription = connected.simulator.facebook().app_subscription.clone();
     let callback = subscription.unwrap().callback;
     assert!(callback.starts_with(&connected.public), "{callback}");
-    connected.simulator.facebook().subscription = Some(foreign_subscription());
+    connected.simulator.facebook().app_subscription = Some(foreign_subscription());
     let (_, body) = connected.connect().await;
     let webhooks = &body["connection"]["webhooks"];
     assert_eq!(webhooks["status"], "error", "{body}");

@@ -20,9 +20,11 @@ use simulator::browser::{Decision, LoginBrowser};
 use simulator::bytes::signature_256;
 
 use crate::BACKEND;
-use crate::support::deployment::{APP_SECRET, Place, VERIFY_TOKEN};
-use crate::support::facebook::{Connected, Scene, facebook, manual, nth, settings};
-use crate::support::{client, eventually, own_port, within};
+use crate::support::deployment::{APP_SECRET, TestStorage, VERIFY_TOKEN};
+use crate::support::facebook::{
+    ConnectedDeployment, DeploymentOptions, facebook, manual_clock, page_id_text, settings,
+};
+use crate::support::{client, eventually, reserve_port, within};
 
 /// A part of every token that the simulator issues. It must appear nowhere in pagesync.
 const CANARY: &str = "CANARYc0ffee";
@@ -39,18 +41,18 @@ struct LoggingProcess {
 impl LoggingProcess {
     fn start(
         role: Role,
-        place: &Place,
+        place: &TestStorage,
         extra: &[(String, String)],
         port: u16,
         log: &std::path::Path,
     ) -> Self {
-        let private = own_port();
+        let private = reserve_port();
         let mut environment = place.environment(role, &[]);
         environment.extend(extra.iter().cloned());
         environment.extend([
             ("PAGESYNC_LISTEN".to_owned(), format!("127.0.0.1:{port}")),
             (
-                "PAGESYNC_OPERATOR_LISTEN".to_owned(),
+                "PAGESYNC_PRIVATE_LISTEN".to_owned(),
                 format!("127.0.0.1:{private}"),
             ),
             ("PAGESYNC_LOG".to_owned(), "trace".to_owned()),
@@ -76,11 +78,11 @@ impl Drop for LoggingProcess {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_token_is_in_the_log_the_queue_the_store_the_answers_or_the_metrics() {
-    let port = own_port();
+    let port = reserve_port();
     let public = format!("http://127.0.0.1:{port}");
     let (simulator, address) = facebook(&public, 3).await;
     simulator.facebook().graph_faults.token_suffix = CANARY.to_owned();
-    let place = Place::new(BACKEND).await;
+    let place = TestStorage::new(BACKEND).await;
     let logs = tempfile::tempdir().unwrap();
     let log = logs.path().join("log");
     let extra = settings(&public, &address);
@@ -90,7 +92,7 @@ async fn no_token_is_in_the_log_the_queue_the_store_the_answers_or_the_metrics()
         let port = if matches!(role, Role::Up | Role::Ingress) {
             port
         } else {
-            own_port()
+            reserve_port()
         };
         processes.push(LoggingProcess::start(role, &place, &extra, port, &log));
     }
@@ -139,7 +141,7 @@ async fn no_token_is_in_the_log_the_queue_the_store_the_answers_or_the_metrics()
     // A log must not contain values of Pages either. The webhook is newer than the read of the
     // login.
     let sent_at = Clock::system().now().0 / 1000 + 2;
-    let webhook = json!({"object": "page", "entry": [{"id": nth(1), "time": sent_at, "changes": [{"field": "name", "value": PAGE_NAME}]}]});
+    let webhook = json!({"object": "page", "entry": [{"id": page_id_text(1), "time": sent_at, "changes": [{"field": "name", "value": PAGE_NAME}]}]});
     let webhook = webhook.to_string();
     let signature = signature_256(APP_SECRET, webhook.as_bytes());
     let request = http
@@ -147,7 +149,7 @@ async fn no_token_is_in_the_log_the_queue_the_store_the_answers_or_the_metrics()
         .header("x-hub-signature-256", signature)
         .body(webhook);
     assert_eq!(request.send().await.unwrap().status(), 200);
-    let other = PageId::parse(&nth(1)).unwrap();
+    let other = PageId::parse(&page_id_text(1)).unwrap();
     eventually("the value", || async {
         let stored = store
             .load_pages(std::slice::from_ref(&other))
@@ -159,7 +161,7 @@ async fn no_token_is_in_the_log_the_queue_the_store_the_answers_or_the_metrics()
     })
     .await;
     // A read of another Page fails with an error that contains a token.
-    let id = PageId::parse(&nth(0)).unwrap();
+    let id = PageId::parse(&page_id_text(0)).unwrap();
     let token = simulator.facebook().tokens.keys().next().cloned().unwrap();
     let error = json!({"error": {"message": format!("Malformed access token {token}"), "type": "OAuthException", "code": 190}});
     let reply = json!({"edge": "GET {id}", "status": 400, "body": error});
@@ -188,7 +190,7 @@ async fn no_token_is_in_the_log_the_queue_the_store_the_answers_or_the_metrics()
     let stored = place.everything_stored().await;
     // Without a worker, jobs stay in the broker and can be searched. On the embedded backend the
     // queue is in the database file.
-    if let Place::Distributed { .. } = &place {
+    if let TestStorage::Distributed { .. } = &place {
         processes[1].child.kill().unwrap();
         let mut browser = LoginBrowser::new().unwrap();
         let callback = browser
@@ -230,8 +232,8 @@ async fn no_token_is_in_the_log_the_queue_the_store_the_answers_or_the_metrics()
         logged.len()
     );
     let private_keys = std::fs::read_to_string(match &place {
-        Place::Embedded(directory) => directory.path().join("token.keys"),
-        Place::Distributed { .. } => "/dev/null".into(),
+        TestStorage::Embedded(directory) => directory.path().join("token.keys"),
+        TestStorage::Distributed { .. } => "/dev/null".into(),
     });
     let mut secrets = vec![
         CANARY.to_owned(),
@@ -258,7 +260,7 @@ async fn no_token_is_in_the_log_the_queue_the_store_the_answers_or_the_metrics()
         let near = at.map(|at| &logged[logged.floor_char_boundary(at.saturating_sub(200))..at]);
         assert_eq!(near, None, "a value is in the log");
     }
-    let is_embedded = matches!(place, Place::Embedded(_));
+    let is_embedded = matches!(place, TestStorage::Embedded(_));
     assert!(
         is_embedded || messages >= 2,
         "only {messages} messages were searched"
@@ -267,11 +269,11 @@ async fn no_token_is_in_the_log_the_queue_the_store_the_answers_or_the_metrics()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_can_be_rotated_while_the_deployment_runs() {
-    let connected = Connected::start(
+    let connected = ConnectedDeployment::start(
         BACKEND,
-        Scene {
-            clock: manual(),
-            ..Scene::default()
+        DeploymentOptions {
+            clock: manual_clock(),
+            ..DeploymentOptions::default()
         },
     )
     .await;
@@ -283,7 +285,7 @@ async fn keys_can_be_rotated_while_the_deployment_runs() {
             .unwrap();
         let mut keys: Vec<String> = tokens
             .into_iter()
-            .map(|(_, stored)| stored.value.sealed.unwrap().key)
+            .map(|(_, stored)| stored.value.sealed.unwrap().key_id)
             .collect();
         keys.dedup();
         keys
@@ -291,10 +293,10 @@ async fn keys_can_be_rotated_while_the_deployment_runs() {
     let before = key_ids().await;
     assert_eq!(before.len(), 1);
     let old_keys = match &connected.deployment.place {
-        Place::Embedded(directory) => {
+        TestStorage::Embedded(directory) => {
             std::fs::read_to_string(directory.path().join("token.keys")).unwrap()
         }
-        Place::Distributed { .. } => crate::support::deployment::sealing_key()
+        TestStorage::Distributed { .. } => crate::support::deployment::sealing_key()
             .text()
             .expose_secret()
             .to_owned(),
@@ -322,9 +324,9 @@ async fn keys_can_be_rotated_while_the_deployment_runs() {
     let page = connected.read_again(0).await;
     assert_eq!(page.status, Status::NeedsKey);
     assert_eq!(connected.field(0, "name").await, json!("Page 0"));
-    if let Place::Embedded(directory) = &connected.deployment.place {
+    if let TestStorage::Embedded(directory) = &connected.deployment.place {
         // The running process reads its key file at each use.
-        common::sealing::write_file(&directory.path().join("token.keys"), &keys).unwrap();
+        common::sealing::write_key_file(&directory.path().join("token.keys"), &keys).unwrap();
         connected.advance(Duration::from_secs(61));
         assert_eq!(connected.read_again(0).await.status, Status::Active);
     }
@@ -333,7 +335,7 @@ async fn keys_can_be_rotated_while_the_deployment_runs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disconnected_connection_is_not_written_again_and_its_tokens_are_deleted() {
-    let connected = Connected::start(BACKEND, Scene::default()).await;
+    let connected = ConnectedDeployment::start(BACKEND, DeploymentOptions::default()).await;
     assert_eq!(connected.connect().await.0, 200);
     let user = connected.connection().await.user;
     let store = &*connected.deployment.store;
@@ -391,8 +393,8 @@ async fn a_disconnected_connection_is_not_written_again_and_its_tokens_are_delet
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_of_another_app_is_refused() {
-    let connected = Connected::start(BACKEND, Scene::default()).await;
-    let Connected { deployment, .. } = connected;
+    let connected = ConnectedDeployment::start(BACKEND, DeploymentOptions::default()).await;
+    let ConnectedDeployment { deployment, .. } = connected;
     let store = deployment.store.clone();
     eventually("the store to be claimed", || async {
         let stored = common::records::load_record::<common::records::app::App>(

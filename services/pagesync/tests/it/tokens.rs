@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use common::records::connection::Status as ConnectionStatus;
-use common::records::subscription::{self, Subscription};
+use common::records::page_subscription::{self, PageSubscription};
 use common::records::{expiry, load_record, put_write, token, write_records};
 use model::id::{PageId, Subject};
 use model::job::{Claim, Job};
@@ -16,18 +16,20 @@ use simulator::token::{TokenInvalidation, TokenOwner};
 use crate::BACKEND;
 use crate::support::deployment::worker_context_with;
 use crate::support::eventually;
-use crate::support::facebook::{Connected, Scene, manual, nth};
+use crate::support::facebook::{
+    ConnectedDeployment, DeploymentOptions, manual_clock, page_id_text,
+};
 use crate::support::faulty_store::FaultyStore;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Starts a deployment with three connected Pages and a clock that only the test moves.
-async fn connected() -> Connected {
-    let scene = Scene {
-        clock: manual(),
-        ..Scene::default()
+async fn connected() -> ConnectedDeployment {
+    let scene = DeploymentOptions {
+        clock: manual_clock(),
+        ..DeploymentOptions::default()
     };
-    let connected = Connected::start(BACKEND, scene).await;
+    let connected = ConnectedDeployment::start(BACKEND, scene).await;
     assert_eq!(connected.connect().await.0, 200);
     connected.advance(Duration::from_secs(61));
     connected
@@ -35,7 +37,7 @@ async fn connected() -> Connected {
 
 /// Moves the clock by `days` and waits for the daily connection poll and its inspection of the
 /// token.
-async fn pass_days(connected: &Connected, days: u32) {
+async fn pass_days(connected: &ConnectedDeployment, days: u32) {
     let before = connected.connection().await;
     connected.advance(days * DAY);
     connected
@@ -81,7 +83,7 @@ async fn a_long_lived_token_is_renewed_and_alerts_come_14_7_3_and_1_days_before_
             for (_, role) in &connected.deployment.roles {
                 if connected
                     .deployment
-                    .private(role, "metrics")
+                    .get_private_of(role, "metrics")
                     .await
                     .1
                     .contains(&gauge)
@@ -118,7 +120,7 @@ async fn a_lost_permission_is_detected_and_an_invalid_page_token_is_replaced() {
         .revoke("200000000000001", "pages_manage_metadata")
         .unwrap();
     pass_days(&connected, 1).await;
-    let scopes = connected.connection().await.scopes;
+    let scopes = connected.connection().await.permissions;
     assert!(
         !scopes.iter().any(|scope| scope == "pages_manage_metadata"),
         "{scopes:?}"
@@ -126,7 +128,7 @@ async fn a_lost_permission_is_detected_and_an_invalid_page_token_is_replaced() {
     // Only the token of this Page becomes invalid. The next connection poll gets a new one.
     let invalidation = TokenInvalidation {
         user: None,
-        page: Some(nth(1)),
+        page: Some(page_id_text(1)),
         subcode: 463,
     };
     connected
@@ -136,7 +138,7 @@ async fn a_lost_permission_is_detected_and_an_invalid_page_token_is_replaced() {
     connected.advance(Duration::from_secs(7200));
     let connection_polls = connected.calls("GET me/accounts");
     let reads = connected.calls("GET {id}");
-    let id = PageId::parse(&nth(1)).unwrap();
+    let id = PageId::parse(&page_id_text(1)).unwrap();
     common::pages::request_read(&*connected.deployment.store, &id, connected.clock.now())
         .await
         .unwrap();
@@ -162,13 +164,16 @@ async fn a_lost_permission_is_detected_and_an_invalid_page_token_is_replaced() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_restores_an_invalid_connection_and_the_history_stays() {
     let connected = connected().await;
-    let id = PageId::parse(&nth(0)).unwrap();
+    let id = PageId::parse(&page_id_text(0)).unwrap();
     let store = connected.deployment.store.clone();
     let fields = json!({"name": "before the end"})
         .as_object()
         .unwrap()
         .clone();
-    connected.simulator.change(&nth(0), fields).unwrap();
+    connected
+        .simulator
+        .change(&page_id_text(0), fields)
+        .unwrap();
     eventually("the name", || async {
         (connected.field(0, "name").await == json!("before the end")).then_some(())
     })
@@ -195,7 +200,10 @@ async fn a_login_restores_an_invalid_connection_and_the_history_stays() {
         .as_object()
         .unwrap()
         .clone();
-    connected.simulator.change(&nth(0), fields).unwrap();
+    connected
+        .simulator
+        .change(&page_id_text(0), fields)
+        .unwrap();
     eventually("the name", || async {
         (connected.field(0, "name").await == json!("after the end")).then_some(())
     })
@@ -236,7 +244,7 @@ async fn a_refused_token_that_was_replaced_in_the_meantime_is_no_failure() {
 async fn poll_while_the_token_is_replaced(subject: fn(PageId) -> Subject, edge: &str) {
     let connected = connected().await;
     let (page, user) = (
-        PageId::parse(&nth(0)).unwrap(),
+        PageId::parse(&page_id_text(0)).unwrap(),
         connected.connection().await.user,
     );
     let key = token::page_key(&user, &page);
@@ -244,11 +252,11 @@ async fn poll_while_the_token_is_replaced(subject: fn(PageId) -> Subject, edge: 
         let mut facebook = connected.simulator.facebook();
         let invalidation = TokenInvalidation {
             user: None,
-            page: Some(nth(0)),
+            page: Some(page_id_text(0)),
             subcode: 463,
         };
         facebook.invalidate_tokens(&invalidation);
-        facebook.issue(TokenOwner::Page(nth(0)), user.as_str(), None)
+        facebook.issue(TokenOwner::Page(page_id_text(0)), user.as_str(), None)
     };
     let place = &connected.deployment.place;
     let store = connected.deployment.store.clone();
@@ -266,8 +274,8 @@ async fn poll_while_the_token_is_replaced(subject: fn(PageId) -> Subject, edge: 
         ..usual
     };
     // Both subjects are due by the time of the claim, and no scheduler claims them earlier.
-    let record = subscription::key(&page);
-    let stored = load_record::<Subscription>(&*context.store, &record)
+    let record = page_subscription::key(&page);
+    let stored = load_record::<PageSubscription>(&*context.store, &record)
         .await
         .unwrap();
     let mut stored = stored.unwrap();
@@ -285,7 +293,7 @@ async fn poll_while_the_token_is_replaced(subject: fn(PageId) -> Subject, edge: 
         .unwrap();
     let page = connected.page(0).await;
     assert_eq!((page.status, page.polling.failures), (Status::Active, 0));
-    let stored = load_record::<Subscription>(&*context.store, &record)
+    let stored = load_record::<PageSubscription>(&*context.store, &record)
         .await
         .unwrap();
     let stored = stored.unwrap().value;

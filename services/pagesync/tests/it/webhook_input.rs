@@ -148,7 +148,7 @@ async fn each_webhook_of_the_table_has_its_answer_and_its_effect() {
         .collect();
     let pages: Vec<u64> = (1..=cases.len() as u64).map(|n| 500_000 + n).collect();
     deployment
-        .add(&pages.iter().map(|page| page_id(*page)).collect::<Vec<_>>())
+        .register_without_read(&pages.iter().map(|page| page_id(*page)).collect::<Vec<_>>())
         .await;
     for (case, page) in cases.iter().zip(&pages) {
         let page = page.to_string();
@@ -164,7 +164,7 @@ async fn each_webhook_of_the_table_has_its_answer_and_its_effect() {
         );
     }
     deployment.wait_until_idle().await;
-    let dead_letters = dead_letter::all(&*deployment.store).await.unwrap();
+    let dead_letters = dead_letter::list(&*deployment.store).await.unwrap();
     let reasons: Vec<String> = dead_letters
         .into_iter()
         .map(|(_, dead_letter)| dead_letter.reason)

@@ -19,22 +19,22 @@ use model::time::HostTime;
 use serde_json::{Value as Json, json};
 
 use crate::BACKEND;
-use crate::support::deployment::{Place, worker_context};
+use crate::support::deployment::{TestStorage, worker_context};
 use crate::support::faulty_store::FaultyStore;
 use crate::support::{eventually, page_id, webhook_job};
 
 /// A queue and a store for the workers of one test.
-pub(crate) struct Bench {
+pub(crate) struct WorkerFixture {
     /// The place of the queue and the store, which must live as long as they do.
-    pub(crate) place: Place,
+    pub(crate) place: TestStorage,
     pub(crate) queue: Arc<dyn Queue>,
     pub(crate) store: Arc<dyn Store>,
 }
 
-impl Bench {
+impl WorkerFixture {
     /// Creates an empty queue and a store in which these Pages are registered.
     pub(crate) async fn new(pages: &[u64]) -> Self {
-        let place = Place::new(BACKEND).await;
+        let place = TestStorage::new(BACKEND).await;
         let (queue, store) = (place.queue().await, place.store());
         for page in pages {
             let commit = pages::registration_commit(&page_id(*page), 0, Clock::system().now());
@@ -96,7 +96,7 @@ impl Bench {
 
     /// Returns every dead letter with its id.
     pub(crate) async fn dead_letters(&self) -> Vec<(String, DeadLetter)> {
-        dead_letter::all(&*self.store).await.unwrap()
+        dead_letter::list(&*self.store).await.unwrap()
     }
 }
 
@@ -108,7 +108,7 @@ pub(crate) async fn stop(lifecycle: Lifecycle) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_outage_loses_no_webhook_and_makes_no_dead_letter() {
-    let bench = Bench::new(&(1..=50).collect::<Vec<_>>()).await;
+    let bench = WorkerFixture::new(&(1..=50).collect::<Vec<_>>()).await;
     let store = FaultyStore::unavailable(bench.store.clone(), 0, 0);
     let running = bench.start(store.clone());
     bench.publish(&[webhook_job(1, "before")]).await;
@@ -131,7 +131,7 @@ async fn a_store_outage_loses_no_webhook_and_makes_no_dead_letter() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_corrupt_page_starts_again_and_its_former_content_becomes_a_dead_letter() {
     // Without a scheduler, no read changes the Page before the test loads it.
-    let bench = Bench::new(&[1, 2]).await;
+    let bench = WorkerFixture::new(&[1, 2]).await;
     let running = bench.start(bench.store.clone());
     let rename = async |page: u64, name: &str| {
         bench.publish(&[webhook_job(page, name)]).await;
@@ -167,7 +167,7 @@ async fn a_corrupt_page_starts_again_and_its_former_content_becomes_a_dead_lette
 
 #[tokio::test(flavor = "multi_thread")]
 async fn several_workers_on_few_pages_end_with_the_newest_values_and_apply_none_twice() {
-    let bench = Bench::new(&[1, 2]).await;
+    let bench = WorkerFixture::new(&[1, 2]).await;
     for round in 0..40u64 {
         let jobs: Vec<Job> = (1..=2).flat_map(|page| {
             let body = format!(
@@ -206,7 +206,7 @@ async fn several_workers_on_few_pages_end_with_the_newest_values_and_apply_none_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_late_message_restores_an_erased_page() {
-    let bench = Bench::new(&[1]).await;
+    let bench = WorkerFixture::new(&[1]).await;
     let running = bench.start(bench.store.clone());
     bench.publish(&[webhook_job(1, "before")]).await;
     bench.wait_for_name(1, "before").await;
@@ -260,7 +260,7 @@ async fn no_late_message_restores_an_erased_page() {
 /// was applied.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_whose_reply_was_lost_has_no_second_effect() {
-    let bench = Bench::new(&[1]).await;
+    let bench = WorkerFixture::new(&[1]).await;
     let publish = async |name: &str| {
         bench.publish(&[webhook_job(1, name)]).await;
         let delivery = bench.queue.receive(QueueName::Webhooks).await.unwrap();

@@ -20,7 +20,7 @@ use model::id::PageId;
 use model::page::Page;
 use model::polling::Polling;
 use model::queue_name::QueueName;
-use pagesync::roles::{self, Running};
+use pagesync::roles::{self, RunningRole};
 use secrecy::ExposeSecret as _;
 use simulator::bytes::signature_256;
 use tempfile::TempDir;
@@ -37,14 +37,14 @@ pub(crate) const VERIFY_TOKEN: &str = "a verify token with spaces & signs";
 
 /// Where a deployment has its queue and its store.
 #[derive(Debug)]
-pub(crate) enum Place {
+pub(crate) enum TestStorage {
     /// The directory of the database file.
     Embedded(TempDir),
     /// A vhost, and the address of a Redis database.
     Distributed { vhost: Vhost, redis: String },
 }
 
-impl Place {
+impl TestStorage {
     /// Creates an empty place.
     pub(crate) async fn new(backend: TestBackend) -> Self {
         match backend {
@@ -112,7 +112,7 @@ impl Place {
             ("PAGESYNC_GRAPH_URL", "http://127.0.0.1:9".to_owned()),
             ("PAGESYNC_DIALOG_URL", "http://127.0.0.1:9".to_owned()),
             ("PAGESYNC_LISTEN", "127.0.0.1:0".to_owned()),
-            ("PAGESYNC_OPERATOR_LISTEN", "127.0.0.1:0".to_owned()),
+            ("PAGESYNC_PRIVATE_LISTEN", "127.0.0.1:0".to_owned()),
             ("PAGESYNC_VERIFY_AFTER", "24h".to_owned()),
             ("PAGESYNC_TIME_ZONE", time_zone_where_it_is_noon()),
         ];
@@ -174,7 +174,7 @@ pub(crate) fn sealing_key() -> &'static PrivateKey {
 
 /// Returns the context of a worker on `place`, with this queue and store.
 pub(crate) fn worker_context(
-    place: &Place,
+    place: &TestStorage,
     queue: Arc<dyn Queue>,
     store: Arc<dyn Store>,
 ) -> worker::context::Context {
@@ -183,14 +183,14 @@ pub(crate) fn worker_context(
 
 /// Returns the same as [`worker_context`], with further settings.
 pub(crate) fn worker_context_with(
-    place: &Place,
+    place: &TestStorage,
     queue: Arc<dyn Queue>,
     store: Arc<dyn Store>,
     extra: &[(String, String)],
 ) -> worker::context::Context {
     let mut environment = place.environment(Role::Worker, &[("PAGESYNC_VERIFY_AFTER", "10s")]);
     environment.extend(extra.iter().cloned());
-    let role = if matches!(place, Place::Embedded(_)) {
+    let role = if matches!(place, TestStorage::Embedded(_)) {
         Role::Up
     } else {
         Role::Worker
@@ -206,9 +206,9 @@ pub(crate) fn worker_context_with(
 #[derive(Debug)]
 pub(crate) struct Deployment {
     /// Where it has its queue and its store.
-    pub(crate) place: Place,
+    pub(crate) place: TestStorage,
     /// Its running roles; the first one has the public listener.
-    pub(crate) roles: Vec<(Role, Running)>,
+    pub(crate) roles: Vec<(Role, RunningRole)>,
     /// Its store.
     pub(crate) store: Arc<dyn Store>,
     /// A client that follows no redirect.
@@ -225,18 +225,18 @@ impl Deployment {
 
     /// Starts a deployment with further settings on an empty place.
     pub(crate) async fn start_with(backend: TestBackend, extra: &[(&str, &str)]) -> Self {
-        Self::start_on(Place::new(backend).await, extra).await
+        Self::start_on(TestStorage::new(backend).await, extra).await
     }
 
     /// Starts a deployment with further settings on `place`.
-    pub(crate) async fn start_on(place: Place, extra: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start_on(place: TestStorage, extra: &[(&str, &str)]) -> Self {
         let roles = place.roles();
         Self::start_roles(place, &roles, extra, &Clock::system()).await
     }
 
     /// Starts these roles on `place` by `clock` and waits until all are ready.
     pub(crate) async fn start_roles(
-        place: Place,
+        place: TestStorage,
         wanted: &[Role],
         extra: &[(&str, &str)],
         clock: &Clock,
@@ -255,7 +255,7 @@ impl Deployment {
         };
         eventually("readiness", || async {
             for (_, running) in &deployment.roles {
-                let ready = deployment.private(running, "readyz").await;
+                let ready = deployment.get_private_of(running, "readyz").await;
                 if ready.0 != 200 {
                     return None;
                 }
@@ -267,13 +267,13 @@ impl Deployment {
     }
 
     /// Starts one more role on the same place, with default settings.
-    pub(crate) async fn join(&mut self, role: Role) {
+    pub(crate) async fn add_role(&mut self, role: Role) {
         let running = start_role(&self.place, role, &[], &Clock::system()).await;
         self.roles.push((role, running));
     }
 
     /// Returns the role with the public listener.
-    pub(crate) fn public_role(&self) -> &Running {
+    pub(crate) fn public_role(&self) -> &RunningRole {
         &self.roles[0].1
     }
 
@@ -285,11 +285,11 @@ impl Deployment {
     /// Sends a GET to the private listener of the role with the public listener; returns status and
     /// body.
     pub(crate) async fn get_private(&self, path: &str) -> (u16, String) {
-        self.private(self.public_role(), path).await
+        self.get_private_of(self.public_role(), path).await
     }
 
     /// Sends a GET to the private listener of a role; returns status and body.
-    pub(crate) async fn private(&self, running: &Running, path: &str) -> (u16, String) {
+    pub(crate) async fn get_private_of(&self, running: &RunningRole, path: &str) -> (u16, String) {
         let url = format!("http://{}/{path}", running.private);
         let answer = self.client.get(url).send().await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
@@ -319,7 +319,7 @@ impl Deployment {
     }
 
     /// Registers Pages that are not read.
-    pub(crate) async fn add(&self, ids: &[PageId]) {
+    pub(crate) async fn register_without_read(&self, ids: &[PageId]) {
         for id in ids {
             let mut commit = pages::registration_commit(id, 0, Clock::system().now());
             // Without a first read, because the tests that use this are about webhooks.
@@ -359,7 +359,7 @@ impl Deployment {
     /// Returns how often all roles together counted an ignored part of a webhook with the label
     /// value `name`, or a job with the result `name`.
     pub(crate) fn counted(&self, name: &'static str) -> u64 {
-        let count = |running: &Running| {
+        let count = |running: &RunningRole| {
             let parts = running.metrics.webhook_parts_ignored.get(name);
             parts + running.metrics.jobs_done.get(name)
         };
@@ -370,7 +370,7 @@ impl Deployment {
     pub(crate) async fn wait_until_idle(&self) {
         eventually("the acknowledgement of every job", || async {
             let (mut published, mut done) = (0, 0);
-            for (_, Running { metrics, .. }) in &self.roles {
+            for (_, RunningRole { metrics, .. }) in &self.roles {
                 published += metrics.jobs_published.get();
                 for queue_name in [QueueName::PollsNow, QueueName::PollsDaily] {
                     published += metrics.polls_published.get(queue_name.as_str());
@@ -400,8 +400,8 @@ impl Deployment {
             running.lifecycle.finish().await.unwrap();
         }
         let queue = match &self.place {
-            Place::Embedded(_) => self.roles[0].1.backends.queue.clone(),
-            Place::Distributed { .. } => self.place.queue().await,
+            TestStorage::Embedded(_) => self.roles[0].1.backends.queue.clone(),
+            TestStorage::Distributed { .. } => self.place.queue().await,
         };
         let left = queue.depth(QueueName::Webhooks).await.unwrap().messages;
         assert_eq!(left, 0, "webhooks left in the queue");
@@ -410,7 +410,12 @@ impl Deployment {
 }
 
 /// Starts a role on `place`; panics if its settings are invalid.
-async fn start_role(place: &Place, role: Role, extra: &[(&str, &str)], clock: &Clock) -> Running {
+async fn start_role(
+    place: &TestStorage,
+    role: Role,
+    extra: &[(&str, &str)],
+    clock: &Clock,
+) -> RunningRole {
     let config = Config::read(&place.environment(role, extra), role).unwrap();
     roles::start(&config, role, clock.clone(), None)
         .await

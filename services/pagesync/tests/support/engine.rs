@@ -14,7 +14,7 @@ use testcontainers::core::{ContainerPort, ExecCommand, Mount, WaitFor};
 use testcontainers::runners::AsyncRunner as _;
 use testcontainers::{ContainerAsync, GenericImage, ImageExt as _};
 
-use super::{eventually, own_port, within};
+use super::{eventually, reserve_port, within};
 
 /// Which server it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,12 +43,12 @@ pub(crate) struct Server {
 #[derive(Debug)]
 enum Form {
     Container(Box<ContainerAsync<GenericImage>>),
-    Process(Process),
+    Process(ServerProcess),
 }
 
 /// A server that runs as a process.
 #[derive(Debug)]
-struct Process {
+struct ServerProcess {
     directory: PathBuf,
     /// The ports of RabbitMQ for Erlang: of the distribution, and of the port mapper (epmd).
     erlang_ports: [u16; 2],
@@ -108,13 +108,13 @@ impl Server {
 
     async fn start_on(kind: Kind, disk: Disk) -> Self {
         let ports: Vec<u16> = match kind {
-            Kind::RabbitMq => vec![own_port(), own_port()],
-            Kind::Redis => vec![own_port()],
+            Kind::RabbitMq => vec![reserve_port(), reserve_port()],
+            Kind::Redis => vec![reserve_port()],
         };
         let form = if engine_answers() {
             Form::Container(Box::new(container(kind, &ports, disk).await))
         } else {
-            Form::Process(Process::start(kind, &ports))
+            Form::Process(ServerProcess::start(kind, &ports))
         };
         let server = Self { kind, ports, form };
         server.wait_until_up().await;
@@ -299,14 +299,14 @@ const REDIS_SETTINGS: [&str; 10] = [
     "",
 ];
 
-impl Process {
+impl ServerProcess {
     fn start(kind: Kind, ports: &[u16]) -> Self {
         let directory =
             std::env::temp_dir().join(format!("pagesync-test-{}-{}", std::process::id(), ports[0]));
         std::fs::create_dir_all(&directory).unwrap();
         let process = Self {
             directory,
-            erlang_ports: [own_port(), own_port()],
+            erlang_ports: [reserve_port(), reserve_port()],
             child: Mutex::new(None),
         };
         process.spawn(kind, ports);
@@ -375,7 +375,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
         if self.child.lock().is_ok_and(|child| child.is_some()) {
             self.kill();

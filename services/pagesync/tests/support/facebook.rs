@@ -19,18 +19,18 @@ use simulator::facebook::App;
 use simulator::{Options, Simulator};
 use tokio::net::TcpListener;
 
-use super::deployment::{APP_ID, APP_SECRET, Deployment, Place};
-use super::{TestBackend, eventually, own_port};
+use super::deployment::{APP_ID, APP_SECRET, Deployment, TestStorage};
+use super::{TestBackend, eventually, reserve_port};
 
 /// A deployment and the simulated Facebook that it calls.
 #[derive(Debug)]
-pub(crate) struct Connected {
+pub(crate) struct ConnectedDeployment {
     /// The deployment.
     pub(crate) deployment: Deployment,
     /// The simulated Facebook.
     pub(crate) simulator: Simulator,
     /// The base address of the simulated Facebook.
-    pub(crate) facebook: String,
+    pub(crate) facebook_url: String,
     /// The base address of the public listener.
     pub(crate) public: String,
     /// The clock of the roles.
@@ -41,7 +41,7 @@ pub(crate) struct Connected {
 
 /// What a test starts with.
 #[derive(Debug, Clone)]
-pub(crate) struct Scene<'a> {
+pub(crate) struct DeploymentOptions<'a> {
     /// Further settings of the roles.
     pub(crate) extra: &'a [(&'a str, &'a str)],
     /// The clock of the roles.
@@ -56,7 +56,7 @@ pub(crate) struct Scene<'a> {
     pub(crate) only: &'a [Role],
 }
 
-impl Default for Scene<'_> {
+impl Default for DeploymentOptions<'_> {
     fn default() -> Self {
         Self {
             extra: &[],
@@ -70,13 +70,13 @@ impl Default for Scene<'_> {
 }
 
 /// Returns the id of Page `n` of a scene, counted from 0.
-pub(crate) fn nth(n: usize) -> String {
+pub(crate) fn page_id_text(n: usize) -> String {
     format!("{}", 100_000_000_000_001 + n)
 }
 
 /// Returns Page `n` of a scene as Facebook has it at the start.
 pub(crate) fn page(n: usize) -> simulator::pages::Page {
-    let id = nth(n);
+    let id = page_id_text(n);
     let page = json!({
         "id": id, "name": format!("Page {n}"), "category": "Coffee shop", "about": "about",
         "category_list": [{"id": "197871390225897", "name": "Coffee shop"}],
@@ -136,12 +136,12 @@ pub(crate) fn settings(public: &str, facebook: &str) -> Vec<(String, String)> {
     .to_vec()
 }
 
-impl Connected {
+impl ConnectedDeployment {
     /// Starts a deployment and its Facebook. No person has logged in yet.
-    pub(crate) async fn start(backend: TestBackend, scene: Scene<'_>) -> Self {
-        let public = format!("http://127.0.0.1:{}", own_port());
+    pub(crate) async fn start(backend: TestBackend, scene: DeploymentOptions<'_>) -> Self {
+        let public = format!("http://127.0.0.1:{}", reserve_port());
         let (simulator, facebook) = facebook(&public, scene.pages).await;
-        let place = Place::new(backend).await;
+        let place = TestStorage::new(backend).await;
         let mut settings = settings(&public, &facebook);
         let dialog = facebook.replace("127.0.0.1", scene.dialog_host);
         settings.push(("PAGESYNC_DIALOG_URL".to_owned(), dialog));
@@ -167,7 +167,7 @@ impl Connected {
         Self {
             deployment,
             simulator,
-            facebook,
+            facebook_url: facebook,
             public,
             clock: scene.clock,
             settings,
@@ -213,7 +213,7 @@ impl Connected {
         let (mut visitor, callback) = self.visit(decision).await;
         let began = std::time::Instant::now();
         loop {
-            let (status, body) = answer(visitor.get(&callback).await.unwrap()).await;
+            let (status, body) = status_and_body(visitor.get(&callback).await.unwrap()).await;
             if body["connection"]["status"] != "pending" {
                 return (status, body);
             }
@@ -225,12 +225,15 @@ impl Connected {
     /// pending.
     pub(crate) async fn connect_once(&self) -> (u16, Json) {
         let (mut visitor, callback) = self.visit(&Decision::default()).await;
-        answer(visitor.get(&callback).await.unwrap()).await
+        status_and_body(visitor.get(&callback).await.unwrap()).await
     }
 
     /// Returns the stored Page `n`.
     pub(crate) async fn page(&self, n: usize) -> Page {
-        let stored = self.deployment.page(&PageId::parse(&nth(n)).unwrap()).await;
+        let stored = self
+            .deployment
+            .page(&PageId::parse(&page_id_text(n)).unwrap())
+            .await;
         stored.unwrap_or_else(|| panic!("Page {n} is not stored")).1
     }
 
@@ -242,7 +245,7 @@ impl Connected {
     /// Requests a read of Page `n` and waits until a later attempt has ended. Returns the Page
     /// after it.
     pub(crate) async fn read_again(&self, n: usize) -> Page {
-        let id = PageId::parse(&nth(n)).unwrap();
+        let id = PageId::parse(&page_id_text(n)).unwrap();
         let before = self.deployment.page(&id).await.unwrap().1.polling;
         pages::request_read(&*self.deployment.store, &id, self.clock.now())
             .await
@@ -320,13 +323,13 @@ pub(crate) fn field(page: &Page, name: &str) -> Json {
 }
 
 /// Returns a clock that starts at the present time and is moved only by the test.
-pub(crate) fn manual() -> Clock {
+pub(crate) fn manual_clock() -> Clock {
     Clock::manual(Clock::system().now())
 }
 
 /// Returns the status and the body of an HTTP answer; a body that is not JSON is returned as a
 /// string.
-pub(crate) async fn answer(answer: reqwest::Response) -> (u16, Json) {
+pub(crate) async fn status_and_body(answer: reqwest::Response) -> (u16, Json) {
     let status = answer.status().as_u16();
     let text = answer.text().await.unwrap();
     (

@@ -77,7 +77,7 @@ pub(crate) fn webhook_job(n: u64, name: &str) -> Job {
 
 /// Returns an HTTP client that follows no redirect.
 pub(crate) fn client() -> reqwest::Client {
-    common::tls::provide();
+    common::tls::install_provider();
     reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .build()
@@ -89,7 +89,7 @@ pub(crate) fn client() -> reqwest::Client {
 ///
 /// The port is below those that a system gives to outgoing connections and to listeners on port 0.
 /// A lock file reserves it against other test processes.
-pub(crate) fn own_port() -> u16 {
+pub(crate) fn reserve_port() -> u16 {
     static RESERVED: Mutex<Vec<(u16, File)>> = Mutex::new(Vec::new());
     const FIRST: u16 = 10_000;
     const COUNT: u32 = 6_000;

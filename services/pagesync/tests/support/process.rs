@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use common::config::settings::Environment;
 
-use super::{client, own_port, within};
+use super::{client, reserve_port, within};
 
 /// One role as a process. It starts again on the same ports.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(crate) struct Process {
 impl Process {
     /// Starts a role on unused ports and waits until it is ready.
     pub(crate) async fn start(role: &'static str, environment: Environment) -> Self {
-        Self::start_on(role, environment, own_port()).await
+        Self::start_on(role, environment, reserve_port()).await
     }
 
     /// Starts a role with its public listener on the port `public` and waits until it is ready.
@@ -33,10 +33,10 @@ impl Process {
         mut environment: Environment,
         public: u16,
     ) -> Self {
-        let private = own_port();
+        let private = reserve_port();
         environment.insert("PAGESYNC_LISTEN".to_owned(), format!("127.0.0.1:{public}"));
         environment.insert(
-            "PAGESYNC_OPERATOR_LISTEN".to_owned(),
+            "PAGESYNC_PRIVATE_LISTEN".to_owned(),
             format!("127.0.0.1:{private}"),
         );
         environment.insert("PAGESYNC_LOG".to_owned(), "error".to_owned());
@@ -74,13 +74,13 @@ impl Process {
         .await;
     }
 
-    /// Returns the resident memory of the process, in bytes.
-    pub(crate) fn memory(&self) -> u64 {
+    /// Returns the largest resident memory that the process has had, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
         let id = self.child.as_ref().unwrap().id();
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
         let line = status
             .lines()
-            .find(|line| line.starts_with("VmRSS:"))
+            .find(|line| line.starts_with("VmHWM:"))
             .unwrap();
         let kilobytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
         kilobytes * 1024

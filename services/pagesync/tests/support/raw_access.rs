@@ -6,9 +6,9 @@ use std::sync::Arc;
 use common::store::Store;
 use model::id::PageId;
 
-use super::deployment::Place;
+use super::deployment::TestStorage;
 
-impl Place {
+impl TestStorage {
     /// Returns the store together with the place, which must live as long as the store.
     pub(crate) fn into_store(self) -> (Self, Arc<dyn Store>) {
         let store = self.store();
@@ -26,7 +26,7 @@ impl Place {
             }
             Self::Distributed { redis, .. } => {
                 let key = format!("{{pagesync}}:page:{id}");
-                raw(redis, &["HSET", &key, "_registers", "{"]).await;
+                redis_command(redis, &["HSET", &key, "_registers", "{"]).await;
             }
         }
     }
@@ -62,22 +62,22 @@ impl Place {
             }
             Self::Distributed { redis, .. } => {
                 let mut all = String::new();
-                let keys = raw(redis, &["KEYS", "*"]).await;
+                let keys = redis_command(redis, &["KEYS", "*"]).await;
                 let redis::Value::Array(keys) = keys else {
                     panic!("{keys:?}")
                 };
                 assert!(keys.len() > 10, "{} keys", keys.len());
                 for key in keys {
                     let name: String = redis::from_redis_value(key).unwrap();
-                    let kind = raw(redis, &["TYPE", &name]).await;
+                    let kind = redis_command(redis, &["TYPE", &name]).await;
                     let kind: String = redis::from_redis_value(kind).unwrap();
                     let value = match kind.as_str() {
-                        "hash" => raw(redis, &["HGETALL", &name]).await,
-                        "zset" => raw(redis, &["ZRANGE", &name, "0", "-1"]).await,
-                        "stream" => raw(redis, &["XRANGE", &name, "-", "+"]).await,
-                        "list" => raw(redis, &["LRANGE", &name, "0", "-1"]).await,
-                        "set" => raw(redis, &["SMEMBERS", &name]).await,
-                        _ => raw(redis, &["GET", &name]).await,
+                        "hash" => redis_command(redis, &["HGETALL", &name]).await,
+                        "zset" => redis_command(redis, &["ZRANGE", &name, "0", "-1"]).await,
+                        "stream" => redis_command(redis, &["XRANGE", &name, "-", "+"]).await,
+                        "list" => redis_command(redis, &["LRANGE", &name, "0", "-1"]).await,
+                        "set" => redis_command(redis, &["SMEMBERS", &name]).await,
+                        _ => redis_command(redis, &["GET", &name]).await,
                     };
                     writeln!(all, "{name} {value:?}").unwrap();
                 }
@@ -100,14 +100,14 @@ impl Place {
             }
             Self::Distributed { redis, .. } => {
                 let from = format!("{}-0", n + 1);
-                raw(redis, &["XTRIM", "{pagesync}:feed", "MINID", &from]).await;
+                redis_command(redis, &["XTRIM", "{pagesync}:feed", "MINID", &from]).await;
             }
         }
     }
 }
 
 /// Sends a command to Redis, as `redis-cli` would, and returns the reply.
-pub(crate) async fn raw(url: &str, words: &[&str]) -> redis::Value {
+pub(crate) async fn redis_command(url: &str, words: &[&str]) -> redis::Value {
     let client = redis::Client::open(url).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let mut command = redis::cmd(words[0]);

@@ -9,8 +9,8 @@ use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::json;
 
-use crate::support::facebook::{Connected, Scene};
-use crate::support::{TestBackend, client, own_port, within};
+use crate::support::facebook::{ConnectedDeployment, DeploymentOptions};
+use crate::support::{TestBackend, client, reserve_port, within};
 
 /// A chromedriver process that ends with the test.
 struct ChromeDriver {
@@ -21,7 +21,7 @@ struct ChromeDriver {
 impl ChromeDriver {
     /// Starts a chromedriver and waits until it answers.
     async fn start() -> Self {
-        let port = own_port();
+        let port = reserve_port();
         let child = Command::new("chromedriver")
             .arg(format!("--port={port}"))
             .stdout(Stdio::null())
@@ -80,11 +80,11 @@ async fn text(browser: &Client) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_person_logs_in_across_sites_and_another_browser_cannot_complete_the_login() {
-    let scene = Scene {
+    let scene = DeploymentOptions {
         dialog_host: "localhost",
-        ..Scene::default()
+        ..DeploymentOptions::default()
     };
-    let connected = Connected::start(TestBackend::Embedded, scene).await;
+    let connected = ConnectedDeployment::start(TestBackend::Embedded, scene).await;
     let driver = ChromeDriver::start().await;
     let person = driver.browser().await;
     person.goto(&connected.login()).await.unwrap();

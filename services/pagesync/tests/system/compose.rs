@@ -11,7 +11,7 @@ use simulator::bytes::signature_256;
 use simulator::delivery::delivery_body;
 use tokio::task::JoinSet;
 
-use crate::support::{own_port, within};
+use crate::support::{reserve_port, within};
 
 const WEBHOOKS: u64 = 400;
 const FIRST_PAGE: u64 = 2_000_000;
@@ -133,8 +133,8 @@ async fn poll_connection(project: &Project) {
 #[tokio::test(flavor = "multi_thread")]
 async fn four_workers_under_load_lose_no_webhook_when_one_is_killed() {
     let project = Project {
-        ingress: own_port(),
-        simulator: own_port(),
+        ingress: reserve_port(),
+        simulator: reserve_port(),
     };
     project.compose(&["down", "-v", "--remove-orphans"]);
     let scaled = ["--scale", "worker=4", "--scale", "scheduler=2"];

@@ -7,19 +7,19 @@ use std::time::Duration;
 use common::config::Role;
 use simulator::bytes::signature_256;
 
-use crate::support::deployment::{APP_SECRET, Place};
-use crate::support::{TestBackend, own_port, within};
+use crate::support::deployment::{APP_SECRET, TestStorage};
+use crate::support::{TestBackend, reserve_port, within};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_200_is_sent_only_after_the_webhook_was_written_and_synced() {
-    let place = Place::new(TestBackend::Embedded).await;
+    let place = TestStorage::new(TestBackend::Embedded).await;
     let directory = tempfile::tempdir().unwrap();
     let trace = directory.path().join("trace");
-    let (public, private) = (own_port(), own_port());
+    let (public, private) = (reserve_port(), reserve_port());
     let mut environment = place.environment(Role::Up, &[]);
     environment.insert("PAGESYNC_LISTEN".to_owned(), format!("127.0.0.1:{public}"));
     environment.insert(
-        "PAGESYNC_OPERATOR_LISTEN".to_owned(),
+        "PAGESYNC_PRIVATE_LISTEN".to_owned(),
         format!("127.0.0.1:{private}"),
     );
     let calls = "trace=pwrite64,fdatasync,fsync,write,writev,sendto,sendmsg";

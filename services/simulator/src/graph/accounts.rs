@@ -5,9 +5,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use serde_json::{Value, json};
 
 use super::call::Call;
-use super::fields::{self, PageView};
+use super::fields::{self, FieldSelection};
 use super::page_object::page_object;
-use super::refusal::{Answer, Refusal};
+use super::refusal::{Answer, ErrorReply};
 use crate::pages::{Page, id_of};
 use crate::simulator::Simulator;
 use crate::token::{Token, TokenOwner};
@@ -23,10 +23,10 @@ pub(super) fn accounts(simulator: &Simulator, call: &Call) -> Answer {
     if token.owner != TokenOwner::User {
         return Err(fields::nonexisting("accounts", "Page"));
     }
-    let view = PageView::of_call(call, DEFAULT_FIELDS)?;
+    let view = FieldSelection::of_call(call, DEFAULT_FIELDS)?;
     let limit = limit(call)?;
     if limit > simulator.facebook().graph_faults.max_limit {
-        return Err(Refusal::too_much_data());
+        return Err(ErrorReply::too_much_data());
     }
     let offset = read_cursor(call.parameter("after"))?;
     let pages = listed_pages(simulator, token);
@@ -102,7 +102,7 @@ fn listed_pages(simulator: &Simulator, token: &Token) -> Vec<Page> {
     let business = facebook.allows(&token.user, "business_management");
     let stale_seconds = facebook.graph_faults.stale_read_seconds;
     simulator
-        .page_data()
+        .lock_pages()
         .seen_at(facebook.now(), stale_seconds)
         .filter(|page| id_of(page).is_some_and(|id| facebook.manages(&token.user, id)))
         .filter(|page| business || !page.contains_key("owner_business"))
@@ -110,13 +110,13 @@ fn listed_pages(simulator: &Simulator, token: &Token) -> Vec<Page> {
 }
 
 /// Returns the limit of a result page. Fails if it is not a number above zero.
-fn limit(call: &Call) -> Result<usize, Refusal> {
+fn limit(call: &Call) -> Result<usize, ErrorReply> {
     match call.parameter("limit").map(str::parse::<usize>) {
         None => Ok(DEFAULT_LIMIT),
         Some(Ok(limit)) if limit > 0 => Ok(limit),
         Some(_) => {
             let message = "(#100) Param limit must be greater than 0";
-            Err(Refusal::oauth(100, None, message))
+            Err(ErrorReply::oauth(100, None, message))
         }
     }
 }
@@ -126,12 +126,12 @@ fn cursor(offset: usize) -> String {
 }
 
 /// Returns the offset that a cursor contains; zero without a cursor.
-fn read_cursor(cursor: Option<&str>) -> Result<usize, Refusal> {
+fn read_cursor(cursor: Option<&str>) -> Result<usize, ErrorReply> {
     let Some(cursor) = cursor else { return Ok(0) };
     let text = BASE64
         .decode(cursor)
         .ok()
         .and_then(|bytes| String::from_utf8(bytes).ok());
     let offset = text.and_then(|text| text.strip_prefix("page-")?.parse().ok());
-    offset.ok_or_else(|| Refusal::oauth(100, None, "(#100) Invalid cursors values"))
+    offset.ok_or_else(|| ErrorReply::oauth(100, None, "(#100) Invalid cursors values"))
 }

@@ -7,7 +7,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde_json::json;
 
-use super::refusal::Refusal;
+use super::refusal::ErrorReply;
 use crate::errors::AnswerFault;
 use crate::simulator::Simulator;
 
@@ -24,13 +24,13 @@ pub(super) fn choose_fault(simulator: &Simulator, named: Option<String>) -> Opti
 }
 
 /// Returns the error that replaces the answer, or `None` if the fault leaves the call its effect.
-pub(super) fn error_instead_of_answer(fault: &AnswerFault) -> Option<Refusal> {
+pub(super) fn error_instead_of_answer(fault: &AnswerFault) -> Option<ErrorReply> {
     match fault {
-        AnswerFault::Error(error) => Some(Refusal {
+        AnswerFault::Error(error) => Some(ErrorReply {
             status: error.status,
             error: error.to_json(),
         }),
-        AnswerFault::TooMuchData => Some(Refusal::too_much_data()),
+        AnswerFault::TooMuchData => Some(ErrorReply::too_much_data()),
         _ => None,
     }
 }

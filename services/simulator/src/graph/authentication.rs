@@ -3,7 +3,7 @@
 use axum::http::{HeaderMap, header};
 
 use super::call::{Caller, Parameters};
-use super::refusal::Refusal;
+use super::refusal::ErrorReply;
 use crate::bytes::hmac_hex;
 use crate::errors::SESSION_OVER;
 use crate::facebook::Facebook;
@@ -16,7 +16,7 @@ pub(super) fn authenticate(
     simulator: &Simulator,
     headers: &HeaderMap,
     parameters: &Parameters,
-) -> Result<Caller, Refusal> {
+) -> Result<Caller, ErrorReply> {
     let in_parameters = || parameters.get("access_token").map(String::as_str);
     let Some(text) = bearer(headers).or_else(in_parameters) else {
         return Ok(Caller::Anonymous);
@@ -27,11 +27,11 @@ pub(super) fn authenticate(
     }
     let Some(token) = facebook.tokens.get(text).cloned() else {
         let message = "Invalid OAuth access token - Cannot parse access token";
-        return Err(Refusal::oauth(190, None, message));
+        return Err(ErrorReply::oauth(190, None, message));
     };
     if let Some(subcode) = token.refusal_subcode(facebook.now()) {
         let message = format!("{SESSION_OVER} ({subcode})");
-        return Err(Refusal::oauth(190, Some(subcode), &message));
+        return Err(ErrorReply::oauth(190, Some(subcode), &message));
     }
     check_proof(&facebook, text, parameters)?;
     Ok(Caller::Token(token))
@@ -45,7 +45,11 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// Fails if the `appsecret_proof` of a token is wrong, or missing where it is required.
-fn check_proof(facebook: &Facebook, token: &str, parameters: &Parameters) -> Result<(), Refusal> {
+fn check_proof(
+    facebook: &Facebook,
+    token: &str,
+    parameters: &Parameters,
+) -> Result<(), ErrorReply> {
     let message = match parameters.get("appsecret_proof") {
         Some(proof) if *proof != hmac_hex(&facebook.app.secret, token.as_bytes()) => {
             "Invalid appsecret_proof provided in the API argument"
@@ -56,5 +60,5 @@ fn check_proof(facebook: &Facebook, token: &str, parameters: &Parameters) -> Res
         _ => return Ok(()),
     };
     let error_type = "GraphMethodException";
-    Err(Refusal::new(400, error_type, 100, None, message))
+    Err(ErrorReply::new(400, error_type, 100, None, message))
 }

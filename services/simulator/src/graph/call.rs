@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::http::Method;
 
-use super::refusal::Refusal;
+use super::refusal::ErrorReply;
 use crate::token::Token;
 
 /// The parameters of a call, from its query and its form.
@@ -38,10 +38,10 @@ impl Call {
     }
 
     /// Returns the token of a person or a Page. Fails if the call has none.
-    pub(super) fn token(&self) -> Result<&Token, Refusal> {
+    pub(super) fn token(&self) -> Result<&Token, ErrorReply> {
         match &self.caller {
             Caller::Token(token) => Ok(token),
-            Caller::App | Caller::Anonymous => Err(Refusal::oauth(
+            Caller::App | Caller::Anonymous => Err(ErrorReply::oauth(
                 2500,
                 None,
                 "An active access token must be used to query information about the current user.",

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::authentication::authenticate;
 use super::call::{Call, Caller, path_parts, read_parameters};
-use super::refusal::{Answer, Refusal};
+use super::refusal::{Answer, ErrorReply};
 use super::version::take_version;
 use super::{accounts, oauth, objects, subscriptions};
 use crate::scripted_reply::ScriptedReply;
@@ -38,8 +38,8 @@ pub(super) async fn dispatch(simulator: &Simulator, call: &Call) -> Answer {
         (_, [id, "subscriptions"]) => subscriptions::app(simulator, call, id).await,
         (_, [id, "subscribed_apps"]) => subscriptions::page(simulator, call, id),
         ("GET", [id]) => objects::page(simulator, call, id),
-        (_, [_, rest @ ..]) => Err(Refusal::unknown_path(&rest.join("/"))),
-        _ => Err(Refusal::unsupported()),
+        (_, [_, rest @ ..]) => Err(ErrorReply::unknown_path(&rest.join("/"))),
+        _ => Err(ErrorReply::unsupported()),
     }
 }
 
@@ -48,11 +48,19 @@ async fn batch(simulator: &Simulator, call: &Call) -> Answer {
     let parts: Vec<Value> = call
         .parameter("batch")
         .and_then(|text| serde_json::from_str(text).ok())
-        .ok_or_else(|| Refusal::oauth(100, None, "(#100) batch parameter must be a JSON array"))?;
+        .ok_or_else(|| {
+            ErrorReply::oauth(100, None, "(#100) batch parameter must be a JSON array")
+        })?;
     if parts.len() > MAX_BATCH {
         let message =
             format!("Too many requests in batch message. Maximum batch size is {MAX_BATCH}");
-        return Err(Refusal::new(400, "GraphBatchException", 0, None, &message));
+        return Err(ErrorReply::new(
+            400,
+            "GraphBatchException",
+            0,
+            None,
+            &message,
+        ));
     }
     let mut answers = Vec::new();
     for part in &parts {
@@ -77,7 +85,7 @@ async fn batch(simulator: &Simulator, call: &Call) -> Answer {
 
 /// Returns the call that a part of a batch describes. A part without an access token has the caller
 /// of the batch.
-fn part_call(simulator: &Simulator, part: &Value, caller: &Caller) -> Result<Call, Refusal> {
+fn part_call(simulator: &Simulator, part: &Value, caller: &Caller) -> Result<Call, ErrorReply> {
     let address = part["relative_url"].as_str().unwrap_or_default();
     let (path, query) = address.split_once('?').unwrap_or((address, ""));
     let mut path = path_parts(path);

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::call::Call;
-use super::refusal::Refusal;
+use super::refusal::ErrorReply;
 use crate::page_fields::is_page_field;
 use crate::pages::Page;
 
@@ -20,16 +20,16 @@ pub(super) struct RequestedField {
 
 /// The fields of a Page that a call requests, and the language of their values.
 #[derive(Debug)]
-pub(super) struct PageView<'a> {
+pub(super) struct FieldSelection<'a> {
     fields: Vec<RequestedField>,
     locale: &'a str,
 }
 
-impl<'a> PageView<'a> {
+impl<'a> FieldSelection<'a> {
     /// Returns the view that a call requests, with `default_fields` if it names no fields.
     ///
     /// Fails if Pages do not have one of the fields.
-    pub(super) fn of_call(call: &'a Call, default_fields: &str) -> Result<Self, Refusal> {
+    pub(super) fn of_call(call: &'a Call, default_fields: &str) -> Result<Self, ErrorReply> {
         let fields = parse(call.parameter("fields").unwrap_or(default_fields));
         check(&fields)?;
         let locale = call.parameter("locale").unwrap_or(DEFAULT_LOCALE);
@@ -118,7 +118,7 @@ fn parse_field(part: &str) -> RequestedField {
 }
 
 /// Fails with Graph's error for the first field that Pages do not have.
-fn check(fields: &[RequestedField]) -> Result<(), Refusal> {
+fn check(fields: &[RequestedField]) -> Result<(), ErrorReply> {
     match fields.iter().find(|field| !is_page_field(&field.name)) {
         None => Ok(()),
         Some(field) => Err(nonexisting(&field.name, "Page")),
@@ -126,10 +126,10 @@ fn check(fields: &[RequestedField]) -> Result<(), Refusal> {
 }
 
 /// Returns Graph's error for a field that a type of objects does not have.
-pub(super) fn nonexisting(name: &str, node_type: &str) -> Refusal {
+pub(super) fn nonexisting(name: &str, node_type: &str) -> ErrorReply {
     let message =
         format!("(#100) Tried accessing nonexisting field ({name}) on node type ({node_type})");
-    Refusal::oauth(100, None, &message)
+    ErrorReply::oauth(100, None, &message)
 }
 
 /// Returns the field `picture` with the requested subfields and an address that is new in each

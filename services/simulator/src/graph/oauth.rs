@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::call::{Call, Caller};
-use super::refusal::{Answer, Refusal};
+use super::refusal::{Answer, ErrorReply};
 use crate::errors::SESSION_OVER;
 use crate::facebook::{Facebook, Person};
 use crate::simulator::Simulator;
@@ -18,17 +18,21 @@ pub(super) fn access_token(simulator: &Simulator, call: &Call) -> Answer {
     if call.parameter("client_id") != Some(facebook.app.id.as_str()) {
         let message =
             "Error validating application. Cannot get application info due to a system error.";
-        return Err(Refusal::oauth(101, None, message));
+        return Err(ErrorReply::oauth(101, None, message));
     }
     if call.parameter("client_secret") != Some(facebook.app.secret.as_str()) {
-        return Err(Refusal::oauth(1, None, "Error validating client secret."));
+        return Err(ErrorReply::oauth(
+            1,
+            None,
+            "Error validating client secret.",
+        ));
     }
     match call.parameter("grant_type") {
         Some("client_credentials") => Ok(bearer(&facebook.app.access_token(), None)),
         Some("fb_exchange_token") => {
             let original = exchangeable_token(&facebook, call)?;
             let expires = facebook.now() + LONG_LIVED_SECONDS;
-            let text = facebook.derive(TokenOwner::User, &original, Some(expires));
+            let text = facebook.issue_from(TokenOwner::User, &original, Some(expires));
             Ok(bearer(&text, Some(LONG_LIVED_SECONDS)))
         }
         _ => {
@@ -50,14 +54,14 @@ fn bearer(text: &str, expires_in: Option<u64>) -> Value {
 }
 
 /// Returns the token that a call exchanges. Fails unless it is a person's valid token.
-fn exchangeable_token(facebook: &Facebook, call: &Call) -> Result<Token, Refusal> {
+fn exchangeable_token(facebook: &Facebook, call: &Call) -> Result<Token, ErrorReply> {
     let text = call.parameter("fb_exchange_token").unwrap_or_default();
     let token = facebook.tokens.get(text);
     let Some(token) = token.filter(|token| token.owner == TokenOwner::User) else {
-        return Err(Refusal::oauth(190, None, "Invalid OAuth access token."));
+        return Err(ErrorReply::oauth(190, None, "Invalid OAuth access token."));
     };
     match token.refusal_subcode(facebook.now()) {
-        Some(subcode) => Err(Refusal::oauth(190, Some(subcode), SESSION_OVER)),
+        Some(subcode) => Err(ErrorReply::oauth(190, Some(subcode), SESSION_OVER)),
         None => Ok(token.clone()),
     }
 }
@@ -65,8 +69,8 @@ fn exchangeable_token(facebook: &Facebook, call: &Call) -> Result<Token, Refusal
 /// Marks a code as used and returns the id of its person.
 ///
 /// Fails if the code is unknown, used or expired, or was sent to another redirect address.
-fn redeem_code(facebook: &mut Facebook, call: &Call) -> Result<String, Refusal> {
-    let refuse = |subcode, message| Err(Refusal::oauth(100, Some(subcode), message));
+fn redeem_code(facebook: &mut Facebook, call: &Call) -> Result<String, ErrorReply> {
+    let refuse = |subcode, message| Err(ErrorReply::oauth(100, Some(subcode), message));
     let now = facebook.now();
     let text = call.parameter("code").unwrap_or_default();
     let Some(code) = facebook.codes.get_mut(text) else {
@@ -75,7 +79,7 @@ fn redeem_code(facebook: &mut Facebook, call: &Call) -> Result<String, Refusal> 
     if code.used {
         return refuse(36009, "This authorization code has been used.");
     }
-    if now > code.issued + CODE_SECONDS {
+    if now > code.issued_at + CODE_SECONDS {
         return refuse(36007, "This authorization code has expired.");
     }
     if call.parameter("redirect_uri") != Some(code.redirect_uri.as_str()) {
@@ -90,7 +94,7 @@ fn redeem_code(facebook: &mut Facebook, call: &Call) -> Result<String, Refusal> 
 pub(super) fn debug_token(simulator: &Simulator, call: &Call) -> Answer {
     if !matches!(call.caller, Caller::App) {
         let message = "(#100) You must provide an app access token, or a user access token that is an owner or developer of the app";
-        return Err(Refusal::oauth(100, None, message));
+        return Err(ErrorReply::oauth(100, None, message));
     }
     let facebook = simulator.facebook();
     let text = call.parameter("input_token").unwrap_or_default();
@@ -121,9 +125,9 @@ fn token_data(token: &Token, person: Option<&Person>, now: u64) -> Value {
         "type": if token.owner == TokenOwner::User { "USER" } else { "PAGE" },
         "application": "Simulated app",
         "data_access_expires_at": token.data_access_expires(),
-        "expires_at": token.expires.unwrap_or(0),
+        "expires_at": token.expires_at.unwrap_or(0),
         "is_valid": subcode.is_none(),
-        "issued_at": token.issued,
+        "issued_at": token.issued_at,
         "scopes": scopes,
         "granular_scopes": granular,
         "user_id": token.user,

@@ -3,9 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::call::Call;
-use super::fields::{self, PageView};
+use super::fields::{self, FieldSelection};
 use super::page_object::page_object;
-use super::refusal::{Answer, Refusal};
+use super::refusal::{Answer, ErrorReply};
 use crate::pages::id_of;
 use crate::simulator::Simulator;
 
@@ -37,20 +37,20 @@ pub(super) fn me(simulator: &Simulator, call: &Call) -> Answer {
 /// manages it.
 pub(super) fn page(simulator: &Simulator, call: &Call, id: &str) -> Answer {
     let token = call.token()?;
-    let view = PageView::of_call(call, DEFAULT_FIELDS)?;
+    let view = FieldSelection::of_call(call, DEFAULT_FIELDS)?;
     let facebook = simulator.facebook();
     let stale_seconds = facebook.graph_faults.stale_read_seconds;
     let page = simulator
-        .page_data()
+        .lock_pages()
         .seen_at(facebook.now(), stale_seconds)
         .find(|page| id_of(page) == Some(id));
     let may_read = token.page().is_none_or(|own| own == id) && facebook.manages(&token.user, id);
     let Some(page) = page.filter(|_| may_read) else {
-        return Err(Refusal::missing(id));
+        return Err(ErrorReply::missing(id));
     };
     if !facebook.allows(&token.user, "pages_read_engagement") {
         let message = "(#100) Object does not exist, cannot be loaded due to missing permission or reviewable feature, or does not support this operation. This endpoint requires the 'pages_read_engagement' permission or the 'Page Public Content Access' feature.";
-        return Err(Refusal::oauth(100, None, message));
+        return Err(ErrorReply::oauth(100, None, message));
     }
     drop(facebook);
     Ok(Value::Object(page_object(simulator, token, &page, &view)))
@@ -64,9 +64,9 @@ pub(super) fn several(simulator: &Simulator, call: &Call) -> Answer {
     if ids.len() > MAX_IDS {
         let count = ids.len();
         let message = format!("(#100) Too many IDs. Maximum: {MAX_IDS}. Provided: {count}.");
-        return Err(Refusal::oauth(100, None, &message));
+        return Err(ErrorReply::oauth(100, None, &message));
     }
-    let objects: Result<Map<String, Value>, Refusal> = ids
+    let objects: Result<Map<String, Value>, ErrorReply> = ids
         .into_iter()
         .map(|id| Ok((id.to_owned(), page(simulator, call, id)?)))
         .collect();

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::fields::PageView;
+use super::fields::FieldSelection;
 use crate::facebook::Facebook;
 use crate::pages::{Page, id_of};
 use crate::simulator::Simulator;
@@ -23,10 +23,10 @@ pub(super) fn page_object(
     simulator: &Simulator,
     token: &Token,
     page: &Page,
-    view: &PageView<'_>,
+    view: &FieldSelection<'_>,
 ) -> Map<String, Value> {
     let id = id_of(page).unwrap_or_default();
-    let read = simulator.page_data().count_read();
+    let read = simulator.lock_pages().count_read();
     let mut object = view.show(page, read);
     let mut facebook = simulator.facebook();
     if view.includes("tasks") {
@@ -50,14 +50,14 @@ fn page_token(facebook: &mut Facebook, token: &Token, page: &str) -> String {
     // A long-lived token gives Page tokens that never expire, a short-lived one gives Page tokens
     // that expire with it.
     let expires = token
-        .expires
-        .filter(|expires| expires.saturating_sub(token.issued) < LONG_LIVED_SECONDS);
+        .expires_at
+        .filter(|expires| expires.saturating_sub(token.issued_at) < LONG_LIVED_SECONDS);
     let owner = TokenOwner::Page(page.to_owned());
     let existing = facebook.tokens.iter().find(|(_, existing)| {
         existing.owner == owner
             && existing.user == token.user
             && existing.invalid_subcode.is_none()
-            && existing.expires == expires
+            && existing.expires_at == expires
     });
     match existing {
         Some((text, _)) => text.clone(),

@@ -3,18 +3,18 @@
 use serde_json::{Value, json};
 
 /// The answer to a call before it gets headers.
-pub(super) type Answer = Result<Value, Refusal>;
+pub(super) type Answer = Result<Value, ErrorReply>;
 
 /// An error answer of Graph.
 #[derive(Debug, Clone)]
-pub(super) struct Refusal {
+pub(super) struct ErrorReply {
     /// The HTTP status.
     pub(super) status: u16,
     /// The error object of the body.
     pub(super) error: Value,
 }
 
-impl Refusal {
+impl ErrorReply {
     pub(super) fn new(
         status: u16,
         error_type: &str,

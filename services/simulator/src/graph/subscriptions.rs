@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::call::{Call, Caller};
-use super::refusal::{Answer, Refusal};
+use super::refusal::{Answer, ErrorReply};
 use crate::facebook::{AppSubscription, Facebook};
 use crate::simulator::Simulator;
 use crate::webhook_fields;
@@ -62,12 +62,12 @@ fn success() -> Value {
 pub(super) async fn app(simulator: &Simulator, call: &Call, id: &str) -> Answer {
     if !matches!(call.caller, Caller::App) || id != simulator.facebook().app.id {
         let message = "(#15) This method must be called with an app access_token.";
-        return Err(Refusal::oauth(15, None, message));
+        return Err(ErrorReply::oauth(15, None, message));
     }
     match call.method.as_str() {
         "GET" => {
             let facebook = simulator.facebook();
-            let data: Vec<Value> = facebook.subscription.iter().map(to_json).collect();
+            let data: Vec<Value> = facebook.app_subscription.iter().map(to_json).collect();
             Ok(json!({ "data": data }))
         }
         "DELETE" => {
@@ -76,7 +76,7 @@ pub(super) async fn app(simulator: &Simulator, call: &Call, id: &str) -> Answer 
         }
         "POST" if call.parameter("object") != Some("page") => {
             let message = "(#100) This Facebook has subscriptions to the object page only";
-            Err(Refusal::oauth(100, None, message))
+            Err(ErrorReply::oauth(100, None, message))
         }
         "POST" => {
             let callback = call.parameter("callback_url").unwrap_or_default();
@@ -85,18 +85,18 @@ pub(super) async fn app(simulator: &Simulator, call: &Call, id: &str) -> Answer 
             subscribe_app(&mut simulator.facebook(), call, callback);
             Ok(success())
         }
-        _ => Err(Refusal::unsupported()),
+        _ => Err(ErrorReply::unsupported()),
     }
 }
 
 /// Replaces the app subscription, or adds to its fields if the graph faults say so.
 fn subscribe_app(facebook: &mut Facebook, call: &Call, callback: &str) {
     let mut fields = name_list(call.parameter("fields"));
-    let before = facebook.subscription.take();
+    let before = facebook.app_subscription.take();
     if let Some(before) = before.filter(|_| facebook.graph_faults.merge_app_fields) {
         fields.extend(before.fields);
     }
-    facebook.subscription = Some(AppSubscription {
+    facebook.app_subscription = Some(AppSubscription {
         callback: callback.to_owned(),
         include_values: call.parameter("include_values") == Some("true"),
         fields,
@@ -110,7 +110,7 @@ fn delete_from_app(facebook: &mut Facebook, call: &Call) {
     if object.is_some_and(|object| object != "page") {
         return;
     }
-    match (call.parameter("fields"), &mut facebook.subscription) {
+    match (call.parameter("fields"), &mut facebook.app_subscription) {
         (Some(fields), Some(subscription)) => {
             let removed = name_list(Some(fields));
             subscription.fields.retain(|field| !removed.contains(field));
@@ -132,10 +132,10 @@ async fn verify_callback(
     simulator: &Simulator,
     callback: &str,
     verify_token: &str,
-) -> Result<(), Refusal> {
+) -> Result<(), ErrorReply> {
     let failed = |reason: &str| {
         let message = format!("(#2200) callback verification failed: {reason}");
-        Refusal::oauth(2200, None, &message)
+        ErrorReply::oauth(2200, None, &message)
     };
     let challenge = simulator.facebook().random_text("", 10);
     let query = [
@@ -162,7 +162,7 @@ pub(super) fn page(simulator: &Simulator, call: &Call, page: &str) -> Answer {
     let token = call.token()?;
     if token.page() != Some(page) {
         let message = "(#210) A page access token is required to request this resource.";
-        return Err(Refusal::oauth(210, None, message));
+        return Err(ErrorReply::oauth(210, None, message));
     }
     let mut facebook = simulator.facebook();
     match call.method.as_str() {
@@ -178,7 +178,7 @@ pub(super) fn page(simulator: &Simulator, call: &Call, page: &str) -> Answer {
             facebook.page_subscriptions.insert(page.to_owned(), fields);
             Ok(success())
         }
-        _ => Err(Refusal::unsupported()),
+        _ => Err(ErrorReply::unsupported()),
     }
 }
 
@@ -211,17 +211,17 @@ fn check_page_fields(
     facebook: &Facebook,
     user: &str,
     fields: &BTreeSet<String>,
-) -> Result<(), Refusal> {
+) -> Result<(), ErrorReply> {
     if fields.is_empty() {
         let message = "(#100) The parameter subscribed_fields is required.";
-        return Err(Refusal::oauth(100, None, message));
+        return Err(ErrorReply::oauth(100, None, message));
     }
     let mut numbered = fields.iter().enumerate();
     if let Some((at, name)) = numbered.find(|(_, name)| !is_webhook_field(name)) {
         let message = format!(
             "(#100) Param subscribed_fields[{at}] must be one of {{affiliation, attire, ...}} - got \"{name}\"."
         );
-        return Err(Refusal::oauth(100, None, &message));
+        return Err(ErrorReply::oauth(100, None, &message));
     }
     let lacks_permission = |name: &String| {
         let needed = if MESSAGING.contains(&name.as_str()) {
@@ -240,5 +240,5 @@ fn check_page_fields(
         return Ok(());
     }
     let message = format!("(#200) {}", refused.join(".\n"));
-    Err(Refusal::new(403, "OAuthException", 200, None, &message))
+    Err(ErrorReply::new(403, "OAuthException", 200, None, &message))
 }

@@ -1,6 +1,6 @@
 //! The version of Graph that a path names.
 
-use super::refusal::Refusal;
+use super::refusal::ErrorReply;
 
 /// The versions that are served. The first one also serves older versions that once existed.
 const SERVED: [&str; 6] = ["v21.0", "v22.0", "v23.0", "v24.0", "v25.0", "v26.0"];
@@ -14,7 +14,7 @@ const HIGHEST_MINOR: u32 = 3;
 /// Removes the version from the front of a path and returns the version that serves the call.
 ///
 /// Fails if the path names a version that never existed.
-pub(super) fn take_version(path: &mut Vec<String>) -> Result<String, Refusal> {
+pub(super) fn take_version(path: &mut Vec<String>) -> Result<String, ErrorReply> {
     let Some(first) = path.first().cloned() else {
         return Ok(DEFAULT_VERSION.to_owned());
     };
@@ -36,7 +36,7 @@ pub(super) fn take_version(path: &mut Vec<String>) -> Result<String, Refusal> {
         None if !first.contains('.') => Ok(DEFAULT_VERSION.to_owned()),
         Some(_) | None => {
             let rest = path.get(1..).unwrap_or_default().join("/");
-            Err(Refusal::unknown_path(&rest))
+            Err(ErrorReply::unknown_path(&rest))
         }
     }
 }

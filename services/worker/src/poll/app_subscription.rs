@@ -45,7 +45,7 @@ async fn warn_about_unopenable_tokens(context: &Context) -> Result<(), StoreErro
         return Ok(());
     };
     let stored = load_all::<token::StoredToken>(&*context.store, RecordKind::UserToken, "").await?;
-    let is_unopenable = |sealed: &SealedToken| !keys.contains(&sealed.key);
+    let is_unopenable = |sealed: &SealedToken| !keys.contains(&sealed.key_id);
     let unopenable = stored
         .iter()
         .filter(|(_, stored)| stored.value.sealed.as_ref().is_some_and(is_unopenable));
@@ -110,7 +110,7 @@ pub(super) async fn poll(context: &Context, claimed: HostTime) -> Result<(), Sto
         let result = reconcile(context, &stored.value).await;
         rate_limits::record_reply(
             context,
-            rate_limits::CallBudget::default(),
+            rate_limits::CallScope::default(),
             result.as_ref().err(),
         )
         .await?;

@@ -14,8 +14,8 @@ use model::job::Claim;
 
 use super::commits::remove_due_commit;
 use super::connection_poll::{ConnectionPoll, PollInterruption};
-use super::connection_update::{Due, subject, update};
-use super::poll_outcome::{Unusable, skip_day};
+use super::connection_update::{DueUpdate, connection_subject, update_connection};
+use super::poll_outcome::{UnusableConnection, mark_unusable};
 use super::rate_limits;
 use crate::context::Context;
 
@@ -31,7 +31,7 @@ pub(super) async fn poll(
 ) -> Result<(), StoreError> {
     let Some(Versioned { version, mut value }) = connection::find(&*context.store, user).await?
     else {
-        let commit = remove_due_commit(subject(user), connection::key(user));
+        let commit = remove_due_commit(connection_subject(user), connection::key(user));
         commit_one(&*context.store, commit).await?;
         return Ok(());
     };
@@ -44,7 +44,7 @@ pub(super) async fn poll(
         return Ok(());
     }
     let guard = connection::epoch_guard(&*context.store, user).await?;
-    let budget = rate_limits::CallBudget {
+    let budget = rate_limits::CallScope {
         user: Some(user),
         page: None,
     };
@@ -58,7 +58,7 @@ pub(super) async fn poll(
         Ok(token) => token,
         Err(UserTokenError::Store(error)) => return Err(error),
         Err(UserTokenError::Unusable(unusable)) => {
-            return skip_day(context, user, value.connected_at, &unusable).await;
+            return mark_unusable(context, user, value.connected_at, &unusable).await;
         }
     };
     let progress = value.poll_progress.as_ref();
@@ -74,7 +74,7 @@ pub(super) async fn poll(
         // Another job wrote the connection. Unless that job polls it, the due time of the record
         // replaces the lease of this claim.
         let is_not_polled = |stored: &mut Connection, _: &mut _, _| stored.poll_progress.is_none();
-        return update(context, user, None, Due::FromRecord, is_not_polled)
+        return update_connection(context, user, None, DueUpdate::FromRecord, is_not_polled)
             .await
             .map(drop);
     }
@@ -87,11 +87,11 @@ pub(super) async fn poll(
     match result {
         Ok(progress) => job.save_success(&progress).await,
         Err(PollInterruption::Graph(error)) => job.save_failure(&error, blocked_until).await,
-        Err(PollInterruption::TimeIsUp) => update(
+        Err(PollInterruption::TimeIsUp) => update_connection(
             context,
             user,
             Some(&job.guard),
-            Due::FromRecord,
+            DueUpdate::FromRecord,
             |_, _, _| true,
         )
         .await
@@ -127,7 +127,7 @@ async fn save_start(
 enum UserTokenError {
     /// The connection cannot be used until a person acts.
     #[error(transparent)]
-    Unusable(#[from] Unusable),
+    Unusable(#[from] UnusableConnection),
     /// The store did not answer, or its answer cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -135,7 +135,7 @@ enum UserTokenError {
 
 /// Returns the token of a person. Fails with [`Unusable`] if there is none that can be opened.
 async fn open_user_token(context: &Context, user: &UserId) -> Result<Token, UserTokenError> {
-    let unusable = |status, reason: String| Unusable { status, reason };
+    let unusable = |status, reason: String| UnusableConnection { status, reason };
     let missing = || {
         unusable(
             Status::NeedsLogin,

@@ -18,10 +18,10 @@ use model::field::FieldName;
 use model::id::UserId;
 use model::time::{FacebookTime, HostTime};
 
-use super::connection_update::{Due, subject, update};
+use super::connection_update::{DueUpdate, connection_subject, update_connection};
 use super::error::PollError;
 use super::excluded_field::exclude_field;
-use super::result_page::{ResultPage, commit_result_page};
+use super::result_page::{ResultPageContext, commit_result_page};
 use crate::context::Context;
 
 /// How long one job reads result pages. The connection is then due again at once.
@@ -121,12 +121,12 @@ impl ConnectionPoll<'_> {
             } = reply;
             let repeats_cursor = list.next_cursor.is_some() && list.next_cursor == progress.cursor;
             let page_count = list.pages.len() as u64;
-            let result_page = ResultPage {
+            let result_page = ResultPageContext {
                 user: self.user,
                 poll_began_at: progress.began_at,
                 stamp,
                 requested_fields: &requested_fields,
-                logged_in_since,
+                logged_in_since_last_poll: logged_in_since,
                 consented_at: connection.consented_at,
                 page_slot,
                 keys: &keys,
@@ -166,11 +166,11 @@ impl ConnectionPoll<'_> {
         progress: &PollProgress,
         result_page_size: usize,
     ) -> Result<Option<Connection>, StoreError> {
-        update(
+        update_connection(
             self.context,
             self.user,
             Some(&self.guard),
-            Due::Unchanged,
+            DueUpdate::Unchanged,
             |connection, _, _| {
                 let stored_progress = connection
                     .poll_progress
@@ -251,10 +251,10 @@ impl ConnectionPoll<'_> {
         let schedule = &self.context.daily_schedule;
         match connection.polling.daily_slot {
             Some(slot) if slot <= began_at => {
-                schedule.slot_on_next_day(&subject(self.user), began_at)
+                schedule.slot_on_next_day(&connection_subject(self.user), began_at)
             }
             Some(slot) => slot,
-            None => schedule.next_slot(&subject(self.user), now),
+            None => schedule.next_slot(&connection_subject(self.user), now),
         }
     }
 }

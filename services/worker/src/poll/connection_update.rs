@@ -17,13 +17,13 @@ use crate::context::Context;
 const TOKEN_POLL_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Returns the subject of the connection of `user`.
-pub(super) fn subject(user: &UserId) -> Subject {
+pub(super) fn connection_subject(user: &UserId) -> Subject {
     Subject::Connection(user.clone())
 }
 
 /// The effect of a commit on the due time of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Due {
+pub(super) enum DueUpdate {
     /// The due time is set to that of the record.
     FromRecord,
     /// The due index is not changed. While a job polls the connection, the lease of its claim is
@@ -38,11 +38,11 @@ pub(super) async fn request_poll_for_tokens(
     context: &Context,
     user: &UserId,
 ) -> Result<(), StoreError> {
-    update(
+    update_connection(
         context,
         user,
         None,
-        Due::FromRecord,
+        DueUpdate::FromRecord,
         |connection, _, now| {
             let is_long_ago = |at: HostTime| at.until(now) > TOKEN_POLL_INTERVAL;
             let is_allowed = connection.status == Status::Active
@@ -65,11 +65,11 @@ pub(super) async fn request_poll_for_tokens(
 /// whether the connection is in the state that the caller expects; it is called again if the commit
 /// is stale. Returns `None` if nothing was written: the connection is in another state or does not
 /// exist, or `guard` no longer holds. Fails if the store does not answer.
-pub(super) async fn update(
+pub(super) async fn update_connection(
     context: &Context,
     user: &UserId,
     guard: Option<&(RecordKey, u64)>,
-    due: Due,
+    due: DueUpdate,
     change: impl Fn(&mut Connection, &mut Commit, HostTime) -> bool,
 ) -> Result<Option<Connection>, StoreError> {
     loop {
@@ -85,7 +85,7 @@ pub(super) async fn update(
         let mut next = connection::save_commit(&value, version);
         next.records.append(&mut extra.records);
         next.guards.extend(guard.cloned());
-        if due == Due::Unchanged {
+        if due == DueUpdate::Unchanged {
             next.due.clear();
         }
         if commit_one(&*context.store, next).await? == CommitOutcome::Applied {

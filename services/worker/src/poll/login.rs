@@ -1,18 +1,18 @@
-//! The completion of a login: the short-lived token of a grant is exchanged for a long-lived one,
+//! The completion of a login: the short-lived token of a login is exchanged for a long-lived one,
 //! and the connection is created.
 //!
-//! Invariant: one commit changes the grant, the connection and its token. It is guarded by the
+//! Invariant: one commit changes the token exchange, the connection and its token. It is guarded by the
 //! epoch of the connection, so that it cannot undo an erasure.
 
-use common::graph::calls::{TokenGrant, TokenInfo};
+use common::graph::calls::{IssuedToken, TokenInfo};
 use common::graph::error::GraphError;
 use common::records::connection::{self, Connection, MAX_RESULT_PAGE_SIZE, Status};
-use common::records::grant::{self, Grant, Stage};
+use common::records::token_exchange::{self, Stage, TokenExchange};
 use common::records::{commit_one, erasure, load_record, put_write, token};
 use common::retry;
 use common::sealing::{SealedToken, SealingError, Token};
 use common::store::{Commit, CommitOutcome, DueWrite, RecordKey, StoreError, Versioned};
-use model::id::{GrantId, Subject, UserId};
+use model::id::{LoginId, Subject, UserId};
 use model::polling::Polling;
 use model::queue_name::QueueName;
 use model::time::HostTime;
@@ -28,20 +28,20 @@ struct CompletedLogin {
     /// The name of the person at Facebook.
     name: Option<String>,
     /// The long-lived token.
-    granted: TokenGrant,
+    granted: IssuedToken,
     /// The properties of the long-lived token.
     info: TokenInfo,
 }
 
-/// Completes the login of a grant. Fails if the store does not answer; an error of Graph is
-/// recorded in the grant, and the exchange is repeated if the error is temporary.
-pub(super) async fn poll(context: &Context, id: &GrantId) -> Result<(), StoreError> {
-    let key = grant::key(id);
-    let subject = Subject::Grant(id.clone());
+/// Completes a login. Fails if the store does not answer. An error of Graph is recorded, and the
+/// exchange is repeated if the error is temporary.
+pub(super) async fn poll(context: &Context, id: &LoginId) -> Result<(), StoreError> {
+    let key = token_exchange::key(id);
+    let subject = Subject::Login(id.clone());
     let Some(Versioned {
         version,
         value:
-            Grant {
+            TokenExchange {
                 began_at,
                 failures,
                 stage: Stage::Sealed(sealed),
@@ -52,11 +52,11 @@ pub(super) async fn poll(context: &Context, id: &GrantId) -> Result<(), StoreErr
         return Ok(());
     };
     let keys = context.keyring.keys();
-    let opened = keys.and_then(|keys| keys.open(&sealed, &grant::seal_name(id)));
+    let opened = keys.and_then(|keys| keys.open(&sealed, &token_exchange::seal_name(id)));
     let login = match opened {
         Ok(short_lived) => {
             let login = exchange_token(context, &short_lived).await;
-            let budget = rate_limits::CallBudget::default();
+            let budget = rate_limits::CallScope::default();
             rate_limits::record_reply(context, budget, login.as_ref().err()).await?;
             login
         }
@@ -69,27 +69,22 @@ pub(super) async fn poll(context: &Context, id: &GrantId) -> Result<(), StoreErr
         }
     };
     let (stage, failures, due) = next_stage(context, &login, sealed, failures);
-    let mut record = Grant {
+    let mut record = TokenExchange {
         began_at,
         failures,
         stage,
     };
     loop {
         let mut next = match &login {
-            Ok(login) => {
-                // The guard is loaded first, so that a later erasure makes the commit stale.
-                let guard = connection::epoch_guard(&*context.store, &login.user).await?;
-                if erasure::erased_at(&*context.store, &login.user).await? >= Some(began_at) {
-                    let reason = "the data of the person was erased during the login";
-                    record.stage = Stage::Failed(reason.to_owned());
-                    Commit::default()
-                } else {
-                    connect_commit(context, login, began_at, guard).await?
-                }
-            }
+            Ok(login) => connect_or_fail(context, login, &mut record).await?,
             Err(_) => Commit::default(),
         };
-        let put = put_write(key.clone(), &record, Some(version), Some(grant::TTL));
+        let put = put_write(
+            key.clone(),
+            &record,
+            Some(version),
+            Some(token_exchange::TTL),
+        );
         next.records.push(put);
         next.due.push(DueWrite {
             subject: subject.clone(),
@@ -99,7 +94,7 @@ pub(super) async fn poll(context: &Context, id: &GrantId) -> Result<(), StoreErr
             return Ok(());
         }
         // If the connection or the app was written meanwhile, the next commit uses the same token.
-        // If the grant was written, another worker has completed the login.
+        // If the record was written, another worker has completed the login.
         let stored = context.store.load_record(&key).await?;
         if stored.is_none_or(|stored| stored.version != version) {
             return Ok(());
@@ -107,7 +102,25 @@ pub(super) async fn poll(context: &Context, id: &GrantId) -> Result<(), StoreErr
     }
 }
 
-/// Returns the stage of a grant after an attempt, its number of failures, and when it is due next.
+/// Returns the commit that stores the connection of a completed login. If the data of the person was
+/// erased since the login began, marks `record` as failed and returns an empty commit.
+async fn connect_or_fail(
+    context: &Context,
+    login: &CompletedLogin,
+    record: &mut TokenExchange,
+) -> Result<Commit, StoreError> {
+    // The guard is loaded first, so that a later erasure makes the commit stale.
+    let guard = connection::epoch_guard(&*context.store, &login.user).await?;
+    if erasure::erased_at(&*context.store, &login.user).await? >= Some(record.began_at) {
+        let reason = "the data of the person was erased during the login";
+        record.stage = Stage::Failed(reason.to_owned());
+        return Ok(Commit::default());
+    }
+    connect_commit(context, login, record.began_at, guard).await
+}
+
+/// Returns the stage of a token exchange after an attempt, its number of failures, and when it is
+/// due next.
 fn next_stage(
     context: &Context,
     login: &Result<CompletedLogin, GraphError>,
@@ -199,7 +212,7 @@ async fn connect_commit(
         status: Status::Active,
         connected_at: now,
         consented_at: began_at,
-        scopes: login.info.scopes.clone(),
+        permissions: login.info.scopes.clone(),
         token_expires_at: login.info.expires.or(expires_at),
         data_access_expires_at: login.info.data_access_expires,
         polling,
@@ -226,6 +239,6 @@ async fn connect_commit(
     }
     commit.guards.push(guard);
     app_subscription::request_check(context, &mut commit).await?;
-    tracing::info!(connection = %user, scopes = ?connection.scopes, "a person connected");
+    tracing::info!(connection = %user, scopes = ?connection.permissions, "a person connected");
     Ok(commit)
 }

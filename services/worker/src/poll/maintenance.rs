@@ -9,7 +9,7 @@ use common::records::{connection, missed_webhooks};
 use common::store::StoreError;
 use model::time::HostTime;
 
-use super::connection_update::{Due, update};
+use super::connection_update::{DueUpdate, update_connection};
 use crate::context::Context;
 use crate::erasure;
 
@@ -46,11 +46,11 @@ async fn warn_about_expiry(context: &Context) -> Result<(), StoreError> {
         }) else {
             continue;
         };
-        let alerted = update(
+        let alerted = update_connection(
             context,
             &connection.user,
             None,
-            Due::Unchanged,
+            DueUpdate::Unchanged,
             |stored, _, _| {
                 // A login may have changed the expiry meanwhile.
                 let is_unchanged = expiry::days_left(stored, now) == Some(days_left);

@@ -36,7 +36,7 @@ pub(crate) async fn poll(context: &Context, claim: &Claim) -> Result<(), StoreEr
     let result = match &claim.subject {
         Subject::Page(id) => page::poll(context, id, claim.due_at).await,
         Subject::Connection(user) => connection::poll(context, user, claim).await,
-        Subject::Grant(id) => login::poll(context, id).await,
+        Subject::Login(id) => login::poll(context, id).await,
         Subject::Subscription(page) => page_subscription::poll(context, page, claim.due_at).await,
         Subject::App => app_subscription::poll(context, claim.due_at).await,
     };

@@ -27,7 +27,7 @@ use serde_json::{Map, Value as Json};
 
 use super::error::PollError;
 use super::excluded_field::exclude_field;
-use super::page_subscription::{count_findings, schedule_check_of_unannounced};
+use super::page_subscription::{count_findings, schedule_check_if_unannounced};
 use super::page_tokens::{
     NoToken, TokenError, TriedTokens, is_token_specific, request_new_token, users_with_access,
 };
@@ -49,7 +49,7 @@ struct PageValues {
 }
 
 /// The outcome of an attempt to read a Page.
-enum Attempt {
+enum AttemptOutcome {
     /// Graph returned the Page.
     Read(PageValues),
     /// There is no usable token.
@@ -63,7 +63,7 @@ enum Attempt {
 /// An attempt together with the connections of the Page at that time.
 struct AttemptResult {
     /// The outcome.
-    attempt: Attempt,
+    outcome: AttemptOutcome,
     /// The person whose token led to the outcome, and the epoch guard of their connection.
     connection: Option<(UserId, (RecordKey, u64))>,
     /// The people whose connection gave access to the Page.
@@ -112,7 +112,7 @@ pub(super) async fn poll(
         };
         next.guards
             .extend(used_connection.map(|(_, guard)| guard.clone()));
-        schedule_check_of_unannounced(context, id, &next.records).await?;
+        schedule_check_if_unannounced(context, id, &next.records).await?;
         let written = next.records.clone();
         if context.store.commit(&[next]).await? == [CommitOutcome::Applied] {
             count_findings(context, &written);
@@ -148,7 +148,7 @@ async fn load(context: &Context, id: &PageId) -> Result<Option<Versioned<StoredP
 async fn attempt_read(context: &Context, id: &PageId) -> Result<AttemptResult, StoreError> {
     let connections = users_with_access(context, id).await?;
     let result = |attempt, used_connection| AttemptResult {
-        attempt,
+        outcome: attempt,
         connection: used_connection,
         connections,
     };
@@ -161,16 +161,16 @@ async fn attempt_read(context: &Context, id: &PageId) -> Result<AttemptResult, S
             Err(TokenError::NoToken(reason)) => {
                 return Ok(match (first_block, first_failure) {
                     (Some((until, used_connection)), _) => {
-                        result(Attempt::Deferred(until), Some(used_connection))
+                        result(AttemptOutcome::Deferred(until), Some(used_connection))
                     }
                     (None, Some((error, used_connection))) => {
-                        result(Attempt::Failed(error), Some(used_connection))
+                        result(AttemptOutcome::Failed(error), Some(used_connection))
                     }
-                    (None, None) => result(Attempt::NoToken(reason), None),
+                    (None, None) => result(AttemptOutcome::NoToken(reason), None),
                 });
             }
         };
-        let budget = rate_limits::CallBudget {
+        let budget = rate_limits::CallScope {
             user: Some(&candidate.user),
             page: Some(id),
         };
@@ -192,15 +192,15 @@ async fn attempt_read(context: &Context, id: &PageId) -> Result<AttemptResult, S
         let blocked_until =
             rate_limits::record_reply(context, budget, reply.as_ref().err()).await?;
         let attempt = match (reply, blocked_until) {
-            (_, Some(until)) => Attempt::Deferred(until),
-            (Ok(reply), None) => Attempt::Read(reply),
+            (_, Some(until)) => AttemptOutcome::Deferred(until),
+            (Ok(reply), None) => AttemptOutcome::Read(reply),
             (Err(error), None) if is_token_specific(&error) => {
                 request_new_token(context, id, &candidate, &error).await?;
                 tried_tokens.add(candidate);
                 first_failure.get_or_insert((error, used_connection));
                 continue;
             }
-            (Err(error), None) => Attempt::Failed(error),
+            (Err(error), None) => AttemptOutcome::Failed(error),
         };
         return Ok(result(attempt, Some(used_connection)));
     }
@@ -298,12 +298,12 @@ fn outcome_commit(
         // attempt is then out of date.
         let read_since = page.polling.last_success_began >= Some(timing.began_at);
         let access_added_since = page.connections.len() > attempted.connections.len();
-        let is_outdated =
-            !matches!(attempted.attempt, Attempt::Read(_)) && (read_since || access_added_since);
+        let is_outdated = !matches!(attempted.outcome, AttemptOutcome::Read(_))
+            && (read_since || access_added_since);
         if is_outdated {
             return read::ReadOutcome::default();
         }
-        apply_attempt(context, id, &mut page, timing, &attempted.attempt)
+        apply_attempt(context, id, &mut page, timing, &attempted.outcome)
     });
     Some(Commit {
         due: vec![DueWrite {
@@ -336,11 +336,11 @@ fn apply_attempt(
     id: &PageId,
     page: &mut Page,
     timing: Timing,
-    attempt: &Attempt,
+    attempt: &AttemptOutcome,
 ) -> read::ReadOutcome {
     let now = context.clock.now();
     match attempt {
-        Attempt::Read(PageValues {
+        AttemptOutcome::Read(PageValues {
             object,
             stamp,
             requested_fields,
@@ -349,7 +349,7 @@ fn apply_attempt(
                 requested_fields,
                 object,
                 stamp: *stamp,
-                kind: ReadKind::PageToken,
+                kind: ReadKind::SinglePage,
                 now,
             });
             page.polling
@@ -364,7 +364,7 @@ fn apply_attempt(
             }
             return outcome;
         }
-        Attempt::NoToken(reason) => {
+        AttemptOutcome::NoToken(reason) => {
             tracing::warn!(page.id = %id, error = %reason, "no token can be used to read a Page");
             page.status = match reason {
                 NoToken::NoAccess => Status::NoToken,
@@ -372,8 +372,8 @@ fn apply_attempt(
             };
             page.polling.fail_attempt(now.plus(retry::ONE_DAY));
         }
-        Attempt::Deferred(until) => page.polling.defer_until(*until),
-        Attempt::Failed(error) => {
+        AttemptOutcome::Deferred(until) => page.polling.defer_until(*until),
+        AttemptOutcome::Failed(error) => {
             tracing::warn!(page.id = %id, error = %error, "a Page could not be read");
             page.status = match error {
                 GraphError::Token { .. } => Status::NeedsLogin,

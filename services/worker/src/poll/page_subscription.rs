@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use common::graph::error::GraphError;
-use common::records::subscription::{self, MAX_RESUBSCRIPTIONS, Subscription};
+use common::records::page_subscription::{self, MAX_RESUBSCRIPTIONS, PageSubscription};
 use common::records::{commit_one, load_record, missed_webhooks};
 use common::retry;
 use common::sealing::Token;
@@ -35,9 +35,9 @@ pub(super) async fn poll(
     page: &PageId,
     claimed: HostTime,
 ) -> Result<(), StoreError> {
-    let key = subscription::key(page);
+    let key = page_subscription::key(page);
     let subject = Subject::Subscription(page.clone());
-    let stored = load_record::<Subscription>(&*context.store, &key).await?;
+    let stored = load_record::<PageSubscription>(&*context.store, &key).await?;
     let Some(Versioned { value, .. }) = stored else {
         commit_one(&*context.store, remove_due_commit(subject, key)).await?;
         return Ok(());
@@ -51,7 +51,7 @@ pub(super) async fn poll(
     } else {
         None
     };
-    let polling = |value: &Subscription| value.polling.clone();
+    let polling = |value: &PageSubscription| value.polling.clone();
     save_outcome(context, &key, &subject, polling, |value| {
         if let Some((known, attempt)) = &attempt {
             apply_attempt(value, known, attempt, now);
@@ -70,9 +70,9 @@ pub(super) async fn poll(
 /// change may still arrive. Does nothing if a check is requested already, or if the app was
 /// resubscribed too often. Fails if the store does not answer.
 async fn schedule_check(context: &Context, page: &PageId) -> Result<(), StoreError> {
-    let key = subscription::key(page);
+    let key = page_subscription::key(page);
     loop {
-        let stored = load_record::<Subscription>(&*context.store, &key).await?;
+        let stored = load_record::<PageSubscription>(&*context.store, &key).await?;
         let Some(Versioned { version, mut value }) = stored else {
             return Ok(());
         };
@@ -99,7 +99,7 @@ pub(crate) fn count_findings(context: &Context, committed: &[RecordWrite]) {
 
 /// Schedules a check of the Page subscription if `records` contain a new unannounced change. It is
 /// called before their commit; if the commit fails, the extra check is harmless.
-pub(super) async fn schedule_check_of_unannounced(
+pub(super) async fn schedule_check_if_unannounced(
     context: &Context,
     page: &PageId,
     records: &[RecordWrite],
@@ -118,7 +118,7 @@ async fn is_silent(context: &Context, page: &PageId, now: HostTime) -> Result<bo
 
 /// The outcome of an attempt with all tokens that were tried.
 #[derive(Default)]
-struct Attempt {
+struct CheckOutcome {
     /// The subscription at Facebook, if a token could check it.
     remote: Option<RemoteSubscription>,
     /// The error. If `remote` is known, it is temporary: a token that may be given the refused
@@ -153,7 +153,7 @@ struct RemoteSubscription {
     /// Whether the attempt changed the subscription.
     changed: bool,
     /// Whether known fields were missing and were subscribed again.
-    was_missing: bool,
+    restored_fields: bool,
 }
 
 /// Checks the subscription with the best token. Tries the next one if Facebook refuses the token or
@@ -161,9 +161,9 @@ struct RemoteSubscription {
 async fn attempt_with_any(
     context: &Context,
     page: &PageId,
-    known: &Subscription,
-) -> Result<Attempt, StoreError> {
-    let mut attempt = Attempt::default();
+    known: &PageSubscription,
+) -> Result<CheckOutcome, StoreError> {
+    let mut attempt = CheckOutcome::default();
     let mut tried = TriedTokens::default();
     let mut expects_new_token = false;
     loop {
@@ -209,9 +209,9 @@ async fn attempt_with(
     context: &Context,
     page: &PageId,
     candidate: &Candidate,
-    known: &Subscription,
+    known: &PageSubscription,
 ) -> Result<RemoteSubscription, AttemptError> {
-    let budget = rate_limits::CallBudget {
+    let budget = rate_limits::CallScope {
         user: Some(&candidate.user),
         page: Some(page),
     };
@@ -235,14 +235,19 @@ impl RemoteSubscription {
         Self {
             refused: both.cloned().collect(),
             changed: before.changed || self.changed,
-            was_missing: before.was_missing || self.was_missing,
+            restored_fields: before.restored_fields || self.restored_fields,
             ..self
         }
     }
 }
 
 /// Records an attempt in `value`. `known` is the subscription as it was before the attempt.
-fn apply_attempt(value: &mut Subscription, known: &Subscription, attempt: &Attempt, now: HostTime) {
+fn apply_attempt(
+    value: &mut PageSubscription,
+    known: &PageSubscription,
+    attempt: &CheckOutcome,
+    now: HostTime,
+) {
     if let Some(remote) = &attempt.remote {
         (value.fields, value.confirmed_at) = (remote.fields.clone(), Some(now));
     }
@@ -252,7 +257,7 @@ fn apply_attempt(value: &mut Subscription, known: &Subscription, attempt: &Attem
     }
     if let Some(remote) = &attempt.remote {
         value.attempted_at = Some(now);
-        if remote.was_missing {
+        if remote.restored_fields {
             let is_recent = known
                 .confirmed_at
                 .is_some_and(|confirmed_at| confirmed_at.plus(RESUBSCRIPTION_PERIOD) > now);
@@ -297,7 +302,7 @@ async fn reconcile(
     context: &Context,
     page: &PageId,
     token: &Token,
-    known: &Subscription,
+    known: &PageSubscription,
 ) -> Result<RemoteSubscription, GraphError> {
     let remote = context.graph.page_subscription(token, page).await?;
     let remote: BTreeSet<String> = remote.unwrap_or_default().into_iter().collect();
@@ -317,7 +322,7 @@ async fn reconcile(
                     fields: all.into_iter().collect(),
                     refused,
                     changed: true,
-                    was_missing,
+                    restored_fields: was_missing,
                 });
             }
             Err(GraphError::Permission(names)) => {
@@ -336,6 +341,6 @@ async fn reconcile(
         fields: remote,
         refused,
         changed: false,
-        was_missing: false,
+        restored_fields: false,
     })
 }

@@ -16,7 +16,7 @@ use model::id::UserId;
 use model::time::HostTime;
 
 use super::connection_poll::ConnectionPoll;
-use super::connection_update::{Due, subject, update};
+use super::connection_update::{DueUpdate, connection_subject, update_connection};
 use super::page_tokens::is_listed_for_other_connection;
 use super::rate_limits;
 use crate::context::Context;
@@ -24,7 +24,7 @@ use crate::context::Context;
 /// The reason why a connection cannot be used until a person acts.
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]
-pub(super) struct Unusable {
+pub(super) struct UnusableConnection {
     /// The status that the connection gets.
     pub(super) status: Status,
     /// The problem that an operator sees.
@@ -34,18 +34,18 @@ pub(super) struct Unusable {
 /// Marks a connection as unusable and skips its daily poll if that was due. The connection is due
 /// again after a day. Nothing is written if the person has logged in since `connected_at`. Fails if
 /// the store does not answer.
-pub(super) async fn skip_day(
+pub(super) async fn mark_unusable(
     context: &Context,
     user: &UserId,
     connected_at: HostTime,
-    unusable: &Unusable,
+    unusable: &UnusableConnection,
 ) -> Result<(), StoreError> {
     tracing::warn!(connection = %user, error = %unusable, "a connection cannot be used");
-    update(
+    update_connection(
         context,
         user,
         None,
-        Due::FromRecord,
+        DueUpdate::FromRecord,
         |connection, commit, now| {
             if connection.connected_at != connected_at {
                 // A login has replaced the token that cannot be used.
@@ -60,8 +60,11 @@ pub(super) async fn skip_day(
                     None,
                 );
                 commit.records.push(daily_poll::daily_poll_write(&record));
-                connection.polling.daily_slot =
-                    Some(context.daily_schedule.slot_on_next_day(&subject(user), now));
+                connection.polling.daily_slot = Some(
+                    context
+                        .daily_schedule
+                        .slot_on_next_day(&connection_subject(user), now),
+                );
             }
             connection.status = unusable.status;
             connection.problem = Some(unusable.reason.clone());
@@ -97,7 +100,7 @@ impl ConnectionPoll<'_> {
     /// maintains the token. Fails if the store does not answer.
     pub(super) async fn save_success(&self, progress: &PollProgress) -> Result<(), StoreError> {
         let context = self.context;
-        let saved = update(context, self.user, Some(&self.guard), Due::FromRecord, |connection, commit, now| {
+        let saved = update_connection(context, self.user, Some(&self.guard), DueUpdate::FromRecord, |connection, commit, now| {
             if connection.poll_progress.as_ref().map(|stored| stored.began_at) != Some(progress.began_at) {
                 return false;
             }
@@ -167,7 +170,7 @@ impl ConnectionPoll<'_> {
                     ..daily_poll_record(
                         self.context,
                         self.user,
-                        daily_poll::DailyPollResult::Missed,
+                        daily_poll::DailyPollResult::NotRun,
                         slot,
                         None,
                     )
@@ -209,11 +212,11 @@ impl ConnectionPoll<'_> {
         blocked_until: Option<HostTime>,
     ) -> Result<(), StoreError> {
         tracing::warn!(connection = %self.user, error = %error, "the Pages of a connection could not be read");
-        update(
+        update_connection(
             self.context,
             self.user,
             Some(&self.guard),
-            Due::FromRecord,
+            DueUpdate::FromRecord,
             |connection, commit, now| {
                 if connection
                     .poll_progress
@@ -260,7 +263,7 @@ impl ConnectionPoll<'_> {
                     connection.polling.daily_slot = Some(
                         self.context
                             .daily_schedule
-                            .slot_on_next_day(&subject(self.user), began_at),
+                            .slot_on_next_day(&connection_subject(self.user), began_at),
                     );
                 }
                 if !matches!(error, GraphError::Transient(_)) {

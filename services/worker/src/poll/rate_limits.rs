@@ -17,14 +17,14 @@ use crate::context::Context;
 /// The person and the Page for which a call is made. The call counts against their rate limits and
 /// against that of the app.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct CallBudget<'a> {
+pub(super) struct CallScope<'a> {
     /// The person whose token is used.
     pub(super) user: Option<&'a UserId>,
     /// The Page that is read or subscribed.
     pub(super) page: Option<&'a PageId>,
 }
 
-impl CallBudget<'_> {
+impl CallScope<'_> {
     /// Returns the name of the bucket against which the call counts in `scope`.
     fn bucket(&self, scope: RateLimitScope) -> String {
         match (scope, self.user, self.page) {
@@ -49,7 +49,7 @@ pub(super) fn blocked_message(until: HostTime) -> String {
 /// calls may be made now. Fails if the store does not answer.
 pub(super) async fn blocked_until(
     context: &Context,
-    budget: CallBudget<'_>,
+    budget: CallScope<'_>,
     queue_name: QueueName,
 ) -> Result<Option<HostTime>, StoreError> {
     let now = context.clock.now();
@@ -71,7 +71,7 @@ pub(super) async fn blocked_until(
 /// Fails if the store does not answer.
 pub(super) async fn record_reply(
     context: &Context,
-    budget: CallBudget<'_>,
+    budget: CallScope<'_>,
     error: Option<&GraphError>,
 ) -> Result<Option<HostTime>, StoreError> {
     let now = context.clock.now();
@@ -82,8 +82,9 @@ pub(super) async fn record_reply(
         if usage.percent < rate_limit::DEFER_PERCENT {
             continue;
         }
-        let after_usage =
-            |stored: rate_limit::RateLimit| stored.after_usage(now, usage.percent, usage.regain);
+        let after_usage = |stored: rate_limit::RateLimit| {
+            stored.after_usage(now, usage.percent, usage.blocked_for)
+        };
         if rate_limit::update(&*context.store, &bucket, now, after_usage)
             .await?
             .is_some()

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use common::graph::calls::ListedPage;
-use common::records::subscription::{self, Subscription};
+use common::records::page_subscription::{self, PageSubscription};
 use common::records::{load_record, missed_webhooks, put_write, token};
 use common::sealing::PrivateKeys;
 use common::store::{
@@ -22,12 +22,12 @@ use model::time::{FacebookTime, HostTime};
 use model::webhook_field::webhook_fields;
 use serde_json::Value as Json;
 
-use super::page_subscription::{count_findings, schedule_check_of_unannounced};
+use super::page_subscription::{count_findings, schedule_check_if_unannounced};
 use crate::context::Context;
 use crate::corrupt_page::replace_corrupt_page;
 
 /// The data that all Pages of a result page share.
-pub(super) struct ResultPage<'a> {
+pub(super) struct ResultPageContext<'a> {
     /// The person whose connection is polled.
     pub(super) user: &'a UserId,
     /// When the connection poll began, on this host's clock.
@@ -37,7 +37,7 @@ pub(super) struct ResultPage<'a> {
     /// The fields that were requested.
     pub(super) requested_fields: &'a [FieldName],
     /// Whether the person has logged in since the last complete poll.
-    pub(super) logged_in_since: bool,
+    pub(super) logged_in_since_last_poll: bool,
     /// When the person returned from Facebook's dialog in their last login, on this host's clock.
     pub(super) consented_at: HostTime,
     /// When the Pages are read next if nothing requests a read before.
@@ -52,7 +52,7 @@ pub(super) struct ResultPage<'a> {
 /// more may be written for it. Fails if the store does not answer.
 pub(super) async fn commit_result_page(
     context: &Context,
-    result_page: &ResultPage<'_>,
+    result_page: &ResultPageContext<'_>,
     listed_pages: Vec<ListedPage>,
 ) -> Result<bool, StoreError> {
     // Facebook may list a Page twice. Its last occurrence counts.
@@ -74,7 +74,7 @@ pub(super) async fn commit_result_page(
             }
         }
         for (id, commit) in commit_ids.iter().zip(&commits) {
-            schedule_check_of_unannounced(context, id, &commit.records).await?;
+            schedule_check_if_unannounced(context, id, &commit.records).await?;
         }
         let outcomes = context.store.commit(&commits).await?;
         let mut stale = false;
@@ -104,7 +104,7 @@ pub(super) async fn commit_result_page(
 /// has not consented again since.
 async fn page_commit(
     context: &Context,
-    result_page: &ResultPage<'_>,
+    result_page: &ResultPageContext<'_>,
     listed: &ListedPage,
     stored: Versioned<StoredPage>,
 ) -> Result<Option<Commit>, StoreError> {
@@ -115,7 +115,7 @@ async fn page_commit(
     };
     let mut page = match stored.value {
         StoredPage::Page(page) if page.status != Status::Erased => *page,
-        StoredPage::Page(page) if page.erased_at >= Some(result_page.consented_at) => {
+        StoredPage::Page(page) if page.erasure_requested_at >= Some(result_page.consented_at) => {
             return Ok(None);
         }
         StoredPage::Unknown | StoredPage::Page(_) => Page::default(),
@@ -130,7 +130,7 @@ async fn page_commit(
         requested_fields: result_page.requested_fields,
         object: &listed.object,
         stamp: result_page.stamp,
-        kind: ReadKind::PageList,
+        kind: ReadKind::Accounts,
         now,
     });
     let finding_writes = missed_webhooks::finding_writes(
@@ -182,20 +182,20 @@ async fn page_commit(
 /// Adds a request to check the Page subscription to a commit, if there is a reason for a check.
 async fn request_subscription(
     context: &Context,
-    result_page: &ResultPage<'_>,
+    result_page: &ResultPageContext<'_>,
     listed: &ListedPage,
     commit: &mut Commit,
     is_unsubscribed: bool,
 ) -> Result<(), StoreError> {
-    let key = subscription::key(&listed.id);
-    let stored = load_record::<Subscription>(&*context.store, &key).await?;
-    let (version, mut value) = stored.map_or((0, Subscription::default()), |stored| {
+    let key = page_subscription::key(&listed.id);
+    let stored = load_record::<PageSubscription>(&*context.store, &key).await?;
+    let (version, mut value) = stored.map_or((0, PageSubscription::default()), |stored| {
         (stored.version, stored.value)
     });
     let is_requested = value.polling.is_read_requested();
     let is_incomplete =
         is_unsubscribed || is_requested || !value.refused.is_empty() || value.problem.is_some();
-    let is_reset = result_page.logged_in_since && is_incomplete;
+    let is_reset = result_page.logged_in_since_last_poll && is_incomplete;
     if is_reset {
         value.reset_after_login();
     }

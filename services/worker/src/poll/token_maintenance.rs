@@ -17,7 +17,7 @@ use common::store::{RecordWrite, StoreError};
 use model::time::HostTime;
 
 use super::connection_poll::ConnectionPoll;
-use super::connection_update::{Due, update};
+use super::connection_update::{DueUpdate, update_connection};
 use super::rate_limits;
 
 /// The minimum time between two inspections of a token.
@@ -30,7 +30,7 @@ struct InspectedToken {
     /// The properties of the token that is valid now.
     info: TokenInfo,
     /// The new token, if the former one was exchanged, and when it expires; `None`: never.
-    token: Option<(Token, Option<HostTime>)>,
+    renewed: Option<(Token, Option<HostTime>)>,
 }
 
 impl ConnectionPoll<'_> {
@@ -48,7 +48,7 @@ impl ConnectionPoll<'_> {
         let expires_soon =
             expires_at.is_some_and(|expires_at| now.until(expires_at) < RENEW_BEFORE_EXPIRY);
         let inspection = self.inspect_and_renew(expires_soon, now).await;
-        let budget = rate_limits::CallBudget {
+        let budget = rate_limits::CallScope {
             user: Some(self.user),
             page: None,
         };
@@ -90,14 +90,17 @@ impl ConnectionPoll<'_> {
                 .or(granted.expires_in.map(|lifetime| now.plus(lifetime)));
             (granted.token, expires_at)
         });
-        Ok(InspectedToken { info, token })
+        Ok(InspectedToken {
+            info,
+            renewed: token,
+        })
     }
 
     /// Stores the result of an inspection, unless a login has replaced the token since the poll
     /// began.
     async fn save_inspection(&self, inspection: &InspectedToken) -> Result<(), StoreError> {
         let context = self.context;
-        let sealed: Option<RecordWrite> = match &inspection.token {
+        let sealed: Option<RecordWrite> = match &inspection.renewed {
             None => None,
             Some((token, _)) => {
                 let keys = context.keyring.keys();
@@ -108,20 +111,20 @@ impl ConnectionPoll<'_> {
                 Some(sealed.map_err(|error| StoreError::Unexpected(error.to_string()))?)
             }
         };
-        let saved = update(
+        let saved = update_connection(
             context,
             self.user,
             Some(&self.guard),
-            Due::Unchanged,
+            DueUpdate::Unchanged,
             |connection, commit, now| {
                 if connection.connected_at > self.began_at {
                     // A login has replaced the token.
                     return false;
                 }
                 commit.records.extend(sealed.clone());
-                connection.scopes.clone_from(&inspection.info.scopes);
+                connection.permissions.clone_from(&inspection.info.scopes);
                 connection.data_access_expires_at = inspection.info.data_access_expires;
-                connection.token_expires_at = match &inspection.token {
+                connection.token_expires_at = match &inspection.renewed {
                     Some((_, expires_at)) => *expires_at,
                     None => inspection.info.expires.or(connection.token_expires_at),
                 };
@@ -137,7 +140,7 @@ impl ConnectionPoll<'_> {
             },
         )
         .await?;
-        if saved.is_some() && inspection.token.is_some() {
+        if saved.is_some() && inspection.renewed.is_some() {
             tracing::info!(connection = %self.user, "a long-lived token was renewed");
         }
         Ok(())

@@ -1,23 +1,23 @@
-//! Grants: logins whose token the worker exchanges.
+//! The exchange of a login's short-lived token for a long-lived one.
 //!
-//! Ingress stores the sealed short-lived token in the grant of a login. The worker exchanges it for
-//! a long-lived token, creates the connection, and replaces the token in the grant with the result.
+//! Ingress stores the sealed short-lived token of a login. The worker exchanges it for
+//! a long-lived token, creates the connection, and replaces the short-lived token with the result.
 
 use std::time::Duration;
 
-use model::id::{GrantId, UserId};
+use model::id::{LoginId, UserId};
 use model::time::HostTime;
 use serde::{Deserialize, Serialize};
 
 use crate::sealing::SealedToken;
 use crate::store::{RecordKey, RecordKind};
 
-/// How long a grant is stored after it was last written.
+/// How long a token exchange is stored after it was last written.
 pub const TTL: Duration = Duration::from_secs(3600);
 
 /// The exchange of the token of one login.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Grant {
+pub struct TokenExchange {
     /// When ingress exchanged the code for the short-lived token, on this host's clock.
     pub began_at: HostTime,
     /// How many exchanges for a long-lived token failed.
@@ -27,7 +27,7 @@ pub struct Grant {
     pub stage: Stage,
 }
 
-/// The stage of a grant.
+/// The stage of a token exchange.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
@@ -39,12 +39,12 @@ pub enum Stage {
     Failed(String),
 }
 
-/// Returns the key of a grant's record.
-pub fn key(id: &GrantId) -> RecordKey {
-    RecordKey::new(RecordKind::Grant, id.as_str())
+/// Returns the key of the record of a token exchange.
+pub fn key(id: &LoginId) -> RecordKey {
+    RecordKey::new(RecordKind::TokenExchange, id.as_str())
 }
 
-/// Returns the name for which the token of a grant is sealed.
-pub fn seal_name(id: &GrantId) -> String {
-    format!("grant:{id}")
+/// Returns the name for which the token of a login is sealed.
+pub fn seal_name(id: &LoginId) -> String {
+    format!("login:{id}")
 }

@@ -16,7 +16,7 @@ pub const MAX_RESUBSCRIPTIONS: u32 = 5;
 /// The Page subscription of one Page.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Subscription {
+pub struct PageSubscription {
     /// The numbers that determine when the Page subscription is checked next.
     pub polling: Polling,
     /// The webhook fields for which Facebook has the app subscribed on the Page.
@@ -39,14 +39,15 @@ pub struct Subscription {
     pub logins: u32,
 }
 
-impl Subscription {
+impl PageSubscription {
     /// Returns whether there is a reason to check the Page subscription: the Page is new, `wanted`
     /// has a field that is neither subscribed nor refused, or Facebook reports the app as not
     /// subscribed (`is_off`) although it was. A removal after [`MAX_RESUBSCRIPTIONS`] is no reason.
-    pub fn needs_check(&self, is_off: bool, wanted: &[&str]) -> bool {
+    pub fn needs_check(&self, is_unsubscribed: bool, wanted: &[&str]) -> bool {
         let is_known = |name: &&str| self.fields.contains(*name) || self.refused.contains(*name);
-        let is_lost =
-            is_off && !self.fields.is_empty() && self.resubscriptions < MAX_RESUBSCRIPTIONS;
+        let is_lost = is_unsubscribed
+            && !self.fields.is_empty()
+            && self.resubscriptions < MAX_RESUBSCRIPTIONS;
         let is_incomplete = self.attempted_at.is_none() || !wanted.iter().all(is_known);
         is_lost || (is_incomplete && !self.polling.is_read_requested())
     }
@@ -63,5 +64,5 @@ impl Subscription {
 
 /// Returns the key of the record of a Page subscription.
 pub fn key(page: &PageId) -> RecordKey {
-    RecordKey::new(RecordKind::Subscription, page.as_str())
+    RecordKey::new(RecordKind::PageSubscription, page.as_str())
 }

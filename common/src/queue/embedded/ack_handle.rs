@@ -28,16 +28,16 @@ impl Shared {
 
 /// The handle that acknowledges one delivery. Dropping it releases the lease.
 #[derive(Debug)]
-pub(in crate::queue) struct Receipt {
+pub(in crate::queue) struct AckHandle {
     pub(super) shared: Option<Arc<Shared>>,
     pub(super) queue_name: QueueName,
     pub(super) lease: i64,
 }
 
-impl Receipt {
+impl AckHandle {
     pub(in crate::queue) async fn ack(mut self) -> Result<(), QueueError> {
         let Some(shared) = self.shared.take() else {
-            return Err(QueueError::Lost);
+            return Err(QueueError::Requeued);
         };
         let lease = self.lease;
         let work = move |connection: &Connection| {
@@ -48,13 +48,13 @@ impl Receipt {
                 .execute([lease])
         };
         match shared.database.write(work).await.map_err(unavailable)? {
-            0 => Err(QueueError::Lost),
+            0 => Err(QueueError::Requeued),
             _ => Ok(()),
         }
     }
 }
 
-impl Drop for Receipt {
+impl Drop for AckHandle {
     fn drop(&mut self) {
         let Some(shared) = self.shared.take() else {
             return;

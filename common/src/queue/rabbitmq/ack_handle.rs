@@ -8,24 +8,24 @@ use crate::queue::error::QueueError;
 
 /// The handle that acknowledges one message. Dropping it requeues the message.
 #[derive(Debug)]
-pub(in crate::queue) struct Receipt {
+pub(in crate::queue) struct AckHandle {
     pub(super) acker: Option<Acker>,
 }
 
-impl Receipt {
+impl AckHandle {
     pub(in crate::queue) async fn ack(mut self) -> Result<(), QueueError> {
         let Some(acker) = self.acker.take() else {
-            return Err(QueueError::Lost);
+            return Err(QueueError::Requeued);
         };
         match with_timeout(acker.ack(BasicAckOptions::default())).await? {
             Ok(true) => Ok(()),
             // `false` means that lapin did not send the acknowledgement.
-            Ok(false) | Err(_) => Err(QueueError::Lost),
+            Ok(false) | Err(_) => Err(QueueError::Requeued),
         }
     }
 }
 
-impl Drop for Receipt {
+impl Drop for AckHandle {
     fn drop(&mut self) {
         let Some(acker) = self.acker.take().filter(Acker::usable) else {
             return;

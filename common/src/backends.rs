@@ -58,8 +58,8 @@ impl Backends {
         }
     }
 
-    /// Opens the queue and the store. On the embedded backend both are in one file. `role` names
-    /// the connections to RabbitMQ.
+    /// Opens the queue and the store. On the embedded backend both are in one file. `role` becomes
+    /// part of the names of the connections to RabbitMQ.
     pub async fn open(
         config: &Config,
         role: &str,
@@ -94,7 +94,7 @@ impl Backends {
     }
 
     /// Checks the settings of the store. Logs each warning, and fails if the settings forbid its
-    /// use. A store that does not answer is logged and is no error, because its users wait for it.
+    /// use. An unavailable store is only logged, because its users wait until it answers.
     pub async fn check(&self) -> Result<(), OpenError> {
         match self.store.check().await {
             Ok(health) => {

@@ -1,6 +1,6 @@
 //! Computes local days and the daily slots in them.
 //!
-//! Invariant: a subject has exactly one daily slot in each local day of the time zone, also when
+//! Invariant: a subject has exactly one daily slot in each local day of the time zone, even when
 //! the clocks change. The time of the slot within the day is a function of the subject alone.
 
 use std::time::Duration;
@@ -13,7 +13,7 @@ use model::time::HostTime;
 use sha2::{Digest as _, Sha256};
 
 /// The time between the daily slot of a connection and the daily slots of its Pages. A Page is read
-/// by itself in its slot only if the connection poll did not read it.
+/// alone in its slot only if the connection poll did not read it.
 pub const PAGE_SLOT_DELAY: Duration = Duration::from_secs(2 * 3600);
 
 /// The local days and the daily slots of a deployment.
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_day_has_one_slot_also_when_the_clocks_change() {
+    fn a_day_has_one_slot_even_when_the_clocks_change() {
         // Berlin loses an hour on 2026-03-29 and gains one on 2026-10-25; Santiago skips midnight
         // on 2026-09-06; Lord Howe moves its clocks by half an hour.
         for (zone, from) in [

@@ -19,7 +19,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-/// How many writes share a transaction at most.
+/// The largest number of writes in one transaction.
 const MAX_GROUP_WRITES: usize = 512;
 /// How long a statement waits for a lock that another process holds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -75,16 +75,16 @@ pub enum DatabaseError {
     Closed,
 }
 
-/// Who opens the database.
+/// The way in which a process uses the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// The running process. At most one process can open the database this way.
+    /// The use by the running process. At most one process can open the database this way.
     Exclusive,
-    /// An operator's command. It can run at the same time as the process.
+    /// The use by a command, which can run at the same time as the running process.
     Shared,
 }
 
-/// Sends the result of a write to its caller. It takes the result of the commit.
+/// A function that takes the result of the commit and sends the result of a write to its caller.
 type Responder = Box<dyn FnOnce(Result<(), DatabaseError>) + Send>;
 /// A write that waits for its transaction. It takes the connection with the open transaction, or
 /// the reason why there is none, and returns the code of SQLite if it failed.
@@ -185,23 +185,10 @@ impl Database {
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> oneshot::Receiver<Result<T, DatabaseError>> {
-        self.enqueue(work, false)
-    }
-
-    /// Sends a write to the writer thread. With `only_if_awaited`, the write is skipped if its
-    /// receiver has been dropped.
-    fn enqueue<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
-        only_if_awaited: bool,
-    ) -> oneshot::Receiver<Result<T, DatabaseError>> {
         let (sender, receiver) = oneshot::channel();
         let write: Write = Box::new(move |transaction| {
             let mut code = None;
             let result = match transaction {
-                // The caller has already treated the write as failed. Executing it would delay
-                // others.
-                Ok(_) if only_if_awaited && sender.is_closed() => Err(DatabaseError::Closed),
                 Ok(connection) => in_savepoint(connection, work).map_err(|error| {
                     code = error.sqlite_error_code();
                     failed(error)
@@ -235,7 +222,7 @@ impl Database {
 
 impl Database {
     /// Moves all committed changes from the write-ahead log into the database file and empties the
-    /// log. Fails if other processes use the log all the time.
+    /// log. Fails if other processes use the log all the time, for half a minute.
     pub async fn truncate_log(&self) -> Result<(), DatabaseError> {
         const MAX_ATTEMPTS: u32 = 6;
         for _ in 0..MAX_ATTEMPTS {
@@ -332,7 +319,7 @@ fn in_savepoint<T>(
         }
         Err(error) => {
             // If SQLite has already rolled back the whole transaction, for example because the disk
-            // is full, this statement fails too. `write_group` notices that the transaction has
+            // is full, this statement fails too. `write_group` detects that the transaction has
             // ended.
             let _ = connection.execute_batch("ROLLBACK TO work; RELEASE work");
             Err(error)
@@ -375,7 +362,7 @@ fn write_group(
         responders.push(respond);
         disk_failed |= is_disk_error(code);
         // SQLite rolls back the whole transaction if the disk is full or fails. The remaining
-        // writes must then fail, because each of their statements would commit by itself.
+        // writes must then fail, because each of their statements would commit at once.
         if transaction.is_ok() && connection.is_autocommit() {
             let reason = "the transaction was rolled back after a disk error";
             transaction = Err(DatabaseError::Failed(reason.to_owned()));

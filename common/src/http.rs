@@ -28,8 +28,8 @@ use crate::telemetry::Metrics;
 
 /// How many connections a listener serves at the same time. Others wait to be accepted.
 const MAX_CONNECTIONS: usize = 4096;
-/// How long a connection may take to send the headers of a request, including the time that it is
-/// idle between requests.
+/// How long a connection may take to send the headers of a request, including the idle time after
+/// the previous request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many headers a request may have.
 const MAX_HEADERS: usize = 64;
@@ -71,7 +71,8 @@ pub async fn serve(
                 }
             },
         };
-        // Nagle's algorithm would delay small responses. If it stays on, they are only slower.
+        // Nagle's algorithm would delay small responses. An error is ignored, because it makes
+        // responses only slower.
         let _ = stream.set_nodelay(true);
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())

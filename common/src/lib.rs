@@ -8,9 +8,10 @@
 //! | [`database`] | the SQLite file of the embedded backends |
 //! | [`pages`], [`records`] | operations on stored Pages and records |
 //! | [`graph`] | the client of the Graph API |
-//! | [`sealing`], [`invitation`] | encrypted tokens, signed login links |
+//! | [`sealing`] | encrypted tokens |
+//! | [`signing`], [`invitation`] | HMAC-SHA256, signed login links |
 //! | [`daily_schedule`], [`retry`] | the local time of daily polls, retry delays |
-//! | [`views`], [`timestamp`] | the JSON that commands print |
+//! | [`views`], [`timestamp`] | the JSON that commands print, instants as text |
 //! | [`config`], [`clock`], [`lifecycle`], [`telemetry`] | parts of every process |
 //! | [`http`], [`tls`] | the HTTP server, the TLS provider of HTTP clients |
 

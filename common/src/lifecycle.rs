@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 /// How long the tasks of a process may take to end after the process has begun to stop.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(28);
 
-/// Why a process ended with a failure.
+/// The reason why a process ended with a failure.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LifecycleError {
     /// A task ended, failed or panicked while the process should run. The text names the task.
@@ -54,7 +54,7 @@ impl Lifecycle {
             let outcome = tokio::spawn(task).await;
             let failure = match outcome {
                 Ok(Ok(())) if lifecycle.stop.is_cancelled() => return,
-                Ok(Ok(())) => format!("{name} ended by itself"),
+                Ok(Ok(())) => format!("{name} ended too early"),
                 Ok(Err(error)) => format!("{name} failed: {error}"),
                 Err(panic) => format!("{name} panicked: {panic}"),
             };
@@ -79,7 +79,7 @@ impl Lifecycle {
         self.stop.is_cancelled()
     }
 
-    /// Tells every task to stop.
+    /// Signals every task to stop.
     pub fn stop(&self) {
         self.stop.cancel();
     }
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_task_that_ends_by_itself_fails_the_process() {
+    async fn a_task_that_ends_without_a_requested_stop_fails_the_process() {
         let lifecycle = Lifecycle::default();
         lifecycle.spawn("idle", {
             let lifecycle = lifecycle.clone();
@@ -140,7 +140,7 @@ mod tests {
         lifecycle.spawn("quitter", async { Ok::<_, String>(()) });
         assert_eq!(
             lifecycle.finish().await,
-            Err(LifecycleError::Task("quitter ended by itself".to_owned()))
+            Err(LifecycleError::Task("quitter ended too early".to_owned()))
         );
     }
 

@@ -1,7 +1,7 @@
 //! Operations on Pages that commands and the worker use: registering a Page and requesting a read.
 //!
-//! Invariant: each operation writes the Page and its due time in one commit, and is repeated if
-//! another writer changed the Page in the meantime.
+//! Invariant: each operation writes the Page and its due time in one commit. The operation is
+//! repeated if another process has changed the Page in the meantime.
 
 use model::id::{PageId, Subject};
 use model::page::{Page, Status};

@@ -10,45 +10,45 @@ use crate::graph::error::GraphError;
 /// The delays after failures: `first`, doubled for each failure in a row, at most `longest`.
 #[derive(Debug, Clone, Copy)]
 pub struct RetryPolicy {
-    /// The delay after the first failure, before jitter.
+    /// The delay after the first failure, without jitter.
     pub first: Duration,
-    /// The longest delay, before jitter.
+    /// The longest delay, without jitter.
     pub longest: Duration,
     /// The jitter: a random factor between these two.
     pub jitter: (f64, f64),
 }
 
-/// Reconnecting to a broker, a store or a queue: 0.2 s, 0.4 s, up to 4 s.
+/// The policy for connecting again to a broker, a store or a queue: 0.2 s, 0.4 s, up to 4 s.
 pub const RECONNECT: RetryPolicy = RetryPolicy {
     first: Duration::from_millis(200),
     longest: Duration::from_secs(4),
     jitter: (0.5, 1.0),
 };
 
-/// Exchanging the token of a login: 3 s, 6 s, up to 5 min.
+/// The policy for the token exchange of a login: 3 s, 6 s, up to 5 min.
 pub const LOGIN: RetryPolicy = RetryPolicy {
     first: Duration::from_secs(3),
     longest: Duration::from_secs(300),
     jitter: (0.9, 1.1),
 };
 
-/// Setting the app subscription: 5 s, 10 s, up to 1 h. Facebook verifies the callback during the
-/// call, so at the first start it fails until ingress is up.
+/// The policy for setting the app subscription: 5 s, 10 s, up to 1 h. Facebook verifies the
+/// callback during the call, so at the first start the call fails until ingress is up.
 pub const APP_SUBSCRIPTION: RetryPolicy = RetryPolicy {
     first: Duration::from_secs(5),
     longest: Duration::from_secs(3600),
     jitter: (0.9, 1.1),
 };
 
-/// Calling Graph after a transient failure: 1 min, 2 min, up to 6 h.
+/// The policy for calls of Graph after a transient failure: 1 min, 2 min, up to 6 h.
 pub const GRAPH_CALL: RetryPolicy = RetryPolicy {
     first: Duration::from_secs(60),
     longest: Duration::from_secs(6 * 3600),
     jitter: (0.9, 1.1),
 };
 
-/// Calling Graph after it refused a call for a rate limit: 5 min, 10 min, up to 1 h, without
-/// jitter; each caller adds its own.
+/// The policy for calls of Graph after a refusal because of a rate limit: 5 min, 10 min, up to 1 h.
+/// It has no jitter, because each caller adds jitter.
 pub const RATE_LIMIT: RetryPolicy = RetryPolicy {
     first: Duration::from_secs(5 * 60),
     longest: Duration::from_secs(60 * 60),
@@ -59,8 +59,8 @@ pub const RATE_LIMIT: RetryPolicy = RetryPolicy {
 pub const ONE_DAY: Duration = Duration::from_secs(24 * 3600);
 
 impl RetryPolicy {
-    /// Returns the delay before the next attempt when `failures` attempts in a row failed before
-    /// the last one.
+    /// Returns the delay after a failed attempt. `failures` is the number of attempts in a row that
+    /// failed before this one, so 0 gives the first delay.
     pub fn delay(&self, failures: u32) -> Duration {
         let doubled = self.first.saturating_mul(1 << failures.min(16));
         let (least, most) = self.jitter;
@@ -69,9 +69,9 @@ impl RetryPolicy {
     }
 }
 
-/// Returns the delay before the next call when `failures` calls in a row failed before the last
-/// one, which failed with `error`: [`ONE_DAY`] if a person must act first, otherwise by
-/// [`GRAPH_CALL`].
+/// Returns the delay after a call that failed with `error`: [`ONE_DAY`] if a person must act first,
+/// otherwise a delay of [`GRAPH_CALL`]. `failures` is the number of calls in a row that failed
+/// before this one.
 pub fn delay_after(error: &GraphError, failures: u32) -> Duration {
     match error {
         GraphError::Token { .. }
@@ -96,7 +96,7 @@ impl Backoff {
         tokio::time::sleep(delay).await;
     }
 
-    /// Records a success: the next delay is the first of the policy again.
+    /// Records a success, after which the next delay is the first of the policy again.
     pub fn reset(&mut self) {
         self.failures = 0;
     }

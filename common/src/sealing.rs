@@ -75,7 +75,7 @@ pub struct SealedToken {
     body: String,
 }
 
-/// Why a token could not be sealed or opened.
+/// The reason why a token could not be sealed or opened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SealingError {
     /// The token is sealed to the key with this id, which is not one of the private keys.
@@ -83,8 +83,8 @@ pub enum SealingError {
         "a token is sealed to key {0}, which this process does not have: add it to PAGESYNC_TOKEN_PRIVATE_KEYS or to the key file"
     )]
     UnknownKey(String),
-    /// The sealed token is damaged or belongs to another record. A failure to seal is reported as
-    /// this, too.
+    /// The sealed token is damaged or belongs to another record. A failure to seal is also reported
+    /// as this error.
     #[error("a sealed token cannot be opened: it is damaged or belongs to another record")]
     Damaged,
     /// The text is not a key.
@@ -95,7 +95,7 @@ pub enum SealingError {
     File {
         /// The path of the key file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem of the key file.
         reason: String,
     },
 }
@@ -195,7 +195,7 @@ impl PrivateKey {
         SecretString::from(format!("{PRIVATE_PREFIX}{encoded}"))
     }
 
-    /// Returns the public key that seals the tokens which this key opens.
+    /// Returns the public key of this private key.
     pub fn public(&self) -> &PublicKey {
         &self.public
     }
@@ -284,7 +284,7 @@ impl PrivateKeys {
     }
 }
 
-/// Where the private keys of a process are stored.
+/// The place where the private keys of a process are stored.
 #[derive(Debug, Clone)]
 pub enum Keyring {
     /// The configuration.

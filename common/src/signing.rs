@@ -1,10 +1,10 @@
-//! Signatures with a secret of this deployment or of the app: HMAC-SHA256.
+//! HMAC-SHA256 with a secret of this deployment or of the app.
 
 use hmac::{Hmac, KeyInit as _};
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::Sha256;
 
-/// Returns an HMAC-SHA256 with the key `secret`, before any message.
+/// Returns an HMAC-SHA256 with the key `secret` and an empty message.
 pub fn hmac_sha256(secret: &SecretString) -> Hmac<Sha256> {
     Hmac::new_from_slice(secret.expose_secret().as_bytes())
         .unwrap_or_else(|_| unreachable!("HMAC accepts a key of any length"))

@@ -1,8 +1,8 @@
 //! Logs and metrics of a process.
 //!
-//! Logs go to standard error. Metrics are a value and not global, so that several roles or tests in
-//! one process count separately. Invariant: no log line and no metric contains a request body, a
-//! token, a signature or the value of a field.
+//! Logs go to standard error. [`Metrics`] is a value and not a global, so that each role or test in
+//! one process can have metrics of its own. Invariant: no log line and no metric contains a request
+//! body, a token, a signature or the value of a field.
 
 use std::io::IsTerminal as _;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -73,8 +73,8 @@ impl LabeledGauge {
     }
 }
 
-/// The metrics of one process. The constructor is the table: it gives each metric its name, its
-/// label and its help text.
+/// The metrics of one process. The constructor is the table of all metrics: their names, labels and
+/// help texts.
 #[derive(Debug, Clone)]
 #[expect(
     missing_docs,
@@ -99,7 +99,7 @@ pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
 }
 
-/// The upper bounds of the buckets of `webhook_visible_seconds`, in seconds.
+/// The upper bounds of the buckets of `webhook_commit_seconds`, in seconds.
 const COMMIT_SECONDS_BUCKETS: [f64; 12] = [
     0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0,
 ];
@@ -136,13 +136,13 @@ impl Default for Metrics {
                 r,
                 "webhook_answers",
                 "status",
-                "Webhook requests answered, by HTTP status",
+                "Answers to webhook requests, by HTTP status",
             ),
             webhook_parts_ignored: labeled_counter(
                 r,
                 "webhook_parts_ignored",
                 "part",
-                "Parts of webhooks that are understood and not stored, by name",
+                "Parts of webhooks that were parsed and not stored, by name",
             ),
             jobs_published: counter(r, "jobs_published", "Jobs that the queue made durable"),
             jobs_acknowledged: counter(
@@ -150,12 +150,17 @@ impl Default for Metrics {
                 "jobs_acknowledged",
                 "Jobs whose message was acknowledged",
             ),
-            jobs_done: labeled_counter(r, "jobs_done", "result", "Jobs done, by result"),
+            jobs_done: labeled_counter(
+                r,
+                "jobs_done",
+                "result",
+                "Webhook and erasure jobs, by result; the webhooks of one Page in one message count once",
+            ),
             page_commits: labeled_counter(
                 r,
                 "page_commits",
                 "outcome",
-                "Commits of Pages by webhooks, by outcome",
+                "Commits that apply webhooks to Pages, by outcome",
             ),
             dead_letters: labeled_counter(
                 r,
@@ -168,7 +173,7 @@ impl Default for Metrics {
                 r,
                 "polls_published",
                 "queue",
-                "Polls that the scheduler published, by queue",
+                "Polls published by the scheduler, by queue",
             ),
             graph_replies: labeled_counter(
                 r,
@@ -181,13 +186,13 @@ impl Default for Metrics {
                 r,
                 "change_findings",
                 "finding",
-                "Changes that reads found, by whether a webhook announced them",
+                "Fields compared by reads and webhooks, by finding: captured, late, unannounced, initial or unannounceable",
             ),
             connections_expiring: labeled_gauge(
                 r,
                 "connections_expiring",
                 "within_days",
-                "Connections whose token or data access ends within this number of days; the worker sets it at its start and daily",
+                "Connections whose token or data access ends within this number of days; set at the start of a worker and daily",
             ),
             webhook_commit_seconds: histogram(
                 r,
@@ -198,7 +203,7 @@ impl Default for Metrics {
                 r,
                 "queue_messages",
                 "queue",
-                "Messages waiting, by queue; set when the metrics are read",
+                "Messages ready to be delivered, by queue; set when the metrics are read",
             ),
             registry: Arc::new(Mutex::new(registry)),
         }

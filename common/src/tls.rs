@@ -1,7 +1,7 @@
 //! Installs the TLS provider of the process.
 //!
-//! Invariant: [`install_provider`] is called before an HTTP client is built. reqwest is compiled without a
-//! provider of its own (feature `rustls-no-provider` in `Cargo.toml`).
+//! Invariant: [`install_provider`] is called before an HTTP client is built. reqwest is compiled
+//! without a provider of its own (feature `rustls-no-provider` in `Cargo.toml`).
 
 use std::sync::Once;
 
@@ -9,7 +9,7 @@ use std::sync::Once;
 pub fn install_provider() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // This fails only if another provider is already installed, which serves as well.
+        // This fails only if another provider is already installed, which can be used too.
         let _ = rustls::crypto::ring::default_provider().install_default();
     });
 }

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::field::FieldName;
 use crate::time::{FacebookTime, HostTime};
 
-/// How long after a read has found a change its notification may still arrive. After that time the
-/// change counts as missed.
+/// How long the notification of a change is awaited after a read has found the change. After that
+/// the change counts as missed until its notification arrives.
 pub const NOTIFICATION_GRACE: Duration = Duration::from_secs(3600);
 /// How long a Page stores an unannounced change. Facebook retries a delivery for 36 hours, so a
 /// notification can still arrive.
@@ -26,12 +26,12 @@ pub(crate) const MAX_UNANNOUNCED: usize = 16;
 /// clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnannouncedChange {
-    /// Stamp of the read before the one that found the change. The change is not older than it.
+    /// The stamp of the previous read, which did not return the change yet.
     pub previous_read_stamp: FacebookTime,
-    /// Stamp of the read that found the change.
+    /// The stamp of the read that found the change.
     pub found_stamp: FacebookTime,
-    /// Stamp of the last read up to which nothing else changed. A notification that was sent up to
-    /// this time can belong to the change, even if it was sent after the read that found it.
+    /// The stamp of the last read up to which the field did not change again. A notification that
+    /// was sent up to this time can belong to the change, even if it was sent after `found_stamp`.
     pub unchanged_until: FacebookTime,
     /// When the change was found, on this host's clock. [`NOTIFICATION_GRACE`] begins then.
     pub found_at: HostTime,
@@ -55,14 +55,14 @@ pub struct FieldAnnouncements {
     /// The latest `entry.time` of the open notifications; 0 if none of them has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latest_open: Option<FacebookTime>,
-    /// Notifications that were sent up to this time announce nothing new: they belong to a change
-    /// that is already counted. The next read resets it.
+    /// The time up to which sent notifications belong to a change that is already counted, and
+    /// announce nothing new. The next read resets it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub counted_until: Option<FacebookTime>,
     /// Whether a webhook has changed the value since the last read.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub changed_by_webhook: bool,
-    /// Stamp of the last read, if a webhook has replaced the value that it returned.
+    /// The stamp of the last read, if a webhook has replaced the value that it returned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_read_stamp: Option<FacebookTime>,
     /// The changes that no notification has announced, the oldest first.

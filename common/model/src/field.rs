@@ -31,8 +31,8 @@ impl FieldName {
         &self.0
     }
 
-    /// Returns whether the field is a number that changes every day by itself. Its value is stored,
-    /// but its changes appear neither in the history nor in the feed of changes.
+    /// Returns whether the field is a number that visitors of the Page change every day. Its value
+    /// is stored, but its changes appear neither in the history nor in the change feed.
     pub fn is_counter(&self) -> bool {
         matches!(
             self.as_str(),

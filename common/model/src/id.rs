@@ -156,7 +156,7 @@ impl fmt::Display for LoginId {
     }
 }
 
-/// What a poll is about. In keys it has the form `<kind>:<id>`, or `app`.
+/// The subject of a poll. In keys it has the form `<kind>:<id>`, or `app`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Subject {
@@ -167,7 +167,7 @@ pub enum Subject {
     /// A login that is being completed: its token is exchanged.
     Login(LoginId),
     /// The Page subscription of the app on one Page.
-    Subscription(PageId),
+    PageSubscription(PageId),
     /// The app subscription: callback address and fields.
     App,
 }
@@ -183,7 +183,7 @@ impl Subject {
             "page" => PageId::parse(id).ok().map(Self::Page),
             "connection" => UserId::parse(id).ok().map(Self::Connection),
             "login" => LoginId::parse(id).map(Self::Login),
-            "subscription" => PageId::parse(id).ok().map(Self::Subscription),
+            "page_subscription" => PageId::parse(id).ok().map(Self::PageSubscription),
             _ => None,
         }
     }
@@ -194,7 +194,7 @@ impl Subject {
             Self::Page(_) => "page",
             Self::Connection(_) => "connection",
             Self::Login(_) => "login",
-            Self::Subscription(_) => "subscription",
+            Self::PageSubscription(_) => "page_subscription",
             Self::App => "app",
         }
     }
@@ -206,7 +206,7 @@ impl fmt::Display for Subject {
             Self::Page(id) => write!(f, "page:{id}"),
             Self::Connection(id) => write!(f, "connection:{id}"),
             Self::Login(id) => write!(f, "login:{id}"),
-            Self::Subscription(id) => write!(f, "subscription:{id}"),
+            Self::PageSubscription(id) => write!(f, "page_subscription:{id}"),
             Self::App => f.write_str("app"),
         }
     }
@@ -265,7 +265,7 @@ mod tests {
     #[test]
     fn a_subject_is_parsed_from_its_own_text_and_from_no_other() {
         let login = "0a".repeat(32);
-        for text in ["page:1", "connection:2", "subscription:3", "app"] {
+        for text in ["page:1", "connection:2", "page_subscription:3", "app"] {
             assert_eq!(Subject::parse(text).unwrap().to_string(), text);
         }
         assert!(Subject::parse(&format!("login:{login}")).is_some());

@@ -17,7 +17,7 @@ use crate::queue_name::QueueName;
 use crate::time::HostTime;
 use crate::webhook::ProfileEntry;
 
-/// The version of the wire form that this build reads and writes. Version 1 is that of 0.1.
+/// The version of the wire form that this build reads and writes. pagesync 0.1 wrote version 1.
 pub const WIRE_VERSION: u64 = 2;
 /// The prefix of the reason for a job whose version is newer than [`WIRE_VERSION`].
 pub const NEWER_VERSION_PREFIX: &str = "newer version";
@@ -28,7 +28,7 @@ pub const UNKNOWN_KIND: &str = "the job is not of a kind this build knows";
 /// A due poll that one scheduler has claimed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
-    /// What the poll is about.
+    /// The subject of the poll.
     pub subject: Subject,
     /// The queue in which the poll was due.
     pub queue: QueueName,
@@ -42,9 +42,9 @@ pub struct Claim {
 pub struct Unreadable {
     /// The bytes as they were received.
     pub body: Vec<u8>,
-    /// What is wrong with their shape. The text never repeats the content.
+    /// The reason, which describes the shape of the bytes and never repeats them.
     pub reason: String,
-    /// When they were received, on this host's clock; 0 if that is not known.
+    /// When the bytes were received, on this host's clock; 0 if that is not known.
     pub received_at: HostTime,
 }
 
@@ -53,9 +53,10 @@ pub struct Unreadable {
 pub struct ErasureRequest {
     /// The person.
     pub user: UserId,
-    /// The hash of the confirmation code that the person got. `None` if the person removed the app.
+    /// The hash of the confirmation code that the person got; `None` if the person removed the app.
     pub confirmation_hash: Option<String>,
-    /// When the request was made, on this host's clock.
+    /// When the request was made, on this host's clock. It is the earlier of the arrival of the
+    /// request and Facebook's `issued_at` plus five minutes, because the two clocks may differ.
     pub requested_at: HostTime,
 }
 

@@ -1,11 +1,10 @@
 //! Missed webhooks: determines which changes of a Page were announced by notifications.
 //!
-//! Every read is compared with the read before it. A field that changed in between is *captured* if
-//! a notification announced it. If Facebook has a webhook for the field and no notification
-//! arrived, the change is an [`UnannouncedChange`]. It becomes *late* when its notification
-//! arrives, and counts as *missed* after
-//! [`NOTIFICATION_GRACE`](crate::announcements::NOTIFICATION_GRACE). Several changes between two
-//! reads count as one.
+//! Every read is compared with the previous one. A change of a field in between is *captured* if a
+//! notification announced it. If Facebook has a webhook for the field and no notification arrived,
+//! the change is an [`UnannouncedChange`]. It becomes *late* when its notification arrives, and
+//! counts as *missed* after [`NOTIFICATION_GRACE`](crate::announcements::NOTIFICATION_GRACE).
+//! Several changes between two reads count as one.
 //!
 //! Invariants: if the notification of a change arrives, the change does not stay unannounced, even
 //! if deliveries are reordered, duplicated or hours late. No change is counted twice.
@@ -34,7 +33,7 @@ pub enum FindingKind {
     Unannounceable,
 }
 
-/// What a read or a notification shows about the announcements of one field.
+/// A result that a read or a notification gives about the announcements of one field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// The field.
@@ -43,10 +42,10 @@ pub struct Finding {
     pub kind: FindingKind,
 }
 
-/// What was known of a field before a read was applied.
+/// The state of a field before a read was applied.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BeforeRead {
-    /// The stamp of the read before; `None` if the field was never read.
+    /// The stamp of the previous read; `None` if the field was never read.
     pub(crate) last_read: Option<FacebookTime>,
     /// The stamp of the value, if it came from a webhook.
     pub(crate) webhook_stamp: Option<FacebookTime>,
@@ -54,7 +53,7 @@ pub(crate) struct BeforeRead {
     pub(crate) changed: bool,
 }
 
-/// Classifies a read of `field` at `stamp`, and updates the announcements that it answers.
+/// Classifies a read of `field` at `stamp`, and removes the open notifications that it answers.
 fn classify_read(
     field: &FieldName,
     announcements: &mut FieldAnnouncements,
@@ -96,7 +95,7 @@ fn classify_read(
         }
         (Some(_), true) => Some(FindingKind::Unannounceable),
         // The field has not changed since the last read. If this read is late enough to return the
-        // change, an earlier read had found it before the notification was sent.
+        // change that the notification announces, an earlier read has already found that change.
         (Some(_), false) => announced
             .filter(|sent_at| is_late_enough_for(*sent_at))
             .and_then(|sent_at| announcements.take_matching_change(sent_at))
@@ -127,9 +126,9 @@ impl Page {
     ) -> (Vec<Change>, Option<Finding>) {
         let last_read = self.last_read_stamp(field);
         let announcements = self.announcements.entry(field.clone()).or_default();
-        // The last read answers a notification that was sent before it, with two exceptions: a read
-        // found an unannounced change that the notification belongs to, or the last read may have
-        // been too early to return the change.
+        // The last read answers a notification that was sent before it, with two exceptions: the
+        // notification belongs to an unannounced change that a read found, or the last read was so
+        // soon after the notification that it may have returned the old value.
         let matched = if let Some(sent_at) = sent_at {
             let matched = (last_read > Some(sent_at))
                 .then(|| announcements.take_matching_change(sent_at))
@@ -169,8 +168,8 @@ impl Page {
         (changes, finding)
     }
 
-    /// Compares a read of `field` at `stamp`, which has already been applied, with the state
-    /// `before` it. `now` is on this host's clock. Returns `None` if there is nothing to count.
+    /// Compares a read of `field` at `stamp`, which has already been applied, with the state in
+    /// `before`. `now` is on this host's clock. Returns `None` if there is nothing to count.
     pub(crate) fn compare_read(
         &mut self,
         field: &FieldName,

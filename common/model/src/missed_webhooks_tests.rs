@@ -44,7 +44,7 @@ fn notify(page: &mut Page, name: &str, second: u64, value: Option<&str>) -> Opti
     finding.map(|finding| finding.kind)
 }
 
-/// The change that the read at second `read` found, when the read before it was at `previous_read`.
+/// The change that the read at second `read` found, if the previous read was at `previous_read`.
 fn change(previous_read: u64, read: u64) -> UnannouncedChange {
     UnannouncedChange {
         previous_read_stamp: FacebookTime(previous_read * 1000),
@@ -78,7 +78,7 @@ fn an_announced_change_is_captured_with_or_without_a_value() {
         assert_eq!(read(&mut page, "name", &json!("new"), 300), None);
         assert!(
             page.announcements.is_empty(),
-            "something stays open: {:?}",
+            "a notification or change is still open: {:?}",
             page.announcements
         );
     }
@@ -119,7 +119,7 @@ fn a_duplicate_of_an_earlier_notification_matches_no_later_change() {
     assert_eq!(
         notify(&mut page, "phone", 150, None),
         None,
-        "the notification belongs to the change before"
+        "the notification belongs to the previous change"
     );
     assert_eq!(read(&mut page, "phone", &json!("3"), 400), None);
     assert_eq!(
@@ -231,7 +231,7 @@ fn a_notification_without_a_time_announces_the_next_change_or_the_last_unannounc
 /// A change by the owner, and the delivery of its notification. Times are in steps of two seconds.
 #[derive(Debug, Clone)]
 struct OwnerChange {
-    /// The time since the change before.
+    /// The time since the previous change.
     after: u64,
     /// Whether the notification is lost.
     lost: bool,
@@ -270,8 +270,8 @@ enum Event {
 }
 
 proptest! {
-    /// The correct counts follow from the intervals between two reads. An interval counts if the
-    /// field changed in it. Its change is missed if all notifications of the interval were lost.
+    /// The correct counts follow from the intervals between two reads. If the field changed in an
+    /// interval, one change is counted, and it is missed if all its notifications were lost.
     #[test]
     fn exactly_the_changes_whose_notifications_were_lost_stay_unannounced(
         changes in vec(owner_change(), 1..12),

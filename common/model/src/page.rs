@@ -17,12 +17,12 @@ use crate::polling::Polling;
 use crate::time::{FacebookTime, HostTime};
 use crate::value::CanonicalValue;
 
-/// Where a value comes from. The variants are ordered by rank: at the same stamp a webhook wins
+/// The source of a value. The variants are ordered by rank: at the same stamp a webhook wins
 /// over a read, because the read may have happened earlier in that second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
-    /// A read of the Graph API.
+    /// A read of Graph.
     Poll,
     /// A webhook that carried the value.
     Webhook,
@@ -51,22 +51,22 @@ pub struct Observation {
     pub source: Source,
 }
 
-/// The first observation of the current value of a field. It is displayed, and is no part of the
-/// merge.
+/// The first observation of the current value of a field. It is only displayed; the merge does not
+/// use it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Origin {
-    /// Stamp of the observation.
+    /// The stamp of the observation.
     pub stamp: FacebookTime,
-    /// Source of the observation.
+    /// The source of the observation.
     pub source: Source,
 }
 
-/// What is stored of one field: the observation that won the merge.
+/// The stored state of one field: the observation that won the merge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Register {
-    /// Stamp of the observation.
+    /// The stamp of the observation.
     pub stamp: FacebookTime,
-    /// Source of the observation.
+    /// The source of the observation.
     pub source: Source,
     /// The value; `None` is null.
     pub value: Option<CanonicalValue>,
@@ -87,14 +87,13 @@ impl Register {
 pub struct Change {
     /// The field.
     pub field: FieldName,
-    /// The value before the change. `None` is null, or means that the field had never been
-    /// observed.
+    /// The value before the change; `None` if it was null or the field had never been observed.
     pub before: Option<CanonicalValue>,
     /// The value after the change; `None` is null.
     pub after: Option<CanonicalValue>,
-    /// Stamp of the observation that changed the value.
+    /// The stamp of the observation that changed the value.
     pub stamp: FacebookTime,
-    /// Source of the observation.
+    /// The source of the observation.
     pub source: Source,
 }
 
@@ -195,10 +194,10 @@ pub struct Page {
     pub connections: BTreeSet<UserId>,
     /// The known fields that the last read requested and did not return.
     pub missing_fields: BTreeSet<FieldName>,
-    /// The open notifications and the unannounced changes. They are no part of the merge.
+    /// The open notifications and the unannounced changes. The merge does not use them.
     pub announcements: Announcements,
-    /// When the erasure of an erased Page was requested, on this host's clock. A later login stores
-    /// the Page again.
+    /// When the erasure of an erased Page was requested, on this host's clock. A connection poll
+    /// stores the Page again only if the person logged in after this time.
     pub erasure_requested_at: Option<HostTime>,
 }
 

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::queue_name::QueueName;
 use crate::time::{FacebookTime, HostTime};
 
-/// How old a value may be that Graph returns. A read answers a notification only if it is later
-/// than the notification by more than this.
+/// The maximum age of a value that Graph returns. A read answers a notification only if the stamp
+/// of the read is later than the notification by more than this.
 pub const READ_STALENESS: Duration = Duration::from_secs(5);
 /// The minimum time from an attempt to the next one that a notification or a request causes.
 pub const MIN_ATTEMPT_INTERVAL: Duration = Duration::from_secs(60);
@@ -27,13 +27,13 @@ pub struct Polling {
     /// The latest stamp of a successful read, on Facebook's clock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_read_stamp: Option<FacebookTime>,
-    /// When the open notifications are due for their verification read, on this host's clock. The
-    /// first of them sets it, so that a Page that changes all the time is still read.
+    /// When the verification read of the open notifications is due, on this host's clock. Only the
+    /// first open notification sets it, so that a Page that changes all the time is still read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verify_at: Option<HostTime>,
-    /// An attempt that begins at or after this time answers every request, on this host's clock.
-    /// Requests come from operators, logins, reads that need a second read, and notifications
-    /// without a time.
+    /// The latest time for which a read was requested, on this host's clock. A successful attempt
+    /// that begins then or later answers every request. Requests come from operators, logins, reads
+    /// that need a second read, and notifications without a time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requested_after: Option<HostTime>,
     /// When the earliest open request is due, on this host's clock.
@@ -97,7 +97,7 @@ impl Polling {
         self.request_due_at = self.request_due_at.min(Some(at));
     }
 
-    /// Records that an attempt begins.
+    /// Records that an attempt begins at `now`.
     pub fn begin_attempt(&mut self, now: HostTime) {
         self.last_attempt_began = self.last_attempt_began.max(Some(now));
     }
@@ -129,7 +129,7 @@ impl Polling {
         }
     }
 
-    /// Records that no attempt was made. None is due before `until`.
+    /// Records that no attempt was made and that the next one is not due before `until`.
     pub fn defer_until(&mut self, until: HostTime) {
         self.not_before = self.not_before.max(Some(until));
     }
@@ -140,29 +140,29 @@ impl Polling {
         self.not_before = Some(retry_at);
     }
 
-    /// Returns the instant on Facebook's clock after which a read must happen to answer every
-    /// notification so far, or `None` if the last read answered all of them.
+    /// Returns the instant on Facebook's clock after which a read must happen to answer all open
+    /// notifications, or `None` if none is open.
     pub fn read_needed_after(&self) -> Option<FacebookTime> {
         self.read_after
             .filter(|after| self.last_read_stamp.is_none_or(|read| read <= *after))
     }
 
-    /// Returns the instant on this host's clock at or after which a read must begin to answer every
-    /// request so far, or `None` if none is open.
+    /// Returns the instant on this host's clock at or after which a read must begin to answer all
+    /// open requests, or `None` if none is open.
     pub fn read_requested_from(&self) -> Option<HostTime> {
         self.requested_after
             .filter(|after| self.last_success_began.is_none_or(|began| began < *after))
     }
 
-    /// Returns whether a notification or a request is open, so that a read is due before the daily
-    /// poll.
+    /// Returns whether a notification or a request is open.
     pub fn is_read_requested(&self) -> bool {
         self.read_needed_after().is_some() || self.read_requested_from().is_some()
     }
 
-    /// Returns whether a poll is due at `now` or at `claimed_due_at`, the due time of its claim. If
-    /// the clock of the scheduler is ahead of this host's clock, a poll that is due there is not
-    /// yet due at `now`, and the scheduler would claim the subject again at once.
+    /// Returns whether a poll is due at `now` or at `claimed_due_at`, the due time of its claim.
+    ///
+    /// If the scheduler's clock is ahead of this host's clock, a claimed poll may not be due at
+    /// `now`. A worker that skipped it would leave it due, and it would be claimed again at once.
     pub fn is_due(&self, now: HostTime, claimed_due_at: HostTime) -> bool {
         self.due()
             .is_some_and(|(_, at)| at <= now.max(claimed_due_at))
@@ -172,7 +172,8 @@ impl Polling {
     /// if no poll is due at any time.
     ///
     /// - While a notification or a request is open, the queue is `polls_now`. The poll is due at
-    ///   the earlier of the two, but not before [`MIN_ATTEMPT_INTERVAL`] after the last attempt.
+    ///   the earlier of their due times, but at least [`MIN_ATTEMPT_INTERVAL`] after the last
+    ///   attempt.
     /// - Otherwise the queue is `polls_daily`, and the poll is due at the daily slot.
     ///
     /// In both cases the poll is not due before the end of the retry delay.

@@ -197,7 +197,7 @@ enum Event {
     Notification { age: Option<u64> },
     /// A request for a read.
     Request,
-    /// The begin of an attempt.
+    /// The beginning of an attempt.
     Begin,
     /// The success of the attempt, with a stamp this many milliseconds ago.
     Succeed { age: u64 },
@@ -205,7 +205,7 @@ enum Event {
     Fail { retry_delay: u64 },
 }
 
-/// Generates an event, and the milliseconds since the event before it.
+/// Generates an event, and the milliseconds since the previous event.
 fn event() -> impl Strategy<Value = (u64, Event)> {
     let event = prop_oneof![
         proptest::option::of(0..100_000u64).prop_map(|age| Event::Notification { age }),
@@ -281,7 +281,7 @@ proptest! {
     }
 }
 
-/// Applies `changes` to the values that a reader of the changes knows.
+/// Applies `changes` to `values`, as a reader of the changes does.
 fn replay(
     values: &mut std::collections::BTreeMap<FieldName, Option<CanonicalValue>>,
     changes: &[crate::page::Change],
@@ -293,7 +293,7 @@ fn replay(
 
 proptest! {
     /// Replaying the changes in their order gives the state of the Page, except for counters. An
-    /// observation that was applied before gives no change.
+    /// observation that has already been applied gives no change.
     #[test]
     fn replaying_the_changes_gives_the_state_of_the_page(observations in vec(observation(), 0..12)) {
         let mut page = Page::default();

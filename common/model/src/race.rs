@@ -4,8 +4,8 @@
 //! Events happen on Facebook's clock. A notification has the second at which it was *sent* as its
 //! time, carries the value of its change even if there is a newer one, and may arrive late, twice
 //! and out of order. A read may return a value that is seconds old; its stamp is derived from its
-//! `Date`. This host's clock is ahead, behind or right. In every trial the final value must be the
-//! current one.
+//! `Date`. This host's clock is ahead, behind or correct. In every trial the final value must be
+//! the current one.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ const VERIFY_AFTER: Duration = Duration::from_secs(10);
 struct Conditions {
     /// How far this host's clock is ahead of Facebook's, in milliseconds.
     clock_offset: i64,
-    /// How old a value may be that a read returns, in milliseconds.
+    /// The maximum age of a value that a read returns, in milliseconds.
     staleness: u64,
     /// Whether one notification in ten is sent 30 to 300 seconds late.
     late_notifications: bool,
@@ -39,14 +39,14 @@ struct Conditions {
 enum Event {
     /// A notification of the change with the index `change` arrives. It was sent at `sent`.
     Arrival { sent: u64, change: usize },
-    /// A read begins that was not requested.
+    /// A read that was not requested begins.
     Read,
 }
 
 struct Simulation {
     conditions: Conditions,
     rng: fastrand::Rng,
-    /// When the field changed. Each change sets the field to the number of changes so far.
+    /// When the field changed. The n-th change sets the field to n.
     changes: Vec<u64>,
     page: Page,
     reads: u32,
@@ -266,13 +266,13 @@ fn value(page: &Page) -> Value {
 
 #[test]
 fn reads_and_notifications_around_a_change_merge_in_any_order() {
-    // A read from before the change is merged after the webhook.
+    // The webhook is merged first, then a read from before the change.
     let mut page = Page::default();
     page.apply_observation(&observation(&json!("new"), 100, Source::Webhook));
     page.apply_observation(&observation(&json!("old"), 99, Source::Poll));
     assert_eq!(value(&page), json!("new"));
-    // The notification arrives after a read that returned the new value. Its time is earlier or
-    // later.
+    // The notification arrives after a read that returned the new value. The time of the
+    // notification is earlier or later than the read.
     for sent in [98, 101] {
         let mut page = Page::default();
         page.apply_observation(&observation(&json!("new"), 100, Source::Poll));

@@ -1,8 +1,8 @@
 //! Reads of Pages: the stamp of a read, and how its result changes a Page.
 //!
 //! Invariants: the stamp of a read is never later than the instant at which Graph answered it, on
-//! Facebook's clock. This host's clock only shows whether that time is plausible. A value is never
-//! cleared because one reply lacks it.
+//! Facebook's clock. This host's clock is used only to check whether the stamp is plausible. A
+//! known value is never cleared because one reply lacks it.
 
 use std::fmt;
 use std::time::Duration;
@@ -15,8 +15,8 @@ use crate::page::{Change, Observation, Page, Source, Status};
 use crate::time::{FacebookTime, HostTime};
 use crate::value::CanonicalValue;
 
-/// How many known fields must be missing from one read to make the Page degraded. So many are more
-/// likely missing because of an outage or a lost permission than because the owner cleared them.
+/// How many known fields must be missing from one read to make the Page degraded. An outage or a
+/// lost permission is then a more likely cause than an owner who cleared all of them.
 pub const DEGRADED_THRESHOLD: usize = 3;
 /// How far a `Date` may be ahead of this host's clock.
 const MAX_DATE_AHEAD: Duration = Duration::from_secs(24 * 3600);
@@ -94,10 +94,10 @@ pub struct PageRead<'a> {
 pub struct ReadOutcome {
     /// The visible changes.
     pub changes: Vec<Change>,
-    /// What the read shows about the announcements of the fields.
+    /// The findings about the announcements of the fields.
     pub findings: Vec<Finding>,
-    /// Whether a known field is missing, so that only a second read, with the Page's own token, may
-    /// clear it.
+    /// Whether a known field is missing and a second read, with the Page's own token, must confirm
+    /// that it has no value.
     pub needs_second_read: bool,
 }
 
@@ -106,8 +106,8 @@ impl Page {
     ///
     /// Graph omits fields that have no value, and also fields that the token may not see. So a
     /// known value that is missing is cleared only by a read with the Page's own token, and only if
-    /// the read before it lacked the field too. If [`DEGRADED_THRESHOLD`] or more are missing, none
-    /// is cleared.
+    /// the previous read lacked the field too. If [`DEGRADED_THRESHOLD`] or more known fields are
+    /// missing, none is cleared.
     pub fn apply_read(&mut self, read: &PageRead<'_>) -> ReadOutcome {
         let present = |field: &FieldName| read.object.get(field.as_str()).filter(|v| !v.is_null());
         let missing: Vec<FieldName> = read

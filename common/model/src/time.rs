@@ -3,6 +3,9 @@
 //! Invariant: an instant of one clock is never converted to an instant of the other, so this host's
 //! clock never becomes the stamp of a value. Only [`FacebookTime::ahead_of`] and
 //! [`FacebookTime::difference_to`] compare the two, to check whether a clock is plausible.
+//!
+//! The expiry of a token and the time of an erasure request are [`HostTime`] although Facebook
+//! sends them: they are compared with this host's clock and never become stamps.
 
 use std::fmt;
 use std::time::Duration;

@@ -1,27 +1,28 @@
-//! The webhook fields of Pages, and what each of them announces.
+//! The webhook fields of Pages and their meanings.
 //!
 //! Invariant: the table `WEBHOOK_FIELDS` is the only list of webhook fields. It determines which
 //! changes are accepted, which fields are subscribed, and which labels metrics have.
 //!
 //! Source: Graph API reference "Webhooks Reference: Page", v26. `category` carries a value, but the
-//! value is an enum constant that Graph never returns, so the table has it as a hint.
+//! value is an enum constant that Graph never returns, so the table has
+//! [`FieldMeaning::ValueChanged`] for it.
 
 use crate::field::{FieldName, TrackedFields};
 
-/// What a webhook field announces about a Page.
+/// The meaning of a webhook field for a Page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FieldMeaning {
     /// This Graph field changed, and the webhook carries its new value.
     NewValue(&'static str),
     /// This Graph field changed, and only a read returns its new value.
     ValueChanged(&'static str),
-    /// Nothing about the profile of the Page: a message, a post or a lead, for example.
+    /// The webhook is not about the profile of the Page but about a message or a post, for example.
     NotProfile,
 }
 
 use FieldMeaning::{NewValue, NotProfile, ValueChanged};
 
-/// Every webhook field that Facebook documents for Pages, with what it announces.
+/// Every webhook field that Facebook documents for Pages, with its meaning.
 const WEBHOOK_FIELDS: [(&str, FieldMeaning); 64] = [
     ("affiliation", ValueChanged("affiliation")),
     ("attire", ValueChanged("attire")),
@@ -96,10 +97,10 @@ fn find(webhook_field: &str) -> Option<(&'static str, FieldMeaning)> {
         .find(|(name, _)| *name == webhook_field)
 }
 
-/// Returns what `webhook_field` announces. A field that the table does not have announces nothing
-/// about a profile.
+/// Returns the meaning of `webhook_field`, or [`FieldMeaning::NotProfile`] if Facebook does not
+/// document the field.
 pub fn meaning_of(webhook_field: &str) -> FieldMeaning {
-    find(webhook_field).map_or(NotProfile, |(_, announces)| announces)
+    find(webhook_field).map_or(NotProfile, |(_, meaning)| meaning)
 }
 
 impl FieldMeaning {
@@ -116,23 +117,23 @@ impl FieldMeaning {
 pub fn has_webhook(field: &FieldName) -> bool {
     WEBHOOK_FIELDS
         .iter()
-        .any(|(_, announces)| announces.graph_field() == Some(field.as_str()))
+        .any(|(_, meaning)| meaning.graph_field() == Some(field.as_str()))
 }
 
 /// Returns the webhook fields that announce any of `tracked`, in alphabetical order.
 pub fn webhook_fields(tracked: &TrackedFields) -> Vec<&'static str> {
-    let is_tracked = |announces: FieldMeaning| {
-        let field = announces.graph_field();
+    let is_tracked = |meaning: FieldMeaning| {
+        let field = meaning.graph_field();
         field.is_some_and(|field| tracked.iter().any(|name| name.as_str() == field))
     };
     let subscribed = WEBHOOK_FIELDS
         .into_iter()
-        .filter(|(_, announces)| is_tracked(*announces));
+        .filter(|(_, meaning)| is_tracked(*meaning));
     subscribed.map(|(name, _)| name).collect()
 }
 
-/// Returns the name under which metrics count `webhook_field`: its own if Facebook documents the
-/// field, else `unknown`, so that a sender cannot invent metrics.
+/// Returns the name under which metrics count `webhook_field`: its own name if Facebook documents
+/// the field, else `unknown`, so that a sender cannot create metrics.
 pub fn metric_label(webhook_field: &str) -> &'static str {
     find(webhook_field).map_or("unknown", |(name, _)| name)
 }
@@ -153,8 +154,8 @@ mod tests {
 
     #[test]
     fn every_webhook_field_that_announces_a_graph_field_is_subscribed_when_that_field_is_tracked() {
-        for (name, announces) in WEBHOOK_FIELDS {
-            let Some(field) = announces.graph_field() else {
+        for (name, meaning) in WEBHOOK_FIELDS {
+            let Some(field) = meaning.graph_field() else {
                 continue;
             };
             let tracked = TrackedFields::parse(field).unwrap();

@@ -2,10 +2,10 @@
 
 use std::str::FromStr;
 
-/// What the queue and the store run on.
+/// A backend of the queue and the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
-    /// One database file, which one process uses.
+    /// One database file, which only one process can use.
     Embedded,
     /// RabbitMQ and Redis, which any number of processes share.
     Distributed,

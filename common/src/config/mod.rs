@@ -80,7 +80,7 @@ pub enum LogFormat {
     Text,
 }
 
-/// Who may log in.
+/// The people who may log in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoginPolicy {
     /// Everyone who may use the app.
@@ -92,7 +92,7 @@ pub enum LoginPolicy {
 /// The configuration of a process.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// What the queue and the store run on.
+    /// The backend of the queue and the store.
     pub backend: Backend,
     /// The directory of the embedded database.
     pub data_dir: PathBuf,
@@ -120,11 +120,12 @@ pub struct Config {
     pub simulator_listen: SocketAddr,
     /// The address to which Facebook posts webhooks.
     pub webhook_address: Option<String>,
-    /// The id of the app; empty where it is not needed.
+    /// The id of the app; empty if it is not set and the role does not need it.
     pub app_id: String,
-    /// The address to which Facebook's dialog sends people back; empty where it is not needed.
+    /// The address to which Facebook's dialog sends people back; empty if it is not set and the
+    /// role does not need it.
     pub redirect_uri: String,
-    /// Who may log in.
+    /// The people who may log in.
     pub login_policy: LoginPolicy,
     /// The secret that signs invitations.
     pub state_secret: Option<SecretString>,
@@ -140,7 +141,8 @@ pub struct Config {
     pub dialog_url: String,
     /// The requested version of the Graph API.
     pub graph_version: String,
-    /// Whether a foreign callback of the app is replaced with the address of this deployment.
+    /// Whether another callback of the app subscription is replaced with the address of this
+    /// deployment.
     pub replace_callback: bool,
     /// The local days and daily slots.
     pub daily_schedule: DailySchedule,
@@ -338,8 +340,9 @@ fn parse_redirect_uri(text: &str) -> Option<String> {
     parse_web_address(text).filter(|text| text.ends_with("/facebook/callback"))
 }
 
-/// Accepts the address of a web server that tokens or people are sent to. Only a loopback address,
-/// or a host without a dot as in a private network of containers, may do without TLS.
+/// Accepts the address of a web server to which pagesync sends tokens or people. The scheme must be
+/// `https`. `http` is accepted only for a loopback address, or for a host without a dot, as in a
+/// private network of containers.
 fn parse_web_address(text: &str) -> Option<String> {
     let url = reqwest::Url::parse(text).ok()?;
     let host = url.host_str()?;

@@ -1,4 +1,4 @@
-//! The report of everything that is wrong with a configuration.
+//! The report of all problems of a configuration.
 
 use std::fmt;
 
@@ -7,9 +7,9 @@ use std::fmt;
 pub struct Problem {
     /// The environment variable.
     pub setting: String,
-    /// What is wrong with it. It never contains the value.
+    /// The problem, as a predicate of the setting. It never contains the value.
     pub problem: String,
-    /// How to fix it.
+    /// The fix.
     pub remedy: String,
 }
 

@@ -1,6 +1,6 @@
 //! Reads settings from a snapshot of the environment: from the variable, its file, or its default.
 //!
-//! Invariant: reading goes on after a problem, so that one report names all problems.
+//! Invariant: reading continues after a problem, so that one report names all problems.
 
 use secrecy::SecretString;
 
@@ -147,7 +147,8 @@ impl<'a> SettingsReader<'a> {
         parsed
     }
 
-    /// Returns a setting that has no default and is a problem if it is `required` and unset.
+    /// Returns a setting that has no default, or `None` if it is unset or has a problem. It is a
+    /// problem if the setting is `required` and unset.
     pub(super) fn required_by_role<T>(
         &mut self,
         key: &str,
@@ -171,8 +172,8 @@ impl<'a> SettingsReader<'a> {
             .unwrap_or_else(|| unreachable!("the default of {key} has the accepted form"))
     }
 
-    /// Returns a secret of at least `min` characters, or `None` if it is unset. It is a problem if
-    /// the secret is `required` and unset, too short, or a placeholder from an example.
+    /// Returns a secret, or `None` if it is unset. It is a problem if the secret is `required` and
+    /// unset, is shorter than `min` characters, or is a placeholder from an example.
     pub(super) fn secret(&mut self, key: &str, min: usize, required: bool) -> Option<SecretString> {
         let problems_before = self.problems.len();
         let Some(text) = self.text(key) else {

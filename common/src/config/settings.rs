@@ -1,4 +1,4 @@
-//! The table of all settings, from which `.env.example`, `config show` and error reports are made.
+//! The table of all settings. `.env.example`, `config show` and error reports come from it.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -22,7 +22,7 @@ pub struct Setting {
     pub accepted: &'static str,
     /// A value in the accepted form.
     pub example: &'static str,
-    /// What the setting is for.
+    /// The purpose of the setting.
     pub about: &'static str,
 }
 
@@ -95,7 +95,7 @@ pub const SETTINGS: [Setting; 30] = [
         None,
         "16 characters or more, from the app's dashboard",
         "replace_with_the_previous_app_secret",
-        "The previous app secret, which is also accepted while the app secret is rotated.",
+        "The previous app secret. Signatures made with it are accepted while the app secret is rotated.",
     ),
     secret(
         "FACEBOOK_VERIFY_TOKEN",
@@ -171,7 +171,7 @@ pub const SETTINGS: [Setting; 30] = [
         "PAGESYNC_REPLACE_CALLBACK",
         "false",
         "true or false",
-        "Facebook posts the webhooks of an app to one address. true: replace a different address with FACEBOOK_WEBHOOK_ADDRESS. false: report it and leave it.",
+        "Facebook posts the webhooks of an app to one address. true: a different address is replaced with FACEBOOK_WEBHOOK_ADDRESS. false: it is reported and not changed.",
     ),
     Setting {
         key: "PAGESYNC_BACKEND",
@@ -179,13 +179,13 @@ pub const SETTINGS: [Setting; 30] = [
         default: None,
         accepted: "embedded or distributed",
         example: "embedded",
-        about: "embedded: one process and one database file. distributed: RabbitMQ and Redis. If unset: distributed for ingress, worker and scheduler, and for commands if the address of RabbitMQ or Redis is set; otherwise embedded.",
+        about: "embedded: one process and one database file. distributed: RabbitMQ and Redis. If it is unset, the backend is distributed for ingress, worker and scheduler, and for commands if the address of RabbitMQ or Redis is set; otherwise it is embedded.",
     },
     with_default(
         "PAGESYNC_DATA_DIR",
         "pagesync-data",
         "a directory",
-        "The directory of the embedded database. A relative path begins at the directory in which pagesync is started; an absolute path is safer.",
+        "The directory of the embedded database. A relative path is relative to the directory in which pagesync is started.",
     ),
     secret(
         "PAGESYNC_RABBITMQ_URL",
@@ -205,7 +205,7 @@ pub const SETTINGS: [Setting; 30] = [
         "PAGESYNC_REDIS_DURABILITY",
         "relaxed",
         "relaxed or fsync",
-        "relaxed: a commit is on disk within a second, and polls restore what a crash loses. fsync: every commit waits until it is on disk.",
+        "relaxed: a commit is on disk within a second, and polls restore the commits that a crash loses. fsync: every commit waits until it is on disk.",
     ),
     with_default(
         "PAGESYNC_LISTEN",
@@ -241,7 +241,7 @@ pub const SETTINGS: [Setting; 30] = [
         "PAGESYNC_VERIFY_AFTER",
         "10s",
         "a whole number followed by s, m or h",
-        "The delay between a notification and the read that verifies it. A Page is read at most once a minute.",
+        "The delay between a notification and the read that verifies it. Verification reads of one Page begin at least a minute apart.",
     ),
     with_default(
         "PAGESYNC_TIME_ZONE",
@@ -253,13 +253,13 @@ pub const SETTINGS: [Setting; 30] = [
         "PAGESYNC_POLL_SPREAD",
         "1h",
         "a whole number followed by s, m or h, at most 23h",
-        "The time after midnight over which daily polls are spread.",
+        "The length of the time after midnight over which the daily polls of connections are spread.",
     ),
     with_default(
         "PAGESYNC_LOG",
         "info",
         "a level or a tracing filter",
-        "The log lines that are written: error, warn, info, debug, or a filter such as worker=debug.",
+        "The lowest level of log lines that are written (error, warn, info or debug), or a filter such as info,worker=debug.",
     ),
     with_default(
         "PAGESYNC_LOG_FORMAT",
@@ -314,7 +314,7 @@ pub struct ShownSetting {
     pub setting: &'static str,
     /// The value, or a note in parentheses if the value is secret or in a file.
     pub value: String,
-    /// Where the value comes from: `environment`, `file`, `default` or `unset`.
+    /// The origin of the value: `environment`, `file`, `default` or `unset`.
     pub origin: &'static str,
 }
 

@@ -1,6 +1,6 @@
 //! The calls of Graph that pagesync makes.
 //!
-//! Invariant: every answer is checked. An answer without the expected content is an error.
+//! Invariant: an answer without the requested token, Page, list of Pages or success is an error.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub struct IssuedToken {
     pub expires_in: Option<Duration>,
 }
 
-/// What Facebook reports about a token.
+/// The properties of a token, as Facebook reports them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenInfo {
     /// The id of the app that it was issued to.
@@ -41,9 +41,9 @@ pub struct TokenInfo {
     /// The permissions that it has.
     pub scopes: Vec<String>,
     /// When it expires; `None` if it does not, or if Facebook did not report it.
-    pub expires: Option<HostTime>,
+    pub expires_at: Option<HostTime>,
     /// When Facebook stops returning data for it; `None` if Facebook did not report it.
-    pub data_access_expires: Option<HostTime>,
+    pub data_access_expires_at: Option<HostTime>,
     /// Whether it is valid now.
     pub is_valid: bool,
 }
@@ -66,7 +66,7 @@ pub struct PageList {
     pub pages: Vec<ListedPage>,
     /// The cursor of the next result page; `None` if this is the last one.
     pub next_cursor: Option<String>,
-    /// The earliest time at which it was made, on Facebook's clock, or why this time is unknown.
+    /// The stamp of the reply, or the reason why the reply has none.
     pub stamp: Result<FacebookTime, ReplyTimeError>,
 }
 
@@ -75,11 +75,11 @@ pub struct PageList {
 pub struct PageReply {
     /// The fields of the Page.
     pub object: Map<String, Json>,
-    /// The earliest time at which it was made, on Facebook's clock, or why this time is unknown.
+    /// The stamp of the reply, or the reason why the reply has none.
     pub stamp: Result<FacebookTime, ReplyTimeError>,
 }
 
-/// The app subscription: which webhooks of Pages Facebook sends to this app.
+/// The app subscription: the webhooks of Pages that Facebook sends to this app.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AppSubscription {
     /// The address that Facebook posts webhooks to.
@@ -94,7 +94,8 @@ fn string_member(body: &Json, name: &str) -> Option<String> {
     body.get(name)?.as_str().map(ToOwned::to_owned)
 }
 
-/// Returns a member that is a time in seconds since 1970; `None` if it is missing or zero.
+/// Returns a member that is a time in seconds since the UNIX epoch, or `None` if it is missing or
+/// zero.
 fn time_member(body: &Json, name: &str) -> Option<HostTime> {
     let seconds = body.get(name)?.as_u64().filter(|seconds| *seconds > 0)?;
     Some(HostTime(seconds.saturating_mul(1000)))
@@ -125,8 +126,8 @@ fn parse_token_info(body: &Json) -> Result<TokenInfo, GraphError> {
         kind: string_member(data, "type").unwrap_or_default(),
         user: user.and_then(|id| UserId::parse(&id).ok()),
         scopes: strings(data.get("scopes")),
-        expires: time_member(data, "expires_at"),
-        data_access_expires: time_member(data, "data_access_expires_at"),
+        expires_at: time_member(data, "expires_at"),
+        data_access_expires_at: time_member(data, "data_access_expires_at"),
         is_valid: data.get("is_valid") == Some(&Json::Bool(true)),
     })
 }
@@ -237,7 +238,7 @@ impl Graph {
     }
 
     /// Exchanges a token for one that is valid for about 60 days. Page tokens that are read with
-    /// the new token do not expire by time.
+    /// the new token have no expiry time.
     pub async fn exchange_for_long_lived(&self, token: &Token) -> Result<IssuedToken, GraphError> {
         let parameters = vec![
             ("grant_type", "fb_exchange_token".to_owned()),
@@ -262,8 +263,8 @@ impl Graph {
         parse_issued_token(&self.send(request).await?)
     }
 
-    /// Returns what Facebook reports about a token. The app's own token authenticates this call,
-    /// and `token` is in the query of its address.
+    /// Returns the properties of a token. The app's own token authenticates this call, and `token`
+    /// is in the query of its address.
     pub async fn debug_token(&self, token: &Token) -> Result<TokenInfo, GraphError> {
         let parameters = vec![("input_token", token.expose().to_owned())];
         let reply = self
@@ -342,7 +343,7 @@ impl Graph {
         Ok(parse_page_subscription(&reply.body, &self.app_id))
     }
 
-    /// Subscribes this app to exactly these fields of a Page. The list replaces the one before.
+    /// Subscribes this app to exactly these fields of a Page. The list replaces the previous one.
     pub async fn subscribe_page(
         &self,
         token: &Token,
@@ -361,7 +362,7 @@ impl Graph {
             .and_then(|reply| check_success(&reply))
     }
 
-    /// Revokes all permissions that a person gave to this app.
+    /// Revokes all permissions that a person granted to this app.
     pub async fn revoke_permissions(&self, token: &Token) -> Result<(), GraphError> {
         let request = Request {
             method: Method::DELETE,

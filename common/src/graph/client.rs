@@ -27,7 +27,7 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(15);
 /// The largest reply that is read, in bytes.
 pub const MAX_REPLY: usize = 8 * 1024 * 1024;
 
-/// Whose credentials authenticate a request.
+/// The credentials that authenticate a request.
 #[derive(Debug, Clone, Copy)]
 pub enum Caller<'a> {
     /// The token of a person or of a Page.
@@ -50,14 +50,14 @@ pub struct Graph {
     observed: Arc<Mutex<Observed>>,
 }
 
-/// What the headers of replies reported.
+/// The data from the headers of replies.
 #[derive(Debug, Default)]
 struct Observed {
     /// The usage of rate limits by bucket, since the last [`Graph::take_usage`].
     usage: BTreeMap<String, Usage>,
     /// Whether a warning about another version was logged.
     version_warned: bool,
-    /// The number of replies by another version than the requested one, since the last
+    /// The number of replies from another version than the requested one, since the last
     /// [`Graph::take_version_mismatches`].
     version_mismatches: u64,
 }
@@ -170,7 +170,7 @@ impl Graph {
         })
     }
 
-    /// Reads a reply and its headers. Fails with its error if it is not an answer.
+    /// Reads a reply and its headers. Fails with the error in the reply if it is not an answer.
     async fn read_reply(
         &self,
         mut response: reqwest::Response,
@@ -200,14 +200,14 @@ impl Graph {
             let pages = usage
                 .iter()
                 .filter(|(bucket, _)| bucket.starts_with("page:"));
-            let regain = pages.map(|(_, usage)| usage.blocked_for).max();
+            let blocked_for = pages.map(|(_, usage)| usage.blocked_for).max();
             match GraphError::from_reply(status, body) {
                 GraphError::RateLimited {
                     scope: RateLimitScope::Page,
                     wait,
                 } => GraphError::RateLimited {
                     scope: RateLimitScope::Page,
-                    wait: wait.max(regain.filter(|regain| !regain.is_zero())),
+                    wait: wait.max(blocked_for.filter(|blocked_for| !blocked_for.is_zero())),
                 },
                 error => error,
             }
@@ -237,7 +237,7 @@ impl Graph {
         }
     }
 
-    /// Records the headers of a reply. `served` is the version that served it.
+    /// Records the headers of a reply. `served` is the version of Graph that served the reply.
     fn record_headers(&self, usage: BTreeMap<String, Usage>, served: Option<String>) {
         let mut observed = self.lock_observed();
         observed.usage.extend(usage);

@@ -1,8 +1,9 @@
 //! The classification of failed calls to Graph.
 //!
-//! An error is classified by its JSON members `code` and `error_subcode`, and only without them by
-//! its status: Graph answers nearly every error with 400, and servers in between answer HTML.
-//! Source: "Handling errors" of the Graph API; the codes that it does not name are from captures.
+//! An error is classified by its JSON members `code` and `error_subcode`, or by its status if they
+//! are missing: Graph answers nearly every error with 400, and proxies answer with HTML.
+//! Source: "Handling errors" of the Graph API; codes that are not listed there are from captured
+//! replies.
 //!
 //! Invariant: a classified error contains names from the message of Graph, but not the message,
 //! which could contain a token.
@@ -12,14 +13,14 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
-/// Why a call to Graph failed. Each variant needs a different reaction.
+/// The reason why a call to Graph failed. Each variant needs a different reaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GraphError {
     /// A temporary failure of the network, of a server or of Facebook. The call can be retried.
     Transient(String),
     /// A rate limit is exhausted.
     RateLimited {
-        /// Which rate limit it is.
+        /// The scope of the rate limit.
         scope: RateLimitScope,
         /// The time until calls are possible again, if it is known.
         wait: Option<Duration>,
@@ -85,10 +86,10 @@ impl fmt::Display for GraphError {
 
 impl std::error::Error for GraphError {}
 
-/// Returns why a token is invalid, and what the person must do.
+/// Returns the reason why a token is invalid, and the action that the person must take.
 ///
 /// Source: the subcodes in "Handling errors" of the Graph API; 464, 466, 490 and 492 are from
-/// captures.
+/// captured replies.
 fn token_error_reason(subcode: u64) -> &'static str {
     match subcode {
         458 => "the person removed the app; they can log in again",
@@ -122,7 +123,7 @@ impl GraphError {
     }
 
     /// Classifies a reply that is not an answer, by its status and its parsed body. `body` is
-    /// `None` if it is not JSON.
+    /// `None` if the reply is not JSON.
     pub fn from_reply(status: u16, body: Option<&Json>) -> Self {
         let Some(error) = body.and_then(error_object) else {
             return classify_status(status);
@@ -181,7 +182,7 @@ fn classify_status(status: u16) -> GraphError {
             "a redirect, status {status}, which is not followed"
         )),
         // Graph reports an invalid token or a missing object with an error object. Without one, the
-        // status is that of a server in between.
+        // reply is from a proxy.
         401 | 404 | 500..=599 => GraphError::Transient(format!("status {status}")),
         _ => GraphError::UnexpectedReply(format!("status {status} without an error object")),
     }
@@ -208,8 +209,8 @@ fn classify_code(code: u64, subcode: Option<u64>, message: &str) -> GraphError {
         (4 | 341 | 613 | 80000 | 80002..=80014, _) => rate_limited(RateLimitScope::App),
         (17, _) => rate_limited(RateLimitScope::User),
         (32 | 80001, _) => rate_limited(RateLimitScope::Page),
-        // Facebook has blocked the calls as abuse. In the day of the wait, an operator can find the
-        // cause.
+        // Facebook has blocked the calls as abuse. Calls stop for a day, so that an operator can
+        // find the cause.
         (368, _) => GraphError::RateLimited {
             scope: RateLimitScope::Page,
             wait: Some(Duration::from_secs(24 * 3600)),

@@ -57,9 +57,9 @@ fn every_kind_of_answer_is_parsed() {
             "debug_token" => {
                 let info = parse_token_info(&reply.body).unwrap();
                 serde_json::json!({"app": info.app_id, "kind": info.kind, "valid": info.is_valid,
-                    "user": info.user, "scopes": info.scopes.len(), "expires": info.expires})
+                    "user": info.user, "scopes": info.scopes.len(), "expires": info.expires_at})
             }
-            "granted" => {
+            "issued_token" => {
                 let token = parse_issued_token(&Reply {
                     body: reply.body,
                     stamp,

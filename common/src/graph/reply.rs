@@ -13,7 +13,7 @@ use serde_json::Value as Json;
 pub struct Reply {
     /// The body.
     pub body: Json,
-    /// The earliest time at which it was made, on Facebook's clock, or why this time is unknown.
+    /// The stamp of the reply, or the reason why the reply has none.
     pub stamp: Result<FacebookTime, ReplyTimeError>,
 }
 
@@ -26,7 +26,7 @@ pub struct Usage {
     pub blocked_for: Duration,
 }
 
-/// Why the time of a reply is unknown.
+/// The reason why a reply has no stamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ReplyTimeError {
     /// The header `Date` is missing or appears several times.
@@ -43,9 +43,10 @@ pub enum ReplyTimeError {
     Stamp(#[from] StampError),
 }
 
-/// Returns the earliest time at which a reply with these headers was made, on Facebook's clock.
+/// Returns the stamp of a reply with these headers: the earliest time at which Graph made it, on
+/// Facebook's clock.
 ///
-/// `took` is the duration of the request. `now`, on this host's clock, only serves to refuse an
+/// `took` is the duration of the request. `now`, on this host's clock, is used only to refuse an
 /// implausible `Date`.
 pub fn stamp(
     headers: &HeaderMap,
@@ -108,12 +109,12 @@ pub fn usage(headers: &HeaderMap) -> BTreeMap<String, Usage> {
             let minutes = entry["estimated_time_to_regain_access"]
                 .as_f64()
                 .unwrap_or(0.0);
-            let regain = Duration::from_secs_f64(minutes.clamp(0.0, 1440.0) * 60.0);
+            let blocked_for = Duration::from_secs_f64(minutes.clamp(0.0, 1440.0) * 60.0);
             usage.insert(
                 format!("page:{id}"),
                 Usage {
                     percent: percent(entry),
-                    blocked_for: regain,
+                    blocked_for,
                 },
             );
         }

@@ -1,10 +1,10 @@
-//! Deliveries: messages that were received and not acknowledged yet.
+//! Deliveries: messages that have been received and are not acknowledged yet.
 
 use model::job::Job;
 
-use super::embedded::ack_handle::AckHandle as EmbeddedReceipt;
+use super::embedded::ack_handle::AckHandle as EmbeddedAckHandle;
 use super::error::QueueError;
-use super::rabbitmq::ack_handle::AckHandle as RabbitMqReceipt;
+use super::rabbitmq::ack_handle::AckHandle as RabbitMqAckHandle;
 
 /// A received message. If it is dropped without [`Self::ack`], it is delivered again.
 #[derive(Debug)]
@@ -14,23 +14,24 @@ pub struct Delivery {
     pub jobs: Vec<Job>,
     /// How often the message was delivered, including this time. The first delivery has 1.
     pub attempt: u32,
-    pub(super) receipt: AckHandle,
+    pub(super) ack_handle: AckHandle,
 }
 
 /// The handle that acknowledges a delivery on its backend.
 #[derive(Debug)]
 pub(super) enum AckHandle {
-    RabbitMq(RabbitMqReceipt),
-    Embedded(EmbeddedReceipt),
+    RabbitMq(RabbitMqAckHandle),
+    Embedded(EmbeddedAckHandle),
 }
 
 impl Delivery {
     /// Acknowledges the message, which deletes it from the queue. The caller must have made the
-    /// effects of all jobs durable. Fails with [`QueueError::Requeued`] if the message was requeued.
+    /// effects of all jobs durable. Fails with [`QueueError::Requeued`] if the message has been
+    /// requeued.
     pub async fn ack(self) -> Result<(), QueueError> {
-        match self.receipt {
-            AckHandle::RabbitMq(receipt) => receipt.ack().await,
-            AckHandle::Embedded(receipt) => receipt.ack().await,
+        match self.ack_handle {
+            AckHandle::RabbitMq(handle) => handle.ack().await,
+            AckHandle::Embedded(handle) => handle.ack().await,
         }
     }
 }

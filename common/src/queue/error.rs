@@ -2,8 +2,8 @@
 
 use model::queue_name::QueueName;
 
-/// Why an operation of a queue failed. No error loses a job whose publish succeeded, and a failed
-/// publish can be repeated.
+/// The reason why an operation of a queue failed. No error loses a job whose publish succeeded, and
+/// a failed publish can be repeated.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum QueueError {
     /// The queue cannot be reached, blocks publishers, or did not answer in time.
@@ -15,7 +15,7 @@ pub enum QueueError {
     /// The delivery was requeued before it was acknowledged. It is delivered again.
     #[error("the delivery was requeued before it was acknowledged")]
     Requeued,
-    /// A queue exists with other arguments than this build declares. It was not changed.
+    /// An AMQP queue exists with other arguments than this build declares. It was not changed.
     #[error("a queue exists with other arguments: {0}")]
     Mismatch(String),
 }

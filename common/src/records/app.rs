@@ -16,13 +16,13 @@ use crate::store::{CommitOutcome, RecordKey, RecordKind, Store, StoreError};
 pub struct App {
     /// The id of the app at Facebook.
     pub app_id: String,
-    /// The numbers that determine when the app subscription is checked next.
+    /// The poll state, which determines when the app subscription is checked next.
     pub polling: Polling,
     /// The address to which Facebook posts the webhooks of the app.
     pub callback: Option<String>,
     /// When the app subscription was last confirmed by a read, on this host's clock.
     pub confirmed_at: Option<HostTime>,
-    /// What is wrong with the app subscription; `None` if nothing is.
+    /// The problem of the app subscription; `None` if there is none.
     pub problem: Option<String>,
 }
 
@@ -31,7 +31,7 @@ pub fn key() -> RecordKey {
     RecordKey::new(RecordKind::App, "app")
 }
 
-/// Why the store cannot be claimed for an app.
+/// The reason why the store cannot be claimed for an app.
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError {
     /// The store belongs to the app with this id.
@@ -44,7 +44,8 @@ pub enum ClaimError {
     Store(#[from] StoreError),
 }
 
-/// Claims the store for the app `app_id`. To claim it again for the same app has no effect.
+/// Claims the store for the app `app_id`. Claiming it again for the same app has no
+/// effect.
 pub async fn claim_store(store: &dyn Store, app_id: &str) -> Result<(), ClaimError> {
     loop {
         if let Some(stored) = load_record::<App>(store, &key()).await? {

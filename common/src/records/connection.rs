@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{commit_one, load_all, load_record, put_write, token};
 use crate::store::{
-    Commit, CommitOutcome, DueWrite, PageWrite, RecordKey, RecordKind, RecordWrite, Store,
-    StoreError, StoredPage, Versioned, load_page,
+    Commit, CommitOutcome, DueWrite, PageWrite, RecordGuard, RecordKey, RecordKind, RecordWrite,
+    Store, StoreError, StoredPage, Versioned, load_page,
 };
 
 /// The status of a connection.
@@ -57,11 +57,11 @@ pub struct Connection {
     pub status: Status,
     /// When the last login of the person was completed, on this host's clock.
     pub connected_at: HostTime,
-    /// When the code of that login was exchanged, on this host's clock. The person consented
-    /// before.
+    /// When the code of that login was exchanged, on this host's clock. The person consented before
+    /// this time.
     #[serde(default)]
     pub consented_at: HostTime,
-    /// The permissions that the person gave.
+    /// The permissions that the person granted.
     #[serde(default)]
     pub permissions: Vec<String>,
     /// When the token ends; `None` if it does not end.
@@ -70,7 +70,7 @@ pub struct Connection {
     /// When Facebook stops returning data until the next login; `None` if Facebook names no end.
     #[serde(default)]
     pub data_access_expires_at: Option<HostTime>,
-    /// The numbers that determine when the connection is polled next.
+    /// The poll state, which determines when the connection is polled next.
     #[serde(default)]
     pub polling: Polling,
     /// The connection poll that is under way.
@@ -79,7 +79,7 @@ pub struct Connection {
     /// The last complete connection poll.
     #[serde(default)]
     pub last_poll: Option<PollOutcome>,
-    /// Why the last attempt failed.
+    /// The reason why the last attempt failed; `None` if it did not fail.
     #[serde(default)]
     pub problem: Option<String>,
     /// How many Pages a call requests: [`MAX_RESULT_PAGE_SIZE`], or fewer after Facebook refused a
@@ -94,17 +94,17 @@ pub struct Connection {
     pub token_inspected_at: Option<HostTime>,
 }
 
-/// A permission that the person did not give, and the consequence.
+/// A permission that the person did not grant, and the consequence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MissingPermission {
     /// The name of the permission.
     pub permission: String,
-    /// What does not work without it.
+    /// The function that does not work without it.
     pub consequence: &'static str,
 }
 
 impl Connection {
-    /// Estimates when the poll under way will be complete, from its speed so far and from the
+    /// Estimates when the poll under way will be complete, from its speed up to `now` and from the
     /// number of Pages in the last poll. Returns `None` if no poll is under way or an estimate is
     /// not possible.
     pub fn poll_finishes_at(&self, now: HostTime) -> Option<HostTime> {
@@ -116,16 +116,16 @@ impl Connection {
         let elapsed = progress.began_at.until(now);
         let time_per_page = elapsed.div_f64(f64::from(u32::try_from(progress.pages).ok()?));
         let time_left = time_per_page.saturating_mul(u32::try_from(pages_left).ok()?);
-        // While a rate limit blocks calls, the poll does not go on.
+        // While a rate limit blocks calls, the poll does not continue.
         let resumes = self.polling.not_before.unwrap_or_default().max(now);
         Some(resumes.plus(time_left))
     }
 
-    /// Returns the permissions of `wanted` that the person did not give.
-    pub fn missing_permissions(&self, wanted: &[String]) -> Vec<MissingPermission> {
-        let missing = wanted
+    /// Returns the permissions of `requested` that the person did not grant.
+    pub fn missing_permissions(&self, requested: &[String]) -> Vec<MissingPermission> {
+        let missing = requested
             .iter()
-            .filter(|scope| !self.permissions.contains(scope));
+            .filter(|permission| !self.permissions.contains(permission));
         missing
             .map(|permission| MissingPermission {
                 permission: permission.clone(),
@@ -216,10 +216,11 @@ pub async fn users_with_token(store: &dyn Store, page: &PageId) -> Result<Vec<Us
 
 /// Returns the guard for commits made with the tokens of a connection. It must be read before the
 /// token is used.
-pub async fn epoch_guard(store: &dyn Store, user: &UserId) -> Result<(RecordKey, u64), StoreError> {
+pub async fn epoch_guard(store: &dyn Store, user: &UserId) -> Result<RecordGuard, StoreError> {
     let key = connection_epoch_key(user);
     let stored = store.load_record(&key).await?;
-    Ok((key, stored.map_or(0, |stored| stored.version)))
+    let version = stored.map_or(0, |stored| stored.version);
+    Ok(RecordGuard { key, version })
 }
 
 /// Requests a connection poll now. Returns when it is due, or `None` if there is no such
@@ -283,8 +284,8 @@ pub(super) fn end_commit(user: &UserId, version: u64, epoch: RecordWrite) -> Com
 }
 
 /// Ends a connection and deletes its tokens. A poll that is under way cannot write for it any more.
-/// The Pages and their values stay. Returns the number of deleted Page tokens, or `None` if there
-/// is no such connection. Facebook is not called.
+/// The Pages and their values remain stored. Returns the number of deleted Page tokens, or `None`
+/// if there is no such connection. Facebook is not called.
 pub async fn disconnect(store: &dyn Store, user: &UserId) -> Result<Option<usize>, StoreError> {
     let mut existed = false;
     while let Some(stored) = find(store, user).await? {
@@ -343,9 +344,9 @@ async fn remove_access(
     }
 }
 
-/// Returns the commit that removes a person from the connections of a Page as it was loaded. If no
-/// other connection gives access to the Page, the record of the token is not deleted but loses its
-/// token: a later erasure of the person finds the Page by it.
+/// Returns the commit that removes a person from the connections of the loaded Page `stored`. If no
+/// other connection gives access to the Page, the record of the token is not deleted but stored
+/// without its token, because a later erasure of the person finds the Page by this record.
 pub(super) fn remove_access_commit(
     user: &UserId,
     token: &RecordKey,

@@ -1,4 +1,4 @@
-//! The ledger of daily polls: one record for each connection and local day.
+//! The daily poll records: one for each connection and local day.
 
 use std::time::Duration;
 
@@ -11,10 +11,11 @@ use crate::store::{RecordKey, RecordKind, RecordWrite};
 
 /// How long a daily poll record is stored.
 const TTL: Duration = Duration::from_secs(90 * 24 * 3600);
-/// The delay after its daily slot beyond which a poll counts as late.
+/// How long after its daily slot a daily poll may run without counting as late.
 pub const LATE_AFTER: Duration = Duration::from_secs(3600);
-/// The largest number of days between a daily slot and its late poll that are recorded as missed.
-pub const MAX_MISSED_DAYS: usize = 30;
+/// The largest number of days between a daily slot and its late poll for which
+/// [`DailyPollResult::NotRun`] is recorded.
+pub const MAX_NOT_RUN_DAYS: usize = 30;
 
 /// The result of a daily poll.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +52,7 @@ pub struct DailyPoll {
     pub day: String,
     /// The result of the poll.
     pub result: DailyPollResult,
-    /// The daily slot in which it was due, on this host's clock.
+    /// The daily slot at which it was due, on this host's clock.
     pub slot: HostTime,
     /// When it ended, on this host's clock; `None` if it did not run.
     pub ended_at: Option<HostTime>,

@@ -20,13 +20,14 @@ use crate::store::{
     CommitOutcome, RecordKey, RecordKind, RecordWrite, Store, StoreError, StoredPage, Versioned,
 };
 
-/// How long a dead letter is stored, limited because it may contain what people wrote.
+/// How long a dead letter is stored. The time is limited because a dead letter may contain text
+/// that people wrote.
 pub const RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// A job that failed for good.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetter {
-    /// Why the job failed: the shape of the error, never a value.
+    /// The reason why the job failed. It describes the shape of the error and contains no value.
     pub reason: String,
     /// The job in its wire form.
     pub job: String,
@@ -52,7 +53,7 @@ pub enum RetryState {
     InProgress(String),
 }
 
-/// Why a dead letter could not be shown, replayed or discarded.
+/// The reason why a dead letter could not be shown, replayed or discarded.
 #[derive(Debug, thiserror::Error)]
 pub enum DeadLetterError {
     /// There is no dead letter with this id.
@@ -98,8 +99,8 @@ pub fn remove_write(id: &str, expected: Option<u64>) -> RecordWrite {
     }
 }
 
-/// Reserves the retry of a dead letter for `process`. Returns `None` if the dead letter is not to
-/// be retried, or if another process has the reservation.
+/// Reserves the retry of a dead letter for `process`. Returns `None` if the dead letter does not
+/// exist or is not to be retried, or if another process has the reservation.
 pub async fn begin_retry(
     store: &dyn Store,
     id: &str,
@@ -151,7 +152,7 @@ pub async fn list(store: &dyn Store) -> Result<Vec<(String, DeadLetter)>, StoreE
     Ok(found.into_iter().map(value).collect())
 }
 
-/// Returns one dead letter.
+/// Returns one dead letter. Fails with [`DeadLetterError::Unknown`] if it does not exist.
 pub async fn find_or_fail(store: &dyn Store, id: &str) -> Result<DeadLetter, DeadLetterError> {
     let found = find(store, id)
         .await?
@@ -160,9 +161,9 @@ pub async fn find_or_fail(store: &dyn Store, id: &str) -> Result<DeadLetter, Dea
 }
 
 /// Publishes the job of a dead letter to its queue and removes the dead letter. If the job fails
-/// again, its new dead letter is stored, even if it fails before the old one is removed. After a
-/// crash in between both the job and the dead letter exist, and executing the job twice has no
-/// effect.
+/// again, its new dead letter is retained, even if the job fails before the old dead letter is
+/// removed. After a crash between the two steps, both the job and the dead letter exist; executing
+/// a job twice has no further effect.
 pub async fn replay(store: &dyn Store, queue: &dyn Queue, id: &str) -> Result<(), DeadLetterError> {
     let unknown = || DeadLetterError::Unknown(id.to_owned());
     let Versioned { version, value } = find(store, id).await?.ok_or_else(unknown)?;
@@ -177,7 +178,7 @@ pub async fn replay(store: &dyn Store, queue: &dyn Queue, id: &str) -> Result<()
     Ok(())
 }
 
-/// Removes a dead letter for good.
+/// Deletes a dead letter.
 pub async fn discard(store: &dyn Store, id: &str) -> Result<(), DeadLetterError> {
     find_or_fail(store, id).await?;
     write_records(store, vec![remove_write(id, None)]).await?;
@@ -190,7 +191,7 @@ pub async fn delete_mentioning(store: &dyn Store, ids: &[String]) -> Result<u64,
     let mut erased = 0;
     for (id, dead_letter) in list(store).await? {
         let text = format!("{}\n{}", dead_letter.reason, body_text(&dead_letter));
-        // An erasure that failed must stay, so that it can be replayed.
+        // An erasure that failed is retained, so that it can be replayed.
         let is_erasure = matches!(decode_job(&dead_letter.job), Job::Erase(_));
         if !is_erasure && ids.iter().any(|id| contains_number(&text, id)) {
             write_records(store, vec![remove_write(&id, None)]).await?;
@@ -200,9 +201,11 @@ pub async fn delete_mentioning(store: &dyn Store, ids: &[String]) -> Result<u64,
     Ok(erased)
 }
 
-/// Returns whether a text contains the id of an erased Page. Only the first 2,000 ids are checked.
+/// Returns whether a text contains the id of an erased Page. Only the first 2,000 numbers that have
+/// the form of an id are checked.
 pub async fn mentions_erased_page(store: &dyn Store, text: &str) -> Result<bool, StoreError> {
-    // No delivery of webhooks has more ids.
+    // The limit bounds the loads. Facebook sends at most 1,000 changes in one delivery, and each
+    // entry has two such numbers: its id and its time.
     const MAX_IDS: usize = 2000;
     let numbers = text.split(|c: char| !c.is_ascii_digit());
     let ids: BTreeSet<PageId> = numbers
@@ -228,13 +231,13 @@ fn contains_number(text: &str, digits: &str) -> bool {
     })
 }
 
-/// Returns the job of a dead letter as a text for people: what Facebook sent, or the job as JSON.
+/// Returns the job of a dead letter as text for people, as [`job_text`] does.
 pub fn body_text(dead_letter: &DeadLetter) -> String {
     job_text(&decode_job(&dead_letter.job))
 }
 
-/// Returns a job as a text for people: what Facebook sent, or the job as JSON. Bytes that are not
-/// UTF-8 are replaced.
+/// Returns a job as text for people: the data that Facebook sent, or the job as JSON. Bytes that
+/// are not UTF-8 are replaced.
 pub fn job_text(job: &Job) -> String {
     match job {
         Job::Unreadable(Unreadable { body, .. }) => String::from_utf8_lossy(body).into_owned(),

@@ -2,9 +2,9 @@
 //! other connection gives access.
 //!
 //! Invariants: the epoch of a connection is written first, so that a poll that is under way cannot
-//! write afterwards; a Page is erased in one commit with its tokens; to repeat an erasure, after a
-//! crash or by a second worker, is safe. All that stays of a Page is that it was erased, and all
-//! that stays of a person is an epoch, for a week.
+//! write afterwards; a Page is erased in one commit with its tokens; repeating an erasure, after a
+//! crash or by a second worker, is safe. The store retains the fact that a Page was erased and, for
+//! a week, the epoch of an erased person.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -33,7 +33,7 @@ use crate::store::{
 };
 use model::hex::sha256_hex;
 
-/// How long the epoch of an erased person is stored, which is longer than any job or login lasts.
+/// How long the epoch of an erased person is stored. No job and no login lasts longer.
 const EPOCH_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long after an erasure Facebook may deliver webhooks that are older: the 36 hours for which
 /// it retries a delivery, and an hour.
@@ -75,19 +75,22 @@ pub struct ErasureReceipt {
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct ErasedEpoch {
     #[serde(default)]
-    erased_at: Option<HostTime>,
+    erasure_requested_at: Option<HostTime>,
 }
 
 /// Returns when the last erasure of a person was requested, or `None` if there was none in the last
-/// week. A login that began before must not be completed.
-pub async fn erased_at(store: &dyn Store, user: &UserId) -> Result<Option<HostTime>, StoreError> {
+/// week. A login that began before that time must not be completed.
+pub async fn erasure_requested_at(
+    store: &dyn Store,
+    user: &UserId,
+) -> Result<Option<HostTime>, StoreError> {
     let stored = load_record::<ErasedEpoch>(store, &connection::connection_epoch_key(user)).await?;
-    Ok(stored.and_then(|stored| stored.value.erased_at))
+    Ok(stored.and_then(|stored| stored.value.erasure_requested_at))
 }
 
 /// Erases a person as requested at `requested_at`: their connection, their tokens, and every Page
 /// to which no other connection gives access. A later login is a new consent, so its connection and
-/// its tokens stay.
+/// its tokens are not erased.
 pub async fn erase_user(
     store: &dyn Store,
     user: &UserId,
@@ -165,7 +168,7 @@ async fn end_connection(
             return Ok(false);
         }
         let erased_epoch = ErasedEpoch {
-            erased_at: Some(requested_at),
+            erasure_requested_at: Some(requested_at),
         };
         let epoch = put_write(
             connection::connection_epoch_key(user),
@@ -260,26 +263,29 @@ async fn commit_page_erasure(
     id: &PageId,
     version: u64,
     users: &BTreeSet<UserId>,
-    erased_at: HostTime,
+    requested_at: HostTime,
 ) -> Result<CommitOutcome, StoreError> {
     let mut next = Commit {
         records: vec![
             delete_write(page_subscription::key(id)),
             delete_write(rate_limit::key(&rate_limit::page_bucket(id))),
         ],
-        due: [Subject::Page(id.clone()), Subject::Subscription(id.clone())]
-            .map(|subject| DueWrite { subject, due: None })
-            .into(),
+        due: [
+            Subject::Page(id.clone()),
+            Subject::PageSubscription(id.clone()),
+        ]
+        .map(|subject| DueWrite { subject, due: None })
+        .into(),
         page: Some(PageWrite {
             id: id.clone(),
             expected: version,
             page: Page {
                 status: Status::Erased,
-                erasure_requested_at: Some(erased_at),
+                erasure_requested_at: Some(requested_at),
                 ..Page::default()
             },
             changes: Vec::new(),
-            received_at: erased_at,
+            received_at: requested_at,
         }),
         guards: Vec::new(),
     };
@@ -331,8 +337,8 @@ pub fn receipt_key(hash: &str) -> RecordKey {
     RecordKey::new(RecordKind::ErasureReceipt, hash)
 }
 
-/// Stores a receipt unless the request has one. The first receipt stays, because a job that is
-/// executed again finds nothing to erase.
+/// Stores a receipt unless the request has one. The first receipt is not replaced, because a job
+/// that is executed again finds nothing to erase.
 pub async fn save_receipt(
     store: &dyn Store,
     hash: &str,
@@ -354,7 +360,7 @@ pub async fn find_receipt(
 
 /// Scrubs erased data from the disk and records the time in the receipts. This is repeated until 37
 /// hours after an erasure, because Facebook may deliver older webhooks until then, and their data
-/// stays on the disk after they have left the queue.
+/// remains on the disk after they have left the queue.
 pub async fn scrub_store(store: &dyn Store, now: HostTime) -> Result<(), StoreError> {
     let receipts = load_all::<ErasureReceipt>(store, RecordKind::ErasureReceipt, "").await?;
     let due: Vec<_> = receipts

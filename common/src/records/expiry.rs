@@ -1,4 +1,4 @@
-//! Computes when connections end and which Pages lose access with each.
+//! Computes when connections end, and the Pages to which they alone give access.
 
 use model::id::{PageId, UserId};
 use model::time::HostTime;
@@ -7,11 +7,11 @@ use super::connection::{self, Connection, Status};
 use super::{load_chunk, token};
 use crate::store::{RecordKind, Store, StoreError, StoredPage};
 
-/// The numbers of days before its end at which the end of a connection is logged, once each.
+/// The numbers of days before the end of a connection at which its end is logged, once each.
 pub const ALERT_DAYS: [u64; 4] = [14, 7, 3, 1];
 const DAY_MILLIS: u64 = 24 * 3600 * 1000;
 
-/// When a connection ends, and which Pages lose access with it.
+/// The end of a connection, and the Pages that can no longer be read after it.
 #[derive(Debug, Clone)]
 pub struct Expiry {
     /// The app-scoped id of the person.
@@ -73,7 +73,8 @@ pub async fn list(store: &dyn Store, now: HostTime) -> Result<Vec<Expiry>, Store
     Ok(expiries)
 }
 
-/// Returns how many Pages no other active connection gives access to, and the first of them.
+/// Returns the number of Pages of a connection to which no other active connection gives access,
+/// and the first of them.
 async fn pages_without_other_access(
     store: &dyn Store,
     connection: &Connection,

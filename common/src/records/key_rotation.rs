@@ -13,7 +13,7 @@ use crate::store::{
     Commit, CommitOutcome, RecordKey, RecordKind, RecordWrite, Store, StoreError, Versioned,
 };
 
-/// How many tokens were sealed to the current key, and how many were not.
+/// The numbers of tokens that a rotation sealed to the current key and did not seal.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RotationReport {
     /// Tokens that were sealed to the current key.
@@ -60,7 +60,7 @@ pub async fn count_outdated(
 }
 
 /// Seals every token to the current key, each in a commit of its own. A token that is written by
-/// another process at the same time is left as it is and counted as outdated. To repeat a rotation
+/// another process at the same time is left as it is and counted as outdated. Repeating a rotation
 /// is safe.
 pub async fn reseal_all(
     store: &dyn Store,
@@ -80,14 +80,14 @@ pub async fn reseal_all(
         if let (Stage::Sealed(sealed), Some(id)) = (&stored.value.stage, id)
             && is_old(sealed)
         {
-            reseal_grant(store, keys, &id, stored, &mut report).await?;
+            reseal_login_token(store, keys, &id, stored, &mut report).await?;
         }
     }
     Ok(report)
 }
 
 /// Seals one token to the current key. The guard is read before the token, so that nothing is
-/// written if the connection has ended in between.
+/// written if the connection ends after the token was read.
 async fn reseal_token(
     store: &dyn Store,
     keys: &PrivateKeys,
@@ -133,8 +133,8 @@ async fn reseal_token(
     Ok(())
 }
 
-/// Seals the token of one login to the current key.
-async fn reseal_grant(
+/// Seals the short-lived token of one login to the current key.
+async fn reseal_login_token(
     store: &dyn Store,
     keys: &PrivateKeys,
     id: &LoginId,

@@ -1,7 +1,7 @@
 //! Logins that are under way.
 //!
 //! Invariants: the state that a browser carries to Facebook and back, and the cookie that binds the
-//! state to the browser, are stored only as hashes; a state works once.
+//! state to the browser, are stored only as hashes; a state can be used only once.
 
 use std::time::Duration;
 
@@ -14,9 +14,11 @@ use model::hex::sha256_hex;
 
 /// How long a person may take in Facebook's dialog.
 pub const TTL: Duration = Duration::from_secs(600);
-/// How long after the use of a code there must be a token exchange; later the login counts as interrupted.
+/// How long the token exchange may be missing after the code was used. After that the login counts
+/// as interrupted.
 pub const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long the answer to a login can be requested again after its code was used or it failed.
+/// How long the answer to a login can be requested again after the code was used or the login
+/// failed.
 pub const ANSWER_TTL: Duration = Duration::from_secs(3600);
 
 /// A login that is under way.
@@ -35,11 +37,11 @@ pub struct Login {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// The person has not come back from Facebook's dialog.
+    /// The person has not returned from Facebook's dialog yet.
     #[default]
     Waiting,
-    /// The code was used at this time, on this host's clock. The token exchange with the same id has the
-    /// further stages.
+    /// The code was used at this time, on this host's clock. The token exchange with the same id
+    /// records the further stages.
     CodeUsed(HostTime),
     /// The login failed for good, with this reason.
     Failed(String),

@@ -21,8 +21,8 @@ use crate::store::{RecordKey, RecordKind, RecordWrite, Store, StoreError, Stored
 /// How many local days of counts are stored.
 pub const DAYS: usize = 90;
 const TTL: Duration = Duration::from_secs(DAYS as u64 * 24 * 3600);
-/// The name under which the first reads of all fields are counted. A new Page has one for each
-/// field.
+/// The name under which the first reads of all fields are counted together, because every new Page
+/// has a first read of each field.
 const ALL_FIELDS: &str = "_all";
 
 /// A change that a read found and that no notification had announced.
@@ -115,7 +115,7 @@ pub fn finding_labels(writes: &[RecordWrite]) -> impl Iterator<Item = (&'static 
     })
 }
 
-/// How many changes webhooks announced, and how many they did not.
+/// The numbers of changes that webhooks announced, and of those that they did not announce.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Counts {
     /// Changes that were announced before a read found them.
@@ -155,7 +155,7 @@ pub struct DayReport {
 pub struct Report {
     /// All fields and days together.
     pub all: Counts,
-    /// First reads of a field, which have nothing to compare with.
+    /// First reads of a field, which cannot be compared with an earlier read.
     pub initial: u64,
     /// Changes of fields for which Facebook has no webhook.
     pub unannounceable: u64,
@@ -163,9 +163,9 @@ pub struct Report {
     pub fields: BTreeMap<String, Counts>,
     /// The counts of each local day.
     pub days: BTreeMap<String, DayReport>,
-    /// The Pages that missed a change and sent no webhook since.
+    /// The silent Pages: a change was missed, and no webhook was sent for the Page since.
     pub silent_pages: Vec<PageId>,
-    /// Every change that no webhook announced, the oldest first.
+    /// Every change that no webhook has announced, the oldest first.
     pub unannounced: Vec<UnannouncedRecord>,
 }
 
@@ -217,7 +217,7 @@ pub async fn report(store: &dyn Store, from: &str, now: HostTime) -> Result<Repo
 }
 
 impl Report {
-    /// Adds `n` changes to the counts that `name` names.
+    /// Adds `n` to the count `name` of a field on a day.
     fn add(&mut self, day: &str, field: &str, name: &str, n: u64) {
         let add_to = |counts: &mut Counts| match name {
             "captured" => counts.captured += n,
@@ -257,8 +257,8 @@ async fn find_silent_pages(
     Ok(silent)
 }
 
-/// Deletes the counts of the local days before `from`. Records of unannounced changes expire by
-/// themselves.
+/// Deletes the counts of the local days before `from`. Records of unannounced changes are not
+/// deleted here, because they expire.
 pub async fn prune(store: &dyn Store, from: &str) -> Result<(), StoreError> {
     let old: Vec<RecordWrite> = load_all::<u64>(store, RecordKind::ChangeCount, "")
         .await?

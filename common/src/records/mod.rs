@@ -51,7 +51,8 @@ fn decode_record<T: DeserializeOwned>(key: &RecordKey, body: Json) -> Result<T, 
 }
 
 /// Returns the write of a record. `expected` is the version that the record must have: 0 if it must
-/// not exist, `None` if any version will do. `ttl` is the time until it expires; `None`: never.
+/// not exist, `None` to accept any version. `ttl` is the time until the record expires; with `None`
+/// it does not expire.
 pub fn put_write<T: Serialize>(
     key: RecordKey,
     value: &T,
@@ -72,9 +73,9 @@ pub fn put_write<T: Serialize>(
 const CHUNK_SIZE: usize = 250;
 
 /// Loads the next chunk of the records of a kind whose ids begin with `prefix`, in the order of
-/// their ids. `after` is the last id of the previous chunk, `None` for the first one, and is moved
-/// on. Returns `None` after the last chunk. A record that cannot be decoded is left out and logged,
-/// so that it does not hide the others.
+/// their ids. `after` is the last id of the previous chunk, or `None` for the first chunk; it is
+/// set to the last id of this chunk. Returns `None` after the last chunk. A record that cannot be
+/// decoded is left out and logged, so that it does not hide the others.
 pub async fn load_chunk<T: DeserializeOwned>(
     store: &dyn Store,
     kind: RecordKind,

@@ -10,26 +10,26 @@ use serde::{Deserialize, Serialize};
 use crate::store::{RecordKey, RecordKind};
 
 /// How many times in a row a Page is resubscribed, each time within a week of the last
-/// confirmation. After that the removal of the app is taken as intended, until a person logs in.
+/// confirmation. After that the removal of the app counts as intended until a person logs in.
 pub const MAX_RESUBSCRIPTIONS: u32 = 5;
 
 /// The Page subscription of one Page.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PageSubscription {
-    /// The numbers that determine when the Page subscription is checked next.
+    /// The poll state, which determines when the Page subscription is checked next.
     pub polling: Polling,
     /// The webhook fields for which Facebook has the app subscribed on the Page.
     pub fields: BTreeSet<String>,
-    /// The wanted webhook fields that Facebook refused.
+    /// The requested webhook fields that Facebook refused.
     pub refused: BTreeSet<String>,
     /// When Facebook was last called for the Page subscription, on this host's clock; `None` if it
     /// was not called since the last login.
     pub attempted_at: Option<HostTime>,
     /// When a read last confirmed `fields`, on this host's clock.
     pub confirmed_at: Option<HostTime>,
-    /// What is wrong with the Page subscription, or why the last attempt failed; `None` if nothing
-    /// is.
+    /// The problem of the Page subscription, or the reason why the last attempt failed; `None` if
+    /// there is none.
     pub problem: Option<String>,
     /// How many times in a row the Page was resubscribed, each time within a week of the last
     /// confirmation.
@@ -40,19 +40,19 @@ pub struct PageSubscription {
 }
 
 impl PageSubscription {
-    /// Returns whether there is a reason to check the Page subscription: the Page is new, `wanted`
-    /// has a field that is neither subscribed nor refused, or Facebook reports the app as not
-    /// subscribed (`is_off`) although it was. A removal after [`MAX_RESUBSCRIPTIONS`] is no reason.
-    pub fn needs_check(&self, is_unsubscribed: bool, wanted: &[&str]) -> bool {
+    /// Returns whether the Page subscription must be checked: the Page is new, `requested` has a
+    /// field that is neither subscribed nor refused, or Facebook reports that the app is no longer
+    /// subscribed (`is_unsubscribed`), unless there were [`MAX_RESUBSCRIPTIONS`] resubscriptions.
+    pub fn needs_check(&self, is_unsubscribed: bool, requested: &[&str]) -> bool {
         let is_known = |name: &&str| self.fields.contains(*name) || self.refused.contains(*name);
         let is_lost = is_unsubscribed
             && !self.fields.is_empty()
             && self.resubscriptions < MAX_RESUBSCRIPTIONS;
-        let is_incomplete = self.attempted_at.is_none() || !wanted.iter().all(is_known);
+        let is_incomplete = self.attempted_at.is_none() || !requested.iter().all(is_known);
         is_lost || (is_incomplete && !self.polling.is_read_requested())
     }
 
-    /// Resets what Facebook refused, after a person logged in, perhaps with more permissions.
+    /// Resets the refusals of Facebook after a person has logged in, perhaps with more permissions.
     pub fn reset_after_login(&mut self) {
         self.refused.clear();
         self.attempted_at = None;

@@ -1,4 +1,5 @@
-//! Facebook's rate limits that are used up, shared by all workers and schedulers.
+//! Facebook's rate limits that are exhausted or nearly exhausted, shared by all workers and
+//! schedulers.
 //!
 //! A call that is made while a rate limit blocks calls extends the block. Source: "Rate limiting"
 //! of the Graph API.
@@ -16,9 +17,9 @@ use crate::store::{CommitOutcome, RecordKey, RecordKind, Store, StoreError, Vers
 
 /// The bucket of calls that count for the app.
 pub const APP_BUCKET: &str = "app";
-/// The usage in percent from which on daily polls are deferred.
+/// The usage in percent at and above which daily polls are deferred.
 pub const DEFER_PERCENT: u64 = 90;
-/// How long the state of a bucket is stored after it blocks and defers nothing any more.
+/// How long the state of a bucket is stored after it no longer blocks or defers calls.
 const QUIET_PERIOD: Duration = Duration::from_secs(2 * 3600);
 
 /// The state of one bucket: the rate limit of the app, a person or a Page.
@@ -100,13 +101,13 @@ impl RateLimit {
     }
 
     /// Returns the state after a reply reported a usage of `percent` and that calls are possible
-    /// again after `regain`. Returns `None` if the stored state need not change.
-    pub fn after_usage(self, now: HostTime, percent: u64, regain: Duration) -> Option<Self> {
+    /// again after `blocked_for`. Returns `None` if the stored state need not change.
+    pub fn after_usage(self, now: HostTime, percent: u64, blocked_for: Duration) -> Option<Self> {
         if percent >= 100 {
             let is_blocked = self.blocked_until > now;
             return (!is_blocked).then(|| Self {
                 percent,
-                ..self.after_refusal(now, Some(regain))
+                ..self.after_refusal(now, Some(blocked_for))
             });
         }
         (percent >= DEFER_PERCENT && self.deferred_until <= now).then(|| Self {

@@ -1,7 +1,7 @@
 //! The exchange of a login's short-lived token for a long-lived one.
 //!
-//! Ingress stores the sealed short-lived token of a login. The worker exchanges it for
-//! a long-lived token, creates the connection, and replaces the short-lived token with the result.
+//! Ingress stores the sealed short-lived token. The worker exchanges it for a long-lived token,
+//! creates the connection, and replaces the short-lived token by the person or the error.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub const TTL: Duration = Duration::from_secs(3600);
 pub struct TokenExchange {
     /// When ingress exchanged the code for the short-lived token, on this host's clock.
     pub began_at: HostTime,
-    /// How many exchanges for a long-lived token failed.
+    /// How many attempts to get a long-lived token have failed.
     #[serde(default)]
     pub failures: u32,
     /// The stage of the exchange.
@@ -31,9 +31,9 @@ pub struct TokenExchange {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// The short-lived token is not exchanged yet.
+    /// The short-lived token, which has not been exchanged yet.
     Sealed(SealedToken),
-    /// The token was exchanged, and this person has a connection.
+    /// The token was exchanged, and the connection of this person was created or renewed.
     Connected(UserId),
     /// The exchange failed for good, with this reason.
     Failed(String),
@@ -44,7 +44,7 @@ pub fn key(id: &LoginId) -> RecordKey {
     RecordKey::new(RecordKind::TokenExchange, id.as_str())
 }
 
-/// Returns the name for which the token of a login is sealed.
+/// Returns the name for which the short-lived token of a login is sealed.
 pub fn seal_name(id: &LoginId) -> String {
     format!("login:{id}")
 }

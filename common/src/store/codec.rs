@@ -5,8 +5,9 @@
 //! source of each field, those of its origin, and the form of the text: `s` string, `j` JSON, `c`
 //! truncated string, `n` null. It does not repeat the value.
 //!
-//! Invariant: [`decode`] returns the Page that was given to [`encode`]. A missing or damaged
-//! attribute is an error and is never guessed; only damaged announcements start empty.
+//! Invariant: [`decode`] returns the Page that was given to [`encode`], except that an erased Page
+//! has only its status and the time of the erasure request. A damaged attribute is an error, with
+//! two exceptions: damaged announcements start empty, and a damaged erasure time is left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,7 +29,7 @@ pub const REGISTERS: &str = "_registers";
 pub const POLLING: &str = "_polling";
 /// The attribute with the people whose connections give access to the Page.
 pub const CONNECTIONS: &str = "_connections";
-/// The attribute with the known fields that the last read did not return.
+/// The attribute with the known fields that the last read requested and did not return.
 pub const MISSING_FIELDS: &str = "_missing_fields";
 /// The attribute with open notifications and unannounced changes.
 pub const ANNOUNCEMENTS: &str = "_announcements";
@@ -274,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn an_erased_page_has_no_attribute_but_its_status() {
+    fn the_fields_of_an_erased_page_are_not_stored() {
         let page = Page {
             status: Status::Erased,
             ..page()

@@ -22,9 +22,9 @@ use model::time::{FacebookTime, HostTime};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-/// How many entries the history of a Page has at most.
+/// The largest number of entries in the history of a Page.
 pub const MAX_HISTORY: usize = 20;
-/// How many entries the change feed retains. Redis may retain some more.
+/// The number of entries that the change feed retains. Redis may retain a few more.
 pub const MAX_FEED: u64 = 100_000;
 
 /// The reason why an operation of the store failed.
@@ -39,10 +39,11 @@ pub enum StoreError {
     Unexpected(String),
 }
 
-/// A stored value with its version. Version 0 means that nothing is stored.
+/// A stored value with its version. Version 0 means that nothing is stored, or that the version of
+/// a corrupt Page cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Versioned<T> {
-    /// How often the value was written.
+    /// How often the value was written since it was created.
     pub version: u64,
     /// The value.
     pub value: T,
@@ -65,7 +66,7 @@ pub struct CorruptPage {
     /// The stored data as text; bytes that are not UTF-8 are replaced. Empty if the data has a type
     /// that contains no fields.
     pub raw: String,
-    /// Why the data cannot be decoded.
+    /// The reason why the data cannot be decoded.
     pub reason: String,
 }
 
@@ -74,17 +75,17 @@ pub struct CorruptPage {
 pub struct HistoryEntry {
     /// The field that changed.
     pub field: FieldName,
-    /// The value before; null if there was none.
+    /// The value before the change; null if there was none.
     pub before: Json,
-    /// The value after; null if there is none.
+    /// The value after the change; null if there is none.
     pub after: Json,
-    /// When the change was seen, on Facebook's clock.
+    /// The stamp of the observation that changed the value, on Facebook's clock.
     pub changed_at: FacebookTime,
-    /// How the change was seen.
+    /// The source of that observation: a read or a webhook.
     pub source: Source,
     /// When the change was stored, on this host's clock.
     pub received_at: HostTime,
-    /// The version of the Page from this change on.
+    /// The version of the Page after the change.
     pub version: u64,
 }
 
@@ -114,11 +115,11 @@ impl HistoryEntry {
 pub struct FeedEntry {
     /// The Page that changed.
     pub page: PageId,
-    /// The version of the Page from this change on.
+    /// The version of the Page after the changes.
     pub version: u64,
     /// The fields that changed, sorted.
     pub fields: Vec<FieldName>,
-    /// How the first of the changes was seen.
+    /// The source of the first of the changes: a read or a webhook.
     pub source: Source,
     /// When the changes were stored, on this host's clock.
     pub received_at: HostTime,
@@ -145,12 +146,12 @@ impl FeedEntry {
     }
 }
 
-/// A position in the change feed. A reader continues after it.
+/// A position in the change feed, after which a reader continues.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor {
     /// The epoch of the store. It changes when the store is emptied.
     pub epoch: String,
-    /// The number of the last entry that was read; 0 is before the first entry.
+    /// The number of the last entry that was read; 0 if none was read.
     pub position: u64,
 }
 
@@ -176,7 +177,7 @@ impl fmt::Display for Cursor {
 pub enum Changes {
     /// The next entries in order, each with the cursor that continues after it.
     Entries(Vec<(Cursor, FeedEntry)>),
-    /// Entries after the cursor are not retained any more, or the cursor is of another epoch. The
+    /// Entries after the cursor are no longer retained, or the cursor is of another epoch. The
     /// reader must load all Pages and then continue from this cursor.
     Trimmed(Cursor),
 }
@@ -199,7 +200,7 @@ pub enum RecordKind {
     ConnectionEpoch,
     /// The sealed token of a person: [`crate::records::token`].
     UserToken,
-    /// The sealed token of a Page that one connection gives: [`crate::records::token`].
+    /// The sealed token of a Page, from one connection poll: [`crate::records::token`].
     PageToken,
     /// The Page subscription of the app: [`crate::records::page_subscription`].
     PageSubscription,
@@ -215,7 +216,7 @@ pub enum RecordKind {
     ChangeCount,
     /// An unannounced change: [`crate::records::missed_webhooks`].
     UnannouncedChange,
-    /// The result of an erasure request: [`crate::records::erasure`].
+    /// The receipt of an erasure request: [`crate::records::erasure`].
     ErasureReceipt,
     /// A probe that the worker has received: [`crate::records::probe`].
     Probe,
@@ -321,6 +322,15 @@ pub struct DueWrite {
     pub due: Option<(QueueName, HostTime)>,
 }
 
+/// A condition of a commit: a record has a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordGuard {
+    /// The record.
+    pub key: RecordKey,
+    /// The version that it must have; 0 if it must not exist.
+    pub version: u64,
+}
+
 /// Writes that are executed together or not at all.
 #[derive(Debug, Clone, Default)]
 pub struct Commit {
@@ -328,8 +338,8 @@ pub struct Commit {
     pub page: Option<PageWrite>,
     /// The writes of records.
     pub records: Vec<RecordWrite>,
-    /// Records that must have these versions. Version 0 means that the record must not exist.
-    pub guards: Vec<(RecordKey, u64)>,
+    /// The conditions under which anything is written.
+    pub guards: Vec<RecordGuard>,
     /// The writes of the due index.
     pub due: Vec<DueWrite>,
 }
@@ -398,8 +408,8 @@ pub trait Store: Send + Sync + fmt::Debug {
         limit: usize,
     ) -> Result<Changes, StoreError>;
 
-    /// Executes commits and returns their outcomes in order. Each commit is atomic by itself. `Ok`
-    /// means that they are as durable as the store is configured to be.
+    /// Executes commits and returns their outcomes in order. Each commit is atomic, but not all of
+    /// them together. `Ok` means that they are as durable as the store is configured to make them.
     async fn commit(&self, commits: &[Commit]) -> Result<Vec<CommitOutcome>, StoreError>;
 
     /// Claims up to `max` subjects of a queue that are due at `now`. A claimed subject is due again
@@ -435,8 +445,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Checks the settings of the store and, if they allow its use, whether it accepts a write.
     async fn check(&self) -> Result<Health, StoreError>;
 
-    /// Removes deleted data from the disk, that is from the logs that still contain it. Fails if
-    /// this takes longer than about half a minute.
+    /// Removes deleted data from the files on disk that still contain it. Fails if this takes
+    /// longer than about half a minute.
     async fn scrub(&self) -> Result<(), StoreError>;
 }
 

@@ -15,7 +15,7 @@ use crate::timestamp::rfc3339;
 pub struct ConnectionView {
     /// The app-scoped id of the person.
     pub id: UserId,
-    /// Their name at Facebook; null if it is not known.
+    /// The name of the person at Facebook; null if it is not known.
     pub name: Option<String>,
     /// The status of the connection.
     pub status: Status,
@@ -35,7 +35,7 @@ pub struct ConnectionView {
     pub poll_in_progress: Option<PollProgressView>,
     /// When the Pages of the connection are read next; null if they are not read.
     pub next_read_at: Option<String>,
-    /// What is wrong with the connection; null if nothing is.
+    /// The problem of the connection; null if there is none.
     pub problem: Option<String>,
 }
 
@@ -68,14 +68,14 @@ pub struct PollProgressView {
 /// A connection with the ids of its Pages.
 #[derive(Debug, Clone, Serialize)]
 pub struct ConnectionDetail {
-    /// The connection as in a list.
+    /// The connection as it appears in a list.
     #[serde(flatten)]
     pub connection: ConnectionView,
     /// The Pages that the connection gives access to.
     pub page_ids: Vec<PageId>,
 }
 
-/// A connection that expires, with the Pages that no other connection gives access to.
+/// A connection that expires, with the Pages to which no other active connection gives access.
 #[derive(Debug, Clone, Serialize)]
 pub struct ExpiringConnection {
     /// The app-scoped id of the person.
@@ -88,9 +88,10 @@ pub struct ExpiringConnection {
     pub token_expires_at: Option<String>,
     /// When Facebook stops returning data until the next login; null if Facebook names no end.
     pub data_access_expires_at: Option<String>,
-    /// Whole days to the earlier of both; 0 within the last day and afterwards.
+    /// Whole days to the earlier of both; 0 within the last day and afterwards; null if the
+    /// connection does not end.
     pub days_left: Option<u64>,
-    /// How many Pages no other active connection gives access to.
+    /// The number of Pages to which no other active connection gives access.
     pub pages_lost_count: u64,
     /// The first of these Pages.
     pub pages_lost: Vec<PageId>,

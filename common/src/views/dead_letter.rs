@@ -12,21 +12,21 @@ pub struct DeadLetterView {
     pub id: String,
     /// When the job failed for good, on this host's clock.
     pub failed_at: String,
-    /// Why it failed.
+    /// The reason why the job failed.
     pub reason: String,
 }
 
 /// A dead letter with the job that failed.
 #[derive(Debug, Clone, Serialize)]
 pub struct DeadLetterDetail {
-    /// The dead letter as in a list.
+    /// The dead letter as it appears in a list.
     #[serde(flatten)]
-    pub summary: DeadLetterView,
+    pub dead_letter: DeadLetterView,
     /// The bytes that Facebook sent, as text, or the job as JSON.
     pub body: String,
 }
 
-/// Returns a dead letter as in a list.
+/// Returns a dead letter as it appears in a list.
 pub fn dead_letter_view(id: &str, dead_letter: &DeadLetter) -> DeadLetterView {
     DeadLetterView {
         id: id.to_owned(),
@@ -38,7 +38,7 @@ pub fn dead_letter_view(id: &str, dead_letter: &DeadLetter) -> DeadLetterView {
 /// Returns a dead letter with the job that failed.
 pub fn dead_letter_detail(id: &str, dead_letter: &DeadLetter) -> DeadLetterDetail {
     DeadLetterDetail {
-        summary: dead_letter_view(id, dead_letter),
+        dead_letter: dead_letter_view(id, dead_letter),
         body: body_text(dead_letter),
     }
 }

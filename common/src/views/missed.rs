@@ -10,13 +10,13 @@ use serde::Serialize;
 use crate::records::missed_webhooks::{Counts, DayReport, Report, UnannouncedRecord};
 use crate::timestamp::rfc3339;
 
-/// How many changes webhooks announced, and which changes they missed.
+/// A report about the changes that webhooks announced, and those that they did not announce.
 #[derive(Debug, Clone, Serialize)]
 pub struct MissedView {
     /// All fields and days together.
     #[serde(flatten)]
     pub all: Counts,
-    /// How many reads were the first read of a field, with nothing to compare with.
+    /// How many reads were the first read of a field, without an earlier read to compare with.
     pub initial: u64,
     /// How many changes were of fields for which Facebook has no webhook.
     pub unannounceable: u64,
@@ -24,34 +24,34 @@ pub struct MissedView {
     pub fields: BTreeMap<String, Counts>,
     /// The counts of each local day.
     pub days: BTreeMap<String, DayReport>,
-    /// The Pages that missed a change and sent no webhook since.
+    /// The silent Pages: a change was missed, and no webhook was sent for the Page since.
     pub silent_pages: Vec<PageId>,
-    /// Every change that no webhook announced, the oldest first.
+    /// Every change that no webhook has announced, the oldest first.
     pub changes: Vec<UnannouncedChangeView>,
 }
 
-/// A change that no webhook announced.
+/// A change that no webhook has announced.
 #[derive(Debug, Clone, Serialize)]
 pub struct UnannouncedChangeView {
     /// The id of the Page.
     pub page_id: PageId,
     /// The Graph name of the field.
     pub field: FieldName,
-    /// The change happened after this read, on Facebook's clock.
+    /// The stamp of the last read before the change, on Facebook's clock.
     pub changed_after: String,
-    /// The change happened before this read, on Facebook's clock.
+    /// The stamp of the first read after the change, on Facebook's clock.
     pub changed_before: String,
-    /// Whether its webhook may still arrive.
+    /// Whether the change already counts as missed.
     pub state: ChangeState,
 }
 
-/// Whether the webhook of an unannounced change may still arrive.
+/// Whether an unannounced change already counts as missed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ChangeState {
-    /// It may still arrive.
+    /// The change was found less than an hour ago, and its webhook is still awaited.
     Open,
-    /// It did not arrive within an hour.
+    /// The webhook did not arrive within an hour.
     Missed,
 }
 

@@ -1,4 +1,4 @@
-//! Defines the JSON that commands print, one type per object.
+//! The JSON that commands print, one type per object.
 //!
 //! Invariant: the same thing has the same name in every object, and every instant is RFC 3339 in
 //! UTC. `docs/json.md` describes each object. A test compares it with the output of the commands.

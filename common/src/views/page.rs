@@ -30,9 +30,9 @@ pub struct PageView {
 /// A Page with all its fields.
 #[derive(Debug, Clone, Serialize)]
 pub struct PageDetail {
-    /// The Page as in a list.
+    /// The Page as it appears in a list.
     #[serde(flatten)]
-    pub summary: PageView,
+    pub page: PageView,
     /// The people whose connections give access to the Page.
     pub connections: Vec<UserId>,
     /// Every field that was ever read or reported, by its Graph name.
@@ -44,12 +44,11 @@ pub struct PageDetail {
 pub struct FieldView {
     /// The value; null if the field has none.
     pub value: Json,
-    /// How the value was first seen.
+    /// The source that first reported the value: a read or a webhook.
     pub source: Source,
-    /// When the value was first seen, on Facebook's clock.
+    /// The stamp of the first observation of the value, on Facebook's clock.
     pub changed_at: String,
-    /// When a read last confirmed the value, on Facebook's clock; null if none has since it
-    /// changed.
+    /// When a read last confirmed the value, on Facebook's clock; null if no read has confirmed it.
     pub confirmed_at: Option<String>,
     /// Whether only the beginning of the value is stored.
     pub truncated: bool,
@@ -60,17 +59,17 @@ pub struct FieldView {
 pub struct ChangeView {
     /// The id of the Page.
     pub page_id: PageId,
-    /// The version of the Page from this change on.
+    /// The version of the Page after the change.
     pub version: u64,
     /// The Graph name of the field.
     pub field: FieldName,
-    /// The value before; null if there was none.
+    /// The value before the change; null if there was none.
     pub before: Json,
-    /// The value after; null if there is none.
+    /// The value after the change; null if there is none.
     pub after: Json,
-    /// How the change was seen.
+    /// The source that reported the change: a read or a webhook.
     pub source: Source,
-    /// When the change was seen, on Facebook's clock.
+    /// The stamp of the observation that changed the value, on Facebook's clock.
     pub changed_at: String,
     /// When pagesync stored the change, on this host's clock.
     pub received_at: String,
@@ -83,20 +82,20 @@ pub struct FeedChangeView {
     pub cursor: String,
     /// The id of the Page.
     pub page_id: PageId,
-    /// The version of the Page from this change on.
+    /// The version of the Page after the changes.
     pub version: u64,
     /// The Graph names of the fields that changed.
     pub fields: Vec<FieldName>,
-    /// How the first of the changes was seen.
+    /// The source that reported the first of the changes: a read or a webhook.
     pub source: Source,
     /// When pagesync stored the changes, on this host's clock.
     pub received_at: String,
 }
 
-/// Returns a Page as in a list. A Page that cannot be decoded has the status `corrupt`.
+/// Returns a Page as it appears in a list. A Page that cannot be decoded has the status `corrupt`.
 pub fn page_view(id: &PageId, stored: &Versioned<StoredPage>) -> PageView {
     match &stored.value {
-        StoredPage::Page(page) => summary(id, stored.version, page),
+        StoredPage::Page(page) => decoded_page_view(id, stored.version, page),
         StoredPage::Unknown | StoredPage::Corrupt(_) => PageView {
             id: id.clone(),
             status: Status::Corrupt,
@@ -107,7 +106,7 @@ pub fn page_view(id: &PageId, stored: &Versioned<StoredPage>) -> PageView {
     }
 }
 
-fn summary(id: &PageId, version: u64, page: &Page) -> PageView {
+fn decoded_page_view(id: &PageId, version: u64, page: &Page) -> PageView {
     let name = page
         .registers
         .iter()
@@ -135,7 +134,7 @@ pub fn page_detail(id: &PageId, version: u64, page: &Page) -> PageDetail {
         (name.to_string(), view)
     };
     PageDetail {
-        summary: summary(id, version, page),
+        page: decoded_page_view(id, version, page),
         connections: page.connections.iter().cloned().collect(),
         fields: page.registers.iter().map(field).collect(),
     }

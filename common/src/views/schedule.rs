@@ -8,16 +8,17 @@ use serde::Serialize;
 use crate::records::daily_poll::{DailyPoll, DailyPollResult};
 use crate::timestamp::rfc3339;
 
-/// Which polls are due next, and how the daily polls went.
+/// The polls that are due next, and the results of the daily polls.
 #[derive(Debug, Clone, Serialize)]
 pub struct ScheduleView {
     /// The next polls of each queue.
     pub due: Vec<DuePoll>,
     /// The last daily polls, the newest first.
     pub daily_polls: Vec<DailyPollView>,
-    /// Until when Facebook's rate limit of the app blocks calls; null if it does not.
+    /// The end of the time for which Facebook's rate limit of the app blocks calls; null if it does
+    /// not block them.
     pub rate_limited_until: Option<String>,
-    /// Why no webhooks arrive; null if nothing is known to be wrong.
+    /// The reason why no webhooks arrive; null if no problem is known.
     pub webhooks_problem: Option<String>,
 }
 

@@ -18,7 +18,7 @@ pub struct Context {
     pub queue: Arc<dyn Queue>,
     /// The metrics of the process.
     pub metrics: Metrics,
-    /// The clock for the times at which requests are received.
+    /// This host's clock.
     pub clock: Clock,
     /// The app secret and, during a rotation, the previous one.
     pub app_secrets: Vec<SecretString>,
@@ -32,7 +32,7 @@ pub struct Context {
     pub refused_handshakes: RefusalLog,
     /// The state of the login handlers.
     pub login: LoginContext,
-    /// The scheme and host under which people reach this deployment, without a path.
+    /// The scheme and host of this deployment's public address, without a path.
     pub origin: String,
 }
 

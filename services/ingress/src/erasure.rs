@@ -1,16 +1,16 @@
 //! Erasure requests: Facebook posts a signed request when a person removes the app or asks for
 //! their data to be deleted. A page shows the state of a deletion.
 //!
-//! Invariant: the handler of a post uses the queue and nothing else. Replays are accepted, because
-//! erasing again changes nothing.
+//! Invariant: the handlers of the two posts use the queue and nothing else. Replays are accepted,
+//! because a second erasure changes nothing.
 //!
 //! | request | answer |
 //! |---|---|
-//! | a `signed_request` that this app did not sign, or without a person's id | 400 |
-//! | a valid one, which the queue made durable | 200; a deletion gets a code and its page |
-//! | a valid one, which the queue did not make durable in time | 503 |
-//! | the page of a code that this app signed | 200 |
-//! | the page of any other code | 404 |
+//! | a post whose signature or form is invalid, or that names no person | 400 |
+//! | a valid post, and its job is durable | 200; for a deletion, with a code and its page |
+//! | a valid post, but its job is not durable in time | 503 |
+//! | the page of a code that this deployment signed | 200 |
+//! | the page of another code | 404 |
 //!
 //! Source: "Data Deletion Request Callback" of the app dashboard.
 
@@ -42,21 +42,24 @@ use crate::webhook::{ANSWER_DEADLINE, read_body};
 
 /// The longest accepted post, in bytes.
 const MAX_BODY: usize = 16 * 1024;
-/// Base64url with or without padding. Facebook writes none; older libraries do.
+/// Base64url with or without padding. Facebook writes no padding, but older libraries do.
 const BASE64URL: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::URL_SAFE,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// How far this host's clock may be behind Facebook's.
+/// How far this host's clock may be ahead of Facebook's. Within this difference, a request erases
+/// everything that was stored before Facebook made it.
 const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(300);
 
 /// The content of a signed request.
 #[derive(Debug, PartialEq, Eq)]
 struct SignedRequest {
     user: UserId,
-    /// When the request was made, on Facebook's clock. A request that is captured and posted again
-    /// keeps this time, so it does not erase what came later.
+    /// When Facebook made the request, on Facebook's clock; `None` if the request has no time. It
+    /// is a [`HostTime`] because it is compared with times on this host's clock, after
+    /// [`MAX_CLOCK_DIFFERENCE`] was added. A replay has the same time as the first post, so it does
+    /// not end a login that came later than this sum.
     issued_at: Option<HostTime>,
 }
 
@@ -160,8 +163,8 @@ pub(crate) async fn request_deletion(
     }
 }
 
-/// Handles `GET /facebook/data-deletion/{code}`. Whether this app signed a code is decided from the
-/// code alone, without the store.
+/// Handles `GET /facebook/data-deletion/{code}`. The signature in the code shows whether this
+/// deployment issued it, so the store is not read for an invalid code.
 pub(crate) async fn show_receipt(
     State(context): State<Arc<Context>>,
     Path(code): Path<String>,
@@ -197,7 +200,8 @@ pub(crate) async fn show_receipt(
     }
 }
 
-/// Returns an HTML page. `title` and `text` contain no text from outside, so they are not escaped.
+/// Returns an HTML page. `title` and `text` are not escaped, so they must contain no text from
+/// requests or from Facebook.
 fn html_response(status: StatusCode, title: &str, text: &str) -> Response {
     let html = format!(
         r#"<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title></head><body style="font:16px system-ui;max-width:40rem;margin:3rem auto"><h1>{title}</h1><p>{text}</p></body></html>"#
@@ -218,7 +222,7 @@ mod tests {
     use super::*;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-    /// A signed request, made by another implementation.
+    /// A signed request that another implementation made.
     const VECTOR: &str = "jQON18uhHWs8ORgW0w9OzG2-xiZEHrwtBOoAn-7DHno.eyJ1c2VyX2lkIjoiMjE4NDcxIiwiYWxnb3JpdGhtIjoiSE1BQy1TSEEyNTYiLCJpc3N1ZWRfYXQiOjE3NTAwMDAwMDB9";
     /// The longer form that a login in a browser has, with a token and details of the person. It
     /// was made by another implementation (Python's hmac) with the same secret.

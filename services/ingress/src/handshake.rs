@@ -1,8 +1,8 @@
-//! The webhook handshake: Facebook sends a challenge, and the callback echoes it, before Facebook
-//! sends any webhook.
+//! The webhook handshake: Facebook sends webhooks to an address only after the address has echoed a
+//! challenge.
 //!
 //! Source: "Getting Started" of Graph API webhooks. The answer is the bare challenge as plain text.
-//! Quotes around it, as a JSON framework adds them, make the handshake fail.
+//! If a JSON framework puts the challenge in quotes, the handshake fails.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use subtle::ConstantTimeEq as _;
 
 use crate::context::Context;
 
-/// The longest challenge that is echoed, in bytes. Those of Facebook have about ten digits.
+/// The longest challenge that is echoed, in bytes. Facebook's challenges have about ten digits.
 const MAX_CHALLENGE: usize = 64;
 
 /// Handles `GET /facebook/webhook`.

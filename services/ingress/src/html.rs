@@ -1,8 +1,9 @@
 //! Escapes text for HTML.
 //!
-//! Invariant: text from outside appears in a page only after [`escape`].
+//! Invariant: text from requests or from Facebook appears in a page only after [`escape`].
 
-/// Returns `text` with every character replaced that has a meaning in HTML or in an attribute.
+/// Returns `text` with a character reference in place of every character that has a meaning in HTML
+/// or in the value of an attribute.
 pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {

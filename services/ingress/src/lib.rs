@@ -1,10 +1,10 @@
-//! Ingress: the public endpoints. It receives webhooks and erasure requests from Facebook, and logs
-//! people in.
+//! Ingress serves the public endpoints: it receives webhooks and erasure requests from Facebook,
+//! and logs people in.
 //!
 //! Invariants: a webhook is answered with 200 only after the queue has made its jobs durable. The
-//! path of a webhook uses the queue and nothing else: no store and no token. Tokens are sealed here
-//! and never opened. Ingress never echoes input unescaped, logs no body, and has no endpoint for
-//! operators.
+//! webhook handler uses the queue and nothing else: no store and no token. Tokens are sealed here
+//! and never opened. Input is echoed only if it is escaped or has only letters, digits, `_` and
+//! `-`. No body is logged, and no endpoint is for operators.
 
 pub mod context;
 pub mod erasure;
@@ -43,7 +43,7 @@ pub fn router(context: Context) -> Router {
         .with_state(Arc::new(context))
 }
 
-/// Serves the public routes on `listener` until the process stops.
+/// Serves the public routes on `listener` until the process is stopping.
 pub async fn run(
     context: Context,
     listener: TcpListener,

@@ -1,7 +1,8 @@
-//! Verifies that Facebook sent a body: an HMAC with the app secret over the raw bytes.
+//! Verifies that Facebook sent a body. The signature is an HMAC of the raw bytes with the app
+//! secret.
 //!
 //! Invariant: a [`SignedBody`] exists only if its signature was verified; it has no other
-//! constructor. Signatures are compared in constant time, and nothing is parsed before.
+//! constructor. Signatures are compared in constant time, and a body is parsed only afterwards.
 
 use axum::body::Bytes;
 use axum::http::{HeaderMap, HeaderName};
@@ -20,7 +21,7 @@ const SHA1_HEADER: HeaderName = HeaderName::from_static("x-hub-signature");
 pub struct SignedBody(Bytes);
 
 impl SignedBody {
-    /// Returns the bytes as they were signed.
+    /// Returns the signed bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
@@ -36,11 +37,11 @@ pub enum Signature {
 }
 
 impl Signature {
-    /// Returns the signature in the headers, or `None` unless there is exactly one header of
-    /// exactly the documented form.
+    /// Returns the signature in the headers. Returns `None` if the header is missing, occurs more
+    /// than once, or does not have exactly the documented form.
     ///
-    /// The legacy header is used only if `allow_sha1` is set and the other header is absent, so
-    /// that a request cannot be downgraded by making its stronger signature invalid.
+    /// The legacy header is used only if `allow_sha1` is set and the SHA-256 header is absent, so
+    /// that a request with an invalid SHA-256 signature is never accepted for its SHA-1 signature.
     pub fn from_headers(headers: &HeaderMap, allow_sha1: bool) -> Option<Self> {
         if headers.contains_key(&SHA256_HEADER) {
             return parse_header(headers, &SHA256_HEADER, "sha256=").map(Self::Sha256);
@@ -51,7 +52,7 @@ impl Signature {
     }
 
     /// Returns `body` as a signed body, or `None` if no secret gives this signature. During a
-    /// rotation `secrets` also contains the previous secret.
+    /// rotation, `secrets` also contains the previous secret.
     pub fn verify(&self, secrets: &[SecretString], body: Bytes) -> Option<SignedBody> {
         let is_valid = secrets.iter().any(|secret| {
             let key = secret.expose_secret().as_bytes();
@@ -66,8 +67,8 @@ impl Signature {
     }
 }
 
-/// Returns the `N` bytes of the header `name`, which is `prefix` and twice as many hexadecimal
-/// digits; `None` if the header has another form or is not there exactly once.
+/// Returns the `N` bytes that the header `name` contains as `prefix` and `2 * N` hexadecimal
+/// digits. Returns `None` if the header is missing, occurs more than once, or has another form.
 fn parse_header<const N: usize>(
     headers: &HeaderMap,
     name: &HeaderName,
@@ -116,7 +117,7 @@ mod tests {
         })
     }
 
-    /// Bodies with the signatures that Facebook would send, computed with another implementation.
+    /// Bodies with the signatures that Facebook would send, computed by another implementation.
     const VECTORS: [(&str, &str, &str); 3] = [
         (
             r#"{"object":"page","entry":[{"id":"1170558113","time":1750000001,"changes":[{"field":"name","value":"Caf\u00e9 M\u00fcller \ud83d\ude22"}]}]}"#,

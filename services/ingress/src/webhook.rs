@@ -1,17 +1,17 @@
 //! Receives webhooks: verifies the signature, publishes the jobs of the delivery, and answers.
 //!
-//! Invariant: the answer is 200 only if no part of the delivery has to be stored, or after the
-//! queue has made every job durable.
+//! Invariant: the answer is 200 only if the delivery contains no job, or after the queue has made
+//! each of its jobs durable.
 //!
-//! | request | answer |
+//! | webhook request | answer |
 //! |---|---|
-//! | its signature is missing or wrong | 401 |
-//! | its body is longer than [`MAX_BODY`] | 413, and the connection closes |
-//! | its body is compressed | 415 |
-//! | its body does not arrive within [`BODY_DEADLINE`] | 408, and the connection closes |
-//! | it is signed, and nothing in it has to be stored | 200 |
-//! | it is signed, and the queue made its jobs durable | 200 |
-//! | it is signed, and the queue does not make its jobs durable in time | 503: it is sent again |
+//! | The signature is missing or wrong. | 401 |
+//! | The body is longer than [`MAX_BODY`]. | 413, and the connection closes |
+//! | The body is compressed. | 415 |
+//! | The body does not arrive within [`BODY_DEADLINE`]. | 408, and the connection closes |
+//! | The signature is valid, and the delivery contains no job. | 200 |
+//! | The signature is valid, and the queue made the jobs durable. | 200 |
+//! | The signature is valid, but the jobs are not durable in time. | 503; Facebook sends it again |
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,7 @@ use crate::signature::{Signature, SignedBody};
 /// The longest accepted body, in bytes. Facebook documents no limit. A batch of 1,000 changes with
 /// every character escaped is shorter.
 pub const MAX_BODY: usize = 5 * 1024 * 1024;
-/// How long the body may take after the headers.
+/// How long the body may take to arrive after the headers.
 pub const BODY_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the queue may take to make jobs durable before the answer is 503.
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(4);
@@ -56,7 +56,7 @@ pub(crate) async fn receive(State(context): State<Arc<Context>>, request: Reques
     }
 }
 
-/// Returns the label of the metric for an answer with `status`.
+/// Returns the metric label of an answer with `status`.
 fn status_label(status: StatusCode) -> &'static str {
     match status.as_u16() {
         200 => "200",

@@ -21,9 +21,9 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Show pagesync at work on a simulated Facebook, without a server.
+    /// Run pagesync for a minute on a simulated Facebook, without RabbitMQ and Redis.
     Demo {
-        /// How many seconds the changes last.
+        /// For how many seconds the Pages change.
         #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..=3600))]
         seconds: u64,
     },
@@ -43,21 +43,23 @@ pub enum Command {
     },
     /// Check whether the running process is ready, for health checks.
     Health,
-    /// Ask four questions and write .env, or write the secrets of a compose deployment.
+    /// Write .env from the answers to four questions; with --secrets, write the secrets of a
+    /// compose deployment instead.
     Init {
-        /// The directory for the secrets of all services; existing files are kept.
+        /// The directory for the secrets of all services. Existing secrets stay, unless the
+        /// environment contains others.
         #[arg(long, requires = "worker_secrets")]
         secrets: Option<PathBuf>,
-        /// The directory for the secrets of the worker alone.
+        /// The directory for the secrets that only the worker may read.
         #[arg(long, requires = "secrets")]
         worker_secrets: Option<PathBuf>,
     },
-    /// List, show, poll, disconnect or invite connections.
+    /// List, show, poll or disconnect connections, or invite people to connect.
     #[command(subcommand)]
     Connection(ConnectionCommand),
-    /// Show which polls are due next, and how the daily polls went.
+    /// Show the next due polls and the results of the daily polls.
     Schedule,
-    /// Show how many changes webhooks announced, and which they missed.
+    /// Show how many changes webhooks announced, and which changes were missed.
     Missed {
         /// How many local days to include, ending today.
         #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=90))]
@@ -65,17 +67,17 @@ pub enum Command {
     },
     /// Show the last changes of all Pages, the newest last.
     Changes {
-        /// Show the changes after this cursor instead of the newest.
+        /// Show the changes after this cursor, the oldest first, instead of the newest ones.
         #[arg(long)]
         after: Option<String>,
-        /// How many changes to show.
+        /// The largest number of entries to show.
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
         limit: u16,
     },
-    /// Erase Pages or people, from the disk too.
+    /// Erase Pages or people, also from the disk.
     #[command(subcommand)]
     Erase(EraseCommand),
-    /// Check configuration, keys, broker, store, clock, tokens, subscriptions and address.
+    /// Check the deployment, and print problems and their fixes.
     Doctor,
     /// Generate or rotate the keys that seal tokens.
     #[command(subcommand)]
@@ -83,7 +85,7 @@ pub enum Command {
     /// Show the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Register, list, show, explain or read Pages.
+    /// Register, list, show, explain or poll Pages.
     #[command(subcommand)]
     Page(PageCommand),
     /// List, show, replay or discard jobs that failed for good.
@@ -105,8 +107,8 @@ pub enum ConfigCommand {
 pub enum ConnectionCommand {
     /// List the connections.
     List {
-        /// List only connections that end within this many days, as in `14d`, and what ends with
-        /// them.
+        /// List only connections that end within this many days, as in `14d`, with the number of
+        /// Pages that would be lost.
         #[arg(long, value_parser = parse_days)]
         expiring: Option<u64>,
     },
@@ -115,7 +117,7 @@ pub enum ConnectionCommand {
         /// The id of the person, from the list.
         id: String,
     },
-    /// Read all Pages of a connection now.
+    /// Request a read of all Pages of a connection now.
     Poll {
         /// The id of the person, from the list.
         id: String,
@@ -123,7 +125,8 @@ pub enum ConnectionCommand {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Delete the tokens of a connection; the stored values of its Pages stay.
+    /// Delete a connection and its tokens, and revoke the app's permissions at Facebook if the
+    /// token can be opened here. The stored values of the Pages stay.
     Disconnect {
         /// The id of the person, from the list.
         id: String,
@@ -133,14 +136,14 @@ pub enum ConnectionCommand {
     },
     /// Print the address where people connect their Pages.
     Invite {
-        /// How many days an invitation is valid, where logins need one.
+        /// For how many days the invitation is valid (only if `PAGESYNC_LOGIN=invited`).
         #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..=90))]
         days: u64,
     },
     /// Log in at a simulated Facebook and allow everything, for demos.
     #[command(hide = true)]
     SimulateLogin {
-        /// The public listener, as this machine reaches it.
+        /// The address at which this host reaches the public listener.
         #[arg(long)]
         ingress: String,
     },
@@ -149,7 +152,7 @@ pub enum ConnectionCommand {
 /// Parses a number of days, as in `14d`.
 fn parse_days(text: &str) -> Result<u64, String> {
     let number = text.strip_suffix('d').and_then(|days| days.parse().ok());
-    number.ok_or_else(|| "a number of days is written as in 14d".to_owned())
+    number.ok_or_else(|| "not a number of days such as 14d".to_owned())
 }
 
 /// Commands on the keys that seal tokens.
@@ -159,7 +162,7 @@ pub enum KeysCommand {
     Generate,
     /// Seal every token to the current key while the processes run.
     Rotate {
-        /// Afterwards delete the older keys of the key file, if no token needs them.
+        /// Do not create a new key. Delete the older keys of the key file if no token needs them.
         #[arg(long)]
         drop_old: bool,
     },
@@ -168,7 +171,7 @@ pub enum KeysCommand {
 /// Commands that erase.
 #[derive(Debug, Subcommand)]
 pub enum EraseCommand {
-    /// Erase Pages, until a new login of their owners or `page add`.
+    /// Erase Pages. Only a later login or `page add` restores them.
     Page {
         /// The ids of the Pages.
         #[arg(required = true)]
@@ -177,7 +180,8 @@ pub enum EraseCommand {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Erase a person: their tokens, connection, and the Pages that nobody else manages.
+    /// Erase a person: their connection, their tokens, and every Page to which no other connection
+    /// gives access.
     Connection {
         /// The id of the person, from `connection list`.
         id: String,
@@ -206,12 +210,12 @@ pub enum PageCommand {
         /// The id of the Page.
         id: String,
     },
-    /// Explain why each field has its value, and when the Page is read next.
+    /// Explain in sentences where each value comes from and when the Page is read next.
     Explain {
         /// The id of the Page.
         id: String,
     },
-    /// Read Pages now.
+    /// Request a read of Pages now.
     Poll {
         /// The ids of the Pages.
         #[arg(required = true)]

@@ -79,7 +79,8 @@ async fn poll(store: &dyn Store, id: &str, dry_run: bool) -> anyhow::Result<()> 
     ))
 }
 
-/// Returns when a poll that is due at `at` starts, if a rate limit blocks calls until `blocked`.
+/// Returns, as the end of a sentence, when a poll that is due at `at` can start. If `blocked` is
+/// given, a rate limit blocks calls until then.
 pub(crate) fn start_phrase(at: HostTime, blocked: Option<HostTime>) -> String {
     match blocked.filter(|blocked| *blocked > at) {
         Some(blocked) => format!(
@@ -265,7 +266,7 @@ async fn open_user_token(
 }
 
 /// Logs in as a person would: through the login of pagesync, the simulated dialog, and the
-/// callback. `ingress` is the public listener as this machine reaches it.
+/// callback. `ingress` is the address at which this host reaches the public listener.
 async fn simulate_login(config: &Config, ingress: &str) -> anyhow::Result<()> {
     let public = config.redirect_uri.strip_suffix("/facebook/callback");
     let public = public.context("FACEBOOK_REDIRECT_URI is missing")?;

@@ -38,7 +38,7 @@ pub async fn run(
                     id,
                     failed_at,
                     reason,
-                } = &detail.summary;
+                } = &detail.dead_letter;
                 let body = escape_control(&detail.body);
                 format!("{id}\nfailed at {failed_at}\n{reason}\n\n{body}")
             };

@@ -1,4 +1,4 @@
-//! `pagesync erase ...`: erases what `POST /facebook/data-deletion` erases on request.
+//! `pagesync erase ...`: erases Pages, or people as `POST /facebook/data-deletion` does.
 
 use anyhow::Context as _;
 use common::clock::Clock;
@@ -39,7 +39,8 @@ pub async fn run(store: &dyn Store, command: EraseCommand, format: Format) -> an
             rows
         }
         EraseCommand::Connection { id, dry_run } => {
-            let user = UserId::parse(&id).context("a connection is named by the person's id")?;
+            let user = UserId::parse(&id)
+                .context("the id of a connection is the id of the person, which is digits")?;
             let row = erase_connection(store, &user, dry_run).await?.row();
             remove_from_disk(store, dry_run).await?;
             vec![row]
@@ -53,7 +54,7 @@ async fn erase_page(store: &dyn Store, id: &PageId, dry_run: bool) -> anyhow::Re
         "would be erased".to_owned()
     } else {
         let erased = erasure::erase_page(store, id, Clock::system().now()).await?;
-        erased.map_or("not known".to_owned(), |erased| erasure_summary(&erased))
+        erased.map_or("no such Page".to_owned(), |erased| erasure_summary(&erased))
     };
     Ok(ErasedObject {
         kind: "page",
@@ -71,7 +72,10 @@ async fn erase_connection(
     let result = if dry_run {
         let prefix = token::page_prefix(user);
         let tokens = load_all::<token::StoredToken>(store, RecordKind::PageToken, &prefix).await?;
-        format!("would be erased, with at most {} Pages", tokens.len())
+        format!(
+            "would erase the person's data and at most {} Pages",
+            tokens.len()
+        )
     } else {
         erasure_summary(&erasure::erase_user(store, user, Clock::system().now()).await?)
     };
@@ -102,6 +106,6 @@ fn erasure_summary(erased: &ErasureResult) -> String {
         dead_letters,
     } = erased;
     format!(
-        "erased {pages_erased} Pages and {dead_letters} dead letters; kept {pages_kept} Pages that others manage"
+        "erased {pages_erased} Pages and {dead_letters} dead letters; kept {pages_kept} Pages of other connections"
     )
 }

@@ -1,5 +1,5 @@
-//! `pagesync init`: asks four questions, writes the `.env` of a deployment on one machine, and
-//! prints what to enter into the dashboard of the app.
+//! `pagesync init`: asks four questions, writes the `.env` of a deployment on one host, and prints
+//! the values to enter in the dashboard of the app.
 //!
 //! Invariant: it never overwrites a `.env`, and never prints a secret.
 
@@ -20,7 +20,7 @@ use crate::{init_secrets, output};
 pub fn run() -> anyhow::Result<()> {
     let path = Path::new(".env");
     if path.exists() {
-        bail!("there is already a .env in this directory: move it away and run this again");
+        bail!("there is already a .env in this directory: move it and run this command again");
     }
     let app_id = ask(
         "The id of the app, from its dashboard at developers.facebook.com",
@@ -70,12 +70,12 @@ pub fn run() -> anyhow::Result<()> {
         }
     }
     output::print(&format!(
-        "wrote .env (mode 0600). Enter in the dashboard of the app, at developers.facebook.com:\n\
+        "wrote .env (mode 0600). Enter these values in the dashboard of the app, at developers.facebook.com:\n\
          \x20 Facebook Login, Valid OAuth Redirect URIs:   {address}/facebook/callback\n\
          \x20 Facebook Login, Deauthorize callback URL:     {address}/facebook/deauthorize\n\
          \x20 Facebook Login, Data deletion request URL:    {address}/facebook/data-deletion\n\
          \x20 App settings, Basic, App domains:            {}\n\
-         pagesync sets up the webhook at its first start: {address}/facebook/webhook\n\
+         At its first start, pagesync registers the webhook address: {address}/facebook/webhook\n\
          Then run `pagesync up`, and open {address}/facebook/login to connect Pages.",
         reqwest::Url::parse(&address)?
             .host_str()
@@ -93,7 +93,7 @@ fn origin(address: &str) -> anyhow::Result<String> {
     Ok(url.origin().ascii_serialization())
 }
 
-/// Returns a value as it is written to `.env`: in quotes if a character has a meaning there.
+/// Returns a value as it is written to `.env`: in quotes if a character has a special meaning.
 fn quoted(value: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || ":/._-@".contains(c);
     if value.chars().all(is_plain) {
@@ -109,8 +109,8 @@ fn quoted(value: &str) -> String {
     }
 }
 
-/// Asks a question and returns the answer, or `default` if the answer is empty. Fails if there is
-/// no default either.
+/// Asks a question and returns the answer, or `default` if the answer is empty. Fails if both
+/// are empty.
 fn ask(question: &str, default: &str) -> anyhow::Result<String> {
     let hint = if default.is_empty() {
         String::new()

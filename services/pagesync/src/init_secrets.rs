@@ -142,8 +142,8 @@ fn token_keys(
     write_private_file(&directory.join("token_public_key"), &format!("{public}\n"))
 }
 
-/// Returns the secret in the file `name`. Writes the file before if it does not exist or if `given`
-/// is another secret; a new secret that is not given is random.
+/// Returns the secret of the file `name`. If the file does not exist or `given` is another secret,
+/// first writes `given` to the file, or a random secret if `given` is `None`.
 fn read_or_create(
     directory: &Path,
     name: &'static str,

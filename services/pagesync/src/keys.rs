@@ -76,9 +76,9 @@ pub async fn rotate(config: &Config, store: &dyn Store, drop_old: bool) -> anyho
     }
     match (&file, drop_old) {
         (Some(path), true) => drop_older_keys(path, &keys),
-        (Some(_), false) => {
-            output::print("older keys are kept until `pagesync keys rotate --drop-old`")
-        }
+        (Some(_), false) => output::print(
+            "the older keys stay in the key file until `pagesync keys rotate --drop-old`",
+        ),
         (None, _) => output::print(
             "remove the older keys from PAGESYNC_TOKEN_PRIVATE_KEYS as soon as ingress has the new public key",
         ),

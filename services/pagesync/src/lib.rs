@@ -33,7 +33,7 @@ use common::telemetry::init_logs;
 
 use cli::{Cli, Command, ConfigCommand, ConnectionCommand, KeysCommand};
 
-/// Runs the command of the command line.
+/// Runs the command that `cli` contains.
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
     common::tls::install_provider();
     let environment = environment::snapshot()?;
@@ -104,8 +104,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
-/// Returns the configuration and the store for a command. The processes that use the store may be
-/// running.
+/// Returns the configuration and the store for a command. Other processes may use the store at the
+/// same time.
 fn config_and_store(environment: &Environment) -> anyhow::Result<(Config, Arc<dyn Store>)> {
     let config = Config::read(environment, Role::Command)?;
     init_logs("error", config.log_format);

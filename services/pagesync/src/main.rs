@@ -7,8 +7,8 @@ use pagesync::cli::Cli;
 use pagesync::doctor::check::ChecksFailed;
 use pagesync::{output, run};
 
-/// With mimalloc the memory stays constant over many connection polls. The arenas of glibc grow
-/// with the number of threads.
+/// The allocator of the executable. With mimalloc, the memory use of a worker does not grow with
+/// the number of polled Pages, as it does with the arenas of glibc.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,4 +1,4 @@
-//! `pagesync missed`: how many changes webhooks announced, and which they did not.
+//! `pagesync missed`: reports how many changes webhooks announced, and which changes they did not.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use model::time::HostTime;
 
 use crate::output::{self, Format, to_json};
 
-/// How many changes and Pages are shown.
+/// The largest number of changes, and of Pages, that are shown.
 const MAX_SHOWN: usize = 20;
 
-/// Prints the last `days` local days.
+/// Prints the report of the last `days` local days.
 pub async fn run(
     config: &Config,
     store: &dyn Store,
@@ -95,7 +95,7 @@ pub fn text(view: &MissedView) -> String {
         let pages: Vec<&str> = pages.map(PageId::as_str).collect();
         let _ = writeln!(
             text,
-            "\n{} Pages missed a change and sent no webhook since; their subscriptions are checked: {}",
+            "\n{} silent Pages: a change was missed, and no webhook has arrived since. Their subscriptions are checked: {}",
             view.silent_pages.len(),
             pages.join(", ")
         );

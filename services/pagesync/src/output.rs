@@ -31,7 +31,7 @@ pub fn print(text: &str) -> anyhow::Result<()> {
         "\n"
     };
     match write!(out, "{text}{end}").and_then(|()| out.flush()) {
-        // The reader, such as `head`, needs no more.
+        // The reader, such as `head`, has closed the pipe because it needs no more.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         written => written.context("cannot write to standard output"),
     }
@@ -110,7 +110,7 @@ pub fn listing(format: Format, header: &[&str], rows: &[Row]) -> String {
     }
 }
 
-/// Returns one object as text in `format`; as a table it is `text`.
+/// Returns one object in `format`. As a table, it is the result of `text`.
 pub fn format_object(format: Format, json: &Json, text: impl FnOnce() -> String) -> String {
     match format {
         Format::Table => text(),
@@ -119,7 +119,7 @@ pub fn format_object(format: Format, json: &Json, text: impl FnOnce() -> String)
     }
 }
 
-/// How many rows a command that lists loads at once.
+/// How many objects a listing command loads from the store at once.
 pub(crate) const LIST_CHUNK: usize = 500;
 
 /// Prints rows in `format`.

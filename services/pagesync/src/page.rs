@@ -62,7 +62,7 @@ async fn load(store: &dyn Store, id: &str) -> anyhow::Result<(PageId, u64, Page)
             ..
         } => {
             bail!(
-                "Page {id} cannot be read from the store ({}); the next webhook or poll starts it again",
+                "Page {id} cannot be read from the store ({}); the next webhook or poll replaces it",
                 corrupt.reason
             )
         }
@@ -98,7 +98,7 @@ async fn poll(store: &dyn Store, ids: &[String], dry_run: bool) -> anyhow::Resul
             format!("would read Page {id}")
         } else {
             let now = Clock::system().now();
-            // The connection that may call first reads the Page.
+            // The connection whose rate limit ends first reads the Page.
             let mut blocked = Vec::new();
             for person in &page.connections {
                 let (app, person) = (
@@ -172,7 +172,7 @@ pub(crate) fn page_text(format: Format, id: &PageId, version: u64, page: &Page) 
     })
 }
 
-/// Explains in sentences why each field has its value.
+/// Explains in sentences where each value comes from and when the Page is read next.
 fn explain(id: &PageId, version: u64, page: &Page) -> String {
     let mut text = format!(
         "Page {id} is {}; it was written {version} times.\n",
@@ -215,7 +215,7 @@ fn explain(id: &PageId, version: u64, page: &Page) -> String {
     for field in &page.missing_fields {
         let _ = writeln!(
             text,
-            "The last read did not return {field}; the value is kept until a second read confirms that it is gone."
+            "The last read did not return {field}; the value is kept until a second read confirms that it was removed."
         );
     }
     explain_polling(&page.polling, &mut text);
@@ -245,7 +245,7 @@ fn explain_polling(polling: &Polling, text: &mut String) {
         ),
         None => writeln!(
             text,
-            "It is not read, because no connection gives access to it."
+            "No read is due, because no connection gives access to it."
         ),
     };
 }

@@ -1,4 +1,4 @@
-//! The roles of the executable: starts the tasks that make up a process.
+//! The roles of the executable: starts the tasks of each role in one process.
 //!
 //! Invariant: a process has one clock, one set of metrics and one lifecycle, which its tasks share.
 

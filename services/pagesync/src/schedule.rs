@@ -1,4 +1,4 @@
-//! `pagesync schedule`: which polls are due next, and how the daily polls went.
+//! `pagesync schedule`: prints the next due polls and the results of the daily polls.
 
 use common::clock::Clock;
 use common::config::Config;
@@ -32,7 +32,7 @@ async fn load(store: &dyn Store) -> anyhow::Result<ScheduleView> {
         );
     }
     let polls = load_all::<DailyPoll>(store, RecordKind::DailyPoll, "").await?;
-    // Their ids begin with the day.
+    // The ids of the records begin with the day, so the last ones are the newest.
     let newest = polls.iter().rev().take(MAX_SHOWN);
     let limit = rate_limit::find(store, rate_limit::APP_BUCKET).await?;
     let now = Clock::system().now();
@@ -78,7 +78,7 @@ fn text(schedule: &ScheduleView, today: &str) -> String {
         .as_ref()
         .map_or_else(String::new, |until| {
             format!(
-                "Facebook's rate limit blocks calls until {until}; no poll is published before.\n"
+                "Facebook's rate limit blocks calls until {until}. No poll is published until then.\n"
             )
         });
     let problem = schedule.webhooks_problem.as_ref();

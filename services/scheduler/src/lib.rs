@@ -1,10 +1,10 @@
 //! The scheduler: publishes polls when they are due.
 //!
-//! Invariants: a claim moves the due time of a subject by a lease and never removes it, so a claim
-//! that is lost in a crash is due again when its lease ends. A queue receives polls only while it
-//! is short and the rate limit of the app allows calls. Any number of schedulers may run at once;
-//! no two of them get the same claim. The scheduler does not decide when a subject is due, and it
-//! opens no token.
+//! Invariants: a claim moves the due time of its subject to the end of a lease and never removes
+//! it, so if a claim is lost in a crash, its subject is due again when the lease ends. A queue
+//! receives polls only while it has fewer than [`MAX_QUEUE_DEPTH`] messages and the rate limit of
+//! the app allows calls. Any number of schedulers may run at once; no two of them get the same
+//! claim. The scheduler does not decide when a subject is due, and it opens no token.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -24,12 +24,12 @@ use model::time::HostTime;
 
 /// How long a claim is valid. Its subject is due again afterwards.
 pub const LEASE: Duration = Duration::from_secs(15 * 60);
-/// The number of waiting messages from which a queue receives no more polls.
+/// A queue that has this many waiting messages or more receives no polls.
 pub const MAX_QUEUE_DEPTH: u64 = 1000;
-/// How many polls are claimed and published together.
+/// The maximum number of polls that are claimed and published together.
 const BATCH_SIZE: usize = 100;
-/// How many entries of the due index are read before the queue is queried. An entry that only a
-/// newer version understands must not hide the others, so there is more than one.
+/// How many entries of the due index are read to check whether a poll is due. One entry is not
+/// enough, because an entry that only a newer version can decode must not hide the others.
 const PEEK_LIMIT: usize = 16;
 /// The time between two reads of the due index.
 const TICK_INTERVAL: Duration = Duration::from_millis(200);
@@ -56,7 +56,8 @@ enum PublishError {
     /// The queue did not answer.
     #[error(transparent)]
     Queue(#[from] QueueError),
-    /// The process is stopping. The claims that were not published are due again after [`LEASE`].
+    /// The process is stopping. The subjects of the unpublished claims are due again after
+    /// [`LEASE`].
     #[error("stopped before the claimed polls were published")]
     Stopped,
 }
@@ -130,8 +131,8 @@ async fn publish_batch(
     if jobs.is_empty() {
         return Ok(0);
     }
-    // Until its lease ends, a claimed poll is not claimed again. The lease is meant for crashes, so
-    // a failed publish is retried here.
+    // A claimed subject is not claimed again until its lease ends, so a failed publish is retried
+    // here without waiting for the lease.
     let mut backoff = Backoff::default();
     while let Err(error) = context.queue.publish(queue_name, &jobs).await {
         tracing::warn!(error = %error, polls = jobs.len(), "cannot publish the claimed polls");

@@ -1,6 +1,7 @@
 //! A browser that completes one login, for demos and tests.
 //!
-//! It stores cookies by host, follows no redirect by itself, and makes the decision in the dialog.
+//! It stores cookies by host and submits a decision in the dialog. Its HTTP client follows no
+//! redirect automatically.
 
 use std::collections::BTreeMap;
 
@@ -17,10 +18,10 @@ pub struct LoginBrowser {
     address_map: Vec<MappedAddress>,
 }
 
-/// An address that this machine reaches under another one.
+/// A mapping of public addresses to the addresses at which this machine reaches the same host.
 #[derive(Debug, Clone)]
 struct MappedAddress {
-    /// The beginning of addresses as people use them.
+    /// The beginning of the public addresses.
     public: String,
     /// The beginning that replaces it.
     reachable: String,
@@ -35,7 +36,7 @@ pub struct Decision {
     pub user: String,
     /// The ids of the selected Pages; empty for all of them.
     pub pages: Vec<String>,
-    /// The permissions the person declines.
+    /// The permissions that the person declines.
     pub declined: Vec<String>,
 }
 
@@ -53,9 +54,9 @@ impl LoginBrowser {
         })
     }
 
-    /// Sends requests for addresses that begin with `public` to `reachable` instead.
+    /// Replaces the beginning `public` of each requested address by `reachable`.
     ///
-    /// Containers need it, because hosts have other names inside a compose network.
+    /// Browsers in containers need it, because hosts have other names in a compose network.
     #[must_use]
     pub fn map_address(mut self, public: &str, reachable: &str) -> Self {
         self.address_map.push(MappedAddress {
@@ -65,12 +66,12 @@ impl LoginBrowser {
         self
     }
 
-    /// Requests an address and accepts JSON, as a program does.
+    /// Sends a GET that accepts JSON, as a program does.
     pub async fn get(&mut self, address: &str) -> Result<Response, reqwest::Error> {
         self.get_as(address, "application/json").await
     }
 
-    /// Requests an address and accepts this media type.
+    /// Sends a GET that accepts this media type.
     pub async fn get_as(
         &mut self,
         address: &str,
@@ -90,9 +91,9 @@ impl LoginBrowser {
         Ok(answer)
     }
 
-    /// Opens the login address and makes the decision in the dialog.
+    /// Opens the login address and submits the decision in the dialog.
     ///
-    /// Returns the address of the callback, or the response that was received in place of a
+    /// Returns the address of the callback, or the response that was received instead of a
     /// redirect.
     pub async fn log_in(
         &mut self,
@@ -113,7 +114,7 @@ impl LoginBrowser {
         Ok(redirect_address(&answer).ok_or(answer))
     }
 
-    /// Returns the address that this machine uses, without the fragment, which no server receives.
+    /// Returns the mapped address without its fragment, because browsers send no fragment.
     fn reachable(&self, address: &str) -> String {
         let address = address.split('#').next().unwrap_or(address);
         for mapped in &self.address_map {

@@ -1,4 +1,4 @@
-//! Writes JSON in the bytes that Facebook sends, and computes Facebook's signatures.
+//! Writes JSON exactly as Facebook does, and computes Facebook's signatures.
 //!
 //! Source: "Getting Started" of Graph API webhooks: Facebook signs the payload in its escaped form,
 //! with non-ASCII characters as `\u` and four lower-case digits. Captures show that `/`, `<`, `%`
@@ -11,11 +11,11 @@ use serde_json::Value;
 use sha1::Sha1;
 use sha2::Sha256;
 
-/// Returns JSON text with Facebook's escapes.
+/// Returns a JSON value as text with Facebook's escapes.
 pub fn escaped_json(json: &Value) -> String {
     let text = json.to_string();
     let mut out = String::with_capacity(text.len());
-    // These characters occur only inside JSON strings, so the text can be rewritten unparsed.
+    // In JSON text, these characters occur only inside strings, so the text need not be parsed.
     for c in text.chars() {
         match c {
             '/' => out.push_str("\\/"),

@@ -1,4 +1,4 @@
-//! The control surface under `/_sim`, through which a test or an operator changes the simulated
+//! The control surface: calls under `/_sim` with which a test or an operator changes the simulated
 //! Facebook.
 
 use axum::extract::{Path, State};

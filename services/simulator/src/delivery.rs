@@ -1,4 +1,4 @@
-//! The changes that are reported by webhooks, the bodies of deliveries, and the delivery faults.
+//! Events (changes that webhooks report), the bodies of deliveries, and the delivery faults.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -23,18 +23,19 @@ pub struct DeliveryFaults {
     pub duplicate: f64,
     /// The probability, from 0 to 1, that a delivery is sent after later ones.
     pub reorder: f64,
-    /// The probability, from 0 to 1, that a waiting change joins the delivery of the change before.
+    /// The probability, from 0 to 1, that a waiting change is added to the delivery of the previous
+    /// change.
     pub batch: f64,
-    /// How long every delivery is delayed, in seconds.
+    /// The delay of every delivery, in seconds.
     pub delay_seconds: u64,
     /// Whether deliveries are held back. They are sent once this is false again.
     pub hold: bool,
-    /// How long deliveries of a Page must fail, in seconds of the simulated clock, before its Page
-    /// subscription is removed; `None` for never. Messenger removes it after an hour.
+    /// After how many seconds of failed deliveries, by the simulated clock, the subscription of a
+    /// Page is removed; `None` for never. Messenger removes it after an hour.
     pub unsubscribe_after_seconds: Option<u64>,
-    /// The factor by which retries are faster than the default five minutes.
+    /// The factor by which the delays between attempts are shortened.
     pub retry_speed: f64,
-    /// Whether values are sent at all. Otherwise entries carry `changed_fields`.
+    /// Whether values are sent. Otherwise entries carry `changed_fields`.
     pub include_values: bool,
     /// Whether Page ids are numbers, as in some real deliveries.
     pub number_ids: bool,
@@ -79,14 +80,14 @@ impl Default for DeliveryFaults {
     }
 }
 
-/// A change of a Page that a webhook reports.
+/// An event: a change of a Page that a webhook reports.
 #[derive(Debug, Clone)]
 pub struct ReportedChange {
     pub(crate) page: String,
     field: &'static str,
     value: Option<Value>,
     pub(crate) time: u64,
-    /// The target at the time of the change; empty until [`Event::with_target`] sets it.
+    /// The target at the time of the change; empty until [`ReportedChange::with_target`] sets it.
     pub(crate) target: WebhookTarget,
 }
 
@@ -113,25 +114,25 @@ impl ReportedChange {
         self.field
     }
 
-    /// Returns the event with the target it is delivered to.
+    /// Returns the event with the target that it is delivered to.
     #[must_use]
     pub fn with_target(self, target: WebhookTarget) -> Self {
         Self { target, ..self }
     }
 }
 
-/// Returns a category as webhooks write it: as a constant, where Graph uses words.
+/// Returns a category in the form of webhooks, such as `COFFEE_SHOP` for `Coffee shop`.
 fn category_constant(category: &Value) -> Value {
     let words = category.as_str().unwrap_or_default();
     Value::String(words.to_uppercase().replace([' ', '/'], "_"))
 }
 
-/// Returns the body of a delivery of webhook entries, in Facebook's bytes.
+/// Returns the body of a delivery with these webhook entries, exactly as Facebook writes it.
 pub fn delivery_body(entries: &[Value]) -> String {
     escaped_json(&json!({"object": "page", "entry": entries}))
 }
 
-/// Returns the webhook entry for events of one Page and one time.
+/// Returns one webhook entry for events of the same Page and the same time.
 pub(crate) fn entry_for_events(events: &[ReportedChange], faults: DeliveryFaults) -> Value {
     let first = &events[0];
     let page = match first.page.parse::<u64>() {
@@ -154,8 +155,8 @@ pub(crate) fn entry_for_events(events: &[ReportedChange], faults: DeliveryFaults
     json!({"id": page, "time": time, "changes": events.iter().map(change).collect::<Vec<_>>()})
 }
 
-/// Returns the body of a delivery of one change at the current time of this host's clock, for tests
-/// that send their own deliveries.
+/// Returns the body of a delivery with one change, at the present time of this host's clock. It is
+/// for tests that send their own deliveries.
 pub fn single_change_body(page: &str, field: &str, value: &str) -> String {
     let change = json!({"field": field, "value": value});
     delivery_body(&[json!({"id": page, "time": unix_now(), "changes": [change]})])

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-/// How many events and deliveries reached which state.
+/// The numbers of events and of attempts to send a delivery, by their state.
 #[derive(Debug, Default)]
 pub struct DeliveryCounts {
     events: AtomicU64,
@@ -23,24 +23,24 @@ impl DeliveryCounts {
         add(&self.events, 1);
     }
 
-    /// Counts an event that is never sent. It is finished as well.
+    /// Counts an event that is never sent. It counts as finished as well.
     pub(crate) fn add_lost(&self) {
         add(&self.lost, 1);
         self.add_finished(1);
     }
 
-    /// Counts events that were accepted or given up.
+    /// Counts events that are finished: their delivery was accepted or has no attempts left.
     pub(crate) fn add_finished(&self, events: usize) {
         add(&self.finished, events as u64);
         self.changed.notify_waiters();
     }
 
-    /// Counts events that are held back.
+    /// Counts events whose delivery is held back.
     pub(crate) fn add_held_back(&self, events: usize) {
         add(&self.held_back, events as u64);
     }
 
-    /// Sets the number of events that are held back to zero.
+    /// Resets the number of events that are held back.
     pub(crate) fn clear_held_back(&self) {
         self.held_back.store(0, Ordering::SeqCst);
     }
@@ -50,25 +50,25 @@ impl DeliveryCounts {
         add(&self.sent, 1);
     }
 
-    /// Counts an attempt that was answered 200.
+    /// Counts an attempt that was answered with 200.
     pub(crate) fn add_accepted(&self) {
         add(&self.accepted, 1);
     }
 
-    /// Returns how many events are held back.
+    /// Returns the number of events that are held back.
     pub fn held_back(&self) -> u64 {
         get(&self.held_back)
     }
 
-    /// Returns how many events were never sent.
+    /// Returns the number of events that were lost, which means never sent.
     pub fn lost(&self) -> u64 {
         get(&self.lost)
     }
 
-    /// Waits until every event so far was accepted, lost or given up.
+    /// Waits until every event is finished or lost.
     pub async fn all_finished(&self) {
         loop {
-            // Created before the counters are read, so that no change in between is missed.
+            // This is created before the counters are read, so that no later change is missed.
             let changed = self.changed.notified();
             if get(&self.finished) >= get(&self.events) {
                 return;
@@ -77,7 +77,7 @@ impl DeliveryCounts {
         }
     }
 
-    /// Returns the number of events, attempts and accepted attempts in a sentence.
+    /// Returns a sentence with the numbers of events, attempts and accepted attempts.
     pub fn summary(&self) -> String {
         let (events, sent, accepted) = (get(&self.events), get(&self.sent), get(&self.accepted));
         format!("{events} changes reported in {sent} deliveries, {accepted} of them answered 200")

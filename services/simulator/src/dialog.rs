@@ -1,7 +1,7 @@
 //! The login dialog, in which a person grants the app access to their Pages or denies it.
 //!
-//! It is a plain form that posts `decision=approve|deny` and `pages=<id>` for each selected Page
-//! back to its own address.
+//! It is a plain form. It posts `decision=approve` or `decision=deny`, the person, and each
+//! selected Page and permission to its own address.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -19,10 +19,10 @@ use crate::token::LoginCode;
 /// The names and values of a query or a form. A name can occur several times.
 type Pairs = Vec<(String, String)>;
 
-/// The form shows at most this many Pages.
+/// The maximum number of Pages that the form shows.
 const MAX_SHOWN_PAGES: usize = 500;
 
-/// Returns the first value of a name, or an empty text.
+/// Returns the first value of a name, or an empty string if there is none.
 fn first_value<'a>(pairs: &'a [(String, String)], name: &str) -> &'a str {
     let found = pairs.iter().find(|(key, _)| key == name);
     found.map_or("", |(_, value)| value.as_str())
@@ -36,14 +36,14 @@ fn values<'a>(pairs: &'a [(String, String)], name: &'a str) -> impl Iterator<Ite
         .map(|(_, value)| value.as_str())
 }
 
-/// Returns the permissions that the app asks for.
+/// Returns the permissions that the app requests.
 fn requested_scopes(query: &[(String, String)]) -> impl Iterator<Item = &str> {
     first_value(query, "scope")
         .split([',', ' '])
         .filter(|scope| !scope.is_empty())
 }
 
-/// Returns a text as HTML.
+/// Escapes a text for HTML.
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
@@ -53,7 +53,7 @@ fn escape(text: &str) -> String {
 
 /// Returns the error page for an invalid request, or `None` if the request is valid.
 ///
-/// Facebook shows these errors to the person. The app is not informed.
+/// Facebook shows these errors to the person and does not report them to the app.
 fn error_page(simulator: &Simulator, query: &[(String, String)]) -> Option<Response> {
     let facebook = simulator.facebook();
     let app = &facebook.app;
@@ -71,7 +71,7 @@ fn error_page(simulator: &Simulator, query: &[(String, String)]) -> Option<Respo
     Some((StatusCode::BAD_REQUEST, Html(page)).into_response())
 }
 
-/// Answers with the form.
+/// Returns the form, or the error page for an invalid request.
 pub(crate) async fn show(
     State(simulator): State<Simulator>,
     Path(_version): Path<String>,
@@ -126,7 +126,7 @@ fn scope_checkboxes(query: &[(String, String)]) -> String {
     checkboxes
 }
 
-/// Accepts the decision and redirects the person to the app.
+/// Records the decision and redirects the person to the app.
 pub(crate) async fn decide(
     State(simulator): State<Simulator>,
     Path(_version): Path<String>,
@@ -162,8 +162,8 @@ fn approve(simulator: &Simulator, query: &[(String, String)], form: &[(String, S
     let first = facebook.people.keys().next().cloned().unwrap_or_default();
     let user = Some(first_value(form, "user")).filter(|user| facebook.people.contains_key(*user));
     let user = user.map_or(first, ToOwned::to_owned);
-    // A browser posts every checkbox that is checked. A program may leave out the Pages and the
-    // permissions, and then allows all of them.
+    // A browser posts the checkboxes that are checked. A program can leave out Pages and
+    // permissions, which then allows all of them.
     let has_checkboxes = !first_value(form, "has_checkboxes").is_empty();
     let pages: BTreeSet<String> = values(form, "pages").map(ToOwned::to_owned).collect();
     let scopes: BTreeSet<&str> = values(form, "scopes").collect();

@@ -1,7 +1,7 @@
-//! The ways in which answers of Graph fail: its error codes with their real statuses and texts, and
-//! the faults of the network and the servers in between.
+//! The faults of answers of Graph: its errors with their real statuses and texts, and faults of the
+//! network and of intermediate servers.
 //!
-//! Source: "Handling errors" of the Graph API. Where that page gives no status or text, they come
+//! Source: "Handling errors" of the Graph API. Statuses and texts that this page does not give are
 //! from captures.
 
 use serde_json::{Value, json};
@@ -43,7 +43,7 @@ const fn transient(name: &'static str, status: u16, message: &'static str) -> Kn
 /// The message of errors for a token whose session is over.
 pub(crate) const SESSION_OVER: &str = "Error validating access token: the session is over";
 
-/// Every error that Graph can be made to answer with.
+/// Every error that the simulated Graph can answer with on request.
 pub const GRAPH_ERRORS: [KnownError; 54] = [
     error("1", 500, "An unknown error occurred"),
     error("1/99", 500, "An unknown error has occurred."),
@@ -240,16 +240,16 @@ pub const GRAPH_ERRORS: [KnownError; 54] = [
     ),
 ];
 
-/// A way in which one answer fails.
+/// A fault of one answer.
 #[derive(Debug, Clone, Copy)]
 pub enum AnswerFault {
     /// An error of Graph.
     Error(&'static KnownError),
     /// The error "Please reduce the amount of data", which is code 1 with another message.
     TooMuchData,
-    /// The HTML page of a server in between, with status 502.
+    /// The HTML page of an intermediate server, with status 502.
     HtmlPage,
-    /// The real answer after a delay that exceeds the timeout of clients.
+    /// The real answer after a delay of `slow_answer_seconds`.
     Slow,
     /// A connection that breaks in the middle of the answer.
     Reset,
@@ -266,7 +266,7 @@ pub enum AnswerFault {
 impl AnswerFault {
     /// Returns the fault with this name, or `None` if there is none.
     ///
-    /// The name is that of an error, such as `190/463`, or a word, such as `html`.
+    /// A name is that of an error, such as `190/463`, or a word, such as `html`.
     pub fn parse(name: &str) -> Option<Self> {
         Some(match name {
             "too_much" => Self::TooMuchData,

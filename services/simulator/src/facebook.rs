@@ -12,7 +12,7 @@ use crate::simulator_error::SimulatorError;
 use crate::token::{LoginCode, Token, TokenInvalidation, TokenOwner};
 use crate::webhook_fields;
 
-/// How long the usage of the app's rate limit counts, in seconds.
+/// The duration of a window of the app's rate limit, in seconds.
 const USAGE_WINDOW_SECONDS: u64 = 3600;
 
 /// The one app of the simulated Facebook.
@@ -22,7 +22,7 @@ pub struct App {
     pub id: String,
     /// The app secret, which signs deliveries.
     pub secret: String,
-    /// The redirect addresses that the dialog accepts. They are compared exactly.
+    /// The redirect addresses that the dialog accepts. An address must match one exactly.
     pub redirect_uris: Vec<String>,
 }
 
@@ -45,7 +45,7 @@ pub struct AppSubscription {
 }
 
 impl AppSubscription {
-    /// Returns where and in which form webhooks are delivered.
+    /// Returns the target of the webhooks.
     pub(crate) fn target(&self) -> WebhookTarget {
         WebhookTarget {
             callback: self.callback.clone(),
@@ -71,16 +71,16 @@ pub struct Person {
     pub id: String,
     /// The name of the person.
     pub name: String,
-    /// The ids of the Pages the person manages; `None` for every Page.
+    /// The ids of the Pages that the person manages; `None` for every Page.
     #[serde(default)]
     pub pages: Option<BTreeSet<String>>,
     /// The ids of Pages that are listed for the person without a token.
     #[serde(default)]
     pub pages_without_token: BTreeSet<String>,
-    /// The permissions the app asked for, and whether the person granted each.
+    /// The permissions that the app requested, and whether the person granted each of them.
     #[serde(default)]
     pub permissions: BTreeMap<String, bool>,
-    /// The ids of the Pages the person selected in the dialog; `None` for all of their Pages.
+    /// The ids of the Pages that the person selected in the dialog; `None` for all of their Pages.
     #[serde(default)]
     pub selected_pages: Option<BTreeSet<String>>,
 }
@@ -90,7 +90,7 @@ pub struct Person {
 pub struct AppUsage {
     /// The used part of the limit in percent. It can exceed 100.
     pub percent: u64,
-    /// When counting began, UNIX seconds of the simulated clock.
+    /// When the present window began, in UNIX seconds of the simulated clock.
     pub since: u64,
 }
 
@@ -119,7 +119,7 @@ pub struct Facebook {
     pub clock_offset_seconds: i64,
     /// Whether every Page counts as subscribed, with or without a Page subscription.
     pub all_pages_subscribed: bool,
-    /// When deliveries began to fail, by Page id, UNIX seconds of the simulated clock.
+    /// When deliveries began to fail, by Page id, in UNIX seconds of the simulated clock.
     pub failing_since: BTreeMap<String, u64>,
     /// How much of the app's rate limit is used.
     pub usage: AppUsage,
@@ -155,7 +155,7 @@ impl Facebook {
         }
     }
 
-    /// Subscribes the app on both layers to every field of every Page.
+    /// Subscribes the app to every field of every Page, on both layers.
     pub fn subscribe_everything(&mut self, callback: &str) {
         self.app_subscription = Some(AppSubscription {
             callback: callback.to_owned(),
@@ -165,7 +165,7 @@ impl Facebook {
         self.all_pages_subscribed = true;
     }
 
-    /// Returns the time of the simulated clock, UNIX seconds.
+    /// Returns the time of the simulated clock, in UNIX seconds.
     pub fn now(&self) -> u64 {
         unix_now().saturating_add_signed(self.clock_offset_seconds)
     }
@@ -179,7 +179,7 @@ impl Facebook {
         })
     }
 
-    /// Issues a token for a new login of `user` and returns its text.
+    /// Issues a token of a new login of `user`. Returns its text.
     pub fn issue(&mut self, owner: TokenOwner, user: &str, expires: Option<u64>) -> String {
         let text = self.random_text("EAAS", 60) + &self.graph_faults.token_suffix;
         let simulated = || self.app.id.clone();
@@ -197,7 +197,7 @@ impl Facebook {
         text
     }
 
-    /// Issues a token for the same login as `original` and returns its text.
+    /// Issues a token of the same login as `original`. Returns its text.
     pub fn issue_from(
         &mut self,
         owner: TokenOwner,
@@ -211,7 +211,7 @@ impl Facebook {
         text
     }
 
-    /// Invalidates tokens and returns how many.
+    /// Invalidates tokens. Returns the number of matching tokens.
     pub fn invalidate_tokens(&mut self, invalidation: &TokenInvalidation) -> usize {
         let mut count = 0;
         for token in self.tokens.values_mut() {
@@ -238,8 +238,8 @@ impl Facebook {
         })
     }
 
-    /// Returns where a change of a webhook field of a Page is delivered, or `None` unless both
-    /// layers of subscriptions include the field.
+    /// Returns the target of webhooks about a field of a Page, or `None` unless both layers of
+    /// subscriptions include the field.
     pub fn webhook_target(&self, page: &str, field: &str) -> Option<WebhookTarget> {
         let app = self.app_subscription.as_ref()?;
         let fields = self.page_subscriptions.get(page);
@@ -258,7 +258,7 @@ impl Facebook {
 
     /// Counts a call against the app's rate limit.
     ///
-    /// Returns the used part of the limit in percent, or `None` if calls are not counted.
+    /// Returns the used part of the limit in percent, or `None` if calls do not use the limit.
     pub fn count_against_limit(&mut self) -> Option<u64> {
         let step = self.graph_faults.usage_percent_per_call;
         let now = self.now();

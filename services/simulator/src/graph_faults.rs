@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// How Graph differs from an undisturbed Graph with default app settings.
+/// The faults and settings of Graph. The default has no faults and the default settings of an app.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GraphFaults {
@@ -18,19 +18,19 @@ pub struct GraphFaults {
     pub token_suffix: String,
     /// Headers of every answer, such as usage headers.
     pub headers: BTreeMap<String, String>,
-    /// How long reads return the old state after a change, in seconds.
+    /// How long after a change reads still return the old state, in seconds.
     pub stale_read_seconds: u64,
     /// The id of the app that new tokens belong to; `None` for the simulated app.
     pub token_app_id: Option<String>,
-    /// Whether a new app subscription adds its fields to those of the one before instead of
-    /// replacing them. Sources disagree about the real Facebook.
+    /// Whether a new app subscription keeps the fields of the previous one. Sources disagree about
+    /// the real Facebook.
     pub merge_app_fields: bool,
-    /// The probability of each answer fault by its name: `{"2": 0.1, "html": 0.05}`.
+    /// The probability of each answer fault by its name, such as `{"2": 0.1, "html": 0.05}`.
     pub errors: BTreeMap<String, f64>,
     /// How long a slow answer takes, in seconds.
     pub slow_answer_seconds: u64,
-    /// How many percent of the app's rate limit each call uses. From 100 percent on, calls are
-    /// refused with code 4 for an hour of the simulated clock.
+    /// The part of the app's rate limit that each call uses, in percent. Once 100 percent are used,
+    /// calls are refused with code 4 until the window of an hour ends.
     pub usage_percent_per_call: u64,
 }
 

@@ -1,8 +1,8 @@
 //! A simulated Facebook that runs on one machine.
 //!
-//! It serves the login dialog, the Graph API with one app, people and Pages, and both layers of
-//! subscriptions. A change of a Page causes a webhook in Facebook's exact bytes. On request it also
-//! has Facebook's faults: deliveries that are lost, duplicated, reordered, batched or retried, and
+//! It serves the login dialog and the Graph API, with one app, people, Pages, and both layers of
+//! subscriptions. A change of a Page causes a webhook in Facebook's exact bytes. On request, it
+//! also simulates faults: deliveries that are lost, duplicated, reordered, batched or retried, and
 //! calls that fail. `README.md` lists the source of each simulated behaviour.
 //!
 //! Invariant: the simulator shares no type with pagesync, so a wrong field name in one of them
@@ -12,8 +12,8 @@
 //!
 //! 1. [`Simulator`] and [`Options`] (`simulator.rs`): the handle that programs and tests use.
 //! 2. [`facebook`], [`token`] and [`pages`]: the state of the simulated Facebook.
-//! 3. [`webhook_fields`], [`delivery`], [`delivery_counts`] and `sender`: how a change becomes a
-//!    delivery.
+//! 3. [`webhook_fields`], [`delivery`], [`delivery_counts`] and `sender`: the deliveries that
+//!    changes cause.
 //! 4. `graph` and `dialog`: the answers to the app and to browsers. [`errors`], [`graph_faults`]
 //!    and [`scripted_reply`] make the answers of Graph fail.
 //! 5. `control` (the calls under `/_sim`), [`scenario`] and [`signed_request`]: the actions of an

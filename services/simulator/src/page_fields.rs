@@ -1,8 +1,8 @@
-//! The fields of a Page that Graph has.
+//! The Graph fields of a Page.
 //!
 //! Source: Graph API reference "Page", v25.
 
-/// The Graph fields of a Page. A call that names any other field fails as a whole.
+/// The Graph fields of a Page. A call that names another field fails as a whole.
 const PAGE_FIELDS: [&str; 78] = [
     "id",
     "name",

@@ -21,14 +21,14 @@ pub struct Pages {
     by_id: BTreeMap<String, Page>,
     /// The state of each Page before its last change.
     earlier_states: BTreeMap<String, EarlierState>,
-    /// How many Pages were read so far.
+    /// The number of reads until now.
     reads: u64,
 }
 
 /// A Page as it was before its last change.
 #[derive(Debug)]
 struct EarlierState {
-    /// When the change happened, UNIX seconds of the simulated clock.
+    /// When the change happened, in UNIX seconds of the simulated clock.
     changed_at: u64,
     page: Page,
 }
@@ -38,11 +38,11 @@ struct EarlierState {
 pub struct PageChange {
     /// The Page after the change.
     pub page: Page,
-    /// The fields whose values became different.
+    /// The fields whose values changed.
     pub changed: Vec<ChangedField>,
 }
 
-/// A Graph field whose value became different.
+/// A Graph field whose value changed.
 #[derive(Debug)]
 pub struct ChangedField {
     /// The name of the field.
@@ -52,7 +52,7 @@ pub struct ChangedField {
 }
 
 impl Pages {
-    /// Adds a Page, or replaces the Page that has its id.
+    /// Adds a Page, or replaces the Page with the same id.
     ///
     /// Fails if the Page has no id or an unknown field.
     pub fn put(&mut self, page: &Page) -> Result<(), SimulatorError> {
@@ -62,9 +62,9 @@ impl Pages {
         Ok(())
     }
 
-    /// Returns every Page as a read sees it at `now`.
+    /// Returns every Page as a read at `now` returns it.
     ///
-    /// For `stale_seconds` after a change, reads see the Page as it was before the change.
+    /// For `stale_seconds` after a change, reads return the Page as it was before the change.
     pub fn seen_at(&self, now: u64, stale_seconds: u64) -> impl Iterator<Item = Page> {
         self.by_id.iter().map(move |(id, page)| {
             let earlier = self.earlier_states.get(id);
@@ -73,12 +73,12 @@ impl Pages {
         })
     }
 
-    /// Removes a Page as its owner would. Returns whether it existed.
+    /// Removes a Page, as its owner can. Returns whether it existed.
     pub fn remove(&mut self, id: &str) -> bool {
         self.by_id.remove(id).is_some()
     }
 
-    /// Counts a read and returns its number, which differs from that of every other read.
+    /// Counts a read. Returns its number, which is unique.
     pub fn count_read(&mut self) -> u64 {
         self.reads += 1;
         self.reads

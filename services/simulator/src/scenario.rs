@@ -1,6 +1,7 @@
-//! Scenarios: files that say which faults and changes happen when.
+//! Scenarios: files that describe a sequence of faults and changes.
 //!
-//! Invariant: every run of a scenario that has a seed starts from the same random choices.
+//! Invariant: every run of a scenario with a seed starts with its random generators in the same
+//! state.
 
 use std::time::Duration;
 
@@ -20,13 +21,13 @@ use crate::token::TokenInvalidation;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
-    /// A description for readers.
+    /// A description of the scenario. It has no effect.
     #[serde(default)]
     pub about: String,
     /// The seed of every random choice. If absent, the random generators continue as they are.
     #[serde(default)]
     pub seed: Option<u64>,
-    /// The steps in their order.
+    /// The steps, in the order in which they are performed.
     pub steps: Vec<Step>,
 }
 
@@ -34,7 +35,7 @@ pub struct Scenario {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Step {
-    /// How long after the previous step it happens, in seconds.
+    /// The delay after the previous step, in seconds.
     #[serde(default)]
     pub after_seconds: u64,
     /// The action of the step.
@@ -42,7 +43,7 @@ pub struct Step {
     pub action: Action,
 }
 
-/// An action of a scenario. An absent Page or person means all of them.
+/// An action of a scenario.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Action {
@@ -52,13 +53,13 @@ pub enum Action {
     GraphFaults(Box<GraphFaults>),
     /// Adds scripted replies.
     Replies(Vec<ScriptedReply>),
-    /// Changes fields of a Page as its owner would.
+    /// Changes fields of a Page, as its owner can.
     Change {
         /// The id of the Page; absent for every Page.
         #[serde(default)]
         page: Option<String>,
-        /// Graph fields and their new values. Null unsets a field, and `{n}` in a text becomes the
-        /// number of the step.
+        /// Graph fields and their new values. Null unsets a field. In a string, `{n}` is replaced
+        /// by the number of the step, counted from 0.
         fields: Map<String, Value>,
     },
     /// Makes tokens invalid.
@@ -85,7 +86,7 @@ pub enum Action {
     },
     /// Sets the simulated clock.
     Clock {
-        /// How far it is ahead of this host's clock from now on, in seconds.
+        /// How far the simulated clock is ahead of this host's clock from now on, in seconds.
         offset_seconds: i64,
     },
 }
@@ -107,7 +108,7 @@ impl Scenario {
         Ok(scenario)
     }
 
-    /// Plays the scenario to its end. A step that fails is logged, and the next one follows.
+    /// Plays the scenario to its end. The error of a step is logged, and the next step follows.
     pub async fn play(self, simulator: Simulator) {
         if let Some(seed) = self.seed {
             simulator.reseed(seed);
@@ -167,7 +168,7 @@ fn page_ids(simulator: &Simulator) -> Vec<String> {
     ids.map(ToOwned::to_owned).collect()
 }
 
-/// Returns fields with `{n}` in their texts replaced by the number of the step.
+/// Returns the fields. In their strings, `{n}` is replaced by the number of the step.
 fn numbered(fields: &Map<String, Value>, n: usize) -> Map<String, Value> {
     let value = |value: &Value| match value.as_str() {
         Some(text) => Value::from(text.replace("{n}", &n.to_string())),

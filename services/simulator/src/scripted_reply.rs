@@ -13,22 +13,22 @@ use crate::simulator_error::SimulatorError;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScriptedReply {
-    /// The edge it applies to, named as in `GET /_sim/calls`.
+    /// The edge whose answers are replaced, named as in `GET /_sim/calls`.
     pub edge: String,
-    /// How many answers it replaces; once by default.
+    /// The number of answers that are replaced; 1 by default.
     #[serde(default = "once")]
     pub times: u32,
-    /// The HTTP status; 200 by default.
+    /// The HTTP status; 200 by default. Without `body`, 200 keeps the status of the real answer.
     #[serde(default = "ok")]
     pub status: u16,
     /// Headers that are added or replaced. A null value removes a header.
     #[serde(default)]
     pub headers: BTreeMap<String, Option<String>>,
-    /// The body. A string is sent as it is, any other value as JSON. If absent, the real body is
-    /// sent.
+    /// The body. A string is sent unchanged, any other value as JSON. If this is absent, the real
+    /// body is sent.
     #[serde(default)]
     pub body: Option<Value>,
-    /// Fields that are set in every object of the real body. A null value removes a field.
+    /// Fields that are set in every object of the real body. A null value removes the field.
     #[serde(default)]
     pub patch: Map<String, Value>,
     /// How many spaces are sent before the body.
@@ -53,7 +53,7 @@ pub(crate) fn check_faults(replies: &[ScriptedReply]) -> Result<(), SimulatorErr
     errors::check_fault_names(replies.iter().filter_map(|reply| reply.fault.as_ref()))
 }
 
-/// Fails if a reply names an unknown edge, because it would never be sent.
+/// Fails if a reply names an unknown edge, because such a reply would never be sent.
 pub(crate) fn check_edges(replies: &[ScriptedReply]) -> Result<(), SimulatorError> {
     match replies
         .iter()

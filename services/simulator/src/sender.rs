@@ -1,8 +1,8 @@
-//! Sends deliveries: batches events, applies the delivery faults, retries, and removes the Page
-//! subscription of a Page whose deliveries fail for too long.
+//! Sends deliveries: puts events into batches, applies the delivery faults, retries, and removes
+//! the subscription of a Page whose deliveries fail for too long.
 //!
-//! Invariant: every random choice comes from one seeded generator that one task uses, so a seed
-//! repeats a run as far as the timing of the network allows.
+//! Invariant: only the sender task uses the random generator of the delivery faults. The same seed
+//! therefore gives the same random choices; only the timing of the network can differ.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,16 +17,18 @@ use crate::delivery_counts::DeliveryCounts;
 use crate::facebook::Facebook;
 
 /// The delay before each attempt in seconds; the first attempt is immediate. Facebook retries "at
-/// once, then with decreasing frequency over 36 hours". This is the same shape in five minutes.
+/// once, then with decreasing frequency over 36 hours"; here the attempts are spread over about
+/// five minutes.
 const ATTEMPT_DELAYS: [u64; 9] = [0, 1, 2, 5, 10, 30, 60, 90, 120];
 /// The maximum number of deliveries that are sent at the same time.
 const MAX_CONCURRENT: usize = 32;
 /// How long an attempt waits for its answer before it counts as failed.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Facebook puts at most this many updates into one delivery.
+/// The maximum number of events in a delivery, as at Facebook.
 const MAX_BATCH: usize = 1000;
 
-/// The delivery faults and the random generator, shared by the sender and those who set them.
+/// The delivery faults and their random generator, shared by the sender and every handle of the
+/// simulator.
 #[derive(Debug)]
 pub(crate) struct SharedFaults {
     // Critical sections are short and never extend across an await.
@@ -69,7 +71,7 @@ impl SharedFaults {
         self.lock().faults
     }
 
-    /// Makes a random choice that is true with this probability.
+    /// Returns true with this probability.
     fn chance(&self, probability: f64) -> bool {
         self.lock().random.f64() < probability
     }
@@ -80,9 +82,9 @@ impl SharedFaults {
 struct Delivery {
     callback: String,
     body: String,
-    /// The id of the Page of each event.
+    /// The Page id of each event.
     pages: Vec<String>,
-    /// How many events are finished with this delivery; zero for a duplicate.
+    /// How many events count as finished once this delivery ends; zero for a duplicate.
     events: usize,
 }
 
@@ -90,9 +92,9 @@ struct Delivery {
 pub(crate) struct Sender {
     client: Arc<DeliveryClient>,
     faults: Arc<SharedFaults>,
-    /// Deliveries that are sent after a later one.
+    /// Reordered deliveries, which are sent after the next delivery.
     reordered: VecDeque<Delivery>,
-    /// Deliveries that are held back.
+    /// Deliveries that are held back by the setting `hold`.
     held_back: VecDeque<Delivery>,
 }
 
@@ -118,7 +120,7 @@ impl Sender {
         }
     }
 
-    /// Sends events until every handle of the simulator is dropped.
+    /// Delivers events until every handle of the simulator is dropped.
     pub(crate) async fn run(mut self, mut incoming: mpsc::UnboundedReceiver<ReportedChange>) {
         loop {
             let first = tokio::select! {
@@ -149,7 +151,7 @@ impl Sender {
         self.release_held_back();
     }
 
-    /// Returns an event and the waiting ones that share its delivery.
+    /// Returns `first` together with the waiting events that are put into the same delivery.
     fn batch(
         &self,
         first: ReportedChange,
@@ -157,8 +159,8 @@ impl Sender {
         faults: DeliveryFaults,
     ) -> Vec<ReportedChange> {
         let mut events = vec![first];
-        // One callback is sufficient: it changes only when the app subscribes again, and no event
-        // waits then.
+        // The delivery goes to the callback of its first event. The other events have another one
+        // only if the app subscribed again while they waited, which the simulator ignores.
         while events.len() < MAX_BATCH && self.faults.chance(faults.batch) {
             let Ok(next) = incoming.try_recv() else { break };
             if self.faults.chance(faults.loss) {
@@ -170,7 +172,8 @@ impl Sender {
         events
     }
 
-    /// Puts events into a delivery and sends it, unless it is duplicated or reordered.
+    /// Builds a delivery of `events` and applies the faults `duplicate` and `reorder` while it is
+    /// sent. The last delivery is never reordered, because no later one would release it.
     fn deliver(&mut self, events: &[ReportedChange], faults: DeliveryFaults, is_last: bool) {
         let entries: Vec<Value> = events
             .chunk_by(|a, b| a.page == b.page && a.time == b.time)
@@ -203,7 +206,7 @@ impl Sender {
         }
     }
 
-    /// Sends a delivery, or holds it back.
+    /// Sends a delivery, or stores it while deliveries are held back.
     fn send(&mut self, delivery: Delivery, faults: DeliveryFaults) {
         if faults.hold {
             self.client.counts.add_held_back(delivery.events);
@@ -213,7 +216,7 @@ impl Sender {
         }
     }
 
-    /// Sends the deliveries that were held back, the latest first, unless they still must wait.
+    /// Sends the deliveries that were held back, the latest first, unless `hold` is still set.
     fn release_held_back(&mut self) {
         let faults = self.faults.faults();
         if faults.hold {
@@ -226,7 +229,7 @@ impl Sender {
     }
 }
 
-/// The HTTP client of the sender, with the state that its deliveries change.
+/// The HTTP client of the sender, and the state that is updated after each attempt.
 struct DeliveryClient {
     http: reqwest::Client,
     app_secret: String,
@@ -257,7 +260,7 @@ impl DeliveryClient {
         });
     }
 
-    /// Records since when deliveries of the Pages fail, and removes the Page subscription of a Page
+    /// Records when deliveries for each Page began to fail, and removes the subscription of a Page
     /// whose deliveries have failed for `limit` seconds.
     fn record_attempt(&self, pages: &[String], accepted: bool, limit: Option<u64>) {
         let mut facebook = self.facebook.lock().unwrap_or_else(PoisonError::into_inner);
@@ -279,7 +282,8 @@ impl DeliveryClient {
         }
     }
 
-    /// Makes one attempt and returns whether it was answered 200. Every other status is a failure.
+    /// Makes one attempt and returns whether it was answered with 200. Every other result is a
+    /// failure.
     async fn post(&self, delivery: &Delivery) -> bool {
         self.counts.add_sent();
         let bytes = delivery.body.as_bytes();

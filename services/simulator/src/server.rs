@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 use crate::simulator::Simulator;
 use crate::{control, dialog, graph};
 
-/// Returns the routes of a simulator: the control surface, the dialog, and Graph for every other
+/// Returns the routes of a simulator: the control surface, the dialog, and Graph at every other
 /// path.
 pub fn router(simulator: Simulator) -> Router {
     let login_dialog = get(dialog::show).post(dialog::decide);

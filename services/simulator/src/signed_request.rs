@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::bytes::hmac_sha256;
 use crate::simulator::Simulator;
 
-/// How long a callback may take to answer.
+/// The maximum time that a callback may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The answer of a callback.
@@ -33,12 +33,12 @@ pub fn sign(app_secret: &str, payload: &Value) -> String {
     format!("{}.{payload}", BASE64URL.encode(signature))
 }
 
-/// Returns the payload about a person at a time of the simulated clock.
+/// Returns the payload about a person. `now` is a time of the simulated clock.
 pub fn payload_for(user: &str, now: u64) -> Value {
     json!({"user_id": user, "algorithm": "HMAC-SHA256", "issued_at": now})
 }
 
-/// Posts a signed request about a person to a callback.
+/// Posts a signed request about a person to a callback. Returns the answer.
 pub(crate) async fn post(simulator: &Simulator, user: &str, callback: &str) -> CallbackAnswer {
     let form = [("signed_request", signed_request_for(simulator, user))];
     let request = simulator.http().post(callback).form(&form);
@@ -56,7 +56,7 @@ pub(crate) async fn post(simulator: &Simulator, user: &str, callback: &str) -> C
     }
 }
 
-/// Returns the signed request about a person, issued now by the simulated clock.
+/// Returns a signed request about a person, issued at the present time of the simulated clock.
 pub fn signed_request_for(simulator: &Simulator, user: &str) -> String {
     let facebook = simulator.facebook();
     sign(&facebook.app.secret, &payload_for(user, facebook.now()))

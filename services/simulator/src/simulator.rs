@@ -13,13 +13,13 @@ use crate::sender::{Sender, SharedFaults};
 use crate::simulator_error::SimulatorError;
 use crate::tls;
 
-/// The settings a simulator starts with.
+/// The settings with which a simulator starts.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The one app of the simulated Facebook.
     pub app: App,
-    /// The address of a callback that is subscribed from the start, on both layers, to every field
-    /// of every Page; `None` to start without subscriptions.
+    /// The address of a callback that is subscribed to every field of every Page from the start, on
+    /// both layers; `None` to start without subscriptions.
     pub callback: Option<String>,
     /// The seed of every random choice.
     pub seed: u64,
@@ -67,7 +67,7 @@ impl Simulator {
         }
     }
 
-    /// Adds a Page or replaces the Page with its id. It causes no webhook.
+    /// Adds a Page, or replaces the Page with the same id. No webhook is sent.
     ///
     /// Fails if the Page has no id or an unknown field.
     pub fn put_page(&self, page: &Page) -> Result<(), SimulatorError> {
@@ -79,10 +79,11 @@ impl Simulator {
         self.lock_pages().all()
     }
 
-    /// Changes fields of a Page as its owner would, and returns the Page.
+    /// Changes fields of a Page, as its owner can. Returns the Page.
     ///
-    /// Each changed field that has a webhook and that both layers of subscriptions include causes
-    /// one. Fails if the Page does not exist, if a field is unknown, or if `fields` names `id`.
+    /// Each changed field causes a webhook if it has a webhook field that both layers of
+    /// subscriptions include. Fails if the Page does not exist, if a field is unknown, or if
+    /// `fields` names `id`.
     pub fn change(&self, id: &str, fields: Page) -> Result<Page, SimulatorError> {
         let facebook = self.facebook();
         let now = facebook.now();
@@ -150,7 +151,7 @@ impl Simulator {
         self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the client of calls to the app's callbacks.
+    /// Returns the HTTP client for requests to the callbacks of the app.
     pub(crate) fn http(&self) -> &reqwest::Client {
         &self.http
     }

@@ -1,10 +1,10 @@
-//! The error of a request to the simulator that would have no effect.
+//! The errors of requests to the simulator.
 
 use std::fmt;
 
 use crate::edge_names::EDGES;
 
-/// A reason why the simulator refuses a request of a test or an operator.
+/// A reason for which the simulator refuses a request of a test or an operator.
 #[derive(Debug)]
 pub enum SimulatorError {
     /// A Page has no `id` that is a string.
@@ -17,7 +17,7 @@ pub enum SimulatorError {
     FixedPageId,
     /// No person has this id.
     UnknownPerson(String),
-    /// No token belongs to the person and the Page that were named.
+    /// No token belongs to the person and the Page that the request names.
     NoMatchingToken,
     /// There is no app subscription.
     NotSubscribed,
@@ -25,7 +25,7 @@ pub enum SimulatorError {
     InvalidProbability(&'static str),
     /// No answer fault has this name.
     UnknownAnswerFault(String),
-    /// No call is counted under this edge.
+    /// No edge has this name.
     UnknownEdge(String),
     /// The text is not a scenario.
     InvalidScenario(serde_json::Error),

@@ -8,7 +8,7 @@ pub const SHORT_LIVED_SECONDS: u64 = 3600;
 pub const LONG_LIVED_SECONDS: u64 = 5_184_000;
 /// How long a code can be exchanged, in seconds.
 pub const CODE_SECONDS: u64 = 600;
-/// How long a login gives the app access to data, in seconds: about 90 days.
+/// How long the app has access to data after a login, in seconds: about 90 days.
 const DATA_ACCESS_SECONDS: u64 = 7_776_000;
 
 /// The subject of a token: a person or a Page.
@@ -23,24 +23,24 @@ pub enum TokenOwner {
 /// An access token.
 #[derive(Debug, Clone)]
 pub struct Token {
-    /// Whether it is a person's token or a Page's.
+    /// The person or the Page that the token belongs to.
     pub owner: TokenOwner,
-    /// The id of the person whose login it came from.
+    /// The id of the person from whose login the token comes.
     pub user: String,
-    /// The id of the app it was issued to.
+    /// The id of the app that the token was issued to.
     pub app: String,
-    /// When it was issued, UNIX seconds.
+    /// When it was issued, in UNIX seconds.
     pub issued_at: u64,
-    /// When the person logged in, UNIX seconds. An exchange does not change it.
+    /// When the person logged in, in UNIX seconds. An exchange does not change it.
     pub logged_in_at: u64,
-    /// When it expires, UNIX seconds; `None` if it never expires.
+    /// When it expires, in UNIX seconds; `None` if it never expires.
     pub expires_at: Option<u64>,
-    /// The error subcode of its invalidation; `None` if it was not invalidated.
+    /// The error subcode if the token was invalidated; `None` if it was not.
     pub invalid_subcode: Option<u64>,
 }
 
 impl Token {
-    /// Returns the id of the Page a Page token is for, or `None` for a person's token.
+    /// Returns the id of the Page that the token belongs to, or `None` for the token of a person.
     pub fn page(&self) -> Option<&str> {
         match &self.owner {
             TokenOwner::Page(id) => Some(id),
@@ -55,7 +55,8 @@ impl Token {
         self.invalid_subcode.or(is_expired.then_some(463))
     }
 
-    /// Returns when the app loses access to data unless the person logs in again, UNIX seconds.
+    /// Returns the time at which the access to data ends unless the person logs in again, in UNIX
+    /// seconds.
     pub fn data_access_expires(&self) -> u64 {
         self.logged_in_at + DATA_ACCESS_SECONDS
     }
@@ -89,7 +90,7 @@ impl TokenInvalidation {
 pub struct LoginCode {
     /// The id of the person who logged in.
     pub user: String,
-    /// The redirect address the code was sent to.
+    /// The redirect address that the code was sent to.
     pub redirect_uri: String,
     /// When it was issued, UNIX seconds.
     pub issued_at: u64,

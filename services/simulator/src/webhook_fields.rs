@@ -1,10 +1,9 @@
 //! The table of webhook fields of a Page's profile.
 //!
-//! Invariant: the names an app can subscribe to and the webhooks that changes cause both follow
-//! from [`WEBHOOK_FIELDS`].
+//! Invariant: [`WEBHOOK_FIELDS`] determines both the profile fields that an app can subscribe to
+//! and the webhooks that changes cause.
 //!
-//! Source: "Webhooks Reference: Page", v26: which fields exist, and that most of them carry no
-//! value.
+//! Source of the names and of the fields that carry values: "Webhooks Reference: Page", v26.
 
 /// A webhook field of a Page's profile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +17,7 @@ pub struct WebhookField {
     pub carries_value: bool,
 }
 
-/// A webhook field that carries the new value of its Graph field.
+/// Returns a webhook field that carries the new value of its Graph field.
 const fn with_value(name: &'static str, graph_field: &'static str) -> WebhookField {
     WebhookField {
         name,
@@ -27,7 +26,7 @@ const fn with_value(name: &'static str, graph_field: &'static str) -> WebhookFie
     }
 }
 
-/// A webhook field that reports a change of its Graph field without the value.
+/// Returns a webhook field that reports a change of its Graph field without the value.
 const fn without_value(name: &'static str, graph_field: &'static str) -> WebhookField {
     WebhookField {
         name,
@@ -36,7 +35,7 @@ const fn without_value(name: &'static str, graph_field: &'static str) -> Webhook
     }
 }
 
-/// A webhook field that can be subscribed to, and for which the simulator sends no webhook.
+/// Returns a webhook field that can be subscribed to, but for which the simulator sends no webhook.
 const fn never_sent(name: &'static str) -> WebhookField {
     WebhookField {
         name,

@@ -1,4 +1,4 @@
-//! The delivery faults, observed by a callback that records what it receives.
+//! Tests of the delivery faults, with a callback that records the bodies it receives.
 
 #![expect(
     clippy::unwrap_used,
@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
-/// The bodies a callback received, and how many deliveries it still refuses.
+/// The bodies that a callback received, and the number of deliveries that it still refuses.
 #[derive(Debug, Default)]
 struct Callback {
     bodies: Mutex<Vec<String>>,
@@ -60,7 +60,7 @@ fn fields(json: &Value) -> Map<String, Value> {
     json.as_object().unwrap().clone()
 }
 
-/// Changes name, phone and a counter of Page 7 `changes` times, and returns the bodies that a
+/// Changes the name, the phone and a counter of Page 7 `changes` times. Returns the bodies that a
 /// callback received. The callback refuses the first `refusals` deliveries.
 async fn deliver(faults: DeliveryFaults, refusals: u32, changes: u32) -> Vec<String> {
     let callback = Arc::new(Callback {
@@ -95,7 +95,7 @@ async fn deliver(faults: DeliveryFaults, refusals: u32, changes: u32) -> Vec<Str
     callback.bodies.lock().unwrap().clone()
 }
 
-/// Deliveries without faults and without batches.
+/// Delivery faults without any fault and without batches.
 const PLAIN: DeliveryFaults = DeliveryFaults {
     loss: 0.0,
     duplicate: 0.0,
@@ -154,7 +154,7 @@ async fn entries_without_values_carry_changed_fields() {
 }
 
 #[tokio::test]
-async fn waiting_changes_share_a_delivery() {
+async fn waiting_changes_share_deliveries() {
     let faults = DeliveryFaults {
         batch: 1.0,
         ..PLAIN
@@ -181,7 +181,7 @@ async fn deliveries_can_be_duplicated_and_reordered() {
     let duplicated = deliver(faults, 0, 5).await;
     assert!(
         duplicated.len() >= 15,
-        "{} requests for 10 deliveries that are sent twice",
+        "only {} requests for 10 deliveries, each duplicated",
         duplicated.len()
     );
     let faults = DeliveryFaults {
@@ -189,7 +189,7 @@ async fn deliveries_can_be_duplicated_and_reordered() {
         ..PLAIN
     };
     let reordered = deliver(faults, 0, 20).await;
-    assert_eq!(reordered.len(), 40, "a reordered delivery is not left out");
+    assert_eq!(reordered.len(), 40, "reordered deliveries are not lost");
 }
 
 #[tokio::test]

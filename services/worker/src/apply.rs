@@ -127,7 +127,7 @@ fn page_commit(
         return None;
     }
     count_job(if changes.is_empty() {
-        "noted"
+        "notification_recorded"
     } else {
         "changed"
     });

@@ -1,7 +1,8 @@
-//! Consumers: each receives one delivery at a time from one queue, handles and acknowledges it.
+//! Consumers: each one receives one delivery at a time from its queue, handles the delivery and
+//! acknowledges it.
 //!
 //! Invariant: a delivery is acknowledged only after each of its jobs was executed or stored as a
-//! dead letter. A panic drops one delivery, and the queue delivers that one again.
+//! dead letter. A panic drops only the delivery that caused it, and the queue delivers it again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +28,7 @@ pub(crate) const CONCURRENCY: [(QueueName, usize); 3] = [
 ];
 /// How long a delivery in progress may still take when the process is stopping.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(20);
-/// The attempt from which a delivery counts as a poison message and is split.
+/// A delivery with this attempt number or a higher one counts as a poison message and is split.
 pub const POISON_THRESHOLD: u32 = 3;
 
 /// Receives and handles the deliveries of one queue until the process is stopping. Pauses during
@@ -57,7 +58,7 @@ pub(crate) async fn run_consumer(
             }
         };
         backoff.reset();
-        // The delivery has a task of its own: a panic drops this delivery and nothing else.
+        // The delivery is handled in its own task, so that a panic drops only this delivery.
         let (task_context, attempt, jobs) =
             (context.clone(), delivery.attempt, delivery.jobs.len());
         let mut task = tokio::spawn(async move { handle_delivery(&task_context, delivery).await });

@@ -41,7 +41,7 @@ pub struct Context {
     pub graph: Graph,
     /// The private keys that open tokens.
     pub keyring: Keyring,
-    /// The local days and the daily slots in them.
+    /// The schedule of the daily polls: the local days and their daily slots.
     pub daily_schedule: DailySchedule,
     /// The callback that the app subscription should have.
     pub callback: AppCallback,
@@ -56,7 +56,7 @@ pub struct AppCallback {
     pub address: String,
     /// The token that Facebook repeats when it verifies the address.
     pub verify_token: SecretString,
-    /// Whether another address at Facebook is replaced.
+    /// Whether an app subscription with another address is replaced.
     pub replace: bool,
 }
 

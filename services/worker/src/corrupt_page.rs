@@ -11,8 +11,8 @@ use model::time::HostTime;
 
 use crate::context::Context;
 
-/// Returns an empty Page that is due for a read, and the write of the dead letter that contains
-/// what was stored in its place.
+/// Returns an empty Page that is due for a read, and the write of the dead letter with the former
+/// content of the Page.
 pub(crate) fn replace_corrupt_page(
     context: &Context,
     id: &PageId,

@@ -17,14 +17,14 @@ use crate::apply::{EntryNotifications, apply_notifications};
 use crate::context::Context;
 use crate::poll;
 
-/// A dead letter that is to be written.
+/// A dead letter that is not written yet.
 #[derive(Debug)]
 struct PendingDeadLetter {
     /// The id of the dead letter.
     id: String,
     /// The write of the dead letter.
     write: RecordWrite,
-    /// The content of the job as it was received.
+    /// The text of the job, in which the ids of erased Pages are searched.
     text: String,
 }
 
@@ -62,7 +62,7 @@ pub(crate) async fn apply_single_job(context: &Context, job: &Job) -> Result<boo
 }
 
 impl JobBatch {
-    /// Adds a job to its kind.
+    /// Adds a job to the jobs of its kind.
     fn add_job(&mut self, context: &Context, job: &Job) {
         match job {
             Job::Webhook { entry, received_at } => {
@@ -109,7 +109,7 @@ impl JobBatch {
                 return self.add_dead_letter(context, job, &error.to_string(), "unreadable");
             }
         };
-        for (name, n) in &meaning.untracked {
+        for (name, n) in &meaning.ignored_fields {
             context.metrics.webhook_parts_ignored.add(name, *n);
         }
         if let Some(ahead) = meaning.ahead_by {
@@ -118,7 +118,7 @@ impl JobBatch {
                 ahead.seconds = seconds,
                 "the time of a webhook is ahead of this host's clock: its values are not stored, and the Page is read instead; check the clock of this host"
             );
-            context.metrics.jobs_done.count("from_the_future");
+            context.metrics.jobs_done.count("ahead_of_clock");
         }
         if let Some(problem) = meaning.problems.first() {
             self.add_dead_letter(context, job, problem, "unreadable");
@@ -171,8 +171,8 @@ impl JobBatch {
 
 /// Stores dead letters, except those that mention an erased Page. Returns how many are stored.
 ///
-/// Each one is written before the check, so that no erasure misses it: the check finds an earlier
-/// erasure, and a later erasure finds the dead letter.
+/// Each of them is written before the check, so that no erasure misses it: the check finds an
+/// earlier erasure, and a later erasure finds the dead letter.
 async fn save_dead_letters(
     context: &Context,
     dead_letters: Vec<PendingDeadLetter>,

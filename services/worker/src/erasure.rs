@@ -1,4 +1,5 @@
-//! Erasures that Facebook requests: a person removed the app, or wants their data deleted.
+//! Erasures that Facebook requests because a person removed the app or asked for their data to be
+//! deleted.
 //!
 //! Invariant: a receipt is written after the erasure that it confirms.
 
@@ -20,8 +21,8 @@ pub(crate) async fn erase(context: &Context, request: &ErasureRequest) -> Result
         dead_letters = result.dead_letters,
         "a person was erased at the request of Facebook"
     );
-    // A request without a confirmation code also gets a receipt. It cannot be queried, but the
-    // daily maintenance scrubs the disk for every receipt.
+    // A request without a confirmation code also gets a receipt. The receipt cannot be queried, but
+    // the daily maintenance scrubs the disk only if there are receipts.
     let random_hash = || format!("{:032x}", fastrand::u128(..));
     let hash = request
         .confirmation_hash
@@ -34,7 +35,7 @@ pub(crate) async fn erase(context: &Context, request: &ErasureRequest) -> Result
         result,
     };
     erasure::save_receipt(store, &hash, &receipt).await?;
-    // A scrub can take longer than a stopping process waits, so it has a task of its own. The daily
+    // A scrub can take longer than a stopping process waits, so it runs in its own task. The daily
     // maintenance repeats a scrub that did not finish.
     let context = context.clone();
     tokio::spawn(async move { scrub(&context).await });
@@ -42,7 +43,7 @@ pub(crate) async fn erase(context: &Context, request: &ErasureRequest) -> Result
 }
 
 /// Removes erased data from the disk of the store. A failure is logged, and the daily maintenance
-/// tries again.
+/// repeats the scrub.
 pub(crate) async fn scrub(context: &Context) {
     if let Err(error) = erasure::scrub_store(&*context.store, context.clock.now()).await {
         tracing::error!(error = %error, "erased data may still be on the disk; the removal is retried within a day");

@@ -1,7 +1,7 @@
 //! Pauses processing during a store outage.
 //!
-//! Invariant: an outage returns each unacknowledged delivery to its queue once, and nothing is
-//! received until a write to the store has succeeded.
+//! Invariant: at the start of an outage the unacknowledged deliveries of all queues are requeued,
+//! and none is received until a write to the store has succeeded.
 
 use common::lifecycle::Lifecycle;
 use common::retry::Backoff;
@@ -17,7 +17,8 @@ use crate::poison_messages;
 pub struct ProcessingGate {
     /// The number of outages so far. The lock is held during an outage.
     outages: Mutex<u64>,
-    /// Whether processing is paused. It wakes the consumers that are waiting for a message.
+    /// Whether processing is paused. A change to `true` wakes the consumers that are waiting for a
+    /// delivery.
     is_paused: watch::Sender<bool>,
 }
 
@@ -46,9 +47,10 @@ impl ProcessingGate {
             .await;
     }
 
-    /// Waits for the end of an outage that the caller met after `known_outages` earlier ones. The
-    /// first caller pauses processing. The callers then check the store one after the other, and
-    /// each returns when its check succeeds or the process is stopping.
+    /// Waits until the store accepts writes again. `known_outages` is the number of outages when
+    /// the caller last received a delivery; the first caller with that number pauses processing.
+    /// The callers then check the store one after the other, and each of them returns when its
+    /// check succeeds or the process is stopping.
     pub async fn pause_until_recovered(
         &self,
         context: &Context,
@@ -78,14 +80,15 @@ impl ProcessingGate {
         self.is_paused.send_replace(false);
     }
 
-    /// Pauses the consumers and returns the deliveries of all queues, once per outage.
+    /// Pauses the consumers and requeues the deliveries of all queues. Does nothing if processing
+    /// is already paused.
     async fn pause(&self, context: &Context) {
         if self.is_paused.send_replace(true) {
             return;
         }
         for queue_name in QueueName::ALL {
             if let Err(error) = context.queue.requeue(queue_name).await {
-                tracing::warn!(queue_name = %queue_name, error = %error, "cannot return the deliveries of a queue; the queue delivers them again by itself");
+                tracing::warn!(queue_name = %queue_name, error = %error, "cannot requeue the deliveries of a queue; the queue delivers them again later");
             }
         }
     }
@@ -102,8 +105,8 @@ enum RecoveryError {
     Settings(#[from] UnsafeSettings),
 }
 
-/// Checks that the store accepts a write and that its settings are safe, then retries the dead
-/// letters whose retry the outage interrupted.
+/// Checks that the store accepts a write and that its settings are safe. Then retries the pending
+/// dead letters, which include those whose retry the outage interrupted.
 async fn check_recovery(context: &Context) -> Result<(), RecoveryError> {
     context.store.check().await?.into_result()?;
     Ok(poison_messages::retry_pending(context).await?)

@@ -1,10 +1,11 @@
 //! Splits poison messages into their jobs, and retries dead letters.
 //!
-//! A message on its third delivery may contain a job that ends the process, together with up to 255
-//! harmless jobs. Each job is therefore stored as a dead letter whose retry is pending, the message
-//! is acknowledged, and each job is tried once, alone. A job that succeeds loses its dead letter. A
-//! job that ends the process leaves its dead letter marked with the process that tried it, and the
-//! next start tries the others. A retry that a store outage interrupted is repeated afterwards.
+//! A message on its third delivery may contain a job that crashes the process, together with up to
+//! 255 harmless jobs. Each job except polls is therefore stored as a dead letter whose retry is
+//! pending. Then the message is acknowledged, and each stored job is executed once, alone. If a job
+//! succeeds, its dead letter is deleted. If a job crashes the process, its dead letter still has
+//! the name of that process, so the next process retries only the others. A retry that a store
+//! outage interrupted is repeated after the outage.
 //!
 //! Invariant: the message is acknowledged only after each of its jobs, except polls, is stored.
 
@@ -20,8 +21,8 @@ use crate::acknowledge::acknowledge;
 use crate::context::Context;
 use crate::dispatch;
 
-/// Splits a poison message: stores its jobs as dead letters, acknowledges it, and tries each job
-/// alone. Fails if the store does not answer.
+/// Splits a poison message: stores its jobs as dead letters, acknowledges the message, and executes
+/// each job alone. Fails if the store does not answer.
 pub(crate) async fn split_delivery(
     context: &Context,
     delivery: Delivery,
@@ -61,7 +62,8 @@ pub(crate) async fn split_delivery(
     Ok(())
 }
 
-/// Tries the job of a dead letter, unless its retry is finished or belongs to another process.
+/// Retries the job of a dead letter, unless the dead letter is final or another process has
+/// reserved the retry.
 async fn retry_job(context: &Context, id: &str) -> Result<(), StoreError> {
     match dead_letter::begin_retry(&*context.store, id, &context.process).await? {
         Some(dead_letter) => run_retry(context, id, &decode_job(&dead_letter.job)).await,
@@ -69,8 +71,9 @@ async fn retry_job(context: &Context, id: &str) -> Result<(), StoreError> {
     }
 }
 
-/// Executes the job of a dead letter. On success the dead letter is deleted, otherwise its retry is
-/// finished. Fails if the store does not answer; the retry is then pending again.
+/// Executes the job of a dead letter. If the job succeeds, its dead letter is deleted; if the job
+/// fails or panics, its dead letter becomes final. Fails if the store does not answer; the retry is
+/// then pending again.
 async fn run_retry(context: &Context, id: &str, job: &Job) -> Result<(), StoreError> {
     let outcome = AssertUnwindSafe(dispatch::apply_single_job(context, job))
         .catch_unwind()
@@ -85,14 +88,14 @@ async fn run_retry(context: &Context, id: &str, job: &Job) -> Result<(), StoreEr
         }
         Ok(Ok(false)) => dead_letter::set_retry_state(&*context.store, id, RetryState::Final).await,
         Ok(Err(error)) => {
-            // If this write fails too, the retry still belongs to this process, which repeats it.
+            // If this write fails too, the retry stays reserved for this process, which repeats it.
             let _ = dead_letter::set_retry_state(&*context.store, id, RetryState::Pending).await;
             Err(error)
         }
         Err(_panic) => {
             tracing::error!(
                 dead_letter.id = id,
-                "the execution of a job panicked; it stays a dead letter"
+                "the execution of a job panicked; the job stays a dead letter"
             );
             context.metrics.dead_letters.count("panic");
             dead_letter::set_retry_state(&*context.store, id, RetryState::Final).await
@@ -101,8 +104,8 @@ async fn run_retry(context: &Context, id: &str, job: &Job) -> Result<(), StoreEr
 }
 
 /// Retries the dead letters whose retry is pending or was interrupted in this process, and those
-/// whose version or kind an earlier build did not know and this one does. Runs at the start of a
-/// worker and after a store outage. Fails if the store does not answer.
+/// with a job that an earlier build could not decode and this build can. It is called at the start
+/// of a worker and after a store outage. Fails if the store does not answer.
 pub async fn retry_pending(context: &Context) -> Result<(), StoreError> {
     for (id, dead_letter) in dead_letter::list(&*context.store).await? {
         if dead_letter.retry != RetryState::Final {

@@ -30,7 +30,7 @@ use crate::webhook_field::{FieldMeaning, meaning_of, metric_label};
 /// The smallest `entry.time` that is read as milliseconds. A smaller one is in seconds: 10^11
 /// seconds is the year 5138.
 const FIRST_MILLIS: u64 = 100_000_000_000;
-/// How far an `entry.time` may be ahead of this host's clock. A larger one is ignored.
+/// How far an `entry.time` may be ahead of this host's clock. A time further ahead is ignored.
 const MAX_AHEAD: Duration = Duration::from_secs(5 * 60);
 
 /// How deep a value may be nested. History and answers add levels of their own to a value, and JSON
@@ -42,11 +42,12 @@ const MAX_DEPTH: usize = 64;
 pub struct Rejected {
     /// The bytes of the part.
     pub body: Vec<u8>,
-    /// What is wrong with its shape. The text never repeats the content.
+    /// The reason, which describes the shape of the part and never repeats its content.
     pub reason: String,
 }
 
-/// The parts of a delivery of webhooks, by what is done with them.
+/// The parts of a delivery: the entries that are passed on, the rejected parts, and the counts of
+/// the ignored parts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ParsedDelivery {
     /// The entries that concern the profile of a Page.
@@ -281,7 +282,7 @@ pub struct ProfileEntry(String);
 /// The meaning of one entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntryMeaning {
-    /// Which Page the entry is about.
+    /// The Page that the entry is about.
     pub id: EntryId,
     /// The values that the entry carries.
     pub observations: Vec<Observation>,
@@ -290,16 +291,17 @@ pub struct EntryMeaning {
     /// When Facebook sent the entry, on Facebook's clock. `None` if its `time` is missing, invalid
     /// or too far ahead of this host's clock.
     pub sent_at: Option<FacebookTime>,
-    /// How far the `time` of the entry is ahead of this host's clock, if that is too far. Either
-    /// clock may be wrong.
+    /// How far the `time` of the entry is ahead of this host's clock; `None` if that is plausible.
+    /// Either clock may be wrong.
     pub ahead_by: Option<Duration>,
-    /// How many changes concern a field that is not tracked, by the name of the field.
-    pub untracked: BTreeMap<&'static str, u64>,
-    /// What is wrong with the shape of each part that cannot be read.
+    /// How many changes do not concern a tracked field, by the Graph field that changed, or by the
+    /// metric label of the webhook field if it is not about the profile.
+    pub ignored_fields: BTreeMap<&'static str, u64>,
+    /// The problem of each part that cannot be read. It describes the shape of the part.
     pub problems: Vec<String>,
 }
 
-/// The prefix of the value of a probe. The nonce follows it.
+/// The prefix of the value of a probe, which the nonce follows.
 pub const PROBE_PREFIX: &str = "pagesync-probe-";
 
 impl ProfileEntry {
@@ -349,7 +351,7 @@ impl ProfileEntry {
             ahead_by: time
                 .filter(|time| !is_plausible(*time))
                 .map(|time| time.ahead_of(received_at)),
-            untracked: BTreeMap::new(),
+            ignored_fields: BTreeMap::new(),
             problems: Vec::new(),
         };
         for change in wire.changes.iter().flatten() {
@@ -388,14 +390,14 @@ impl EntryMeaning {
             FieldMeaning::ValueChanged(name) => (name, None),
             FieldMeaning::NotProfile => {
                 *self
-                    .untracked
+                    .ignored_fields
                     .entry(metric_label(webhook_field))
                     .or_default() += 1;
                 return;
             }
         };
         let Some(field) = FieldName::parse(name).filter(|field| tracked.contains(field)) else {
-            *self.untracked.entry(name).or_default() += 1;
+            *self.ignored_fields.entry(name).or_default() += 1;
             return;
         };
         self.notified_fields.insert(field.clone());

@@ -1,4 +1,4 @@
-//! Tests of which parts of a delivery are passed on, and of the meaning of an entry.
+//! Tests of [`parse_delivery`] and [`ProfileEntry::interpret`].
 
 use super::*;
 
@@ -39,7 +39,7 @@ fn a_name_change_carries_its_value_and_a_phone_change_does_not() {
 }
 
 #[test]
-fn a_category_change_is_a_hint_because_graph_never_returns_its_value() {
+fn the_value_of_a_category_change_is_ignored_because_graph_never_returns_it() {
     let body = r#"{"object":"page","entry":[{"id":"5","time":1789999000,"changes":[{"field":"category","value":"WEBSITE"}]}]}"#;
     let meaning = interpret_first_entry(body);
     assert!(meaning.observations.is_empty() && !meaning.notified_fields.is_empty());
@@ -84,7 +84,7 @@ fn an_entry_time_is_seconds_or_milliseconds_and_at_most_five_minutes_ahead() {
 }
 
 #[test]
-fn a_value_without_an_entry_time_is_only_a_hint() {
+fn a_value_without_an_entry_time_is_ignored_and_its_field_is_notified() {
     let meaning = interpret_first_entry(
         r#"{"object":"page","entry":[{"id":"5","changes":[{"field":"name","value":"n"}]}]}"#,
     );

@@ -15,7 +15,7 @@ use model::job::{Job, decode_message, encode_message};
 use model::queue_name::QueueName;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::delivery::{AckHandle as AnyReceipt, Delivery};
+use super::delivery::{AckHandle as AnyAckHandle, Delivery};
 use super::error::QueueError;
 use super::messages::{MAX_JOBS_PER_MESSAGE, MAX_MESSAGE_BYTES, split_into_messages};
 use super::{Depth, PUBLISH_DEADLINE, Queue};
@@ -58,22 +58,22 @@ impl EmbeddedQueue {
         })
     }
 
-    /// Leases the next delivery of a queue; `None` if no message waits.
+    /// Leases the next delivery of a queue. Returns `None` if no message waits.
     async fn lease_delivery(&self, queue_name: QueueName) -> Result<Option<Delivery>, QueueError> {
         let shared = self.shared.clone();
         let lease = self.shared.next_lease.fetch_add(1, Ordering::Relaxed);
-        // The receipt is created inside the transaction. If the caller was cancelled before the
+        // The ack handle is created inside the transaction. If the caller is cancelled before the
         // result arrives, dropping the result releases the rows.
         let work = move |connection: &Connection| {
             let Some(leased) = lease_rows(connection, queue_name, lease)? else {
                 return Ok(None);
             };
-            let receipt = AckHandle {
+            let handle = AckHandle {
                 shared: Some(shared),
                 queue_name,
                 lease,
             };
-            Ok(Some((leased, receipt)))
+            Ok(Some((leased, handle)))
         };
         let leased = self
             .shared
@@ -81,10 +81,10 @@ impl EmbeddedQueue {
             .write(work)
             .await
             .map_err(unavailable)?;
-        Ok(leased.map(|((jobs, attempt), receipt)| Delivery {
+        Ok(leased.map(|((jobs, attempt), handle)| Delivery {
             jobs,
             attempt,
-            receipt: AnyReceipt::Embedded(receipt),
+            ack_handle: AnyAckHandle::Embedded(handle),
         }))
     }
 }

@@ -9,7 +9,7 @@ use crate::queue::error::QueueError;
 /// The heartbeat interval in seconds. A dead peer is detected after two intervals.
 const HEARTBEAT_SECONDS: u16 = 8;
 
-/// The address of the broker, and the role that names our connections to it.
+/// The address of the broker, and the role that is part of the names of connections to it.
 pub(super) struct Broker {
     uri: lapin::uri::AMQPUri,
     role: String,

@@ -21,7 +21,7 @@ use super::connection::Broker;
 use super::deadline::{unavailable, with_timeout};
 use super::topology::{DEAD_LETTER_QUEUE, amqp_queue, declare};
 use crate::queue::Depth;
-use crate::queue::delivery::{AckHandle as AnyReceipt, Delivery};
+use crate::queue::delivery::{AckHandle as AnyAckHandle, Delivery};
 use crate::queue::error::QueueError;
 
 /// The largest number of unacknowledged messages of a consumer.
@@ -66,7 +66,7 @@ impl Consumers {
         }
     }
 
-    /// Waits for the next message of a queue, on a new channel if there is none that works.
+    /// Waits for the next message of a queue. Opens a new channel if the queue has no usable one.
     pub(super) async fn receive(&self, queue_name: QueueName) -> Result<Delivery, QueueError> {
         let state = &self.queues[queue_name as usize];
         let mut consumers = state.consumers.lock().await;
@@ -88,7 +88,7 @@ impl Consumers {
                     return Err(unavailable(&error));
                 }
                 // Either a stream has ended, or the message was buffered before the channel broke
-                // and cannot be acknowledged. The broker delivers it again.
+                // and cannot be acknowledged. The broker delivers such a message again.
                 Some((Ok(_), _)) | None => *consumers = None,
             }
         }
@@ -216,12 +216,12 @@ fn into_delivery(delivery: lapin::message::Delivery, is_dead_letter: bool) -> De
         1
     };
     let attempt = earlier_deliveries.saturating_add(1).max(lowest);
-    let receipt = AckHandle {
+    let handle = AckHandle {
         acker: Some(delivery.acker),
     };
     Delivery {
         jobs: decode_message(&delivery.data),
         attempt,
-        receipt: AnyReceipt::RabbitMq(receipt),
+        ack_handle: AnyAckHandle::RabbitMq(handle),
     }
 }

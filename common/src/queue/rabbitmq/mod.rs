@@ -4,9 +4,9 @@
 //!
 //! - Publishers and consumers use separate connections.
 //! - A channel has at most one unconfirmed message.
-//! - A publish succeeds only by a positive publisher confirm without a returned message.
+//! - A publish succeeds only with a positive publisher confirm and without a returned message.
 //! - Every operation of the broker has a deadline that pagesync sets.
-//! - lapin recovers nothing. A broken connection is dropped with all its channels.
+//! - The recovery of lapin is not used. A broken connection is dropped with all its channels.
 
 pub(in crate::queue) mod ack_handle;
 mod connection;
@@ -43,8 +43,8 @@ pub struct RabbitMq {
 impl RabbitMq {
     /// Opens the queue on the broker at `uri` (`amqp://user:password@host:5672/vhost`) and declares
     /// its AMQP queues. `role` becomes part of the names of the connections. Fails if `uri` is
-    /// malformed or if an AMQP queue exists with other arguments. If the broker does not answer, it
-    /// is connected to later, when jobs are published or received.
+    /// malformed or if an AMQP queue exists with other arguments. If the broker does not answer, a
+    /// later publish or receive connects to it.
     pub async fn open(uri: &str, role: &str) -> Result<Self, QueueError> {
         let broker = Arc::new(Broker::new(uri, role)?);
         match broker.connect_and_declare("check").await {

@@ -1,10 +1,12 @@
-//! The publisher: a few slots, each with a channel of its own and one message in flight.
+//! The publisher: a few publishing channels, each with at most one message in flight.
 //!
-//! A slot puts the webhook jobs of all waiting callers into one message, so that one confirm
-//! serves many callers. A free slot publishes at once and does not wait for further jobs.
+//! A publishing channel puts the webhook jobs of all waiting callers into one message, so that one
+//! confirm serves many callers. An idle channel publishes at once and does not wait for further
+//! jobs.
 //!
-//! Invariant: a caller gets `Ok` only by the positive confirm of the message that contains its
-//! jobs. With two messages in flight on one channel, lapin assigns a confirm to the wrong message.
+//! Invariant: a caller gets `Ok` only after the positive confirm of the message that contains its
+//! jobs. With two messages in flight on one channel, lapin can assign a confirm to the wrong
+//! message.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,9 +28,9 @@ use crate::queue::error::QueueError;
 use crate::queue::messages::{MAX_JOBS_PER_MESSAGE, MAX_MESSAGE_BYTES};
 use crate::retry::Backoff;
 
-/// The number of channels that publish at the same time.
+/// The number of publishing channels.
 const PUBLISH_CHANNELS: usize = 8;
-/// How long a slot waits for a confirm before it drops its channel.
+/// How long a publishing channel waits for a confirm. After that the connection is replaced.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
 
 type PublishResult = Result<(), QueueError>;
@@ -50,11 +52,11 @@ enum State {
     Down,
 }
 
-/// The requests that wait for a slot, and the state of the connection.
+/// The requests that wait for a publishing channel, and the state of the connection.
 struct Pending {
     /// Never locked across an await.
     requests: Mutex<VecDeque<Request>>,
-    /// Wakes a slot.
+    /// Wakes a publishing channel.
     arrived: Notify,
     state: watch::Sender<State>,
 }
@@ -75,7 +77,8 @@ impl std::fmt::Debug for Pending {
 }
 
 impl Publisher {
-    /// Starts the publishing task, which connects to the broker. `ended` is cancelled when it ends.
+    /// Starts the publishing task, which connects to the broker. `ended` is cancelled when the task
+    /// ends.
     pub(super) fn start(broker: Arc<Broker>, ended: CancellationToken) -> Self {
         let state = watch::Sender::new(State::Down);
         let pending = Arc::new(Pending {
@@ -87,7 +90,7 @@ impl Publisher {
         let supervised = stop
             .clone()
             .run_until_cancelled_owned(supervise(broker, pending.clone()));
-        // The guard cancels `ended` also if the task panics.
+        // The guard also cancels `ended` if the task panics.
         let guard = ended.drop_guard();
         tokio::spawn(async move {
             let _ended = guard;
@@ -173,7 +176,7 @@ impl Pending {
     /// Removes and returns the requests of the next message; none if no request waits.
     fn pop_group(&self) -> Vec<Request> {
         let mut requests = self.lock();
-        // Skip requests whose caller does not wait any more: they would only delay the others.
+        // Skip requests whose caller no longer waits: they would only delay the others.
         while requests.front().is_some_and(|next| next.result.is_closed()) {
             requests.pop_front();
         }
@@ -186,7 +189,7 @@ impl Pending {
                 && jobs + next.jobs.len() <= MAX_JOBS_PER_MESSAGE
                 && bytes + next.bytes <= MAX_MESSAGE_BYTES;
             if !group.is_empty() && !fits {
-                // The rest needs another message: wake another slot.
+                // The rest needs another message: wake another publishing channel.
                 self.arrived.notify_one();
                 break;
             }
@@ -219,7 +222,8 @@ async fn supervise(broker: Arc<Broker>, pending: Arc<Pending>) {
                 let reason = publish_on(&connection, &pending).await;
                 pending.set_state(State::Down);
                 tracing::warn!(reason, "the connection for publishing was lost");
-                // The close is not awaited: a broker that hangs would delay the next attempt.
+                // The close is not awaited, because a broker that does not answer would delay the
+                // next attempt.
                 tokio::spawn(async move { close(&connection).await });
             }
             Err(error) => tracing::warn!(error = %error, "cannot connect to the broker to publish"),
@@ -228,18 +232,18 @@ async fn supervise(broker: Arc<Broker>, pending: Arc<Pending>) {
     }
 }
 
-/// Publishes on a connection until it fails. Returns the reason.
+/// Publishes on a connection until the connection or one of its channels fails. Returns the reason.
 async fn publish_on(connection: &Connection, pending: &Arc<Pending>) -> String {
     let mut events = connection.events_listener();
-    let mut slots = JoinSet::new();
+    let mut channels = JoinSet::new();
     for _ in 0..PUBLISH_CHANNELS {
         match open_channel(connection).await {
-            Ok(channel) => slots.spawn(run_channel(channel, pending.clone())),
+            Ok(channel) => channels.spawn(run_channel(channel, pending.clone())),
             Err(error) => return error.to_string(),
         };
     }
     pending.set_state(State::Up);
-    let mut slot_failure = None;
+    let mut end_reason = None;
     loop {
         tokio::select! {
             event = events.next() => match event {
@@ -249,7 +253,7 @@ async fn publish_on(connection: &Connection, pending: &Arc<Pending>) -> String {
                 }
                 Some(Event::ConnectionUnblocked) => {
                     tracing::info!("the broker accepts messages again");
-                    if let Some(reason) = slot_failure {
+                    if let Some(reason) = end_reason {
                         return reason;
                     }
                     pending.set_state(State::Up);
@@ -258,13 +262,13 @@ async fn publish_on(connection: &Connection, pending: &Arc<Pending>) -> String {
                 Some(_) => {}
                 None => return "the connection has ended".to_owned(),
             },
-            Some(reason) = slots.join_next() => {
+            Some(reason) = channels.join_next() => {
                 let reason = reason.unwrap_or_else(|panic| panic.to_string());
                 // The broker would block a new connection too: reconnect after the block has ended.
                 if *pending.state.borrow() != State::Blocked {
                     return reason;
                 }
-                slot_failure = Some(reason);
+                end_reason = Some(reason);
             }
         }
     }
@@ -280,7 +284,8 @@ async fn open_channel(connection: &Connection) -> Result<Channel, QueueError> {
     Ok(channel)
 }
 
-/// Publishes one group of requests after another until the channel fails. Returns the reason.
+/// Publishes one group of requests after another until the channel fails. Returns the reason of the
+/// failure.
 async fn run_channel(channel: Channel, pending: Arc<Pending>) -> String {
     loop {
         let group = pending.next_group().await;
@@ -313,7 +318,7 @@ async fn run_channel(channel: Channel, pending: Arc<Pending>) -> String {
     }
 }
 
-/// Returns the result of the callers and the reason that ends the slot.
+/// Returns the result for the callers and the reason that ends the publishing channel.
 fn channel_failure(reason: &str) -> (PublishResult, Option<String>) {
     (
         Err(QueueError::Unavailable(reason.to_owned())),

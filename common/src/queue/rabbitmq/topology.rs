@@ -1,7 +1,7 @@
 //! The AMQP queues and their arguments, version 1.
 //!
 //! Invariant: the arguments of a version never change. A broker refuses to declare an existing
-//! queue with other arguments, and pagesync deletes no queue. Other arguments need a version 2 with
+//! queue with other arguments, and pagesync deletes no queue. New arguments need a version 2 with
 //! new names.
 
 use lapin::options::QueueDeclareOptions;
@@ -16,7 +16,7 @@ use crate::queue::error::QueueError;
 pub(super) const DEAD_LETTER_QUEUE: &str = "pagesync.v1.dead";
 /// How often a message can be requeued before the broker moves it to the dead-letter queue. The
 /// limit is declared because its default differs between versions of RabbitMQ. It must not be -1,
-/// which on 3.10 moves a message at its first return.
+/// with which RabbitMQ 3.10 moves a message when it is first requeued.
 const DELIVERY_LIMIT: i64 = 20;
 
 /// Returns the name of the AMQP queue for a queue of jobs.

@@ -70,7 +70,7 @@ fn expectations_hold(
     for (key, expected) in commit
         .guards
         .iter()
-        .map(|(key, version)| (key, *version))
+        .map(|guard| (&guard.key, guard.version))
         .chain(expected_records)
     {
         if record_version(connection, key, now)? != expected {

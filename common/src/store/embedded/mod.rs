@@ -169,8 +169,8 @@ impl Store for EmbeddedStore {
 
     async fn commit(&self, commits: &[Commit]) -> Result<Vec<CommitOutcome>, StoreError> {
         let now = self.clock.now();
-        // Each commit is submitted by itself and gets its own savepoint. The writer commits them
-        // together.
+        // Each commit is submitted separately and has its own savepoint. The writer thread commits
+        // them together.
         let receivers: Vec<_> = commits
             .iter()
             .cloned()

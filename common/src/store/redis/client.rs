@@ -16,7 +16,7 @@ use crate::store::StoreError;
 /// How long connecting and each reply may take. The default of the client, 500 ms, is too short
 /// while the server writes its append-only file.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// How many connections the pool has at most.
+/// The largest number of connections in the pool.
 const MAX_CONNECTIONS: usize = 16;
 /// The script that executes a commit.
 pub(super) const COMMIT_SCRIPT: &str = include_str!("commit.lua");
@@ -70,7 +70,7 @@ impl RedisStore {
         })
     }
 
-    /// Returns a connection of the pool, and opens one if none is idle.
+    /// Returns a connection of the pool, or a new one if none is idle.
     pub(super) async fn connection(&self) -> Result<Connection, StoreError> {
         self.pool
             .get()

@@ -1,7 +1,9 @@
 -- Executes one commit: if all expected versions match, everything is written, otherwise nothing.
 -- KEYS contains every key that the commit touches. The commit in ARGV[1] is JSON and refers to keys
 -- by their index in KEYS, from 1. Versions and times are strings, because Lua would round large
--- numbers.
+-- numbers. Times to live are in milliseconds. Due times are in milliseconds since the UNIX epoch,
+-- on the clock of the caller. Expiry times are in milliseconds since the UNIX epoch, on the clock
+-- of this server.
 local commit = cjson.decode(ARGV[1])
 
 local function version(key)
@@ -21,42 +23,44 @@ end
 local page = commit.page
 if page then
   local key = KEYS[page.key]
-  local now = next_version(key)
-  local held = {}
+  local new_version = next_version(key)
+  local stored = {}
   if redis.call('TYPE', key).ok == 'hash' then
     local flat = redis.call('HGETALL', key)
-    for i = 1, #flat, 2 do held[flat[i]] = flat[i + 1] end
+    for i = 1, #flat, 2 do stored[flat[i]] = flat[i + 1] end
   elseif redis.call('EXISTS', key) == 1 then
     -- DEL is called only if there is something to delete. A full Redis refuses HSET but not DEL,
     -- and after a first write it executes the rest of a script in any case.
     redis.call('DEL', key)
   end
   -- Only attributes that changed are written, which keeps the append-only file small.
-  local set, gone = { '_version', now }, {}
+  local changed, removed = { '_version', new_version }, {}
   for name, text in pairs(page.attributes) do
-    if held[name] ~= text then set[#set + 1] = name; set[#set + 1] = text end
+    if stored[name] ~= text then changed[#changed + 1] = name; changed[#changed + 1] = text end
   end
-  for name in pairs(held) do
-    if name ~= '_version' and page.attributes[name] == nil then gone[#gone + 1] = name end
+  for name in pairs(stored) do
+    if name ~= '_version' and page.attributes[name] == nil then removed[#removed + 1] = name end
   end
-  redis.call('HSET', key, unpack(set))
-  if #gone > 0 then redis.call('HDEL', key, unpack(gone)) end
+  redis.call('HSET', key, unpack(changed))
+  if #removed > 0 then redis.call('HDEL', key, unpack(removed)) end
   redis.call('ZADD', KEYS[page.index], 0, page.id)
   if page.forget then redis.call('DEL', KEYS[page.history]) end
   if #page.entries > 0 then
     for _, entry in ipairs(page.entries) do redis.call('LPUSH', KEYS[page.history], entry) end
     redis.call('LTRIM', KEYS[page.history], 0, page.keep - 1)
-    local n = redis.call('INCR', KEYS[page.feed_position])
-    redis.call('XADD', KEYS[page.feed], 'MAXLEN', '~', page.feed_keep, string.format('%d-0', n), 'entry', page.feed_entry)
+    local position = redis.call('INCR', KEYS[page.feed_position])
+    redis.call('XADD', KEYS[page.feed], 'MAXLEN', '~', page.feed_keep, string.format('%d-0', position), 'entry', page.feed_entry)
   end
 end
 
 for _, record in ipairs(commit.records) do
   local key, index, expiry = KEYS[record.key], KEYS[record.index], KEYS[record.expiry]
-  local clock = redis.call('TIME')
-  local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-  -- Redis deletes expired records by itself. Each write removes up to eight of them from the index.
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', expiry, '-inf', string.format('%.0f', now), 'LIMIT', 0, 8)) do
+  -- TIME returns seconds, and microseconds within the second.
+  local time = redis.call('TIME')
+  local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+  -- Redis deletes an expired record, but its id stays in the index. Each write removes up to eight
+  -- such ids.
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', expiry, '-inf', string.format('%.0f', now_ms), 'LIMIT', 0, 8)) do
     redis.call('ZREM', index, id)
     redis.call('ZREM', expiry, id)
   end
@@ -65,7 +69,7 @@ for _, record in ipairs(commit.records) do
     redis.call('ZADD', index, 0, record.id)
     if record.ttl then
       redis.call('PEXPIRE', key, record.ttl)
-      redis.call('ZADD', expiry, string.format('%.0f', now + tonumber(record.ttl)), record.id)
+      redis.call('ZADD', expiry, string.format('%.0f', now_ms + tonumber(record.ttl)), record.id)
     else
       redis.call('PERSIST', key)
       redis.call('ZREM', expiry, record.id)

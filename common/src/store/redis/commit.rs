@@ -21,9 +21,9 @@ impl RedisStore {
         let payloads: Vec<Payload> = commits.iter().map(Payload::new).collect();
         let mut connection = self.connection().await?;
         let mut outcomes: Vec<Option<CommitOutcome>> = vec![None; payloads.len()];
-        // The script is called by its hash. Commits for which the server does not know the hash are
-        // sent again with the text of the script, because any client can flush the scripts at any
-        // time.
+        // The script is called by its hash. If the server does not know the hash, for example
+        // because a client has flushed the scripts, the commits are sent again with the text of the
+        // script.
         for (command, script) in [("EVALSHA", self.commit.get_hash()), ("EVAL", COMMIT_SCRIPT)] {
             let pending: Vec<usize> = (0..payloads.len())
                 .filter(|i| outcomes[*i].is_none())
@@ -61,10 +61,10 @@ impl RedisStore {
         if self.durability == Durability::Fsync {
             wait_for_disk(&mut connection).await?;
         } else if commits.iter().any(polls_cannot_restore) {
-            // A failure is only logged: in relaxed mode the server may be unable to confirm the
-            // write. `check` warns if it has no append-only file.
+            // A failure is only logged, because in relaxed mode the server may be unable to confirm
+            // the write. `check` warns if the server has no append-only file.
             if let Err(error) = wait_for_disk(&mut connection).await {
-                tracing::debug!(error = %error, "cannot confirm that the data of a login is on disk");
+                tracing::debug!(error = %error, "cannot confirm that a login or the end of a connection is on disk");
             }
         }
         let missing = || StoreError::Unexpected("Redis returned no reply for a commit".to_owned());

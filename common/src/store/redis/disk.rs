@@ -13,7 +13,7 @@ use super::client::RedisStore;
 use super::reply::{parse, unavailable};
 use crate::store::{Commit, RecordKind, RecordWrite, StoreError};
 
-/// How long to wait for a rewrite. Redis continues it after that.
+/// How long to wait for a rewrite. If it takes longer, Redis continues it in the background.
 const REWRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often the state of a rewrite is read.
 const REWRITE_CHECK_INTERVAL: Duration = Duration::from_millis(50);
@@ -59,8 +59,8 @@ impl RedisStore {
                     .await;
                 match reply {
                     Ok(_) => has_started = true,
-                    // Another client has started a rewrite since the state was read. It began after
-                    // the deletions, so it serves as well.
+                    // Another client has started a rewrite since the state was read. That rewrite
+                    // began after the deletions, so it removes the deleted data too.
                     Err(error) if error.to_string().contains("already in progress") => {
                         has_started = true;
                     }
@@ -92,8 +92,8 @@ impl RedisStore {
     }
 }
 
-/// Returns whether a commit contains data that no poll can restore: a login, or the end of a
-/// connection.
+/// Returns whether a commit writes or deletes a record that no poll can restore: a token exchange,
+/// the token of a person, or the epoch of a connection.
 pub(super) fn polls_cannot_restore(commit: &Commit) -> bool {
     commit.records.iter().any(|write| {
         let (RecordWrite::Put { key, .. }

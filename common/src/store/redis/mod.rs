@@ -1,6 +1,7 @@
 //! Implements the store on Redis.
 //!
-//! All keys share the hash tag `{pagesync}`, so that one script may touch several of them.
+//! All keys share the hash tag `{pagesync}`, so that one script may touch several of them in a
+//! cluster.
 //!
 //! | key | type | content |
 //! |---|---|---|
@@ -15,7 +16,7 @@
 //! | `{pagesync}:expiry:<kind>` | sorted set | the ids of expiring records by expiry time |
 //! | `{pagesync}:meta` | hash | the epoch and the layout |
 //!
-//! Invariant: every commit is one script. All commands of a batch use one connection.
+//! Invariant: every commit is one call of `commit.lua`.
 
 pub mod client;
 mod commit;
@@ -50,7 +51,7 @@ use reply::{
 const CLAIM_SCRIPT: &str = include_str!("claim.lua");
 /// The version of the keys and their contents.
 const LAYOUT: &str = "2";
-/// How many commits share a pipeline at most.
+/// The largest number of commits in one pipeline.
 const MAX_BATCH_COMMITS: usize = 200;
 
 #[async_trait]
@@ -100,7 +101,7 @@ impl Store for RedisStore {
         let from = cursor.map_or(0, |cursor| cursor.position);
         let meta = meta_key();
         let mut pipeline = redis::pipe();
-        // Without a transaction, an entry that is written between the commands would look trimmed.
+        // A transaction makes the three replies describe the same state of the database.
         pipeline.atomic();
         pipeline.cmd("HGET").arg(&meta).arg("epoch");
         pipeline.cmd("GET").arg(feed_position_key());
@@ -295,7 +296,7 @@ impl RedisStore {
         }
     }
 
-    /// Returns the epoch of the database. Creates one, and the layout before it, if there is none.
+    /// Returns the epoch of the database. If there is none, stores the layout and then a new epoch.
     async fn epoch(&self) -> Result<String, StoreError> {
         let meta = meta_key();
         let mut pipeline = redis::pipe();

@@ -1,8 +1,8 @@
 //! Encodes a commit as the arguments of `commit.lua`.
 //!
 //! Invariant: every key that the script touches is in `KEYS`, as Redis requires. The JSON text
-//! names each key by its index. Versions and times are strings, because Lua would round large
-//! numbers.
+//! refers to each key by its index. Versions and times are strings, because Lua would round large
+//! numbers. Due times are in milliseconds since the UNIX epoch, and times to live in milliseconds.
 
 use model::page::Status;
 use model::queue_name::QueueName;
@@ -122,8 +122,8 @@ impl Payload {
                 version: version.to_string(),
             });
         };
-        for (key, version) in &commit.guards {
-            expect_record(&mut keys, key, *version);
+        for guard in &commit.guards {
+            expect_record(&mut keys, &guard.key, guard.version);
         }
         for write in &commit.records {
             if let RecordWrite::Put {

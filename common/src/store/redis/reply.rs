@@ -14,7 +14,7 @@ use crate::store::{
     Versioned, codec,
 };
 
-/// The beginning of every key: a hash tag, which places all keys in one slot of a cluster.
+/// The beginning of every key: a hash tag, which places all keys in one hash slot of a cluster.
 pub(super) const PREFIX: &str = "{pagesync}";
 
 /// Returns the key of the hash with the epoch and the layout of the database.

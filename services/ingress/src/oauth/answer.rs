@@ -1,7 +1,7 @@
-//! The answers of a login: JSON for programs, HTML if the browser accepts it.
+//! The answers to the requests of a login: HTML if the client accepts HTML, otherwise JSON.
 //!
-//! Invariants: text from outside is escaped in HTML, no answer may be cached or framed, and no
-//! answer contains a token.
+//! Invariants: text from requests or from Facebook is escaped in HTML, no answer may be cached or
+//! framed, and no answer contains a token.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -19,9 +19,9 @@ use super::probe::{self, ProbeError};
 use super::progress::{Connected, PageProgress, Progress, load_progress, page_progress};
 use crate::html::escape;
 
-/// How long the answer for a program waits until the login is complete.
+/// How long the answer for a program waits for the completion of the login.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(15);
-/// How many Pages the answer for a person shows.
+/// The maximum number of Pages that the answer for a person shows.
 const MAX_SHOWN_PAGES: usize = 200;
 /// The time between two reads of the progress.
 const CHECK_INTERVAL: Duration = Duration::from_millis(200);
@@ -65,7 +65,8 @@ fn json_response(status: StatusCode, body: &Json) -> Response {
     (status, SECURITY_HEADERS, content_type, body.to_string()).into_response()
 }
 
-/// Returns the answer to a login that failed: `code` is for programs, `text` for people.
+/// Returns the answer to a login that is refused or failed: `code` is for programs, `text` for
+/// people.
 pub(super) fn refusal(headers: &HeaderMap, status: StatusCode, code: &str, text: &str) -> Response {
     if accepts_html(headers) {
         let mut body = format!(r#"<p class="bad">{}</p>"#, escape(text));
@@ -120,14 +121,15 @@ pub(super) async fn progress_response(
     }
 }
 
-/// Returns the progress of a login when it is complete, has failed, or after [`LOGIN_TIMEOUT`].
+/// Waits until a login is complete or has failed, at most for [`LOGIN_TIMEOUT`], and returns its
+/// progress.
 async fn wait_for_progress(context: &LoginContext, id: &LoginId) -> Result<Progress, StoreError> {
     let deadline = tokio::time::Instant::now() + LOGIN_TIMEOUT;
     let mut interval = tokio::time::interval(CHECK_INTERVAL);
     loop {
         tokio::select! {
             _ = interval.tick() => {}
-            // The process stops: the answer is the progress until now.
+            // The process is stopping, so the answer is the present progress.
             () = context.lifecycle.stopping() => return load_progress(context, id).await,
         }
         let progress = load_progress(context, id).await?;
@@ -159,8 +161,7 @@ async fn json_progress(
     };
     Ok(match progress {
         Progress::Waiting => {
-            let text =
-                "no worker has processed this login yet; it continues as soon as a worker does";
+            let text = "no worker has processed this login yet; it continues as soon as a worker is available";
             without_pages(
                 StatusCode::OK,
                 json!({"status": "pending", "message": text}),
@@ -179,7 +180,7 @@ async fn json_progress(
                     (Some(problem), false) => json!({"status": "error", "message": problem}),
                     (None, false) => json!({"status": "pending"}),
                 };
-                json!({"page_id": page.view.summary.id, "result": result})
+                json!({"page_id": page.view.page.id, "result": result})
             };
             let poll_results: Vec<Json> = pages.iter().map(poll_result).collect();
             let body = json!({
@@ -193,7 +194,8 @@ async fn json_progress(
     })
 }
 
-/// Returns at most `max` Pages of a connection, or none before a connection poll has read them.
+/// Returns at most `max` Pages of a connection, or no Page while the first connection poll since
+/// the login is not complete.
 async fn polled_pages(
     context: &LoginContext,
     connected: &Connected,
@@ -206,7 +208,8 @@ async fn polled_pages(
     }
 }
 
-/// Returns why the Pages of a connection cannot be read, or `None` if the connection is active.
+/// Returns the reason why the Pages of a connection cannot be read, or `None` if the connection is
+/// active.
 fn connection_problem(connected: &Connected) -> Option<String> {
     let connection = &connected.connection;
     let is_unusable = connection.status != Status::Active;
@@ -221,7 +224,7 @@ fn connection_problem(connected: &Connected) -> Option<String> {
 /// Returns the id and the values of a Page in the form in which Graph returns them.
 fn page_fields(view: &PageDetail) -> Json {
     let mut page = serde_json::Map::new();
-    page.insert("id".to_owned(), json!(view.summary.id));
+    page.insert("id".to_owned(), json!(view.page.id));
     for (name, field) in &view.fields {
         if !field.value.is_null() {
             page.insert(name.clone(), field.value.clone());
@@ -262,7 +265,7 @@ async fn html_progress(
             StatusCode::OK,
             "Connecting",
             Some(address),
-            "<p>Waiting for Facebook. This page reloads by itself.</p>",
+            "<p>Waiting for Facebook. This page reloads automatically.</p>",
         ),
         Progress::Failed(reason) => {
             let body = format!(
@@ -311,7 +314,7 @@ fn connected_page(
         let count = connection.last_poll.as_ref().map_or(0, |poll| poll.pages);
         body.push_str(&pages_table(count, pages));
     } else {
-        body.push_str("<p>Reading your Pages. This page reloads by itself.</p>");
+        body.push_str("<p>Reading your Pages. This page reloads automatically.</p>");
     }
     let title = if connected.is_final {
         "Connected"
@@ -330,15 +333,15 @@ fn pages_table(count: u64, pages: &[PageProgress]) -> String {
         let name = page.view.fields.get("name");
         let name = name.and_then(|field| field.value.as_str());
         let state = if page.is_read { "read" } else { "waiting" };
-        let is_good = page.is_read && page.view.summary.status == model::page::Status::Active;
+        let is_good = page.is_read && page.view.page.status == model::page::Status::Active;
         let class = if is_good { "good" } else { "bad" };
         // Writing to a String cannot fail.
         let _ = write!(
             table,
             r#"<tr><td>{}</td><td>{}</td><td class="{class}">{state}, {}</td></tr>"#,
             escape(name.unwrap_or("")),
-            page.view.summary.id,
-            page.view.summary.status
+            page.view.page.id,
+            page.view.page.status
         );
     }
     table.push_str("</table>");

@@ -1,6 +1,6 @@
 //! `GET /facebook/callback`: the address to which the dialog redirects the browser.
 //!
-//! Invariant: a code is exchanged at most once, and only for a state that began in this browser.
+//! Invariant: a code is exchanged at most once, and only if its login began in this browser.
 //!
 //! | request | answer |
 //! |---|---|
@@ -30,16 +30,16 @@ use super::context::LoginContext;
 use super::cookie::login_cookie;
 use crate::context::Context;
 
-/// The longest code that is sent to Facebook, in bytes. Real ones have a few hundred characters.
+/// The longest code that is sent to Facebook, in bytes. Real codes have a few hundred characters.
 const MAX_CODE: usize = 4096;
 
-/// The answer to a callback that does not complete a login.
+/// The answer to a callback whose code is not exchanged.
 #[derive(Debug)]
 struct Refusal {
     status: StatusCode,
     /// The code of the error for programs; also the label of the metric.
     error_code: &'static str,
-    /// The sentence for people.
+    /// The message for people.
     message: String,
 }
 
@@ -56,15 +56,16 @@ impl Refusal {
         Self::new(StatusCode::BAD_REQUEST, code, message)
     }
 
-    /// Logs a failure of the store, and returns the answer to it.
+    /// Logs an error of the store, and returns the answer to it.
     fn unavailable(error: &StoreError) -> Self {
-        tracing::error!(error = %error, "a login cannot go on");
+        tracing::error!(error = %error, "a login cannot continue");
         let message = "This cannot be completed right now. Please reload the page in a minute.";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
     }
 }
 
-/// Handles `GET /facebook/callback`: completes a login.
+/// Handles `GET /facebook/callback`: exchanges the code of a login, which a worker then completes,
+/// and returns the progress of the login.
 pub(crate) async fn handle_callback(
     State(context): State<Arc<Context>>,
     headers: HeaderMap,
@@ -95,8 +96,8 @@ fn single_value<'a>(query: &'a [(String, String)], name: &str) -> Option<&'a str
     values.next().is_none().then_some(value.as_str())
 }
 
-/// Finds the login and exchanges its code, unless that was done before. Returns the id of the
-/// token exchange, from which the progress of the login is read.
+/// Finds the login, and exchanges its code if the code was not used yet. Returns the id of the
+/// login, which is also the id of its token exchange.
 async fn use_code(
     context: &Arc<Context>,
     headers: &HeaderMap,
@@ -123,13 +124,13 @@ async fn use_code(
     })?;
     let used = Stage::CodeUsed(context.login.clock.now());
     if write_stage(&context.login, &id, version, &value, used).await? == CommitOutcome::Stale {
-        // Another request of this browser exchanges the code.
+        // Another request from this browser is exchanging the code.
         return Ok(id);
     }
-    // The exchange is a task of its own, so that a browser that disconnects does not interrupt it.
-    let (context, grant_id, code) = (context.clone(), id.clone(), code.to_owned());
+    // The exchange has its own task, so that it continues if the browser disconnects.
+    let (context, exchange_id, code) = (context.clone(), id.clone(), code.to_owned());
     let exchanged = tokio::spawn(async move {
-        exchange_code(&context.login, &grant_id, &value, version + 1, &code).await
+        exchange_code(&context.login, &exchange_id, &value, version + 1, &code).await
     });
     match exchanged.await {
         Ok(exchanged) => exchanged.map(|()| id),
@@ -139,8 +140,8 @@ async fn use_code(
     }
 }
 
-/// Returns the login that the state names. Fails if there is none, if it has expired, or if it
-/// began in another browser.
+/// Returns the login with the state in the query. Fails if there is no such login, if the login has
+/// expired, or if it began in another browser.
 async fn find_login(
     context: &LoginContext,
     headers: &HeaderMap,
@@ -184,7 +185,7 @@ async fn find_login(
 }
 
 /// Returns the refusal if the person denied access or Facebook reports an error. Source: "Manually
-/// build a login flow"; the form without `error` was observed.
+/// build a login flow". The form without `error` is not documented, but it was observed.
 fn dialog_error(query: &[(String, String)]) -> Option<Refusal> {
     let names = ["error", "error_code", "error_reason", "error_message"];
     names.iter().find_map(|name| single_value(query, name))?;
@@ -208,7 +209,7 @@ fn dialog_error(query: &[(String, String)]) -> Option<Refusal> {
     })
 }
 
-/// Writes a login with a new stage, if it still has `version`.
+/// Writes `login` with a new stage if the stored login still has `version`.
 async fn write_stage(
     context: &LoginContext,
     id: &LoginId,
@@ -286,7 +287,7 @@ async fn exchange_code(
     Ok(())
 }
 
-/// Logs why a code could not be exchanged, and returns the answer to it.
+/// Logs the error of the exchange of a code, and returns the answer to it.
 fn exchange_error(error: &GraphError) -> Refusal {
     tracing::warn!(error = %error, "a code could not be exchanged");
     match error {

@@ -26,25 +26,26 @@ pub struct LoginContext {
     /// The address of the public listener of this process, to which the probe is posted.
     pub(super) public_address: SocketAddr,
     pub(super) http: reqwest::Client,
-    /// Ends the wait for a login when the process stops.
+    /// The lifecycle of the process. An answer stops waiting for its login when the process is
+    /// stopping.
     pub(super) lifecycle: Lifecycle,
     pub(super) limits: LoginLimits,
 }
 
-/// The limits on logins. Anybody can begin a login, which stores a record, or request a callback,
-/// which reads the store many times.
+/// The limits on logins in this process. They protect the store, because anybody can begin a login,
+/// which stores a record, and request its callback, which reads the store repeatedly.
 #[derive(Debug)]
 pub(super) struct LoginLimits {
-    /// The current second, and how many logins began in it.
+    /// The current second, and how many logins were requested in it, including refused ones.
     // The lock is never held across an await.
     current_second: Mutex<(u64, u32)>,
-    /// Limits how many callbacks are answered at the same time.
+    /// The permits to answer callbacks, at most [`MAX_CALLBACKS`] at the same time.
     pub(super) callbacks: Semaphore,
 }
 
-/// How many logins may begin in one second.
+/// The maximum number of logins that begin in one second.
 const MAX_LOGINS_PER_SECOND: u32 = 50;
-/// How many callbacks may be answered at the same time.
+/// The maximum number of callbacks that are answered at the same time.
 const MAX_CALLBACKS: usize = 64;
 
 impl LoginLimits {
@@ -55,7 +56,7 @@ impl LoginLimits {
         }
     }
 
-    /// Counts a login that begins at `now`, and returns whether it may.
+    /// Counts a login that is requested at `now`. Returns whether it may begin.
     pub(super) fn admit(&self, now: HostTime) -> bool {
         let second = now.0 / 1000;
         let mut current = self
@@ -70,20 +71,20 @@ impl LoginLimits {
     }
 }
 
-/// Why a login context cannot be created.
+/// An error that prevents the creation of a [`LoginContext`].
 #[derive(Debug, thiserror::Error)]
 pub enum ContextError {
     /// The key file cannot be used.
     #[error(transparent)]
     Keys(#[from] SealingError),
-    /// The client for Graph cannot be created.
+    /// The client of Graph cannot be created.
     #[error(transparent)]
     Graph(#[from] GraphError),
 }
 
 impl LoginContext {
     /// Returns the context for a configuration. `public_address` is the address of the public
-    /// listener. Fails if the key file cannot be used or the client for Graph cannot be created.
+    /// listener. Fails if the key file cannot be used or the client of Graph cannot be created.
     pub fn new(
         config: &Config,
         store: Arc<dyn Store>,

@@ -24,7 +24,7 @@ use crate::context::Context;
 /// The number of random bytes in a state, and in a cookie.
 const RANDOM_BYTES: usize = 32;
 
-/// Why a login cannot begin.
+/// The reason why a login cannot begin.
 #[derive(Debug, thiserror::Error)]
 enum BeginError {
     /// The operating system returned no random bytes.
@@ -78,8 +78,8 @@ pub(crate) async fn redirect_to_dialog(
     }
 }
 
-/// Returns whether this request may begin a login: everybody may, or the query has a valid
-/// invitation.
+/// Returns whether a request may begin a login. With [`LoginPolicy::Invited`], its query must have
+/// a valid invitation.
 fn is_invited(context: &LoginContext, query: Option<Query<Vec<(String, String)>>>) -> bool {
     match (context.config.login_policy, &context.config.state_secret) {
         (LoginPolicy::Open, _) => true,
@@ -97,7 +97,8 @@ async fn create_login(
     headers: &HeaderMap,
 ) -> Result<(String, String), BeginError> {
     let state = random_text(RANDOM_BYTES)?;
-    // Logins in two tabs of one browser share its cookie.
+    // An existing cookie is used again, so that logins in several tabs of one browser are all
+    // valid.
     let browser = match login_cookie(headers) {
         Some(browser) => browser.to_owned(),
         None => random_text(RANDOM_BYTES)?,
@@ -114,7 +115,8 @@ async fn create_login(
         vec![put_write(key, &login, Some(0), Some(login::TTL))],
     )
     .await?;
-    // Lax and not Strict, because Facebook's redirect is a navigation from another site.
+    // The cookie is Lax and not Strict, because Facebook's redirect is a navigation from another
+    // site.
     let secure = if context.config.redirect_uri.starts_with("https://") {
         "; Secure"
     } else {

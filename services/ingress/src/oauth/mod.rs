@@ -1,4 +1,5 @@
-//! Logins: a person allows the app to read their Pages at Facebook, and returns with a code.
+//! Logins: in Facebook's dialog a person allows the app to read their Pages, and the browser
+//! returns with a code.
 //!
 //! Invariants: a state is valid once, for ten minutes, in the browser in which the login began. A
 //! code is exchanged only for such a state. The token is sealed before it is stored, is never

@@ -1,7 +1,8 @@
 //! The webhook test of a login: posts a probe, a signed webhook for the id 0, to the public
 //! listener of this process, and waits until a worker has stored it.
 //!
-//! The probe takes the way of every webhook: signature, queue, worker, store. It touches no Page.
+//! The probe is processed like every webhook, by ingress, queue, worker and store, but it changes
+//! no Page.
 
 use std::time::Duration;
 
@@ -16,18 +17,20 @@ use serde_json::json;
 
 use super::context::LoginContext;
 
-/// How long the listener may take to answer the probe, and then a worker to store it.
+/// How long the answer of the listener may take, and also how long a worker may then take to store
+/// the probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time between two reads of the store.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Why a probe did not reach the store. The text is the member `message` of the webhook test.
+/// The reason why a probe did not reach the store. The text is the member `message` of the webhook
+/// test.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ProbeError {
     /// The operating system returned no random bytes.
     #[error("the operating system returned no random bytes: {0}")]
     Random(#[from] getrandom::Error),
-    /// There is no app secret to sign with.
+    /// No app secret is configured, so the probe cannot be signed.
     #[error("FACEBOOK_APP_SECRET is missing")]
     NoAppSecret,
     /// The public listener did not answer within [`PROBE_TIMEOUT`].

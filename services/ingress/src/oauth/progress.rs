@@ -1,4 +1,5 @@
-//! Reads how far a login is from the records that the worker writes.
+//! Determines the progress of a login from the stored records of the login, its connection and its
+//! Pages.
 
 use common::records::app::{self, App};
 use common::records::connection::{self, Connection};
@@ -14,15 +15,15 @@ use model::time::HostTime;
 
 use super::context::LoginContext;
 
-/// Up to this many Pages, a login is complete only when each Page subscription is confirmed or has
-/// a problem. A login of more Pages is complete as soon as they were read, because subscribing
-/// takes two calls a Page.
+/// The maximum number of Pages for which a login waits until each Page subscription is confirmed or
+/// has a problem. A login with more Pages is complete as soon as its Pages were read, because each
+/// subscription takes two calls.
 const MAX_AWAITED_SUBSCRIPTIONS: u64 = 100;
 
-/// How far a login is.
+/// The progress of a login.
 #[derive(Debug)]
 pub(super) enum Progress {
-    /// The token is being exchanged.
+    /// The login is not completed yet: its code or its token is being exchanged.
     Waiting,
     /// The login failed for good, for this reason.
     Failed(String),
@@ -30,21 +31,21 @@ pub(super) enum Progress {
     Connected(Box<Connected>),
 }
 
-/// The state of a connection since a login.
+/// The state of the connection that a login created or renewed.
 #[derive(Debug)]
 pub(super) struct Connected {
     pub(super) connection: Connection,
     /// When the code of the login was exchanged, on this host's clock.
     pub(super) began_at: HostTime,
-    /// Whether a connection poll that began since then has read its Pages.
+    /// Whether a connection poll that began at `began_at` or later is complete.
     pub(super) is_polled: bool,
-    /// Why no webhooks arrive, as far as the app subscription tells.
+    /// The problem with the app subscription that prevents webhooks; `None` if there is none.
     pub(super) webhooks_problem: Option<String>,
-    /// Whether the login is complete, or cannot be completed.
+    /// Whether the login is complete, or its connection cannot be used.
     pub(super) is_final: bool,
 }
 
-/// The state of a Page of the connection since a login.
+/// A Page of the connection, and whether it was read.
 #[derive(Debug)]
 pub(super) struct PageProgress {
     pub(super) view: PageDetail,
@@ -52,7 +53,7 @@ pub(super) struct PageProgress {
     pub(super) is_read: bool,
 }
 
-/// Returns how far a login has come.
+/// Returns the progress of a login.
 pub(super) async fn load_progress(
     context: &LoginContext,
     id: &LoginId,
@@ -62,7 +63,7 @@ pub(super) async fn load_progress(
         value: exchange, ..
     }) = load_record::<TokenExchange>(store, &token_exchange::key(id)).await?
     else {
-        return progress_without_grant(context, id).await;
+        return progress_without_exchange(context, id).await;
     };
     let user = match exchange.stage {
         Stage::Sealed(_) => return Ok(Progress::Waiting),
@@ -103,9 +104,9 @@ pub(super) async fn load_progress(
     })))
 }
 
-/// Returns the progress of a login whose code was used but which has no token exchange: the code is being
-/// exchanged, or the process that exchanged it has ended.
-async fn progress_without_grant(
+/// Returns the progress of a login that has no token exchange: its code is being exchanged, the
+/// exchange of the code failed, or the process ended during that exchange.
+async fn progress_without_exchange(
     context: &LoginContext,
     id: &LoginId,
 ) -> Result<Progress, StoreError> {
@@ -122,7 +123,7 @@ async fn progress_without_grant(
     }
 }
 
-/// Returns the first `max` Pages of a connection, without erased ones.
+/// Returns the first `max` Pages of a connection, except those that are erased or corrupt.
 pub(super) async fn page_progress(
     context: &LoginContext,
     connected: &Connected,
@@ -158,7 +159,8 @@ async fn page_ids(
     Ok(ids.collect())
 }
 
-/// Returns whether the subscription of every Page of the connection is confirmed or has a problem.
+/// Returns whether each Page subscription of the connection is confirmed or has a problem. A Page
+/// without a record of its subscription is left out.
 async fn are_subscriptions_done(
     context: &LoginContext,
     connection: &Connection,

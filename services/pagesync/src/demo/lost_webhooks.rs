@@ -18,8 +18,8 @@ use super::{Demo, TIMEOUT};
 use crate::demo_pages::DEMO_PAGES;
 use crate::{missed, output};
 
-/// Fields that have a webhook and that the first part does not change. Each is changed once on
-/// every Page, because several changes between two reads count as one.
+/// Fields that have a webhook and that the first part does not change. The second part changes each
+/// of them once on every Page, because several changes between two reads count as one.
 const FIELDS: [&str; 5] = ["category", "description", "emails", "location", "website"];
 
 /// Returns how many changes of [`FIELDS`] were announced, and how many a read found unannounced.
@@ -37,7 +37,8 @@ impl Demo {
     /// Plays the second part. Fails if the report does not contain exactly the lost webhooks.
     pub(super) async fn show_lost_webhooks(&self, public: &str) -> anyhow::Result<()> {
         let lost = self.change_fields_with_losses().await?;
-        // Facebook's clock has whole seconds: the reads below must have a later one.
+        // Facebook's clock counts whole seconds, and the stamps of the reads below must be later
+        // than the changes.
         tokio::time::sleep(Duration::from_secs(2)).await;
         self.invalidate_tokens().await?;
         self.print_line("the person logs in again")?;
@@ -66,7 +67,7 @@ impl Demo {
         let later = Clock::system().now().plus(NOTIFICATION_GRACE);
         let report = missed_webhooks::report(self.store(), "", later).await?;
         output::print(
-            "\n`pagesync missed` in an hour, when the unannounced changes count as missed:\n",
+            "\nThe output of `pagesync missed` in an hour, when the unannounced changes count as missed:\n",
         )?;
         output::print(&missed::text(&missed_view(&report, later)))
     }
@@ -106,8 +107,8 @@ impl Demo {
         Ok(lost)
     }
 
-    /// Makes every token invalid, as a changed password does, and waits until pagesync has found
-    /// out.
+    /// Makes every token invalid, as a changed password does, and waits until the connection has
+    /// the status `needs_login`.
     async fn invalidate_tokens(&self) -> anyhow::Result<()> {
         let invalidation = TokenInvalidation {
             user: None,

@@ -1,9 +1,8 @@
-//! `pagesync demo`: shows pagesync at work on a simulated Facebook, in one process, on a temporary
-//! database.
+//! `pagesync demo`: runs pagesync and a simulated Facebook in one process, on a temporary database.
 //!
-//! Three Pages are connected by the real login. They change for a minute; then webhooks are lost
-//! and every token becomes invalid (`lost_webhooks.rs`). Everything goes over HTTP, through the
-//! queue and the worker.
+//! A login connects three Pages. The Pages change for a minute. Then webhooks are lost and every
+//! token becomes invalid (`lost_webhooks.rs`). Logins and webhooks pass through HTTP, the queue and
+//! the worker, as in a deployment.
 
 mod lost_webhooks;
 
@@ -45,12 +44,12 @@ struct Demo {
     app_secret: String,
     client: reqwest::Client,
     began: Instant,
-    /// Changes whose value no webhook carried and no read has returned yet.
+    /// Changes that were announced without their value, and whose value no read has returned yet.
     // The lock is never held across an await.
     unread: Mutex<Vec<UnreadChange>>,
 }
 
-/// A change whose new value comes with a read.
+/// A change that was announced without its new value, which a read must return.
 #[derive(Debug, Clone, Copy)]
 struct UnreadChange {
     /// The index of the Page in [`DEMO_PAGES`].
@@ -134,7 +133,7 @@ fn settings(
         .collect())
 }
 
-/// Starts a simulator with the Pages of the demo. It sends three of ten deliveries twice.
+/// Starts a simulator with the Pages of the demo. It sends three deliveries in ten twice.
 fn start_simulator(config: &Config, app_secret: &str) -> anyhow::Result<Simulator> {
     let options = Options {
         app: App {
@@ -194,7 +193,7 @@ impl Demo {
     async fn play(&self, public: &str, seconds: u64) -> anyhow::Result<()> {
         self.connect(public).await?;
         output::print(&format!(
-            "\nThree Pages change for {seconds} seconds; Facebook sends three of ten deliveries twice.\n"
+            "\nThree Pages change for {seconds} seconds; Facebook sends three deliveries in ten twice.\n"
         ))?;
         tokio::try_join!(self.run_steps(seconds), self.print_reads(seconds))?;
         self.simulator.delivery_counts().all_finished().await;
@@ -248,8 +247,8 @@ impl Demo {
         ))
     }
 
-    /// Prints a line for each value that a read returned and its webhook did not carry. Fails if
-    /// one of them does not arrive.
+    /// Prints a line for each value that a read returned because its webhook did not carry it.
+    /// Fails if a value does not arrive in time.
     async fn print_reads(&self, seconds: u64) -> anyhow::Result<()> {
         let deadline = Instant::now() + Duration::from_secs(seconds) + TIMEOUT;
         let changes = STEPS

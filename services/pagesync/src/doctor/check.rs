@@ -4,30 +4,30 @@ use std::fmt;
 
 use serde::Serialize;
 
-/// The state that a check found.
+/// The outcome of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// It works.
+    /// The checked part works.
     Ok,
-    /// It works only in part, or will stop to work.
+    /// The checked part works only in part, or will stop working.
     Warning,
-    /// It does not work.
+    /// The checked part does not work.
     Failed,
-    /// It cannot be checked on this host.
+    /// The check is not possible on this host.
     Skipped,
 }
 
 /// The result of a check.
 #[derive(Debug, Clone, Serialize)]
 pub struct Check {
-    /// What was checked.
+    /// The name of the check.
     pub check: &'static str,
-    /// The state that was found.
+    /// The outcome.
     pub state: State,
-    /// What was found, in words.
+    /// The finding, in words.
     pub detail: String,
-    /// What to do about it; `None` if nothing.
+    /// The way to fix the problem; `None` if there is none.
     pub fix: Option<String>,
 }
 
@@ -65,7 +65,7 @@ impl Check {
     }
 }
 
-/// So many checks failed. The exit code is 3.
+/// The error of `doctor` if checks failed: their number. The exit code is 3.
 #[derive(Debug)]
 pub struct ChecksFailed(pub usize);
 

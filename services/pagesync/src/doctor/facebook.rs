@@ -60,7 +60,7 @@ fn version(config: &Config, now: HostTime) -> Check {
         VersionStatus::NoEndAnnounced => Check::ok(name, format!("{version}, no end is announced")),
         VersionStatus::Unknown => Check::ok(
             name,
-            format!("{version}, which this build does not know yet"),
+            format!("{version}, which is newer than this build of pagesync"),
         ),
     }
 }
@@ -92,7 +92,7 @@ async fn graph_and_clock(config: &Config, clock: &Clock, checks: &mut Vec<Check>
         checks.push(Check::problem(
             "Graph",
             State::Failed,
-            "it does not answer",
+            "Facebook does not answer",
             fix,
         ));
         checks.push(Check::skipped("clock", "Graph does not answer"));
@@ -146,7 +146,7 @@ async fn handshake(config: &Config) -> Check {
         return Check::problem(
             name,
             State::Warning,
-            "this host gets no answer from it",
+            "the address does not answer this host",
             fix,
         );
     };
@@ -162,7 +162,7 @@ async fn handshake(config: &Config) -> Check {
     Check::problem(
         name,
         State::Failed,
-        format!("the handshake gets status {status}"),
+        format!("the handshake was answered with status {status}"),
         fix,
     )
 }

@@ -19,7 +19,7 @@ pub(super) const PROCESS_CHECK: &str = "process";
 /// How many messages a queue may have before the check warns that the workers are too slow.
 const MAX_MESSAGES: u64 = 10_000;
 
-/// The fix of a check that fails only because the store does.
+/// The fix of a check that failed because the store did not answer.
 pub(super) const SEE_STORE: &str = "see the check of the store";
 
 /// Appends the results of the checks to `checks`.
@@ -87,7 +87,7 @@ async fn queue_depths(queue: &dyn Queue, fix: &str) -> Check {
             Err(error) => return Check::problem("queue", State::Failed, error.to_string(), fix),
         }
     }
-    let detail = format!("messages that wait: {}", depths.join(", "));
+    let detail = format!("waiting messages: {}", depths.join(", "));
     if is_too_long {
         let fix = "start more workers: `docker compose up -d --scale worker=4`";
         return Check::problem("queue", State::Warning, detail, fix);
@@ -98,11 +98,11 @@ async fn queue_depths(queue: &dyn Queue, fix: &str) -> Check {
 async fn store_health(store: &dyn Store) -> Check {
     match store.check().await {
         Ok(health) if !health.errors.is_empty() => {
-            let detail = "it must not be used with its settings";
+            let detail = "it has unsafe settings";
             Check::problem("store", State::Failed, detail, &health.errors.join("; "))
         }
         Ok(health) if !health.warnings.is_empty() => {
-            let detail = "it works, but a setting is not recommended";
+            let detail = "it works, but some settings are not recommended";
             Check::problem("store", State::Warning, detail, &health.warnings.join("; "))
         }
         Ok(health) => Check::ok(
@@ -110,7 +110,7 @@ async fn store_health(store: &dyn Store) -> Check {
             format!("it accepts writes; epoch {}", health.epoch),
         ),
         Err(error) => {
-            let fix = "check that Redis runs, is not full, and that PAGESYNC_REDIS_URL is its address: `docker compose ps redis`";
+            let fix = "check that Redis runs and is not full, and that PAGESYNC_REDIS_URL is its address: `docker compose ps redis`";
             Check::problem("store", State::Failed, error.to_string(), fix)
         }
     }

@@ -81,7 +81,7 @@ async fn run_checks(config: &Config) -> Vec<Check> {
 }
 
 /// Turns the check of the process into a failure if neither the process nor the public address
-/// answers. If only one of them does not answer, it may run but be out of reach of this host.
+/// answers. If only one of them answers, the other may run but be unreachable from this host.
 fn fail_if_nothing_runs(checks: &mut [Check]) {
     let does_not_answer = |name| {
         let mut found = checks.iter().filter(move |check| check.check == name);

@@ -19,9 +19,9 @@ use model::time::HostTime;
 use super::check::{Check, State};
 use super::local::{SEE_STORE, private_keys};
 
-/// How many names a line contains at most.
+/// The largest number of names in one line.
 const MAX_NAMED: usize = 5;
-/// How many Page subscriptions are read from Facebook at most.
+/// The largest number of Page subscriptions that are read from Facebook.
 const MAX_SUBSCRIPTION_READS: usize = 5;
 /// The ratio of announced changes below which the check warns.
 const MIN_RATIO: f64 = 0.9;
@@ -126,7 +126,7 @@ fn connection_expiry(connections: &[Connection], now: HostTime) -> Check {
     } else {
         State::Warning
     };
-    let fix = "ask these people to log in again before; `pagesync connection list --expiring 14d` lists the Pages that would be lost";
+    let fix = "ask these people to log in again before their connections end; `pagesync connection list --expiring 14d` counts the Pages that would be lost";
     Check::problem(name, state, list_names(&ending), fix)
 }
 
@@ -149,10 +149,13 @@ async fn pages(store: &dyn Store) -> Result<Check, StoreError> {
         }
     }
     if outdated.is_empty() {
-        return Ok(Check::ok(name, format!("{count} kept up to date")));
+        return Ok(Check::ok(
+            name,
+            format!("{count} stored, all active or erased"),
+        ));
     }
     let detail = format!(
-        "{} of {count} are not kept up to date: {}",
+        "{} of {count} are not active: {}",
         outdated.len(),
         list_names(&outdated)
     );
@@ -192,7 +195,7 @@ async fn page_subscriptions(
         }
     }
     if problems.is_empty() {
-        let detail = format!("{count} have no problem; {reads} of them were compared at Facebook");
+        let detail = format!("none of {count} has a problem; {reads} were compared with Facebook");
         return Ok(Check::ok(name, detail));
     }
     let detail = format!(
@@ -232,7 +235,7 @@ async fn fields_at_facebook(
     Ok(None)
 }
 
-/// Checks how many changes webhooks announced.
+/// Checks the ratio of changes that webhooks announced, and whether Pages are silent.
 async fn webhooks(config: &Config, store: &dyn Store, now: HostTime) -> Result<Check, StoreError> {
     let name = "webhooks";
     let back = Duration::from_secs(DAYS * 24 * 3600);
@@ -244,7 +247,7 @@ async fn webhooks(config: &Config, store: &dyn Store, now: HostTime) -> Result<C
         return Ok(Check::ok(name, "no changes yet"));
     };
     let counts = format!(
-        "{:.1} % of the changes of {DAYS} days were announced, {} were missed",
+        "{:.1} % of the changes of the last {DAYS} days were announced by webhooks, and {} changes were missed",
         ratio * 100.0,
         report.all.missed
     );
@@ -257,7 +260,7 @@ async fn webhooks(config: &Config, store: &dyn Store, now: HostTime) -> Result<C
     } else {
         format!("{counts}; silent Pages: {}", list_names(&silent))
     };
-    let fix = "check that the app is in Live mode and has Advanced Access; pagesync checks the subscriptions of silent Pages by itself; `pagesync missed` shows the changes";
+    let fix = "check that the app is in Live mode and has Advanced Access; pagesync checks the subscriptions of silent Pages automatically; `pagesync missed` shows the changes";
     Ok(Check::problem(name, State::Warning, detail, fix))
 }
 

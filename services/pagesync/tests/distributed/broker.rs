@@ -16,7 +16,7 @@ use model::job::{Job, encode_job, encode_message};
 use model::queue_name::QueueName;
 
 use crate::support::deployment::{TestStorage, worker_context};
-use crate::support::engine::{Kind, Server};
+use crate::support::engine::{Server, ServerKind};
 use crate::support::servers::{shared_broker, vhost};
 use crate::support::{TestBackend, eventually, page_id, webhook_job};
 
@@ -28,8 +28,8 @@ struct Publisher {
 }
 
 impl Publisher {
-    /// Publishes one more job. The result must come within the deadline in every state of the
-    /// broker.
+    /// Publishes one more job. Panics if the result does not arrive within the deadline, whatever
+    /// the state of the broker is.
     async fn publish(&mut self) -> Result<(), QueueError> {
         self.next += 1;
         let job = webhook_job(self.next, "n");
@@ -49,26 +49,26 @@ impl Publisher {
         result
     }
 
-    /// Publishes until the queue accepts a job. `after` names the fault that has ended.
+    /// Publishes jobs until the queue accepts one. `after` names the fault that was just repaired.
     async fn publish_again(&mut self, after: &str) {
         let began = Instant::now();
         while self.publish().await.is_err() {
             assert!(
                 began.elapsed() < Duration::from_secs(120),
-                "no job is accepted after {after}"
+                "the queue accepts no job after {after}"
             );
             tokio::task::yield_now().await;
         }
         println!(
-            "after {after}: jobs are accepted again after {:?}",
+            "{after}: jobs were accepted again {:?} later",
             began.elapsed()
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_restarts_freezes_or_blocks_loses_no_job_and_delays_no_result() {
-    let broker = Server::start(Kind::RabbitMq).await;
+async fn no_job_is_lost_and_no_result_is_late_while_the_broker_restarts_freezes_or_blocks() {
+    let broker = Server::start(ServerKind::RabbitMq).await;
     let vhost = vhost(&broker).await;
     let queue = Arc::new(RabbitMq::open(&vhost.amqp, "test").await.unwrap());
     let mut publisher = Publisher {
@@ -94,9 +94,9 @@ async fn a_broker_that_restarts_freezes_or_blocks_loses_no_job_and_delays_no_res
     broker.start_again().await;
     publisher.publish_again("a kill and a restart").await;
 
-    // A job that was published during the freeze failed for its caller and is in the queue after
-    // it. The caller publishes it again; `worker.rs` shows that a repeated job has no second
-    // effect.
+    // A job that is published during the freeze is reported as failed, and yet it is in the queue
+    // afterwards. Its caller publishes it again; `worker.rs` shows that a repeated job has no
+    // second effect.
     broker.freeze().await;
     publisher.publish().await.unwrap_err();
     let began = Instant::now();
@@ -122,13 +122,13 @@ async fn a_broker_that_restarts_freezes_or_blocks_loses_no_job_and_delays_no_res
     publisher.publish().await.unwrap_err();
     assert!(
         began.elapsed() < PUBLISH_DEADLINE / 2,
-        "the publisher fails fast while the broker blocks it"
+        "a publish fails at once while the broker blocks publishers"
     );
     let jobs = delivery.jobs.clone();
     delivery
         .ack()
         .await
-        .expect("acknowledgements pass while publishers are blocked");
+        .expect("the broker accepts acknowledgements while it blocks publishers");
     for job in jobs {
         publisher.accepted.remove(&encode_job(&job));
     }
@@ -150,7 +150,7 @@ async fn a_broker_that_restarts_freezes_or_blocks_loses_no_job_and_delays_no_res
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_queue_that_was_declared_differently_is_refused_by_name_and_not_deleted() {
+async fn a_queue_that_was_declared_differently_is_named_in_the_error_and_not_deleted() {
     let vhost = vhost(shared_broker().await).await;
     let other = r#"{"durable":true,"arguments":{"x-queue-type":"quorum","x-delivery-limit":5}}"#;
     vhost
@@ -164,7 +164,7 @@ async fn a_queue_that_was_declared_differently_is_refused_by_name_and_not_delete
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_queue_fails_publishes_until_it_is_declared_again() {
+async fn publishes_to_a_deleted_queue_fail_until_it_is_declared_again() {
     let vhost = vhost(shared_broker().await).await;
     let queue = Arc::new(RabbitMq::open(&vhost.amqp, "test").await.unwrap());
     let mut publisher = Publisher {
@@ -193,9 +193,9 @@ async fn a_deleted_queue_fails_publishes_until_it_is_declared_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_that_the_broker_gave_up_is_split_and_its_jobs_are_done() {
-    let place = TestStorage::new(TestBackend::Distributed).await;
-    let (queue, store) = (place.queue().await, place.store());
+async fn a_message_that_the_broker_dead_lettered_is_split_and_its_jobs_are_done() {
+    let storage = TestStorage::new(TestBackend::Distributed).await;
+    let (queue, store) = (storage.queue().await, storage.store());
     for page in [1, 2] {
         pages::register(&*store, &page_id(page), Clock::system().now())
             .await
@@ -203,7 +203,7 @@ async fn a_message_that_the_broker_gave_up_is_split_and_its_jobs_are_done() {
     }
     let jobs: Vec<Job> = vec![webhook_job(1, "one"), webhook_job(2, "two")];
     let encoded: Vec<String> = jobs.iter().map(encode_job).collect();
-    let TestStorage::Distributed { vhost, .. } = &place else {
+    let TestStorage::Distributed { vhost, .. } = &storage else {
         unreachable!("the backend is distributed")
     };
     vhost
@@ -215,7 +215,7 @@ async fn a_message_that_the_broker_gave_up_is_split_and_its_jobs_are_done() {
     let lifecycle = Lifecycle::default();
     let context = worker::context::Context {
         lifecycle: lifecycle.clone(),
-        ..worker_context(&place, queue.clone(), store.clone())
+        ..worker_context(&storage, queue.clone(), store.clone())
     };
     lifecycle.spawn("worker", worker::run(context));
     eventually("both Pages to be named", || async {

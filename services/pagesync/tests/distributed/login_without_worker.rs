@@ -1,5 +1,5 @@
-//! A login while no worker runs: its webhook test fails, and a worker that starts later completes
-//! it.
+//! A login while no worker runs: its tests fail at first, and a worker that starts later completes
+//! the login.
 
 use common::config::Role;
 use serde_json::json;
@@ -8,7 +8,7 @@ use crate::BACKEND;
 use crate::support::facebook::{ConnectedDeployment, DeploymentOptions};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_worker_the_tests_of_a_login_fail_and_a_later_worker_completes_it() {
+async fn without_a_worker_the_tests_of_a_login_fail_until_a_worker_starts() {
     let scene = DeploymentOptions {
         only: &[Role::Ingress, Role::Scheduler],
         ..DeploymentOptions::default()

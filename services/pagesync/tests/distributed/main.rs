@@ -1,4 +1,5 @@
-//! The scenarios of `tests/it` on RabbitMQ and Redis, and scenarios that need these servers.
+//! Runs the scenarios of `tests/it` on RabbitMQ and Redis, and further scenarios that need these
+//! servers.
 
 #![expect(
     clippy::unwrap_used,
@@ -7,7 +8,7 @@
 #![expect(clippy::print_stdout, reason = "tests print which servers they use")]
 #![expect(
     clippy::too_many_lines,
-    reason = "a scenario and a table read best whole"
+    reason = "scenarios and tables are easier to read in one piece"
 )]
 
 mod broker;
@@ -52,7 +53,7 @@ mod store_indexes;
 #[path = "../it/subscriptions.rs"]
 mod subscriptions;
 #[path = "../support/mod.rs"]
-#[expect(dead_code, reason = "some of it is for the other test binaries")]
+#[expect(dead_code, reason = "other test binaries use the rest")]
 mod support;
 #[path = "../it/token_sealing.rs"]
 mod token_sealing;

@@ -1,5 +1,5 @@
-//! Redis as other clients see it, and its faults: unsafe settings, restarts, full memory, flushed
-//! scripts and foreign keys.
+//! Tests of Redis: data that other clients read or write, unsafe settings, restarts, full memory
+//! and flushed scripts.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::BACKEND;
 use crate::support::deployment::{Deployment, TestStorage};
-use crate::support::engine::{Kind, Server};
+use crate::support::engine::{Server, ServerKind};
 use crate::support::raw_access::redis_command;
 use crate::support::servers::database;
 use crate::support::{eventually, page_id};
@@ -35,7 +35,7 @@ async fn any_client_of_redis_can_read_the_name_of_a_page() {
     let body = simulator::delivery::delivery_body(&[entry]);
     assert_eq!(deployment.deliver(body).await, 200);
     deployment.wait_until_idle().await;
-    let TestStorage::Distributed { redis, .. } = &deployment.place else {
+    let TestStorage::Distributed { redis, .. } = &deployment.storage else {
         unreachable!("distributed")
     };
     let name = redis_command(redis, &["HGET", "{pagesync}:page:1170558113", "name"]).await;
@@ -57,12 +57,12 @@ async fn any_client_of_redis_can_read_the_name_of_a_page() {
     deployment.finish().await;
 }
 
-/// Another client flushes the scripts in a loop, so that flushes fall between any two calls.
+/// Another client flushes the scripts in a loop, so that a flush can happen between any two calls.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_scripts_can_be_flushed_at_any_time() {
-    let place = TestStorage::new(BACKEND).await;
-    let store = place.store();
-    let TestStorage::Distributed { redis, .. } = &place else {
+    let storage = TestStorage::new(BACKEND).await;
+    let store = storage.store();
+    let TestStorage::Distributed { redis, .. } = &storage else {
         unreachable!("distributed")
     };
     let redis = redis.clone();
@@ -87,10 +87,10 @@ async fn the_scripts_can_be_flushed_at_any_time() {
 }
 
 #[tokio::test]
-async fn a_foreign_value_under_the_key_of_a_page_is_corrupt_and_can_be_overwritten() {
-    let place = TestStorage::new(BACKEND).await;
-    let store = place.store();
-    let TestStorage::Distributed { redis, .. } = &place else {
+async fn a_value_of_another_program_under_the_key_of_a_page_is_corrupt_and_can_be_overwritten() {
+    let storage = TestStorage::new(BACKEND).await;
+    let store = storage.store();
+    let TestStorage::Distributed { redis, .. } = &storage else {
         unreachable!("distributed")
     };
     redis_command(redis, &["SET", "{pagesync}:page:1", "a string"]).await;
@@ -143,14 +143,15 @@ async fn a_foreign_value_under_the_key_of_a_page_is_corrupt_and_can_be_overwritt
 
 #[tokio::test]
 async fn settings_that_lose_pages_are_refused_and_committed_pages_survive_a_restart() {
-    let server = Server::start(Kind::Redis).await;
+    let server = Server::start(ServerKind::Redis).await;
     let url = database(&server);
     let store = RedisStore::open(&url, Durability::Fsync).unwrap();
     let health = store.check().await.unwrap();
     assert_eq!((health.errors, health.warnings), (Vec::new(), Vec::new()));
     redis_command(&url, &["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
     redis_command(&url, &["CONFIG", "SET", "appendonly", "no"]).await;
-    // Without an append-only file Redis cannot confirm that a write is on disk: `fsync` is refused.
+    // Without an append-only file, Redis cannot confirm that a write is on disk, so the durability
+    // `fsync` is refused.
     let errors = store.check().await.unwrap().errors;
     assert!(
         errors[0].contains("allkeys-lru") && errors[1].contains("appendonly yes"),
@@ -173,7 +174,8 @@ async fn settings_that_lose_pages_are_refused_and_committed_pages_survive_a_rest
     );
     redis_command(&url, &["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
     redis_command(&url, &["CONFIG", "SET", "appendonly", "yes"]).await;
-    // The append-only file begins with a rewrite. A server without WAITAOF does not report its end.
+    // Redis begins an append-only file with a rewrite, whose end a server without WAITAOF does not
+    // report. A scrub waits for it.
     store.scrub().await.unwrap();
 
     let commits: Vec<Commit> = (1..=100)
@@ -201,13 +203,13 @@ async fn settings_that_lose_pages_are_refused_and_committed_pages_survive_a_rest
     .await;
     assert!(
         stored.iter().all(|stored| stored.version == 1),
-        "a commit in fsync mode is on disk"
+        "a commit with the durability fsync is on disk"
     );
 }
 
 #[tokio::test]
 async fn a_full_redis_is_unavailable_until_it_has_memory_again() {
-    let server = Server::start(Kind::Redis).await;
+    let server = Server::start(ServerKind::Redis).await;
     let url = database(&server);
     let store = RedisStore::open(&url, Durability::Relaxed).unwrap();
     store.check().await.unwrap();

@@ -1,5 +1,5 @@
-//! Load: many connections send signed webhooks. As Facebook does, each sends a webhook until it is
-//! answered with 200.
+//! The load of a run: many connections send signed webhooks. Like Facebook, each connection repeats
+//! a webhook until it is answered with 200.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,9 +13,9 @@ use tokio::task::JoinSet;
 
 use crate::support::deployment::APP_SECRET;
 
-/// How many connections send at the same time.
+/// The number of connections that send at the same time.
 pub(crate) const CONNECTIONS: usize = 256;
-/// One in this many webhooks is sent a second time after its 200.
+/// One of this many webhooks is sent again after it was answered with 200.
 const DUPLICATE_ONE_IN: u64 = 10;
 
 /// A load that is being sent.
@@ -36,13 +36,13 @@ pub(crate) struct Counts {
     pub(crate) in_flight: AtomicU64,
 }
 
-/// Returns the name that the webhook of a Page gives it.
+/// Returns the name that the webhook of a Page contains.
 pub(crate) fn name_of(page: u64) -> String {
     format!("Seite №{page} / 100%")
 }
 
 impl Load {
-    /// Starts sending a webhook for each Page to `url`.
+    /// Starts to send one webhook for each Page to `url`.
     pub(crate) fn start(url: &str, pages: impl IntoIterator<Item = u64>) -> Self {
         let counts = Arc::new(Counts::default());
         let waiting: Arc<Mutex<VecDeque<u64>>> = Arc::new(Mutex::new(pages.into_iter().collect()));
@@ -67,7 +67,7 @@ impl Load {
         Self { counts, senders }
     }
 
-    /// Waits until every webhook was answered with 200.
+    /// Waits until every webhook has been answered with 200. Returns the counts.
     pub(crate) async fn finish(mut self) -> Arc<Counts> {
         while let Some(ended) = self.senders.join_next().await {
             ended.unwrap();
@@ -76,7 +76,8 @@ impl Load {
     }
 }
 
-/// Sends the webhook of a Page until it is answered with 200; one in [`DUPLICATE_ONE_IN`] twice.
+/// Sends the webhook of a Page until it is answered with 200. One of [`DUPLICATE_ONE_IN`] webhooks
+/// is sent once more.
 async fn send_until_accepted(client: &reqwest::Client, url: &str, page: u64, counts: &Counts) {
     let entry = json!({"id": page.to_string(), "time": 1_760_000_000, "changes": [{"field": "name", "value": name_of(page)}]});
     let body = delivery_body(&[entry]);
@@ -100,14 +101,14 @@ async fn send_until_accepted(client: &reqwest::Client, url: &str, page: u64, cou
                 counts.answered.fetch_add(1, Ordering::SeqCst);
                 remaining -= 1;
             }
-            // Facebook sends a webhook that was refused or not answered again.
+            // Facebook repeats a webhook that was refused or not answered.
             Ok(503) | Err(_) => wait(Duration::from_millis(20)).await,
             Ok(other) => panic!("a signed webhook was answered with {other}"),
         }
     }
 }
 
-/// Waits between two attempts of a sender.
+/// Waits for `duration` between two attempts.
 async fn wait(duration: Duration) {
     let mut interval = tokio::time::interval(duration);
     // The first tick completes immediately.

@@ -1,10 +1,10 @@
-//! The fault tests: the executable is killed at random points under load, and afterwards every
-//! webhook that was answered with 200 is searched for.
+//! The fault tests: the executable and its servers are killed at random points under load.
+//! Afterwards, every webhook that was answered with 200 must have had its effect.
 //!
 //! `./test faults [--rounds N] [--backend embedded|distributed] [--seed S]` runs them.
 //!
-//! Each webhook names a Page of its own. A lost webhook leaves a Page without a name, and a Page
-//! that was registered and named once has version 2, so that every effect is counted.
+//! Each webhook sets the name of a different Page. A Page without a name shows a lost webhook.
+//! Registration and name make version 2, so a higher version shows a duplicate effect.
 
 #![expect(
     clippy::unwrap_used,
@@ -15,7 +15,7 @@
 mod load;
 mod rounds;
 #[path = "../support/mod.rs"]
-#[expect(dead_code, reason = "these tests need only some of it")]
+#[expect(dead_code, reason = "other test binaries use the rest")]
 mod support;
 
 use support::TestBackend;
@@ -23,7 +23,7 @@ use support::TestBackend;
 /// The options of a run.
 #[derive(Debug, Clone)]
 struct Options {
-    /// How often each fault is injected.
+    /// The number of rounds for each fault.
     rounds: u32,
     backends: Vec<TestBackend>,
     /// The seed of all random choices.
@@ -37,15 +37,15 @@ struct Totals {
     attempted: u64,
     /// Requests that were answered with 200.
     acknowledged: u64,
-    /// Webhooks that were answered with 200 and had no effect.
+    /// Webhooks that were answered with 200 but had no effect.
     lost: u64,
     /// Webhooks that had more than one effect.
     duplicated: u64,
-    /// Wrong values, dead letters, and messages that are left in a queue.
+    /// Wrong values, dead letters, and messages left in a queue.
     unexpected: u64,
 }
 
-/// Returns the options on the command line, or what is wrong with them.
+/// Returns the options on the command line. Fails if one is unknown or has an invalid value.
 fn options() -> Result<Options, String> {
     let mut options = Options {
         rounds: 3,

@@ -1,4 +1,5 @@
-//! The rounds of a run: load, a fault at a random point, the recovery, the search for each webhook.
+//! The rounds of a run. Each round sends a load, injects a fault at a random point, waits for the
+//! recovery, and counts the webhooks without an effect.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,19 +20,19 @@ use serde_json::Value as Json;
 use crate::Totals;
 use crate::load::{CONNECTIONS, Load, name_of};
 use crate::support::deployment::TestStorage;
-use crate::support::engine::{Kind, Server};
+use crate::support::engine::{Server, ServerKind};
 use crate::support::process::Process;
 use crate::support::servers::{database, vhost};
 use crate::support::{TestBackend, page_id, within};
 
-/// How many webhooks a round sends.
+/// The number of webhooks in a round.
 const WEBHOOKS: u64 = 1000;
-/// How many requests are in flight at each fault, at least.
+/// The minimum number of requests in flight when a fault is injected.
 const MIN_IN_FLIGHT: u64 = 200;
-/// How long the recovery from a fault, and the processing of what a round has left, may take.
+/// The maximum time for the recovery from a fault, and for the processing of the remaining work.
 const TIMEOUT: Duration = Duration::from_secs(90);
 
-/// Returns a registration without its first read, because the write of a read would be counted.
+/// Removes the first read from a registration, because its write would count as another effect.
 fn without_read(mut registration: Commit) -> Commit {
     registration.due.clear();
     if let Some(write) = &mut registration.page {
@@ -53,18 +54,18 @@ enum Fault {
     RestartRedis,
 }
 
-/// A deployment whose roles are processes.
+/// A deployment whose roles run as processes.
 struct Deployment {
-    /// Ingress, worker and scheduler; on the embedded backend the one process.
+    /// Ingress, worker and scheduler, in this order; on the embedded backend the only process.
     processes: Vec<Process>,
     /// RabbitMQ and Redis; `None` on the embedded backend.
     servers: Option<(Server, Server)>,
-    place: TestStorage,
+    storage: TestStorage,
     store: Arc<dyn Store>,
     next_page: u64,
 }
 
-/// Injects each fault of a backend `rounds` times, and checks all effects afterwards.
+/// Injects each fault of a backend `rounds` times, and then checks all effects.
 pub(crate) async fn run(
     backend: TestBackend,
     rounds: u32,
@@ -105,37 +106,38 @@ pub(crate) async fn run(
 impl Deployment {
     /// Starts the processes, and RabbitMQ and Redis if the backend needs them.
     async fn new(backend: TestBackend) -> Self {
-        let (place, servers) = match backend {
+        let (storage, servers) = match backend {
             TestBackend::Embedded => (TestStorage::new(backend).await, None),
             TestBackend::Distributed => {
-                let broker = Server::start(Kind::RabbitMq).await;
-                let redis = Server::start(Kind::Redis).await;
-                let place = TestStorage::Distributed {
+                let broker = Server::start(ServerKind::RabbitMq).await;
+                let redis = Server::start(ServerKind::Redis).await;
+                let storage = TestStorage::Distributed {
                     vhost: vhost(&broker).await,
                     redis: database(&redis),
                 };
-                (place, Some((broker, redis)))
+                (storage, Some((broker, redis)))
             }
         };
-        // With the default durability, a kill of Redis may lose writes until later polls restore
-        // them.
+        // With the default durability, a kill of Redis may lose writes, which only later polls
+        // restore.
         let fsync = [("PAGESYNC_REDIS_DURABILITY", "fsync")];
         let mut processes = Vec::new();
-        for role in place.roles() {
-            let environment = place.environment(role, &fsync);
+        for role in storage.roles() {
+            let environment = storage.environment(role, &fsync);
             processes.push(Process::start(role.name(), environment).await);
         }
-        let store = place.store();
+        let store = storage.store();
         Self {
             processes,
             servers,
-            place,
+            storage,
             store,
             next_page: 1_000_000,
         }
     }
 
-    /// Runs one round. Returns how many requests were in flight, and how long the recovery took.
+    /// Runs one round. Returns the number of requests in flight at the fault, and the duration of
+    /// the recovery.
     async fn round(
         &mut self,
         fault: Fault,
@@ -164,8 +166,9 @@ impl Deployment {
         (in_flight, recovery)
     }
 
-    /// Waits until work continues, and returns how long that took from `at`. The sign of it is an
-    /// answer to Facebook, or a Page that got its name if the fault was behind the queue.
+    /// Waits until work continues after a fault. Returns the time since `at`. Work continues when
+    /// one more webhook is answered or, after a fault of the worker or of Redis, when one more Page
+    /// has a name.
     async fn recovery(&self, fault: Fault, load: &Load, pages: &[u64], at: Instant) -> Duration {
         let is_behind_queue = matches!(fault, Fault::KillWorker | Fault::RestartRedis);
         let done = async || {
@@ -204,7 +207,8 @@ impl Deployment {
             .map(|page| registration_commit(&page_id(*page), 0, now))
             .map(without_read)
             .collect();
-        // A server that was just restarted may commit and reply too late: the next try is stale.
+        // Redis may have made a commit whose reply came too late after a restart. The next attempt
+        // is then stale.
         let failed_before = AtomicBool::new(false);
         let outcomes = within(TIMEOUT, "the Pages to be registered", || async {
             let outcomes = self.store.commit(&commits).await;
@@ -217,13 +221,13 @@ impl Deployment {
         assert!(outcomes.iter().all(is_right), "{outcomes:?}");
     }
 
-    /// Injects a fault and repairs it. Returns when everything was running again.
+    /// Injects a fault and ends it. Returns the time at which everything was running again.
     async fn inject(&mut self, fault: Fault) -> Instant {
         match fault {
             Fault::KillIngress => self.kill_and_start(0..1).await,
             Fault::KillWorker => self.kill_and_start(1..2).await,
             Fault::KillAll => self.kill_and_start(0..self.processes.len()).await,
-            // The processes are under load, so each stops in the middle of its work.
+            // The processes are under load, so each is stopped in the middle of its work.
             Fault::Terminate => {
                 for process in &mut self.processes {
                     process.terminate().await;
@@ -251,7 +255,7 @@ impl Deployment {
         }
     }
 
-    /// Waits until every Page has its name. Returns how many have none at the timeout.
+    /// Waits until every Page has a name. Returns how many have none when the timeout ends.
     async fn count_lost(&self, pages: &[u64]) -> u64 {
         let mut missing: Vec<u64> = pages.to_vec();
         let began = Instant::now();
@@ -268,8 +272,8 @@ impl Deployment {
         missing.len() as u64
     }
 
-    /// Stops the processes, then counts the effects on all Pages, dead letters and messages left
-    /// over.
+    /// Stops the processes. Then counts the effects on all Pages, the dead letters and the messages
+    /// left in the queues.
     async fn check_effects(&mut self, totals: &mut Totals) {
         let queue = self.wait_until_drained(totals).await;
         for process in &mut self.processes {
@@ -278,7 +282,7 @@ impl Deployment {
         for first in (1_000_000..self.next_page).step_by(500) {
             let pages: Vec<u64> = (first..(first + 500).min(self.next_page)).collect();
             let ids: Vec<PageId> = pages.iter().map(|page| page_id(*page)).collect();
-            let loaded = within(TIMEOUT, "the Pages", || async {
+            let loaded = within(TIMEOUT, "the Pages to be loaded", || async {
                 self.store.load_pages(&ids).await.ok()
             });
             for (page, stored) in pages.iter().zip(loaded.await) {
@@ -303,7 +307,7 @@ impl Deployment {
                 totals.duplicated += u64::from(version > 2);
             }
         }
-        let dead_letters = within(TIMEOUT, "the dead letters", || async {
+        let dead_letters = within(TIMEOUT, "the dead letters to be listed", || async {
             dead_letter::list(&*self.store).await.ok()
         })
         .await;
@@ -311,16 +315,16 @@ impl Deployment {
             println!("unexpected: a dead letter, {}", dead_letter.reason);
         }
         totals.unexpected += dead_letters.len() as u64;
-        // Messages that were not acknowledged before the last process ended are in the queue again.
+        // A message that no process acknowledged is in its queue again.
         for queue_name in QueueName::ALL {
             totals.unexpected += queue.depth(queue_name).await.unwrap().messages;
         }
     }
 
-    /// Waits until the queues are empty, and returns the queue. The search for the names may end
-    /// before the second copies of webhooks that were sent twice are processed.
+    /// Waits until the queues are empty. Every Page may already have its name while the second
+    /// copies of repeated webhooks are still queued.
     async fn wait_until_drained(&self, totals: &mut Totals) -> Arc<dyn Queue> {
-        let queue = match &self.place {
+        let queue = match &self.storage {
             TestStorage::Embedded(directory) => {
                 let database = Database::open(directory.path(), Access::Shared).unwrap();
                 Arc::new(
@@ -329,7 +333,7 @@ impl Deployment {
                         .unwrap(),
                 )
             }
-            TestStorage::Distributed { .. } => self.place.queue().await,
+            TestStorage::Distributed { .. } => self.storage.queue().await,
         };
         let began = Instant::now();
         let mut interval = tokio::time::interval(Duration::from_millis(20));

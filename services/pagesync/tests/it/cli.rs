@@ -1,4 +1,4 @@
-//! Runs the executable as an operator does: commands, their output and their exit codes.
+//! Runs the commands of the executable as an operator does, and checks their output and exit codes.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output};
@@ -25,7 +25,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// Runs a command on the database of the running process in `directory`.
+/// Runs a command on the database in `directory`, which a running process uses.
 fn run_in(directory: &TempDir, arguments: &[&str]) -> Output {
     let path = directory.path().to_str().unwrap();
     pagesync(&[("PAGESYNC_DATA_DIR", path)], arguments)
@@ -85,9 +85,9 @@ fn config_show_hides_every_secret() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operator_registers_shows_explains_and_replays_while_the_process_runs() {
+async fn an_operator_manages_pages_and_dead_letters_while_the_process_runs() {
     let deployment = Deployment::start(TestBackend::Embedded).await;
-    let TestStorage::Embedded(directory) = &deployment.place else {
+    let TestStorage::Embedded(directory) = &deployment.storage else {
         unreachable!("the backend is embedded")
     };
     let dry = run_in(directory, &["page", "add", "1170558113", "--dry-run"]);
@@ -104,7 +104,7 @@ async fn an_operator_registers_shows_explains_and_replays_while_the_process_runs
         run_in(directory, &["page", "add", "../x"]).status.code(),
         Some(1)
     );
-    // No connection gives access to the Page, which the first read finds out.
+    // The first read finds that no connection gives access to the Page.
     crate::support::eventually("the first read", || async {
         let (_, page) = deployment.page(&page_id(1_170_558_113)).await?;
         (page.status == model::page::Status::NoToken).then_some(())
@@ -173,7 +173,7 @@ async fn an_operator_registers_shows_explains_and_replays_while_the_process_runs
         text(&replayed.stdout),
         format!("put {id} into the queue again\n")
     );
-    // The webhook is still unreadable, so it becomes the same dead letter again.
+    // The replayed webhook is still unreadable, so it becomes the same dead letter again.
     crate::support::eventually("the dead letter", || async {
         let dead_letters = run_in(directory, &["dead-letter", "list", "--output", "json"]);
         (serde_json::from_slice::<Json>(&dead_letters.stdout).unwrap()[0]["id"] == *id)
@@ -227,7 +227,7 @@ fn the_demo_shows_logins_webhooks_reads_and_dead_letters() {
 }
 
 #[test]
-fn init_generates_each_secret_once_and_prefers_given_ones() {
+fn init_generates_each_secret_once_and_prefers_the_secrets_of_the_operator() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("secrets");
     let worker = directory.path().join("worker");
@@ -247,7 +247,7 @@ fn init_generates_each_secret_once_and_prefers_given_ones() {
     assert!(generated.trim().len() == 32 && !printed.contains(generated.trim()));
     assert!(read("rabbitmq_url").contains(read("rabbitmq_password").trim()));
     run(&[]);
-    assert_eq!(read("app_secret"), generated, "not generated again");
+    assert_eq!(read("app_secret"), generated, "not overwritten");
     run(&[("FACEBOOK_APP_SECRET", "given-by-the-operator")]);
     assert_eq!(read("app_secret").trim(), "given-by-the-operator");
     let mode = std::fs::metadata(path.join("app_secret"))
@@ -260,6 +260,6 @@ fn init_generates_each_secret_once_and_prefers_given_ones() {
     assert_eq!(read("token_public_key").trim(), key.public().text());
     assert!(
         !path.join("token_private_keys").exists(),
-        "only the worker has the private key"
+        "only the directory of the worker has the private key"
     );
 }

@@ -1,4 +1,4 @@
-//! The commands around connections: `init`, `keys`, `connection`, `schedule` and `page poll`.
+//! Tests of the commands `init`, `keys`, `connection`, `schedule` and `page poll`.
 
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -34,7 +34,7 @@ fn typed(
         .spawn()
         .unwrap();
     let written = child.stdin.take().unwrap().write_all(input.as_bytes());
-    // The command may have ended without reading its input.
+    // A command that ends without reading its input closes the pipe.
     let is_unread = |error: &std::io::Error| error.kind() == std::io::ErrorKind::BrokenPipe;
     assert!(
         written.as_ref().map_or_else(is_unread, |()| true),
@@ -80,7 +80,7 @@ fn init_asks_four_questions_and_writes_a_complete_configuration() {
     assert!(text(&invited.stdout).starts_with("https://bot.example/facebook/login?invitation="));
     let again = typed(&directory, &[], &["init"], &answers);
     assert_eq!(again.status.code(), Some(1), "a .env is not overwritten");
-    // Values with characters that mean something in a .env are read back as they were typed.
+    // Values that contain special characters of a .env file are read back as they were typed.
     for secret in [
         "abcd$HOME1234567890 x",
         "it's a secret of 16",
@@ -145,11 +145,11 @@ fn generated_keys_are_a_pair() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operator_lists_polls_rotates_and_disconnects_while_the_process_runs() {
+async fn an_operator_manages_connections_and_keys_while_the_process_runs() {
     let connected =
         ConnectedDeployment::start(TestBackend::Embedded, DeploymentOptions::default()).await;
     assert_eq!(connected.connect().await.0, 200);
-    let TestStorage::Embedded(data) = &connected.deployment.place else {
+    let TestStorage::Embedded(data) = &connected.deployment.storage else {
         unreachable!("the backend is embedded")
     };
     let here = tempfile::tempdir().unwrap();
@@ -211,7 +211,7 @@ async fn an_operator_lists_polls_rotates_and_disconnects_while_the_process_runs(
 
     let file = data.path().join("token.keys");
     let before = std::fs::read_to_string(&file).unwrap();
-    // The key file as a rotation leaves it that was killed right after it added the new key.
+    // A rotation that is killed right after it has added the new key leaves the key file like this.
     let old = common::sealing::PrivateKeys::parse(&before).unwrap();
     common::sealing::write_key_file(&file, &old.with_new_key()).unwrap();
     let halfway = std::fs::read_to_string(&file).unwrap();
@@ -225,7 +225,7 @@ async fn an_operator_lists_polls_rotates_and_disconnects_while_the_process_runs(
     assert_eq!(
         std::fs::read_to_string(&file).unwrap(),
         halfway,
-        "the rotation continued with the key that was already added"
+        "the rotation uses the new key that was already added"
     );
     let dropped = run(&["keys", "rotate", "--drop-old"]);
     assert!(

@@ -1,5 +1,5 @@
-//! Daily polls: one per connection and local day, with several schedulers, after a downtime, and on
-//! days with a change of the clocks.
+//! Daily polls: each connection is polled once a local day, also with several schedulers, after a
+//! downtime, and on days on which the clocks change.
 
 use std::time::Duration;
 
@@ -64,7 +64,7 @@ async fn three_schedulers_poll_each_connection_once_a_local_day() {
             .iter()
             .all(|poll| poll.result == DailyPollResult::Ran && poll.pages == 3 && poll.calls == 1)
     );
-    assert_eq!(connected.calls("GET {id}"), 0, "no Page is read by itself");
+    assert_eq!(connected.calls("GET {id}"), 0, "no read of one Page");
     connected.finish().await;
 }
 
@@ -104,7 +104,7 @@ async fn a_downtime_of_days_is_followed_by_one_late_poll() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_invalid_token_costs_one_call_a_day_and_stored_values_stay() {
+async fn a_poll_with_an_invalid_token_makes_one_call_and_the_stored_values_are_kept() {
     let scene = DeploymentOptions {
         clock: manual_clock(),
         ..DeploymentOptions::default()
@@ -140,7 +140,7 @@ async fn an_invalid_token_costs_one_call_a_day_and_stored_values_stay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_missing_from_the_list_is_read_by_itself_once_a_day() {
+async fn a_page_that_is_missing_from_the_list_is_read_individually() {
     let scene = DeploymentOptions {
         clock: manual_clock(),
         ..DeploymentOptions::default()
@@ -165,7 +165,7 @@ async fn a_page_missing_from_the_list_is_read_by_itself_once_a_day() {
     assert_eq!(
         connected.field(2, "name").await,
         json!("Page 2"),
-        "the stored values stay"
+        "the stored values are kept"
     );
     // An empty list does not change the status of the other Pages.
     connected.reply(&json!([{"edge": "GET me/accounts", "body": {"data": []}}]));
@@ -184,7 +184,7 @@ async fn a_page_missing_from_the_list_is_read_by_itself_once_a_day() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn days_of_23_and_25_hours_have_one_poll_each() {
-    // Berlin changes its clocks in the nights after these days.
+    // In Berlin, the clocks change in the nights after these days.
     for noon in ["2027-03-27T12:00:00Z", "2027-10-30T12:00:00Z"] {
         let start: jiff::Timestamp = noon.parse().unwrap();
         let start = HostTime(u64::try_from(start.as_millisecond()).unwrap());

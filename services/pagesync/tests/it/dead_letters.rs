@@ -1,5 +1,5 @@
-//! Dead letters and their retries: poison messages, jobs that panic the worker, and jobs that it
-//! does not know.
+//! Dead letters and their retries: poison messages, jobs that make the worker panic, and jobs of
+//! an unknown kind or a newer version.
 
 use common::clock::Clock;
 use common::records::dead_letter::{self, RetryState};
@@ -15,7 +15,7 @@ use crate::support::{eventually, page_id, webhook_job};
 use crate::worker::{WorkerFixture, stop};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_poison_message_is_split_and_its_good_jobs_are_done() {
+async fn a_poison_message_is_split_and_its_valid_jobs_are_done() {
     let bench = WorkerFixture::new(&[1, 2]).await;
     let bad = Job::Unreadable(Unreadable {
         body: b"?".to_vec(),
@@ -43,7 +43,7 @@ async fn a_poison_message_is_split_and_its_good_jobs_are_done() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_panics_the_worker_becomes_a_dead_letter_and_the_others_are_done() {
+async fn a_job_that_makes_the_worker_panic_becomes_a_dead_letter_and_the_other_jobs_are_done() {
     let bench = WorkerFixture::new(&[1, 2, 3]).await;
     let poison = webhook_job(2, "poison");
     let jobs = [
@@ -64,7 +64,7 @@ async fn a_job_that_panics_the_worker_becomes_a_dead_letter_and_the_others_are_d
     })
     .await;
     stop(running).await;
-    // An operator replays the job after the cause of the panic was removed.
+    // An operator replays the job after the cause of the panic has been fixed.
     dead_letter::replay(&*bench.store, &*bench.queue, &dead_letter::id(&poison))
         .await
         .unwrap();
@@ -75,7 +75,7 @@ async fn a_job_that_panics_the_worker_becomes_a_dead_letter_and_the_others_are_d
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dead_letters_that_an_earlier_process_did_not_retry_are_retried_at_the_next_start() {
+async fn dead_letters_that_a_process_left_without_a_retry_are_retried_at_the_next_start() {
     let bench = WorkerFixture::new(&[1, 2]).await;
     let now = Clock::system().now();
     let dead_letter_of = |job, retry| Commit {
@@ -99,7 +99,7 @@ async fn dead_letters_that_an_earlier_process_did_not_retry_are_retried_at_the_n
         .unwrap();
     let running = bench.start(bench.store.clone());
     bench.wait_for_name(1, "pending").await;
-    eventually("the dead letter of the good job to be removed", || async {
+    eventually("the pending dead letter to be removed", || async {
         let found = bench.dead_letters().await;
         (found.len() == 1 && found[0].0 == dead_letter::id(&in_progress)).then_some(())
     })
@@ -107,7 +107,7 @@ async fn dead_letters_that_an_earlier_process_did_not_retry_are_retried_at_the_n
     assert_eq!(
         bench.name(2).await,
         None,
-        "a job during which a process ended is not retried automatically"
+        "a job that was in progress when its process ended is not retried automatically"
     );
     stop(running).await;
 }
@@ -120,7 +120,7 @@ async fn a_retry_that_a_store_outage_interrupted_is_repeated_after_the_outage() 
         drop(bench.queue.receive(QueueName::Webhooks).await.unwrap());
     }
     let delivery = bench.queue.receive(QueueName::Webhooks).await.unwrap();
-    // The dead letter and the state of its retry are written, and then every commit fails.
+    // Two commits succeed, the dead letter and the state of its retry; all later commits fail.
     let during_outage = bench.context(FaultyStore::unavailable(bench.store.clone(), 2, 1000));
     worker::handle_delivery(&during_outage, delivery)
         .await
@@ -142,7 +142,7 @@ async fn a_retry_that_a_store_outage_interrupted_is_repeated_after_the_outage() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unknown_job_becomes_a_dead_letter_and_a_newer_one_waits_for_a_newer_worker() {
+async fn unknown_jobs_and_jobs_of_a_newer_version_become_dead_letters() {
     let bench = WorkerFixture::new(&[1]).await;
     let unknown = [
         "",
@@ -154,7 +154,7 @@ async fn an_unknown_job_becomes_a_dead_letter_and_a_newer_one_waits_for_a_newer_
         r#"[{"v":"abc","webhook":{}}]"#,
         r#"[{"v":9223372036854775808,"later":{"x":1}}]"#,
     ];
-    match &bench.place {
+    match &bench.storage {
         TestStorage::Distributed { vhost, .. } => {
             for payload in unknown {
                 vhost.publish_raw("pagesync.v1.webhooks", payload).await;
@@ -172,7 +172,7 @@ async fn an_unknown_job_becomes_a_dead_letter_and_a_newer_one_waits_for_a_newer_
     bench.publish(&[webhook_job(1, "good")]).await;
     let running = bench.start(bench.store.clone());
     bench.wait_for_name(1, "good").await;
-    let dead_letters = eventually("every unreadable message as a dead letter", || async {
+    let dead_letters = eventually("a dead letter for each unknown job", || async {
         let found = bench.dead_letters().await;
         (found.len() == unknown.len()).then_some(found)
     })
@@ -188,7 +188,7 @@ async fn an_unknown_job_becomes_a_dead_letter_and_a_newer_one_waits_for_a_newer_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_letter_of_a_newer_version_is_done_at_the_start_of_a_worker_that_knows_it() {
+async fn a_dead_letter_of_a_newer_version_is_retried_when_a_worker_that_knows_the_version_starts() {
     let bench = WorkerFixture::new(&[1]).await;
     let body = model::job::encode_job(&webhook_job(1, "understood")).into_bytes();
     let reason = format!("{NEWER_VERSION_PREFIX}: 3, this build knows 2");
@@ -209,7 +209,7 @@ async fn a_dead_letter_of_a_newer_version_is_done_at_the_start_of_a_worker_that_
         .unwrap();
     let running = bench.start(bench.store.clone());
     bench.wait_for_name(1, "understood").await;
-    eventually("no dead letters", || async {
+    eventually("every dead letter to be removed", || async {
         bench.dead_letters().await.is_empty().then_some(())
     })
     .await;

@@ -1,4 +1,4 @@
-//! Runs `pagesync doctor` next to deployments without and with problems.
+//! Runs `pagesync doctor` against a deployment, first without problems and then with each problem.
 
 use std::process::Command;
 use std::time::Duration;
@@ -15,7 +15,8 @@ use crate::support::facebook::{
     ConnectedDeployment, DeploymentOptions, manual_clock, page_id_text,
 };
 
-/// Runs the command with the settings of the worker. Returns its exit code and its output.
+/// Runs the command with the settings of the worker. Returns its exit code and its output. Panics
+/// if the output contains a secret.
 fn run_doctor(
     connected: &ConnectedDeployment,
     extra: &[(&str, &str)],
@@ -25,7 +26,7 @@ fn run_doctor(
         TestBackend::Embedded => Role::Up,
         TestBackend::Distributed => Role::Worker,
     };
-    let mut environment = connected.deployment.place.environment(role, &[]);
+    let mut environment = connected.deployment.storage.environment(role, &[]);
     environment.extend(connected.settings.iter().cloned());
     let private = connected.deployment.public_role().private.to_string();
     environment.insert("PAGESYNC_PRIVATE_LISTEN".to_owned(), private);
@@ -52,8 +53,7 @@ fn doctor(connected: &ConnectedDeployment, extra: &[(&str, &str)]) -> (i32, Json
     (code, serde_json::from_str(&printed).unwrap())
 }
 
-/// Returns the state of a check. Panics if a check with a problem names no fix, or another check
-/// names one.
+/// Returns the state of a check. Panics unless the check names a fix exactly if it found a problem.
 fn state<'a>(checks: &'a Json, name: &str) -> &'a str {
     let checks = checks.as_array().unwrap();
     let found = checks.iter().find(|check| check["check"] == name);
@@ -157,7 +157,7 @@ async fn doctor_finds_each_problem_and_names_a_fix() {
     assert_eq!(
         state(&checks, "process"),
         "warning",
-        "the process may run on another machine"
+        "the process might run on another machine"
     );
     let (code, checks) = doctor(&connected, &unreachable);
     assert_eq!((code, state(&checks, "process")), (3, "failed"));

@@ -1,4 +1,5 @@
-//! Erasures: through Facebook and by an operator, under load, and on the disk too.
+//! Erasures that Facebook or an operator requests, also under load. The data must be gone from the
+//! disk as well.
 
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use crate::support::facebook::{
 };
 use crate::support::servers::shared_redis;
 
-/// A text in values of Pages that must be stored nowhere after the erasure.
+/// A text that is planted in values of Pages. It must be stored nowhere after the erasure.
 const PLANTED: &str = "PLANTEDdeadbeef";
 const ADA: &str = "200000000000001";
 const BOB: &str = "200000000000002";
@@ -76,7 +77,7 @@ async fn an_invalid_request_erases_nothing_and_reveals_nothing() {
     connected.deployment.wait_until_idle().await;
     assert_eq!(connected.connection().await.user.as_str(), ADA);
     assert_eq!(connected.page(0).await.status, Status::Active);
-    // The request of a person who never logged in gets a confirmation code, too.
+    // A request about a person who never logged in is answered with a confirmation code, too.
     let stranger = sign(&json!({"user_id": "218471", "algorithm": "hmac-sha256"}));
     let (status, body) = post(&connected, "data-deletion", &stranger).await;
     let code = body["confirmation_code"].as_str().unwrap().to_owned();
@@ -85,13 +86,13 @@ async fn an_invalid_request_erases_nothing_and_reveals_nothing() {
         body["url"],
         format!("{}/facebook/data-deletion/{code}", connected.public)
     );
-    eventually("the receipt", || async {
+    eventually("the receipt of the erasure", || async {
         let (status, page) = get(&connected, body["url"].as_str().unwrap()).await;
         assert_eq!(status, 200);
         page.as_str().unwrap().contains("0 Pages").then_some(())
     })
     .await;
-    // The same request again is a request of its own, with another code.
+    // A repeated request is treated as a new request and gets another code.
     let (_, again) = post(&connected, "data-deletion", &stranger).await;
     assert_ne!(again["confirmation_code"].as_str(), Some(code.as_str()));
     let mut other: Vec<char> = code.chars().collect();
@@ -146,7 +147,7 @@ async fn plant(connected: &ConnectedDeployment, n: usize) {
             .change(&page_id_text(n), fields.as_object().unwrap().clone())
             .unwrap();
         connected.simulator.delivery_counts().all_finished().await;
-        eventually("the name", || async {
+        eventually("the name to be stored", || async {
             let name = connected.field(n, "name").await;
             name.as_str().unwrap().contains(round).then_some(())
         })
@@ -163,11 +164,11 @@ async fn plant(connected: &ConnectedDeployment, n: usize) {
     connected.deployment.wait_until_idle().await;
 }
 
-/// Returns everything that is stored, on the disk too, as text.
+/// Returns everything that is stored as text, including the bytes on the disk.
 async fn all_stored_bytes(connected: &ConnectedDeployment) -> String {
-    let place = &connected.deployment.place;
-    let mut all = place.everything_stored().await;
-    if matches!(place, TestStorage::Distributed { .. }) {
+    let storage = &connected.deployment.storage;
+    let mut all = storage.everything_stored().await;
+    if matches!(storage, TestStorage::Distributed { .. }) {
         all += &shared_redis().await.append_only_file().await;
     }
     all
@@ -227,7 +228,7 @@ async fn a_data_deletion_under_load_leaves_no_data_anywhere() {
     let ((), answered) = tokio::join!(load, deletion);
     assert_eq!(answered["status"], 200, "{answered}");
     let url = answered["body"]["url"].as_str().unwrap().to_owned();
-    eventually("the receipt", || async {
+    eventually("the receipt of the erasure", || async {
         let (_, page) = get(&connected, &url).await;
         page.as_str()
             .unwrap()
@@ -291,7 +292,7 @@ fn around(text: &str, pattern: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deauthorization_erases_like_a_command_and_an_erased_page_stays_erased() {
+async fn a_deauthorization_erases_the_person_and_no_later_poll_restores_an_erased_page() {
     let connected = two_people().await;
     let store = connected.deployment.store.clone();
     let now = connected.clock.now();

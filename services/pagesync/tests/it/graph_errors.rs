@@ -1,4 +1,4 @@
-//! Sends every error of Graph to the worker over HTTP and checks the action that follows, and how
+//! Answers the worker with every error of Graph and checks the action that follows. Also checks how
 //! often Facebook is called with an invalid token.
 
 use std::collections::BTreeSet;
@@ -27,9 +27,9 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// The action that must follow an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
-    /// The read is retried within two minutes, and the status of the Page stays.
+    /// The read is retried within two minutes, and the status of the Page does not change.
     Retry,
-    /// The rate limit with this name blocks calls for this long. It is no failure of the Page.
+    /// The rate limit with this name blocks calls for this long. The read does not count as failed.
     Wait(&'static str, Duration),
     /// The read is retried after a day, and the Page gets this status.
     Tomorrow(Status),
@@ -53,7 +53,7 @@ fn expected(name: &str) -> Action {
         }
         "1/2853006" | "3" | "10" | "200" | "210" | "299" => Tomorrow(Status::NeedsPermission),
         "100/33" | "21" | "803" => Tomorrow(Status::Unreachable),
-        // These are errors of this program or its configuration: the status of the Page stays.
+        // These errors are caused by pagesync or its configuration, so the Page stays active.
         "15" | "100" | "100/36007" | "100/36008" | "100/36009" | "101" | "104" | "506/1455006"
         | "2200" | "2500" => Tomorrow(Status::Active),
         other => panic!("no action is defined for {other}"),
@@ -135,7 +135,7 @@ async fn every_graph_error_causes_its_action() {
                     row.name
                 );
             }
-            // The connection poll has already brought a new token.
+            // The connection poll has already replaced the token.
             Action::Tomorrow(Status::NeedsLogin)
                 if connected.calls("GET me/accounts") > connection_polls
                     && status == Status::Active => {}
@@ -150,8 +150,8 @@ async fn every_graph_error_causes_its_action() {
             }
         }
         delete_rate_limits(&connected).await;
-        // An invalid token causes a connection poll for a new one, at most once an hour.
-        eventually("the connection poll for tokens", || async {
+        // An invalid token causes a connection poll, which gets a new one, at most once an hour.
+        eventually("the connection poll for a new token", || async {
             let connection = connected.connection().await;
             (!connection.polling.is_read_requested() && connection.poll_progress.is_none())
                 .then_some(())
@@ -161,7 +161,7 @@ async fn every_graph_error_causes_its_action() {
     connected.finish().await;
 }
 
-/// Replies that are not from Graph, and a good reply with another content type.
+/// The last reply has only another content type; all others are damaged.
 #[tokio::test(flavor = "multi_thread")]
 async fn damaged_replies_are_retried_and_another_content_type_is_read() {
     let scene = DeploymentOptions {
@@ -190,7 +190,7 @@ async fn damaged_replies_are_retried_and_another_content_type_is_read() {
     connected.finish().await;
 }
 
-/// Returns when the last attempt began: of Page 0, of Page 1, and of Ada's connection.
+/// Returns the times at which the last polls of Page 0, of Page 1 and of Ada's connection began.
 async fn attempts(connected: &ConnectedDeployment) -> [Option<HostTime>; 3] {
     let ada = UserId::parse("200000000000001").unwrap();
     let stored = connection::find(&*connected.deployment.store, &ada).await;
@@ -202,14 +202,14 @@ async fn attempts(connected: &ConnectedDeployment) -> [Option<HostTime>; 3] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_invalid_token_costs_one_call_a_day_and_delays_no_other_page() {
+async fn an_invalid_token_causes_at_most_one_call_a_day_and_delays_no_other_page() {
     let scene = DeploymentOptions {
         extra: &[("PAGESYNC_VERIFY_AFTER", "10s")],
         clock: manual_clock(),
         ..DeploymentOptions::default()
     };
     let connected = ConnectedDeployment::start(BACKEND, scene).await;
-    // Bob manages Page 2, Ada the others.
+    // Ada manages Pages 0 and 1, and Bob manages Page 2.
     {
         let mut facebook = connected.simulator.facebook();
         let ada = facebook.people.get_mut("200000000000001").unwrap();
@@ -240,14 +240,14 @@ async fn an_invalid_token_costs_one_call_a_day_and_delays_no_other_page() {
         let mut page = connected.simulator.pages().remove(2);
         page.insert("about".to_owned(), json!(about));
         connected.simulator.put_page(&page).unwrap();
-        // Each hour of the day has a webhook of a Page whose token is invalid.
+        // A webhook arrives each hour for a Page whose token is invalid.
         for hour in 0..24 {
             connected.advance(Duration::from_secs(3600));
             let name = format!("day {day} hour {hour}");
             let body = simulator::delivery::single_change_body(&page_id_text(0), "name", &name);
             assert_eq!(connected.deployment.deliver(body).await, 200);
             connected.deployment.wait_until_idle().await;
-            // The clock moves in steps of an hour: all attempts between two steps have the same
+            // The clock moves in steps of an hour, so all attempts between two steps have the same
             // time.
             for (seen, at) in attempts_seen.iter_mut().zip(attempts(&connected).await) {
                 seen.extend(at.filter(|at| *at > began));
@@ -273,7 +273,7 @@ async fn an_invalid_token_costs_one_call_a_day_and_delays_no_other_page() {
         for (earlier, later) in pairs {
             assert!(
                 earlier.until(*later) >= DAY,
-                "more than a call a day: {seen:?}"
+                "more than one call a day: {seen:?}"
             );
         }
     }

@@ -1,5 +1,5 @@
-//! Input over HTTP that needs more than a row of the table in `webhook_input_table.rs`: the
-//! handshake, settings of signatures, wrong lengths, large deliveries, replays and a full queue.
+//! HTTP requests that do not fit into the table of `webhook_input_table.rs`: the handshake,
+//! settings for signatures, wrong lengths, large deliveries, replays and a full queue.
 
 use common::clock::Clock;
 use raw_http::exchange;
@@ -10,7 +10,8 @@ use crate::BACKEND;
 use crate::support::deployment::{APP_SECRET, Deployment, TestStorage, VERIFY_TOKEN};
 use crate::support::{eventually, page_id};
 
-/// Returns the body of a webhook that sets a name. The id of its Page is the placeholder `{page}`.
+/// Returns the body of a webhook that sets a name. It contains the placeholder `{page}` for the id
+/// of the Page.
 fn change(value: &str) -> String {
     format!(
         r#"{{"object":"page","entry":[{{"id":"{{page}}","time":1750000000,"changes":[{{"field":"name","value":{value}}}]}}]}}"#
@@ -47,7 +48,7 @@ async fn settings_allow_the_legacy_signature_and_the_previous_secret() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_handshake_echoes_the_challenge_if_the_verify_token_is_right() {
+async fn the_handshake_returns_the_challenge_only_if_the_verify_token_is_right() {
     let deployment = Deployment::start(BACKEND).await;
     let client = crate::support::client();
     let get = async |query: &[(&str, &str)]| {
@@ -122,7 +123,7 @@ async fn wrong_and_excessive_lengths_are_refused() {
     assert_eq!(
         (status, closed),
         (Some(413), true),
-        "declared too long; the body is not sent"
+        "a declared length above the limit, without a body"
     );
     let chunk = format!("{:x}\r\n{}\r\n", 1 << 20, "x".repeat(1 << 20));
     let endless = format!(
@@ -138,19 +139,19 @@ async fn wrong_and_excessive_lengths_are_refused() {
     let (status, closed) = exchange(&address, both.as_bytes()).await;
     assert!(
         closed && status.is_none_or(|status| status == 400),
-        "length and chunks: {status:?}"
+        "a declared length together with chunks: {status:?}"
     );
     let long = format!("{head}content-length: {}\r\n\r\n{body}", body.len() + 9);
     let (status, closed) = exchange(&address, long.as_bytes()).await;
     assert!(
         closed && status.is_none_or(|status| status == 400),
-        "longer than the body: {status:?}"
+        "a declared length above that of the body: {status:?}"
     );
     let short = format!("{head}content-length: {}\r\n\r\n{body}", body.len() - 1);
     assert_eq!(
         exchange(&address, short.as_bytes()).await.0,
         Some(401),
-        "shorter than the body"
+        "a declared length below that of the body"
     );
     deployment.finish().await;
 }
@@ -247,20 +248,20 @@ async fn a_connection_that_sends_its_headers_slowly_is_closed() {
     deployment.finish().await;
 }
 
-/// A full queue refuses the webhook: it is answered 503 within 4 seconds, so that Facebook sends it
-/// again.
+/// The full queue refuses the webhook. Ingress answers 503 within four seconds, and Facebook sends
+/// the webhook again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_webhook_that_cannot_be_stored_is_answered_503_in_time_and_accepted_later() {
-    let place = TestStorage::new(BACKEND).await;
-    let roles = place.roles();
-    // On the distributed backend only ingress starts, because a worker would empty the queue.
-    let mut deployment = Deployment::start_roles(place, &roles[..1], &[], &Clock::system()).await;
+    let storage = TestStorage::new(BACKEND).await;
+    let roles = storage.roles();
+    // On the distributed backend only ingress is started, because a worker would empty the queue.
+    let mut deployment = Deployment::start_roles(storage, &roles[..1], &[], &Clock::system()).await;
     let id = page_id(9);
     deployment
         .register_without_read(std::slice::from_ref(&id))
         .await;
     let body = change(r#""later""#).replace("{page}", "9");
-    deployment.place.limit_webhooks(Some(1)).await;
+    deployment.storage.limit_webhooks(Some(1)).await;
     let refused = eventually("a full queue", || async {
         let began = std::time::Instant::now();
         let status = deployment.deliver(body.clone()).await;
@@ -271,7 +272,7 @@ async fn a_webhook_that_cannot_be_stored_is_answered_503_in_time_and_accepted_la
         refused < std::time::Duration::from_secs(4),
         "answered after {refused:?}"
     );
-    deployment.place.limit_webhooks(None).await;
+    deployment.storage.limit_webhooks(None).await;
     for role in &roles[1..] {
         deployment.add_role(*role).await;
     }
@@ -284,7 +285,7 @@ async fn a_webhook_that_cannot_be_stored_is_answered_503_in_time_and_accepted_la
     deployment.finish().await;
 }
 
-/// HTTP without a client library, for requests that a library would not send.
+/// HTTP over a plain TCP connection, for requests that a client library would not send.
 mod raw_http {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpStream;
@@ -320,7 +321,7 @@ mod raw_http {
         (status, closed)
     }
 
-    /// Sends bytes and then nothing more. Returns when the server closes the connection.
+    /// Sends bytes, and then waits until the server closes the connection.
     pub(super) async fn wait_for_close(address: &str, bytes: &[u8]) {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(bytes).await.unwrap();

@@ -1,7 +1,7 @@
-//! No two modules of a crate import each other in a circle.
+//! Checks that no modules of a crate import each other in a circle.
 //!
-//! The check reads the source files. It follows `use` declarations and qualified paths that begin with
-//! `crate`, `super`, `self` or the name of a child module, and ignores test modules.
+//! The check reads the source files. It follows `use` declarations and qualified paths that begin
+//! with `crate`, `super`, `self` or the name of a child module. It ignores test modules.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -53,14 +53,14 @@ fn module_of(file: &Path, directory: &Path) -> Option<Module> {
     (!is_left_out).then_some(module)
 }
 
-/// Returns the source without comments, string literals and the test module at its end.
+/// Returns the source without its comments, its string literals and the test module at its end.
 fn code(text: &str) -> String {
     let production = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
     let mut code = String::new();
     for line in production.lines() {
         let line = line.split("//").next().unwrap();
         let outside = line.split('"').step_by(2).collect::<Vec<_>>().join(" ");
-        // The path of a visibility names a module and imports nothing.
+        // A path in `pub(in ...)` names a module, but imports nothing.
         match outside.split_once("pub(in ") {
             Some((before, rest)) => {
                 let (_, after) = rest.split_once(')').unwrap();
@@ -73,7 +73,7 @@ fn code(text: &str) -> String {
     code
 }
 
-/// Expands a tree such as `a::{b, c::{d, e}}` to its paths.
+/// Expands a `use` tree such as `a::{b, c::{d, e}}` to its paths.
 fn expand(tree: &str, prefix: &[String], paths: &mut Vec<Module>) {
     let tree = tree.trim();
     let Some((before, rest)) = tree.split_once('{') else {
@@ -118,7 +118,7 @@ fn expand(tree: &str, prefix: &[String], paths: &mut Vec<Module>) {
     }
 }
 
-/// Returns every path that the code of a file names.
+/// Returns every path in the code of a file.
 fn paths_in(code: &str) -> Vec<Module> {
     let mut paths = Vec::new();
     let mut rest = String::new();
@@ -141,7 +141,7 @@ fn paths_in(code: &str) -> Vec<Module> {
     paths
 }
 
-/// Returns the module whose item `path` names, as seen from `module`.
+/// Returns the module that contains the item at `path`, resolved in `module`.
 fn target(path: &[String], module: &Module, modules: &BTreeSet<Module>) -> Option<Module> {
     let supers = path.iter().take_while(|name| *name == "super").count();
     let absolute: Module = match path.first()?.as_str() {
@@ -166,7 +166,7 @@ fn target(path: &[String], module: &Module, modules: &BTreeSet<Module>) -> Optio
     (found != *module).then_some(found)
 }
 
-/// Returns a module that can be reached from itself, if there is one.
+/// Returns a circle of imports, if there is one.
 fn cycle(imports: &BTreeMap<Module, BTreeSet<Module>>) -> Option<Vec<Module>> {
     for start in imports.keys() {
         let mut open = vec![start.clone()];
@@ -226,7 +226,7 @@ fn no_two_modules_import_each_other_in_a_circle() {
 }
 
 #[test]
-fn the_check_sees_imports_of_every_form() {
+fn the_check_finds_imports_of_every_form() {
     let modules: BTreeSet<Module> = [
         vec![],
         words(&["store"]),

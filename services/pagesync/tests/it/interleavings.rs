@@ -1,5 +1,5 @@
-//! Erasures of a person while polls, subscriptions, webhooks and logins of the same person run, in
-//! random orders.
+//! Erases a person while polls, subscriptions, webhooks and logins of the same person run
+//! concurrently, in random orders.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,19 +22,18 @@ use crate::support::facebook::{facebook, settings};
 use crate::support::faulty_store::FaultyStore;
 use crate::support::{page_id, webhook_job};
 
-/// A text in values of Pages that must be stored nowhere after the erasures. It differs from the
-/// text that the tests of `erasure.rs` search for, because all tests share the append-only file of
-/// one Redis.
+/// A text that is planted in values of Pages. It must be stored nowhere after the erasures. It
+/// differs from the text in `erasure.rs`, because all tests share the append-only file of Redis.
 const PLANTED: &str = "SOWNdeadbeef";
 
-/// A person with two Pages, for one sequence of interleavings.
+/// A person with two Pages. Each runs a sequence of interleavings.
 struct Owner {
     user: UserId,
     pages: Vec<u64>,
 }
 
 /// Runs one interleaving: a connection poll, a read of a Page, a subscription, a webhook and a
-/// login run while the person is erased.
+/// login run while the person is erased. Checks that no data is left.
 async fn interleave(
     context: &worker::context::Context,
     owner: &Owner,
@@ -105,7 +104,7 @@ async fn interleave(
     let jobs = [
         connection_poll,
         poll(Subject::Page(page.clone())),
-        poll(Subject::Subscription(page)),
+        poll(Subject::PageSubscription(page)),
         webhook,
         poll(Subject::Login(login)),
     ];
@@ -127,8 +126,7 @@ async fn interleave(
         do_job(context, five),
         erasure,
     );
-    // The webhook may have been applied before the Page was erased. Then its value is erased as
-    // well.
+    // If the webhook was applied before the Page was erased, its value is erased as well.
     let store = &*context.store;
     for kind in [
         RecordKind::PageToken,
@@ -139,14 +137,14 @@ async fn interleave(
         let left = left
             .iter()
             .filter(|(key, _)| key.id.starts_with(owner.user.as_str()));
-        assert_eq!(left.count(), 0, "a {kind:?} came back");
+        assert_eq!(left.count(), 0, "a {kind:?} is left");
     }
     let ids: Vec<PageId> = owner.pages.iter().map(|n| page_id(*n)).collect();
     for (id, stored) in ids.iter().zip(store.load_pages(&ids).await.unwrap()) {
         match stored.value {
             StoredPage::Unknown => {}
             StoredPage::Page(page) => {
-                assert_eq!(page.status, Status::Erased, "Page {id} came back");
+                assert_eq!(page.status, Status::Erased, "Page {id} is not erased");
             }
             StoredPage::Corrupt(corrupt) => panic!("{corrupt:?}"),
         }
@@ -164,7 +162,7 @@ async fn interleave(
     }
 }
 
-/// Adds a login of the same person whose code was just exchanged.
+/// Adds a login of the owner. Its code has been exchanged, and its token is sealed.
 async fn add_login(
     context: &worker::context::Context,
     owner: &Owner,
@@ -194,7 +192,7 @@ async fn add_login(
     id
 }
 
-/// Does a job, as a worker that received it.
+/// Processes a job as the worker does.
 async fn do_job(context: &worker::context::Context, job: &Job) {
     worker::apply_jobs(context, std::slice::from_ref(job))
         .await
@@ -202,17 +200,17 @@ async fn do_job(context: &worker::context::Context, job: &Job) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_running_poll_never_restores_erased_data_in_a_thousand_interleavings() {
+async fn no_concurrent_job_restores_erased_data_in_a_thousand_interleavings() {
     const OWNERS: u64 = 8;
     const ROUNDS: u64 = 125;
     let (simulator, address) = facebook("http://127.0.0.1:9", 0).await;
-    let place = TestStorage::new(BACKEND).await;
-    let (queue, store): (Arc<dyn Queue>, _) = (place.queue().await, place.store());
+    let storage = TestStorage::new(BACKEND).await;
+    let (queue, store): (Arc<dyn Queue>, _) = (storage.queue().await, storage.store());
     let seed = fastrand::u64(..);
     println!("interleavings of seed {seed}");
     let delaying = FaultyStore::with_random_delays(store, seed);
     let extra = settings("http://127.0.0.1:9", &address);
-    let context = worker_context_with(&place, queue, delaying, &extra);
+    let context = worker_context_with(&storage, queue, delaying, &extra);
     let mut owners = Vec::new();
     for owner in 0..OWNERS {
         let user = UserId::parse(&format!("30000000000000{owner}")).unwrap();
@@ -252,5 +250,5 @@ async fn a_running_poll_never_restores_erased_data_in_a_thousand_interleavings()
         done.unwrap();
     }
     context.store.scrub().await.unwrap();
-    assert!(!place.everything_stored().await.contains(PLANTED));
+    assert!(!storage.everything_stored().await.contains(PLANTED));
 }

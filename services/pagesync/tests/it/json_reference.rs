@@ -1,5 +1,5 @@
-//! Every object that a command prints is the one that `docs/json.md` describes: the same members, of the
-//! same types, and no others.
+//! Checks that every JSON object that a command prints has exactly the members and the types that
+//! `docs/json.md` describes.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -14,10 +14,10 @@ use crate::support::eventually;
 use crate::support::facebook::{ConnectedDeployment, DeploymentOptions, page_id_text};
 use crate::tidy::read;
 
-/// The objects of the reference: each with its members and their types.
+/// The objects that `docs/json.md` describes, each with its members and their types.
 struct Reference(BTreeMap<String, BTreeMap<String, String>>);
 
-/// Objects that have every member of another one, in the words of the reference.
+/// The beginning of the sentence in the reference that names the base of an object.
 const EXTENDS: &str = "It has every member of `";
 
 impl Reference {
@@ -29,7 +29,7 @@ impl Reference {
             let mut members = BTreeMap::new();
             if let Some((_, rest)) = body.split_once(EXTENDS) {
                 let base = rest.split('`').next().unwrap();
-                // `missed` stands before `counts`: the base is added below.
+                // The base can be described later, so its members are added below.
                 members.insert("..".to_owned(), base.to_owned());
             }
             for line in body.lines().filter(|line| line.starts_with("| `")) {
@@ -48,7 +48,7 @@ impl Reference {
         Self(objects)
     }
 
-    /// Checks `value` against `kind`: an object of the reference or a type of its introduction.
+    /// Checks `value` against `kind`, which names an object of the reference or one of its types.
     fn check(&self, kind: &str, value: &Json, at: &str) {
         if let Some(kind) = kind.strip_suffix(" or null") {
             if !value.is_null() {
@@ -89,24 +89,24 @@ impl Reference {
 
     fn check_object(&self, kind: &str, value: &Json, at: &str) {
         let described = self.0.get(kind);
-        let described = described.unwrap_or_else(|| panic!("{at}: no object {kind} is described"));
+        let described = described.unwrap_or_else(|| panic!("{at}: {kind} is not described"));
         let members = value.as_object().unwrap_or_else(|| panic!("{at}: {value}"));
         let names: Vec<&String> = members.keys().collect();
         let expected: Vec<&String> = described.keys().collect();
         let mut sorted = names.clone();
         sorted.sort_unstable();
-        assert_eq!(sorted, expected, "{at} is not the {kind} of docs/json.md");
+        assert_eq!(sorted, expected, "{at} differs from {kind} in docs/json.md");
         for (name, member) in members {
             self.check(&described[name], member, &format!("{at}.{name}"));
         }
     }
 }
 
-/// Runs a command with `--output json` beside the deployment and returns what it printed.
+/// Runs a command on the running deployment with `--output json` and returns its output.
 fn run(connected: &ConnectedDeployment, arguments: &[&str]) -> Json {
     let role = connected.deployment.roles[0].0;
-    let mut environment = connected.deployment.place.environment(role, &[]);
-    if let TestStorage::Distributed { .. } = &connected.deployment.place {
+    let mut environment = connected.deployment.storage.environment(role, &[]);
+    if let TestStorage::Distributed { .. } = &connected.deployment.storage {
         environment.insert("PAGESYNC_BACKEND".to_owned(), "distributed".to_owned());
     }
     environment.extend(connected.settings.iter().cloned());
@@ -119,7 +119,7 @@ fn run(connected: &ConnectedDeployment, arguments: &[&str]) -> Json {
             .output()
             .unwrap()
     });
-    // `doctor` ends with 3 if a check failed, and prints all the same.
+    // If a check fails, `doctor` exits with 3 and still prints its checks.
     let is_done = matches!(output.status.code(), Some(0 | 3));
     assert!(
         is_done,
@@ -129,7 +129,7 @@ fn run(connected: &ConnectedDeployment, arguments: &[&str]) -> Json {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// A deployment that has something for every command to print.
+/// Starts a deployment in which every command has something to print.
 async fn busy_deployment() -> ConnectedDeployment {
     let connected = ConnectedDeployment::start(BACKEND, DeploymentOptions::default()).await;
     assert_eq!(connected.connect().await.0, 200);
@@ -166,7 +166,7 @@ async fn busy_deployment() -> ConnectedDeployment {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_object_that_a_command_prints_is_the_one_that_the_reference_describes() {
+async fn every_printed_object_matches_its_description_in_the_reference() {
     let reference = Reference::load();
     let connected = busy_deployment().await;
     let check = |arguments: &[&str], kind: &str| -> Json {
@@ -194,7 +194,7 @@ async fn every_object_that_a_command_prints_is_the_one_that_the_reference_descri
         &["changes", "--after", first, "--limit", "1"],
         "list of feed_change",
     );
-    assert_eq!(next[0], feed[1], "a cursor continues behind its entry");
+    assert_eq!(next[0], feed[1], "a cursor continues after its entry");
     let connections = check(&["connection", "list"], "list of connection");
     assert!(
         connections[0]["last_poll"]["pages"].is_u64(),
@@ -230,7 +230,7 @@ async fn every_object_that_a_command_prints_is_the_one_that_the_reference_descri
 }
 
 #[test]
-fn a_member_that_the_reference_does_not_describe_is_found() {
+fn the_check_finds_a_missing_member_a_wrong_type_and_an_undescribed_member() {
     let reference = Reference::load();
     let letter = json!({"id": "a", "failed_at": "2026-11-26T04:00:00Z", "reason": "r"});
     reference.check("dead_letter", &letter, "letter");

@@ -1,6 +1,5 @@
-//! Connection polls of many Pages by processes of the real executable: every Page is found with few
-//! calls and little memory, and a process that is killed in the middle repeats at most one result
-//! page.
+//! Connection polls of many Pages by processes of the real executable. They find every Page with
+//! few calls and little memory, and repeat at most one result page after a kill.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,12 +16,12 @@ use crate::support::facebook::{facebook, settings};
 use crate::support::process::Process;
 use crate::support::{reserve_port, within};
 
-/// How long a connection poll of many Pages may take in a debug build.
+/// The maximum duration of a connection poll of many Pages, which is long in a debug build.
 const POLL_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Processes of the real executable, and the simulated Facebook that they call.
 struct ProcessDeployment {
-    place: TestStorage,
+    storage: TestStorage,
     processes: BTreeMap<&'static str, Process>,
     simulator: Simulator,
     /// The base address of the public listener.
@@ -30,15 +29,15 @@ struct ProcessDeployment {
 }
 
 impl ProcessDeployment {
-    /// Starts a Facebook with `pages` Pages, and every role of the backend.
+    /// Starts a simulated Facebook with `pages` Pages, and every role of the backend.
     async fn new(pages: usize) -> Self {
         let port = reserve_port();
         let public = format!("http://127.0.0.1:{port}");
         let (simulator, address) = facebook(&public, pages).await;
-        let place = TestStorage::new(BACKEND).await;
+        let storage = TestStorage::new(BACKEND).await;
         let mut processes = BTreeMap::new();
-        for role in place.roles() {
-            let mut environment: Environment = place.environment(role, &[]);
+        for role in storage.roles() {
+            let mut environment: Environment = storage.environment(role, &[]);
             environment.extend(settings(&public, &address));
             let is_public = matches!(role, Role::Up | Role::Ingress);
             let port = if is_public { port } else { reserve_port() };
@@ -46,14 +45,14 @@ impl ProcessDeployment {
             processes.insert(role.name(), process);
         }
         Self {
-            place,
+            storage,
             processes,
             simulator,
             public,
         }
     }
 
-    /// Returns the process that polls.
+    /// Returns the process that runs the worker.
     fn worker(&mut self) -> &mut Process {
         let name = if self.processes.contains_key("up") {
             "up"
@@ -63,8 +62,8 @@ impl ProcessDeployment {
         self.processes.get_mut(name).unwrap()
     }
 
-    /// Logs in and requests the callback once, as HTML. The JSON answer would list every Page, and
-    /// its memory would be measured as memory of the poll.
+    /// Logs in and requests the callback once, as HTML. The JSON answer would list every Page and
+    /// add to the measured memory.
     async fn log_in(&self) {
         let mut visitor = LoginBrowser::new().unwrap();
         let login = format!("{}/facebook/login", self.public);
@@ -74,7 +73,7 @@ impl ProcessDeployment {
         assert_eq!(shown.status(), 200);
     }
 
-    /// Returns how many result pages were requested.
+    /// Returns the number of result pages that were requested.
     fn calls(&self) -> u64 {
         self.simulator
             .facebook()
@@ -87,7 +86,7 @@ impl ProcessDeployment {
     /// Waits until a connection poll has listed `pages` Pages, and checks that all of them are
     /// stored.
     async fn wait_for_poll(&self, pages: u64) {
-        let store = self.place.store();
+        let store = self.storage.store();
         within(POLL_TIMEOUT, "the connection poll to end", || async {
             let all = connection::list(&*store).await.ok()?;
             let last = all.first()?.last_poll.as_ref()?;
@@ -102,7 +101,7 @@ impl ProcessDeployment {
             after = Some(last.clone());
             found += chunk.len() as u64;
         }
-        assert_eq!(found, pages, "every Page is in the store");
+        assert_eq!(found, pages, "Pages in the store");
     }
 
     /// Ends every process with SIGTERM.
@@ -124,13 +123,13 @@ async fn a_killed_poll_continues_at_its_cursor() {
     )
     .await;
     stage.worker().kill();
-    // The scheduler is killed, too. It leaves nothing but a lease.
+    // The scheduler is killed as well. Only the lease of its claim is left.
     if let Some(scheduler) = stage.processes.get_mut("scheduler") {
         scheduler.kill();
         scheduler.start_again().await;
     }
     let before = stage.calls();
-    assert!(before < 15, "killed in the middle");
+    assert!(before < 15, "the poll ended before the kill");
     stage.worker().start_again().await;
     stage.wait_for_poll(1500).await;
     let calls = stage.calls();
@@ -138,7 +137,7 @@ async fn a_killed_poll_continues_at_its_cursor() {
         calls <= 16,
         "{calls} calls for 15 result pages: at most one is repeated"
     );
-    println!("1500 Pages, killed after {before} calls: {calls} calls");
+    println!("1500 Pages: {calls} calls in all, the kill came after {before}");
     stage.end().await;
 }
 
@@ -155,8 +154,8 @@ async fn calls_and_memory_stay_low_for_5000_pages() {
             "{calls} calls for {pages} Pages"
         );
         if pages <= 250 {
-            // The poll of 5,000 Pages lasts long enough to subscribe many of them. The small ones
-            // wait for their subscriptions, so that the memory is comparable.
+            // A poll of 5,000 Pages lasts so long that many are subscribed meanwhile. For fewer
+            // Pages, the test waits for the subscriptions, so that the memory is comparable.
             within(POLL_TIMEOUT, "the subscriptions", || async {
                 (stage.simulator.facebook().page_subscriptions.len() == pages).then_some(())
             })

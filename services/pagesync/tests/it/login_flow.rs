@@ -1,4 +1,4 @@
-//! A login from its start to the callback: redirects, answers, stored records and refusals.
+//! Logins from the start to the callback: redirects, answers, stored records and refusals.
 
 use common::records::{load_all, page_subscription, token, token_exchange};
 use common::store::RecordKind;
@@ -54,7 +54,7 @@ async fn login_redirects_to_the_dialog_with_a_state_bound_to_the_browser() {
         query["scope"],
         "pages_show_list,pages_read_engagement,pages_manage_metadata,business_management"
     );
-    assert!(query["state"].len() >= 43, "256 bits");
+    assert!(query["state"].len() >= 43, "the state has 256 bits");
     let cookie = answer.headers()[SET_COOKIE].to_str().unwrap();
     for part in ["HttpOnly", "SameSite=Lax", "Path=/facebook"] {
         assert!(cookie.contains(part), "{cookie}");
@@ -195,19 +195,19 @@ async fn a_state_is_valid_once_and_only_in_its_browser() {
     assert_eq!(
         connected.calls("POST oauth/access_token"),
         0,
-        "no code was exchanged so far"
+        "no code was exchanged"
     );
 
     let (status, first) = status_and_body(visitor.get(&callback).await.unwrap()).await;
     assert_eq!(status, 200, "{first}");
     let exchanges = connected.calls("POST oauth/access_token");
-    assert_eq!(exchanges, 2, "for the code and for the long-lived token");
+    assert_eq!(exchanges, 2, "the code, then the short-lived token");
     let (status, second) = status_and_body(visitor.get(&callback).await.unwrap()).await;
     assert_eq!((status, &second["pages"]), (200, &first["pages"]));
     assert_eq!(
         connected.calls("POST oauth/access_token"),
         exchanges,
-        "the second request caused no exchange"
+        "the second request causes no exchange"
     );
     let (status, _) = status_and_body(other.get(&callback).await.unwrap()).await;
     assert_eq!(status, 400, "a used state is not valid in another browser");
@@ -226,7 +226,7 @@ async fn a_denied_login_is_reported_and_stores_nothing() {
         (status, &body["error"]["code"]),
         (403, &json!("access_denied"))
     );
-    // The other form of Facebook's errors, with markup in the message.
+    // Facebook reports some errors in another form. The message contains markup.
     let (mut visitor, callback) = connected.visit(&deny).await;
     let state = callback
         .split("state=")
@@ -339,7 +339,7 @@ async fn a_token_of_another_app_is_refused() {
     .unwrap();
     assert!(
         matches!(exchanges[0].1.value.stage, token_exchange::Stage::Failed(_)),
-        "the record has no token any more"
+        "the record contains no token"
     );
     connected.finish().await;
 }
@@ -365,7 +365,7 @@ async fn a_missing_permission_is_reported_with_its_consequence() {
     assert_eq!(
         body["polling_test"].as_array().unwrap().len(),
         3,
-        "the Pages are read nevertheless"
+        "the Pages are read all the same"
     );
     let key = page_subscription::key(&model::id::PageId::parse(&page_id_text(0)).unwrap());
     let stored: page_subscription::PageSubscription =

@@ -1,5 +1,5 @@
-//! Logins in special cases: with few permissions, without Pages, a second time, by two people with
-//! the same Page, and during errors of Facebook.
+//! Special cases of logins: missing permissions, no Pages, a second login, two people with the same
+//! Page, and errors of Facebook.
 
 use common::records::page_subscription::{self, PageSubscription};
 use common::records::{load_all, load_record, login, rate_limit, token};
@@ -93,7 +93,7 @@ async fn every_tracked_field_is_stored_and_shown_with_its_source_and_confirmatio
             field["changed_at"].is_string() && field["confirmed_at"].is_string(),
             "{name}"
         );
-        if let TestStorage::Distributed { redis, .. } = &connected.deployment.place {
+        if let TestStorage::Distributed { redis, .. } = &connected.deployment.storage {
             let key = format!("{{pagesync}}:page:{id}");
             let stored: String =
                 redis::from_redis_value(redis_command(redis, &["HGET", &key, name]).await).unwrap();
@@ -106,8 +106,8 @@ async fn every_tracked_field_is_stored_and_shown_with_its_source_and_confirmatio
     connected.finish().await;
 }
 
-/// Starts a deployment at whose Facebook Ada manages every Page and Bob Page 0. No person has
-/// logged in yet.
+/// Starts a deployment. At its Facebook, Ada manages every Page and Bob manages Page 0. No person
+/// has logged in yet.
 async fn with_bob() -> ConnectedDeployment {
     let scene = DeploymentOptions {
         clock: manual_clock(),
@@ -123,7 +123,7 @@ async fn with_bob() -> ConnectedDeployment {
     connected
 }
 
-/// Returns the decision of Bob to allow everything.
+/// Returns the decision in the dialog with which Bob allows everything.
 fn as_bob() -> Decision {
     Decision {
         user: BOB.to_owned(),
@@ -132,12 +132,12 @@ fn as_bob() -> Decision {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_of_two_people_is_read_with_the_token_that_works() {
+async fn a_page_of_two_people_is_read_with_the_token_that_is_valid_and_not_blocked() {
     let connected = with_bob().await;
     assert_eq!(connected.connect().await.0, 200);
     assert_eq!(connected.connect_as(&as_bob()).await.0, 200);
     assert_eq!(connected.page(0).await.connections.len(), 2);
-    // Ada's rate limit blocks calls with her token, and not with Bob's.
+    // The rate limit of Ada blocks calls with her token only.
     let now = connected.clock.now();
     let ada = rate_limit::user_bucket(&UserId::parse("200000000000001").unwrap());
     let block = |stored: rate_limit::RateLimit| Some(stored.after_refusal(now, None));
@@ -160,7 +160,7 @@ async fn a_page_of_two_people_is_read_with_the_token_that_works() {
     assert_eq!(
         (page.status, page.polling.failures),
         (Status::Active, 0),
-        "Bob's token reads it"
+        "the Page is read with Bob's token"
     );
     let page = connected.read_again(1).await;
     assert_eq!(
@@ -302,7 +302,7 @@ async fn logins_by_invitation_need_a_valid_invitation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_login_renews_the_connection_and_deselected_pages_are_read_by_themselves() {
+async fn a_second_login_renews_the_connection_and_deselected_pages_are_read_individually() {
     let connected = start().await;
     assert_eq!(connected.connect().await.0, 200);
     let before = connected.connection().await;
@@ -315,8 +315,8 @@ async fn a_second_login_renews_the_connection_and_deselected_pages_are_read_by_t
     assert!(
         after.connected_at > before.connected_at && after.last_poll.as_ref().unwrap().pages == 2
     );
-    // The new token gives no access to the deselected Page. Its values stay, and its status
-    // changes.
+    // The new token gives no access to the deselected Page. The values of the Page are kept,
+    // and its status changes.
     let page = eventually("the read of the deselected Page", || async {
         let page = connected.page(2).await;
         (page.status != Status::Active).then_some(page)
@@ -348,7 +348,7 @@ async fn two_simultaneous_callbacks_complete_one_login() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_of_two_people_is_subscribed_with_the_permission_of_either() {
+async fn a_page_of_two_people_is_subscribed_if_either_of_them_has_the_permission() {
     let connected = with_bob().await;
     let declined = Decision {
         declined: vec!["pages_manage_metadata".to_owned()],
@@ -364,8 +364,8 @@ async fn a_page_of_two_people_is_subscribed_with_the_permission_of_either() {
         (!stored().await.refused.is_empty()).then_some(())
     })
     .await;
-    // The call with Ada's token succeeds, and the call with Bob's token fails for the moment.
-    // Fields that are refused for Ada are not recorded as refused, because Bob may have the
+    // The call with Ada's token succeeds, and the call with Bob's token fails with a transient
+    // error. Fields that are refused for Ada are not recorded as refused, because Bob may have the
     // permission.
     let edge = "GET {id}/subscribed_apps";
     connected.reply(&json!([{"edge": edge}, {"edge": edge, "fault": "2"}]));
@@ -379,7 +379,7 @@ async fn a_page_of_two_people_is_subscribed_with_the_permission_of_either() {
     assert_eq!(after.refused.len(), 0);
     assert!(after.polling.is_read_requested(), "{after:?}");
     connected.advance(std::time::Duration::from_secs(121));
-    eventually("the subscription by Bob's token", || async {
+    eventually("the subscription with Bob's token", || async {
         let facebook = connected.simulator.facebook();
         let fields = facebook.page_subscriptions.get(&page_id_text(0))?;
         fields.contains("name").then_some(())

@@ -7,7 +7,7 @@
 #![expect(clippy::print_stdout, reason = "tests print which servers they use")]
 #![expect(
     clippy::too_many_lines,
-    reason = "scenarios and tables read best whole"
+    reason = "scenarios and tables are easier to read in one piece"
 )]
 
 mod cli;
@@ -35,7 +35,7 @@ mod store;
 mod store_indexes;
 mod subscriptions;
 #[path = "../support/mod.rs"]
-#[expect(dead_code, reason = "some of it is for the other test binaries")]
+#[expect(dead_code, reason = "other test binaries use the rest")]
 mod support;
 mod tidy;
 mod token_sealing;

@@ -1,4 +1,4 @@
-//! Counts of missed webhooks while Facebook loses, delays, reorders and repeats deliveries.
+//! The counts of missed webhooks while Facebook loses, delays, reorders and repeats deliveries.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use crate::support::facebook::{
 };
 
 const PAGES: usize = 200;
-/// Fields that have a webhook: the name with its value, the others without.
+/// Fields that have a webhook. The webhook of the name carries the value; the others do not.
 const FIELDS: [&str; 5] = ["name", "phone", "website", "description", "emails"];
 
-/// Returns the report on all days.
+/// Returns the report of all days.
 async fn report(connected: &ConnectedDeployment) -> Report {
     let now = connected.clock.now();
     missed_webhooks::report(&*connected.deployment.store, "", now)
@@ -64,14 +64,14 @@ fn change_all(connected: &ConnectedDeployment, pages: usize, round: &str) {
     }
 }
 
-/// Waits until every delivery has ended and every webhook is applied.
+/// Waits until every delivery has ended and every webhook has been applied.
 async fn wait_for_webhooks(connected: &ConnectedDeployment) {
     connected.simulator.delivery_counts().all_finished().await;
     connected.deployment.wait_until_idle().await;
 }
 
-/// Moves to the next daily poll and returns the report in which all of `changes` changes are
-/// counted.
+/// Advances to the next daily poll and waits until the report counts `changes` changes. Returns the
+/// report.
 async fn report_after_poll(connected: &ConnectedDeployment, changes: u64) -> Report {
     connected.next_day().await;
     eventually("every change to be found", || async {
@@ -112,7 +112,7 @@ async fn exactly_the_lost_webhooks_are_counted_as_missed() {
         assert_eq!(report(&connected).await.all.missed, lost, "{round}");
     }
     assert!((200..400).contains(&(lost - each)), "{lost}");
-    // One of a thousand webhooks is lost.
+    // Many webhooks arrive and only one is lost.
     connected
         .simulator
         .set_delivery_faults(DeliveryFaults::default());
@@ -136,7 +136,7 @@ async fn exactly_the_lost_webhooks_are_counted_as_missed() {
     assert_eq!(
         last.initial,
         (PAGES * 17) as u64,
-        "first reads of all fields except counters"
+        "the first values of all fields except counters"
     );
     #[expect(clippy::cast_precision_loss, reason = "a ratio of counts")]
     let ratio = last.all.captured as f64 / (last.all.captured + last.all.missed) as f64;
@@ -171,7 +171,7 @@ async fn delayed_and_reordered_webhooks_are_not_counted_as_missed() {
         ..faults
     });
     change_all(&connected, PAGES, "held");
-    eventually("the backlog", || async {
+    eventually("all deliveries to be held back", || async {
         (connected.simulator.delivery_counts().held_back() >= each).then_some(())
     })
     .await;
@@ -219,17 +219,17 @@ async fn a_silent_page_is_resubscribed_a_limited_number_of_times() {
             (found.missed + found.open >= u64::from(round)).then_some(())
         })
         .await;
-        // The Page is resubscribed as soon as it is silent, not only at the next daily poll.
+        // The Page is resubscribed as soon as it is silent, before the next daily poll.
         connected.advance(NOTIFICATION_GRACE);
         assert_eq!(report(&connected).await.silent_pages.len(), 1);
-        eventually("the subscription to be back", || async {
+        eventually("the subscription to be restored", || async {
             let facebook = connected.simulator.facebook();
             facebook.page_subscriptions[&page_id_text(0)]
                 .contains("name")
                 .then_some(())
         })
         .await;
-        eventually("the stored count", || async {
+        eventually("the count to be stored", || async {
             (stored().await.value.resubscriptions == round).then_some(())
         })
         .await;
@@ -256,10 +256,10 @@ async fn a_silent_page_is_resubscribed_a_limited_number_of_times() {
             .page_subscriptions
             .contains_key(&page_id_text(0))
     );
-    // A login resets the count.
+    // A login resets the count of resubscriptions.
     connected.advance(Duration::from_secs(60));
     assert_eq!(connected.connect().await.0, 200);
-    eventually("the subscription to be back", || async {
+    eventually("the subscription to be restored", || async {
         let facebook = connected.simulator.facebook();
         facebook
             .page_subscriptions
@@ -292,7 +292,7 @@ async fn a_silent_page_triggers_a_check_of_the_app_subscription() {
     .await
     .unwrap();
     connected.advance(NOTIFICATION_GRACE);
-    eventually("the app subscription to be back", || async {
+    eventually("the app subscription to be restored", || async {
         connected
             .simulator
             .facebook()

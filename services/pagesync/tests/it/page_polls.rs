@@ -14,7 +14,7 @@ use crate::support::facebook::{
     ConnectedDeployment, DeploymentOptions, field, manual_clock, page_id_text,
 };
 
-/// Starts a deployment with three connected Pages and a clock that only the test moves.
+/// Starts a deployment with three connected Pages and a clock that only the test advances.
 async fn connected() -> ConnectedDeployment {
     let scene = DeploymentOptions {
         clock: manual_clock(),
@@ -22,12 +22,12 @@ async fn connected() -> ConnectedDeployment {
     };
     let connected = ConnectedDeployment::start(BACKEND, scene).await;
     assert_eq!(connected.connect().await.0, 200);
-    // No later read may fall into the second in which the login read the Pages.
+    // Later reads must not happen in the same second as the read of the login.
     connected.advance(Duration::from_secs(61));
     connected
 }
 
-/// Changes fields of Page `n` at Facebook, which sends the webhooks of the change.
+/// Changes fields of Page `n` at Facebook, which sends webhooks about it.
 fn change(connected: &ConnectedDeployment, n: usize, fields: &Json) {
     connected
         .simulator
@@ -296,7 +296,7 @@ async fn an_exhausted_rate_limit_blocks_every_call_until_it_ends() {
         .unwrap();
     assert_eq!(due.len(), 2, "{due:?}");
     connected.advance(Duration::from_secs(6 * 60));
-    eventually("both to be read", || async {
+    eventually("both Pages to be read", || async {
         (connected.calls("GET {id}") == reads + 2).then_some(())
     })
     .await;
@@ -350,13 +350,13 @@ async fn a_field_that_graph_does_not_have_is_excluded_and_the_rest_is_read() {
     assert_eq!(
         connected.calls("GET me/accounts"),
         3,
-        "refused twice, then read"
+        "two calls are refused, and the third succeeds"
     );
     connected.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_with_too_much_data_is_halved_and_an_empty_result_page_does_not_end_it() {
+async fn the_limit_is_halved_after_too_much_data_and_an_empty_result_page_does_not_end_the_poll() {
     let connected = ConnectedDeployment::start(
         BACKEND,
         DeploymentOptions {
@@ -375,7 +375,8 @@ async fn a_list_with_too_much_data_is_halved_and_an_empty_result_page_does_not_e
         (status, body["pages"]["data"].as_array().unwrap().len()),
         (200, 40)
     );
-    // Limits of 100 and 50 are refused; an empty result page and two with a limit of 25 follow.
+    // Limits of 100 and 50 are refused. With a limit of 25, an empty result page and two others
+    // follow.
     assert_eq!(connected.calls("GET me/accounts"), 5);
     connected.finish().await;
 }
@@ -395,7 +396,7 @@ async fn a_next_address_is_never_followed_and_a_repeated_cursor_ends_the_poll() 
     assert_eq!(
         connected.calls("GET me/accounts"),
         2,
-        "the same cursor twice ends the poll"
+        "a repeated cursor ends the poll"
     );
     assert_eq!(body["connection"]["status"], "pending");
     let problem = connected.connection().await.problem.unwrap();

@@ -1,5 +1,5 @@
-//! Fifteen rules of Facebook's platform that programs commonly break: one test each, through the
-//! public HTTP interface.
+//! Rules of Facebook's platform that programs commonly break. Each has one test, through the HTTP
+//! interfaces of the deployment and of the simulated Facebook.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::support::facebook::{
     ConnectedDeployment, DeploymentOptions, manual_clock, page_id_text, status_and_body,
 };
 
-/// Starts a deployment with three connected Pages and a clock that only the test moves.
+/// Starts a deployment with three connected Pages and a clock that only the test advances.
 async fn connected() -> ConnectedDeployment {
     let scene = DeploymentOptions {
         clock: manual_clock(),
@@ -228,12 +228,12 @@ async fn every_result_page_is_read_once_and_stored() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_subscription_of_another_app_is_ignored() {
-    // On every Page, the simulator lists another app first, which is subscribed to every field.
+    // On every Page, the simulator lists another app first. That app is subscribed to every field.
     let connected = connected().await;
     let fields = connected.simulator.facebook().page_subscriptions[&page_id_text(0)].clone();
     assert!(
         fields.contains("name") && !fields.contains("parking"),
-        "the fields of this app and not those of the other: {fields:?}"
+        "the fields of another app must not be copied: {fields:?}"
     );
     connected.finish().await;
 }
@@ -259,7 +259,7 @@ async fn a_change_that_a_webhook_reports_without_a_value_is_read() {
         .simulator
         .change(&page_id_text(1), change)
         .unwrap();
-    crate::support::eventually("the notification", || async {
+    crate::support::eventually("the notification to be applied", || async {
         connected
             .page(1)
             .await
@@ -364,11 +364,11 @@ async fn tokens_are_sealed_and_can_be_opened_after_a_restart() {
             "{text}"
         );
     }
-    // A worker that starts later opens them.
-    let place = &connected.deployment.place;
+    // A worker that starts later can open the tokens.
+    let storage = &connected.deployment.storage;
     let queue = connected.deployment.roles[0].1.backends.queue.clone();
     let store = connected.deployment.store.clone();
-    let context = crate::support::deployment::worker_context(place, queue, store.clone());
+    let context = crate::support::deployment::worker_context(storage, queue, store.clone());
     let user = connected.connection().await.user;
     let key = common::records::token::user_key(&user);
     let stored = common::records::load_record::<common::records::token::StoredToken>(&*store, &key)

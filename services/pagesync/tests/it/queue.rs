@@ -1,4 +1,4 @@
-//! The conformance suite of the trait `Queue`, which both backends pass.
+//! The conformance suite of the trait `Queue`. Both backends must pass it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -25,13 +25,13 @@ fn poll(n: u64) -> Job {
     Job::Poll(claim)
 }
 
-/// Receives the next message, which must come within a minute.
+/// Receives the next message. Panics if none arrives within a minute.
 async fn receive(queue: &dyn Queue, queue_name: QueueName) -> Delivery {
     let received = tokio::time::timeout(Duration::from_secs(60), queue.receive(queue_name)).await;
     received.expect("a delivery in time").unwrap()
 }
 
-/// Receives and acknowledges messages until they contained `n` jobs, and returns the jobs.
+/// Receives and acknowledges messages until it has received `n` jobs. Returns the jobs.
 async fn drain(queue: &dyn Queue, queue_name: QueueName, n: usize) -> Vec<Job> {
     let mut jobs = Vec::new();
     while jobs.len() < n {
@@ -42,32 +42,32 @@ async fn drain(queue: &dyn Queue, queue_name: QueueName, n: usize) -> Vec<Job> {
     jobs
 }
 
-/// Checks that no message is left in a queue.
+/// Checks that a queue is empty.
 async fn assert_empty(queue: &dyn Queue, queue_name: QueueName) {
     eventually("an empty queue", || async {
         (queue.depth(queue_name).await.unwrap().messages == 0).then_some(())
     })
     .await;
     let more = tokio::time::timeout(Duration::from_millis(300), queue.receive(queue_name)).await;
-    assert!(more.is_err(), "a message is left to receive");
+    assert!(more.is_err(), "the queue still contains a message");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn published_jobs_are_available_to_the_next_process() {
-    let place = TestStorage::new(BACKEND).await;
+    let storage = TestStorage::new(BACKEND).await;
     let jobs = [webhook_job(1, "a"), webhook_job(2, "b")];
-    let queue = place.queue().await;
+    let queue = storage.queue().await;
     queue.publish(QueueName::Webhooks, &jobs).await.unwrap();
     drop(queue);
-    let queue = place.queue().await;
+    let queue = storage.queue().await;
     assert_eq!(drain(&*queue, QueueName::Webhooks, 2).await, jobs);
     assert_empty(&*queue, QueueName::Webhooks).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unacknowledged_message_is_redelivered_and_its_deliveries_are_counted() {
-    let place = TestStorage::new(BACKEND).await;
-    let queue = place.queue().await;
+    let storage = TestStorage::new(BACKEND).await;
+    let queue = storage.queue().await;
     queue
         .publish(QueueName::PollsNow, &[poll(1)])
         .await
@@ -87,8 +87,8 @@ async fn an_unacknowledged_message_is_redelivered_and_its_deliveries_are_counted
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requeue_returns_every_unacknowledged_message_once() {
-    let place = TestStorage::new(BACKEND).await;
-    let queue = place.queue().await;
+    let storage = TestStorage::new(BACKEND).await;
+    let queue = storage.queue().await;
     let jobs = [poll(1), poll(2), poll(3)];
     queue.publish(QueueName::PollsNow, &jobs).await.unwrap();
     let mut deliveries = Vec::new();
@@ -97,7 +97,7 @@ async fn requeue_returns_every_unacknowledged_message_once() {
     }
     assert!(
         deliveries.iter().all(|delivery| delivery.jobs.len() == 1),
-        "each poll has a message of its own"
+        "each poll is a separate message"
     );
     queue.requeue(QueueName::PollsNow).await.unwrap();
     let mut redelivered = Vec::new();
@@ -120,8 +120,8 @@ async fn requeue_returns_every_unacknowledged_message_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_publish_may_contain_every_kind_of_job() {
-    let place = TestStorage::new(BACKEND).await;
-    let queue = place.queue().await;
+    let storage = TestStorage::new(BACKEND).await;
+    let queue = storage.queue().await;
     let unreadable = Unreadable {
         body: vec![0, 159, 146, 150],
         reason: "not text".to_owned(),
@@ -137,9 +137,9 @@ async fn one_publish_may_contain_every_kind_of_job() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_longer_than_a_message_should_be_has_a_message_of_its_own() {
-    let place = TestStorage::new(BACKEND).await;
-    let queue = place.queue().await;
+async fn a_job_above_the_message_size_limit_is_published_as_a_message_of_its_own() {
+    let storage = TestStorage::new(BACKEND).await;
+    let queue = storage.queue().await;
     let long = webhook_job(1, &"x".repeat(1_500_000));
     let jobs = [webhook_job(2, "before"), long, webhook_job(3, "after")];
     queue.publish(QueueName::Webhooks, &jobs).await.unwrap();
@@ -150,7 +150,7 @@ async fn a_job_longer_than_a_message_should_be_has_a_message_of_its_own() {
         let is_long = encoded.iter().any(|job| job.len() > 1_000_000);
         assert!(
             !is_long || encoded.len() == 1,
-            "the long job shares its message"
+            "the long job shares a message with other jobs"
         );
         received.extend(encoded);
         delivery.ack().await.unwrap();
@@ -160,14 +160,14 @@ async fn a_job_longer_than_a_message_should_be_has_a_message_of_its_own() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_receive_loses_no_message() {
-    let place = TestStorage::new(BACKEND).await;
-    let queue = place.queue().await;
+    let storage = TestStorage::new(BACKEND).await;
+    let queue = storage.queue().await;
     for n in 1..=40 {
         queue
             .publish(QueueName::PollsNow, &[poll(n)])
             .await
             .unwrap();
-        // The timeouts end the call at different points between the request and the message.
+        // Different timeouts cancel the call at different points while it waits for a message.
         let timeout = Duration::from_micros(n * 50);
         if let Ok(delivery) =
             tokio::time::timeout(timeout, queue.receive(QueueName::PollsNow)).await
@@ -185,13 +185,13 @@ async fn a_cancelled_receive_loses_no_message() {
 }
 
 /// A full queue refuses jobs while the other queues accept them, and every caller gets the result
-/// of its own jobs. With several messages in flight on one channel, lapin assigns a confirm to the
-/// wrong message; therefore the test checks each result.
+/// of its own jobs. Each result is checked, because lapin may assign a confirm to the wrong message
+/// if several messages are in flight on one channel.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn each_of_a_thousand_publishers_gets_its_own_result() {
-    let place = TestStorage::new(BACKEND).await;
-    let queue = place.queue().await;
-    match &place {
+    let storage = TestStorage::new(BACKEND).await;
+    let queue = storage.queue().await;
+    match &storage {
         TestStorage::Distributed { vhost, .. } => {
             vhost.limit_queue("pagesync.v1.polls_daily", 2000).await;
         }
@@ -201,7 +201,7 @@ async fn each_of_a_thousand_publishers_gets_its_own_result() {
             assert_eq!(file.execute(limit, []).unwrap(), 1);
         }
     }
-    // A policy takes effect a moment after it is set.
+    // RabbitMQ applies a policy shortly after it is set.
     eventually("the queue to be full", || async {
         queue
             .publish(QueueName::PollsDaily, &[poll(9999)])
@@ -247,7 +247,7 @@ async fn each_of_a_thousand_publishers_gets_its_own_result() {
     }
     assert!(
         results.len() - accepted.len() > 400,
-        "the full queue refused most of its half"
+        "the full queue refused most of the jobs published to it"
     );
     let even =
         |(n, _, result): &&(u64, String, Result<(), QueueError>)| n % 2 == 0 && result.is_ok();

@@ -1,4 +1,4 @@
-//! The scheduler without other roles, on a real queue and a real store.
+//! Runs the scheduler without the other roles, on a real queue and a real store.
 
 use std::collections::BTreeSet;
 
@@ -20,8 +20,8 @@ const PAGES: u64 = 1500;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_at_its_depth_limit_gets_no_polls_until_some_are_consumed() {
-    let place = TestStorage::new(BACKEND).await;
-    let (queue, store) = (place.queue().await, place.store());
+    let storage = TestStorage::new(BACKEND).await;
+    let (queue, store) = (storage.queue().await, storage.store());
     let due = |n: u64| Commit {
         due: vec![DueWrite {
             subject: Subject::Page(page_id(n)),
@@ -67,7 +67,7 @@ async fn a_queue_at_its_depth_limit_gets_no_polls_until_some_are_consumed() {
         }
         delivery.ack().await.unwrap();
     }
-    // A batch that was not confirmed in time is published again, although it may be in the queue.
+    // A batch whose confirm is late is published again, although it may already be in the queue.
     assert!(
         published_twice <= 100,
         "{published_twice} polls were published twice"

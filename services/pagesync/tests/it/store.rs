@@ -1,11 +1,12 @@
-//! The conformance suite of the trait `Store`, part 1: commits, guards and records.
+//! The conformance suite of the trait `Store`, part 1: commits, guards and records. Both backends
+//! must pass it.
 
 use std::time::Duration;
 
 use common::pages::registration_commit;
 use common::store::{
-    Changes, Commit, CommitOutcome, DueWrite, MAX_HISTORY, PageWrite, RecordKey, RecordKind,
-    RecordWrite, Store, StoredPage, Versioned, load_page,
+    Changes, Commit, CommitOutcome, DueWrite, MAX_HISTORY, PageWrite, RecordGuard, RecordKey,
+    RecordKind, RecordWrite, Store, StoredPage, Versioned, load_page,
 };
 use futures_util::future::join_all;
 use model::field::FieldName;
@@ -20,7 +21,7 @@ use crate::BACKEND;
 use crate::support::deployment::TestStorage;
 use crate::support::{eventually, page_id};
 
-/// Applies a webhook that names the Page at `stamp`, and returns the changes.
+/// Applies a webhook that sets the name of the Page at `stamp`. Returns the changes.
 fn apply_name(page: &mut Page, name: &str, stamp: u64) -> Vec<model::page::Change> {
     let observation = Observation {
         field: FieldName::parse("name").unwrap(),
@@ -31,7 +32,7 @@ fn apply_name(page: &mut Page, name: &str, stamp: u64) -> Vec<model::page::Chang
     page.apply_observation(&observation).into_iter().collect()
 }
 
-/// A commit that writes a Page of which only the name is known.
+/// Returns a commit that writes a Page with a name and no other field.
 pub(crate) fn write(id: &PageId, expected: u64, name: &str, stamp: u64) -> Commit {
     let mut page = Page::default();
     let changes = apply_name(&mut page, name, stamp);
@@ -53,7 +54,7 @@ pub(crate) async fn load(store: &dyn Store, id: &PageId) -> Versioned<StoredPage
     load_page(store, id).await.unwrap()
 }
 
-/// Makes a commit that must be applied.
+/// Makes a commit. Panics unless it is applied.
 pub(crate) async fn apply(store: &dyn Store, commit: Commit) {
     assert_eq!(
         store.commit(&[commit]).await.unwrap(),
@@ -61,7 +62,7 @@ pub(crate) async fn apply(store: &dyn Store, commit: Commit) {
     );
 }
 
-/// A write of a record that has no time to live.
+/// Returns a write of a record that does not expire.
 fn put(id: &str, body: Json) -> RecordWrite {
     RecordWrite::Put {
         key: RecordKey::new(RecordKind::DeadLetter, id),
@@ -220,7 +221,10 @@ async fn a_guard_with_another_version_makes_the_whole_commit_stale() {
     )
     .await;
     let guarded = |version| Commit {
-        guards: vec![(key.clone(), version)],
+        guards: vec![RecordGuard {
+            key: key.clone(),
+            version,
+        }],
         ..write(&id, 0, "n", 1)
     };
     assert_eq!(
@@ -233,7 +237,10 @@ async fn a_guard_with_another_version_makes_the_whole_commit_stale() {
         [CommitOutcome::Applied]
     );
     assert_eq!(load(&*store.1, &id).await.version, 1);
-    let absent = (RecordKey::new(RecordKind::DeadLetter, "none"), 0);
+    let absent = RecordGuard {
+        key: RecordKey::new(RecordKind::DeadLetter, "none"),
+        version: 0,
+    };
     apply(
         &*store.1,
         Commit {

@@ -1,5 +1,5 @@
 //! The conformance suite of the trait `Store`, part 2: the due index, the feed, lists, corrupt
-//! Pages and the check.
+//! Pages and the check. Both backends must pass it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::support::deployment::TestStorage;
 use crate::support::page_id;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_due_subject_is_claimed_once_and_again_after_a_crash() {
+async fn a_due_subject_is_claimed_once_and_again_when_its_lease_has_ended() {
     const PAGES: u64 = 300;
     let store = TestStorage::new(BACKEND).await.into_store();
     let due = |n: u64, at: u64| Commit {
@@ -65,7 +65,7 @@ async fn a_due_subject_is_claimed_once_and_again_after_a_crash() {
             .iter()
             .all(|claim| claim.due_at.0 > 1000 && claim.due_at.0 <= 1000 + PAGES)
     );
-    // One of the three claimers finishes its work; the others crash before they publish.
+    // The polls of 100 subjects are finished. The others are lost, as after a crash.
     let finished: Vec<Commit> = (1..=100).map(|n| due(n, 10_000_000)).collect();
     store.1.commit(&finished).await.unwrap();
     let claimed_again = claim_all(now.plus(lease))
@@ -107,7 +107,7 @@ async fn a_due_subject_is_claimed_once_and_again_after_a_crash() {
 
 #[tokio::test]
 async fn a_feed_reader_gets_each_change_once_or_an_answer_that_entries_were_trimmed() {
-    let (place, store) = TestStorage::new(BACKEND).await.into_store();
+    let (storage, store) = TestStorage::new(BACKEND).await.into_store();
     for n in 1..=6 {
         apply(&*store, write(&page_id(n), 0, "n", n)).await;
     }
@@ -131,7 +131,7 @@ async fn a_feed_reader_gets_each_change_once_or_an_answer_that_entries_were_trim
     let rest = read(Some(cursor.clone()), 100).await;
     assert_eq!(rest.len(), 4);
     assert_eq!(read(Some(rest[3].0.clone()), 100).await, []);
-    place.trim_feed_up_to(3).await;
+    storage.trim_feed_up_to(3).await;
     assert!(
         matches!(store.changes_after(Some(&cursor), 9).await.unwrap(), Changes::Trimmed(to) if to.position == 6)
     );
@@ -160,11 +160,11 @@ async fn a_feed_reader_gets_each_change_once_or_an_answer_that_entries_were_trim
 
 #[tokio::test]
 async fn a_corrupt_page_does_not_affect_others_and_can_be_overwritten() {
-    let (place, store) = TestStorage::new(BACKEND).await.into_store();
+    let (storage, store) = TestStorage::new(BACKEND).await.into_store();
     for n in 1..=3 {
         apply(&*store, write(&page_id(n), 0, "good", n)).await;
     }
-    place.corrupt(&page_id(2)).await;
+    storage.corrupt(&page_id(2)).await;
     let ids = [page_id(1), page_id(2), page_id(3)];
     let stored = store.load_pages(&ids).await.unwrap();
     assert!(
@@ -181,7 +181,7 @@ async fn a_corrupt_page_does_not_affect_others_and_can_be_overwritten() {
     );
     assert_eq!(
         stored[1].version, 1,
-        "the version is stored outside of the damaged part"
+        "the version is not in the damaged part"
     );
     apply(&*store, write(&page_id(2), 1, "again", 9)).await;
     assert!(matches!(
@@ -191,7 +191,7 @@ async fn a_corrupt_page_does_not_affect_others_and_can_be_overwritten() {
 }
 
 #[tokio::test]
-async fn pages_are_listed_in_order_and_of_an_erased_page_only_status_and_version_stay() {
+async fn pages_are_listed_in_order_and_an_erased_page_keeps_only_its_status_and_version() {
     let store = TestStorage::new(BACKEND).await.into_store();
     for n in [30, 4, 200] {
         apply(&*store.1, write(&page_id(n), 0, "secret", n)).await;
@@ -232,7 +232,7 @@ async fn pages_are_listed_in_order_and_of_an_erased_page_only_status_and_version
 }
 
 #[tokio::test]
-async fn a_check_writes_and_returns_the_epoch() {
+async fn a_check_finds_no_error_and_always_returns_the_same_epoch() {
     let store = TestStorage::new(BACKEND).await.into_store();
     let first = store.1.check().await.unwrap();
     assert_eq!(first.errors, [] as [String; 0]);
@@ -240,12 +240,12 @@ async fn a_check_writes_and_returns_the_epoch() {
     assert!(!first.epoch.is_empty());
 }
 
-/// Claims, publishes and crashes come in random order. Some publishes come after the lease has
+/// Claims, publishes and crashes happen in random order. Some publishes happen after the lease has
 /// ended and another scheduler has claimed the same Page.
 #[tokio::test(flavor = "multi_thread")]
-async fn three_schedulers_publish_each_due_page_once_and_at_most_once_more_for_each_crash() {
+async fn three_schedulers_publish_each_due_page_and_at_most_once_more_for_each_ended_lease() {
     const PAGES: u64 = 60;
-    let (place, store) = TestStorage::new(BACKEND).await.into_store();
+    let (storage, store) = TestStorage::new(BACKEND).await.into_store();
     let subjects: Vec<Subject> = (1..=PAGES).map(|n| Subject::Page(page_id(n))).collect();
     let due = |at: Option<HostTime>| Commit {
         due: subjects
@@ -262,8 +262,8 @@ async fn three_schedulers_publish_each_due_page_once_and_at_most_once_more_for_e
         let mut chance = fastrand::Rng::with_seed(seed);
         store.commit(&[due(Some(HostTime(1000)))]).await.unwrap();
         let mut now = HostTime(1000);
-        // A Page may be published once more for each crash of the scheduler that had claimed it,
-        // and for each lease that ended before the publish.
+        // A Page may be published once more for each of its leases that ends before the publish.
+        // `crashes` counts these leases.
         let (mut published, mut crashes) = (BTreeMap::new(), BTreeMap::new());
         let mut claimed: [Vec<Subject>; 3] = Default::default();
         for _ in 0..60 {
@@ -277,7 +277,7 @@ async fn three_schedulers_publish_each_due_page_once_and_at_most_once_more_for_e
                         .unwrap();
                     own.extend(claims.into_iter().map(|claim| claim.subject));
                 }
-                // The scheduler publishes its claims, and the worker finishes them at once.
+                // The scheduler publishes its claims, and a worker finishes the polls at once.
                 2 => {
                     let done = own.drain(..).map(|subject| {
                         *published.entry(subject.clone()).or_insert(0_u64) += 1;
@@ -303,7 +303,7 @@ async fn three_schedulers_publish_each_due_page_once_and_at_most_once_more_for_e
                 *crashes.entry(subject).or_insert(0) += 1;
             }
         }
-        // The last scheduler does not crash.
+        // A last scheduler publishes the rest and does not crash.
         now = now.plus(lease);
         let rest = store
             .claim_due(QueueName::PollsNow, now, lease, 1000)
@@ -322,5 +322,5 @@ async fn three_schedulers_publish_each_due_page_once_and_at_most_once_more_for_e
         }
         store.commit(&[due(None)]).await.unwrap();
     }
-    drop(place);
+    drop(storage);
 }

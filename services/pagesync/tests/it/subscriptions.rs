@@ -1,5 +1,5 @@
-//! The app subscription and the Page subscriptions: fields of others stay, lost subscriptions are
-//! restored, and the callback of another deployment is not replaced.
+//! The app subscription and the Page subscriptions: fields of other programs are kept, lost
+//! subscriptions are restored, and the callback of another deployment is not replaced.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::support::facebook::{
     ConnectedDeployment, DeploymentOptions, manual_clock, page_id_text,
 };
 
-/// An app subscription whose callback belongs to another program.
+/// Returns an app subscription whose callback belongs to another program.
 fn foreign_subscription() -> AppSubscription {
     AppSubscription {
         callback: "https://bot.example/hook".to_owned(),
@@ -41,7 +41,7 @@ async fn the_callback_of_another_deployment_is_not_replaced_by_default() {
     })
     .await;
     connected.simulator.facebook().app_subscription = Some(foreign_subscription());
-    // The check of the app subscription is due, as at the start of a worker.
+    // This makes the check of the app subscription due, as the start of a worker does.
     let mut stored = load_record::<App>(&*connected.deployment.store, &app::key())
         .await
         .unwrap()
@@ -61,7 +61,7 @@ async fn the_callback_of_another_deployment_is_not_replaced_by_default() {
         ..common::store::Commit::default()
     };
     connected.deployment.store.commit(&[commit]).await.unwrap();
-    let problem = eventually("the problem", || async {
+    let problem = eventually("the problem to be stored", || async {
         load_app(&connected).await.problem
     })
     .await;
@@ -72,7 +72,7 @@ async fn the_callback_of_another_deployment_is_not_replaced_by_default() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_replace_callback_the_callback_is_replaced_and_its_fields_stay() {
+async fn with_replace_callback_the_callback_is_replaced_and_the_fields_are_kept() {
     let extra = [("PAGESYNC_REPLACE_CALLBACK", "true")];
     let scene = DeploymentOptions {
         extra: &extra,
@@ -102,7 +102,7 @@ async fn with_replace_callback_the_callback_is_replaced_and_its_fields_stay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_subscription_keeps_the_fields_of_others_and_is_restored_after_its_removal() {
+async fn a_page_subscription_keeps_fields_of_other_programs_and_is_restored_after_its_removal() {
     let scene = DeploymentOptions {
         clock: manual_clock(),
         ..DeploymentOptions::default()

@@ -1,4 +1,4 @@
-//! Rules of the repository that the compiler does not check.
+//! Checks rules of the repository that the compiler cannot check.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ pub(crate) fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// Returns every file below `directory` whose name ends in `.rs`.
+/// Returns every Rust source file below `directory`.
 pub(crate) fn sources(directory: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut directories = vec![root().join(directory)];

@@ -1,4 +1,4 @@
-//! Sealed tokens: a search for planted tokens, the rotation of keys, and disconnecting.
+//! Sealed tokens: a search for leaked tokens, the rotation of keys, and the end of a connection.
 
 use std::fmt::Write as _;
 use std::process::{Command, Stdio};
@@ -26,13 +26,13 @@ use crate::support::facebook::{
 };
 use crate::support::{client, eventually, reserve_port, within};
 
-/// A part of every token that the simulator issues. It must appear nowhere in pagesync.
+/// A part of every token that the simulator issues. pagesync must not store, log or return it.
 const CANARY: &str = "CANARYc0ffee";
 
-/// A name of a Page. It must appear in the store and not in the log.
+/// The name of a Page. It must be in the store and must not be in the log.
 const PAGE_NAME: &str = "NAMEc0ffee of a Page";
 
-/// A process that writes its log to a file, at the level `trace`.
+/// A process that logs at the level `trace`, to a file.
 struct LoggingProcess {
     child: std::process::Child,
     private: u16,
@@ -41,13 +41,13 @@ struct LoggingProcess {
 impl LoggingProcess {
     fn start(
         role: Role,
-        place: &TestStorage,
+        storage: &TestStorage,
         extra: &[(String, String)],
         port: u16,
         log: &std::path::Path,
     ) -> Self {
         let private = reserve_port();
-        let mut environment = place.environment(role, &[]);
+        let mut environment = storage.environment(role, &[]);
         environment.extend(extra.iter().cloned());
         environment.extend([
             ("PAGESYNC_LISTEN".to_owned(), format!("127.0.0.1:{port}")),
@@ -82,11 +82,11 @@ async fn no_token_is_in_the_log_the_queue_the_store_the_answers_or_the_metrics()
     let public = format!("http://127.0.0.1:{port}");
     let (simulator, address) = facebook(&public, 3).await;
     simulator.facebook().graph_faults.token_suffix = CANARY.to_owned();
-    let place = TestStorage::new(BACKEND).await;
+    let storage = TestStorage::new(BACKEND).await;
     let logs = tempfile::tempdir().unwrap();
     let log = logs.path().join("log");
     let extra = settings(&public, &address);
-    let roles = place.roles();
+    let roles = storage.roles();
     let mut processes = Vec::new();
     for role in roles {
         let port = if matches!(role, Role::Up | Role::Ingress) {
@@ -94,7 +94,7 @@ async fn no_token_is_in_the_log_the_queue_the_store_the_answers_or_the_metrics()
         } else {
             reserve_port()
         };
-        processes.push(LoggingProcess::start(role, &place, &extra, port, &log));
+        processes.push(LoggingProcess::start(role, &storage, &extra, port, &log));
     }
     let http = client();
     for process in &processes {
@@ -120,8 +120,8 @@ async fn no_token_is_in_the_log_the_queue_the_store_the_answers_or_the_metrics()
         .next()
         .unwrap()
         .to_owned();
-    // Each answer reports a new webhook test. A process that logs at `trace` may be too slow for
-    // the first one.
+    // Each request of the callback makes another webhook test. The first ones may time out,
+    // because logging at `trace` is slow.
     let mut seen = String::new();
     let began = std::time::Instant::now();
     while !seen.contains("\"webhook_test\":{\"status\":\"success\"}") {
@@ -137,9 +137,9 @@ async fn no_token_is_in_the_log_the_queue_the_store_the_answers_or_the_metrics()
             .await
             .unwrap(),
     );
-    let store = place.store();
-    // A log must not contain values of Pages either. The webhook is newer than the read of the
-    // login.
+    let store = storage.store();
+    // Values of Pages must not be in the log either. The webhook is newer than the read of the
+    // login, so that its value is stored.
     let sent_at = Clock::system().now().0 / 1000 + 2;
     let webhook = json!({"object": "page", "entry": [{"id": page_id_text(1), "time": sent_at, "changes": [{"field": "name", "value": PAGE_NAME}]}]});
     let webhook = webhook.to_string();
@@ -187,10 +187,10 @@ async fn no_token_is_in_the_log_the_queue_the_store_the_answers_or_the_metrics()
         let url = format!("http://127.0.0.1:{}/metrics", process.private);
         seen.push_str(&http.get(url).send().await.unwrap().text().await.unwrap());
     }
-    let stored = place.everything_stored().await;
-    // Without a worker, jobs stay in the broker and can be searched. On the embedded backend the
-    // queue is in the database file.
-    if let TestStorage::Distributed { .. } = &place {
+    let stored = storage.everything_stored().await;
+    // Without a worker, the jobs stay in the broker and can be searched. On the embedded backend,
+    // the queue is in the database file.
+    if let TestStorage::Distributed { .. } = &storage {
         processes[1].child.kill().unwrap();
         let mut browser = LoginBrowser::new().unwrap();
         let callback = browser
@@ -201,9 +201,9 @@ async fn no_token_is_in_the_log_the_queue_the_store_the_answers_or_the_metrics()
         common::pages::request_read(&*store, &id, Clock::system().now())
             .await
             .unwrap();
-        let queue = place.queue().await;
+        let queue = storage.queue().await;
         let answer = tokio::spawn(async move { browser.get(&callback).await });
-        eventually("jobs to wait", || async {
+        eventually("jobs in the queue", || async {
             let now = queue.depth(QueueName::PollsNow).await.unwrap().messages;
             let webhooks = queue.depth(QueueName::Webhooks).await.unwrap().messages;
             (now >= 1 && webhooks >= 1).then_some(())
@@ -215,7 +215,7 @@ async fn no_token_is_in_the_log_the_queue_the_store_the_answers_or_the_metrics()
         process.child.kill().unwrap();
         process.child.wait().unwrap();
     }
-    let queue = place.queue().await;
+    let queue = storage.queue().await;
     let mut messages = 0;
     for queue_name in QueueName::ALL {
         let depth = queue.depth(queue_name).await.unwrap().messages;
@@ -231,7 +231,7 @@ async fn no_token_is_in_the_log_the_queue_the_store_the_answers_or_the_metrics()
         "the log at `trace` has only {} bytes",
         logged.len()
     );
-    let private_keys = std::fs::read_to_string(match &place {
+    let private_keys = std::fs::read_to_string(match &storage {
         TestStorage::Embedded(directory) => directory.path().join("token.keys"),
         TestStorage::Distributed { .. } => "/dev/null".into(),
     });
@@ -253,14 +253,14 @@ async fn no_token_is_in_the_log_the_queue_the_store_the_answers_or_the_metrics()
             assert_eq!(near, None, "a secret is in the {place}");
         }
     }
-    assert!(stored.contains("Page 0"), "the search covers the store");
+    assert!(stored.contains("Page 0"), "the search reads the store");
     for value in [PAGE_NAME, "Street 1, Town"] {
         assert!(stored.contains(value), "the value was stored");
         let at = logged.find(value);
         let near = at.map(|at| &logged[logged.floor_char_boundary(at.saturating_sub(200))..at]);
         assert_eq!(near, None, "a value is in the log");
     }
-    let is_embedded = matches!(place, TestStorage::Embedded(_));
+    let is_embedded = matches!(storage, TestStorage::Embedded(_));
     assert!(
         is_embedded || messages >= 2,
         "only {messages} messages were searched"
@@ -292,7 +292,7 @@ async fn keys_can_be_rotated_while_the_deployment_runs() {
     };
     let before = key_ids().await;
     assert_eq!(before.len(), 1);
-    let old_keys = match &connected.deployment.place {
+    let old_keys = match &connected.deployment.storage {
         TestStorage::Embedded(directory) => {
             std::fs::read_to_string(directory.path().join("token.keys")).unwrap()
         }
@@ -319,12 +319,12 @@ async fn keys_can_be_rotated_while_the_deployment_runs() {
         (0, 0),
         "a rotation can be repeated"
     );
-    // A worker that does not have the key yet sets the status, and the known values stay.
+    // A worker without the new key sets the status `needs_key`. The known values are kept.
     connected.advance(Duration::from_secs(61));
     let page = connected.read_again(0).await;
     assert_eq!(page.status, Status::NeedsKey);
     assert_eq!(connected.field(0, "name").await, json!("Page 0"));
-    if let TestStorage::Embedded(directory) = &connected.deployment.place {
+    if let TestStorage::Embedded(directory) = &connected.deployment.storage {
         // The running process reads its key file at each use.
         common::sealing::write_key_file(&directory.path().join("token.keys"), &keys).unwrap();
         connected.advance(Duration::from_secs(61));
@@ -348,7 +348,7 @@ async fn a_disconnected_connection_is_not_written_again_and_its_tokens_are_delet
             "{kind:?}"
         );
     }
-    // Records without tokens name the Pages, for a later erasure.
+    // The records stay without their tokens, because a later erasure finds the Pages by them.
     let records = load_all::<token::StoredToken>(store, RecordKind::PageToken, "")
         .await
         .unwrap();
@@ -366,14 +366,14 @@ async fn a_disconnected_connection_is_not_written_again_and_its_tokens_are_delet
     assert_eq!(
         connected.field(0, "name").await,
         json!("Page 0"),
-        "known values stay"
+        "known values are kept"
     );
     assert_ne!(
         connection::epoch_guard(store, &user).await.unwrap(),
         guard,
-        "commits that are under way become stale"
+        "the epoch changes, so that commits under way become stale"
     );
-    // A connection poll that was under way commits a Page with the guard from before.
+    // A connection poll that was under way commits a Page with the old guard.
     let commit = common::store::Commit {
         guards: vec![guard],
         ..common::pages::registration_commit(
@@ -411,7 +411,7 @@ async fn a_store_of_another_app_is_refused() {
         .unwrap_err();
     let owner = crate::support::deployment::APP_ID;
     assert!(matches!(refused, ClaimError::OtherApp(app_id) if app_id == owner));
-    let environment = deployment.place.environment(
+    let environment = deployment.storage.environment(
         Role::Ingress,
         &[(
             "PAGESYNC_TOKEN_PRIVATE_KEYS",

@@ -1,5 +1,5 @@
-//! The life of a token: it is renewed while it is valid, alerts precede its end, and a login
-//! replaces an invalid one without a loss of data.
+//! The life of a token: it is renewed while it is valid, alerts are logged before it ends, and a
+//! login replaces an invalid token without a loss of data.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::support::faulty_store::FaultyStore;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// Starts a deployment with three connected Pages and a clock that only the test moves.
+/// Starts a deployment with three connected Pages and a clock that only the test advances.
 async fn connected() -> ConnectedDeployment {
     let scene = DeploymentOptions {
         clock: manual_clock(),
@@ -35,8 +35,7 @@ async fn connected() -> ConnectedDeployment {
     connected
 }
 
-/// Moves the clock by `days` and waits for the daily connection poll and its inspection of the
-/// token.
+/// Advances both clocks by `days`. Waits for the daily connection poll, which inspects the token.
 async fn pass_days(connected: &ConnectedDeployment, days: u32) {
     let before = connected.connection().await;
     connected.advance(days * DAY);
@@ -60,13 +59,13 @@ async fn a_long_lived_token_is_renewed_and_alerts_come_14_7_3_and_1_days_before_
     let later = connected.connection().await;
     assert!(
         later.token_expires_at > first.token_expires_at,
-        "the token is valid for longer than its first sixty days"
+        "the token is valid beyond its first sixty days"
     );
     assert!(connected.calls("POST oauth/access_token") > exchanges);
     assert_eq!(later.status, ConnectionStatus::Active);
     assert_eq!(
         later.data_access_expires_at, first.data_access_expires_at,
-        "only a login moves the end of the data access"
+        "only a login postpones the end of the data access"
     );
     assert_eq!(later.last_expiry_alert, None);
     let mut days_left = expiry::days_left(&later, connected.clock.now()).unwrap();
@@ -79,7 +78,7 @@ async fn a_long_lived_token_is_renewed_and_alerts_come_14_7_3_and_1_days_before_
         })
         .await;
         let gauge = format!(r#"pagesync_connections_expiring{{within_days="{alert}"}} 1"#);
-        eventually("the gauge", || async {
+        eventually("the gauge of the alert", || async {
             for (_, role) in &connected.deployment.roles {
                 if connected
                     .deployment
@@ -102,7 +101,7 @@ async fn a_long_lived_token_is_renewed_and_alerts_come_14_7_3_and_1_days_before_
         (expiring[0].days_left, expiring[0].pages_lost_count),
         (Some(1), 3)
     );
-    // A login moves the end, and the alerts start again.
+    // A login postpones the end and resets the alerts.
     connected.advance(Duration::from_secs(61));
     assert_eq!(connected.connect().await.0, 200);
     let renewed = connected.connection().await;
@@ -125,7 +124,7 @@ async fn a_lost_permission_is_detected_and_an_invalid_page_token_is_replaced() {
         !scopes.iter().any(|scope| scope == "pages_manage_metadata"),
         "{scopes:?}"
     );
-    // Only the token of this Page becomes invalid. The next connection poll gets a new one.
+    // Only the token of this Page becomes invalid. The next connection poll gets a new token.
     let invalidation = TokenInvalidation {
         user: None,
         page: Some(page_id_text(1)),
@@ -151,7 +150,11 @@ async fn a_lost_permission_is_detected_and_an_invalid_page_token_is_replaced() {
         (connected.page(1).await.status == Status::Active).then_some(())
     })
     .await;
-    assert_eq!(connected.calls("GET {id}"), reads + 1, "refused once");
+    assert_eq!(
+        connected.calls("GET {id}"),
+        reads + 1,
+        "one read is refused"
+    );
     assert_eq!(connected.calls("GET me/accounts"), connection_polls + 1);
     assert_eq!(
         connected.page(0).await.status,
@@ -162,7 +165,7 @@ async fn a_lost_permission_is_detected_and_an_invalid_page_token_is_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_login_restores_an_invalid_connection_and_the_history_stays() {
+async fn a_login_restores_an_invalid_connection_and_the_history_is_kept() {
     let connected = connected().await;
     let id = PageId::parse(&page_id_text(0)).unwrap();
     let store = connected.deployment.store.clone();
@@ -174,7 +177,7 @@ async fn a_login_restores_an_invalid_connection_and_the_history_stays() {
         .simulator
         .change(&page_id_text(0), fields)
         .unwrap();
-    eventually("the name", || async {
+    eventually("the name to be stored", || async {
         (connected.field(0, "name").await == json!("before the end")).then_some(())
     })
     .await;
@@ -204,7 +207,7 @@ async fn a_login_restores_an_invalid_connection_and_the_history_stays() {
         .simulator
         .change(&page_id_text(0), fields)
         .unwrap();
-    eventually("the name", || async {
+    eventually("the name to be stored", || async {
         (connected.field(0, "name").await == json!("after the end")).then_some(())
     })
     .await;
@@ -227,16 +230,16 @@ async fn a_login_restores_an_invalid_connection_and_the_history_stays() {
     assert_eq!(
         after[after.len() - history.len()..],
         history,
-        "the earlier entries stay"
+        "the earlier entries are kept"
     );
     connected.finish().await;
 }
 
-/// While Facebook refuses a token, a login or a connection poll replaces it.
+/// A login or a connection poll may replace a token while Facebook refuses a call with it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_token_that_was_replaced_in_the_meantime_is_no_failure() {
+async fn a_refused_token_that_was_replaced_meanwhile_does_not_count_as_a_failure() {
     poll_while_the_token_is_replaced(Subject::Page, "GET {id}").await;
-    poll_while_the_token_is_replaced(Subject::Subscription, "GET {id}/subscribed_apps").await;
+    poll_while_the_token_is_replaced(Subject::PageSubscription, "GET {id}/subscribed_apps").await;
 }
 
 /// Polls a subject whose token is replaced after the worker has loaded it. `edge` is the call that
@@ -258,11 +261,11 @@ async fn poll_while_the_token_is_replaced(subject: fn(PageId) -> Subject, edge: 
         facebook.invalidate_tokens(&invalidation);
         facebook.issue(TokenOwner::Page(page_id_text(0)), user.as_str(), None)
     };
-    let place = &connected.deployment.place;
+    let storage = &connected.deployment.storage;
     let store = connected.deployment.store.clone();
     let settings = connected.settings.clone();
     let queue = connected.deployment.roles[0].1.backends.queue.clone();
-    let usual = worker_context_with(place, queue, store.clone(), &settings);
+    let usual = worker_context_with(storage, queue, store.clone(), &settings);
     let keys = usual.keyring.keys().unwrap();
     let new_token = common::sealing::Token::new(new_token);
     let now = connected.clock.now();
@@ -273,7 +276,8 @@ async fn poll_while_the_token_is_replaced(subject: fn(PageId) -> Subject, edge: 
         clock: connected.clock.clone(),
         ..usual
     };
-    // Both subjects are due by the time of the claim, and no scheduler claims them earlier.
+    // Both subjects become due only after a day, so that no scheduler claims them. The claim of the
+    // test is later.
     let record = page_subscription::key(&page);
     let stored = load_record::<PageSubscription>(&*context.store, &record)
         .await
@@ -298,11 +302,15 @@ async fn poll_while_the_token_is_replaced(subject: fn(PageId) -> Subject, edge: 
         .unwrap();
     let stored = stored.unwrap().value;
     assert_eq!((stored.problem, stored.polling.failures), (None, 0));
-    assert_eq!(connected.calls(edge), calls + 2, "refused, then answered");
+    assert_eq!(
+        connected.calls(edge),
+        calls + 2,
+        "one refused call and one with the new token"
+    );
     assert_eq!(
         connected.calls("GET me/accounts"),
         connection_polls,
-        "no connection poll is needed"
+        "no connection poll is made"
     );
     connected.finish().await;
 }

@@ -1,5 +1,5 @@
-//! Invalid and unusual webhooks: each row of a table is sent, and its answer and its effect are
-//! checked. Handshakes, raw HTTP, large bodies and replays are in `http_input.rs`.
+//! Invalid and unusual webhooks. Sends each row of the table in `webhook_input_table.rs`, and
+//! checks the answer and the effect. Other HTTP requests are in `http_input.rs`.
 
 use std::collections::BTreeMap;
 
@@ -50,7 +50,8 @@ async fn send(deployment: &Deployment, case: &Case, body: &[u8]) -> u16 {
     deployment.post(&headers, body).await
 }
 
-/// Checks the effect of a case on its Page and among the reasons of all dead letters.
+/// Checks the effect of a case on its Page, on the counters and on the dead letters. `reasons` are
+/// the reasons of all dead letters.
 async fn check_effect(deployment: &Deployment, reasons: &[String], case: &Case, page: u64) {
     let id = page_id(page);
     let (version, state) = deployment.page(&id).await.unwrap();
@@ -107,8 +108,8 @@ async fn check_effect(deployment: &Deployment, reasons: &[String], case: &Case, 
     }
 }
 
-/// Checks that there are exactly as many dead letters and counts as the table states, so that no
-/// row passes because of the effect of another.
+/// Checks that the numbers of dead letters and of counted parts are those of the table. Otherwise a
+/// row could pass because of the effect of another row.
 fn check_counts(deployment: &Deployment, reasons: &[String], cases: &[Case]) {
     let mut dead_letters: BTreeMap<&str, usize> = BTreeMap::new();
     let mut counted: BTreeMap<&'static str, u64> = BTreeMap::new();
@@ -139,7 +140,7 @@ fn check_counts(deployment: &Deployment, reasons: &[String], cases: &[Case]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_webhook_of_the_table_has_its_answer_and_its_effect() {
+async fn each_webhook_of_the_table_gets_its_answer_and_has_its_effect() {
     let deployment = Deployment::start(BACKEND).await;
     let cases: Vec<Case> = signatures()
         .into_iter()

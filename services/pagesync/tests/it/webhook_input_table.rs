@@ -1,12 +1,12 @@
-//! The table of `webhook_input.rs`: webhook requests, the answer to each, and its effect. In a
-//! body, `{page}` stands for the Page that belongs to the row.
+//! The table of `webhook_input.rs`: webhook requests with their answers and effects. Each row has a
+//! Page of its own, whose id replaces `{page}` in the body.
 
-/// The effect of a request, once the queue is empty.
+/// The effect of a request. It is visible when all jobs are processed.
 #[derive(Debug, Clone)]
 pub(crate) enum Effect {
     /// The Page is unchanged.
     Nothing,
-    /// The Page has this name, and a read to verify it is requested.
+    /// The Page has this name, and a verification read is requested.
     Name(String),
     /// A read of the Page is requested, and the Page has no name.
     ReadRequested,
@@ -21,9 +21,9 @@ pub(crate) enum Effect {
 /// A row of the table.
 #[derive(Debug)]
 pub(crate) struct Case {
-    /// What is unusual about the request.
+    /// A description of the unusual part of the request.
     pub(crate) name: &'static str,
-    /// The headers; none if the request is signed and has no other header.
+    /// The headers. If they are empty and the status is 200, the request is signed.
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) body: Vec<u8>,
     /// The HTTP status of the answer.
@@ -31,7 +31,7 @@ pub(crate) struct Case {
     pub(crate) effect: Effect,
 }
 
-/// A request with this body and a right signature, which is answered with 200.
+/// Returns a case with this body and a valid signature, which is answered with 200.
 fn signed(name: &'static str, body: impl Into<Vec<u8>>, effect: Effect) -> Case {
     Case {
         name,
@@ -42,8 +42,8 @@ fn signed(name: &'static str, body: impl Into<Vec<u8>>, effect: Effect) -> Case 
     }
 }
 
-/// A request with these headers that names the Page `n`. `{256}` and `{1}` stand for the right
-/// SHA-256 and SHA-1 signature.
+/// Returns a case with these headers whose body sets the name `n`. In header values, `{256}` and
+/// `{1}` are replaced by the valid SHA-256 and SHA-1 signatures.
 fn with_headers(
     name: &'static str,
     headers: &[(&'static str, &str)],
@@ -63,19 +63,19 @@ fn with_headers(
     }
 }
 
-/// A body with one webhook entry, which contains these members.
+/// Returns a body with one webhook entry that has these members.
 fn entry(members: &str) -> String {
     format!(r#"{{"object":"page","entry":[{{"id":"{{page}}","time":1750000000,{members}}}]}}"#)
 }
 
-/// A body that reports this value, in JSON, of the field `name`.
+/// Returns a body that reports a change of the field `name`. `value` is JSON.
 fn change(value: &str) -> String {
     entry(&format!(
         r#""changes":[{{"field":"name","value":{value}}}]"#
     ))
 }
 
-/// A body whose entry has this member in the place of its time.
+/// Returns a body whose webhook entry has this member instead of its time.
 fn timed(time: &str) -> String {
     format!(
         r#"{{"object":"page","entry":[{{"id":"{{page}}",{time}"changes":[{{"field":"name","value":"t"}}]}}]}}"#
@@ -86,7 +86,7 @@ fn named(text: &str) -> Effect {
     Effect::Name(text.to_owned())
 }
 
-/// Signatures and headers.
+/// Returns the cases of signatures and other headers.
 pub(crate) fn signatures() -> Vec<Case> {
     let right = ("x-hub-signature-256", "{256}");
     let wrong = "sha256=0000000000000000000000000000000000000000000000000000000000000000";
@@ -129,7 +129,7 @@ pub(crate) fn signatures() -> Vec<Case> {
             Effect::Nothing,
         ),
         with_headers(
-            "wrong SHA-256 signature with a right SHA-1 signature",
+            "wrong SHA-256 signature with a valid SHA-1 signature",
             &[("x-hub-signature-256", wrong), ("x-hub-signature", "{1}")],
             401,
             Effect::Nothing,
@@ -173,7 +173,7 @@ pub(crate) fn signatures() -> Vec<Case> {
     ]
 }
 
-/// Bodies, entries and ids.
+/// Returns the cases of bodies, webhook entries and ids.
 pub(crate) fn bodies() -> Vec<Case> {
     let deep = format!("{}1{}", "[".repeat(10_000), "]".repeat(10_000));
     let pages = |entry: &str| format!(r#"{{"object":"page","entry":{entry}}}"#);
@@ -350,7 +350,7 @@ pub(crate) fn bodies() -> Vec<Case> {
     ]
 }
 
-/// Times, field names and values.
+/// Returns the cases of times, field names and values.
 pub(crate) fn values() -> Vec<Case> {
     let ahead = tomorrow();
     vec![

@@ -1,5 +1,5 @@
-//! The worker on a queue and a store of its own: a store outage, a corrupt Page, several workers at
-//! once, and messages that arrive after an erasure. Dead letters are in `dead_letters.rs`.
+//! Tests of the worker without the other roles: a store outage, a corrupt Page, concurrent workers,
+//! lost replies, and messages that arrive after an erasure. Dead letters are in `dead_letters.rs`.
 
 use std::sync::Arc;
 
@@ -23,10 +23,10 @@ use crate::support::deployment::{TestStorage, worker_context};
 use crate::support::faulty_store::FaultyStore;
 use crate::support::{eventually, page_id, webhook_job};
 
-/// A queue and a store for the workers of one test.
+/// A queue and a store on which a test runs workers.
 pub(crate) struct WorkerFixture {
-    /// The place of the queue and the store, which must live as long as they do.
-    pub(crate) place: TestStorage,
+    /// The storage of the queue and the store, which must live as long as they do.
+    pub(crate) storage: TestStorage,
     pub(crate) queue: Arc<dyn Queue>,
     pub(crate) store: Arc<dyn Store>,
 }
@@ -34,14 +34,14 @@ pub(crate) struct WorkerFixture {
 impl WorkerFixture {
     /// Creates an empty queue and a store in which these Pages are registered.
     pub(crate) async fn new(pages: &[u64]) -> Self {
-        let place = TestStorage::new(BACKEND).await;
-        let (queue, store) = (place.queue().await, place.store());
+        let storage = TestStorage::new(BACKEND).await;
+        let (queue, store) = (storage.queue().await, storage.store());
         for page in pages {
             let commit = pages::registration_commit(&page_id(*page), 0, Clock::system().now());
             store.commit(&[commit]).await.unwrap();
         }
         Self {
-            place,
+            storage,
             queue,
             store,
         }
@@ -49,7 +49,7 @@ impl WorkerFixture {
 
     /// Returns the context of a worker that uses `store`.
     pub(crate) fn context(&self, store: Arc<dyn Store>) -> worker::context::Context {
-        worker_context(&self.place, self.queue.clone(), store)
+        worker_context(&self.storage, self.queue.clone(), store)
     }
 
     /// Starts a worker that uses `store`.
@@ -63,12 +63,12 @@ impl WorkerFixture {
         lifecycle
     }
 
-    /// Publishes jobs to the queue of webhooks.
+    /// Publishes jobs to the queue `webhooks`.
     pub(crate) async fn publish(&self, jobs: &[Job]) {
         self.queue.publish(QueueName::Webhooks, jobs).await.unwrap();
     }
 
-    /// Returns how many messages wait in a queue.
+    /// Returns the number of messages in a queue.
     pub(crate) async fn depth(&self, queue_name: QueueName) -> u64 {
         self.queue.depth(queue_name).await.unwrap().messages
     }
@@ -120,7 +120,7 @@ async fn a_store_outage_loses_no_webhook_and_makes_no_dead_letter() {
     for page in 1..=50 {
         bench.wait_for_name(page, "during").await;
     }
-    eventually("no dead letters", || async {
+    eventually("every dead letter to be removed", || async {
         bench.dead_letters().await.is_empty().then_some(())
     })
     .await;
@@ -129,8 +129,8 @@ async fn a_store_outage_loses_no_webhook_and_makes_no_dead_letter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_corrupt_page_starts_again_and_its_former_content_becomes_a_dead_letter() {
-    // Without a scheduler, no read changes the Page before the test loads it.
+async fn a_corrupt_page_starts_again_empty_and_its_former_content_becomes_a_dead_letter() {
+    // No scheduler runs here, so no read changes the Page before the test loads it.
     let bench = WorkerFixture::new(&[1, 2]).await;
     let running = bench.start(bench.store.clone());
     let rename = async |page: u64, name: &str| {
@@ -138,9 +138,9 @@ async fn a_corrupt_page_starts_again_and_its_former_content_becomes_a_dead_lette
         bench.wait_for_name(page, name).await;
     };
     rename(1, "before").await;
-    bench.place.corrupt(&page_id(1)).await;
-    // This name has the stamp of the former value and sorts below it: it shows only because nothing
-    // of the former value is left.
+    bench.storage.corrupt(&page_id(1)).await;
+    // This name has the same stamp as the former value and sorts below it. It is stored only if
+    // nothing of the former value is left.
     rename(1, "after").await;
     rename(2, "after").await;
     let stored = bench.load(1).await;
@@ -150,7 +150,7 @@ async fn a_corrupt_page_starts_again_and_its_former_content_becomes_a_dead_lette
     assert_eq!(
         page.status,
         Status::Corrupt,
-        "the status stays until a read succeeds"
+        "the status is kept until a read succeeds"
     );
     assert!(stored.version == 3 && page.polling.is_read_requested());
     let dead_letters = bench.dead_letters().await;
@@ -166,7 +166,7 @@ async fn a_corrupt_page_starts_again_and_its_former_content_becomes_a_dead_lette
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn several_workers_on_few_pages_end_with_the_newest_values_and_apply_none_twice() {
+async fn concurrent_workers_end_with_the_newest_values_and_apply_no_webhook_twice() {
     let bench = WorkerFixture::new(&[1, 2]).await;
     for round in 0..40u64 {
         let jobs: Vec<Job> = (1..=2).flat_map(|page| {
@@ -228,7 +228,8 @@ async fn no_late_message_restores_an_erased_page() {
         bench.store.commit(&[erasure]).await.unwrap(),
         [CommitOutcome::Applied]
     );
-    // A repeated webhook, a newer one, and a poll that was claimed before the erasure.
+    // These messages arrive late: a repeated webhook, another webhook, and a poll that was claimed
+    // before the erasure.
     let claim = Claim {
         subject: Subject::Page(page_id(1)),
         queue: QueueName::PollsNow,
@@ -256,8 +257,8 @@ async fn no_late_message_restores_an_erased_page() {
     );
 }
 
-/// The store makes a commit and its reply is lost. The message is redelivered after a later webhook
-/// was applied.
+/// The store makes a commit, but its reply is lost. The message is redelivered after a later
+/// webhook has been applied.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_whose_reply_was_lost_has_no_second_effect() {
     let bench = WorkerFixture::new(&[1]).await;
@@ -273,7 +274,7 @@ async fn a_commit_whose_reply_was_lost_has_no_second_effect() {
     worker::handle_delivery(&without_reply, first)
         .await
         .unwrap_err();
-    assert_eq!(bench.name(1).await, Some(json!("a")), "it was committed");
+    assert_eq!(bench.name(1).await, Some(json!("a")), "the commit was made");
     let context = bench.context(bench.store.clone());
     worker::handle_delivery(&context, later).await.unwrap();
     let before = bench.load(1).await.version;
@@ -290,6 +291,10 @@ async fn a_commit_whose_reply_was_lost_has_no_second_effect() {
     let Changes::Entries(feed) = bench.store.changes_after(None, 100).await.unwrap() else {
         panic!("entries")
     };
-    assert_eq!(feed.len(), 2, "one entry for each change: {feed:?}");
+    assert_eq!(
+        feed.len(),
+        2,
+        "the feed has one entry for each change: {feed:?}"
+    );
     assert_eq!(bench.depth(QueueName::Webhooks).await, 0);
 }

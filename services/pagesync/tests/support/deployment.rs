@@ -1,4 +1,4 @@
-//! Runs a deployment in this process: real roles on free ports, on either backend.
+//! Runs a deployment in the test process: the real roles, on free ports and on either backend.
 
 use std::sync::{Arc, OnceLock};
 
@@ -35,17 +35,17 @@ pub(crate) const APP_SECRET: &str = "0123456789abcdef0123456789abcdef";
 /// The verify token of every test deployment.
 pub(crate) const VERIFY_TOKEN: &str = "a verify token with spaces & signs";
 
-/// Where a deployment has its queue and its store.
+/// The storage of a deployment: its queue and its store.
 #[derive(Debug)]
 pub(crate) enum TestStorage {
     /// The directory of the database file.
     Embedded(TempDir),
-    /// A vhost, and the address of a Redis database.
+    /// The RabbitMQ vhost and the address of the Redis database.
     Distributed { vhost: Vhost, redis: String },
 }
 
 impl TestStorage {
-    /// Creates an empty place.
+    /// Creates empty storage.
     pub(crate) async fn new(backend: TestBackend) -> Self {
         match backend {
             TestBackend::Embedded => Self::Embedded(tempfile::tempdir().unwrap()),
@@ -56,7 +56,7 @@ impl TestStorage {
         }
     }
 
-    /// Opens the queue of this place.
+    /// Opens the queue.
     pub(crate) async fn queue(&self) -> Arc<dyn Queue> {
         match self {
             Self::Embedded(directory) => {
@@ -69,18 +69,21 @@ impl TestStorage {
             }
             Self::Distributed { vhost, .. } => {
                 let queue = RabbitMq::open(&vhost.amqp, "test").await.unwrap();
-                eventually("the publisher", || async { queue.is_ready().then_some(()) }).await;
+                eventually("a ready publisher", || async {
+                    queue.is_ready().then_some(())
+                })
+                .await;
                 Arc::new(queue)
             }
         }
     }
 
-    /// Opens the store of this place.
+    /// Opens the store.
     pub(crate) fn store(&self) -> Arc<dyn Store> {
         match self {
             Self::Embedded(directory) => {
-                // Shared access does not create the database. In a deployment the process with
-                // exclusive access has created it.
+                // Shared access does not create the database. In a deployment, the process with
+                // exclusive access creates it.
                 if !directory.path().join("pagesync.db").exists() {
                     drop(Database::open(directory.path(), Access::Exclusive).unwrap());
                 }
@@ -93,8 +96,8 @@ impl TestStorage {
         }
     }
 
-    /// Returns the settings of a process of `role` on this place that listens on free ports.
-    /// Verification reads are a day away unless `extra` sets another delay.
+    /// Returns the settings of a process that runs `role` on this storage and listens on free
+    /// ports. Verification reads are delayed by a day unless `extra` sets another delay.
     pub(crate) fn environment(&self, role: Role, extra: &[(&str, &str)]) -> Environment {
         let mut settings = vec![
             ("FACEBOOK_APP_ID", APP_ID.to_owned()),
@@ -146,7 +149,7 @@ impl TestStorage {
             .collect()
     }
 
-    /// Returns the roles that make up a deployment on this place.
+    /// Returns the roles of a whole deployment on this storage.
     pub(crate) fn roles(&self) -> Vec<Role> {
         match self {
             Self::Embedded(_) => vec![Role::Up],
@@ -159,7 +162,7 @@ impl TestStorage {
 /// that move their clock by hours must not depend on the hour at which they run.
 fn time_zone_where_it_is_noon() -> String {
     let hour = Clock::system().now().0 / 1000 / 3600 % 24;
-    // The signs in these names are those of POSIX: Etc/GMT-2 is two hours ahead of UTC.
+    // These names have the signs of POSIX: Etc/GMT-2 is two hours ahead of UTC.
     match i64::try_from(hour).unwrap() - 12 {
         ahead @ 0.. => format!("Etc/GMT+{ahead}"),
         behind => format!("Etc/GMT{behind}"),
@@ -172,25 +175,26 @@ pub(crate) fn sealing_key() -> &'static PrivateKey {
     KEY.get_or_init(PrivateKey::generate)
 }
 
-/// Returns the context of a worker on `place`, with this queue and store.
+/// Returns the context of a worker with this queue and store, and the default settings for
+/// `storage`.
 pub(crate) fn worker_context(
-    place: &TestStorage,
+    storage: &TestStorage,
     queue: Arc<dyn Queue>,
     store: Arc<dyn Store>,
 ) -> worker::context::Context {
-    worker_context_with(place, queue, store, &[])
+    worker_context_with(storage, queue, store, &[])
 }
 
-/// Returns the same as [`worker_context`], with further settings.
+/// Returns the context of a worker as [`worker_context`] does, with further settings.
 pub(crate) fn worker_context_with(
-    place: &TestStorage,
+    storage: &TestStorage,
     queue: Arc<dyn Queue>,
     store: Arc<dyn Store>,
     extra: &[(String, String)],
 ) -> worker::context::Context {
-    let mut environment = place.environment(Role::Worker, &[("PAGESYNC_VERIFY_AFTER", "10s")]);
+    let mut environment = storage.environment(Role::Worker, &[("PAGESYNC_VERIFY_AFTER", "10s")]);
     environment.extend(extra.iter().cloned());
-    let role = if matches!(place, TestStorage::Embedded(_)) {
+    let role = if matches!(storage, TestStorage::Embedded(_)) {
         Role::Up
     } else {
         Role::Worker
@@ -205,8 +209,8 @@ pub(crate) fn worker_context_with(
 /// A running deployment.
 #[derive(Debug)]
 pub(crate) struct Deployment {
-    /// Where it has its queue and its store.
-    pub(crate) place: TestStorage,
+    /// The storage of its queue and its store.
+    pub(crate) storage: TestStorage,
     /// Its running roles; the first one has the public listener.
     pub(crate) roles: Vec<(Role, RunningRole)>,
     /// Its store.
@@ -218,42 +222,42 @@ pub(crate) struct Deployment {
 }
 
 impl Deployment {
-    /// Starts a deployment with default settings on an empty place.
+    /// Starts a deployment with default settings on empty storage.
     pub(crate) async fn start(backend: TestBackend) -> Self {
         Self::start_with(backend, &[]).await
     }
 
-    /// Starts a deployment with further settings on an empty place.
+    /// Starts a deployment with further settings on empty storage.
     pub(crate) async fn start_with(backend: TestBackend, extra: &[(&str, &str)]) -> Self {
         Self::start_on(TestStorage::new(backend).await, extra).await
     }
 
-    /// Starts a deployment with further settings on `place`.
-    pub(crate) async fn start_on(place: TestStorage, extra: &[(&str, &str)]) -> Self {
-        let roles = place.roles();
-        Self::start_roles(place, &roles, extra, &Clock::system()).await
+    /// Starts a deployment with further settings on `storage`.
+    pub(crate) async fn start_on(storage: TestStorage, extra: &[(&str, &str)]) -> Self {
+        let roles = storage.roles();
+        Self::start_roles(storage, &roles, extra, &Clock::system()).await
     }
 
-    /// Starts these roles on `place` by `clock` and waits until all are ready.
+    /// Starts these roles on `storage` with this clock, and waits until all of them are ready.
     pub(crate) async fn start_roles(
-        place: TestStorage,
+        storage: TestStorage,
         wanted: &[Role],
         extra: &[(&str, &str)],
         clock: &Clock,
     ) -> Self {
         let mut roles = Vec::new();
         for role in wanted {
-            roles.push((*role, start_role(&place, *role, extra, clock).await));
+            roles.push((*role, start_role(&storage, *role, extra, clock).await));
         }
         let store = roles[0].1.backends.store.clone();
         let deployment = Self {
             store,
-            place,
+            storage,
             roles,
             client: client(),
             finished: false,
         };
-        eventually("readiness", || async {
+        eventually("every role to be ready", || async {
             for (_, running) in &deployment.roles {
                 let ready = deployment.get_private_of(running, "readyz").await;
                 if ready.0 != 200 {
@@ -266,9 +270,9 @@ impl Deployment {
         deployment
     }
 
-    /// Starts one more role on the same place, with default settings.
+    /// Starts one more role on the same storage, with default settings.
     pub(crate) async fn add_role(&mut self, role: Role) {
-        let running = start_role(&self.place, role, &[], &Clock::system()).await;
+        let running = start_role(&self.storage, role, &[], &Clock::system()).await;
         self.roles.push((role, running));
     }
 
@@ -282,20 +286,20 @@ impl Deployment {
         format!("http://{}{path}", self.public_role().public.unwrap())
     }
 
-    /// Sends a GET to the private listener of the role with the public listener; returns status and
-    /// body.
+    /// Sends a GET to the private listener of the role that has the public listener. Returns the
+    /// status and the body.
     pub(crate) async fn get_private(&self, path: &str) -> (u16, String) {
         self.get_private_of(self.public_role(), path).await
     }
 
-    /// Sends a GET to the private listener of a role; returns status and body.
+    /// Sends a GET to the private listener of a role. Returns the status and the body.
     pub(crate) async fn get_private_of(&self, running: &RunningRole, path: &str) -> (u16, String) {
         let url = format!("http://{}/{path}", running.private);
         let answer = self.client.get(url).send().await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
     }
 
-    /// Posts a signed body to the webhook address, as Facebook would; returns the status.
+    /// Posts a signed body to the webhook address, as Facebook does. Returns the status.
     pub(crate) async fn deliver(&self, body: impl Into<Vec<u8>>) -> u16 {
         let body = body.into();
         let signature = signature_256(APP_SECRET, &body);
@@ -303,7 +307,7 @@ impl Deployment {
             .await
     }
 
-    /// Posts a body with these headers to the webhook address; returns the status.
+    /// Posts a body with these headers to the webhook address. Returns the status.
     pub(crate) async fn post(&self, headers: &[(&str, &str)], body: impl Into<Vec<u8>>) -> u16 {
         let mut request = self.client.post(self.url("/facebook/webhook"));
         for (name, value) in headers {
@@ -318,11 +322,11 @@ impl Deployment {
             .as_u16()
     }
 
-    /// Registers Pages that are not read.
+    /// Registers Pages without a first read.
     pub(crate) async fn register_without_read(&self, ids: &[PageId]) {
         for id in ids {
             let mut commit = pages::registration_commit(id, 0, Clock::system().now());
-            // Without a first read, because the tests that use this are about webhooks.
+            // The callers test webhooks, and a read would change the Pages as well.
             commit.due.clear();
             if let Some(write) = &mut commit.page {
                 write.page.polling = Polling::default();
@@ -356,8 +360,8 @@ impl Deployment {
             .map(model::value::CanonicalValue::to_json)
     }
 
-    /// Returns how often all roles together counted an ignored part of a webhook with the label
-    /// value `name`, or a job with the result `name`.
+    /// Returns the sum over all roles of two counters: ignored parts of webhooks with the label
+    /// value `name`, and jobs with the result `name`.
     pub(crate) fn counted(&self, name: &'static str) -> u64 {
         let count = |running: &RunningRole| {
             let parts = running.metrics.webhook_parts_ignored.get(name);
@@ -366,7 +370,7 @@ impl Deployment {
         self.roles.iter().map(|(_, running)| count(running)).sum()
     }
 
-    /// Waits until as many jobs were acknowledged as were published.
+    /// Waits until all published jobs are acknowledged.
     pub(crate) async fn wait_until_idle(&self) {
         eventually("the acknowledgement of every job", || async {
             let (mut published, mut done) = (0, 0);
@@ -383,7 +387,7 @@ impl Deployment {
     }
 
     /// Stops the roles, the schedulers first. Panics if a webhook is left in the queue. Polls may
-    /// be left, because they become due again.
+    /// be left there, because they become due again.
     pub(crate) async fn finish(mut self) {
         self.wait_until_idle().await;
         let order = |role: &Role| match role {
@@ -399,9 +403,9 @@ impl Deployment {
             running.lifecycle.stop();
             running.lifecycle.finish().await.unwrap();
         }
-        let queue = match &self.place {
+        let queue = match &self.storage {
             TestStorage::Embedded(_) => self.roles[0].1.backends.queue.clone(),
-            TestStorage::Distributed { .. } => self.place.queue().await,
+            TestStorage::Distributed { .. } => self.storage.queue().await,
         };
         let left = queue.depth(QueueName::Webhooks).await.unwrap().messages;
         assert_eq!(left, 0, "webhooks left in the queue");
@@ -409,14 +413,14 @@ impl Deployment {
     }
 }
 
-/// Starts a role on `place`; panics if its settings are invalid.
+/// Starts a role on `storage`. Panics if the settings are invalid or the role does not start.
 async fn start_role(
-    place: &TestStorage,
+    storage: &TestStorage,
     role: Role,
     extra: &[(&str, &str)],
     clock: &Clock,
 ) -> RunningRole {
-    let config = Config::read(&place.environment(role, extra), role).unwrap();
+    let config = Config::read(&storage.environment(role, extra), role).unwrap();
     roles::start(&config, role, clock.clone(), None)
         .await
         .unwrap()

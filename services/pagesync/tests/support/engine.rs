@@ -16,9 +16,9 @@ use testcontainers::{ContainerAsync, GenericImage, ImageExt as _};
 
 use super::{eventually, reserve_port, within};
 
-/// Which server it is.
+/// A kind of server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum ServerKind {
     RabbitMq,
     Redis,
 }
@@ -33,8 +33,9 @@ enum Disk {
 /// A server for tests.
 #[derive(Debug)]
 pub(crate) struct Server {
-    kind: Kind,
-    /// The ports on this machine: of its protocol, and for RabbitMQ of the management API.
+    kind: ServerKind,
+    /// The ports on this machine: first that of AMQP or Redis, then that of the management API of
+    /// RabbitMQ.
     pub(crate) ports: Vec<u16>,
     form: Form,
 }
@@ -50,12 +51,12 @@ enum Form {
 #[derive(Debug)]
 struct ServerProcess {
     directory: PathBuf,
-    /// The ports of RabbitMQ for Erlang: of the distribution, and of the port mapper (epmd).
+    /// The ports that Erlang needs for RabbitMQ: of the distribution and of the port mapper (epmd).
     erlang_ports: [u16; 2],
     child: Mutex<Option<Child>>,
 }
 
-/// Returns whether a Docker engine answers. Finds out once, and prints it.
+/// Returns whether a Docker engine answers. The first call checks it and prints the result.
 fn engine_answers() -> bool {
     static ANSWERS: OnceLock<bool> = OnceLock::new();
     *ANSWERS.get_or_init(|| {
@@ -67,26 +68,27 @@ fn engine_answers() -> bool {
         let form = if answers {
             "containers"
         } else {
-            "private processes, no Docker engine answers"
+            "private processes, because no Docker engine answers"
         };
         println!("servers of the tests: {form}");
         answers
     })
 }
 
-/// The label of each container, by which `./test` removes the containers of killed tests.
+/// The label of each container. `./test` finds the containers of killed tests by it.
 const LABEL: (&str, &str) = ("pagesync.test", "true");
-/// The environment variable of each server process, by which `./test` finds those of killed tests.
+/// A variable in the environment of each server process. `./test` finds the servers of killed
+/// tests by it.
 const MARK: &str = "PAGESYNC_TEST_SERVER";
 
-/// The data directory of Redis in a container: every user may write there.
+/// The data directory of Redis in a container. The user of Redis may write there in every image.
 const REDIS_DATA: &str = "/tmp";
 
-/// Returns the name and the tag of the image.
-fn image(kind: Kind) -> (String, String) {
+/// Returns the name and the tag of the container image.
+fn image(kind: ServerKind) -> (String, String) {
     let (variable, default) = match kind {
-        Kind::RabbitMq => ("TEST_RABBITMQ_IMAGE", "pagesync/rabbitmq:latest"),
-        Kind::Redis => ("TEST_REDIS_IMAGE", "pagesync/redis:latest"),
+        ServerKind::RabbitMq => ("TEST_RABBITMQ_IMAGE", "pagesync/rabbitmq:latest"),
+        ServerKind::Redis => ("TEST_REDIS_IMAGE", "pagesync/redis:latest"),
     };
     let name = std::env::var_os(variable).and_then(|name| name.into_string().ok());
     let name = name.unwrap_or_else(|| default.to_owned());
@@ -95,21 +97,21 @@ fn image(kind: Kind) -> (String, String) {
 }
 
 impl Server {
-    /// Starts a server whose data outlives it, so that it can be killed and started again.
-    pub(crate) async fn start(kind: Kind) -> Self {
+    /// Starts a server whose data is on disk and survives a kill and a restart.
+    pub(crate) async fn start(kind: ServerKind) -> Self {
         Self::start_on(kind, Disk::Real).await
     }
 
-    /// Starts a server for many tests, which none of them kills. Its data is in memory, so that
-    /// tests do not wait for the disk of a busy machine.
-    pub(crate) async fn start_in_memory(kind: Kind) -> Self {
+    /// Starts a server that many tests share and that no test kills. In a container, the data of
+    /// Redis is in memory, so that tests do not wait for the disk of a busy machine.
+    pub(crate) async fn start_in_memory(kind: ServerKind) -> Self {
         Self::start_on(kind, Disk::Memory).await
     }
 
-    async fn start_on(kind: Kind, disk: Disk) -> Self {
+    async fn start_on(kind: ServerKind, disk: Disk) -> Self {
         let ports: Vec<u16> = match kind {
-            Kind::RabbitMq => vec![reserve_port(), reserve_port()],
-            Kind::Redis => vec![reserve_port()],
+            ServerKind::RabbitMq => vec![reserve_port(), reserve_port()],
+            ServerKind::Redis => vec![reserve_port()],
         };
         let form = if engine_answers() {
             Form::Container(Box::new(container(kind, &ports, disk).await))
@@ -121,7 +123,7 @@ impl Server {
         server
     }
 
-    /// Kills the server with SIGKILL. Its data stays.
+    /// Kills the server with SIGKILL. Its data is kept.
     pub(crate) async fn kill(&self) {
         match &self.form {
             Form::Container(container) => container.stop_with_timeout(Some(0)).await.unwrap(),
@@ -138,7 +140,7 @@ impl Server {
         self.wait_until_up().await;
     }
 
-    /// Stops the server from running, without closing its connections.
+    /// Suspends the server. Its connections stay open.
     pub(crate) async fn freeze(&self) {
         match &self.form {
             Form::Container(container) => container.pause().await.unwrap(),
@@ -146,7 +148,7 @@ impl Server {
         }
     }
 
-    /// Lets a frozen server run on.
+    /// Resumes a frozen server.
     pub(crate) async fn thaw(&self) {
         match &self.form {
             Form::Container(container) => container.unpause().await.unwrap(),
@@ -154,7 +156,7 @@ impl Server {
         }
     }
 
-    /// Runs `rabbitmqctl` next to the broker. Panics if it fails.
+    /// Runs `rabbitmqctl` against the broker. Panics if it fails.
     pub(crate) async fn rabbitmqctl(&self, arguments: &[&str]) {
         match &self.form {
             Form::Container(container) => {
@@ -176,8 +178,8 @@ impl Server {
         }
     }
 
-    /// Returns the append-only file of Redis as text. Reads it again if a rewrite changed its files
-    /// in the meantime.
+    /// Returns the append-only file of Redis as text. If Redis rewrites it meanwhile, it is read
+    /// again.
     pub(crate) async fn append_only_file(&self) -> String {
         eventually("a complete append-only file", || async {
             let before = self.append_only_files("*.manifest").await?;
@@ -188,8 +190,8 @@ impl Server {
         .await
     }
 
-    /// Returns the concatenated files of the append-only file that match a pattern, or `None` if
-    /// one of them is missing.
+    /// Returns the concatenated parts of the append-only file whose names match a pattern, or
+    /// `None` if one of them is missing.
     async fn append_only_files(&self, names: &str) -> Option<Vec<u8>> {
         match &self.form {
             Form::Container(container) => {
@@ -212,12 +214,12 @@ impl Server {
     }
 
     async fn wait_until_up(&self) {
-        // A server that listens may not answer yet, so this sends a real request.
+        // A server may listen before it can answer, so this sends a real request.
         let port = *self.ports.last().unwrap();
         let client = crate::support::client();
-        within(Duration::from_secs(180), "a server to come up", || async {
+        within(Duration::from_secs(180), "a server to answer", || async {
             match self.kind {
-                Kind::Redis => {
+                ServerKind::Redis => {
                     let url = format!("redis://127.0.0.1:{port}/");
                     let mut connection = redis::Client::open(url)
                         .ok()?
@@ -228,7 +230,7 @@ impl Server {
                         redis::cmd("PING").query_async(&mut connection).await;
                     pong.ok().map(drop)
                 }
-                Kind::RabbitMq => {
+                ServerKind::RabbitMq => {
                     let url =
                         format!("http://127.0.0.1:{port}/api/health/checks/port-listener/5672");
                     let url = match self.form {
@@ -245,8 +247,8 @@ impl Server {
     }
 }
 
-/// Starts a container. Works with the images of `deploy/images` and with the official ones.
-async fn container(kind: Kind, ports: &[u16], disk: Disk) -> ContainerAsync<GenericImage> {
+/// Starts a server in a container, from an image of `deploy/images` or an official one.
+async fn container(kind: ServerKind, ports: &[u16], disk: Disk) -> ContainerAsync<GenericImage> {
     let (name, tag) = image(kind);
     // `wait_until_up` checks the server itself.
     let mut request = GenericImage::new(name, tag)
@@ -254,7 +256,7 @@ async fn container(kind: Kind, ports: &[u16], disk: Disk) -> ContainerAsync<Gene
         .with_label(LABEL.0, LABEL.1)
         .with_hostname("server");
     let inside: &[u16] = match kind {
-        Kind::RabbitMq => {
+        ServerKind::RabbitMq => {
             let conf = "loopback_users = none\nmanagement.tcp.port = 15672\n";
             for directory in ["/run/pagesync/rabbitmq", "/etc/rabbitmq/conf.d"] {
                 let path = format!("{directory}/90-test.conf");
@@ -262,7 +264,7 @@ async fn container(kind: Kind, ports: &[u16], disk: Disk) -> ContainerAsync<Gene
             }
             &[5672, 15672]
         }
-        Kind::Redis => {
+        ServerKind::Redis => {
             let command = [
                 "redis-server",
                 "--dir",
@@ -278,7 +280,8 @@ async fn container(kind: Kind, ports: &[u16], disk: Disk) -> ContainerAsync<Gene
         request = request.with_mapped_port(*outside, ContainerPort::Tcp(*inside));
     }
     if disk == Disk::Memory {
-        // Only Redis uses this directory: RabbitMQ requires that it owns its data directory.
+        // Only Redis uses this directory. RabbitMQ would refuse it, because it must own its data
+        // directory.
         request = request.with_mount(Mount::tmpfs_mount(REDIS_DATA));
     }
     request.start().await.unwrap()
@@ -300,7 +303,7 @@ const REDIS_SETTINGS: [&str; 10] = [
 ];
 
 impl ServerProcess {
-    fn start(kind: Kind, ports: &[u16]) -> Self {
+    fn start(kind: ServerKind, ports: &[u16]) -> Self {
         let directory =
             std::env::temp_dir().join(format!("pagesync-test-{}-{}", std::process::id(), ports[0]));
         std::fs::create_dir_all(&directory).unwrap();
@@ -313,9 +316,9 @@ impl ServerProcess {
         process
     }
 
-    fn spawn(&self, kind: Kind, ports: &[u16]) {
+    fn spawn(&self, kind: ServerKind, ports: &[u16]) {
         let mut command = match kind {
-            Kind::RabbitMq => {
+            ServerKind::RabbitMq => {
                 let conf = format!(
                     "listeners.tcp.default = {}\nmanagement.tcp.port = {}\ndisk_free_limit.absolute = 200MB\n",
                     ports[0], ports[1]
@@ -326,7 +329,7 @@ impl ServerProcess {
                 self.environment(&mut command, ports);
                 command
             }
-            Kind::Redis => {
+            ServerKind::Redis => {
                 let mut command = Command::new("redis-server");
                 command.args(["--port", &ports[0].to_string()]);
                 command.args(REDIS_SETTINGS).arg("--dir");
@@ -340,8 +343,8 @@ impl ServerProcess {
         *self.child.lock().unwrap() = Some(child.unwrap());
     }
 
-    /// Sets the environment that gives each RabbitMQ a node name, ports, data and a cookie of its
-    /// own.
+    /// Sets the environment variables that give each RabbitMQ its own node name, ports, data
+    /// directory and Erlang cookie.
     fn environment(&self, command: &mut Command, ports: &[u16]) {
         let at = |name: &str| self.directory.join(name);
         command

@@ -1,5 +1,5 @@
-//! Runs a deployment together with a simulated Facebook: real logins, Pages, and control of both
-//! clocks.
+//! Runs a deployment together with a simulated Facebook. Tests log in through the real dialog and
+//! control the clock of each side.
 
 use std::time::Duration;
 
@@ -35,11 +35,11 @@ pub(crate) struct ConnectedDeployment {
     pub(crate) public: String,
     /// The clock of the roles.
     pub(crate) clock: Clock,
-    /// The settings of the roles in addition to the default ones of tests.
+    /// The settings of the roles in addition to the defaults for tests.
     pub(crate) settings: Vec<(String, String)>,
 }
 
-/// What a test starts with.
+/// The options of a [`ConnectedDeployment`].
 #[derive(Debug, Clone)]
 pub(crate) struct DeploymentOptions<'a> {
     /// Further settings of the roles.
@@ -52,7 +52,7 @@ pub(crate) struct DeploymentOptions<'a> {
     pub(crate) pages: usize,
     /// The host under which browsers reach Facebook's login dialog.
     pub(crate) dialog_host: &'a str,
-    /// The roles that are started; if empty, all roles of the backend.
+    /// The roles to start; empty for all roles of the backend.
     pub(crate) only: &'a [Role],
 }
 
@@ -69,12 +69,12 @@ impl Default for DeploymentOptions<'_> {
     }
 }
 
-/// Returns the id of Page `n` of a scene, counted from 0.
+/// Returns the id of Page `n` of the simulated Facebook, counted from 0.
 pub(crate) fn page_id_text(n: usize) -> String {
     format!("{}", 100_000_000_000_001 + n)
 }
 
-/// Returns Page `n` of a scene as Facebook has it at the start.
+/// Returns Page `n` as the simulated Facebook has it at the start.
 pub(crate) fn page(n: usize) -> simulator::pages::Page {
     let id = page_id_text(n);
     let page = json!({
@@ -92,8 +92,8 @@ pub(crate) fn page(n: usize) -> simulator::pages::Page {
     page.as_object().cloned().unwrap()
 }
 
-/// Starts a simulated Facebook with `pages` Pages on a free port; it serves until the test ends.
-/// Returns it with its base address.
+/// Starts a simulated Facebook with `pages` Pages on a free port. It runs until the test ends.
+/// Returns it together with its base address.
 pub(crate) async fn facebook(public: &str, pages: usize) -> (Simulator, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -114,7 +114,8 @@ pub(crate) async fn facebook(public: &str, pages: usize) -> (Simulator, String) 
     (simulator, address)
 }
 
-/// Returns the settings with which a deployment at `public` calls the Facebook at `facebook`.
+/// Returns the settings of a deployment at the address `public` that uses the Facebook at the
+/// address `facebook`.
 pub(crate) fn settings(public: &str, facebook: &str) -> Vec<(String, String)> {
     [
         ("PAGESYNC_GRAPH_URL", facebook.to_owned()),
@@ -141,7 +142,7 @@ impl ConnectedDeployment {
     pub(crate) async fn start(backend: TestBackend, scene: DeploymentOptions<'_>) -> Self {
         let public = format!("http://127.0.0.1:{}", reserve_port());
         let (simulator, facebook) = facebook(&public, scene.pages).await;
-        let place = TestStorage::new(backend).await;
+        let storage = TestStorage::new(backend).await;
         let mut settings = settings(&public, &facebook);
         let dialog = facebook.replace("127.0.0.1", scene.dialog_host);
         settings.push(("PAGESYNC_DIALOG_URL".to_owned(), dialog));
@@ -152,7 +153,7 @@ impl ConnectedDeployment {
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
         );
         let mut wanted = if scene.only.is_empty() {
-            place.roles()
+            storage.roles()
         } else {
             scene.only.to_vec()
         };
@@ -163,7 +164,7 @@ impl ConnectedDeployment {
             .iter()
             .map(|(key, value)| (key.as_str(), value.as_str()))
             .collect();
-        let deployment = Deployment::start_roles(place, &wanted, &extra, &scene.clock).await;
+        let deployment = Deployment::start_roles(storage, &wanted, &extra, &scene.clock).await;
         Self {
             deployment,
             simulator,
@@ -181,7 +182,7 @@ impl ConnectedDeployment {
             .iter()
             .map(|(key, value)| (key.as_str(), value.as_str()))
             .collect();
-        let environment = self.deployment.place.environment(role, &extra);
+        let environment = self.deployment.storage.environment(role, &extra);
         let config = Config::read(&environment, role).unwrap();
         let running = roles::start(&config, role, self.clock.clone(), None)
             .await
@@ -199,7 +200,7 @@ impl ConnectedDeployment {
         self.connect_as(&Decision::default()).await
     }
 
-    /// Goes through the dialog in a new browser. Returns the browser and the callback address that
+    /// Completes the dialog in a new browser. Returns the browser and the callback address that
     /// the dialog redirects to.
     pub(crate) async fn visit(&self, decision: &Decision) -> (LoginBrowser, String) {
         let mut visitor = LoginBrowser::new().unwrap();
@@ -207,8 +208,8 @@ impl ConnectedDeployment {
         (visitor, callback.unwrap().unwrap())
     }
 
-    /// Logs in with this decision in the dialog. Requests the callback again while the login is
-    /// pending, as its HTML page does. Returns the status and the body of the last answer.
+    /// Logs in with this decision in the dialog. Repeats the request of the callback while the
+    /// login is pending, as its HTML page does. Returns the status and the body of the last answer.
     pub(crate) async fn connect_as(&self, decision: &Decision) -> (u16, Json) {
         let (mut visitor, callback) = self.visit(decision).await;
         let began = std::time::Instant::now();
@@ -242,8 +243,7 @@ impl ConnectedDeployment {
         field(&self.page(n).await, name)
     }
 
-    /// Requests a read of Page `n` and waits until a later attempt has ended. Returns the Page
-    /// after it.
+    /// Requests a read of Page `n`, waits until it has been attempted, and returns the Page.
     pub(crate) async fn read_again(&self, n: usize) -> Page {
         let id = PageId::parse(&page_id_text(n)).unwrap();
         let before = self.deployment.page(&id).await.unwrap().1.polling;
@@ -258,14 +258,14 @@ impl ConnectedDeployment {
         .await
     }
 
-    /// Moves the clock of the roles and Facebook's clock by the same time.
+    /// Advances the clock of the roles and Facebook's clock by the same duration.
     pub(crate) fn advance(&self, by: Duration) {
         self.simulator.facebook().clock_offset_seconds += i64::try_from(by.as_secs()).unwrap();
         self.clock.advance(by);
     }
 
-    /// Moves both clocks to the next daily slot of the connection and waits until its poll has
-    /// ended. Returns the slot.
+    /// Advances both clocks to the next daily slot of the connection and waits until the daily poll
+    /// has ended. Returns the slot.
     pub(crate) async fn next_day(&self) -> HostTime {
         let before = self.connection().await;
         let slot = before.polling.daily_slot.unwrap();
@@ -275,7 +275,7 @@ impl ConnectedDeployment {
         slot
     }
 
-    /// Waits until a connection poll has ended after `since`.
+    /// Waits until a connection poll ends later than `since`.
     pub(crate) async fn wait_for_poll_after(&self, since: HostTime) {
         eventually("a connection poll", || async {
             let last = self.connection().await.last_poll.unwrap();
@@ -291,7 +291,7 @@ impl ConnectedDeployment {
         all.remove(0)
     }
 
-    /// Returns how often Facebook was called for an edge, such as `GET me/accounts` or `GET {id}`.
+    /// Returns the number of calls of an edge of Facebook, such as `GET me/accounts` or `GET {id}`.
     pub(crate) fn calls(&self, edge: &str) -> u64 {
         self.simulator
             .facebook()
@@ -301,7 +301,7 @@ impl ConnectedDeployment {
             .unwrap_or(0)
     }
 
-    /// Scripts replies that replace the next real answers of Facebook.
+    /// Adds scripted replies, which replace the next real answers of Facebook.
     pub(crate) fn reply(&self, scripted: &Json) {
         let scripted: Vec<simulator::scripted_reply::ScriptedReply> =
             serde_json::from_value(scripted.clone()).unwrap();
@@ -322,12 +322,12 @@ pub(crate) fn field(page: &Page, name: &str) -> Json {
         .map_or(Json::Null, model::value::CanonicalValue::to_json)
 }
 
-/// Returns a clock that starts at the present time and is moved only by the test.
+/// Returns a clock that starts at the present time and that only the test advances.
 pub(crate) fn manual_clock() -> Clock {
     Clock::manual(Clock::system().now())
 }
 
-/// Returns the status and the body of an HTTP answer; a body that is not JSON is returned as a
+/// Returns the status and the body of an HTTP answer. A body that is not JSON is returned as a JSON
 /// string.
 pub(crate) async fn status_and_body(answer: reqwest::Response) -> (u16, Json) {
     let status = answer.status().as_u16();

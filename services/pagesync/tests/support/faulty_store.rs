@@ -1,5 +1,5 @@
-//! A real store with faults: commits that fail, commits whose reply is lost, a Page that panics
-//! when it is loaded, a concurrent write, or random delays.
+//! A store with injected faults: commits that fail, commits whose reply is lost, a panic when a
+//! certain Page is loaded, a concurrent write, or random delays.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,26 +16,26 @@ use model::queue_name::QueueName;
 use model::time::HostTime;
 use serde_json::Value as Json;
 
-/// A store that passes each call to a real store, except for the faults.
+/// A store that forwards each call to a real store and injects faults.
 #[derive(Debug)]
 pub(crate) struct FaultyStore {
     store: Arc<dyn Store>,
-    /// The Page that panics when it is loaded.
+    /// The Page whose load panics.
     poison: Option<PageId>,
     /// How many commits succeed before the first failure.
     good_commits: AtomicU64,
-    /// How many commits fail after that, as if the store were not available.
+    /// How many commits fail after that, as if the store did not answer.
     failing_commits: AtomicU64,
-    /// How many commits are written and reported as failed.
+    /// How many commits are written and yet reported as failed.
     lost_replies: AtomicU64,
-    /// A record, and the writes that are done right after it was loaded for the first time.
+    /// A record, and the writes that are made right after its first load.
     concurrent_write: Mutex<Option<(RecordKey, Vec<RecordWrite>)>>,
     /// The source of random delays; `None` for no delays.
     delays: Option<Mutex<fastrand::Rng>>,
 }
 
 impl FaultyStore {
-    /// Returns a store that panics when the Page `poison` is loaded.
+    /// Returns a store whose load of the Page `poison` panics.
     pub(crate) fn poisoned(store: Arc<dyn Store>, poison: PageId) -> Arc<Self> {
         Arc::new(Self {
             poison: Some(poison),
@@ -53,15 +53,15 @@ impl FaultyStore {
         self.failing_commits.store(commits, Ordering::SeqCst);
     }
 
-    /// Returns a store that writes the next `commits` commits and reports that they failed.
+    /// Returns a store that writes the next `commits` commits and yet reports that they failed.
     pub(crate) fn losing_replies(store: Arc<dyn Store>, commits: u64) -> Arc<Self> {
         let faulty = Self::new(store, 0, 0);
         faulty.lost_replies.store(commits, Ordering::SeqCst);
         Arc::new(faulty)
     }
 
-    /// Returns a store in which `write` is done right after the record `key` was loaded for the
-    /// first time, as if another process had written it.
+    /// Returns a store that makes `write` right after the first load of the record `key`, as if
+    /// another process had written it.
     pub(crate) fn with_concurrent_write(
         store: Arc<dyn Store>,
         key: RecordKey,
@@ -73,8 +73,8 @@ impl FaultyStore {
         })
     }
 
-    /// Returns a store whose calls take a random time, so that concurrent tasks interleave
-    /// differently for each seed.
+    /// Returns a store whose calls take random times, so that concurrent tasks interleave in a
+    /// different order for each seed.
     pub(crate) fn with_random_delays(store: Arc<dyn Store>, seed: u64) -> Arc<Self> {
         Arc::new(Self {
             delays: Some(Mutex::new(fastrand::Rng::with_seed(seed))),
@@ -120,7 +120,7 @@ impl Store for FaultyStore {
 
     async fn commit(&self, commits: &[Commit]) -> Result<Vec<CommitOutcome>, StoreError> {
         self.delay().await;
-        // Returns whether the counter was above zero.
+        // Decrements a counter. Returns false if it was zero already.
         let count_down = |n: &AtomicU64| {
             let less = |n: u64| n.checked_sub(1);
             n.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less)

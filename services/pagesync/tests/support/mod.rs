@@ -1,4 +1,4 @@
-//! Code that all test binaries share: servers, deployments, and functions that wait for a
+//! Code that the test binaries share: servers, deployments, faults, and functions that wait for a
 //! condition.
 
 #![expect(
@@ -24,15 +24,15 @@ use model::job::Job;
 use model::time::HostTime;
 use model::webhook::parse_delivery;
 
-/// Which backend a test binary runs its scenarios on.
+/// The backend that a test runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TestBackend {
     Embedded,
     Distributed,
 }
 
-/// Checks `condition` until it returns a value, for at most two minutes. The limit is long because
-/// machines are busy; it costs nothing in a test that passes.
+/// Checks `condition` until it returns a value. Panics after two minutes. The limit is long because
+/// test machines can be busy; tests that pass do not wait for it.
 pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
     what: &str,
     condition: impl FnMut() -> F,
@@ -57,12 +57,12 @@ pub(crate) async fn within<T, F: Future<Output = Option<T>>>(
     }
 }
 
-/// Returns the Page id `n`.
+/// Returns the Page id with the number `n`.
 pub(crate) fn page_id(n: u64) -> PageId {
     PageId::parse(&n.to_string()).unwrap()
 }
 
-/// Returns the job of a webhook that gives Page `n` a name.
+/// Returns the job of a webhook that sets the name of Page `n`.
 pub(crate) fn webhook_job(n: u64, name: &str) -> Job {
     let name = serde_json::Value::from(name);
     let body = format!(
@@ -84,11 +84,11 @@ pub(crate) fn client() -> reqwest::Client {
         .unwrap()
 }
 
-/// Reserves a port of this host until the process ends, so that a server on it can be killed and
-/// started again.
+/// Returns a free port that stays reserved until this process ends, so that a server on it can be
+/// killed and started again.
 ///
-/// The port is below those that a system gives to outgoing connections and to listeners on port 0.
-/// A lock file reserves it against other test processes.
+/// The port is below the range from which systems choose ports for outgoing connections and for
+/// listeners on port 0. A lock file keeps other test processes from reserving it.
 pub(crate) fn reserve_port() -> u16 {
     static RESERVED: Mutex<Vec<(u16, File)>> = Mutex::new(Vec::new());
     const FIRST: u16 = 10_000;

@@ -1,4 +1,4 @@
-//! Processes of the real executable that tests can kill and start again.
+//! Processes of the real executable, which tests can kill and start again.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -7,17 +7,17 @@ use common::config::settings::Environment;
 
 use super::{client, reserve_port, within};
 
-/// One role as a process. It starts again on the same ports.
+/// A role that runs as a process. A restart uses the same ports.
 #[derive(Debug)]
 pub(crate) struct Process {
-    /// The command that starts the role.
+    /// The subcommand that runs the role.
     role: &'static str,
     environment: Environment,
     /// The port of the public listener.
     public: u16,
     /// The port of the private listener.
     private: u16,
-    /// The running process; `None` if it was killed or ended.
+    /// The running process; `None` after it was killed or terminated.
     child: Option<Child>,
 }
 
@@ -74,7 +74,7 @@ impl Process {
         .await;
     }
 
-    /// Returns the largest resident memory that the process has had, in bytes.
+    /// Returns the peak resident memory of the process, in bytes.
     pub(crate) fn peak_memory(&self) -> u64 {
         let id = self.child.as_ref().unwrap().id();
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
@@ -109,7 +109,7 @@ impl Process {
             .status();
         assert!(sent.unwrap().success());
         let began = Instant::now();
-        let status = within(Duration::from_secs(30), "a process to drain", || {
+        let status = within(Duration::from_secs(30), "a process to end", || {
             let ended = child.try_wait().unwrap();
             async move { ended }
         })

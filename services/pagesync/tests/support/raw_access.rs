@@ -1,4 +1,4 @@
-//! Direct access to the stored data of a deployment: reads and changes it without the store.
+//! Direct access to stored data, bypassing the traits `Store` and `Queue`.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use model::id::PageId;
 use super::deployment::TestStorage;
 
 impl TestStorage {
-    /// Returns the store together with the place, which must live as long as the store.
+    /// Opens the store. Returns it together with its storage, which must live as long as the store.
     pub(crate) fn into_store(self) -> (Self, Arc<dyn Store>) {
         let store = self.store();
         (self, store)
@@ -31,7 +31,7 @@ impl TestStorage {
         }
     }
 
-    /// Limits the webhook queue to `bytes`; `None` sets a limit that no test reaches.
+    /// Limits the queue of webhooks to `bytes`; `None` sets a limit that no test reaches.
     pub(crate) async fn limit_webhooks(&self, bytes: Option<u64>) {
         match self {
             Self::Embedded(directory) => {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::sync::OnceCell;
 
-use super::engine::{Kind, Server};
+use super::engine::{Server, ServerKind};
 
 static BROKER: OnceCell<Server> = OnceCell::const_new();
 static REDIS: OnceCell<Server> = OnceCell::const_new();
@@ -22,15 +22,17 @@ pub(crate) struct Vhost {
     name: String,
 }
 
-/// Returns the RabbitMQ server of this test run; starts it at the first call.
+/// Returns the RabbitMQ server of this test run. The first call starts it.
 pub(crate) async fn shared_broker() -> &'static Server {
-    BROKER.get_or_init(|| Server::start(Kind::RabbitMq)).await
+    BROKER
+        .get_or_init(|| Server::start(ServerKind::RabbitMq))
+        .await
 }
 
-/// Returns the Redis server of this test run; starts it at the first call.
+/// Returns the Redis server of this test run. The first call starts it.
 pub(crate) async fn shared_redis() -> &'static Server {
     REDIS
-        .get_or_init(|| Server::start_in_memory(Kind::Redis))
+        .get_or_init(|| Server::start_in_memory(ServerKind::Redis))
         .await
 }
 
@@ -79,8 +81,8 @@ impl Vhost {
         assert!(answer.status().is_success(), "{path}: {answer:?}");
     }
 
-    /// Limits a queue to `bytes` by a policy. RabbitMQ applies the smaller of the policy and the
-    /// argument that the queue was declared with.
+    /// Sets a policy that limits a queue to `bytes`. RabbitMQ applies the smaller of this limit and
+    /// the one that the queue was declared with.
     pub(crate) async fn limit_queue(&self, queue: &str, bytes: u64) {
         let policy = format!(
             r#"{{"pattern":"^{queue}$","definition":{{"max-length-bytes":{bytes}}},"apply-to":"queues"}}"#

@@ -1,5 +1,5 @@
-//! A login in a real Chromium. pagesync is on the site 127.0.0.1 and Facebook on the site
-//! localhost: the browser must send the login cookie after a navigation from another site.
+//! A login in a real Chromium. pagesync runs on the site 127.0.0.1 and Facebook on the site
+//! localhost, so the browser must send the login cookie after a redirect from another site.
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -27,7 +27,7 @@ impl ChromeDriver {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .expect("chromedriver: ./test installs it");
+            .expect("chromedriver is missing; ./test installs it");
         let http = client();
         let status = format!("http://127.0.0.1:{port}/status");
         within(Duration::from_secs(120), "chromedriver", || async {
@@ -128,7 +128,7 @@ async fn a_person_logs_in_across_sites_and_another_browser_cannot_complete_the_l
     let other = driver.browser().await;
     other.goto(callback.as_str()).await.unwrap();
     assert!(text(&other).await.contains("began in another browser"));
-    // The cookie of another login does not help either.
+    // A browser with the cookie of another login is refused as well.
     other.goto(&connected.login()).await.unwrap();
     other.goto(callback.as_str()).await.unwrap();
     assert!(text(&other).await.contains("began in another browser"));
@@ -141,12 +141,16 @@ async fn a_person_logs_in_across_sites_and_another_browser_cannot_complete_the_l
         .click()
         .await
         .unwrap();
-    within(Duration::from_secs(120), "the denial", || async {
-        text(&person)
-            .await
-            .contains("access was not allowed")
-            .then_some(())
-    })
+    within(
+        Duration::from_secs(120),
+        "the report of the denial",
+        || async {
+            text(&person)
+                .await
+                .contains("access was not allowed")
+                .then_some(())
+        },
+    )
     .await;
     person.close().await.unwrap();
     other.close().await.unwrap();

@@ -1,5 +1,5 @@
-//! The compose file with the profile `demo`: of four workers under load one is killed, and no
-//! webhook is lost.
+//! Runs the compose file with the profile `demo`. One of four workers is killed under load, and no
+//! webhook may be lost.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,7 +25,7 @@ struct Project {
 }
 
 impl Project {
-    /// Runs Compose 2, or Compose 1 where version 2 is not installed.
+    /// Runs Compose 2, or Compose 1 if version 2 is not installed.
     fn compose(&self, arguments: &[&str]) -> Output {
         let has_plugin = Command::new("docker").args(["compose", "version"]).output();
         let mut command = match has_plugin {
@@ -45,10 +45,10 @@ impl Project {
             .env_remove("FACEBOOK_APP_ID")
             .env_remove("FACEBOOK_APP_SECRET")
             .output()
-            .expect("docker-compose: ./test installs it")
+            .expect("docker-compose is missing; ./test installs it")
     }
 
-    /// Runs Compose, which must succeed, and returns its standard output.
+    /// Runs Compose and returns its standard output. Panics if it fails.
     fn run(&self, arguments: &[&str]) -> String {
         let output = self.compose(arguments);
         let (out, err) = (
@@ -82,7 +82,7 @@ impl Drop for Project {
     }
 }
 
-/// Sends a webhook that names a Page until it is answered with 200.
+/// Sends a webhook that sets the name of a Page, until it is answered with 200.
 async fn send(client: reqwest::Client, url: String, secret: String, page: u64) {
     let entry = json!({"id": page.to_string(), "time": 1_760_000_000, "changes": [{"field": "name", "value": format!("n{page}")}]});
     let body = delivery_body(&[entry]);
@@ -101,7 +101,7 @@ async fn send(client: reqwest::Client, url: String, secret: String, page: u64) {
     .await;
 }
 
-/// Returns the versions of the Pages that [`send`] names and that `is_wanted` accepts.
+/// Returns the versions of the Pages whose names [`send`] sets and that `is_wanted` accepts.
 fn versions(pages: &[Json], is_wanted: impl Fn(&Json) -> bool) -> BTreeMap<String, u64> {
     let id = |page: &Json| page["id"].as_str().unwrap().to_owned();
     let named = pages.iter().filter(|page| id(page).starts_with("200"));
@@ -111,7 +111,8 @@ fn versions(pages: &[Json], is_wanted: impl Fn(&Json) -> bool) -> BTreeMap<Strin
         .collect()
 }
 
-/// Requests a connection poll, which a scheduler claims and a worker makes, as it does a daily one.
+/// Requests a connection poll and waits until it has ended. Like a daily poll, it is claimed by a
+/// scheduler and made by a worker.
 async fn poll_connection(project: &Project) {
     let connection = || project.pagesync(&["connection", "list"])[0].clone();
     let before = connection();
@@ -131,7 +132,7 @@ async fn poll_connection(project: &Project) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn four_workers_under_load_lose_no_webhook_when_one_is_killed() {
+async fn no_webhook_is_lost_when_one_of_four_workers_is_killed_under_load() {
     let project = Project {
         ingress: reserve_port(),
         simulator: reserve_port(),
@@ -141,10 +142,14 @@ async fn four_workers_under_load_lose_no_webhook_when_one_is_killed() {
     project.run(&[&["up", "-d", "--build"], &scaled[..]].concat());
     let client = crate::support::client();
     let simulated = format!("http://127.0.0.1:{}/_sim/pages", project.simulator);
-    within(Duration::from_secs(180), "the simulator", || async {
-        let answer = client.get(&simulated).send().await.ok()?;
-        answer.status().is_success().then_some(())
-    })
+    within(
+        Duration::from_secs(180),
+        "the simulator to answer",
+        || async {
+            let answer = client.get(&simulated).send().await.ok()?;
+            answer.status().is_success().then_some(())
+        },
+    )
     .await;
     // The service `demo-login` logs in once, which connects three Pages.
     within(
@@ -201,7 +206,7 @@ async fn four_workers_under_load_lose_no_webhook_when_one_is_killed() {
     let add = ["run", "--rm", "-T", "demo-login", "page", "add"];
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
     project.run(&[&add[..], &ids].concat());
-    // Once the first reads have found no token, only the webhooks write these Pages.
+    // After the first reads, which find no token, only webhooks write to these Pages.
     let registered = within(Duration::from_secs(180), "the first reads", || async {
         let found = versions(&project.pages(), |page| page["status"] == "no_token");
         (found.len() == pages.len()).then_some(found)
@@ -260,7 +265,7 @@ async fn four_workers_under_load_lose_no_webhook_when_one_is_killed() {
         .iter()
         .filter(|(id, version)| **version > registered[*id] + 1)
         .count();
-    assert_eq!(twice, 0, "webhooks that were applied twice");
+    assert_eq!(twice, 0, "number of webhooks that were applied twice");
     let dead_letters = project.pagesync(&["dead-letter", "list"]);
     assert_eq!(dead_letters, json!([]));
     project.run(&["down", "-v"]);

@@ -1,4 +1,4 @@
-//! The executable as a user runs it: a login in a browser, the order of its system calls, the
+//! Tests of the executable as a user runs it: a login in a browser, the order of system calls, the
 //! compose file, and the commands of the README.
 
 #![expect(
@@ -8,7 +8,7 @@
 #![expect(clippy::print_stdout, reason = "tests print which servers they use")]
 #![expect(
     clippy::too_many_lines,
-    reason = "a scenario of a whole system reads best whole"
+    reason = "scenarios are easier to read in one piece"
 )]
 
 mod browser;
@@ -16,5 +16,5 @@ mod compose;
 mod readme;
 mod strace;
 #[path = "../support/mod.rs"]
-#[expect(dead_code, reason = "some of it is for the other test binaries")]
+#[expect(dead_code, reason = "other test binaries use the rest")]
 mod support;

@@ -1,12 +1,12 @@
-//! Every command in the README is run by a test. A command that is added to the README must be run
-//! here or be listed in [`RUN_BY`].
+//! Checks that a test runs every command in the README. A command that is added to the README must
+//! be run here or be listed in [`RUN_BY`].
 
 use std::path::Path;
 use std::process::Command;
 
 use common::database::{Access, Database};
 
-/// The commands of the README that other tests run, each with its test.
+/// The commands of the README that are not run here, each with the place where it is run.
 const RUN_BY: [(&str, &str); 4] = [
     ("pagesync doctor", "tests/it/doctor.rs, with a deployment"),
     (
@@ -36,7 +36,7 @@ fn commands() -> Vec<String> {
         .collect()
 }
 
-/// Runs the executable in `directory` with these arguments, and a demo for five seconds only.
+/// Runs the executable in `directory` with these arguments. The demo is limited to five seconds.
 fn run(arguments: &str, directory: &Path) {
     let arguments: Vec<&str> = arguments.split_whitespace().collect();
     let is_demo = arguments == ["demo"];
@@ -56,7 +56,7 @@ fn run(arguments: &str, directory: &Path) {
 }
 
 #[test]
-fn every_command_of_the_readme_is_run() {
+fn every_command_of_the_readme_is_run_by_a_test() {
     let directory = tempfile::tempdir().unwrap();
     // The commands need the database that the first start of a deployment creates.
     let data = directory.path().join("pagesync-data");

@@ -1,5 +1,5 @@
-//! The order of the system calls for a webhook. A test that kills the process cannot detect a
-//! missing fsync, because the page cache of the kernel outlives the process.
+//! Checks the order of the system calls for a webhook. A test that kills the process cannot detect
+//! a missing fsync, because the page cache of the kernel survives the kill.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -11,12 +11,12 @@ use crate::support::deployment::{APP_SECRET, TestStorage};
 use crate::support::{TestBackend, reserve_port, within};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_200_is_sent_only_after_the_webhook_was_written_and_synced() {
-    let place = TestStorage::new(TestBackend::Embedded).await;
+async fn a_webhook_is_written_and_synced_before_the_answer_200_is_sent() {
+    let storage = TestStorage::new(TestBackend::Embedded).await;
     let directory = tempfile::tempdir().unwrap();
     let trace = directory.path().join("trace");
     let (public, private) = (reserve_port(), reserve_port());
-    let mut environment = place.environment(Role::Up, &[]);
+    let mut environment = storage.environment(Role::Up, &[]);
     environment.insert("PAGESYNC_LISTEN".to_owned(), format!("127.0.0.1:{public}"));
     environment.insert(
         "PAGESYNC_PRIVATE_LISTEN".to_owned(),
@@ -31,13 +31,17 @@ async fn a_200_is_sent_only_after_the_webhook_was_written_and_synced() {
         .envs(&environment)
         .stderr(Stdio::null())
         .spawn()
-        .expect("strace: ./test installs it");
+        .expect("strace is missing; ./test installs it");
     let client = crate::support::client();
     let ready = format!("http://127.0.0.1:{private}/readyz");
-    within(Duration::from_secs(60), "the traced process", || async {
-        let answer = client.get(&ready).send().await.ok()?;
-        answer.status().is_success().then_some(())
-    })
+    within(
+        Duration::from_secs(60),
+        "the traced process to be ready",
+        || async {
+            let answer = client.get(&ready).send().await.ok()?;
+            answer.status().is_success().then_some(())
+        },
+    )
     .await;
     let body = r#"{"object":"page","entry":[{"id":"5","time":1750000000,"changes":[{"field":"name","value":"look-for-me"}]}]}"#;
     let answer = client
@@ -51,7 +55,7 @@ async fn a_200_is_sent_only_after_the_webhook_was_written_and_synced() {
         .await
         .unwrap();
     assert_eq!(answer.status().as_u16(), 200);
-    // strace ends together with the traced process, which gets a SIGTERM.
+    // SIGTERM goes to the traced process, and strace ends together with it.
     let children = format!("/proc/{0}/task/{0}/children", traced.id());
     let child = std::fs::read_to_string(children).unwrap();
     Command::new("kill")

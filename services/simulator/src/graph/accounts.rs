@@ -12,12 +12,13 @@ use crate::pages::{Page, id_of};
 use crate::simulator::Simulator;
 use crate::token::{Token, TokenOwner};
 
-/// The number of entries of a result page if the call names no limit.
+/// The number of entries in a result page of a call that names no limit.
 const DEFAULT_LIMIT: usize = 25;
-/// The fields of an entry if the call names none.
+/// The fields of the entries of a call that names no fields.
 const DEFAULT_FIELDS: &str = "access_token,category,category_list,name,id,tasks";
 
-/// Returns a result page of the Pages that a person manages, selected and shares with the app.
+/// Returns a result page of the Pages that the person of the token manages and selected in the
+/// dialog.
 pub(super) fn accounts(simulator: &Simulator, call: &Call) -> Answer {
     let token = call.token()?;
     if token.owner != TokenOwner::User {
@@ -48,7 +49,7 @@ pub(super) fn accounts(simulator: &Simulator, call: &Call) -> Answer {
     Ok(answer)
 }
 
-/// The entries of the whole list that a result page contains.
+/// The range of the whole list that a result page contains.
 struct ResultRange {
     start: usize,
     end: usize,
@@ -78,13 +79,14 @@ impl ResultRange {
     }
 }
 
-/// Returns the cursors of a result page, and the address of the next one if there is one.
+/// Returns the cursors of a result page, and the address of the next result page if there is one.
 fn paging(range: &ResultRange, limit: usize, total: usize) -> Value {
     let before = cursor(range.start + range.shift);
     let after = cursor(range.end + range.shift);
     let mut paging = json!({"cursors": {"before": before, "after": after}});
     if range.end < total {
-        // As on the real Facebook, the address contains an access token. No client should use it.
+        // As at the real Facebook, this address contains an access token. Clients should not use
+        // it.
         let next = format!(
             "https://graph.facebook.com/v25.0/me/accounts?access_token=EAASinTheAddress&limit={limit}&after={after}"
         );
@@ -93,7 +95,7 @@ fn paging(range: &ResultRange, limit: usize, total: usize) -> Value {
     paging
 }
 
-/// Returns every Page that a person's token lists.
+/// Returns every Page in the list of a person's token.
 fn listed_pages(simulator: &Simulator, token: &Token) -> Vec<Page> {
     let facebook = simulator.facebook();
     if !facebook.allows(&token.user, "pages_show_list") {

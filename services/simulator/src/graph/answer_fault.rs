@@ -1,4 +1,4 @@
-//! Applies faults to answers: chooses the fault, replaces the answer by an error, or spoils it.
+//! Chooses the fault of an answer and applies it.
 
 use std::time::Duration;
 
@@ -23,7 +23,8 @@ pub(super) fn choose_fault(simulator: &Simulator, named: Option<String>) -> Opti
     AnswerFault::parse(&name)
 }
 
-/// Returns the error that replaces the answer, or `None` if the fault leaves the call its effect.
+/// Returns the error that replaces the answer and prevents the effect of the call. Returns `None`
+/// for a fault with which the call still has its effect.
 pub(super) fn error_instead_of_answer(fault: &AnswerFault) -> Option<ErrorReply> {
     match fault {
         AnswerFault::Error(error) => Some(ErrorReply {
@@ -35,8 +36,8 @@ pub(super) fn error_instead_of_answer(fault: &AnswerFault) -> Option<ErrorReply>
     }
 }
 
-/// Returns the response as a client receives it: with usage headers, and with the fault of the
-/// network or of a server in between. The call has had its effect.
+/// Returns the response as a client receives it: with the usage header, and with a fault of the
+/// network or of an intermediate server. The call has already had its effect.
 pub(super) async fn spoil_answer(
     simulator: &Simulator,
     fault: Option<AnswerFault>,
@@ -89,7 +90,7 @@ fn set_type(response: &mut Response, content_type: &'static str) {
     response.headers_mut().insert(header::CONTENT_TYPE, value);
 }
 
-/// Takes the body out of a response and returns its first half.
+/// Removes the body of a response and returns the first half of it.
 async fn take_first_half(response: &mut Response) -> Bytes {
     let whole = to_bytes(std::mem::take(response.body_mut()), usize::MAX).await;
     let whole = whole.unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Finds out who makes a call.
+//! Determines the caller of a call of Graph from its access token.
 
 use axum::http::{HeaderMap, header};
 
@@ -9,7 +9,7 @@ use crate::errors::SESSION_OVER;
 use crate::facebook::Facebook;
 use crate::simulator::Simulator;
 
-/// Returns the caller that an access token stands for.
+/// Returns the caller that the access token of a call belongs to.
 ///
 /// Fails if the token is unknown or invalid, or if its `appsecret_proof` is wrong or missing.
 pub(super) fn authenticate(

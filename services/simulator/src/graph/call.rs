@@ -1,4 +1,4 @@
-//! A call of Graph, independent of the HTTP request or the batch it arrived in.
+//! A call of Graph, independent of the HTTP request or the batch that contained it.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::token::Token;
 /// The parameters of a call, from its query and its form.
 pub(super) type Parameters = BTreeMap<String, String>;
 
-/// The party that makes a call, as its access token shows.
+/// The caller of Graph, determined by the access token.
 #[derive(Debug, Clone)]
 pub(super) enum Caller {
     /// A caller without an access token.
@@ -66,7 +66,7 @@ impl Call {
     }
 }
 
-/// Returns the parts of a path that are not empty.
+/// Splits a path into its parts, and leaves out empty ones.
 pub(super) fn path_parts(path: &str) -> Vec<String> {
     path.split('/')
         .filter(|part| !part.is_empty())
@@ -74,7 +74,7 @@ pub(super) fn path_parts(path: &str) -> Vec<String> {
         .collect()
 }
 
-/// Returns the parameters in a query or a form; none if it cannot be read.
+/// Returns the parameters in a query or a form. If it is invalid, there are none.
 pub(super) fn read_parameters(text: &[u8]) -> Parameters {
     serde_urlencoded::from_bytes(text).unwrap_or_default()
 }

@@ -1,4 +1,5 @@
-//! Sends a call to the edge it names. A batch contains further calls, which are sent the same way.
+//! Dispatches a call to the edge that its path names. The calls in a batch are dispatched in the
+//! same way.
 
 use axum::http::{HeaderMap, Method};
 use serde_json::{Value, json};
@@ -14,7 +15,7 @@ use crate::simulator::Simulator;
 /// The maximum number of calls in a batch.
 const MAX_BATCH: usize = 50;
 
-/// Counts a call and returns the scripted reply to it, if there is one.
+/// Counts a call. Returns the scripted reply to it, if there is one.
 pub(super) fn count(simulator: &Simulator, call: &Call) -> Option<ScriptedReply> {
     let edge = call.edge();
     let mut facebook = simulator.facebook();
@@ -66,8 +67,8 @@ async fn batch(simulator: &Simulator, call: &Call) -> Answer {
     for part in &parts {
         let answer = match part_call(simulator, part, &call.caller) {
             Ok(call) => {
-                // Each call in a batch counts as one of its own. A scripted reply is used up, and
-                // the real answer is returned.
+                // Each call in a batch is counted separately. Scripted replies are not supported
+                // here: one is used up, and the real answer is returned.
                 count(simulator, &call);
                 Box::pin(dispatch(simulator, &call)).await
             }
@@ -83,13 +84,13 @@ async fn batch(simulator: &Simulator, call: &Call) -> Answer {
     Ok(Value::Array(answers))
 }
 
-/// Returns the call that a part of a batch describes. A part without an access token has the caller
-/// of the batch.
+/// Returns the call that a part of a batch describes. A part without an access token is called by
+/// the caller of the batch.
 fn part_call(simulator: &Simulator, part: &Value, caller: &Caller) -> Result<Call, ErrorReply> {
     let address = part["relative_url"].as_str().unwrap_or_default();
     let (path, query) = address.split_once('?').unwrap_or((address, ""));
     let mut path = path_parts(path);
-    // An unknown version stays in the path, which no edge serves.
+    // An unknown version remains in the path, and no edge serves such a path.
     let _ = take_version(&mut path);
     let form = part["body"].as_str().unwrap_or_default();
     let mut parameters = read_parameters(query.as_bytes());

@@ -1,4 +1,4 @@
-//! The parameter `fields`: parses it, checks its names, and shows a Page through it.
+//! Parses and checks the parameter `fields` of a call, and selects these fields of a Page.
 
 use serde_json::{Map, Value, json};
 
@@ -7,7 +7,7 @@ use super::refusal::ErrorReply;
 use crate::page_fields::is_page_field;
 use crate::pages::Page;
 
-/// The language of people for whom a call names none.
+/// The language of a person, which is used if a call names no language.
 const DEFAULT_LOCALE: &str = "de_DE";
 
 /// A field that a call requests.
@@ -26,9 +26,10 @@ pub(super) struct FieldSelection<'a> {
 }
 
 impl<'a> FieldSelection<'a> {
-    /// Returns the view that a call requests, with `default_fields` if it names no fields.
+    /// Returns the fields and the language that a call requests. A call that names no fields gets
+    /// `default_fields`.
     ///
-    /// Fails if Pages do not have one of the fields.
+    /// Fails if the call names a field that Pages do not have.
     pub(super) fn of_call(call: &'a Call, default_fields: &str) -> Result<Self, ErrorReply> {
         let fields = parse(call.parameter("fields").unwrap_or(default_fields));
         check(&fields)?;
@@ -43,7 +44,8 @@ impl<'a> FieldSelection<'a> {
 
     /// Returns the requested fields of a Page. As in Graph, fields without a value are left out.
     ///
-    /// `read` is the number of this read. It makes every picture address a new one.
+    /// `read` is the number of this read. It becomes part of the address of the picture, which
+    /// therefore differs in each read.
     pub(super) fn show(&self, page: &Page, read: u64) -> Map<String, Value> {
         let mut shown = Map::new();
         shown.insert("id".to_owned(), page.get("id").cloned().unwrap_or_default());
@@ -79,7 +81,7 @@ impl<'a> FieldSelection<'a> {
     }
 }
 
-/// Parses the parameter `fields`, whose commas count only outside of braces and parentheses.
+/// Parses the parameter `fields`. Commas inside braces and parentheses do not separate fields.
 pub(super) fn parse(text: &str) -> Vec<RequestedField> {
     let (mut depth, mut start, mut parts) = (0_usize, 0, Vec::new());
     for (i, c) in text.char_indices() {
@@ -132,8 +134,7 @@ pub(super) fn nonexisting(name: &str, node_type: &str) -> ErrorReply {
     ErrorReply::oauth(100, None, &message)
 }
 
-/// Returns the field `picture` with the requested subfields and an address that is new in each
-/// read.
+/// Returns the field `picture` with the requested subfields. Its address differs in each read.
 fn picture(value: &Value, subfields: &[String], read: u64) -> Value {
     let mut data = value.get("data").unwrap_or(value).clone();
     if let Some(url) = data.get("url").and_then(Value::as_str) {
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn two_fields_of_old_tutorials_do_not_exist() {
+    fn fields_that_only_old_tutorials_name_are_refused() {
         for name in ["email", "created_time"] {
             let refusal = check(&parse(&format!("id,{name}"))).unwrap_err();
             let message = refusal.error["message"].as_str().unwrap().to_owned();

@@ -1,7 +1,7 @@
-//! The Graph API.
+//! The simulated Graph API.
 //!
-//! [`handler`] receives every request and builds its response. [`dispatch`] sends the call in it to
-//! an edge: [`oauth`], [`accounts`], [`objects`] or [`subscriptions`].
+//! [`handler`] receives every request and builds its response. [`dispatch`] passes the call in it
+//! to an edge: [`oauth`], [`accounts`], [`objects`] or [`subscriptions`].
 
 mod accounts;
 mod answer_fault;

@@ -1,4 +1,4 @@
-//! Tokens and permissions: exchange, inspection and revocation.
+//! The edges for tokens and permissions: exchange, inspection and revocation.
 
 use serde_json::{Value, json};
 
@@ -44,7 +44,7 @@ pub(super) fn access_token(simulator: &Simulator, call: &Call) -> Answer {
     }
 }
 
-/// Returns the answer that contains a token.
+/// Returns an answer that contains a token.
 fn bearer(text: &str, expires_in: Option<u64>) -> Value {
     let mut answer = json!({"access_token": text, "token_type": "bearer"});
     if let Some(expires_in) = expires_in {
@@ -53,7 +53,7 @@ fn bearer(text: &str, expires_in: Option<u64>) -> Value {
     answer
 }
 
-/// Returns the token that a call exchanges. Fails unless it is a person's valid token.
+/// Returns the token that a call exchanges. Fails unless it is the valid token of a person.
 fn exchangeable_token(facebook: &Facebook, call: &Call) -> Result<Token, ErrorReply> {
     let text = call.parameter("fb_exchange_token").unwrap_or_default();
     let token = facebook.tokens.get(text);
@@ -66,9 +66,10 @@ fn exchangeable_token(facebook: &Facebook, call: &Call) -> Result<Token, ErrorRe
     }
 }
 
-/// Marks a code as used and returns the id of its person.
+/// Marks a code as used. Returns the id of the person who logged in.
 ///
-/// Fails if the code is unknown, used or expired, or was sent to another redirect address.
+/// Fails if the code is unknown, used or expired, or if the call does not name the redirect address
+/// that the code was sent to.
 fn redeem_code(facebook: &mut Facebook, call: &Call) -> Result<String, ErrorReply> {
     let refuse = |subcode, message| Err(ErrorReply::oauth(100, Some(subcode), message));
     let now = facebook.now();
@@ -106,7 +107,7 @@ pub(super) fn debug_token(simulator: &Simulator, call: &Call) -> Answer {
     Ok(json!({"data": token_data(token, person, facebook.now())}))
 }
 
-/// Returns the report of `/debug_token` about a token.
+/// Returns the data of `/debug_token` about a token.
 fn token_data(token: &Token, person: Option<&Person>, now: u64) -> Value {
     let scopes = person.map_or_else(Vec::new, granted_scopes);
     let granular: Vec<Value> = scopes
@@ -148,7 +149,7 @@ fn granted_scopes(person: &Person) -> Vec<&String> {
     granted.map(|(name, _)| name).collect()
 }
 
-/// Returns the answer to `GET /me/permissions`: the permissions a person granted and declined.
+/// Returns the answer to `GET /me/permissions`: the permissions that a person granted or declined.
 pub(super) fn permissions(simulator: &Simulator, call: &Call) -> Answer {
     let user = &call.token()?.user;
     let facebook = simulator.facebook();
@@ -166,8 +167,8 @@ pub(super) fn permissions(simulator: &Simulator, call: &Call) -> Answer {
     Ok(json!({ "data": data }))
 }
 
-/// Returns the answer to `DELETE /me/permissions`: removes one permission, or all of them together
-/// with every token of the person.
+/// Returns the answer to `DELETE /me/permissions`. Removes one permission, or removes all of them
+/// and invalidates every token of the person.
 pub(super) fn revoke(simulator: &Simulator, call: &Call, permission: Option<&str>) -> Answer {
     let user = &call.token()?.user;
     let mut facebook = simulator.facebook();

@@ -9,12 +9,12 @@ use super::refusal::{Answer, ErrorReply};
 use crate::pages::id_of;
 use crate::simulator::Simulator;
 
-/// The fields of an object if the call names none.
+/// The fields of an object if the call names no fields.
 const DEFAULT_FIELDS: &str = "id,name";
 /// The maximum number of ids in a call.
 const MAX_IDS: usize = 50;
 
-/// Returns the answer to `/me`: the person or the Page the token belongs to.
+/// Returns the answer to `/me`: the person or the Page that the token belongs to.
 pub(super) fn me(simulator: &Simulator, call: &Call) -> Answer {
     let token = call.token()?;
     if let Some(id) = token.page() {
@@ -33,8 +33,8 @@ pub(super) fn me(simulator: &Simulator, call: &Call) -> Answer {
     Ok(json!({"id": token.user, "name": name}))
 }
 
-/// Returns the answer to `/{page}`: a Page, read with its own token or with that of a person who
-/// manages it.
+/// Returns the answer to `/{page}`: a Page, read with its own token or with the token of a person
+/// who manages it.
 pub(super) fn page(simulator: &Simulator, call: &Call, id: &str) -> Answer {
     let token = call.token()?;
     let view = FieldSelection::of_call(call, DEFAULT_FIELDS)?;
@@ -56,8 +56,8 @@ pub(super) fn page(simulator: &Simulator, call: &Call, id: &str) -> Answer {
     Ok(Value::Object(page_object(simulator, token, &page, &view)))
 }
 
-/// Returns the answer to `/?ids=`: several Pages, read with one token. One invalid id fails the
-/// whole call.
+/// Returns the answer to `/?ids=`: several Pages, read with one token. The whole call fails if one
+/// id is invalid.
 pub(super) fn several(simulator: &Simulator, call: &Call) -> Answer {
     let ids = call.parameter("ids").unwrap_or_default();
     let ids: Vec<&str> = ids.split(',').collect();

@@ -1,4 +1,4 @@
-//! A Page as an object in an answer.
+//! Converts a Page to an object in an answer.
 
 use serde_json::{Map, Value, json};
 
@@ -18,7 +18,7 @@ const TASKS: [&str; 6] = [
     "MODERATE",
 ];
 
-/// Returns a Page as the holder of `token` reads it, with the requested fields.
+/// Returns the requested fields of a Page, as the holder of `token` reads them.
 pub(super) fn page_object(
     simulator: &Simulator,
     token: &Token,
@@ -45,10 +45,9 @@ pub(super) fn page_object(
     object
 }
 
-/// Returns the text of the Page token that belongs to a token, and issues it if there is none yet.
+/// Returns the text of the Page token that belongs to a person's token. Issues it if there is none.
 fn page_token(facebook: &mut Facebook, token: &Token, page: &str) -> String {
-    // A long-lived token gives Page tokens that never expire, a short-lived one gives Page tokens
-    // that expire with it.
+    // Page tokens of a long-lived token never expire; those of a short-lived token expire with it.
     let expires = token
         .expires_at
         .filter(|expires| expires.saturating_sub(token.issued_at) < LONG_LIVED_SECONDS);

@@ -45,7 +45,7 @@ impl ErrorReply {
         Self::new(400, "GraphMethodException", 100, Some(33), &message)
     }
 
-    /// Returns the error for a call that asks for too much data at once.
+    /// Returns the error for a call that requests too much data at once.
     pub(super) fn too_much_data() -> Self {
         let message = "Please reduce the amount of data you're asking for, then retry your request";
         Self::new(500, "OAuthException", 1, None, message)

@@ -1,5 +1,5 @@
-//! Builds the HTTP response to a call: status, headers and body, with the changes of a scripted
-//! reply.
+//! Builds the HTTP response to a call, with its status, headers and body, and applies a scripted
+//! reply to it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
@@ -13,10 +13,10 @@ use super::refusal::Answer;
 use crate::scripted_reply::ScriptedReply;
 use crate::simulator::Simulator;
 
-/// Header values by name. Lines of one value become headers of their own; `None` is no header.
+/// Header values by name. Each line of a value becomes a separate header; `None` omits the header.
 type Headers = BTreeMap<String, Option<String>>;
 
-/// Returns the response to a call that `version` serves.
+/// Returns the response to a call. `version` is the version of Graph that serves it.
 pub(super) fn respond(
     simulator: &Simulator,
     version: &str,
@@ -48,7 +48,7 @@ pub(super) fn respond(
     response
 }
 
-/// Returns the headers of every answer, including those of the graph faults.
+/// Returns the headers of every answer, including those that the graph faults add.
 fn usual_headers(simulator: &Simulator, version: &str) -> Headers {
     let facebook = simulator.facebook();
     let date = UNIX_EPOCH + Duration::from_secs(facebook.now());
@@ -70,7 +70,7 @@ fn append_headers(response: &mut Response, headers: &Headers) {
         let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else {
             continue;
         };
-        // One header per line, because some tests send a header twice.
+        // Tests use several lines to send a header more than once.
         let lines = value.iter().flat_map(|value| value.split('\n'));
         for value in lines.filter_map(|line| HeaderValue::from_str(line).ok()) {
             response.headers_mut().append(name.clone(), value);
@@ -78,7 +78,7 @@ fn append_headers(response: &mut Response, headers: &Headers) {
     }
 }
 
-/// Sets fields in an object, or in each object of its `data`. A null value removes its field.
+/// Sets fields in an object, or in each object of its list `data`. A null value removes the field.
 fn patch_objects(body: &mut Value, patch: &Map<String, Value>) {
     if patch.is_empty() {
         return;

@@ -1,4 +1,4 @@
-//! The two layers of subscriptions: the app subscription and the Page subscriptions.
+//! The edges for the two layers of subscriptions: the app subscription and the Page subscriptions.
 //!
 //! Source: "Subscriptions edge" and "Page subscribed apps".
 
@@ -36,10 +36,10 @@ const OTHERS: [&str; 12] = [
     "page_change_proposal",
     "inbox_labels",
 ];
-/// How long the verification of a callback waits for its answer.
+/// The maximum time that the verification of a callback waits for the answer.
 const VERIFICATION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Returns the names in a list that is separated by commas.
+/// Returns the names in a comma-separated list.
 fn name_list(text: Option<&str>) -> BTreeSet<String> {
     let names = text.unwrap_or_default().split(',').map(str::trim);
     names
@@ -89,7 +89,8 @@ pub(super) async fn app(simulator: &Simulator, call: &Call, id: &str) -> Answer 
     }
 }
 
-/// Replaces the app subscription, or adds to its fields if the graph faults say so.
+/// Replaces the app subscription. If the graph faults set `merge_app_fields`, the previous fields
+/// are kept.
 fn subscribe_app(facebook: &mut Facebook, call: &Call, callback: &str) {
     let mut fields = name_list(call.parameter("fields"));
     let before = facebook.app_subscription.take();
@@ -125,7 +126,7 @@ fn to_json(subscription: &AppSubscription) -> Value {
     json!({"object": "page", "callback_url": subscription.callback, "active": true, "fields": fields})
 }
 
-/// Asks the callback to return a challenge, as Facebook does before it answers the subscription.
+/// Verifies a callback with a challenge, as Facebook does before it accepts a subscription.
 ///
 /// Fails if the callback does not return the challenge with status 200.
 async fn verify_callback(
@@ -174,7 +175,7 @@ pub(super) fn page(simulator: &Simulator, call: &Call, page: &str) -> Answer {
         "POST" => {
             let fields = name_list(call.parameter("subscribed_fields"));
             check_page_fields(&facebook, &token.user, &fields)?;
-            // The new list replaces the one before. It is not merged.
+            // As at Facebook, the new list replaces the previous one.
             facebook.page_subscriptions.insert(page.to_owned(), fields);
             Ok(success())
         }
@@ -182,9 +183,9 @@ pub(super) fn page(simulator: &Simulator, call: &Call, page: &str) -> Answer {
     }
 }
 
-/// Returns the apps that are subscribed to a Page.
+/// Returns the apps that are subscribed to a Page. Another app is always the first.
 fn subscribed_apps(facebook: &Facebook, page: &str) -> Vec<Value> {
-    // Most real Pages have another app as well.
+    // Most real Pages are subscribed by another app as well.
     let profile: Vec<&str> = webhook_fields::names().collect();
     let mut apps = vec![subscribed_app(
         "300000000000009",

@@ -1,17 +1,17 @@
-//! The version of Graph that a path names.
+//! The versions of Graph.
 
 use super::refusal::ErrorReply;
 
-/// The versions that are served. The first one also serves older versions that once existed.
+/// The versions that are served. The first one also serves expired versions.
 const SERVED: [&str; 6] = ["v21.0", "v22.0", "v23.0", "v24.0", "v25.0", "v26.0"];
-/// The version of calls that name none.
+/// The version of calls that name no version.
 pub(super) const DEFAULT_VERSION: &str = "v25.0";
 /// The highest major version that exists.
 const NEWEST_MAJOR: u32 = 26;
 /// The highest minor version that ever existed.
 const HIGHEST_MINOR: u32 = 3;
 
-/// Removes the version from the front of a path and returns the version that serves the call.
+/// Removes the version from the beginning of a path. Returns the version that serves the call.
 ///
 /// Fails if the path names a version that never existed.
 pub(super) fn take_version(path: &mut Vec<String>) -> Result<String, ErrorReply> {

@@ -1,4 +1,4 @@
-//! Requests that the control surface refuses, signed requests, and scenario files.
+//! Tests of the control surface: refused requests, signed requests, and scenario files.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
@@ -43,8 +43,8 @@ async fn requests_that_would_have_no_effect_are_refused() {
 
 #[tokio::test]
 async fn signed_requests_have_the_documented_form() {
-    // The documentation has another order of keys in the payload. The simulator sorts them, so the
-    // payload is compared after it is decoded.
+    // The simulator sorts the keys of the payload, unlike the example in the documentation, so
+    // the decoded payloads are compared.
     let fixture = Fixture::new(DeliveryFaults::default()).await;
     let text = signed_request::signed_request_for(&fixture.simulator, "218471");
     let (signature, payload) = text.split_once('.').unwrap();

@@ -1,4 +1,5 @@
-//! Lost and held back deliveries, and Page subscriptions that are removed after failed ones.
+//! Lost changes, deliveries that are held back, and Page subscriptions that are removed after
+//! failed deliveries.
 
 use axum::http::StatusCode;
 use simulator::delivery::DeliveryFaults;
@@ -6,7 +7,7 @@ use simulator::delivery::DeliveryFaults;
 use super::Fixture;
 
 #[tokio::test]
-async fn lost_changes_are_counted_and_all_others_arrive() {
+async fn lost_changes_are_counted_and_all_other_changes_arrive() {
     let fixture = Fixture::new(DeliveryFaults {
         loss: 0.3,
         batch: 0.5,

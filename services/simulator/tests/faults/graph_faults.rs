@@ -1,4 +1,4 @@
-//! Errors of Graph, spoiled answers, and the app's rate limit.
+//! Tests of the errors of Graph, spoiled answers, and the app's rate limit.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ async fn every_error_is_answered_with_its_status_and_its_code() {
 }
 
 #[tokio::test]
-async fn answers_are_spoiled_by_the_fault_that_is_set() {
+async fn each_answer_fault_spoils_the_answer_in_its_way() {
     let fixture = Fixture::new(DeliveryFaults::default()).await;
     for (name, status, beginning) in [
         ("html", 502, Some("<html>")),
@@ -43,7 +43,7 @@ async fn answers_are_spoiled_by_the_fault_that_is_set() {
         assert_eq!(set, 204);
         let answer = match fixture.read_graph().await {
             Ok(answer) => answer,
-            // The connection can also break before the first byte is read.
+            // The connection can break before the client reads the first byte.
             Err(_) if name == "reset" => continue,
             Err(error) => panic!("{name}: {error}"),
         };
@@ -71,7 +71,7 @@ async fn answers_are_spoiled_by_the_fault_that_is_set() {
 }
 
 #[tokio::test]
-async fn the_rate_limit_fills_with_calls_and_is_unused_an_hour_later() {
+async fn calls_use_up_the_rate_limit_and_an_hour_later_it_is_unused() {
     let fixture = Fixture::new(DeliveryFaults::default()).await;
     fixture
         .simulator

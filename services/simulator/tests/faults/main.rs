@@ -1,4 +1,4 @@
-//! Faults of deliveries and of Graph, and the control surface that sets them.
+//! Tests of the faults of deliveries and of Graph, and of the control surface that sets them.
 
 #![expect(
     clippy::unwrap_used,
@@ -26,7 +26,7 @@ use tokio::net::TcpListener;
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 const APP_TOKEN: &str = "100200300400500|0123456789abcdef0123456789abcdef";
 
-/// The bodies that a callback received, and the status it answers with.
+/// The bodies that a callback received, and the status that it answers with.
 struct Callback {
     bodies: Vec<Value>,
     status: StatusCode,

@@ -1,4 +1,4 @@
-//! Lists, reads of several objects at once, batches, and the language of values.
+//! Tests of lists, reads of several objects at once, batches, and the language of values.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -36,7 +36,7 @@ async fn lists_are_split_into_result_pages_that_cursors_connect() {
 }
 
 #[tokio::test]
-async fn at_most_50_ids_are_read_at_once_and_one_invalid_id_fails_all() {
+async fn at_most_50_ids_are_read_at_once_and_one_invalid_id_fails_the_call() {
     let fixture = Fixture::new(60).await;
     let token = fixture.user_token().await;
     let ids = |n: usize| {
@@ -52,7 +52,11 @@ async fn at_most_50_ids_are_read_at_once_and_one_invalid_id_fails_all() {
     let (_, body) = fixture.get("", &token, &[("ids", &ids(51))]).await;
     assert!(message_of(&body).contains("Too many IDs. Maximum: 50. Provided: 51."));
     let (_, body) = fixture.get("", &token, &[("ids", "1,999")]).await;
-    assert_eq!(code_of(&body), (100, 33), "one invalid id fails them all");
+    assert_eq!(
+        code_of(&body),
+        (100, 33),
+        "one invalid id fails the whole call"
+    );
 }
 
 #[tokio::test]

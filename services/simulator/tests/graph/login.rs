@@ -1,4 +1,4 @@
-//! The dialog, and a browser that completes a login.
+//! Tests of the dialog, and of the browser that completes a login.
 
 use axum::Router;
 use axum::http::HeaderMap;
@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use super::{Fixture, REDIRECT};
 
 #[tokio::test]
-async fn the_dialog_blocks_other_addresses_and_reports_a_denial() {
+async fn the_dialog_refuses_other_redirect_addresses_and_reports_a_denial() {
     let fixture = Fixture::new(1).await;
     let other = fixture.dialog().replace("callback", "elsewhere");
     let blocked = fixture.http.get(&other).send().await.unwrap();

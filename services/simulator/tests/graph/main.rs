@@ -1,4 +1,5 @@
-//! The answers and refusals of Graph and the dialog, with Graph's exact error codes and texts.
+//! Tests of the answers and refusals of Graph and the dialog, with Graph's exact error codes and
+//! texts.
 
 #![expect(
     clippy::unwrap_used,
@@ -61,7 +62,7 @@ impl Fixture {
         }
     }
 
-    /// Calls Graph with a token and its proof, and returns the status and the body.
+    /// Calls Graph with a token and its proof. Returns the status and the body.
     async fn call(
         &self,
         method: Method,
@@ -101,7 +102,7 @@ impl Fixture {
         (status, answer.json().await.unwrap_or(Value::Null))
     }
 
-    /// Reads from Graph with a token and its proof, and returns the status and the body.
+    /// Sends a GET to Graph with a token and its proof. Returns the status and the body.
     async fn get(&self, path: &str, token: &str, parameters: &[(&str, &str)]) -> (u16, Value) {
         self.call(Method::GET, path, token, parameters).await
     }
@@ -114,7 +115,7 @@ impl Fixture {
         )
     }
 
-    /// Returns a code from the dialog, in which every Page and permission is allowed.
+    /// Allows every Page and permission in the dialog. Returns the code.
     async fn code(&self) -> String {
         let request = self.http.post(self.dialog());
         let answer = request.form(&[("decision", "approve")]).send().await;
@@ -151,7 +152,7 @@ impl Fixture {
     }
 }
 
-/// Returns the code and the subcode of an error. An absent one is zero.
+/// Returns the code and the subcode of an error; zero for each that is absent.
 fn code_of(body: &Value) -> (u64, u64) {
     let number = |name: &str| body["error"][name].as_u64().unwrap_or(0);
     (number("code"), number("error_subcode"))

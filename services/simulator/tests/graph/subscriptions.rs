@@ -1,4 +1,4 @@
-//! Both layers of subscriptions.
+//! Tests of both layers of subscriptions.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +11,8 @@ use tokio::net::TcpListener;
 
 use super::{APP, APP_TOKEN, Fixture, code_of, message_of};
 
-/// Starts a callback that returns the challenge if the verify token is `right`, and returns its
-/// address.
+/// Starts a callback that returns the challenge if the verify token is `right`. Returns the address
+/// of the callback.
 async fn callback() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}/hook", listener.local_addr().unwrap());
@@ -68,7 +68,7 @@ async fn both_layers_are_needed_and_each_refuses_invalid_calls() {
     let (_, body) = subscribe_app(&fixture, &callback, &user, "right").await;
     assert_eq!(code_of(&body), (15, 0), "an app token is needed");
     let (_, body) = subscribe_app(&fixture, &callback, APP_TOKEN, "wrong").await;
-    assert_eq!(code_of(&body), (2200, 0), "the callback is not verified");
+    assert_eq!(code_of(&body), (2200, 0), "the verify token is wrong");
     let (status, _) = subscribe_app(&fixture, &callback, APP_TOKEN, "right").await;
     assert_eq!(status, 200);
     let (_, body) = subscribe_page(&fixture, &user, "name").await;
@@ -83,7 +83,7 @@ async fn both_layers_are_needed_and_each_refuses_invalid_calls() {
         assert_eq!(
             fixture.simulator.facebook().page_subscriptions["1"].len(),
             count,
-            "the list replaces the one before"
+            "the list replaces the previous one"
         );
     }
     let change = |page: &str, fields: Value| {

@@ -1,4 +1,4 @@
-//! Codes and tokens: exchange, expiry and proof.
+//! Tests of codes and tokens: exchange, expiry and proof.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{APP, APP_TOKEN, Fixture, REDIRECT, SECRET, code_of, message_of};
 
 #[tokio::test]
-async fn a_code_works_once_with_its_address_and_secret_before_it_expires() {
+async fn a_code_is_valid_once_with_its_redirect_address_and_secret_until_it_expires() {
     let fixture = Fixture::new(1).await;
     let code = fixture.code().await;
     let (status, body) = fixture.exchange(&code, REDIRECT, "another secret").await;
@@ -25,7 +25,7 @@ async fn a_code_works_once_with_its_address_and_secret_before_it_expires() {
     assert_eq!(code_of(&body), (100, 36007));
 }
 
-/// Returns a long-lived token for a short-lived one.
+/// Exchanges a short-lived token. Returns the long-lived token.
 async fn long_lived(fixture: &Fixture, short: &str) -> String {
     let form = [
         ("grant_type", "fb_exchange_token"),
@@ -39,7 +39,7 @@ async fn long_lived(fixture: &Fixture, short: &str) -> String {
     body["access_token"].as_str().unwrap().to_owned()
 }
 
-/// Returns the report of `debug_token` about a token.
+/// Returns the data of `debug_token` about a token.
 async fn debug_token(fixture: &Fixture, token: &str) -> Value {
     let input = [("input_token", token)];
     let (_, body) = fixture
@@ -49,7 +49,7 @@ async fn debug_token(fixture: &Fixture, token: &str) -> Value {
 }
 
 #[tokio::test]
-async fn page_tokens_inherit_their_expiry_and_need_a_proof() {
+async fn page_tokens_expire_like_the_token_they_come_from_and_need_a_proof() {
     let fixture = Fixture::new(1).await;
     let short = fixture.user_token().await;
     let long = long_lived(&fixture, &short).await;

@@ -1,5 +1,5 @@
 //! The app subscription: the address to which Facebook posts the webhooks of an app, and their
-//! fields. Facebook sends only fields that are subscribed here as well as on a Page. Source:
+//! fields. Facebook sends only fields that are subscribed both here and on the Page. Source:
 //! "Subscriptions edge" of Graph API webhooks.
 //!
 //! Invariant: fields that are already subscribed stay subscribed, and another address is replaced
@@ -24,7 +24,7 @@ use super::commits::{save_commit, save_outcome};
 use super::{maintenance, rate_limits};
 use crate::context::Context;
 
-/// The minimum time between a check that succeeded and one that an unannounced change requests.
+/// The minimum time from a check that succeeded to one that is requested because a Page is silent.
 const CHECK_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Claims the store for the configured app, and requests a check of the app subscription. Fails if
@@ -59,8 +59,8 @@ async fn warn_about_unopenable_tokens(context: &Context) -> Result<(), StoreErro
     Ok(())
 }
 
-/// Adds a request to check the app subscription now to a commit. Each start of a worker and each
-/// login makes one, because no webhook arrives without the app subscription.
+/// Adds to a commit a request to check the app subscription now. Each start of a worker and each
+/// login makes such a request, because no webhook arrives without the app subscription.
 pub(super) async fn request_check(
     context: &Context,
     commit: &mut Commit,
@@ -79,8 +79,9 @@ pub(super) async fn request_check(
     Ok(())
 }
 
-/// Requests a check of the app subscription, unless one has succeeded within [`CHECK_INTERVAL`] or
-/// a problem is known, whose check is due anyway. Fails if the store does not answer.
+/// Requests a check of the app subscription. Does nothing if a check has succeeded within
+/// [`CHECK_INTERVAL`], or if a problem is recorded, because a retry is then due anyway. Fails if
+/// the store does not answer.
 pub(super) async fn request_check_if_stale(context: &Context) -> Result<(), StoreError> {
     let stored = load_record::<App>(&*context.store, &app::key()).await?;
     let now = context.clock.now();
@@ -148,7 +149,7 @@ pub(super) async fn poll(context: &Context, claimed: HostTime) -> Result<(), Sto
 }
 
 /// Sets the app subscription at Facebook unless it is complete. Returns its address. Fails if it
-/// has another address that must not be replaced.
+/// has another address at Facebook and the settings do not allow its replacement.
 async fn reconcile(context: &Context, known: &App) -> Result<String, GraphError> {
     let address = &context.callback.address;
     let required = webhook_fields(&context.tracked_fields);
@@ -167,8 +168,8 @@ async fn reconcile(context: &Context, known: &App) -> Result<String, GraphError>
     let is_complete = remote.as_ref().is_some_and(|remote| {
         remote.active && remote.callback == *address && fields.len() == remote.fields.len()
     });
-    // Facebook does not return `include_values`. It is known to be set only if this store has
-    // recorded the address, so the subscription is set once for each address.
+    // Facebook does not return `include_values`, so it is certain to be set only if this store has
+    // recorded the address. The subscription is therefore set once for each address.
     if !is_complete || known.callback.as_ref() != Some(address) {
         let fields: Vec<String> = fields.into_iter().collect();
         let verify_token = context.callback.verify_token.expose_secret();

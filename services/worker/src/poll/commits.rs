@@ -3,7 +3,9 @@
 //! Invariant: a record and the due time of its subject change in one commit.
 
 use common::records::{commit_one, load_record, put_write};
-use common::store::{Commit, CommitOutcome, DueWrite, RecordKey, StoreError, Versioned};
+use common::store::{
+    Commit, CommitOutcome, DueWrite, RecordGuard, RecordKey, StoreError, Versioned,
+};
 use model::id::Subject;
 use model::polling::Polling;
 use serde::Serialize;
@@ -57,7 +59,10 @@ pub(super) async fn save_outcome<T: Serialize + DeserializeOwned>(
 pub(super) fn remove_due_commit(subject: Subject, record: RecordKey) -> Commit {
     Commit {
         due: vec![DueWrite { subject, due: None }],
-        guards: vec![(record, 0)],
+        guards: vec![RecordGuard {
+            key: record,
+            version: 0,
+        }],
         ..Commit::default()
     }
 }

@@ -1,7 +1,8 @@
-//! The poll of a connection: whether it is due and possible, the result pages, and the outcome.
+//! The poll of a connection: checks whether it is due and possible, reads the result pages, and
+//! commits the outcome.
 //!
-//! Invariant: one job polls a connection at a time, because the commit that starts a poll is stale
-//! if another job has written the connection.
+//! Invariant: at most one job polls a connection at a time, because the commit that starts a poll
+//! is stale if another job has written the connection.
 
 use std::time::Duration;
 
@@ -19,7 +20,8 @@ use super::poll_outcome::{UnusableConnection, mark_unusable};
 use super::rate_limits;
 use crate::context::Context;
 
-/// How long a cursor is used. An older poll starts from the beginning.
+/// How long after its start a poll continues at its cursor. An older poll starts from the
+/// beginning.
 const PROGRESS_LIFETIME: Duration = Duration::from_secs(3600);
 
 /// Polls a connection if it is due or its last poll is not complete. Fails if the store does not
@@ -44,11 +46,11 @@ pub(super) async fn poll(
         return Ok(());
     }
     let guard = connection::epoch_guard(&*context.store, user).await?;
-    let budget = rate_limits::CallScope {
+    let call_scope = rate_limits::CallScope {
         user: Some(user),
         page: None,
     };
-    if let Some(until) = rate_limits::blocked_until(context, budget, claim.queue).await? {
+    if let Some(until) = rate_limits::blocked_until(context, call_scope, claim.queue).await? {
         value.polling.defer_until(until);
         value.problem = Some(rate_limits::blocked_message(until));
         commit_one(&*context.store, connection::save_commit(&value, version)).await?;
@@ -71,8 +73,8 @@ pub(super) async fn poll(
         began_at,
     };
     if !save_start(&job, &mut value, version).await? {
-        // Another job wrote the connection. Unless that job polls it, the due time of the record
-        // replaces the lease of this claim.
+        // Another job wrote the connection. If that job does not poll it, the due time of the
+        // record replaces the lease of this claim.
         let is_not_polled = |stored: &mut Connection, _: &mut _, _| stored.poll_progress.is_none();
         return update_connection(context, user, None, DueUpdate::FromRecord, is_not_polled)
             .await
@@ -83,7 +85,7 @@ pub(super) async fn poll(
         Err(PollInterruption::Graph(error)) => Some(error),
         _ => None,
     };
-    let blocked_until = rate_limits::record_reply(context, budget, error).await?;
+    let blocked_until = rate_limits::record_reply(context, call_scope, error).await?;
     match result {
         Ok(progress) => job.save_success(&progress).await,
         Err(PollInterruption::Graph(error)) => job.save_failure(&error, blocked_until).await,
@@ -116,7 +118,8 @@ async fn save_start(
         calls: 0,
     });
     let mut start = connection::save_commit(value, version);
-    // The lease of the claim stays valid: any other due time could be claimed during the poll.
+    // The due time stays the end of the lease, because an earlier one could be claimed during the
+    // poll.
     start.due.clear();
     start.guards.push(job.guard.clone());
     Ok(commit_one(&*job.context.store, start).await? == CommitOutcome::Applied)
@@ -133,7 +136,8 @@ enum UserTokenError {
     Store(#[from] StoreError),
 }
 
-/// Returns the token of a person. Fails with [`Unusable`] if there is none that can be opened.
+/// Returns the token of a person. Fails with [`UnusableConnection`] if there is none that can be
+/// opened.
 async fn open_user_token(context: &Context, user: &UserId) -> Result<Token, UserTokenError> {
     let unusable = |status, reason: String| UnusableConnection { status, reason };
     let missing = || {

@@ -1,7 +1,7 @@
-//! The result pages of a connection poll, which finds Pages, obtains their tokens, and is their
-//! daily poll.
+//! Reads the result pages of a connection poll. The poll finds Pages and obtains their tokens, and
+//! it is their daily poll.
 //!
-//! Invariant: each result page is committed before the next one is requested, and then the cursor.
+//! Invariant: each result page is committed, and then its cursor, before the next one is requested.
 //! A poll that was interrupted continues at the cursor and repeats at most one result page.
 
 use std::time::Duration;
@@ -13,7 +13,7 @@ use common::graph::reply::ReplyTimeError;
 use common::records::connection::{Connection, PollProgress};
 use common::records::excluded_field;
 use common::sealing::Token;
-use common::store::{RecordKey, StoreError};
+use common::store::{RecordGuard, StoreError};
 use model::field::FieldName;
 use model::id::UserId;
 use model::time::{FacebookTime, HostTime};
@@ -24,9 +24,10 @@ use super::excluded_field::exclude_field;
 use super::result_page::{ResultPageContext, commit_result_page};
 use crate::context::Context;
 
-/// How long one job reads result pages. The connection is then due again at once.
+/// How long one job reads result pages. If the list is not complete then, the connection is due
+/// again at once.
 const MAX_JOB_DURATION: Duration = Duration::from_secs(60);
-/// The number of result pages from which a list is treated as endless.
+/// A list with more result pages than this is treated as endless.
 const MAX_CALLS: u64 = 10_000;
 /// The fields that are requested in addition to the tracked ones.
 const EXTRA_FIELDS: [&str; 3] = ["access_token", "tasks", "is_webhooks_subscribed"];
@@ -40,8 +41,8 @@ pub(super) struct ConnectionPoll<'a> {
     /// The token of the person.
     pub(super) token: Token,
     /// The epoch guard of the connection.
-    pub(super) guard: (RecordKey, u64),
-    /// When the poll began, on this host's clock. Earlier jobs may have been part of it.
+    pub(super) guard: RecordGuard,
+    /// When the poll began, on this host's clock. An earlier job may have begun it.
     pub(super) began_at: HostTime,
 }
 
@@ -187,7 +188,7 @@ impl ConnectionPoll<'_> {
     }
 
     /// Requests a result page. If Facebook asks for less data, the size of result pages is halved.
-    /// If Graph does not know a field, the field is excluded.
+    /// If Graph does not know a field, the field is excluded. The request is then repeated.
     async fn request_result_page(
         &self,
         connection: &mut Connection,
@@ -235,14 +236,14 @@ impl ConnectionPoll<'_> {
         Err(GraphError::UnexpectedReply(reason.to_owned()).into())
     }
 
-    /// Returns when the Pages of this poll are read by themselves if no later poll lists them.
+    /// Returns when each Page of this poll is read individually if no later poll lists it.
     fn page_slot(&self, connection: &Connection) -> HostTime {
         let now = self.context.clock.now();
         self.next_slot(connection, now).plus(PAGE_SLOT_DELAY)
     }
 
-    /// Returns the daily slot after this poll: the one of the next local day if the present slot
-    /// has passed when the poll began, else the present one.
+    /// Returns the daily slot after this poll: the slot of the next local day if the poll began at
+    /// or after the present slot, otherwise the present slot.
     pub(super) fn next_slot(&self, connection: &Connection, now: HostTime) -> HostTime {
         let began_at = connection
             .poll_progress

@@ -1,19 +1,19 @@
 //! Changes to the record of a connection, which several jobs may write at the same time.
 //!
-//! Invariant: a change is made to the stored version, and again to a newer one if the commit is
-//! stale.
+//! Invariant: a change is applied to the stored version of the record, and if the commit is stale,
+//! it is applied again to the newer version.
 
 use std::time::Duration;
 
 use common::records::commit_one;
 use common::records::connection::{self, Connection, Status};
-use common::store::{Commit, CommitOutcome, RecordKey, StoreError, Versioned};
+use common::store::{Commit, CommitOutcome, RecordGuard, StoreError, Versioned};
 use model::id::{Subject, UserId};
 use model::time::HostTime;
 
 use crate::context::Context;
 
-/// The minimum time between a connection poll and another one for new Page tokens.
+/// The minimum time from a connection poll to one that is requested for new Page tokens.
 const TOKEN_POLL_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Returns the subject of the connection of `user`.
@@ -26,14 +26,14 @@ pub(super) fn connection_subject(user: &UserId) -> Subject {
 pub(super) enum DueUpdate {
     /// The due time is set to that of the record.
     FromRecord,
-    /// The due index is not changed. While a job polls the connection, the lease of its claim is
-    /// valid.
+    /// The due index is not changed, because a job may be polling the connection, and the lease of
+    /// its claim must stay valid.
     Unchanged,
 }
 
-/// Requests a connection poll, which brings new Page tokens, if the person's token may be valid.
-/// Does nothing if the connection is not active, is being polled, or was polled within
-/// [`TOKEN_POLL_INTERVAL`]. Fails if the store does not answer.
+/// Requests a connection poll, which obtains new Page tokens. Does nothing if the connection is not
+/// active, is being polled, was never polled, or was polled within [`TOKEN_POLL_INTERVAL`]. Fails
+/// if the store does not answer.
 pub(super) async fn request_poll_for_tokens(
     context: &Context,
     user: &UserId,
@@ -64,11 +64,11 @@ pub(super) async fn request_poll_for_tokens(
 /// Changes a connection and commits it, with the records that `change` adds. `change` returns
 /// whether the connection is in the state that the caller expects; it is called again if the commit
 /// is stale. Returns `None` if nothing was written: the connection is in another state or does not
-/// exist, or `guard` no longer holds. Fails if the store does not answer.
+/// exist, or `guard` is out of date. Fails if the store does not answer.
 pub(super) async fn update_connection(
     context: &Context,
     user: &UserId,
-    guard: Option<&(RecordKey, u64)>,
+    guard: Option<&RecordGuard>,
     due: DueUpdate,
     change: impl Fn(&mut Connection, &mut Commit, HostTime) -> bool,
 ) -> Result<Option<Connection>, StoreError> {

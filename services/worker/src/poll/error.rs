@@ -3,8 +3,8 @@
 use common::graph::error::GraphError;
 use common::store::StoreError;
 
-/// The error of a step that calls Graph and uses the store. The two are handled apart: an error of
-/// Graph is recorded and retried later, an error of the store ends the job.
+/// The error of a step that calls Graph and uses the store. The two errors are handled differently:
+/// an error of Graph is recorded and retried later, an error of the store ends the job.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PollError {
     /// Graph did not return what was requested.

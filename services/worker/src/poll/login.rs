@@ -1,8 +1,8 @@
 //! The completion of a login: the short-lived token of a login is exchanged for a long-lived one,
 //! and the connection is created.
 //!
-//! Invariant: one commit changes the token exchange, the connection and its token. It is guarded by the
-//! epoch of the connection, so that it cannot undo an erasure.
+//! Invariant: one commit changes the token exchange, the connection and its token. The commit is
+//! guarded by the epoch of the connection, so that it cannot undo an erasure.
 
 use common::graph::calls::{IssuedToken, TokenInfo};
 use common::graph::error::GraphError;
@@ -11,7 +11,7 @@ use common::records::token_exchange::{self, Stage, TokenExchange};
 use common::records::{commit_one, erasure, load_record, put_write, token};
 use common::retry;
 use common::sealing::{SealedToken, SealingError, Token};
-use common::store::{Commit, CommitOutcome, DueWrite, RecordKey, StoreError, Versioned};
+use common::store::{Commit, CommitOutcome, DueWrite, RecordGuard, StoreError, Versioned};
 use model::id::{LoginId, Subject, UserId};
 use model::polling::Polling;
 use model::queue_name::QueueName;
@@ -28,7 +28,7 @@ struct CompletedLogin {
     /// The name of the person at Facebook.
     name: Option<String>,
     /// The long-lived token.
-    granted: IssuedToken,
+    long_lived: IssuedToken,
     /// The properties of the long-lived token.
     info: TokenInfo,
 }
@@ -56,8 +56,8 @@ pub(super) async fn poll(context: &Context, id: &LoginId) -> Result<(), StoreErr
     let login = match opened {
         Ok(short_lived) => {
             let login = exchange_token(context, &short_lived).await;
-            let budget = rate_limits::CallScope::default();
-            rate_limits::record_reply(context, budget, login.as_ref().err()).await?;
+            let call_scope = rate_limits::CallScope::default();
+            rate_limits::record_reply(context, call_scope, login.as_ref().err()).await?;
             login
         }
         // The key file may be readable soon. A missing key or a damaged token is final.
@@ -94,7 +94,7 @@ pub(super) async fn poll(context: &Context, id: &LoginId) -> Result<(), StoreErr
             return Ok(());
         }
         // If the connection or the app was written meanwhile, the next commit uses the same token.
-        // If the record was written, another worker has completed the login.
+        // If the token exchange was written, another worker has completed the login.
         let stored = context.store.load_record(&key).await?;
         if stored.is_none_or(|stored| stored.version != version) {
             return Ok(());
@@ -102,8 +102,8 @@ pub(super) async fn poll(context: &Context, id: &LoginId) -> Result<(), StoreErr
     }
 }
 
-/// Returns the commit that stores the connection of a completed login. If the data of the person was
-/// erased since the login began, marks `record` as failed and returns an empty commit.
+/// Returns the commit that stores the connection of a completed login. If the data of the person
+/// was erased since the login began, marks `record` as failed and returns an empty commit.
 async fn connect_or_fail(
     context: &Context,
     login: &CompletedLogin,
@@ -111,7 +111,7 @@ async fn connect_or_fail(
 ) -> Result<Commit, StoreError> {
     // The guard is loaded first, so that a later erasure makes the commit stale.
     let guard = connection::epoch_guard(&*context.store, &login.user).await?;
-    if erasure::erased_at(&*context.store, &login.user).await? >= Some(record.began_at) {
+    if erasure::erasure_requested_at(&*context.store, &login.user).await? >= Some(record.began_at) {
         let reason = "the data of the person was erased during the login";
         record.stage = Stage::Failed(reason.to_owned());
         return Ok(Commit::default());
@@ -159,8 +159,8 @@ async fn exchange_token(
     context: &Context,
     short_lived: &Token,
 ) -> Result<CompletedLogin, GraphError> {
-    let granted = context.graph.exchange_for_long_lived(short_lived).await?;
-    let info = context.graph.debug_token(&granted.token).await?;
+    let long_lived = context.graph.exchange_for_long_lived(short_lived).await?;
+    let info = context.graph.debug_token(&long_lived.token).await?;
     let refuse = |reason: &str| Err(GraphError::Configuration(reason.to_owned()));
     if !info.is_valid {
         return refuse("the token is not valid");
@@ -174,11 +174,11 @@ async fn exchange_token(
     let Some(user) = info.user.clone() else {
         return refuse("Facebook does not say to whom the token belongs");
     };
-    let name = context.graph.user_name(&granted.token).await?;
+    let name = context.graph.user_name(&long_lived.token).await?;
     Ok(CompletedLogin {
         user,
         name,
-        granted,
+        long_lived,
         info,
     })
 }
@@ -189,7 +189,7 @@ async fn connect_commit(
     context: &Context,
     login: &CompletedLogin,
     began_at: HostTime,
-    guard: (RecordKey, u64),
+    guard: RecordGuard,
 ) -> Result<Commit, StoreError> {
     let now = context.clock.now();
     let user = &login.user;
@@ -205,7 +205,10 @@ async fn connect_commit(
         polling.last_attempt_began,
         polling.failures,
     ) = (None, None, 0);
-    let expires_at = login.granted.expires_in.map(|lifetime| now.plus(lifetime));
+    let expires_at = login
+        .long_lived
+        .expires_in
+        .map(|lifetime| now.plus(lifetime));
     let connection = Connection {
         user: user.clone(),
         name: login.name.clone(),
@@ -213,8 +216,8 @@ async fn connect_commit(
         connected_at: now,
         consented_at: began_at,
         permissions: login.info.scopes.clone(),
-        token_expires_at: login.info.expires.or(expires_at),
-        data_access_expires_at: login.info.data_access_expires,
+        token_expires_at: login.info.expires_at.or(expires_at),
+        data_access_expires_at: login.info.data_access_expires_at,
         polling,
         poll_progress: None,
         last_poll,
@@ -228,7 +231,7 @@ async fn connect_commit(
     let write = keys.and_then(|keys| {
         token::seal_write(
             token::user_key(user),
-            Some(&login.granted.token),
+            Some(&login.long_lived.token),
             keys.current(),
             now,
         )

@@ -24,7 +24,7 @@ pub(super) async fn maintain(context: &Context) -> Result<(), StoreError> {
 }
 
 /// Counts the connections that expire within each number of days in [`ALERT_DAYS`], and logs each
-/// alert once for a connection.
+/// alert once per connection.
 async fn warn_about_expiry(context: &Context) -> Result<(), StoreError> {
     let now = context.clock.now();
     let mut counts = ALERT_DAYS.map(|_| 0);

@@ -30,14 +30,16 @@ use crate::context::Context;
 pub(crate) use page_subscription::count_findings;
 
 /// Executes a claimed poll. Fails if the store does not answer. An answer of the store that cannot
-/// be used is logged instead, because a redelivery would meet the same answer.
+/// be used is logged instead, because a redelivery would get the same answer.
 pub(crate) async fn poll(context: &Context, claim: &Claim) -> Result<(), StoreError> {
     context.metrics.polls.count(claim.subject.kind());
     let result = match &claim.subject {
         Subject::Page(id) => page::poll(context, id, claim.due_at).await,
         Subject::Connection(user) => connection::poll(context, user, claim).await,
         Subject::Login(id) => login::poll(context, id).await,
-        Subject::Subscription(page) => page_subscription::poll(context, page, claim.due_at).await,
+        Subject::PageSubscription(page) => {
+            page_subscription::poll(context, page, claim.due_at).await
+        }
         Subject::App => app_subscription::poll(context, claim.due_at).await,
     };
     match result {

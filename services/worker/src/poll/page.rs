@@ -1,5 +1,5 @@
 //! The poll of one Page with its own token: a verification read after a notification, a read on
-//! request, or the second read of a value that is missing.
+//! request, or a second read that confirms that a value is missing.
 //!
 //! Invariant: a read is merged into the stored version of the Page that its commit replaces, and it
 //! is written only while the epoch of the connection whose token was used is unchanged.
@@ -14,7 +14,7 @@ use common::records::{excluded_field, missed_webhooks};
 use common::retry;
 use common::sealing::Token;
 use common::store::{
-    Commit, CommitOutcome, DueWrite, PageWrite, RecordKey, StoreError, StoredPage, Versioned,
+    Commit, CommitOutcome, DueWrite, PageWrite, RecordGuard, StoreError, StoredPage, Versioned,
     load_page,
 };
 use model::field::FieldName;
@@ -60,12 +60,12 @@ enum AttemptOutcome {
     Failed(GraphError),
 }
 
-/// An attempt together with the connections of the Page at that time.
+/// An attempt, and the connections of the Page at the time of the attempt.
 struct AttemptResult {
     /// The outcome.
     outcome: AttemptOutcome,
     /// The person whose token led to the outcome, and the epoch guard of their connection.
-    connection: Option<(UserId, (RecordKey, u64))>,
+    connection: Option<(UserId, RecordGuard)>,
     /// The people whose connection gave access to the Page.
     connections: Vec<UserId>,
 }
@@ -75,7 +75,7 @@ struct AttemptResult {
 struct Timing {
     /// When the attempt began.
     began_at: HostTime,
-    /// When the Page is read next if nothing requests a read before.
+    /// When the Page is read next if nothing requests an earlier read.
     next_slot: HostTime,
 }
 
@@ -124,7 +124,8 @@ pub(super) async fn poll(
             // The connection has ended, and data that was read with its token must not be stored.
             return Ok(());
         }
-        // A webhook or another poll changed the Page. The same reply is merged into that version.
+        // A webhook or another poll changed the Page. The same reply is merged into the newer
+        // version.
         let Some(newer) = load(context, id).await? else {
             return Ok(());
         };
@@ -143,7 +144,7 @@ async fn load(context: &Context, id: &PageId) -> Result<Option<Versioned<StoredP
     Ok(is_registered.then_some(stored))
 }
 
-/// Reads a Page with the best token. Tries the next one if a token is refused, or if the rate limit
+/// Reads a Page with the best token. Tries the next token if one is refused, or if the rate limit
 /// of its person blocks calls. Fails if the store does not answer.
 async fn attempt_read(context: &Context, id: &PageId) -> Result<AttemptResult, StoreError> {
     let connections = users_with_access(context, id).await?;
@@ -170,15 +171,15 @@ async fn attempt_read(context: &Context, id: &PageId) -> Result<AttemptResult, S
                 });
             }
         };
-        let budget = rate_limits::CallScope {
+        let call_scope = rate_limits::CallScope {
             user: Some(&candidate.user),
             page: Some(id),
         };
         let used_connection = (candidate.user.clone(), candidate.guard.clone());
         if let Some(until) =
-            rate_limits::blocked_until(context, budget, QueueName::PollsNow).await?
+            rate_limits::blocked_until(context, call_scope, QueueName::PollsNow).await?
         {
-            // The rate limit may concern this person only.
+            // The rate limit may concern this person only, so the next token is tried.
             if first_block.as_ref().is_none_or(|(first, _)| until < *first) {
                 first_block = Some((until, used_connection));
             }
@@ -190,7 +191,7 @@ async fn attempt_read(context: &Context, id: &PageId) -> Result<AttemptResult, S
             Err(error) => Err(error.into_graph()?),
         };
         let blocked_until =
-            rate_limits::record_reply(context, budget, reply.as_ref().err()).await?;
+            rate_limits::record_reply(context, call_scope, reply.as_ref().err()).await?;
         let attempt = match (reply, blocked_until) {
             (_, Some(until)) => AttemptOutcome::Deferred(until),
             (Ok(reply), None) => AttemptOutcome::Read(reply),
@@ -243,8 +244,8 @@ async fn read_fields(
     Err(GraphError::UnexpectedReply(reason.to_owned()).into())
 }
 
-/// Returns when the Page is read next if nothing requests a read before: after the connection poll
-/// that should list it, else in a slot of its own.
+/// Returns when the Page is read next if nothing requests an earlier read: after the next daily
+/// poll of the connection of `user`, or in a slot of its own if no such poll is scheduled.
 async fn next_slot(
     context: &Context,
     id: &PageId,
@@ -294,8 +295,8 @@ fn outcome_commit(
     };
     let outcome = attempted.map_or_else(read::ReadOutcome::default, |attempted| {
         page.polling.begin_attempt(timing.began_at);
-        // Another poll has read the Page since, or a person has connected it. The failure of this
-        // attempt is then out of date.
+        // If another poll has read the Page meanwhile, or another person has connected it, the
+        // failure of this attempt is out of date.
         let read_since = page.polling.last_success_began >= Some(timing.began_at);
         let access_added_since = page.connections.len() > attempted.connections.len();
         let is_outdated = !matches!(attempted.outcome, AttemptOutcome::Read(_))
@@ -330,7 +331,8 @@ fn outcome_commit(
     })
 }
 
-/// Applies an attempt to the Page. Returns the result of the read, which is empty without one.
+/// Applies an attempt to the Page. Returns the outcome of the read, which is empty if the attempt
+/// did not read the Page.
 fn apply_attempt(
     context: &Context,
     id: &PageId,
@@ -355,7 +357,8 @@ fn apply_attempt(
             page.polling
                 .complete_read(timing.began_at, *stamp, timing.next_slot);
             if outcome.needs_second_read {
-                // Later than the start of this read, which would answer the request otherwise.
+                // The request is later than the start of this read, because this read would
+                // otherwise answer it.
                 page.polling
                     .request_read(now.max(timing.began_at.plus(Duration::from_millis(1))));
             }

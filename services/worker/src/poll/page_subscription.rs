@@ -1,7 +1,8 @@
 //! The Page subscription: the webhook fields of one Page to which the app is subscribed.
 //!
-//! Invariant: a list of fields replaces the one before it at Facebook, so it includes all fields
-//! that are subscribed: another product may use the same app. Source: "Page subscribed apps".
+//! Invariant: a field that is subscribed stays subscribed, because another product may use the same
+//! app. At Facebook each new list of fields replaces the former list, so it includes all subscribed
+//! fields. Source: "Page subscribed apps".
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -36,14 +37,14 @@ pub(super) async fn poll(
     claimed: HostTime,
 ) -> Result<(), StoreError> {
     let key = page_subscription::key(page);
-    let subject = Subject::Subscription(page.clone());
+    let subject = Subject::PageSubscription(page.clone());
     let stored = load_record::<PageSubscription>(&*context.store, &key).await?;
     let Some(Versioned { value, .. }) = stored else {
         commit_one(&*context.store, remove_due_commit(subject, key)).await?;
         return Ok(());
     };
-    // The later of two clocks: a request that was made by the clock of the claim is then answered,
-    // even if this host's clock is behind.
+    // The later time is used, so that the attempt also answers a request made by a host whose clock
+    // is ahead of this host's clock.
     let now = context.clock.now().max(claimed);
     let attempt = if value.polling.is_due(now, claimed) {
         let attempt = attempt_with_any(context, page, &value).await?;
@@ -82,7 +83,7 @@ async fn schedule_check(context: &Context, page: &PageId) -> Result<(), StoreErr
         value
             .polling
             .request_read(context.clock.now().plus(NOTIFICATION_GRACE));
-        let subject = Subject::Subscription(page.clone());
+        let subject = Subject::PageSubscription(page.clone());
         let commit = save_commit(key.clone(), &value, version, subject, &value.polling);
         if commit_one(&*context.store, commit).await? == CommitOutcome::Applied {
             return Ok(());
@@ -98,7 +99,7 @@ pub(crate) fn count_findings(context: &Context, committed: &[RecordWrite]) {
 }
 
 /// Schedules a check of the Page subscription if `records` contain a new unannounced change. It is
-/// called before their commit; if the commit fails, the extra check is harmless.
+/// called before `records` are committed; if the commit fails, the extra check is harmless.
 pub(super) async fn schedule_check_if_unannounced(
     context: &Context,
     page: &PageId,
@@ -116,13 +117,13 @@ async fn is_silent(context: &Context, page: &PageId, now: HostTime) -> Result<bo
     Ok(matches!(stored.value, StoredPage::Page(page) if page.is_silent(now)))
 }
 
-/// The outcome of an attempt with all tokens that were tried.
+/// The outcome of an attempt, from all tokens that it tried.
 #[derive(Default)]
 struct CheckOutcome {
     /// The subscription at Facebook, if a token could check it.
     remote: Option<RemoteSubscription>,
-    /// The error. If `remote` is known, it is temporary: a token that may be given the refused
-    /// fields could not be tried.
+    /// The error of the attempt. If `remote` is also set, the error is temporary: Facebook may
+    /// accept the refused fields with a token that could not be used.
     error: Option<AttemptError>,
 }
 
@@ -134,7 +135,7 @@ enum AttemptError {
     Deferred(HostTime),
     /// Graph did not do what was requested.
     Failed(GraphError),
-    /// The store did not answer. It ends the job and is recorded nowhere.
+    /// The store did not answer. This error ends the job and is not recorded.
     Store(StoreError),
 }
 
@@ -152,12 +153,12 @@ struct RemoteSubscription {
     refused: BTreeSet<String>,
     /// Whether the attempt changed the subscription.
     changed: bool,
-    /// Whether known fields were missing and were subscribed again.
+    /// Whether fields that had been subscribed were missing and were subscribed again.
     restored_fields: bool,
 }
 
-/// Checks the subscription with the best token. Tries the next one if Facebook refuses the token or
-/// its person, or a field that is not known to be refused.
+/// Checks the subscription with the best token. Tries the next token if Facebook refuses the token,
+/// its person, or a field that is not yet recorded as refused.
 async fn attempt_with_any(
     context: &Context,
     page: &PageId,
@@ -171,7 +172,7 @@ async fn attempt_with_any(
             Ok(candidate) => candidate,
             Err(TokenError::Store(error)) => return Err(error),
             Err(TokenError::NoToken(_)) if attempt.remote.is_some() => {
-                // All tokens were tried. A refused token counts only if a new one may come.
+                // All tokens were tried. A refused token is an error only if a poll may replace it.
                 attempt.error = attempt.error.filter(|_| expects_new_token);
                 return Ok(attempt);
             }
@@ -211,15 +212,18 @@ async fn attempt_with(
     candidate: &Candidate,
     known: &PageSubscription,
 ) -> Result<RemoteSubscription, AttemptError> {
-    let budget = rate_limits::CallScope {
+    let call_scope = rate_limits::CallScope {
         user: Some(&candidate.user),
         page: Some(page),
     };
-    if let Some(until) = rate_limits::blocked_until(context, budget, QueueName::PollsNow).await? {
+    if let Some(until) =
+        rate_limits::blocked_until(context, call_scope, QueueName::PollsNow).await?
+    {
         return Err(AttemptError::Deferred(until));
     }
     let result = reconcile(context, page, &candidate.token, known).await;
-    let blocked_until = rate_limits::record_reply(context, budget, result.as_ref().err()).await?;
+    let blocked_until =
+        rate_limits::record_reply(context, call_scope, result.as_ref().err()).await?;
     match blocked_until {
         Some(until) => Err(AttemptError::Deferred(until)),
         None => result.map_err(AttemptError::Failed),
@@ -227,8 +231,8 @@ async fn attempt_with(
 }
 
 impl RemoteSubscription {
-    /// Returns this result together with that of an earlier token. A field is refused if both
-    /// tokens were refused it.
+    /// Combines this result with the result of an earlier token. A field counts as refused only if
+    /// Facebook refused it with both tokens.
     fn combine(self, before: Option<Self>) -> Self {
         let Some(before) = before else { return self };
         let both = before.refused.intersection(&self.refused);

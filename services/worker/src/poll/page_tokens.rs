@@ -1,25 +1,26 @@
-//! Selection of the token with which a Page is read.
+//! Selection of the token with which a Page is read or subscribed.
 //!
-//! Invariant: an attempt tries each token once, and first the tokens of active connections that
-//! listed the Page in their last poll.
+//! Invariant: an attempt tries each token at most once. The tokens of active connections whose last
+//! poll listed the Page come first.
 
 use common::graph::error::GraphError;
 use common::records::connection::{self, Connection, Status};
 use common::records::{load_record, token};
 use common::sealing::{SealingError, Token};
-use common::store::{RecordKey, StoreError, StoredPage, load_page};
+use common::store::{RecordGuard, StoreError, StoredPage, load_page};
 use model::id::{PageId, UserId};
 
 use super::connection_update::request_poll_for_tokens;
 use crate::context::Context;
 
-/// How many more tokens than a Page has may be tried in one attempt, because tokens are replaced.
+/// How many tokens may be tried in one attempt in addition to the present number of tokens. There
+/// can be more, because tokens may be replaced during the attempt.
 const MAX_EXTRA_ATTEMPTS: usize = 5;
 
 /// The reason why no token can be used for a Page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NoToken {
-    /// No connection gives access to the Page, or none has a token for it that was not tried.
+    /// No connection gives access to the Page, or every token of its connections was tried.
     #[error("no connection has a usable token for this Page")]
     NoAccess,
     /// A token is sealed to a key that this worker does not have.
@@ -38,14 +39,15 @@ pub(super) enum TokenError {
     Store(#[from] StoreError),
 }
 
-/// A token that may read a Page.
+/// A token that can be tried for a Page.
 pub(super) struct Candidate {
     /// The token.
     pub(super) token: Token,
     /// The person whose connection has the token.
     pub(super) user: UserId,
-    /// The epoch guard for commits made with the token. It is loaded before the token is used.
-    pub(super) guard: (RecordKey, u64),
+    /// The epoch guard for commits made with the token. It is loaded before the token, so that the
+    /// commits are stale if the connection ends meanwhile.
+    pub(super) guard: RecordGuard,
     /// The version of the record that contains the token.
     version: u64,
     /// Whether the connection is active and listed the Page in its last poll.
@@ -102,14 +104,15 @@ pub(super) fn is_token_specific(error: &GraphError) -> bool {
     )
 }
 
-/// The tokens that an attempt has tried, as people and versions of the token records.
+/// The tokens that an attempt has tried, each identified by its person and the version of its
+/// record.
 #[derive(Default)]
 pub(super) struct TriedTokens(Vec<(UserId, u64)>);
 
 impl TriedTokens {
-    /// Returns the best token that was not tried. The tokens are loaded for each call, because a
-    /// login or a connection poll may have replaced a refused one. Fails with [`NoToken`] if there
-    /// is none.
+    /// Returns the best token that was not tried. The tokens are loaded again for each call,
+    /// because a login or a connection poll may have replaced a refused token. Fails with
+    /// [`NoToken`] if every token was tried.
     pub(super) async fn next(
         &self,
         context: &Context,
@@ -137,8 +140,8 @@ impl TriedTokens {
 }
 
 /// Requests a connection poll for a new token if `candidate` was refused as invalid and is still
-/// the stored token. Returns whether it is invalid and its connection active, so that a poll may
-/// bring a new token.
+/// the stored token. Returns whether a poll may obtain a new token: `candidate` is invalid, and its
+/// connection is active.
 pub(super) async fn request_new_token(
     context: &Context,
     page: &PageId,
@@ -157,8 +160,8 @@ pub(super) async fn request_new_token(
     Ok(connection.is_some_and(|connection| connection.value.status == Status::Active))
 }
 
-/// Returns whether a person other than `user` has an active connection that listed the Page in its
-/// last poll, with a token.
+/// Returns whether a person other than `user` has an active connection whose last poll listed the
+/// Page with a token.
 pub(super) async fn is_listed_for_other_connection(
     context: &Context,
     page: &PageId,

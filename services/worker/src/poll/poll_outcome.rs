@@ -31,9 +31,9 @@ pub(super) struct UnusableConnection {
     pub(super) reason: String,
 }
 
-/// Marks a connection as unusable and skips its daily poll if that was due. The connection is due
-/// again after a day. Nothing is written if the person has logged in since `connected_at`. Fails if
-/// the store does not answer.
+/// Marks a connection as unusable, and skips its daily poll if that poll was due. The connection is
+/// due again after a day. Nothing is written if the person has logged in since `connected_at`.
+/// Fails if the store does not answer.
 pub(super) async fn mark_unusable(
     context: &Context,
     user: &UserId,
@@ -76,7 +76,7 @@ pub(super) async fn mark_unusable(
     .map(drop)
 }
 
-/// Returns the daily poll record for the local day of `slot`. Without an outcome, no poll ran.
+/// Returns the daily poll record for the local day of `slot`. `outcome` is `None` if no poll ran.
 fn daily_poll_record(
     context: &Context,
     user: &UserId,
@@ -133,8 +133,8 @@ impl ConnectionPoll<'_> {
             .await
     }
 
-    /// Adds the record of a poll that began after its daily slot, and records of the days on which
-    /// no poll ran before it.
+    /// Adds the record of a daily poll, and a record for each earlier day since the daily slot on
+    /// which no poll ran. Does nothing if the poll began earlier than its slot.
     fn add_daily_poll_records(
         &self,
         connection: &Connection,
@@ -163,7 +163,7 @@ impl ConnectionPoll<'_> {
         commit.records.push(daily_poll::daily_poll_write(&ran));
         if days.local_day(slot) != day && is_late {
             let between =
-                days.local_days_between(slot, outcome.began_at, daily_poll::MAX_MISSED_DAYS);
+                days.local_days_between(slot, outcome.began_at, daily_poll::MAX_NOT_RUN_DAYS);
             for day in std::iter::once(days.local_day(slot)).chain(between) {
                 let record = daily_poll::DailyPoll {
                     day,
@@ -205,7 +205,7 @@ impl ConnectionPoll<'_> {
     }
 
     /// Commits a connection poll that failed. `blocked_until` is when calls are possible again if
-    /// Facebook refused one for a rate limit. Fails if the store does not answer.
+    /// Facebook refused a call because of a rate limit. Fails if the store does not answer.
     pub(super) async fn save_failure(
         &self,
         error: &GraphError,
@@ -224,7 +224,8 @@ impl ConnectionPoll<'_> {
                     .map(|progress| progress.began_at)
                     != Some(self.began_at)
                 {
-                    // A login has ended this poll, and its own poll does not depend on the failure.
+                    // A login has ended this poll, and the failure does not concern the poll of
+                    // that login.
                     return false;
                 }
                 if let Some(until) = blocked_until {
@@ -271,7 +272,7 @@ impl ConnectionPoll<'_> {
                     connection.poll_progress = None;
                 }
                 // Facebook may refuse an old cursor as an invalid parameter. A poll from the
-                // beginning may succeed, so it does not wait for a day.
+                // beginning may succeed, so it is not delayed for a day.
                 let retry_soon = GraphError::UnexpectedReply(String::new());
                 let is_cursor_error = had_cursor && matches!(error, GraphError::Configuration(_));
                 let cause = if is_cursor_error { &retry_soon } else { error };

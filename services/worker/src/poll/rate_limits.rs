@@ -1,4 +1,5 @@
-//! Rate limits of Facebook: whether a call may be made, and what a reply reports about them.
+//! The rate limits of Facebook: checks whether a call may be made, and records the usage and the
+//! refusals that replies report.
 //!
 //! Invariant: the limits are stored, so that all workers and schedulers observe the same ones.
 
@@ -49,7 +50,7 @@ pub(super) fn blocked_message(until: HostTime) -> String {
 /// calls may be made now. Fails if the store does not answer.
 pub(super) async fn blocked_until(
     context: &Context,
-    budget: CallScope<'_>,
+    call_scope: CallScope<'_>,
     queue_name: QueueName,
 ) -> Result<Option<HostTime>, StoreError> {
     let now = context.clock.now();
@@ -58,7 +59,7 @@ pub(super) async fn blocked_until(
         RateLimitScope::User,
         RateLimitScope::Page,
     ]
-    .map(|scope| budget.bucket(scope))
+    .map(|scope| call_scope.bucket(scope))
     .to_vec();
     buckets.dedup();
     let until = rate_limit::blocked_until(&*context.store, buckets, queue_name, now).await?;
@@ -66,12 +67,12 @@ pub(super) async fn blocked_until(
     Ok(until.map(|until| until.plus(jitter)))
 }
 
-/// Stores the usage of rate limits that replies reported and a refusal for a rate limit, and counts
-/// the outcome of the attempt. Returns when calls are possible again if `error` is such a refusal.
-/// Fails if the store does not answer.
+/// Stores the usage of rate limits that replies reported, and counts the outcome of the attempt. If
+/// `error` is a refusal because of a rate limit, stores the refusal and returns when calls are
+/// possible again. Fails if the store does not answer.
 pub(super) async fn record_reply(
     context: &Context,
-    budget: CallScope<'_>,
+    call_scope: CallScope<'_>,
     error: Option<&GraphError>,
 ) -> Result<Option<HostTime>, StoreError> {
     let now = context.clock.now();
@@ -103,14 +104,14 @@ pub(super) async fn record_reply(
     let Some(GraphError::RateLimited { scope, wait }) = error else {
         return Ok(None);
     };
-    let bucket = budget.bucket(*scope);
+    let bucket = call_scope.bucket(*scope);
     let after_refusal = |stored: rate_limit::RateLimit| Some(stored.after_refusal(now, *wait));
     let updated = rate_limit::update(&*context.store, &bucket, now, after_refusal).await?;
     let until = updated.map_or(now, |updated| updated.blocked_until);
     tracing::warn!(
         bucket,
         until = rfc3339(until),
-        "Facebook refused a call for a rate limit"
+        "Facebook refused a call because of a rate limit"
     );
     Ok(Some(until))
 }

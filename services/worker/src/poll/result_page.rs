@@ -1,4 +1,4 @@
-//! One result page of a connection poll.
+//! Commits one result page of a connection poll.
 //!
 //! Invariant: each listed Page changes in one commit with its token, its due time and, if the Page
 //! is new or no longer subscribed, the request to subscribe it. The commit is guarded by the epoch
@@ -12,7 +12,7 @@ use common::records::page_subscription::{self, PageSubscription};
 use common::records::{load_record, missed_webhooks, put_write, token};
 use common::sealing::PrivateKeys;
 use common::store::{
-    Commit, CommitOutcome, DueWrite, PageWrite, RecordKey, StoreError, StoredPage, Versioned,
+    Commit, CommitOutcome, DueWrite, PageWrite, RecordGuard, StoreError, StoredPage, Versioned,
 };
 use model::field::FieldName;
 use model::id::{PageId, Subject, UserId};
@@ -40,12 +40,12 @@ pub(super) struct ResultPageContext<'a> {
     pub(super) logged_in_since_last_poll: bool,
     /// When the person returned from Facebook's dialog in their last login, on this host's clock.
     pub(super) consented_at: HostTime,
-    /// When the Pages are read next if nothing requests a read before.
+    /// When the Pages are read next if nothing requests an earlier read.
     pub(super) page_slot: HostTime,
     /// The keys to which tokens are sealed.
     pub(super) keys: &'a PrivateKeys,
     /// The epoch guard of the connection.
-    pub(super) guard: &'a (RecordKey, u64),
+    pub(super) guard: &'a RecordGuard,
 }
 
 /// Commits the Pages of a result page. Returns `false` if the connection has ended, so that nothing
@@ -86,13 +86,12 @@ pub(super) async fn commit_result_page(
             }
         }
         if stale {
-            let (key, version) = result_page.guard;
             let stored = context
                 .store
-                .load_record(key)
+                .load_record(&result_page.guard.key)
                 .await?
                 .map_or(0, |stored| stored.version);
-            if stored != *version {
+            if stored != result_page.guard.version {
                 return Ok(false);
             }
         }
@@ -152,7 +151,8 @@ async fn page_commit(
     }
     if page_token.is_some() {
         if outcome.needs_second_read {
-            // Later than the start of this read, which would answer the request otherwise.
+            // The request is later than the start of this read, because this read would otherwise
+            // answer it.
             page.polling
                 .request_read(now.max(began_at.plus(Duration::from_millis(1))));
         }
@@ -204,7 +204,7 @@ async fn request_subscription(
     }
     value.polling.request_read(context.clock.now());
     commit.due.push(DueWrite {
-        subject: Subject::Subscription(listed.id.clone()),
+        subject: Subject::PageSubscription(listed.id.clone()),
         due: value.polling.due(),
     });
     commit

@@ -1,5 +1,5 @@
-//! Maintenance of a person's token, after a connection poll that succeeded and at most once in 20
-//! hours: the token is inspected, and exchanged if it expires soon.
+//! Maintenance of a person's token. After a connection poll that succeeded, but at most once in 20
+//! hours, the token is inspected, and it is exchanged if it expires soon.
 //!
 //! Invariant: a new token is stored only after Facebook has confirmed that it is valid and belongs
 //! to the same person.
@@ -27,9 +27,10 @@ const RENEW_BEFORE_EXPIRY: Duration = Duration::from_secs(45 * 24 * 3600);
 
 /// The result of an inspection.
 struct InspectedToken {
-    /// The properties of the token that is valid now.
+    /// The properties of the inspected token.
     info: TokenInfo,
-    /// The new token, if the former one was exchanged, and when it expires; `None`: never.
+    /// The new token if the token was exchanged, and when it expires, which is `None` if it never
+    /// expires.
     renewed: Option<(Token, Option<HostTime>)>,
 }
 
@@ -48,11 +49,11 @@ impl ConnectionPoll<'_> {
         let expires_soon =
             expires_at.is_some_and(|expires_at| now.until(expires_at) < RENEW_BEFORE_EXPIRY);
         let inspection = self.inspect_and_renew(expires_soon, now).await;
-        let budget = rate_limits::CallScope {
+        let call_scope = rate_limits::CallScope {
             user: Some(self.user),
             page: None,
         };
-        rate_limits::record_reply(self.context, budget, inspection.as_ref().err()).await?;
+        rate_limits::record_reply(self.context, call_scope, inspection.as_ref().err()).await?;
         match inspection {
             Ok(inspection) => self.save_inspection(&inspection).await,
             Err(error) => {
@@ -63,8 +64,8 @@ impl ConnectionPoll<'_> {
         }
     }
 
-    /// Exchanges the token if it expires soon, and inspects the one that is valid then. Fails if
-    /// that token is invalid or belongs to another person.
+    /// Exchanges the token if it expires soon, then inspects the new token, or the old one if there
+    /// was no exchange. Fails if the inspected token is invalid or belongs to another person.
     async fn inspect_and_renew(
         &self,
         expires_soon: bool,
@@ -86,7 +87,7 @@ impl ConnectionPoll<'_> {
         }
         let token = granted.map(|granted| {
             let expires_at = info
-                .expires
+                .expires_at
                 .or(granted.expires_in.map(|lifetime| now.plus(lifetime)));
             (granted.token, expires_at)
         });
@@ -123,10 +124,10 @@ impl ConnectionPoll<'_> {
                 }
                 commit.records.extend(sealed.clone());
                 connection.permissions.clone_from(&inspection.info.scopes);
-                connection.data_access_expires_at = inspection.info.data_access_expires;
+                connection.data_access_expires_at = inspection.info.data_access_expires_at;
                 connection.token_expires_at = match &inspection.renewed {
                     Some((_, expires_at)) => *expires_at,
-                    None => inspection.info.expires.or(connection.token_expires_at),
+                    None => inspection.info.expires_at.or(connection.token_expires_at),
                 };
                 connection.token_inspected_at = Some(now);
                 let days_left = common::records::expiry::days_left(connection, now);

@@ -6,8 +6,8 @@
 //! - All writes of a process go through one thread. It commits waiting writes in one transaction
 //!   and answers only after the transaction is on disk (WAL, `synchronous=FULL`).
 //! - An I/O error ends the thread. No write is retried on a file whose state is unknown.
-//! - The running process holds an exclusive lock on the file `lock` in the same directory. Commands
-//!   open the database without the lock and commit transactions of their own.
+//! - The process `pagesync up` holds an exclusive lock on the file `lock` in the same directory.
+//!   Commands open the database without the lock and commit transactions of their own.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -78,9 +78,9 @@ pub enum DatabaseError {
 /// The way in which a process uses the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// The use by the running process. At most one process can open the database this way.
+    /// The use by `pagesync up`. At most one process can open the database this way.
     Exclusive,
-    /// The use by a command, which can run at the same time as the running process.
+    /// The use by a command, which can run at the same time as `pagesync up`.
     Shared,
 }
 

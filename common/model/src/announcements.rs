@@ -1,7 +1,8 @@
 //! The notifications of a field that no read has answered yet, and the changes that no notification
 //! announced.
 //!
-//! Invariant: a field that has neither has no entry in [`Announcements`].
+//! Invariant: a field whose [`FieldAnnouncements`] equals the default has no entry in
+//! [`Announcements`].
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -55,8 +56,8 @@ pub struct FieldAnnouncements {
     /// The latest `entry.time` of the open notifications; 0 if none of them has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latest_open: Option<FacebookTime>,
-    /// The time up to which sent notifications belong to a change that is already counted, and
-    /// announce nothing new. The next read resets it.
+    /// Notifications with this time or an earlier one belong to a change that is already counted
+    /// and announce no other change. The next read clears it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub counted_until: Option<FacebookTime>,
     /// Whether a webhook has changed the value since the last read.
@@ -64,13 +65,14 @@ pub struct FieldAnnouncements {
     pub changed_by_webhook: bool,
     /// The stamp of the last read, if a webhook has replaced the value that it returned.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_read_stamp: Option<FacebookTime>,
+    pub replaced_read_stamp: Option<FacebookTime>,
     /// The changes that no notification has announced, the oldest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unannounced: Vec<UnannouncedChange>,
 }
 
-/// The announcements of each field of a Page. A field with nothing open has no entry.
+/// The announcements of each field of a Page. A field whose announcements equal the default has no
+/// entry.
 pub type Announcements = BTreeMap<FieldName, FieldAnnouncements>;
 
 impl FieldAnnouncements {

@@ -42,9 +42,10 @@ pub struct Finding {
     pub kind: FindingKind,
 }
 
-/// The state of a field before a read was applied.
+/// What is known about a field when a read was applied: its state before, and whether the read
+/// changed it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct BeforeRead {
+pub(crate) struct ReadComparison {
     /// The stamp of the previous read; `None` if the field was never read.
     pub(crate) last_read: Option<FacebookTime>,
     /// The stamp of the value, if it came from a webhook.
@@ -57,7 +58,7 @@ pub(crate) struct BeforeRead {
 fn classify_read(
     field: &FieldName,
     announcements: &mut FieldAnnouncements,
-    before: BeforeRead,
+    before: ReadComparison,
     stamp: FacebookTime,
     now: HostTime,
 ) -> Option<FindingKind> {
@@ -156,7 +157,7 @@ impl Page {
             let register = self.registers.get(field);
             if register.is_some_and(|register| register.source == Source::Webhook) {
                 let announcements = self.announcements.entry(field.clone()).or_default();
-                announcements.last_read_stamp = last_read;
+                announcements.replaced_read_stamp = last_read;
                 announcements.changed_by_webhook |= !changes.is_empty();
             }
         }
@@ -173,7 +174,7 @@ impl Page {
     pub(crate) fn compare_read(
         &mut self,
         field: &FieldName,
-        before: BeforeRead,
+        before: ReadComparison,
         stamp: FacebookTime,
         now: HostTime,
     ) -> Option<Finding> {
@@ -184,7 +185,7 @@ impl Page {
             return None;
         }
         let announcements = self.announcements.entry(field.clone()).or_default();
-        announcements.last_read_stamp = None;
+        announcements.replaced_read_stamp = None;
         announcements.counted_until = None;
         let may_be_stale = |sent_at: FacebookTime| sent_at.plus(READ_STALENESS) >= stamp;
         // A read that replaces the value of a webhook may have returned an older value. The next
@@ -207,11 +208,11 @@ impl Page {
         let register = self.registers.get(field)?;
         match register.source {
             Source::Poll => Some(register.stamp),
-            Source::Webhook => self.announcements.get(field)?.last_read_stamp,
+            Source::Webhook => self.announcements.get(field)?.replaced_read_stamp,
         }
     }
 
-    /// Removes the announcements of `field` if nothing is open.
+    /// Removes the announcements of `field` if they equal the default.
     fn drop_empty_announcements(&mut self, field: &FieldName) {
         if self.announcements.get(field) == Some(&FieldAnnouncements::default()) {
             self.announcements.remove(field);

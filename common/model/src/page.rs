@@ -110,17 +110,18 @@ pub enum Status {
     NeedsLogin,
     /// The token lacks a permission that a read needs.
     NeedsPermission,
-    /// The token is sealed with a key that the worker does not have.
+    /// The token is sealed to a key that the worker does not have.
     NeedsKey,
     /// There is no token for the Page: the person has no role on it, or no connection gives access
     /// to it.
     NoToken,
-    /// Three or more known fields were missing from one read. Their values are retained.
+    /// Three or more fields with a stored value were missing from one read. Their values are
+    /// retained.
     Degraded,
     /// The stored form of the Page could not be read. The Page starts again with the next read.
     Corrupt,
-    /// The Page was erased on request. Only its status, version and the time of the erasure are
-    /// stored, and webhooks do not change it.
+    /// The Page was erased on request. Only its status, its version and the time of the erasure
+    /// request are stored, and webhooks do not change it.
     Erased,
 }
 
@@ -192,12 +193,13 @@ pub struct Page {
     pub polling: Polling,
     /// The connections that give access to the Page.
     pub connections: BTreeSet<UserId>,
-    /// The known fields that the last read requested and did not return.
+    /// The fields with a stored value that the last read requested and did not return.
     pub missing_fields: BTreeSet<FieldName>,
     /// The open notifications and the unannounced changes. The merge does not use them.
     pub announcements: Announcements,
-    /// When the erasure of an erased Page was requested, on this host's clock. A connection poll
-    /// stores the Page again only if the person logged in after this time.
+    /// When the erasure of an erased Page was requested; see
+    /// [`ErasureRequest::requested_at`](crate::job::ErasureRequest::requested_at). A connection
+    /// poll stores the Page again only if the person logged in after this time.
     pub erasure_requested_at: Option<HostTime>,
 }
 

@@ -13,7 +13,8 @@ use crate::time::{FacebookTime, HostTime};
 /// The maximum age of a value that Graph returns. A read answers a notification only if the stamp
 /// of the read is later than the notification by more than this.
 pub const READ_STALENESS: Duration = Duration::from_secs(5);
-/// The minimum time from an attempt to the next one that a notification or a request causes.
+/// The minimum time from an attempt to the next one that a notification or a request causes. A
+/// connection poll that an operator requests ignores it.
 pub const MIN_ATTEMPT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The poll state of one subject, from which [`Polling::due`] derives its due time.
@@ -35,7 +36,7 @@ pub struct Polling {
     /// that begins then or later answers every request. Requests come from operators, logins, reads
     /// that need a second read, and notifications without a time.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub requested_after: Option<HostTime>,
+    pub requested_from: Option<HostTime>,
     /// When the earliest open request is due, on this host's clock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_due_at: Option<HostTime>,
@@ -90,10 +91,10 @@ impl Polling {
 
     /// Requests a read that begins at `at` or later and is due at `at`.
     pub fn request_read(&mut self, at: HostTime) {
-        if self.read_requested_from().is_none() {
+        if self.open_request_from().is_none() {
             self.request_due_at = Some(at);
         }
-        self.requested_after = self.requested_after.max(Some(at));
+        self.requested_from = self.requested_from.max(Some(at));
         self.request_due_at = self.request_due_at.min(Some(at));
     }
 
@@ -113,7 +114,7 @@ impl Polling {
         if self.read_needed_after().is_none() {
             self.verify_at = None;
         }
-        if self.read_requested_from().is_none() {
+        if self.open_request_from().is_none() {
             self.request_due_at = None;
         }
     }
@@ -124,7 +125,7 @@ impl Polling {
         self.last_success_began = self.last_success_began.max(Some(began_at));
         self.failures = 0;
         self.not_before = None;
-        if self.read_requested_from().is_none() {
+        if self.open_request_from().is_none() {
             self.request_due_at = None;
         }
     }
@@ -149,14 +150,14 @@ impl Polling {
 
     /// Returns the instant on this host's clock at or after which a read must begin to answer all
     /// open requests, or `None` if none is open.
-    pub fn read_requested_from(&self) -> Option<HostTime> {
-        self.requested_after
+    pub fn open_request_from(&self) -> Option<HostTime> {
+        self.requested_from
             .filter(|after| self.last_success_began.is_none_or(|began| began < *after))
     }
 
     /// Returns whether a notification or a request is open.
-    pub fn is_read_requested(&self) -> bool {
-        self.read_needed_after().is_some() || self.read_requested_from().is_some()
+    pub fn has_open_notification_or_request(&self) -> bool {
+        self.read_needed_after().is_some() || self.open_request_from().is_some()
     }
 
     /// Returns whether a poll is due at `now` or at `claimed_due_at`, the due time of its claim.
@@ -182,7 +183,7 @@ impl Polling {
             .read_needed_after()
             .map(|_| self.verify_at.unwrap_or_default());
         let request_due = self
-            .read_requested_from()
+            .open_request_from()
             .map(|_| self.request_due_at.unwrap_or_default());
         let not_before = self.not_before.unwrap_or_default();
         match verification_due.into_iter().chain(request_due).min() {

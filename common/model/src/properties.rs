@@ -15,7 +15,7 @@ use crate::polling::{Polling, READ_STALENESS};
 use crate::queue_name::QueueName;
 use crate::time::{FacebookTime, HostTime};
 use crate::value::CanonicalValue;
-use crate::webhook::parse_delivery;
+use crate::webhook::parse_webhook;
 
 /// Generates any JSON value.
 fn json() -> impl Strategy<Value = Value> {
@@ -148,7 +148,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_parsed_without_a_panic(bytes in vec(any::<u8>(), 0..200)) {
-        let delivery = parse_delivery(&bytes);
+        let delivery = parse_webhook(&bytes);
         prop_assert!(delivery.rejected.len() + delivery.ignored.len() + delivery.entries.len() >= 1);
         prop_assert!(delivery.entries.is_empty());
         decode_message(&bytes);
@@ -165,7 +165,7 @@ proptest! {
             {"id": id, "time": time, "changes": changes, "changed_fields": fields},
             {"id": "7", "time": 5, "changes": [{"field": "name", "value": time}, {"field": "hours"}, changes]},
         ]});
-        let delivery = parse_delivery(body.to_string().as_bytes());
+        let delivery = parse_webhook(body.to_string().as_bytes());
         for entry in &delivery.entries {
             let meaning = entry.interpret(HostTime(1 << 50), &TrackedFields::default());
             prop_assert!(meaning.is_ok(), "an entry that was passed on cannot be used: {:?}", meaning);
@@ -179,7 +179,7 @@ proptest! {
 
     #[test]
     fn a_job_is_restored_from_its_wire_form(body in vec(any::<u8>(), 0..50), reason in ".{0,20}", at in any::<u64>()) {
-        let webhook = parse_delivery(br#"{"object":"page","entry":[{"id":"7","time":5,"changes":[{"field":"name","value":"\ud83d"}]}]}"#);
+        let webhook = parse_webhook(br#"{"object":"page","entry":[{"id":"7","time":5,"changes":[{"field":"name","value":"\ud83d"}]}]}"#);
         let jobs = vec![
             Job::Unreadable(Unreadable { body, reason, received_at: HostTime(at) }),
             Job::Webhook { entry: webhook.entries[0].clone(), received_at: HostTime(at) },
@@ -268,9 +268,9 @@ proptest! {
         let is_notification_open = notifications.iter().any(|sent| !reads.iter().any(|(_, stamp)| *stamp > sent.plus(READ_STALENESS)));
         let is_request_open = requests.iter().any(|requested| !reads.iter().any(|(began_at, _)| began_at >= requested));
         if is_notification_open || is_request_open {
-            prop_assert!(polling.is_read_requested());
+            prop_assert!(polling.has_open_notification_or_request());
         }
-        if polling.is_read_requested() {
+        if polling.has_open_notification_or_request() {
             let (queue_name, at) = polling.due().expect("an open notification or request is due");
             prop_assert_eq!(queue_name, QueueName::PollsNow);
             let bound = now.plus(Duration::from_secs(60)).max(last_retry_at);

@@ -116,7 +116,9 @@ impl Simulation {
     /// Returns when the next read is due, on Facebook's clock, if a notification or a request is
     /// open.
     fn next_read_at(polling: &Polling, clock_offset: i64) -> Option<u64> {
-        let (_, at) = polling.due().filter(|_| polling.is_read_requested())?;
+        let (_, at) = polling
+            .due()
+            .filter(|_| polling.has_open_notification_or_request())?;
         Some(at.0.saturating_add_signed(-clock_offset))
     }
 }
@@ -305,7 +307,7 @@ fn a_notification_that_arrives_during_a_read_is_not_answered_by_it() {
     polling.begin_attempt(HostTime(100_000));
     polling.record_notification(Some(FacebookTime(101_000)), HostTime(101_200), VERIFY_AFTER);
     polling.complete_read(HostTime(100_000), FacebookTime(100_000), HostTime(900_000));
-    assert!(polling.is_read_requested());
+    assert!(polling.has_open_notification_or_request());
     assert_eq!(
         polling.due().map(|(_, at)| at),
         Some(HostTime(160_000)),
@@ -313,5 +315,5 @@ fn a_notification_that_arrives_during_a_read_is_not_answered_by_it() {
     );
     // A connection poll that is late enough answers the notification without a verification read.
     polling.complete_read(HostTime(150_000), FacebookTime(149_000), HostTime(900_000));
-    assert!(!polling.is_read_requested());
+    assert!(!polling.has_open_notification_or_request());
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use crate::field::FieldName;
-use crate::missed_webhooks::{BeforeRead, Finding};
+use crate::missed_webhooks::{Finding, ReadComparison};
 use crate::page::{Change, Observation, Page, Source, Status};
 use crate::time::{FacebookTime, HostTime};
 use crate::value::CanonicalValue;
@@ -140,7 +140,7 @@ impl Page {
             let webhook = stored.filter(|stored| stored.source == Source::Webhook);
             let webhook_stamp = webhook.map(|stored| stored.stamp);
             let change = self.apply_observation(&observation);
-            let before = BeforeRead {
+            let before = ReadComparison {
                 last_read,
                 webhook_stamp,
                 changed: change.is_some(),

@@ -5,7 +5,7 @@
 //!
 //! Source: Graph API reference "Webhooks Reference: Page", v26. `category` carries a value, but the
 //! value is an enum constant that Graph never returns, so the table has
-//! [`FieldMeaning::ValueChanged`] for it.
+//! [`FieldMeaning::ChangedWithoutValue`] for it.
 
 use crate::field::{FieldName, TrackedFields};
 
@@ -13,47 +13,50 @@ use crate::field::{FieldName, TrackedFields};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FieldMeaning {
     /// This Graph field changed, and the webhook carries its new value.
-    NewValue(&'static str),
+    ChangedWithValue(&'static str),
     /// This Graph field changed, and only a read returns its new value.
-    ValueChanged(&'static str),
+    ChangedWithoutValue(&'static str),
     /// The webhook is not about the profile of the Page but about a message or a post, for example.
     NotProfile,
 }
 
-use FieldMeaning::{NewValue, NotProfile, ValueChanged};
+use FieldMeaning::{ChangedWithValue, ChangedWithoutValue, NotProfile};
 
 /// Every webhook field that Facebook documents for Pages, with its meaning.
 const WEBHOOK_FIELDS: [(&str, FieldMeaning); 64] = [
-    ("affiliation", ValueChanged("affiliation")),
-    ("attire", ValueChanged("attire")),
-    ("awards", ValueChanged("awards")),
-    ("bio", ValueChanged("bio")),
-    ("birthday", ValueChanged("birthday")),
-    ("category", ValueChanged("category")),
-    ("company_overview", NewValue("company_overview")),
-    ("culinary_team", ValueChanged("culinary_team")),
-    ("current_location", ValueChanged("current_location")),
-    ("description", ValueChanged("description")),
-    ("email", ValueChanged("emails")),
-    ("founded", NewValue("founded")),
-    ("general_info", NewValue("general_info")),
-    ("general_manager", ValueChanged("general_manager")),
-    ("hometown", ValueChanged("hometown")),
-    ("hours", ValueChanged("hours")),
-    ("location", ValueChanged("location")),
-    ("members", ValueChanged("members")),
-    ("mission", NewValue("mission")),
-    ("name", NewValue("name")),
-    ("parking", ValueChanged("parking")),
-    ("payment_options", ValueChanged("payment_options")),
-    ("personal_info", ValueChanged("personal_info")),
-    ("personal_interests", ValueChanged("personal_interests")),
-    ("phone", ValueChanged("phone")),
-    ("picture", ValueChanged("picture")),
-    ("price_range", ValueChanged("price_range")),
-    ("products", NewValue("products")),
-    ("public_transit", ValueChanged("public_transit")),
-    ("website", ValueChanged("website")),
+    ("affiliation", ChangedWithoutValue("affiliation")),
+    ("attire", ChangedWithoutValue("attire")),
+    ("awards", ChangedWithoutValue("awards")),
+    ("bio", ChangedWithoutValue("bio")),
+    ("birthday", ChangedWithoutValue("birthday")),
+    ("category", ChangedWithoutValue("category")),
+    ("company_overview", ChangedWithValue("company_overview")),
+    ("culinary_team", ChangedWithoutValue("culinary_team")),
+    ("current_location", ChangedWithoutValue("current_location")),
+    ("description", ChangedWithoutValue("description")),
+    ("email", ChangedWithoutValue("emails")),
+    ("founded", ChangedWithValue("founded")),
+    ("general_info", ChangedWithValue("general_info")),
+    ("general_manager", ChangedWithoutValue("general_manager")),
+    ("hometown", ChangedWithoutValue("hometown")),
+    ("hours", ChangedWithoutValue("hours")),
+    ("location", ChangedWithoutValue("location")),
+    ("members", ChangedWithoutValue("members")),
+    ("mission", ChangedWithValue("mission")),
+    ("name", ChangedWithValue("name")),
+    ("parking", ChangedWithoutValue("parking")),
+    ("payment_options", ChangedWithoutValue("payment_options")),
+    ("personal_info", ChangedWithoutValue("personal_info")),
+    (
+        "personal_interests",
+        ChangedWithoutValue("personal_interests"),
+    ),
+    ("phone", ChangedWithoutValue("phone")),
+    ("picture", ChangedWithoutValue("picture")),
+    ("price_range", ChangedWithoutValue("price_range")),
+    ("products", ChangedWithValue("products")),
+    ("public_transit", ChangedWithoutValue("public_transit")),
+    ("website", ChangedWithoutValue("website")),
     ("call_permission_reply", NotProfile),
     ("checkins", NotProfile),
     ("conversations", NotProfile),
@@ -107,7 +110,7 @@ impl FieldMeaning {
     /// Returns the Graph field that changed, or `None` for [`FieldMeaning::NotProfile`].
     pub fn graph_field(self) -> Option<&'static str> {
         match self {
-            NewValue(field) | ValueChanged(field) => Some(field),
+            ChangedWithValue(field) | ChangedWithoutValue(field) => Some(field),
             NotProfile => None,
         }
     }

@@ -128,7 +128,7 @@ pub struct Config {
     /// The people who may log in.
     pub login_policy: LoginPolicy,
     /// The secret that signs invitations.
-    pub state_secret: Option<SecretString>,
+    pub invitation_secret: Option<SecretString>,
     /// The permissions that people are asked for.
     pub scopes: Vec<String>,
     /// The key that seals tokens, for a process that must not open them.
@@ -210,7 +210,7 @@ impl Config {
                 )
                 .unwrap_or_default(),
             login_policy: login,
-            state_secret: reader.secret("STATE_TOKEN_SECRET", 16, invites),
+            invitation_secret: reader.secret("STATE_TOKEN_SECRET", 16, invites),
             scopes: reader.value("PAGESYNC_SCOPES", parse_scopes),
             token_public_key: token_public,
             token_private_keys: token_keys,

@@ -61,7 +61,7 @@ pub struct ListedPage {
 
 /// One result page of `/me/accounts`.
 #[derive(Debug)]
-pub struct PageList {
+pub struct ResultPage {
     /// The Pages that it lists, without items that have no valid id.
     pub pages: Vec<ListedPage>,
     /// The cursor of the next result page; `None` if this is the last one.
@@ -179,7 +179,7 @@ fn parse_page_object(body: Json, id: &PageId) -> Result<Map<String, Json>, Graph
 }
 
 /// Returns the Pages of a result page and the cursor of the next one.
-fn parse_page_list(mut body: Json) -> Result<(Vec<ListedPage>, Option<String>), GraphError> {
+fn parse_result_page(mut body: Json) -> Result<(Vec<ListedPage>, Option<String>), GraphError> {
     let cursor = next_cursor(&body)?;
     let Some(Json::Array(items)) = body.get_mut("data").map(Json::take) else {
         return Err(GraphError::UnexpectedReply(
@@ -285,14 +285,14 @@ impl Graph {
     /// Reads one result page of the Pages that a person manages, with at most `limit` Pages.
     /// `extra_fields` are requested in addition to `fields`. `cursor` is the `next_cursor` of the
     /// previous result page, and `None` for the first one.
-    pub async fn list_pages(
+    pub async fn read_result_page(
         &self,
         token: &Token,
         fields: &[FieldName],
         extra_fields: &[&str],
         limit: usize,
         cursor: Option<&str>,
-    ) -> Result<PageList, GraphError> {
+    ) -> Result<ResultPage, GraphError> {
         let mut parameters = vec![
             ("fields", field_list(fields, extra_fields)),
             ("limit", limit.to_string()),
@@ -302,8 +302,8 @@ impl Graph {
         let Reply { body, stamp } = self
             .send(get_request("me/accounts", Caller::Token(token), parameters))
             .await?;
-        let (pages, next_cursor) = parse_page_list(body)?;
-        Ok(PageList {
+        let (pages, next_cursor) = parse_result_page(body)?;
+        Ok(ResultPage {
             pages,
             next_cursor,
             stamp,

@@ -48,7 +48,7 @@ fn every_kind_of_answer_is_parsed() {
         let stamp = Ok(FacebookTime(0));
         let parsed = match reply.kind.as_str() {
             "accounts" => {
-                let (pages, cursor) = parse_page_list(reply.body).unwrap();
+                let (pages, cursor) = parse_result_page(reply.body).unwrap();
                 let rows = pages
                     .iter()
                     .map(|page| (page.id.to_string(), page.token.is_some()));

@@ -8,7 +8,7 @@ use model::time::{FacebookTime, HostTime};
 use reqwest::header::{AGE, DATE, HeaderMap};
 use serde_json::Value as Json;
 
-/// An answer of Graph.
+/// A successful reply of Graph.
 #[derive(Debug)]
 pub struct Reply {
     /// The body.

@@ -19,7 +19,7 @@ const VERSIONS: [(&str, Option<&str>); 9] = [
 /// The status of a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VersionStatus {
-    /// Served until this day (`YYYY-MM-DD`).
+    /// In the calendar, with this last day (`YYYY-MM-DD`), which may be past.
     Until(&'static str),
     /// Served; its end is not announced.
     NoEndAnnounced,

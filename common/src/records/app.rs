@@ -33,7 +33,7 @@ pub fn key() -> RecordKey {
 
 /// The reason why the store cannot be claimed for an app.
 #[derive(Debug, thiserror::Error)]
-pub enum ClaimError {
+pub enum StoreBindingError {
     /// The store belongs to the app with this id.
     #[error(
         "this store belongs to the Facebook app {0}, not to FACEBOOK_APP_ID: one store serves one app"
@@ -46,14 +46,14 @@ pub enum ClaimError {
 
 /// Claims the store for the app `app_id`. Claiming it again for the same app has no
 /// effect.
-pub async fn claim_store(store: &dyn Store, app_id: &str) -> Result<(), ClaimError> {
+pub async fn bind_store_to_app(store: &dyn Store, app_id: &str) -> Result<(), StoreBindingError> {
     loop {
         if let Some(stored) = load_record::<App>(store, &key()).await? {
             let owner = stored.value.app_id;
             return if owner == app_id {
                 Ok(())
             } else {
-                Err(ClaimError::OtherApp(owner))
+                Err(StoreBindingError::OtherApp(owner))
             };
         }
         let app = App {

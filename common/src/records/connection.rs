@@ -235,9 +235,10 @@ pub async fn request_poll(
             return Ok(None);
         };
         value.polling.request_read(now);
-        // An operator requested the poll, so it does not wait for a retry delay.
+        // An operator requested the poll, so it waits neither for a retry delay nor for the minimum
+        // time between attempts.
         (value.polling.not_before, value.polling.last_attempt_began) = (None, None);
-        if commit_one(store, save_commit(&value, version)).await? == CommitOutcome::Applied {
+        if commit_one(store, update_commit(&value, version)).await? == CommitOutcome::Applied {
             return Ok(value.polling.due().map(|(_, at)| at));
         }
     }
@@ -245,7 +246,7 @@ pub async fn request_poll(
 
 /// Returns the commit that writes a connection and its due time, if the connection still has the
 /// version `expected`.
-pub fn save_commit(connection: &Connection, expected: u64) -> Commit {
+pub fn update_commit(connection: &Connection, expected: u64) -> Commit {
     Commit {
         records: vec![put_write(
             key(&connection.user),

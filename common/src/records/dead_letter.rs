@@ -43,7 +43,8 @@ pub struct DeadLetter {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RetryState {
-    /// The job is not retried until an operator replays it.
+    /// The job failed for good. It is retried only if an operator replays it, or if this build can
+    /// decode a job that an earlier build could not.
     #[default]
     Final,
     /// The job is waiting for its retry.

@@ -144,7 +144,7 @@ pub async fn erase_user(
     for (id, exchange) in load_all::<TokenExchange>(store, RecordKind::TokenExchange, "").await? {
         let is_of_user =
             matches!(&exchange.value.stage, Stage::Connected(connected) if connected == user);
-        if is_of_user && exchange.value.began_at <= requested_at {
+        if is_of_user && exchange.value.code_exchanged_at <= requested_at {
             deletes.push(delete_write(RecordKey::new(RecordKind::TokenExchange, id)));
         }
     }

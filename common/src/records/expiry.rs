@@ -38,7 +38,7 @@ const MAX_NAMED_PAGES: usize = 20;
 
 /// Returns when a connection ends: the earlier end of its token and its data access, or `None` if
 /// it does not end.
-pub fn ends_at(connection: &Connection) -> Option<HostTime> {
+pub fn expires_at(connection: &Connection) -> Option<HostTime> {
     let ends = [
         connection.token_expires_at,
         connection.data_access_expires_at,
@@ -48,7 +48,7 @@ pub fn ends_at(connection: &Connection) -> Option<HostTime> {
 
 /// Returns the whole days until a connection ends, or `None` if it does not end.
 pub fn days_left(connection: &Connection, now: HostTime) -> Option<u64> {
-    let end = ends_at(connection)?;
+    let end = expires_at(connection)?;
     Some(u64::try_from(now.until(end).as_millis()).unwrap_or(u64::MAX) / DAY_MILLIS)
 }
 

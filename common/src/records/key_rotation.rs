@@ -38,7 +38,8 @@ impl RotationReport {
     }
 }
 
-/// Returns how many tokens are sealed to another key than the current one.
+/// Counts the tokens that are not sealed to the current key: as outdated if a private key opens
+/// them, as unopenable otherwise.
 pub async fn count_outdated(
     store: &dyn Store,
     keys: &PrivateKeys,

@@ -40,16 +40,18 @@ pub struct PageSubscription {
 }
 
 impl PageSubscription {
-    /// Returns whether the Page subscription must be checked: the Page is new, `requested` has a
-    /// field that is neither subscribed nor refused, or Facebook reports that the app is no longer
-    /// subscribed (`is_unsubscribed`), unless there were [`MAX_RESUBSCRIPTIONS`] resubscriptions.
+    /// Returns whether a check must be requested. It must if Facebook reports that the app is no
+    /// longer subscribed (`is_unsubscribed`), there is a subscription to restore, and fewer than
+    /// [`MAX_RESUBSCRIPTIONS`] resubscriptions were made. It also must if none is requested yet and
+    /// either Facebook was not called since the last login, or `requested` has a field that is
+    /// neither subscribed nor refused.
     pub fn needs_check(&self, is_unsubscribed: bool, requested: &[&str]) -> bool {
         let is_known = |name: &&str| self.fields.contains(*name) || self.refused.contains(*name);
         let is_lost = is_unsubscribed
             && !self.fields.is_empty()
             && self.resubscriptions < MAX_RESUBSCRIPTIONS;
         let is_incomplete = self.attempted_at.is_none() || !requested.iter().all(is_known);
-        is_lost || (is_incomplete && !self.polling.is_read_requested())
+        is_lost || (is_incomplete && !self.polling.has_open_notification_or_request())
     }
 
     /// Resets the refusals of Facebook after a person has logged in, perhaps with more permissions.

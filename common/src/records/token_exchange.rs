@@ -19,7 +19,7 @@ pub const TTL: Duration = Duration::from_secs(3600);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TokenExchange {
     /// When ingress exchanged the code for the short-lived token, on this host's clock.
-    pub began_at: HostTime,
+    pub code_exchanged_at: HostTime,
     /// How many attempts to get a long-lived token have failed.
     #[serde(default)]
     pub failures: u32,

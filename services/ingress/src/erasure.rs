@@ -1,16 +1,17 @@
 //! Erasure requests: Facebook posts a signed request when a person removes the app or asks for
-//! their data to be deleted. A page shows the state of a deletion.
+//! their data to be deleted. A status page shows the state of a deletion.
 //!
 //! Invariant: the handlers of the two posts use the queue and nothing else. Replays are accepted,
 //! because a second erasure changes nothing.
 //!
 //! | request | answer |
 //! |---|---|
+//! | a post that is too long or too slow | 413 or 408 |
 //! | a post whose signature or form is invalid, or that names no person | 400 |
-//! | a valid post, and its job is durable | 200; for a deletion, with a code and its page |
+//! | a valid post, and its job is durable | 200; for a deletion, with a confirmation code and the address of its status page |
 //! | a valid post, but its job is not durable in time | 503 |
-//! | the page of a code that this deployment signed | 200 |
-//! | the page of another code | 404 |
+//! | the status page of a code that this deployment signed | 200; 503 if the store does not answer |
+//! | the status page of another code | 404 |
 //!
 //! Source: "Data Deletion Request Callback" of the app dashboard.
 
@@ -48,8 +49,8 @@ const BASE64URL: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// How far this host's clock may be ahead of Facebook's. Within this difference, a request erases
-/// everything that was stored before Facebook made it.
+/// How far this host's clock may be ahead of Facebook's. It is added to the time of a request, so
+/// that the request erases everything that was stored before Facebook made it.
 const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(300);
 
 /// The content of a signed request.
@@ -58,8 +59,8 @@ struct SignedRequest {
     user: UserId,
     /// When Facebook made the request, on Facebook's clock; `None` if the request has no time. It
     /// is a [`HostTime`] because it is compared with times on this host's clock, after
-    /// [`MAX_CLOCK_DIFFERENCE`] was added. A replay has the same time as the first post, so it does
-    /// not end a login that came later than this sum.
+    /// [`MAX_CLOCK_DIFFERENCE`] was added. A replay has the same time as the first post, so it
+    /// cannot end a login that began after that time plus [`MAX_CLOCK_DIFFERENCE`].
     issued_at: Option<HostTime>,
 }
 

@@ -23,7 +23,7 @@ use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use model::job::{Job, Unreadable};
 use model::queue_name::QueueName;
-use model::webhook::{ParsedDelivery, parse_delivery};
+use model::webhook::{ParsedWebhook, parse_webhook};
 
 use crate::context::Context;
 use crate::signature::{Signature, SignedBody};
@@ -39,7 +39,7 @@ pub const ANSWER_DEADLINE: Duration = Duration::from_secs(4);
 /// Handles `POST /facebook/webhook`.
 pub(crate) async fn receive(State(context): State<Arc<Context>>, request: Request) -> Response {
     let status = match read_signed(&context, request).await {
-        Ok(signed) => publish_delivery(&context, &signed).await,
+        Ok(signed) => publish_webhook(&context, &signed).await,
         Err(status) => status,
     };
     context.metrics.webhook_answers.count(status_label(status));
@@ -116,13 +116,13 @@ pub(crate) async fn read_body(body: Body, max: usize) -> Result<Bytes, StatusCod
 }
 
 /// Splits a delivery into jobs and publishes them; returns the status of the answer.
-async fn publish_delivery(context: &Context, signed: &SignedBody) -> StatusCode {
+async fn publish_webhook(context: &Context, signed: &SignedBody) -> StatusCode {
     let received_at = context.clock.now();
-    let ParsedDelivery {
+    let ParsedWebhook {
         entries,
         rejected,
         ignored,
-    } = parse_delivery(signed.bytes());
+    } = parse_webhook(signed.bytes());
     for (name, n) in ignored {
         context.metrics.webhook_parts_ignored.add(name, n);
     }

@@ -160,7 +160,7 @@ fn parse_days(text: &str) -> Result<u64, String> {
 pub enum KeysCommand {
     /// Print a new key pair: the public key for ingress, the private key for the worker.
     Generate,
-    /// Seal every token to the current key while the processes run.
+    /// Seal every token to the newest key, while other processes run; create the key in a key file.
     Rotate {
         /// Do not create a new key. Delete the older keys of the key file if no token needs them.
         #[arg(long)]
@@ -171,7 +171,7 @@ pub enum KeysCommand {
 /// Commands that erase.
 #[derive(Debug, Subcommand)]
 pub enum EraseCommand {
-    /// Erase Pages. Only a later login or `page add` restores them.
+    /// Erase Pages. A later login or `page add` registers them again, without the erased values.
     Page {
         /// The ids of the Pages.
         #[arg(required = true)]

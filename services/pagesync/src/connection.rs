@@ -53,7 +53,7 @@ pub async fn run(
 fn parse(id: &str) -> anyhow::Result<UserId> {
     UserId::parse(id).map_err(|_| {
         anyhow::anyhow!(
-            "a connection is named by the person's id, which is digits: see `pagesync connection list`"
+            "the id of a connection is the id of the person, which has only digits: see `pagesync connection list`"
         )
     })
 }
@@ -97,7 +97,7 @@ fn invite(config: &Config, days: u64) -> anyhow::Result<String> {
     match config.login_policy {
         LoginPolicy::Open => Ok(format!("{base}/facebook/login")),
         LoginPolicy::Invited => {
-            let secret = config.state_secret.as_ref();
+            let secret = config.invitation_secret.as_ref();
             let secret = secret.context("STATE_TOKEN_SECRET is missing")?;
             let validity = Duration::from_secs(days * 24 * 3600);
             let until = Clock::system().now().plus(validity);
@@ -241,7 +241,7 @@ async fn disconnect(
             }
         }
         _ => output::print(
-            "the app's permissions were not revoked at Facebook, because the token cannot be opened here: the person can remove the app in their settings",
+            "the app's permissions were not revoked at Facebook, because the token cannot be opened here, or FACEBOOK_APP_ID or FACEBOOK_APP_SECRET is not set here: the person can remove the app in their settings",
         ),
     }
 }

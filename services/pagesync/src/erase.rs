@@ -40,7 +40,7 @@ pub async fn run(store: &dyn Store, command: EraseCommand, format: Format) -> an
         }
         EraseCommand::Connection { id, dry_run } => {
             let user = UserId::parse(&id)
-                .context("the id of a connection is the id of the person, which is digits")?;
+                .context("the id of a connection is the id of the person, which has only digits")?;
             let row = erase_connection(store, &user, dry_run).await?.row();
             remove_from_disk(store, dry_run).await?;
             vec![row]

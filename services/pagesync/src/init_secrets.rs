@@ -50,7 +50,7 @@ pub fn run(directory: &Path, worker: &Path, environment: &Environment) -> anyhow
     for (name, key) in [
         ("app_secret", "FACEBOOK_APP_SECRET"),
         ("verify_token", "FACEBOOK_VERIFY_TOKEN"),
-        ("state_secret", "STATE_TOKEN_SECRET"),
+        ("invitation_secret", "STATE_TOKEN_SECRET"),
     ] {
         let given = environment.get(key).filter(|text| !text.is_empty());
         if given.is_none() && !directory.join(name).exists() {

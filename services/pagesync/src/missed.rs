@@ -73,7 +73,7 @@ pub fn text(view: &MissedView) -> String {
         .map(|(day, counts)| counts_cells(day, &counts.all));
     let fields = by_field.chain([counts_cells("all", &view.all)]);
     let mut text = format!(
-        "{}\n\n{}\n\n{} first reads, {} changes of fields that have no webhook. A change is open for {} minutes, then it is missed.\n",
+        "{}\n\n{}\n\n{} first reads of fields, {} changes of fields that have no webhook. A change is open for {} minutes, then it is missed.\n",
         output::table(&header("field"), fields),
         output::table(&header("day"), by_day),
         view.initial,
@@ -95,7 +95,7 @@ pub fn text(view: &MissedView) -> String {
         let pages: Vec<&str> = pages.map(PageId::as_str).collect();
         let _ = writeln!(
             text,
-            "\n{} silent Pages: a change was missed, and no webhook has arrived since. Their subscriptions are checked: {}",
+            "\n{} silent Pages (a change was missed, and no webhook has arrived since; pagesync checks their subscriptions), at most {MAX_SHOWN} of them here: {}",
             view.silent_pages.len(),
             pages.join(", ")
         );

@@ -230,22 +230,22 @@ fn explain_polling(polling: &Polling, text: &mut String) {
             rfc3339(read_after)
         );
     }
-    if let Some(requested_after) = polling.read_requested_from() {
+    if let Some(requested_from) = polling.open_request_from() {
         let _ = writeln!(
             text,
             "A read that begins at or after {} was requested.",
-            rfc3339(requested_after)
+            rfc3339(requested_from)
         );
     }
     let _ = match polling.due() {
         Some((queue, at)) => writeln!(
             text,
-            "It is read next from {} on, through the queue {queue}.",
+            "The Page is read next from {} on, through the queue {queue}.",
             rfc3339(at)
         ),
         None => writeln!(
             text,
-            "No read is due, because no connection gives access to it."
+            "No read is due, because no connection gives access to the Page."
         ),
     };
 }

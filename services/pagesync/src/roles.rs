@@ -33,7 +33,7 @@ pub struct RunningRole {
     pub public: Option<SocketAddr>,
     /// The address of the private listener.
     pub private: SocketAddr,
-    /// The tasks of the role.
+    /// The lifecycle of the process, which starts and stops the tasks of the role.
     pub lifecycle: Lifecycle,
     /// The metrics of the role.
     pub metrics: Metrics,

@@ -87,7 +87,8 @@ pub async fn run(context: Context, lifecycle: Lifecycle) -> Result<(), Infallibl
 }
 
 /// Publishes the due polls of both queues, except those that the rate limit of the app delays.
-/// Fails if the store or the queue does not answer.
+/// Fails if the store does not answer, if the depth of a queue cannot be read, or if the process
+/// stops before the claimed polls were published.
 async fn publish_due(context: &Context, lifecycle: &Lifecycle) -> Result<(), PublishError> {
     let now = context.clock.now();
     let app_limit = rate_limit::find(&*context.store, rate_limit::APP_BUCKET).await;

@@ -1,4 +1,4 @@
-//! The control surface: calls under `/_sim` with which a test or an operator changes the simulated
+//! The control API: calls under `/_sim` with which a test or an operator changes the simulated
 //! Facebook.
 
 use axum::extract::{Path, State};
@@ -40,7 +40,7 @@ impl IntoResponse for SimulatorError {
     }
 }
 
-/// Returns the routes of the control surface.
+/// Returns the routes of the control API.
 pub(crate) fn routes() -> Router<Simulator> {
     Router::new()
         .route("/_sim/pages", get(pages).post(put_pages))

@@ -1,4 +1,4 @@
-//! Serves the dialog, Graph and the control surface on one listener.
+//! Serves the dialog, Graph and the control API on one listener.
 
 use axum::Router;
 use axum::routing::get;
@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 use crate::simulator::Simulator;
 use crate::{control, dialog, graph};
 
-/// Returns the routes of a simulator: the control surface, the dialog, and Graph at every other
+/// Returns the routes of a simulator: the control API, the dialog, and Graph at every other
 /// path.
 pub fn router(simulator: Simulator) -> Router {
     let login_dialog = get(dialog::show).post(dialog::decide);

@@ -11,7 +11,7 @@ use common::store::{Commit, RecordWrite, StoreError};
 use model::id::PageId;
 use model::job::{Claim, ErasureRequest, Job, Unreadable, decode_job};
 use model::time::HostTime;
-use model::webhook::{EntryId, ParsedDelivery, ProfileEntry, parse_delivery};
+use model::webhook::{EntryId, ParsedWebhook, ProfileEntry, parse_webhook};
 
 use crate::apply::{EntryNotifications, apply_notifications};
 use crate::context::Context;
@@ -19,7 +19,7 @@ use crate::poll;
 
 /// A dead letter that is not written yet.
 #[derive(Debug)]
-struct PendingDeadLetter {
+struct UnwrittenDeadLetter {
     /// The id of the dead letter.
     id: String,
     /// The write of the dead letter.
@@ -34,7 +34,7 @@ struct JobBatch {
     /// The notifications, by Page.
     pages: BTreeMap<PageId, Vec<EntryNotifications>>,
     /// The jobs that cannot be executed.
-    dead_letters: Vec<PendingDeadLetter>,
+    dead_letters: Vec<UnwrittenDeadLetter>,
     /// The requests to erase a person.
     erasures: Vec<ErasureRequest>,
     /// The commits that record the arrival of probes.
@@ -82,7 +82,7 @@ impl JobBatch {
             "a job is stored as a dead letter"
         );
         context.metrics.dead_letters.count(label);
-        self.dead_letters.push(PendingDeadLetter {
+        self.dead_letters.push(UnwrittenDeadLetter {
             id: dead_letter::id(job),
             write: dead_letter::dead_letter_write(
                 job,
@@ -151,9 +151,9 @@ impl JobBatch {
         if !matches!(decoded, Job::Unreadable(_)) {
             return self.add_job(context, &decoded);
         }
-        let ParsedDelivery {
+        let ParsedWebhook {
             entries, rejected, ..
-        } = parse_delivery(&unreadable.body);
+        } = parse_webhook(&unreadable.body);
         if entries.is_empty() || !rejected.is_empty() {
             return self.add_dead_letter(context, job, &unreadable.reason, "unreadable");
         }
@@ -175,11 +175,11 @@ impl JobBatch {
 /// earlier erasure, and a later erasure finds the dead letter.
 async fn save_dead_letters(
     context: &Context,
-    dead_letters: Vec<PendingDeadLetter>,
+    dead_letters: Vec<UnwrittenDeadLetter>,
 ) -> Result<usize, StoreError> {
     let store = &*context.store;
     let mut stored_count = 0;
-    for PendingDeadLetter { id, write, text } in dead_letters {
+    for UnwrittenDeadLetter { id, write, text } in dead_letters {
         common::records::write_records(store, vec![write]).await?;
         if dead_letter::mentions_erased_page(store, &text).await? {
             common::records::write_records(store, vec![dead_letter::remove_write(&id, None)])

@@ -19,7 +19,7 @@ mod poll;
 
 use std::sync::Arc;
 
-use common::records::app::ClaimError;
+use common::records::app::StoreBindingError;
 use common::retry::Backoff;
 
 use consumer::{CONCURRENCY, run_consumer};
@@ -33,7 +33,7 @@ use outage::ProcessingGate;
 pub enum WorkerError {
     /// The store belongs to another app.
     #[error(transparent)]
-    Claim(#[from] ClaimError),
+    StoreBinding(#[from] StoreBindingError),
     /// A task of the worker panicked.
     #[error("a task of the worker panicked: {0}")]
     Consumer(#[from] tokio::task::JoinError),
@@ -44,7 +44,7 @@ pub enum WorkerError {
 pub async fn run(context: Context) -> Result<(), WorkerError> {
     let gate = Arc::new(ProcessingGate::default());
     let mut tasks = tokio::task::JoinSet::new();
-    claim_store(&context).await?;
+    bind_store_to_app(&context).await?;
     tasks.spawn(retry_dead_letters_at_start(context.clone()));
     for (queue_name, consumers) in CONCURRENCY {
         for _ in 0..consumers {
@@ -59,11 +59,11 @@ pub async fn run(context: Context) -> Result<(), WorkerError> {
 
 /// Claims the store for the configured app. Retries until the store answers or the process is
 /// stopping.
-async fn claim_store(context: &Context) -> Result<(), ClaimError> {
+async fn bind_store_to_app(context: &Context) -> Result<(), StoreBindingError> {
     let mut backoff = Backoff::default();
     loop {
-        match poll::app_subscription::claim_store(context).await {
-            Err(ClaimError::Store(error)) => {
+        match poll::app_subscription::bind_store_to_app(context).await {
+            Err(StoreBindingError::Store(error)) => {
                 tracing::warn!(error = %error, "the store does not answer yet");
             }
             claimed => return claimed,

@@ -1,11 +1,11 @@
 //! Parses the deliveries of webhooks that Facebook posts.
 //!
-//! There are two steps, in two processes. [`parse_delivery`] runs in ingress and selects the
+//! There are two steps, in two processes. [`parse_webhook`] runs in ingress and selects the
 //! entries that concern the profile of a Page. [`ProfileEntry::interpret`] runs in the worker and
 //! returns the notifications and observations of one entry.
 //!
 //! Invariants: no input makes either step panic. Every entry is passed on, counted, or rejected
-//! together with its bytes. [`parse_delivery`] removes messages, posts and leads from the entries
+//! together with its bytes. [`parse_webhook`] removes messages, posts and leads from the entries
 //! that it passes on.
 
 #[cfg(test)]
@@ -49,7 +49,7 @@ pub struct Rejected {
 /// The parts of a delivery: the entries that are passed on, the rejected parts, and the counts of
 /// the ignored parts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ParsedDelivery {
+pub struct ParsedWebhook {
     /// The entries that concern the profile of a Page.
     pub entries: Vec<ProfileEntry>,
     /// The parts that cannot be read.
@@ -58,7 +58,7 @@ pub struct ParsedDelivery {
     pub ignored: BTreeMap<&'static str, u64>,
 }
 
-impl ParsedDelivery {
+impl ParsedWebhook {
     fn count_ignored(&mut self, name: &'static str, n: u64) {
         *self.ignored.entry(name).or_default() += n;
     }
@@ -112,9 +112,9 @@ const OBJECTS: [(&str, &str); 7] = [
 ];
 
 /// Parses the body of a delivery whose signature was verified. Never fails: a part that cannot be
-/// read is in [`ParsedDelivery::rejected`].
-pub fn parse_delivery(body: &[u8]) -> ParsedDelivery {
-    let mut delivery = ParsedDelivery::default();
+/// read is in [`ParsedWebhook::rejected`].
+pub fn parse_webhook(body: &[u8]) -> ParsedWebhook {
+    let mut delivery = ParsedWebhook::default();
     let reject = |reason: &str| Rejected {
         body: body.to_vec(),
         reason: reason.to_owned(),
@@ -157,7 +157,7 @@ pub fn parse_delivery(body: &[u8]) -> ParsedDelivery {
 }
 
 /// Parses one entry and adds it to the part of `delivery` that it belongs to.
-fn parse_entry(raw: &RawValue, delivery: &mut ParsedDelivery) {
+fn parse_entry(raw: &RawValue, delivery: &mut ParsedWebhook) {
     let mut reject = |reason: String| {
         delivery.rejected.push(Rejected {
             body: raw.get().as_bytes().to_vec(),
@@ -386,8 +386,8 @@ impl EntryMeaning {
         tracked: &TrackedFields,
     ) {
         let (name, value) = match meaning_of(webhook_field) {
-            FieldMeaning::NewValue(name) => (name, value),
-            FieldMeaning::ValueChanged(name) => (name, None),
+            FieldMeaning::ChangedWithValue(name) => (name, value),
+            FieldMeaning::ChangedWithoutValue(name) => (name, None),
             FieldMeaning::NotProfile => {
                 *self
                     .ignored_fields

@@ -1,11 +1,11 @@
-//! Tests of [`parse_delivery`] and [`ProfileEntry::interpret`].
+//! Tests of [`parse_webhook`] and [`ProfileEntry::interpret`].
 
 use super::*;
 
 const RECEIVED_AT: HostTime = HostTime(1_790_000_000_000);
 
 fn interpret_first_entry(body: &str) -> EntryMeaning {
-    let delivery = parse_delivery(body.as_bytes());
+    let delivery = parse_webhook(body.as_bytes());
     assert_eq!(delivery.rejected, [], "{body}");
     delivery.entries[0]
         .interpret(RECEIVED_AT, &TrackedFields::default())
@@ -13,7 +13,7 @@ fn interpret_first_entry(body: &str) -> EntryMeaning {
 }
 
 fn rejection_reason(body: &[u8]) -> String {
-    let delivery = parse_delivery(body);
+    let delivery = parse_webhook(body);
     assert!(
         delivery.entries.is_empty() && delivery.rejected.len() == 1,
         "{delivery:?}"
@@ -48,7 +48,7 @@ fn the_value_of_a_category_change_is_ignored_because_graph_never_returns_it() {
 #[test]
 fn messages_and_posts_are_removed_and_counted() {
     let body = r#"{"object":"page","entry":[{"id":"5","time":1,"messaging":[{"secret":1}],"changes":[{"field":"feed","value":{"message":"secret"}},{"field":"name","value":"n"}]},{"id":"6","time":1,"standby":["secret"]}]}"#;
-    let delivery = parse_delivery(body.as_bytes());
+    let delivery = parse_webhook(body.as_bytes());
     assert_eq!(delivery.entries.len(), 1);
     assert!(!delivery.entries[0].as_str().contains("secret"));
     assert_eq!(
@@ -136,15 +136,15 @@ fn an_unreadable_value_does_not_affect_the_rest_of_its_entry() {
 #[test]
 fn unknown_webhook_fields_and_objects_are_counted_as_unknown() {
     let body = r#"{"object":"page","entry":[{"id":"5","time":1,"changes":[{"field":"foo"},{"field":"!version"},{"field":""}]}]}"#;
-    let delivery = parse_delivery(body.as_bytes());
+    let delivery = parse_webhook(body.as_bytes());
     assert_eq!(delivery.ignored, BTreeMap::from([("unknown", 3)]));
     assert!(delivery.entries.is_empty());
     assert_eq!(
-        parse_delivery(br#"{"object":"dance","entry":[]}"#).ignored,
+        parse_webhook(br#"{"object":"dance","entry":[]}"#).ignored,
         BTreeMap::from([("object.unknown", 1)])
     );
     assert_eq!(
-        parse_delivery(br#"{"entry":[]}"#).ignored,
+        parse_webhook(br#"{"entry":[]}"#).ignored,
         BTreeMap::from([("object.unknown", 1)])
     );
 }

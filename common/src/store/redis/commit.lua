@@ -44,12 +44,12 @@ if page then
   redis.call('HSET', key, unpack(changed))
   if #removed > 0 then redis.call('HDEL', key, unpack(removed)) end
   redis.call('ZADD', KEYS[page.index], 0, page.id)
-  if page.forget then redis.call('DEL', KEYS[page.history]) end
+  if page.delete_history then redis.call('DEL', KEYS[page.history]) end
   if #page.entries > 0 then
     for _, entry in ipairs(page.entries) do redis.call('LPUSH', KEYS[page.history], entry) end
-    redis.call('LTRIM', KEYS[page.history], 0, page.keep - 1)
+    redis.call('LTRIM', KEYS[page.history], 0, page.max_history - 1)
     local position = redis.call('INCR', KEYS[page.feed_position])
-    redis.call('XADD', KEYS[page.feed], 'MAXLEN', '~', page.feed_keep, string.format('%d-0', position), 'entry', page.feed_entry)
+    redis.call('XADD', KEYS[page.feed], 'MAXLEN', '~', page.max_feed, string.format('%d-0', position), 'entry', page.feed_entry)
   end
 end
 

@@ -41,8 +41,8 @@ struct WireExpect {
     version: String,
 }
 
-/// The write of a Page. `keep` and `feed_keep` limit the history and the change feed; `forget`
-/// deletes the history of an erased Page.
+/// The write of a Page. `max_history` and `max_feed` limit the history and the change feed;
+/// `delete_history` is set for an erased Page.
 #[derive(Serialize)]
 struct WirePage<'a> {
     id: &'a str,
@@ -52,11 +52,11 @@ struct WirePage<'a> {
     feed: usize,
     feed_position: usize,
     attributes: codec::Attributes,
-    forget: bool,
+    delete_history: bool,
     entries: Vec<String>,
-    keep: usize,
+    max_history: usize,
     feed_entry: String,
-    feed_keep: u64,
+    max_feed: u64,
 }
 
 /// The write of a record. `op` is `put`, `delete` or `add`.
@@ -173,15 +173,15 @@ fn page<'a>(write: &'a PageWrite, keys: &mut Keys) -> WirePage<'a> {
         feed: keys.index(feed_key()),
         feed_position: keys.index(feed_position_key()),
         attributes: codec::encode(&write.page),
-        forget: write.page.status == Status::Erased,
+        delete_history: write.page.status == Status::Erased,
         entries: write
             .changes
             .iter()
             .map(|change| codec::to_json(&HistoryEntry::new(change, write.received_at, version)))
             .collect(),
-        keep: MAX_HISTORY,
+        max_history: MAX_HISTORY,
         feed_entry: FeedEntry::new(write).map_or(String::new(), |entry| codec::to_json(&entry)),
-        feed_keep: MAX_FEED,
+        max_feed: MAX_FEED,
     }
 }
 

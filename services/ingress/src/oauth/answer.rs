@@ -16,7 +16,7 @@ use serde_json::{Value as Json, json};
 
 use super::context::LoginContext;
 use super::probe::{self, ProbeError};
-use super::progress::{Connected, PageProgress, Progress, load_progress, page_progress};
+use super::progress::{Connected, PageProgress, Progress, load_connection_pages, load_progress};
 use crate::html::escape;
 
 /// How long the answer for a program waits for the completion of the login.
@@ -202,7 +202,7 @@ async fn polled_pages(
     max: usize,
 ) -> Result<Vec<PageProgress>, StoreError> {
     if connected.is_polled {
-        page_progress(context, connected, max).await
+        load_connection_pages(context, connected, max).await
     } else {
         Ok(Vec::new())
     }

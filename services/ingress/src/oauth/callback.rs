@@ -44,16 +44,16 @@ struct Refusal {
 }
 
 impl Refusal {
-    fn new(status: StatusCode, code: &'static str, message: &str) -> Self {
+    fn new(status: StatusCode, error_code: &'static str, message: &str) -> Self {
         Self {
             status,
-            error_code: code,
+            error_code,
             message: message.to_owned(),
         }
     }
 
-    fn bad_request(code: &'static str, message: &str) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, code, message)
+    fn bad_request(error_code: &'static str, message: &str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, error_code, message)
     }
 
     /// Logs an error of the store, and returns the answer to it.
@@ -170,9 +170,9 @@ async fn find_login(
             "This login is unknown, or it began more than ten minutes ago. Please begin again at /facebook/login.",
         )
     })?;
-    let browser = sha256_hex(login_cookie(headers).unwrap_or_default());
+    let cookie_hash = sha256_hex(login_cookie(headers).unwrap_or_default());
     if !bool::from(
-        browser
+        cookie_hash
             .as_bytes()
             .ct_eq(stored.value.cookie_hash.as_bytes()),
     ) {
@@ -263,7 +263,7 @@ async fn exchange_code(
     };
     let now = context.clock.now();
     let exchange = TokenExchange {
-        began_at: now,
+        code_exchanged_at: now,
         failures: 0,
         stage: token_exchange::Stage::Sealed(sealed),
     };

@@ -81,7 +81,10 @@ pub(crate) async fn redirect_to_dialog(
 /// Returns whether a request may begin a login. With [`LoginPolicy::Invited`], its query must have
 /// a valid invitation.
 fn is_invited(context: &LoginContext, query: Option<Query<Vec<(String, String)>>>) -> bool {
-    match (context.config.login_policy, &context.config.state_secret) {
+    match (
+        context.config.login_policy,
+        &context.config.invitation_secret,
+    ) {
         (LoginPolicy::Open, _) => true,
         (LoginPolicy::Invited, None) => false,
         (LoginPolicy::Invited, Some(secret)) => query.is_some_and(|Query(pairs)| {
@@ -99,13 +102,13 @@ async fn create_login(
     let state = random_text(RANDOM_BYTES)?;
     // An existing cookie is used again, so that logins in several tabs of one browser are all
     // valid.
-    let browser = match login_cookie(headers) {
-        Some(browser) => browser.to_owned(),
+    let cookie_value = match login_cookie(headers) {
+        Some(value) => value.to_owned(),
         None => random_text(RANDOM_BYTES)?,
     };
     let address = login_dialog_url(&context.config, &state).ok_or(BeginError::DialogUrl)?;
     let login = Login {
-        cookie_hash: sha256_hex(&browser),
+        cookie_hash: sha256_hex(&cookie_value),
         began_at: context.clock.now(),
         stage: Stage::Waiting,
     };
@@ -123,7 +126,7 @@ async fn create_login(
         ""
     };
     let cookie = format!(
-        "{COOKIE_NAME}={browser}; Path=/facebook; Max-Age=3600; HttpOnly; SameSite=Lax{secure}"
+        "{COOKIE_NAME}={cookie_value}; Path=/facebook; Max-Age=3600; HttpOnly; SameSite=Lax{secure}"
     );
     Ok((address.into(), cookie))
 }

@@ -36,8 +36,8 @@ pub(super) enum Progress {
 pub(super) struct Connected {
     pub(super) connection: Connection,
     /// When the code of the login was exchanged, on this host's clock.
-    pub(super) began_at: HostTime,
-    /// Whether a connection poll that began at `began_at` or later is complete.
+    pub(super) code_exchanged_at: HostTime,
+    /// Whether a connection poll that began at `code_exchanged_at` or later is complete.
     pub(super) is_polled: bool,
     /// The problem with the app subscription that prevents webhooks; `None` if there is none.
     pub(super) webhooks_problem: Option<String>,
@@ -77,7 +77,7 @@ pub(super) async fn load_progress(
     let poll = connection
         .last_poll
         .as_ref()
-        .filter(|poll| poll.began_at >= exchange.began_at);
+        .filter(|poll| poll.began_at >= exchange.code_exchanged_at);
     let is_polled = poll.is_some();
     let awaits_subscriptions = poll.is_some_and(|poll| poll.pages <= MAX_AWAITED_SUBSCRIPTIONS);
     let is_unusable = connection.status != connection::Status::Active;
@@ -85,22 +85,23 @@ pub(super) async fn load_progress(
         .await?
         .map(|stored| stored.value);
     let app = app.unwrap_or_default();
-    let is_app_checked = app.confirmed_at >= Some(exchange.began_at) || app.problem.is_some();
+    let is_app_checked =
+        app.confirmed_at >= Some(exchange.code_exchanged_at) || app.problem.is_some();
     let webhooks_problem = if is_app_checked {
         app.problem
     } else {
         Some("the app subscription was not checked yet".to_owned())
     };
-    let is_complete = is_unusable
+    let is_final = is_unusable
         || (is_polled
             && is_app_checked
             && (!awaits_subscriptions || are_subscriptions_done(context, &connection).await?));
     Ok(Progress::Connected(Box::new(Connected {
         connection,
-        began_at: exchange.began_at,
+        code_exchanged_at: exchange.code_exchanged_at,
         is_polled,
         webhooks_problem,
-        is_final: is_complete,
+        is_final,
     })))
 }
 
@@ -124,7 +125,7 @@ async fn progress_without_exchange(
 }
 
 /// Returns the first `max` Pages of a connection, except those that are erased or corrupt.
-pub(super) async fn page_progress(
+pub(super) async fn load_connection_pages(
     context: &LoginContext,
     connected: &Connected,
     max: usize,
@@ -139,7 +140,7 @@ pub(super) async fn page_progress(
             {
                 pages.push(PageProgress {
                     view: page_detail(id, stored.version, page),
-                    is_read: page.polling.last_success_began >= Some(connected.began_at),
+                    is_read: page.polling.last_success_began >= Some(connected.code_exchanged_at),
                 });
             }
         }

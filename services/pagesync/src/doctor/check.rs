@@ -8,11 +8,11 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// The checked part works.
+    /// What was checked works.
     Ok,
-    /// The checked part works only in part, or will stop working.
+    /// What was checked works partly, or will stop working.
     Warning,
-    /// The checked part does not work.
+    /// What was checked does not work.
     Failed,
     /// The check is not possible on this host.
     Skipped,
@@ -65,7 +65,7 @@ impl Check {
     }
 }
 
-/// The error of `doctor` if checks failed: their number. The exit code is 3.
+/// The error of `doctor` if checks failed. It contains their number; the exit code is then 3.
 #[derive(Debug)]
 pub struct ChecksFailed(pub usize);
 

@@ -190,7 +190,7 @@ async fn app_subscription(config: &Config, clock: &Clock) -> Check {
             return Check::problem(name, State::Failed, error.to_string(), fix);
         }
         Ok(None) => {
-            let fix = "check the public address, and restart the worker, which creates it";
+            let fix = "check the public address, and restart the worker, which creates the app subscription";
             let detail = "it does not exist, so no webhooks arrive";
             return Check::problem(name, State::Failed, detail, fix);
         }

@@ -12,7 +12,7 @@ use model::field::TrackedFields;
 use model::id::PageId;
 use model::page::Page;
 use model::time::{FacebookTime, HostTime};
-use model::webhook::{EntryId, parse_delivery};
+use model::webhook::{EntryId, parse_webhook};
 use serde_json::Value as Json;
 use simulator::bytes::{signature_256, signature_sha1};
 
@@ -127,7 +127,7 @@ async fn outcome(
     line: &Line,
     dead_letters: &[(String, dead_letter::DeadLetter)],
 ) -> String {
-    let delivery = parse_delivery(line.raw.as_bytes());
+    let delivery = parse_webhook(line.raw.as_bytes());
     let mut effects = Vec::new();
     for part in &delivery.rejected {
         let reason = &part.reason;
@@ -193,6 +193,6 @@ async fn outcome(
 fn is_read_due(page: &Page, sent: Option<FacebookTime>) -> bool {
     match sent {
         Some(sent) => page.polling.read_after > Some(sent),
-        None => page.polling.requested_after.is_some(),
+        None => page.polling.requested_from.is_some(),
     }
 }

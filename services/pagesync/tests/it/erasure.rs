@@ -341,7 +341,7 @@ async fn a_deauthorization_erases_the_person_and_no_later_poll_restores_an_erase
     requested.polling.request_read(connected.clock.now());
     requested.polling.last_attempt_began = None;
     store
-        .commit(&[connection::save_commit(&requested, before.version)])
+        .commit(&[connection::update_commit(&requested, before.version)])
         .await
         .unwrap();
     eventually("a connection poll", || async {

@@ -153,8 +153,9 @@ async fn every_graph_error_causes_its_action() {
         // An invalid token causes a connection poll, which gets a new one, at most once an hour.
         eventually("the connection poll for a new token", || async {
             let connection = connected.connection().await;
-            (!connection.polling.is_read_requested() && connection.poll_progress.is_none())
-                .then_some(())
+            (!connection.polling.has_open_notification_or_request()
+                && connection.poll_progress.is_none())
+            .then_some(())
         })
         .await;
     }

@@ -56,7 +56,8 @@ async fn interleave(
     let stored = connection::find(&*context.store, &owner.user)
         .await
         .unwrap();
-    let mut login = connection::save_commit(&connection, stored.map_or(0, |stored| stored.version));
+    let mut login =
+        connection::update_commit(&connection, stored.map_or(0, |stored| stored.version));
     let keys = context.keyring.keys().unwrap();
     let token = common::sealing::Token::new(text);
     login.records.push(
@@ -92,7 +93,7 @@ async fn interleave(
         again.polling.last_attempt_began = None;
         context
             .store
-            .commit(&[connection::save_commit(&again, stored.version)])
+            .commit(&[connection::update_commit(&again, stored.version)])
             .await
             .unwrap();
         common::pages::request_read(&*context.store, &page, context.clock.now())
@@ -181,7 +182,7 @@ async fn add_login(
         .seal(&token, &token_exchange::seal_name(&id))
         .unwrap();
     let record = token_exchange::TokenExchange {
-        began_at: context.clock.now(),
+        code_exchanged_at: context.clock.now(),
         failures: 0,
         stage: token_exchange::Stage::Sealed(sealed),
     };

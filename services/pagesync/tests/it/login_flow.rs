@@ -128,7 +128,9 @@ async fn the_callback_connects_every_page_and_answers_with_json_without_tokens()
         for name in page.registers.keys() {
             assert!(page.confirmed_at(name).is_some(), "{name} of Page {n}");
         }
-        assert!(page.polling.daily_slot.is_some() && !page.polling.is_read_requested());
+        assert!(
+            page.polling.daily_slot.is_some() && !page.polling.has_open_notification_or_request()
+        );
         let key = page_subscription::key(&model::id::PageId::parse(&page_id_text(n)).unwrap());
         let stored: page_subscription::PageSubscription = common::records::load_record(store, &key)
             .await

@@ -68,8 +68,9 @@ async fn a_rename_shows_at_once_and_a_phone_number_after_the_verification_read()
     );
     let page = eventually("the new name", || async {
         let page = connected.page(0).await;
-        (field(&page, "name") == json!("Renamed") && page.polling.is_read_requested())
-            .then_some(page)
+        (field(&page, "name") == json!("Renamed")
+            && page.polling.has_open_notification_or_request())
+        .then_some(page)
     })
     .await;
     assert_eq!(
@@ -82,7 +83,7 @@ async fn a_rename_shows_at_once_and_a_phone_number_after_the_verification_read()
     connected.advance(Duration::from_secs(60));
     let page = eventually("the verification read", || async {
         let page = connected.page(0).await;
-        (!page.polling.is_read_requested()).then_some(page)
+        (!page.polling.has_open_notification_or_request()).then_some(page)
     })
     .await;
     assert_eq!(field(&page, "phone"), json!("+49 30 2"));
@@ -105,7 +106,7 @@ async fn a_field_that_vanished_is_cleared_by_the_second_read_without_it() {
         "one read is not enough"
     );
     assert!(
-        page.polling.is_read_requested(),
+        page.polling.has_open_notification_or_request(),
         "a second read is requested"
     );
     connected.advance(Duration::from_secs(61));
@@ -114,7 +115,7 @@ async fn a_field_that_vanished_is_cleared_by_the_second_read_without_it() {
     })
     .await;
     let page = connected.page(0).await;
-    assert!(!page.polling.is_read_requested() && page.status == Status::Active);
+    assert!(!page.polling.has_open_notification_or_request() && page.status == Status::Active);
     connected.finish().await;
 }
 
@@ -182,7 +183,7 @@ async fn an_invalid_reply_of_graph_changes_nothing_and_the_read_is_retried() {
         let page = connected.read_again(0).await;
         assert_eq!(field(&page, "name"), json!("Page 0"), "{name}");
         assert!(
-            page.polling.failures > 0 && page.polling.is_read_requested(),
+            page.polling.failures > 0 && page.polling.has_open_notification_or_request(),
             "{name}"
         );
     }

@@ -264,7 +264,7 @@ async fn a_change_that_a_webhook_reports_without_a_value_is_read() {
             .page(1)
             .await
             .polling
-            .is_read_requested()
+            .has_open_notification_or_request()
             .then_some(())
     })
     .await;

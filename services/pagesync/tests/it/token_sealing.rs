@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::clock::Clock;
 use common::config::{Config, Role};
-use common::records::app::ClaimError;
+use common::records::app::StoreBindingError;
 use common::records::connection;
 use common::records::{key_rotation, load_all, token};
 use common::sealing::{PrivateKey, PrivateKeys};
@@ -406,11 +406,11 @@ async fn a_store_of_another_app_is_refused() {
         stored.map(drop)
     })
     .await;
-    let refused = common::records::app::claim_store(&*store, "999999999999999")
+    let refused = common::records::app::bind_store_to_app(&*store, "999999999999999")
         .await
         .unwrap_err();
     let owner = crate::support::deployment::APP_ID;
-    assert!(matches!(refused, ClaimError::OtherApp(app_id) if app_id == owner));
+    assert!(matches!(refused, StoreBindingError::OtherApp(app_id) if app_id == owner));
     let environment = deployment.storage.environment(
         Role::Ingress,
         &[(

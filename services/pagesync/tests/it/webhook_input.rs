@@ -57,7 +57,7 @@ async fn check_effect(deployment: &Deployment, reasons: &[String], case: &Case, 
     let (version, state) = deployment.page(&id).await.unwrap();
     let has_reason = |part: &str| reasons.iter().any(|reason| reason.contains(part));
     let is_read_requested =
-        state.polling.read_after.is_some() || state.polling.requested_after.is_some();
+        state.polling.read_after.is_some() || state.polling.requested_from.is_some();
     match &case.effect {
         Effect::Nothing => assert_eq!(version, 1, "{}", case.name),
         Effect::Name(expected) => {

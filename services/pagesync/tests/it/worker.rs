@@ -152,7 +152,7 @@ async fn a_corrupt_page_starts_again_empty_and_its_former_content_becomes_a_dead
         Status::Corrupt,
         "the status is kept until a read succeeds"
     );
-    assert!(stored.version == 3 && page.polling.is_read_requested());
+    assert!(stored.version == 3 && page.polling.has_open_notification_or_request());
     let dead_letters = bench.dead_letters().await;
     assert!(
         dead_letters.len() == 1
@@ -174,7 +174,7 @@ async fn concurrent_workers_end_with_the_newest_values_and_apply_no_webhook_twic
                 r#"{{"object":"page","entry":[{{"id":"{page}","time":{},"changes":[{{"field":"name","value":"n{round:02}"}}]}}]}}"#,
                 1_750_000_000 + round
             );
-            let entry = model::webhook::parse_delivery(body.as_bytes()).entries.remove(0);
+            let entry = model::webhook::parse_webhook(body.as_bytes()).entries.remove(0);
             let job = Job::Webhook { entry, received_at: HostTime(1_750_000_100_000) };
             [job.clone(), job]
         }).collect();

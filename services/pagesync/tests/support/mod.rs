@@ -22,7 +22,7 @@ use std::time::Duration;
 use model::id::PageId;
 use model::job::Job;
 use model::time::HostTime;
-use model::webhook::parse_delivery;
+use model::webhook::parse_webhook;
 
 /// The backend that a test runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub(crate) fn webhook_job(n: u64, name: &str) -> Job {
     let body = format!(
         r#"{{"object":"page","entry":[{{"id":"{n}","time":1750000000,"changes":[{{"field":"name","value":{name}}}]}}]}}"#
     );
-    let entry = parse_delivery(body.as_bytes()).entries.remove(0);
+    let entry = parse_webhook(body.as_bytes()).entries.remove(0);
     Job::Webhook {
         entry,
         received_at: HostTime(1_750_000_000_500),

@@ -13,7 +13,7 @@ use super::response::respond;
 use super::version::{DEFAULT_VERSION, take_version};
 use crate::simulator::Simulator;
 
-/// Answers a request that is neither for the dialog nor for the control surface.
+/// Answers a request that is neither for the dialog nor for the control API.
 pub(crate) async fn handle(
     State(simulator): State<Simulator>,
     method: Method,

@@ -1,4 +1,4 @@
-//! Tests of the control surface: refused requests, signed requests, and scenario files.
+//! Tests of the control API: refused requests, signed requests, and scenario files.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;

@@ -1,4 +1,4 @@
-//! Tests of the faults of deliveries and of Graph, and of the control surface that sets them.
+//! Tests of the faults of deliveries and of Graph, and of the control API that sets them.
 
 #![expect(
     clippy::unwrap_used,

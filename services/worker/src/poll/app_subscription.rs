@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::graph::calls::AppSubscription;
 use common::graph::error::GraphError;
-use common::records::app::{self, App, ClaimError};
+use common::records::app::{self, App, StoreBindingError};
 use common::records::{commit_one, load_all, load_record, token};
 use common::retry;
 use common::sealing::SealedToken;
@@ -20,7 +20,7 @@ use model::time::HostTime;
 use model::webhook_field::webhook_fields;
 use secrecy::ExposeSecret as _;
 
-use super::commits::{save_commit, save_outcome};
+use super::commits::{save_outcome, update_commit};
 use super::{maintenance, rate_limits};
 use crate::context::Context;
 
@@ -29,8 +29,8 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Claims the store for the configured app, and requests a check of the app subscription. Fails if
 /// the store belongs to another app or does not answer.
-pub(crate) async fn claim_store(context: &Context) -> Result<(), ClaimError> {
-    app::claim_store(&*context.store, context.graph.app_id()).await?;
+pub(crate) async fn bind_store_to_app(context: &Context) -> Result<(), StoreBindingError> {
+    app::bind_store_to_app(&*context.store, context.graph.app_id()).await?;
     warn_about_unopenable_tokens(context).await?;
     let mut commit = Commit::default();
     request_check(context, &mut commit).await?;
@@ -73,7 +73,7 @@ pub(super) async fn request_check(
     value.polling.request_read(context.clock.now());
     (value.polling.not_before, value.polling.failures) = (None, 0);
     let polling = value.polling.clone();
-    let update = save_commit(app::key(), &value, version, Subject::App, &polling);
+    let update = update_commit(app::key(), &value, version, Subject::App, &polling);
     commit.records.extend(update.records);
     commit.due.extend(update.due);
     Ok(())
@@ -98,9 +98,9 @@ pub(super) async fn request_check_if_stale(context: &Context) -> Result<(), Stor
     Ok(())
 }
 
-/// Checks the app subscription if that is due, and runs the maintenance. `claimed` is the due time
-/// in the claim. Fails if the store does not answer; an error of Graph is recorded as the app's
-/// problem.
+/// If a check of the app subscription is due, makes it and runs the maintenance. `claimed` is the
+/// due time in the claim. Fails if the store does not answer; an error of Graph is recorded as the
+/// app's problem.
 pub(super) async fn poll(context: &Context, claimed: HostTime) -> Result<(), StoreError> {
     let (key, subject) = (app::key(), Subject::App);
     let Some(stored) = load_record::<App>(&*context.store, &key).await? else {

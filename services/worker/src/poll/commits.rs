@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use crate::context::Context;
 
 /// Returns the commit that writes a record and the due time of its subject.
-pub(super) fn save_commit<T: Serialize>(
+pub(super) fn update_commit<T: Serialize>(
     key: RecordKey,
     value: &T,
     version: u64,
@@ -48,7 +48,7 @@ pub(super) async fn save_outcome<T: Serialize + DeserializeOwned>(
         };
         change(&mut value);
         let due = polling(&value);
-        let next = save_commit(key.clone(), &value, version, subject.clone(), &due);
+        let next = update_commit(key.clone(), &value, version, subject.clone(), &due);
         if commit_one(&*context.store, next).await? == CommitOutcome::Applied {
             return Ok(());
         }

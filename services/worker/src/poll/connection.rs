@@ -42,7 +42,7 @@ pub(super) async fn poll(
     value.poll_progress = value.poll_progress.filter(|progress| !is_expired(progress));
     if value.poll_progress.is_none() && !value.polling.is_due(now, claim.due_at) {
         // The commit only corrects the due index.
-        commit_one(&*context.store, connection::save_commit(&value, version)).await?;
+        commit_one(&*context.store, connection::update_commit(&value, version)).await?;
         return Ok(());
     }
     let guard = connection::epoch_guard(&*context.store, user).await?;
@@ -53,7 +53,7 @@ pub(super) async fn poll(
     if let Some(until) = rate_limits::blocked_until(context, call_scope, claim.queue).await? {
         value.polling.defer_until(until);
         value.problem = Some(rate_limits::blocked_message(until));
-        commit_one(&*context.store, connection::save_commit(&value, version)).await?;
+        commit_one(&*context.store, connection::update_commit(&value, version)).await?;
         return Ok(());
     }
     let token = match open_user_token(context, user).await {
@@ -117,7 +117,7 @@ async fn save_start(
         pages: 0,
         calls: 0,
     });
-    let mut start = connection::save_commit(value, version);
+    let mut start = connection::update_commit(value, version);
     // The due time stays the end of the lease, because an earlier one could be claimed during the
     // poll.
     start.due.clear();

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use common::daily_schedule::PAGE_SLOT_DELAY;
-use common::graph::calls::PageList;
+use common::graph::calls::ResultPage;
 use common::graph::error::GraphError;
 use common::graph::reply::ReplyTimeError;
 use common::records::connection::{Connection, PollProgress};
@@ -82,7 +82,7 @@ impl From<StoreError> for PollInterruption {
 /// One result page as Graph returned it.
 struct ResultPageReply {
     /// The Pages, and the cursor of the next result page.
-    list: PageList,
+    list: ResultPage,
     /// The fields that were requested.
     requested_fields: Vec<FieldName>,
     /// A lower bound of the instant at which Graph answered.
@@ -204,7 +204,7 @@ impl ConnectionPoll<'_> {
             let (limit, after) = (connection.result_page_size, progress.cursor.as_deref());
             let reply = context
                 .graph
-                .list_pages(&self.token, &requested_fields, &extras, limit, after)
+                .read_result_page(&self.token, &requested_fields, &extras, limit, after)
                 .await;
             match reply {
                 Err(GraphError::TooMuchData) if limit > 1 => {

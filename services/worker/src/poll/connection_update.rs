@@ -82,7 +82,7 @@ pub(super) async fn update_connection(
         if !change(&mut value, &mut extra, context.clock.now()) {
             return Ok(None);
         }
-        let mut next = connection::save_commit(&value, version);
+        let mut next = connection::update_commit(&value, version);
         next.records.append(&mut extra.records);
         next.guards.extend(guard.cloned());
         if due == DueUpdate::Unchanged {

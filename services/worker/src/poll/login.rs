@@ -42,7 +42,7 @@ pub(super) async fn poll(context: &Context, id: &LoginId) -> Result<(), StoreErr
         version,
         value:
             TokenExchange {
-                began_at,
+                code_exchanged_at,
                 failures,
                 stage: Stage::Sealed(sealed),
             },
@@ -70,7 +70,7 @@ pub(super) async fn poll(context: &Context, id: &LoginId) -> Result<(), StoreErr
     };
     let (stage, failures, due) = next_stage(context, &login, sealed, failures);
     let mut record = TokenExchange {
-        began_at,
+        code_exchanged_at,
         failures,
         stage,
     };
@@ -103,7 +103,7 @@ pub(super) async fn poll(context: &Context, id: &LoginId) -> Result<(), StoreErr
 }
 
 /// Returns the commit that stores the connection of a completed login. If the data of the person
-/// was erased since the login began, marks `record` as failed and returns an empty commit.
+/// was erased since the code was exchanged, marks `record` as failed and returns an empty commit.
 async fn connect_or_fail(
     context: &Context,
     login: &CompletedLogin,
@@ -111,12 +111,14 @@ async fn connect_or_fail(
 ) -> Result<Commit, StoreError> {
     // The guard is loaded first, so that a later erasure makes the commit stale.
     let guard = connection::epoch_guard(&*context.store, &login.user).await?;
-    if erasure::erasure_requested_at(&*context.store, &login.user).await? >= Some(record.began_at) {
+    if erasure::erasure_requested_at(&*context.store, &login.user).await?
+        >= Some(record.code_exchanged_at)
+    {
         let reason = "the data of the person was erased during the login";
         record.stage = Stage::Failed(reason.to_owned());
         return Ok(Commit::default());
     }
-    connect_commit(context, login, record.began_at, guard).await
+    connect_commit(context, login, record.code_exchanged_at, guard).await
 }
 
 /// Returns the stage of a token exchange after an attempt, its number of failures, and when it is
@@ -188,7 +190,7 @@ async fn exchange_token(
 async fn connect_commit(
     context: &Context,
     login: &CompletedLogin,
-    began_at: HostTime,
+    code_exchanged_at: HostTime,
     guard: RecordGuard,
 ) -> Result<Commit, StoreError> {
     let now = context.clock.now();
@@ -214,7 +216,7 @@ async fn connect_commit(
         name: login.name.clone(),
         status: Status::Active,
         connected_at: now,
-        consented_at: began_at,
+        consented_at: code_exchanged_at,
         permissions: login.info.scopes.clone(),
         token_expires_at: login.info.expires_at.or(expires_at),
         data_access_expires_at: login.info.data_access_expires_at,
@@ -226,7 +228,7 @@ async fn connect_commit(
         last_expiry_alert: None,
         token_inspected_at: Some(now),
     };
-    let mut commit = connection::save_commit(&connection, version);
+    let mut commit = connection::update_commit(&connection, version);
     let keys = context.keyring.keys();
     let write = keys.and_then(|keys| {
         token::seal_write(

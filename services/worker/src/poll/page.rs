@@ -61,7 +61,7 @@ enum AttemptOutcome {
 }
 
 /// An attempt, and the connections of the Page at the time of the attempt.
-struct AttemptResult {
+struct ReadAttempt {
     /// The outcome.
     outcome: AttemptOutcome,
     /// The person whose token led to the outcome, and the epoch guard of their connection.
@@ -146,21 +146,21 @@ async fn load(context: &Context, id: &PageId) -> Result<Option<Versioned<StoredP
 
 /// Reads a Page with the best token. Tries the next token if one is refused, or if the rate limit
 /// of its person blocks calls. Fails if the store does not answer.
-async fn attempt_read(context: &Context, id: &PageId) -> Result<AttemptResult, StoreError> {
+async fn attempt_read(context: &Context, id: &PageId) -> Result<ReadAttempt, StoreError> {
     let connections = users_with_access(context, id).await?;
-    let result = |attempt, used_connection| AttemptResult {
-        outcome: attempt,
+    let result = |outcome, used_connection| ReadAttempt {
+        outcome,
         connection: used_connection,
         connections,
     };
     let mut tried_tokens = TriedTokens::default();
-    let (mut first_failure, mut first_block) = (None, None);
+    let (mut first_failure, mut earliest_block) = (None, None);
     loop {
         let candidate = match tried_tokens.next(context, id).await {
             Ok(candidate) => candidate,
             Err(TokenError::Store(error)) => return Err(error),
             Err(TokenError::NoToken(reason)) => {
-                return Ok(match (first_block, first_failure) {
+                return Ok(match (earliest_block, first_failure) {
                     (Some((until, used_connection)), _) => {
                         result(AttemptOutcome::Deferred(until), Some(used_connection))
                     }
@@ -180,8 +180,11 @@ async fn attempt_read(context: &Context, id: &PageId) -> Result<AttemptResult, S
             rate_limits::blocked_until(context, call_scope, QueueName::PollsNow).await?
         {
             // The rate limit may concern this person only, so the next token is tried.
-            if first_block.as_ref().is_none_or(|(first, _)| until < *first) {
-                first_block = Some((until, used_connection));
+            if earliest_block
+                .as_ref()
+                .is_none_or(|(first, _)| until < *first)
+            {
+                earliest_block = Some((until, used_connection));
             }
             tried_tokens.add(candidate);
             continue;
@@ -276,7 +279,7 @@ fn outcome_commit(
     id: &PageId,
     stored: Versioned<StoredPage>,
     timing: Timing,
-    attempted: Option<&AttemptResult>,
+    attempted: Option<&ReadAttempt>,
 ) -> Option<Commit> {
     let now = context.clock.now();
     let (mut page, dead_letter) = match stored.value {
@@ -293,7 +296,7 @@ fn outcome_commit(
             (page, Some(dead_letter))
         }
     };
-    let outcome = attempted.map_or_else(read::ReadOutcome::default, |attempted| {
+    let read_outcome = attempted.map_or_else(read::ReadOutcome::default, |attempted| {
         page.polling.begin_attempt(timing.began_at);
         // If another poll has read the Page meanwhile, or another person has connected it, the
         // failure of this attempt is out of date.
@@ -315,7 +318,7 @@ fn outcome_commit(
             id: id.clone(),
             expected: stored.version,
             page,
-            changes: outcome.changes,
+            changes: read_outcome.changes,
             received_at: now,
         }),
         records: dead_letter
@@ -323,7 +326,7 @@ fn outcome_commit(
             .chain(missed_webhooks::finding_writes(
                 &context.daily_schedule,
                 id,
-                &outcome.findings,
+                &read_outcome.findings,
                 now,
             ))
             .collect(),

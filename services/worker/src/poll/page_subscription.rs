@@ -19,7 +19,7 @@ use model::queue_name::QueueName;
 use model::time::HostTime;
 use model::webhook_field::webhook_fields;
 
-use super::commits::{remove_due_commit, save_commit, save_outcome};
+use super::commits::{remove_due_commit, save_outcome, update_commit};
 use super::page_tokens::{
     Candidate, NoToken, TokenError, TriedTokens, is_token_specific, request_new_token,
 };
@@ -46,20 +46,20 @@ pub(super) async fn poll(
     // The later time is used, so that the attempt also answers a request made by a host whose clock
     // is ahead of this host's clock.
     let now = context.clock.now().max(claimed);
-    let attempt = if value.polling.is_due(now, claimed) {
-        let attempt = attempt_with_any(context, page, &value).await?;
-        Some((value, attempt))
+    let check = if value.polling.is_due(now, claimed) {
+        let check = check_with_any_token(context, page, &value).await?;
+        Some((value, check))
     } else {
         None
     };
     let polling = |value: &PageSubscription| value.polling.clone();
     save_outcome(context, &key, &subject, polling, |value| {
-        if let Some((known, attempt)) = &attempt {
-            apply_attempt(value, known, attempt, now);
+        if let Some((known, check)) = &check {
+            apply_check(value, known, check, now);
         }
     })
     .await?;
-    let remote = attempt.and_then(|(_, attempt)| attempt.remote);
+    let remote = check.and_then(|(_, check)| check.remote);
     if remote.is_some_and(|remote| !remote.changed) && is_silent(context, page, now).await? {
         tracing::warn!(page.id = %page, "no webhook announces the changes of a Page although the app is subscribed");
         app_subscription::request_check_if_stale(context).await?;
@@ -77,14 +77,16 @@ async fn schedule_check(context: &Context, page: &PageId) -> Result<(), StoreErr
         let Some(Versioned { version, mut value }) = stored else {
             return Ok(());
         };
-        if value.polling.is_read_requested() || value.resubscriptions >= MAX_RESUBSCRIPTIONS {
+        if value.polling.has_open_notification_or_request()
+            || value.resubscriptions >= MAX_RESUBSCRIPTIONS
+        {
             return Ok(());
         }
         value
             .polling
             .request_read(context.clock.now().plus(NOTIFICATION_GRACE));
         let subject = Subject::PageSubscription(page.clone());
-        let commit = save_commit(key.clone(), &value, version, subject, &value.polling);
+        let commit = update_commit(key.clone(), &value, version, subject, &value.polling);
         if commit_one(&*context.store, commit).await? == CommitOutcome::Applied {
             return Ok(());
         }
@@ -117,17 +119,17 @@ async fn is_silent(context: &Context, page: &PageId, now: HostTime) -> Result<bo
     Ok(matches!(stored.value, StoredPage::Page(page) if page.is_silent(now)))
 }
 
-/// The outcome of an attempt, from all tokens that it tried.
+/// The outcome of a check, from all tokens that it tried.
 #[derive(Default)]
 struct CheckOutcome {
     /// The subscription at Facebook, if a token could check it.
     remote: Option<RemoteSubscription>,
-    /// The error of the attempt. If `remote` is also set, the error is temporary: Facebook may
+    /// The error of the check. If `remote` is also set, the error is temporary: Facebook may
     /// accept the refused fields with a token that could not be used.
     error: Option<AttemptError>,
 }
 
-/// The reason why an attempt failed.
+/// The reason why a check failed.
 enum AttemptError {
     /// No token can be used.
     NoToken(NoToken),
@@ -145,13 +147,13 @@ impl From<StoreError> for AttemptError {
     }
 }
 
-/// The subscription at Facebook after an attempt.
+/// The subscription at Facebook after a check.
 struct RemoteSubscription {
     /// The fields that are subscribed.
     fields: BTreeSet<String>,
     /// The fields that Facebook refused.
     refused: BTreeSet<String>,
-    /// Whether the attempt changed the subscription.
+    /// Whether the check changed the subscription.
     changed: bool,
     /// Whether fields that had been subscribed were missing and were subscribed again.
     restored_fields: bool,
@@ -159,46 +161,46 @@ struct RemoteSubscription {
 
 /// Checks the subscription with the best token. Tries the next token if Facebook refuses the token,
 /// its person, or a field that is not yet recorded as refused.
-async fn attempt_with_any(
+async fn check_with_any_token(
     context: &Context,
     page: &PageId,
     known: &PageSubscription,
 ) -> Result<CheckOutcome, StoreError> {
-    let mut attempt = CheckOutcome::default();
+    let mut check = CheckOutcome::default();
     let mut tried = TriedTokens::default();
     let mut expects_new_token = false;
     loop {
         let candidate = match tried.next(context, page).await {
             Ok(candidate) => candidate,
             Err(TokenError::Store(error)) => return Err(error),
-            Err(TokenError::NoToken(_)) if attempt.remote.is_some() => {
+            Err(TokenError::NoToken(_)) if check.remote.is_some() => {
                 // All tokens were tried. A refused token is an error only if a poll may replace it.
-                attempt.error = attempt.error.filter(|_| expects_new_token);
-                return Ok(attempt);
+                check.error = check.error.filter(|_| expects_new_token);
+                return Ok(check);
             }
             Err(TokenError::NoToken(reason)) => {
-                attempt.error.get_or_insert(AttemptError::NoToken(reason));
-                return Ok(attempt);
+                check.error.get_or_insert(AttemptError::NoToken(reason));
+                return Ok(check);
             }
         };
-        match attempt_with(context, page, &candidate, known).await {
+        match check_with_token(context, page, &candidate, known).await {
             Ok(remote) => {
-                let remote = remote.combine(attempt.remote.take());
+                let remote = remote.combine(check.remote.take());
                 let is_final = remote.refused.is_subset(&known.refused);
-                attempt.remote = Some(remote);
+                check.remote = Some(remote);
                 if is_final {
-                    attempt.error = None;
-                    return Ok(attempt);
+                    check.error = None;
+                    return Ok(check);
                 }
             }
             Err(AttemptError::Failed(error)) if is_token_specific(&error) => {
                 expects_new_token |= request_new_token(context, page, &candidate, &error).await?;
-                attempt.error.get_or_insert(AttemptError::Failed(error));
+                check.error.get_or_insert(AttemptError::Failed(error));
             }
             Err(AttemptError::Store(error)) => return Err(error),
             Err(error) => {
-                attempt.error = Some(error);
-                return Ok(attempt);
+                check.error = Some(error);
+                return Ok(check);
             }
         }
         tried.add(candidate);
@@ -206,7 +208,7 @@ async fn attempt_with_any(
 }
 
 /// Checks the subscription with the token of `candidate`.
-async fn attempt_with(
+async fn check_with_token(
     context: &Context,
     page: &PageId,
     candidate: &Candidate,
@@ -245,21 +247,21 @@ impl RemoteSubscription {
     }
 }
 
-/// Records an attempt in `value`. `known` is the subscription as it was before the attempt.
-fn apply_attempt(
+/// Records a check in `value`. `known` is the subscription as it was before the check.
+fn apply_check(
     value: &mut PageSubscription,
     known: &PageSubscription,
-    attempt: &CheckOutcome,
+    check: &CheckOutcome,
     now: HostTime,
 ) {
-    if let Some(remote) = &attempt.remote {
+    if let Some(remote) = &check.remote {
         (value.fields, value.confirmed_at) = (remote.fields.clone(), Some(now));
     }
     if value.logins != known.logins {
         // A login has brought a token that was not tried, so the check stays due.
         return;
     }
-    if let Some(remote) = &attempt.remote {
+    if let Some(remote) = &check.remote {
         value.attempted_at = Some(now);
         if remote.restored_fields {
             let is_recent = known
@@ -272,7 +274,7 @@ fn apply_attempt(
             };
         }
     }
-    match (&attempt.error, &attempt.remote) {
+    match (&check.error, &check.remote) {
         (None, None) | (Some(AttemptError::Store(_)), _) => {}
         (None, Some(remote)) => {
             let names: Vec<&str> = remote.refused.iter().map(String::as_str).collect();

@@ -133,15 +133,16 @@ impl ConnectionPoll<'_> {
             .await
     }
 
-    /// Adds the record of a daily poll, and a record for each earlier day since the daily slot on
-    /// which no poll ran. Does nothing if the poll began earlier than its slot.
+    /// Adds the record of a daily poll. If the poll is late, also adds a record `NotRun` for each
+    /// earlier local day on which no poll ran, from the day of the daily slot on. Does nothing if
+    /// the poll began earlier than its slot.
     fn add_daily_poll_records(
         &self,
         connection: &Connection,
         outcome: &PollOutcome,
         commit: &mut Commit,
     ) {
-        let days = &self.context.daily_schedule;
+        let schedule = &self.context.daily_schedule;
         let Some(slot) = connection
             .polling
             .daily_slot
@@ -149,7 +150,7 @@ impl ConnectionPoll<'_> {
         else {
             return;
         };
-        let day = days.local_day(outcome.began_at);
+        let day = schedule.local_day(outcome.began_at);
         let is_late = slot.until(outcome.began_at) > daily_poll::LATE_AFTER;
         let result = if is_late {
             daily_poll::DailyPollResult::RanLate
@@ -161,10 +162,10 @@ impl ConnectionPoll<'_> {
             ..daily_poll_record(self.context, self.user, result, slot, Some(outcome))
         };
         commit.records.push(daily_poll::daily_poll_write(&ran));
-        if days.local_day(slot) != day && is_late {
+        if schedule.local_day(slot) != day && is_late {
             let between =
-                days.local_days_between(slot, outcome.began_at, daily_poll::MAX_NOT_RUN_DAYS);
-            for day in std::iter::once(days.local_day(slot)).chain(between) {
+                schedule.local_days_between(slot, outcome.began_at, daily_poll::MAX_NOT_RUN_DAYS);
+            for day in std::iter::once(schedule.local_day(slot)).chain(between) {
                 let record = daily_poll::DailyPoll {
                     day,
                     ..daily_poll_record(

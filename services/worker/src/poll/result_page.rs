@@ -156,9 +156,7 @@ async fn page_commit(
             page.polling
                 .request_read(now.max(began_at.plus(Duration::from_millis(1))));
         }
-        let is_unsubscribed =
-            listed.object.get("is_webhooks_subscribed") == Some(&Json::Bool(false));
-        request_subscription(context, result_page, listed, &mut commit, is_unsubscribed).await?;
+        request_check_if_needed(context, result_page, listed, &mut commit).await?;
     } else {
         context.metrics.graph_replies.count("page_without_token");
         if page.connections.len() == 1 {
@@ -180,19 +178,19 @@ async fn page_commit(
 }
 
 /// Adds a request to check the Page subscription to a commit, if there is a reason for a check.
-async fn request_subscription(
+async fn request_check_if_needed(
     context: &Context,
     result_page: &ResultPageContext<'_>,
     listed: &ListedPage,
     commit: &mut Commit,
-    is_unsubscribed: bool,
 ) -> Result<(), StoreError> {
+    let is_unsubscribed = listed.object.get("is_webhooks_subscribed") == Some(&Json::Bool(false));
     let key = page_subscription::key(&listed.id);
     let stored = load_record::<PageSubscription>(&*context.store, &key).await?;
     let (version, mut value) = stored.map_or((0, PageSubscription::default()), |stored| {
         (stored.version, stored.value)
     });
-    let is_requested = value.polling.is_read_requested();
+    let is_requested = value.polling.has_open_notification_or_request();
     let is_incomplete =
         is_unsubscribed || is_requested || !value.refused.is_empty() || value.problem.is_some();
     let is_reset = result_page.logged_in_since_last_poll && is_incomplete;

@@ -141,7 +141,7 @@ async fn an_operator_manages_pages_and_dead_letters_while_the_process_runs() {
     let explained = text(&run_in(directory, &["page", "explain", "1170558113"]).stdout);
     assert!(
         explained.contains("first seen by webhook at 2025-06-15T15:06:40Z")
-            && explained.contains("It is read next from"),
+            && explained.contains("The Page is read next from"),
         "{explained}"
     );
     let listed = run_in(directory, &["page", "list", "--output", "ndjson"]);

@@ -15,8 +15,8 @@ use crate::page::{Change, Observation, Page, Source, Status};
 use crate::time::{FacebookTime, HostTime};
 use crate::value::CanonicalValue;
 
-/// How many known fields must be missing from one read to make the Page degraded. An outage or a
-/// lost permission is then a more likely cause than an owner who cleared all of them.
+/// How many fields with a stored value must be missing from one read to make the Page degraded. An
+/// outage or a lost permission is then a more likely cause than an owner who cleared all of them.
 pub const DEGRADED_THRESHOLD: usize = 3;
 /// How far a `Date` may be ahead of this host's clock.
 const MAX_DATE_AHEAD: Duration = Duration::from_secs(24 * 3600);
@@ -96,8 +96,8 @@ pub struct ReadOutcome {
     pub changes: Vec<Change>,
     /// The findings about the announcements of the fields.
     pub findings: Vec<Finding>,
-    /// Whether a known field is missing and a second read, with the Page's own token, must confirm
-    /// that it has no value.
+    /// Whether a field with a stored value is missing and a second read, with the Page's own token,
+    /// must confirm that it has no value.
     pub needs_second_read: bool,
 }
 
@@ -106,8 +106,8 @@ impl Page {
     ///
     /// Graph omits fields that have no value, and also fields that the token may not see. So a
     /// known value that is missing is cleared only by a read with the Page's own token, and only if
-    /// the previous read lacked the field too. If [`DEGRADED_THRESHOLD`] or more known fields are
-    /// missing, none is cleared.
+    /// the previous read lacked the field too. If [`DEGRADED_THRESHOLD`] or more fields with a
+    /// stored value are missing, none is cleared.
     pub fn apply_read(&mut self, read: &PageRead<'_>) -> ReadOutcome {
         let present = |field: &FieldName| read.object.get(field.as_str()).filter(|v| !v.is_null());
         let missing: Vec<FieldName> = read

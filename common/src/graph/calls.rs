@@ -1,6 +1,7 @@
 //! The calls of Graph that pagesync makes.
 //!
-//! Invariant: an answer without the requested token, Page, list of Pages or success is an error.
+//! Invariant: a successful reply without the requested token, Page, list of Pages or success is an
+//! error.
 
 use std::time::Duration;
 
@@ -70,7 +71,7 @@ pub struct ResultPage {
     pub stamp: Result<FacebookTime, ReplyTimeError>,
 }
 
-/// The answer to a read of one Page with its own token.
+/// The reply to a read of one Page with its own token.
 #[derive(Debug)]
 pub struct PageReply {
     /// The fields of the Page.
@@ -162,7 +163,7 @@ fn parse_app_subscription(body: &Json) -> Option<AppSubscription> {
     })
 }
 
-/// Returns the fields of a Page. Fails if the answer is about another object.
+/// Returns the fields of a Page. Fails if the reply is about another object.
 fn parse_page_object(body: Json, id: &PageId) -> Result<Map<String, Json>, GraphError> {
     let Json::Object(object) = body else {
         return Err(GraphError::UnexpectedReply(
@@ -384,7 +385,7 @@ impl Graph {
         Ok(parse_app_subscription(&reply.body))
     }
 
-    /// Creates or replaces the app subscription. Facebook verifies the callback before it answers.
+    /// Creates or replaces the app subscription. Facebook verifies the callback before it replies.
     pub async fn subscribe_app(
         &self,
         callback: &str,
@@ -436,7 +437,7 @@ fn strings(list: Option<&Json>) -> Vec<String> {
         .collect()
 }
 
-/// Checks that an answer is `{"success": true}` or `true`. One page of the documentation has the
+/// Checks that a reply is `{"success": true}` or `true`. One page of the documentation has the
 /// string `"true"` instead.
 fn check_success(reply: &Reply) -> Result<(), GraphError> {
     let success = reply.body.get("success").unwrap_or(&reply.body);

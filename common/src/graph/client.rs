@@ -123,7 +123,7 @@ impl Graph {
         hex(&bytes)
     }
 
-    /// Sends a request and returns its answer. Fails if the reply is not an answer.
+    /// Sends a request and returns its reply. Fails if the reply is not successful.
     pub(super) async fn send(&self, request: Request<'_>) -> Result<Reply, GraphError> {
         let Request {
             method,
@@ -170,7 +170,7 @@ impl Graph {
         })
     }
 
-    /// Reads a reply and its headers. Fails with the error in the reply if it is not an answer.
+    /// Reads a reply and its headers. Fails with the error in the reply if it is not successful.
     async fn read_reply(
         &self,
         mut response: reqwest::Response,
@@ -213,7 +213,7 @@ impl Graph {
             }
         };
         match body {
-            Some(body) if is_answer(status, &body) => Ok(Reply { body, stamp }),
+            Some(body) if is_success(status, &body) => Ok(Reply { body, stamp }),
             body => {
                 let error = error_of(body.as_ref());
                 let trace = body
@@ -254,8 +254,8 @@ impl Graph {
     }
 }
 
-/// Returns whether a reply is an answer and not an error. Errors can also have status 200.
-pub(super) fn is_answer(status: u16, body: &Json) -> bool {
+/// Returns whether a reply is successful. Errors can also have status 200.
+pub(super) fn is_success(status: u16, body: &Json) -> bool {
     (200..300).contains(&status) && body.get("error").is_none() && body.get("error_code").is_none()
 }
 

@@ -1,7 +1,7 @@
 //! The classification of failed calls to Graph.
 //!
 //! An error is classified by its JSON members `code` and `error_subcode`, or by its status if they
-//! are missing: Graph answers nearly every error with 400, and proxies answer with HTML.
+//! are missing: Graph sends nearly every error with 400, and proxies send HTML.
 //! Source: "Handling errors" of the Graph API; codes that are not listed there are from captured
 //! replies.
 //!
@@ -40,7 +40,7 @@ pub enum GraphError {
     NotFound,
     /// The request, the app or the configuration of pagesync is wrong.
     Configuration(String),
-    /// The reply is neither the expected answer nor an error of Graph.
+    /// The reply is neither the expected reply nor an error of Graph.
     UnexpectedReply(String),
 }
 
@@ -122,7 +122,7 @@ impl GraphError {
         }
     }
 
-    /// Classifies a reply that is not an answer, by its status and its parsed body. `body` is
+    /// Classifies a reply that is not successful, by its status and its parsed body. `body` is
     /// `None` if the reply is not JSON.
     pub fn from_reply(status: u16, body: Option<&Json>) -> Self {
         let Some(error) = body.and_then(error_object) else {

@@ -5,7 +5,7 @@
 //! - The token of the caller is sent in the `Authorization` header, never in the address.
 //! - No address from a reply is requested: `paging.next` contains a token, and a redirect could
 //!   lead to any host.
-//! - A reply has a deadline and a size limit. A reply that is not an answer becomes a typed error.
+//! - A reply has a deadline and a size limit. A reply that is not successful becomes a typed error.
 //! - No address, body or token is logged.
 
 pub mod calls;

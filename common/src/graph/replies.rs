@@ -1,4 +1,5 @@
-//! Tests that parse the replies of Graph in `replies.jsonl`: every kind of error and of answer.
+//! Tests that parse the replies of Graph in `replies.jsonl`: every kind of error and of successful
+//! reply.
 
 use super::*;
 
@@ -88,7 +89,7 @@ fn every_kind_of_answer_is_parsed() {
                 let id = PageId::parse("20531316728").unwrap();
                 serde_json::json!(parse_page_object(reply.body, &id).unwrap().len())
             }
-            "other" => serde_json::json!(super::super::client::is_answer(200, &reply.body)),
+            "other" => serde_json::json!(super::super::client::is_success(200, &reply.body)),
             "error" => continue,
             kind => panic!("unknown kind {kind}"),
         };

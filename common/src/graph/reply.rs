@@ -1,4 +1,5 @@
-//! The answers of Graph and their headers: the stamp, the version and the usage of rate limits.
+//! The successful replies of Graph and their headers: the stamp, the version and the usage of rate
+//! limits.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

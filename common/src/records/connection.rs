@@ -64,7 +64,7 @@ pub struct Connection {
     /// The permissions that the person granted.
     #[serde(default)]
     pub permissions: Vec<String>,
-    /// When the token ends; `None` if it does not end.
+    /// When the token expires; `None` if it does not expire.
     #[serde(default)]
     pub token_expires_at: Option<HostTime>,
     /// When Facebook stops returning data until the next login; `None` if Facebook names no end.

@@ -1,4 +1,4 @@
-//! Computes when connections end, and the Pages to which they alone give access.
+//! Computes when connections expire, and the Pages to which they alone give access.
 
 use model::id::{PageId, UserId};
 use model::time::HostTime;
@@ -20,7 +20,7 @@ pub struct Expiry {
     pub name: Option<String>,
     /// The status of the connection.
     pub status: Status,
-    /// When the token ends; `None` if it does not end.
+    /// When the token expires; `None` if it does not expire.
     pub token_expires_at: Option<HostTime>,
     /// When Facebook stops returning data until the next login; `None` if Facebook names no end.
     pub data_access_expires_at: Option<HostTime>,
@@ -36,8 +36,8 @@ pub struct Expiry {
 /// The largest number of Pages in [`Expiry::pages_lost`].
 const MAX_NAMED_PAGES: usize = 20;
 
-/// Returns when a connection ends: the earlier end of its token and its data access, or `None` if
-/// it does not end.
+/// Returns when a connection expires: the earlier expiry of its token and its data access, or
+/// `None` if it does not end.
 pub fn expires_at(connection: &Connection) -> Option<HostTime> {
     let ends = [
         connection.token_expires_at,
@@ -46,7 +46,7 @@ pub fn expires_at(connection: &Connection) -> Option<HostTime> {
     ends.into_iter().flatten().min()
 }
 
-/// Returns the whole days until a connection ends, or `None` if it does not end.
+/// Returns the whole days until a connection expires, or `None` if it does not expire.
 pub fn days_left(connection: &Connection, now: HostTime) -> Option<u64> {
     let end = expires_at(connection)?;
     Some(u64::try_from(now.until(end).as_millis()).unwrap_or(u64::MAX) / DAY_MILLIS)

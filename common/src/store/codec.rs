@@ -29,7 +29,8 @@ pub const REGISTERS: &str = "_registers";
 pub const POLLING: &str = "_polling";
 /// The attribute with the people whose connections give access to the Page.
 pub const CONNECTIONS: &str = "_connections";
-/// The attribute with the known fields that the last read requested and did not return.
+/// The attribute with the fields that have a stored value and that the last read requested and did
+/// not return.
 pub const MISSING_FIELDS: &str = "_missing_fields";
 /// The attribute with open notifications and unannounced changes.
 pub const ANNOUNCEMENTS: &str = "_announcements";

@@ -21,7 +21,7 @@ pub struct ConnectionView {
     pub status: Status,
     /// When the person last logged in.
     pub connected_at: String,
-    /// When the token ends; null if it does not end.
+    /// When the token expires; null if it does not expire.
     pub token_expires_at: Option<String>,
     /// When Facebook stops returning data until the next login; null if Facebook names no end.
     pub data_access_expires_at: Option<String>,
@@ -84,7 +84,7 @@ pub struct ExpiringConnection {
     pub name: Option<String>,
     /// The status of the connection.
     pub status: Status,
-    /// When the token ends; null if it does not end.
+    /// When the token expires; null if it does not expire.
     pub token_expires_at: Option<String>,
     /// When Facebook stops returning data until the next login; null if Facebook names no end.
     pub data_access_expires_at: Option<String>,

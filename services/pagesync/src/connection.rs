@@ -176,7 +176,7 @@ async fn list_expiring(store: &dyn Store, days: u64, format: Format) -> anyhow::
         "name",
         "status",
         "days left",
-        "token ends",
+        "token expires",
         "data access ends",
         "Pages lost",
     ];

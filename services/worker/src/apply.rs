@@ -46,7 +46,7 @@ pub(crate) async fn apply_notifications(
         for (id, stored) in ids.into_iter().zip(loaded) {
             match pages
                 .get(&id)
-                .and_then(|notifications| page_commit(context, &id, stored, notifications, now))
+                .and_then(|entries| page_commit(context, &id, stored, entries, now))
             {
                 Some(commit) => {
                     commits.push(commit);
@@ -64,9 +64,9 @@ pub(crate) async fn apply_notifications(
                 CommitOutcome::Applied => {
                     context.metrics.page_commits.count("applied");
                     poll::count_findings(context, &commit.records);
-                    if let Some(notifications) = pages.remove(&id) {
+                    if let Some(entries) = pages.remove(&id) {
                         let now = context.clock.now();
-                        for EntryNotifications { received_at, .. } in notifications {
+                        for EntryNotifications { received_at, .. } in entries {
                             context
                                 .metrics
                                 .webhook_commit_seconds
@@ -87,7 +87,7 @@ fn page_commit(
     context: &Context,
     id: &PageId,
     stored: Versioned<StoredPage>,
-    notifications: &[EntryNotifications],
+    entries: &[EntryNotifications],
     now: HostTime,
 ) -> Option<Commit> {
     let count_job = |name| context.metrics.jobs_done.count(name);
@@ -109,18 +109,14 @@ fn page_commit(
     };
     let mut changes: Vec<Change> = Vec::new();
     let mut findings = Vec::new();
-    for notification in notifications {
-        for field in &notification.notified_fields {
-            let (changed, finding) =
-                page.apply_webhook(field, notification.sent_at, &notification.observations);
+    for entry in entries {
+        for field in &entry.notified_fields {
+            let (changed, finding) = page.apply_webhook(field, entry.sent_at, &entry.observations);
             changes.extend(changed);
             findings.extend(finding);
         }
-        page.polling.record_notification(
-            notification.sent_at,
-            notification.received_at,
-            context.verify_after,
-        );
+        page.polling
+            .record_notification(entry.sent_at, entry.received_at, context.verify_after);
     }
     if before.as_ref() == Some(&page) {
         count_job("no_change");

@@ -112,8 +112,8 @@ fn connection_expiry(connections: &[Connection], now: HostTime) -> Check {
         .collect();
     if ending.is_empty() {
         let first = connections.iter().filter_map(days_left).min();
-        let detail = first.map_or("no connection ends".to_owned(), |days| {
-            format!("the first connection ends in {days} days")
+        let detail = first.map_or("no connection expires".to_owned(), |days| {
+            format!("the first connection expires in {days} days")
         });
         return Check::ok(name, detail);
     }
@@ -126,7 +126,7 @@ fn connection_expiry(connections: &[Connection], now: HostTime) -> Check {
     } else {
         State::Warning
     };
-    let fix = "ask these people to log in again before their connections end; `pagesync connection list --expiring 14d` counts the Pages that would be lost";
+    let fix = "ask these people to log in again before their connections expire; `pagesync connection list --expiring 14d` counts the Pages that would be lost";
     Check::problem(name, state, list_names(&ending), fix)
 }
 

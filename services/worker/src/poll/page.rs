@@ -366,7 +366,7 @@ fn apply_attempt(
                     .request_read(now.max(timing.began_at.plus(Duration::from_millis(1))));
             }
             if page.status == Status::Degraded {
-                tracing::warn!(page.id = %id, "three or more known fields are missing at once; their values are retained");
+                tracing::warn!(page.id = %id, "three or more fields with a stored value are missing at once; their values are retained");
             }
             return outcome;
         }

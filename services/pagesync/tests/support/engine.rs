@@ -166,9 +166,14 @@ impl Server {
                 let command = ExecCommand::new(command.map(ToString::to_string));
                 let mut done = container.exec(command).await.unwrap();
                 let output = done.stdout_to_vec().await.unwrap();
-                let code = done.exit_code().await.unwrap();
+                // The output can end before the engine knows the exit code.
+                let done = &done;
+                let code = eventually("the exit code of rabbitmqctl", || async {
+                    done.exit_code().await.unwrap()
+                })
+                .await;
                 let output = String::from_utf8_lossy(&output).into_owned();
-                assert_eq!(code, Some(0), "rabbitmqctl {arguments:?}: {output}");
+                assert_eq!(code, 0, "rabbitmqctl {arguments:?}: {output}");
             }
             Form::Process(process) => {
                 let mut command = Command::new("/usr/lib/rabbitmq/bin/rabbitmqctl");

@@ -90,6 +90,8 @@ pub struct Metrics {
     pub dead_letters: LabeledCounter,
     pub polls: LabeledCounter,
     pub polls_published: LabeledCounter,
+    pub unknown_subjects: LabeledCounter,
+    pub processing_paused: Gauge,
     pub graph_replies: LabeledCounter,
     pub logins: LabeledCounter,
     pub change_findings: LabeledCounter,
@@ -174,6 +176,18 @@ impl Default for Metrics {
                 "polls_published",
                 "queue",
                 "Polls published by the scheduler, by queue",
+            ),
+            unknown_subjects: labeled_counter(
+                r,
+                "unknown_subjects",
+                "queue",
+                "Claims of due subjects that this version does not know, by queue",
+            ),
+            processing_paused: register(
+                r,
+                "processing_paused",
+                "1 while the worker applies no jobs because the store does not accept writes, otherwise 0",
+                Gauge::default(),
             ),
             graph_replies: labeled_counter(
                 r,

@@ -39,16 +39,37 @@ pub enum StoreBindingError {
         "this store belongs to the Facebook app {0}, not to FACEBOOK_APP_ID: one store serves one app"
     )]
     OtherApp(String),
-    /// The store did not answer, or its answer cannot be used.
+    /// The record that names the app cannot be decoded.
+    #[error(
+        "the store does not say which Facebook app it belongs to in a form that this build understands ({0}): start the version of pagesync that wrote it, or a newer one"
+    )]
+    Unreadable(String),
+    /// The store did not answer.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(StoreError),
+}
+
+impl From<StoreError> for StoreBindingError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unexpected(reason) => Self::Unreadable(reason),
+            error @ StoreError::Unavailable(_) => Self::Store(error),
+        }
+    }
+}
+
+/// The part of the record that names the app. It can be decoded even if a newer version of pagesync
+/// wrote the record.
+#[derive(Deserialize)]
+struct Owner {
+    app_id: String,
 }
 
 /// Claims the store for the app `app_id`. Claiming it again for the same app has no
 /// effect.
 pub async fn bind_store_to_app(store: &dyn Store, app_id: &str) -> Result<(), StoreBindingError> {
     loop {
-        if let Some(stored) = load_record::<App>(store, &key()).await? {
+        if let Some(stored) = load_record::<Owner>(store, &key()).await? {
             let owner = stored.value.app_id;
             return if owner == app_id {
                 Ok(())

@@ -12,8 +12,9 @@ use model::page::Status;
 use model::queue_name::QueueName;
 use model::time::HostTime;
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 
-use super::{load_all, load_record, put_write, write_records};
+use super::{load_all, load_chunk, load_record, put_write, write_records};
 use crate::queue::Queue;
 use crate::queue::error::QueueError;
 use crate::store::{
@@ -23,6 +24,10 @@ use crate::store::{
 /// How long a dead letter is stored. The time is limited because a dead letter may contain text
 /// that people wrote.
 pub const RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// The beginning of the reason of a job that needs stored data which the build could not read. Such
+/// a job is retried when a worker starts, because the data or the build may be another one then.
+pub const UNREADABLE_DATA_PREFIX: &str = "stored data cannot be read: ";
 
 /// A job that failed for good.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,6 +146,21 @@ pub async fn set_retry_state(
     Ok(())
 }
 
+/// Makes a dead letter final after a retry that failed for `reason`. Does nothing if the dead letter
+/// does not exist or is written by another process at the same time.
+pub async fn end_retry(store: &dyn Store, id: &str, reason: &str) -> Result<(), StoreError> {
+    if let Some(Versioned { version, value }) = find(store, id).await? {
+        let dead_letter = DeadLetter {
+            reason: reason.to_owned(),
+            retry: RetryState::Final,
+            ..value
+        };
+        let write = save_write(id, &dead_letter, Some(version));
+        write_records(store, vec![write]).await?;
+    }
+    Ok(())
+}
+
 async fn find(store: &dyn Store, id: &str) -> Result<Option<Versioned<DeadLetter>>, StoreError> {
     load_record(store, &key(id)).await
 }
@@ -189,17 +209,33 @@ pub async fn discard(store: &dyn Store, id: &str) -> Result<(), DeadLetterError>
 /// Removes every dead letter that contains one of these ids of Pages or people. Returns how many
 /// were removed.
 pub async fn delete_mentioning(store: &dyn Store, ids: &[String]) -> Result<u64, StoreError> {
-    let mut erased = 0;
-    for (id, dead_letter) in list(store).await? {
-        let text = format!("{}\n{}", dead_letter.reason, body_text(&dead_letter));
-        // An erasure that failed is retained, so that it can be replayed.
-        let is_erasure = matches!(decode_job(&dead_letter.job), Job::Erase(_));
-        if !is_erasure && ids.iter().any(|id| contains_number(&text, id)) {
-            write_records(store, vec![remove_write(&id, None)]).await?;
-            erased += 1;
+    let (mut erased, mut after) = (0, None);
+    while let Some(chunk) =
+        load_chunk::<Json>(store, RecordKind::DeadLetter, "", &mut after).await?
+    {
+        for (id, stored) in chunk {
+            let (text, is_erasure) = searchable_text(stored.value);
+            // An erasure that failed is retained, so that it can be replayed.
+            if !is_erasure && ids.iter().any(|id| contains_number(&text, id)) {
+                write_records(store, vec![remove_write(&id, None)]).await?;
+                erased += 1;
+            }
         }
     }
     Ok(erased)
+}
+
+/// Returns the text of a stored dead letter in which ids are searched, and whether its job is an
+/// erasure. The text of a dead letter that this build cannot decode is its JSON.
+fn searchable_text(body: Json) -> (String, bool) {
+    let json = body.to_string();
+    match serde_json::from_value::<DeadLetter>(body) {
+        Ok(dead_letter) => (
+            format!("{}\n{}", dead_letter.reason, body_text(&dead_letter)),
+            matches!(decode_job(&dead_letter.job), Job::Erase(_)),
+        ),
+        Err(_) => (json, false),
+    }
 }
 
 /// Returns whether a text contains the id of an erased Page. Only the first 2,000 numbers that have

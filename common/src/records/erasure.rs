@@ -17,14 +17,15 @@ use model::page::{Page, Status};
 use model::time::HostTime;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 use sha2::Sha256;
 
 use super::connection::{self, delete_write};
 use super::daily_poll::DailyPoll;
 use super::token_exchange::{Stage, TokenExchange};
 use super::{
-    commit_one, dead_letter, load_all, load_record, missed_webhooks, page_subscription, put_write,
-    rate_limit, token, write_records,
+    commit_one, dead_letter, load_all, load_bodies, load_record, missed_webhooks,
+    page_subscription, put_write, rate_limit, token, write_records,
 };
 use crate::signing::hmac_sha256;
 use crate::store::{
@@ -73,7 +74,7 @@ pub struct ErasureReceipt {
 
 /// The epoch of a person who was erased.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct ErasedEpoch {
+pub(super) struct ErasedEpoch {
     #[serde(default)]
     erasure_requested_at: Option<HostTime>,
 }
@@ -99,13 +100,16 @@ pub async fn erase_user(
     if !end_connection(store, user, requested_at).await? {
         return Ok(ErasureResult::default());
     }
-    let tokens =
-        load_all::<token::StoredToken>(store, RecordKind::PageToken, &token::page_prefix(user))
-            .await?;
+    let tokens = load_bodies(store, RecordKind::PageToken, &token::page_prefix(user)).await?;
+    // A token that this build cannot decode is erased as well: it cannot be of a later login, whose
+    // connection would have ended this erasure.
+    let is_later = |body: Json| {
+        serde_json::from_value::<ObtainedAt>(body).is_ok_and(|at| at.obtained_at > requested_at)
+    };
     let tokens: Vec<RecordKey> = tokens
         .into_iter()
-        .filter(|(_, stored)| stored.value.obtained_at <= requested_at)
-        .map(|(id, _)| RecordKey::new(RecordKind::PageToken, id))
+        .filter(|(_, body)| !is_later(body.clone()))
+        .map(|(key, _)| key)
         .collect();
     // The ids of the Pages are only known while the records of the tokens exist.
     let pages: Vec<PageId> = tokens
@@ -152,6 +156,20 @@ pub async fn erase_user(
     Ok(result)
 }
 
+/// The part of a stored token that an erasure needs. It can be decoded even if a newer version of
+/// pagesync wrote the token.
+#[derive(Deserialize)]
+struct ObtainedAt {
+    obtained_at: HostTime,
+}
+
+/// The part of a connection that an erasure needs. It can be decoded even if a newer version of
+/// pagesync wrote the connection.
+#[derive(Deserialize)]
+struct ConsentedAt {
+    consented_at: HostTime,
+}
+
 /// Ends the connection of a person. Returns `false`, and does nothing, if the person logged in
 /// after `requested_at`.
 async fn end_connection(
@@ -160,7 +178,7 @@ async fn end_connection(
     requested_at: HostTime,
 ) -> Result<bool, StoreError> {
     loop {
-        let stored = connection::find(store, user).await?;
+        let stored = load_record::<ConsentedAt>(store, &connection::key(user)).await?;
         if stored
             .as_ref()
             .is_some_and(|stored| stored.value.consented_at > requested_at)
@@ -293,17 +311,9 @@ async fn commit_page_erasure(
         .iter()
         .map(|user| delete_write(token::page_key(user, id)));
     next.records.extend(tokens);
-    for (record_id, _) in load_all::<missed_webhooks::UnannouncedRecord>(
-        store,
-        RecordKind::UnannouncedChange,
-        &missed_webhooks::page_prefix(id),
-    )
-    .await?
-    {
-        next.records.push(delete_write(RecordKey::new(
-            RecordKind::UnannouncedChange,
-            record_id,
-        )));
+    let prefix = missed_webhooks::page_prefix(id);
+    for (key, _) in load_bodies(store, RecordKind::UnannouncedChange, &prefix).await? {
+        next.records.push(delete_write(key));
     }
     commit_one(store, next).await
 }

@@ -7,6 +7,7 @@ pub mod app;
 pub mod connection;
 pub mod daily_poll;
 pub mod dead_letter;
+pub mod decode;
 pub mod erasure;
 pub mod excluded_field;
 pub mod expiry;
@@ -25,12 +26,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
+use crate::store::codec::describe_error;
 use crate::store::{
     Commit, CommitOutcome, RecordKey, RecordKind, RecordWrite, Store, StoreError, Versioned,
 };
 
 /// Loads a record and decodes it. Returns `None` if it does not exist or has expired. Fails with
-/// [`StoreError::Unexpected`] if it cannot be decoded.
+/// [`StoreError::Unexpected`] if it cannot be decoded. [`load_decodable`] does not fail then.
 pub async fn load_record<T: DeserializeOwned>(
     store: &dyn Store,
     key: &RecordKey,
@@ -45,9 +47,44 @@ pub async fn load_record<T: DeserializeOwned>(
 }
 
 fn decode_record<T: DeserializeOwned>(key: &RecordKey, body: Json) -> Result<T, StoreError> {
-    let kind = key.kind.name();
-    serde_json::from_value(body)
-        .map_err(|error| StoreError::Unexpected(format!("a record of kind {kind}: {error}")))
+    serde_json::from_value(body).map_err(|error| unreadable(key.kind, &error))
+}
+
+/// Returns the error for a record that cannot be decoded. It names the kind and the shape of the
+/// record, and contains neither its id nor a value.
+fn unreadable(kind: RecordKind, error: &serde_json::Error) -> StoreError {
+    let kind = kind.name();
+    let shape = describe_error(error);
+    StoreError::Unexpected(format!(
+        "a record of kind {kind} cannot be decoded: {shape}"
+    ))
+}
+
+/// Loads a record as [`load_decodable`] does. Returns `None` also if it cannot be decoded.
+pub async fn load_if_decodable<T: DeserializeOwned>(
+    store: &dyn Store,
+    key: &RecordKey,
+) -> Result<Option<Versioned<T>>, StoreError> {
+    let stored = load_decodable(store, key).await?;
+    Ok(stored.and_then(|Versioned { version, value }| {
+        let value = value?;
+        Some(Versioned { version, value })
+    }))
+}
+
+/// Loads a record and decodes it, as [`load_record`] does. A record that cannot be decoded is
+/// logged, and its value is `None`. This is for records without which the caller can do its work.
+pub async fn load_decodable<T: DeserializeOwned>(
+    store: &dyn Store,
+    key: &RecordKey,
+) -> Result<Option<Versioned<Option<T>>>, StoreError> {
+    let found = store.load_record(key).await?;
+    Ok(found.map(|Versioned { version, value }| {
+        let value = decode_record(key, value)
+            .inspect_err(|error| tracing::warn!(error = %error, "a record is ignored"))
+            .ok();
+        Versioned { version, value }
+    }))
 }
 
 /// Returns the write of a record. `expected` is the version that the record must have: 0 if it must
@@ -119,6 +156,18 @@ pub async fn load_all<T: DeserializeOwned>(
         all.append(&mut chunk);
     }
     Ok(all)
+}
+
+/// Returns the keys of all records of a kind whose ids begin with `prefix`, also of those that
+/// cannot be decoded, with their bodies.
+pub async fn load_bodies(
+    store: &dyn Store,
+    kind: RecordKind,
+    prefix: &str,
+) -> Result<Vec<(RecordKey, Json)>, StoreError> {
+    let records = load_all::<Json>(store, kind, prefix).await?;
+    let record = |(id, stored): (String, Versioned<Json>)| (RecordKey { kind, id }, stored.value);
+    Ok(records.into_iter().map(record).collect())
 }
 
 /// Writes all of these records in one commit.

@@ -11,7 +11,7 @@ use model::queue_name::QueueName;
 use model::time::HostTime;
 use serde::{Deserialize, Serialize};
 
-use super::{load_record, put_write, write_records};
+use super::{load_decodable, put_write, write_records};
 use crate::retry::RATE_LIMIT;
 use crate::store::{CommitOutcome, RecordKey, RecordKind, Store, StoreError, Versioned};
 
@@ -40,12 +40,12 @@ pub fn key(bucket: &str) -> RecordKey {
     RecordKey::new(RecordKind::RateLimit, bucket)
 }
 
-/// Returns the state of a bucket. An unknown bucket blocks nothing.
+/// Returns the state of a bucket. An unknown bucket blocks nothing, and neither does a state that
+/// this build cannot decode: it would stop all polls, while Facebook reports an exhausted rate
+/// limit again.
 pub async fn find(store: &dyn Store, bucket: &str) -> Result<RateLimit, StoreError> {
-    Ok(load_record(store, &key(bucket))
-        .await?
-        .map(|stored| stored.value)
-        .unwrap_or_default())
+    let stored = load_decodable(store, &key(bucket)).await?;
+    Ok(stored.and_then(|stored| stored.value).unwrap_or_default())
 }
 
 /// Returns until when polls of this queue may make no call that counts for any of these buckets, on
@@ -128,9 +128,10 @@ pub async fn update(
     change: impl Fn(RateLimit) -> Option<RateLimit>,
 ) -> Result<Option<RateLimit>, StoreError> {
     loop {
-        let stored: Option<Versioned<RateLimit>> = load_record(store, &key(bucket)).await?;
+        let stored: Option<Versioned<Option<RateLimit>>> =
+            load_decodable(store, &key(bucket)).await?;
         let (version, stored) = stored.map_or((0, RateLimit::default()), |stored| {
-            (stored.version, stored.value)
+            (stored.version, stored.value.unwrap_or_default())
         });
         let Some(next) = change(stored) else {
             return Ok(None);

@@ -12,7 +12,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::field::FieldName;
-use model::id::Subject;
 use model::page::{Origin, Page, Register, Source, Status, UnknownStatus};
 use model::polling::Polling;
 use model::time::{FacebookTime, HostTime};
@@ -214,17 +213,25 @@ pub(super) fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T,
     serde_json::from_str(text).map_err(|error| StoreError::Unexpected(error.to_string()))
 }
 
-/// Parses a subject of the due index. A newer version of pagesync may have written subjects that
-/// this build does not know. They are logged and skipped, so that the others are still claimed.
-pub(super) fn parse_subject(text: &str) -> Option<Subject> {
-    let subject = Subject::parse(text);
-    if subject.is_none() {
-        tracing::error!(
-            bytes = text.len(),
-            "the due index contains a subject that this build does not know"
-        );
+/// Describes a decoding error without the value that caused it.
+pub fn describe_error(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    // These two name only a field of a type of this build.
+    if text.starts_with("missing field") || text.starts_with("duplicate field") {
+        return text;
     }
-    subject
+    let end = text.find(['"', '`']).unwrap_or(text.len());
+    let what = text[..end].trim_end();
+    match text.rfind(", expected").filter(|at| *at > end) {
+        Some(expected) => format!("{what}{}", &text[expected..]),
+        None => what.to_owned(),
+    }
+}
+
+/// Parses the body of a record. A text that is not JSON becomes a JSON string, which is the form of
+/// no record.
+pub(super) fn record_body(text: String) -> serde_json::Value {
+    serde_json::from_str(&text).unwrap_or(serde_json::Value::String(text))
 }
 
 #[cfg(test)]

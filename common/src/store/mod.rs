@@ -6,8 +6,13 @@
 //! commit.
 
 pub mod codec;
+mod due;
 pub mod embedded;
+mod record;
 pub mod redis;
+
+pub use due::{ClaimedEntries, DueEntry};
+pub use record::{RecordKey, RecordKind};
 
 use std::fmt;
 use std::time::Duration;
@@ -15,7 +20,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use model::field::FieldName;
 use model::id::{PageId, Subject};
-use model::job::Claim;
 use model::page::{Change, Page, Source};
 use model::queue_name::QueueName;
 use model::time::{FacebookTime, HostTime};
@@ -27,16 +31,26 @@ pub const MAX_HISTORY: usize = 20;
 /// The number of entries that the change feed retains. Redis may retain a few more.
 pub const MAX_FEED: u64 = 100_000;
 
-/// The reason why an operation of the store failed.
+/// The reason why an operation of the store failed. The variant says whether waiting can help.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The store cannot be reached, is read-only, is full, or did not answer in time. The operation
-    /// may have been executed. Repeating it is safe.
+    /// may have been executed. Repeating it later is safe, and can succeed.
     #[error("the store is not available: {0}")]
     Unavailable(String),
-    /// The store returned data that this build cannot interpret.
+    /// The store contains data that this build cannot interpret, for example because a newer
+    /// version of pagesync wrote it. Repeating the operation fails again, and only the subject of
+    /// the data is affected.
     #[error("the store returned data that this build does not understand: {0}")]
     Unexpected(String),
+}
+
+impl StoreError {
+    /// Returns whether the store itself does not work, so that every operation may fail until it
+    /// recovers.
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
 }
 
 /// A stored value with its version. Version 0 means that nothing is stored, or that the version of
@@ -182,90 +196,6 @@ pub enum Changes {
     Trimmed(Cursor),
 }
 
-/// A kind of record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum RecordKind {
-    /// A job that failed for good: [`crate::records::dead_letter`].
-    DeadLetter,
-    /// The record that [`Store::check`] writes to test the store.
-    Check,
-    /// A login under way: [`crate::records::login`].
-    Login,
-    /// A login whose code was exchanged: [`crate::records::token_exchange`].
-    TokenExchange,
-    /// A person who logged in: [`crate::records::connection`].
-    Connection,
-    /// The epoch of a connection, which guards commits made with its tokens:
-    /// [`crate::records::connection`].
-    ConnectionEpoch,
-    /// The sealed token of a person: [`crate::records::token`].
-    UserToken,
-    /// The sealed token of a Page, from one connection poll: [`crate::records::token`].
-    PageToken,
-    /// The Page subscription of the app: [`crate::records::page_subscription`].
-    PageSubscription,
-    /// The Facebook app of this store and the app subscription: [`crate::records::app`].
-    App,
-    /// The state of one of Facebook's rate limits: [`crate::records::rate_limit`].
-    RateLimit,
-    /// An unknown field that Graph refused: [`crate::records::excluded_field`].
-    ExcludedField,
-    /// The daily poll of one connection on one day: [`crate::records::daily_poll`].
-    DailyPoll,
-    /// A count of changes of one field on one day: [`crate::records::missed_webhooks`].
-    ChangeCount,
-    /// An unannounced change: [`crate::records::missed_webhooks`].
-    UnannouncedChange,
-    /// The receipt of an erasure request: [`crate::records::erasure`].
-    ErasureReceipt,
-    /// A probe that the worker has received: [`crate::records::probe`].
-    Probe,
-}
-
-impl RecordKind {
-    /// Returns the name of the kind as it is stored.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::DeadLetter => "dead_letter",
-            Self::Check => "check",
-            Self::Login => "login",
-            Self::TokenExchange => "token_exchange",
-            Self::Connection => "connection",
-            Self::ConnectionEpoch => "connection_epoch",
-            Self::UserToken => "user_token",
-            Self::PageToken => "page_token",
-            Self::PageSubscription => "page_subscription",
-            Self::App => "app",
-            Self::RateLimit => "rate_limit",
-            Self::ExcludedField => "excluded_field",
-            Self::DailyPoll => "daily_poll",
-            Self::ChangeCount => "change_count",
-            Self::UnannouncedChange => "unannounced_change",
-            Self::ErasureReceipt => "erasure_receipt",
-            Self::Probe => "probe",
-        }
-    }
-}
-
-/// The key of a record.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RecordKey {
-    /// The kind of the record.
-    pub kind: RecordKind,
-    /// The id of the record, unique within its kind.
-    pub id: String,
-}
-
-impl RecordKey {
-    /// Returns the key of the record `id` of `kind`.
-    pub fn new(kind: RecordKind, id: impl Into<String>) -> Self {
-        Self {
-            kind,
-            id: id.into(),
-        }
-    }
-}
-
 /// The write of a Page.
 #[derive(Debug, Clone)]
 pub struct PageWrite {
@@ -303,7 +233,8 @@ pub enum RecordWrite {
         /// The version that the record must have; `None` accepts any, or no record.
         expected: Option<u64>,
     },
-    /// Adds to a record that contains an integer. A record that does not exist counts as 0.
+    /// Adds to a record that contains an integer. A record that does not exist counts as 0. A body
+    /// that is not an integer was written by a newer version, and is not changed.
     Add {
         /// The key of the record.
         key: RecordKey,
@@ -412,26 +343,27 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// them together. `Ok` means that they are as durable as the store is configured to make them.
     async fn commit(&self, commits: &[Commit]) -> Result<Vec<CommitOutcome>, StoreError>;
 
-    /// Claims up to `max` subjects of a queue that are due at `now`. A claimed subject is due again
-    /// when `lease` has passed, unless a commit writes another due time. Two callers never receive
-    /// the same claim.
+    /// Claims up to `max` subjects of a queue that are due at `now`, including those that this
+    /// build does not know. A claimed subject is due again when `lease` has passed, unless a commit
+    /// writes another due time. Two callers never receive the same claim.
     async fn claim_due(
         &self,
         queue_name: QueueName,
         now: HostTime,
         lease: Duration,
         max: usize,
-    ) -> Result<Vec<Claim>, StoreError>;
+    ) -> Result<ClaimedEntries, StoreError>;
 
-    /// Returns up to `limit` subjects of a queue with their due times on this host's clock, the
-    /// earliest first.
+    /// Returns up to `limit` entries of the due index of a queue, the earliest first.
     async fn next_due(
         &self,
         queue_name: QueueName,
         limit: usize,
-    ) -> Result<Vec<(Subject, HostTime)>, StoreError>;
+    ) -> Result<Vec<DueEntry>, StoreError>;
 
-    /// Returns a record, or `None` if it does not exist or has expired.
+    /// Returns a record, or `None` if it does not exist or has expired. A body that is not JSON is
+    /// returned as a JSON string, which is the form of no record, so that it does not fail the
+    /// others.
     async fn load_record(&self, key: &RecordKey) -> Result<Option<Versioned<Json>>, StoreError>;
 
     /// Returns up to `limit` records of a kind whose ids are greater than `after`, ordered by id.

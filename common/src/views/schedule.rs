@@ -1,11 +1,11 @@
 //! The JSON of due polls and daily polls.
 
-use model::id::{Subject, UserId};
+use model::id::UserId;
 use model::queue_name::QueueName;
-use model::time::HostTime;
 use serde::Serialize;
 
 use crate::records::daily_poll::{DailyPoll, DailyPollResult};
+use crate::store::DueEntry;
 use crate::timestamp::rfc3339;
 
 /// The polls that are due next, and the results of the daily polls.
@@ -28,7 +28,9 @@ pub struct DuePoll {
     /// The queue that the poll goes to.
     pub queue: QueueName,
     /// The subject of the poll, as `<kind>:<id>`.
-    pub subject: Subject,
+    pub subject: String,
+    /// Whether this version knows the kind of the subject. It does not poll an unknown one.
+    pub is_known: bool,
     /// When it is due, on this host's clock.
     pub due_at: String,
 }
@@ -53,11 +55,12 @@ pub struct DailyPollView {
 }
 
 /// Returns a poll that is due.
-pub fn due_poll(queue: QueueName, subject: &Subject, at: HostTime) -> DuePoll {
+pub fn due_poll(queue: QueueName, entry: &DueEntry) -> DuePoll {
     DuePoll {
         queue,
-        subject: subject.clone(),
-        due_at: rfc3339(at),
+        subject: entry.text.clone(),
+        is_known: entry.subject.is_some(),
+        due_at: rfc3339(entry.due_at),
     }
 }
 

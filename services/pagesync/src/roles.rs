@@ -174,7 +174,7 @@ async fn serve_private(
     let listener = bind(config.private_listen, "PAGESYNC_PRIVATE_LISTEN").await?;
     let private = listener.local_addr()?;
     let required_store = (role != Role::Ingress).then_some(store);
-    let readiness = readiness_check(queue.clone(), required_store);
+    let readiness = readiness_check(queue.clone(), required_store, runtime.metrics.clone());
     let router = private_router(runtime.metrics.clone(), queue, readiness);
     let serving = serve(listener, router, runtime.lifecycle.clone());
     runtime.lifecycle.spawn("private listener", serving);
@@ -198,11 +198,21 @@ async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener>
 }
 
 /// Returns the check behind `/readyz`. Without a store, a role is ready when the queue accepts
-/// publishes; with one, when the queue answers and the store accepts a write.
-fn readiness_check(queue: Arc<dyn Queue>, store: Option<Arc<dyn Store>>) -> ReadinessCheck {
+/// publishes; with one, when the queue answers, the store accepts a write, and no worker in the
+/// process has paused.
+fn readiness_check(
+    queue: Arc<dyn Queue>,
+    store: Option<Arc<dyn Store>>,
+    metrics: Metrics,
+) -> ReadinessCheck {
     Arc::new(move || {
         let (queue, store) = (queue.clone(), store.clone());
+        let is_paused = metrics.processing_paused.get() != 0;
         Box::pin(async move {
+            if is_paused {
+                let reason = "processing is paused: the store did not accept a write";
+                return Err(NotReady(reason.to_owned()));
+            }
             let Some(store) = store else {
                 let not_ready = || NotReady("the queue is not available".to_owned());
                 return queue.is_ready().then_some(()).ok_or_else(not_ready);

@@ -26,10 +26,7 @@ async fn load(store: &dyn Store) -> anyhow::Result<ScheduleView> {
     let mut due = Vec::new();
     for queue in [QueueName::PollsNow, QueueName::PollsDaily] {
         let next = store.next_due(queue, MAX_SHOWN).await?;
-        due.extend(
-            next.iter()
-                .map(|(subject, at)| due_poll(queue, subject, *at)),
-        );
+        due.extend(next.iter().map(|entry| due_poll(queue, entry)));
     }
     let polls = load_all::<DailyPoll>(store, RecordKind::DailyPoll, "").await?;
     // The ids of the records begin with the day, so the last ones are the newest.
@@ -51,7 +48,12 @@ fn text(schedule: &ScheduleView, today: &str) -> String {
     let due_cells = |poll: &DuePoll| {
         vec![
             poll.queue.to_string(),
-            poll.subject.to_string(),
+            if poll.is_known {
+                poll.subject.clone()
+            } else {
+                let subject = escape_control(&poll.subject);
+                format!("{subject} (unknown to this version)")
+            },
             poll.due_at.clone(),
         ]
     };

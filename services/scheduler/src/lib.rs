@@ -28,9 +28,6 @@ pub const LEASE: Duration = Duration::from_secs(15 * 60);
 pub const MAX_QUEUE_DEPTH: u64 = 1000;
 /// The maximum number of polls that are claimed and published together.
 const BATCH_SIZE: usize = 100;
-/// How many entries of the due index are read to check whether a poll is due. One entry is not
-/// enough, because an entry that only a newer version can decode must not hide the others.
-const PEEK_LIMIT: usize = 16;
 /// The time between two reads of the due index.
 const TICK_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -101,13 +98,17 @@ async fn publish_due(context: &Context, lifecycle: &Lifecycle) -> Result<(), Pub
         ),
     ] {
         if allowed_from <= now {
-            while publish_batch(context, lifecycle, queue_name, now).await? == BATCH_SIZE {}
+            while !lifecycle.is_stopping()
+                && publish_batch(context, lifecycle, queue_name, now).await? == BATCH_SIZE
+            {
+            }
         }
     }
     Ok(())
 }
 
-/// Claims and publishes at most [`BATCH_SIZE`] due polls of a queue. Returns how many.
+/// Claims at most [`BATCH_SIZE`] due subjects of a queue and publishes their polls. Returns how many
+/// were claimed.
 async fn publish_batch(
     context: &Context,
     lifecycle: &Lifecycle,
@@ -116,21 +117,30 @@ async fn publish_batch(
 ) -> Result<usize, PublishError> {
     // Most of the time nothing is due. The due index is read first, so that the depth of the queue
     // is queried only if a poll is due.
-    let due = context.store.next_due(queue_name, PEEK_LIMIT).await?;
-    if due.iter().all(|(_, at)| *at > now) {
+    // The entry may be of a subject that this build does not know. It is claimed, too, so that it
+    // does not stay in front of the others.
+    let earliest = context.store.next_due(queue_name, 1).await?;
+    if earliest.first().is_none_or(|entry| entry.due_at > now) {
         return Ok(0);
     }
     let depth = context.queue.depth(queue_name).await?;
     if depth.messages >= MAX_QUEUE_DEPTH {
         return Ok(0);
     }
-    let claims = context
+    let claimed = context
         .store
         .claim_due(queue_name, now, LEASE, BATCH_SIZE)
-        .await;
-    let jobs: Vec<Job> = claims?.into_iter().map(Job::Poll).collect();
+        .await?;
+    let count = claimed.len();
+    if !claimed.unknown.is_empty() {
+        let unknown = claimed.unknown.len();
+        tracing::error!(queue_name = %queue_name, subjects = unknown, "the due index contains subjects that this build does not know; they are not polled: start the version of pagesync that wrote them, or a newer one");
+        let metric = &context.metrics.unknown_subjects;
+        metric.add(queue_name.as_str(), unknown as u64);
+    }
+    let jobs: Vec<Job> = claimed.claims.into_iter().map(Job::Poll).collect();
     if jobs.is_empty() {
-        return Ok(0);
+        return Ok(count);
     }
     // A claimed subject is not claimed again until its lease ends, so a failed publish is retried
     // here without waiting for the lease.
@@ -146,5 +156,5 @@ async fn publish_batch(
     metrics
         .polls_published
         .add(queue_name.as_str(), jobs.len() as u64);
-    Ok(jobs.len())
+    Ok(count)
 }

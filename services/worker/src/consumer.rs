@@ -15,7 +15,7 @@ use model::queue_name::QueueName;
 
 use crate::acknowledge::acknowledge;
 use crate::context::Context;
-use crate::dispatch::apply_jobs;
+use crate::dispatch::{apply_each_job, apply_jobs};
 use crate::outage::ProcessingGate;
 use crate::poison_messages;
 
@@ -73,6 +73,14 @@ pub(crate) async fn run_consumer(
         };
         match outcome {
             Ok(Ok(())) => {}
+            Ok(Err(error)) if !error.is_outage() => {
+                // Waiting does not help, and the other deliveries are not affected.
+                tracing::error!(error = %error, "a delivery could not be handled; the queue delivers it again");
+                tokio::select! {
+                    () = lifecycle.stopping() => return,
+                    () = backoff.wait() => {}
+                }
+            }
             Ok(Err(error)) => {
                 tracing::warn!(error = %error, "the store did not accept the changes of a delivery; processing is paused");
                 gate.pause_until_recovered(&context, &lifecycle, outages)
@@ -101,7 +109,13 @@ pub async fn handle_delivery(context: &Context, delivery: Delivery) -> Result<()
     if delivery.attempt >= POISON_THRESHOLD {
         return poison_messages::split_delivery(context, delivery).await;
     }
-    Box::pin(apply_jobs(context, &delivery.jobs)).await?;
+    match Box::pin(apply_jobs(context, &delivery.jobs)).await {
+        Err(StoreError::Unexpected(_)) => {
+            // One of the jobs needs stored data that this build cannot read.
+            Box::pin(apply_each_job(context, &delivery.jobs)).await?;
+        }
+        applied => applied?,
+    }
     acknowledge(context, delivery).await;
     Ok(())
 }

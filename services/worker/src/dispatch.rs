@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use common::records::dead_letter::{self, RetryState};
+use common::records::dead_letter::{self, RetryState, UNREADABLE_DATA_PREFIX};
 use common::records::probe;
 use common::store::{Commit, RecordWrite, StoreError};
 use model::id::PageId;
@@ -51,6 +51,24 @@ pub async fn apply_jobs(context: &Context, jobs: &[Job]) -> Result<(), StoreErro
         batch.add_job(context, job);
     }
     execute(context, batch).await.map(drop)
+}
+
+/// Executes the jobs of a group one by one. A job that fails because stored data cannot be read
+/// becomes a dead letter, so that it does not affect the others. Fails if the store does not accept
+/// a write.
+pub(crate) async fn apply_each_job(context: &Context, jobs: &[Job]) -> Result<(), StoreError> {
+    for job in jobs {
+        match apply_single_job(context, job).await {
+            Err(StoreError::Unexpected(reason)) => {
+                let mut batch = JobBatch::default();
+                let reason = format!("{UNREADABLE_DATA_PREFIX}{reason}");
+                batch.add_dead_letter(context, job, &reason, "unreadable_data");
+                execute(context, batch).await?;
+            }
+            applied => drop(applied?),
+        }
+    }
+    Ok(())
 }
 
 /// Executes one job. Returns `false` if the job, or a part of it, is stored as a dead letter. Fails

@@ -45,7 +45,7 @@ pub async fn run(context: Context) -> Result<(), WorkerError> {
     let gate = Arc::new(ProcessingGate::default());
     let mut tasks = tokio::task::JoinSet::new();
     bind_store_to_app(&context).await?;
-    tasks.spawn(retry_dead_letters_at_start(context.clone()));
+    tasks.spawn(retry_dead_letters(context.clone(), gate.clone()));
     for (queue_name, consumers) in CONCURRENCY {
         for _ in 0..consumers {
             tasks.spawn(run_consumer(context.clone(), queue_name, gate.clone()));
@@ -75,15 +75,30 @@ async fn bind_store_to_app(context: &Context) -> Result<(), StoreBindingError> {
     }
 }
 
-/// Retries the dead letters that an earlier process left pending or that only this build can
-/// decode. Repeats this until the store answers or the process is stopping.
-async fn retry_dead_letters_at_start(context: Context) {
+/// Retries the dead letters that an earlier process or a store outage left pending, and those that
+/// only this build can decode: at the start, and after each store outage, until the process is
+/// stopping.
+async fn retry_dead_letters(context: Context, gate: Arc<ProcessingGate>) {
     let mut backoff = Backoff::default();
-    while let Err(error) = poison_messages::retry_pending(&context).await {
-        tracing::warn!(error = %error, "cannot retry the pending dead letters yet");
+    loop {
+        // The receiver also reports an outage that ends during the retries.
+        let mut is_paused = gate.subscribe();
+        let retried = poison_messages::retry_pending(&context).await;
+        let wait_for_next = async {
+            match retried {
+                Ok(()) => {
+                    backoff.reset();
+                    while is_paused.changed().await.is_ok() && *is_paused.borrow_and_update() {}
+                }
+                Err(error) => {
+                    tracing::warn!(error = %error, "cannot retry the pending dead letters yet");
+                    backoff.wait().await;
+                }
+            }
+        };
         tokio::select! {
             () = context.lifecycle.stopping() => return,
-            () = backoff.wait() => {}
+            () = wait_for_next => {}
         }
     }
 }

@@ -10,7 +10,6 @@ use model::queue_name::QueueName;
 use tokio::sync::{Mutex, watch};
 
 use crate::context::Context;
-use crate::poison_messages;
 
 /// A gate that pauses processing during a store outage.
 #[derive(Debug)]
@@ -18,7 +17,7 @@ pub struct ProcessingGate {
     /// The number of outages so far. The lock is held during an outage.
     outages: Mutex<u64>,
     /// Whether processing is paused. A change to `true` wakes the consumers that are waiting for a
-    /// delivery.
+    /// delivery, and a change to `false` starts the retry of dead letters.
     is_paused: watch::Sender<bool>,
 }
 
@@ -45,6 +44,11 @@ impl ProcessingGate {
             .subscribe()
             .wait_for(|is_paused| *is_paused)
             .await;
+    }
+
+    /// Returns a receiver of whether processing is paused. It reports every change from now on.
+    pub fn subscribe(&self) -> watch::Receiver<bool> {
+        self.is_paused.subscribe()
     }
 
     /// Waits until the store accepts writes again. `known_outages` is the number of outages when
@@ -78,6 +82,7 @@ impl ProcessingGate {
         }
         tracing::info!("the store accepts writes again; processing continues");
         self.is_paused.send_replace(false);
+        context.metrics.processing_paused.set(0);
     }
 
     /// Pauses the consumers and requeues the deliveries of all queues. Does nothing if processing
@@ -86,6 +91,7 @@ impl ProcessingGate {
         if self.is_paused.send_replace(true) {
             return;
         }
+        context.metrics.processing_paused.set(1);
         for queue_name in QueueName::ALL {
             if let Err(error) = context.queue.requeue(queue_name).await {
                 tracing::warn!(queue_name = %queue_name, error = %error, "cannot requeue the deliveries of a queue; the queue delivers them again later");
@@ -105,9 +111,8 @@ enum RecoveryError {
     Settings(#[from] UnsafeSettings),
 }
 
-/// Checks that the store accepts a write and that its settings are safe. Then retries the pending
-/// dead letters, which include those whose retry the outage interrupted.
+/// Checks that the store accepts one small write and that its settings are safe. It does nothing
+/// else, so that no stored data can prolong an outage.
 async fn check_recovery(context: &Context) -> Result<(), RecoveryError> {
-    context.store.check().await?.into_result()?;
-    Ok(poison_messages::retry_pending(context).await?)
+    Ok(context.store.check().await?.into_result()?)
 }

@@ -12,7 +12,7 @@
 use std::panic::AssertUnwindSafe;
 
 use common::queue::delivery::Delivery;
-use common::records::dead_letter::{self, RetryState};
+use common::records::dead_letter::{self, DeadLetter, RetryState, UNREADABLE_DATA_PREFIX};
 use common::store::{Commit, StoreError};
 use futures_util::FutureExt as _;
 use model::job::{Job, NEWER_VERSION_PREFIX, UNKNOWN_KIND, Unreadable, decode_job};
@@ -87,6 +87,15 @@ async fn run_retry(context: &Context, id: &str, job: &Job) -> Result<(), StoreEr
             context.store.commit(&[remove]).await.map(drop)
         }
         Ok(Ok(false)) => dead_letter::set_retry_state(&*context.store, id, RetryState::Final).await,
+        Ok(Err(StoreError::Unexpected(reason))) => {
+            tracing::error!(
+                dead_letter.id = id,
+                reason,
+                "a job stays a dead letter, because it needs stored data that this build cannot read"
+            );
+            let reason = format!("{UNREADABLE_DATA_PREFIX}{reason}");
+            dead_letter::end_retry(&*context.store, id, &reason).await
+        }
         Ok(Err(error)) => {
             // If this write fails too, the retry stays reserved for this process, which repeats it.
             let _ = dead_letter::set_retry_state(&*context.store, id, RetryState::Pending).await;
@@ -103,21 +112,30 @@ async fn run_retry(context: &Context, id: &str, job: &Job) -> Result<(), StoreEr
     }
 }
 
+/// Returns whether a final dead letter may succeed in this build: its job needed stored data that
+/// could not be read, or has a form that this build can decode.
+fn may_succeed_now(dead_letter: &DeadLetter) -> bool {
+    let reason = &dead_letter.reason;
+    if reason.starts_with(UNREADABLE_DATA_PREFIX) {
+        return true;
+    }
+    let was_unknown = reason.starts_with(NEWER_VERSION_PREFIX) || reason == UNKNOWN_KIND;
+    let is_known_now = |body: &[u8]| {
+        let decoded = decode_job(&String::from_utf8_lossy(body));
+        !matches!(decoded, Job::Unreadable(_))
+    };
+    was_unknown
+        && matches!(decode_job(&dead_letter.job), Job::Unreadable(Unreadable { body, .. }) if is_known_now(&body))
+}
+
 /// Retries the dead letters whose retry is pending or was interrupted in this process, and those
-/// with a job that an earlier build could not decode and this build can. It is called at the start
+/// that may succeed in this build although they failed in an earlier one. It is called at the start
 /// of a worker and after a store outage. Fails if the store does not answer.
 pub async fn retry_pending(context: &Context) -> Result<(), StoreError> {
     for (id, dead_letter) in dead_letter::list(&*context.store).await? {
         if dead_letter.retry != RetryState::Final {
             retry_job(context, &id).await?;
-        } else if (dead_letter.reason.starts_with(NEWER_VERSION_PREFIX)
-            || dead_letter.reason == UNKNOWN_KIND)
-            && let Job::Unreadable(Unreadable { body, .. }) = decode_job(&dead_letter.job)
-            && !matches!(
-                decode_job(&String::from_utf8_lossy(&body)),
-                Job::Unreadable(_)
-            )
-        {
+        } else if may_succeed_now(&dead_letter) {
             dead_letter::set_retry_state(&*context.store, &id, RetryState::Pending).await?;
             retry_job(context, &id).await?;
         }

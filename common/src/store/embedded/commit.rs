@@ -171,7 +171,8 @@ fn write_record(
             connection
                 .prepare_cached(
                     "INSERT INTO records (kind, id, version, body) VALUES (?1, ?2, 1, ?3) ON CONFLICT (kind, id)
-                     DO UPDATE SET version = version + 1, body = CAST(CAST(body AS INTEGER) + ?3 AS TEXT)",
+                     DO UPDATE SET version = version + 1, body = CAST(CAST(body AS INTEGER) + ?3 AS TEXT)
+                     WHERE body = CAST(CAST(body AS INTEGER) AS TEXT)",
                 )?
                 .execute(params![key.kind.name(), key.id, n])?;
         }

@@ -10,17 +10,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use model::id::{PageId, Subject};
-use model::job::Claim;
+use model::id::PageId;
 use model::queue_name::QueueName;
 use model::time::HostTime;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde_json::Value as Json;
 
-use super::codec::{from_json, parse_subject};
+use super::codec::{from_json, record_body};
 use super::{
-    Changes, Commit, CommitOutcome, CorruptPage, Cursor, FeedEntry, Health, HistoryEntry,
-    RecordKey, RecordKind, RecordWrite, Store, StoreError, StoredPage, Versioned, codec,
+    Changes, ClaimedEntries, Commit, CommitOutcome, CorruptPage, Cursor, DueEntry, FeedEntry,
+    Health, HistoryEntry, RecordKey, RecordKind, RecordWrite, Store, StoreError, StoredPage,
+    Versioned, codec,
 };
 use crate::clock::Clock;
 use crate::database::{Database, DatabaseError};
@@ -197,7 +197,7 @@ impl Store for EmbeddedStore {
         now: HostTime,
         lease: Duration,
         max: usize,
-    ) -> Result<Vec<Claim>, StoreError> {
+    ) -> Result<ClaimedEntries, StoreError> {
         let claimed = self.database.write(move |connection| {
             let mut select = connection.prepare_cached(
                 "SELECT subject, at FROM due WHERE queue = ?1 AND at <= ?2 ORDER BY at LIMIT ?3",
@@ -214,22 +214,16 @@ impl Store for EmbeddedStore {
             }
             Ok(rows)
         });
-        let claimed = claimed.await.map_err(unavailable)?;
-        let claim = |(text, at): (String, u64)| {
-            Some(Claim {
-                subject: parse_subject(&text)?,
-                queue: queue_name,
-                due_at: HostTime(at),
-            })
-        };
-        Ok(claimed.into_iter().filter_map(claim).collect())
+        let claimed = claimed.await.map_err(unavailable)?.into_iter();
+        let entries = claimed.map(|(text, at)| DueEntry::new(text, HostTime(at)));
+        Ok(ClaimedEntries::new(queue_name, entries))
     }
 
     async fn next_due(
         &self,
         queue_name: QueueName,
         limit: usize,
-    ) -> Result<Vec<(Subject, HostTime)>, StoreError> {
+    ) -> Result<Vec<DueEntry>, StoreError> {
         let rows: Vec<(String, u64)> = self
             .read(move |connection| {
                 let mut select = connection.prepare_cached(
@@ -242,8 +236,8 @@ impl Store for EmbeddedStore {
                     .collect()
             })
             .await?;
-        let entry = |(text, at): (String, u64)| Some((parse_subject(&text)?, HostTime(at)));
-        Ok(rows.into_iter().filter_map(entry).collect())
+        let entry = |(text, at)| DueEntry::new(text, HostTime(at));
+        Ok(rows.into_iter().map(entry).collect())
     }
 
     async fn load_record(&self, key: &RecordKey) -> Result<Option<Versioned<Json>>, StoreError> {
@@ -257,13 +251,10 @@ impl Store for EmbeddedStore {
                 row.optional()
             })
             .await?;
-        row.map(|(version, body)| {
-            Ok(Versioned {
-                version,
-                value: from_json(&body)?,
-            })
-        })
-        .transpose()
+        Ok(row.map(|(version, body)| Versioned {
+            version,
+            value: record_body(body),
+        }))
     }
 
     async fn list_records(
@@ -286,17 +277,11 @@ impl Store for EmbeddedStore {
                 select.query_map(params![kind.name(), after, now, limit], row)?.collect()
             })
             .await?;
-        rows.into_iter()
-            .map(|(id, version, body)| {
-                Ok((
-                    RecordKey { kind, id },
-                    Versioned {
-                        version,
-                        value: from_json(&body)?,
-                    },
-                ))
-            })
-            .collect()
+        let record = |(id, version, body)| {
+            let value = record_body(body);
+            (RecordKey { kind, id }, Versioned { version, value })
+        };
+        Ok(rows.into_iter().map(record).collect())
     }
 
     async fn scrub(&self) -> Result<(), StoreError> {

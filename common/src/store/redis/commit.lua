@@ -1,4 +1,6 @@
 -- Executes one commit: if all expected versions match, everything is written, otherwise nothing.
+-- Redis does not undo the writes of a script that fails, so the script checks the types of all keys
+-- before it writes.
 -- KEYS contains every key that the commit touches. The commit in ARGV[1] is JSON and refers to keys
 -- by their index in KEYS, from 1. Versions and times are strings, because Lua would round large
 -- numbers. Times to live are in milliseconds. Due times are in milliseconds since the UNIX epoch,
@@ -6,8 +8,12 @@
 -- of this server.
 local commit = cjson.decode(ARGV[1])
 
+local function has_type(key, wanted)
+  return redis.call('TYPE', key).ok == wanted
+end
+
 local function version(key)
-  if redis.call('TYPE', key).ok ~= 'hash' then return '0' end
+  if not has_type(key, 'hash') then return '0' end
   -- A version that is not a number counts as 0, as in `reply.rs`.
   return string.match(redis.call('HGET', key, '_version') or '', '^[1-9]%d*$') or '0'
 end
@@ -16,23 +22,52 @@ for _, expectation in ipairs(commit.expect) do
   if version(KEYS[expectation.key]) ~= expectation.version then return 'stale' end
 end
 
+-- A key that all commits share and that another program has overwritten is an error of the
+-- database. A key of one Page or record is replaced instead, so that the others are not affected.
+local shared = {}
+for _, record in ipairs(commit.records) do
+  shared[record.index], shared[record.expiry] = 'zset', 'zset'
+end
+for _, due in ipairs(commit.due) do
+  for _, other in ipairs(due.others) do shared[other] = 'zset' end
+  if due.queue then shared[due.queue] = 'zset' end
+end
+local page = commit.page
+if page then
+  shared[page.index] = 'zset'
+  if #page.entries > 0 then shared[page.feed], shared[page.feed_position] = 'stream', 'string' end
+end
+for key, wanted in pairs(shared) do
+  local found = redis.call('TYPE', KEYS[key]).ok
+  if found ~= wanted and found ~= 'none' then
+    return redis.error_reply('ERR ' .. KEYS[key] .. ' contains a ' .. found .. ' instead of a ' .. wanted)
+  end
+end
+if page and shared[page.feed_position] then
+  local position = redis.call('GET', KEYS[page.feed_position]) or '0'
+  if not string.match(position, '^%d+$') then
+    return redis.error_reply('ERR ' .. KEYS[page.feed_position] .. ' does not contain a number')
+  end
+end
+
 local function next_version(key)
   return string.format('%d', tonumber(version(key)) + 1)
 end
 
-local page = commit.page
+-- Deletes a key that contains a value of another type. DEL is called only if there is something to
+-- delete. A full Redis refuses HSET but not DEL, and after a first write it executes the rest of a
+-- script in any case.
+local function delete_unless(key, wanted)
+  if not has_type(key, wanted) and redis.call('EXISTS', key) == 1 then redis.call('DEL', key) end
+end
+
 if page then
   local key = KEYS[page.key]
   local new_version = next_version(key)
   local stored = {}
-  if redis.call('TYPE', key).ok == 'hash' then
-    local flat = redis.call('HGETALL', key)
-    for i = 1, #flat, 2 do stored[flat[i]] = flat[i + 1] end
-  elseif redis.call('EXISTS', key) == 1 then
-    -- DEL is called only if there is something to delete. A full Redis refuses HSET but not DEL,
-    -- and after a first write it executes the rest of a script in any case.
-    redis.call('DEL', key)
-  end
+  delete_unless(key, 'hash')
+  local flat = redis.call('HGETALL', key)
+  for i = 1, #flat, 2 do stored[flat[i]] = flat[i + 1] end
   -- Only attributes that changed are written, which keeps the append-only file small.
   local changed, removed = { '_version', new_version }, {}
   for name, text in pairs(page.attributes) do
@@ -46,6 +81,7 @@ if page then
   redis.call('ZADD', KEYS[page.index], 0, page.id)
   if page.delete_history then redis.call('DEL', KEYS[page.history]) end
   if #page.entries > 0 then
+    delete_unless(KEYS[page.history], 'list')
     for _, entry in ipairs(page.entries) do redis.call('LPUSH', KEYS[page.history], entry) end
     redis.call('LTRIM', KEYS[page.history], 0, page.max_history - 1)
     local position = redis.call('INCR', KEYS[page.feed_position])
@@ -65,6 +101,7 @@ for _, record in ipairs(commit.records) do
     redis.call('ZREM', expiry, id)
   end
   if record.op == 'put' then
+    delete_unless(key, 'hash')
     redis.call('HSET', key, '_version', next_version(key), 'body', record.body)
     redis.call('ZADD', index, 0, record.id)
     if record.ttl then
@@ -79,9 +116,16 @@ for _, record in ipairs(commit.records) do
     redis.call('ZREM', index, record.id)
     redis.call('ZREM', expiry, record.id)
   else
-    redis.call('HSET', key, '_version', next_version(key))
-    redis.call('HINCRBY', key, 'body', record.n)
-    redis.call('ZADD', index, 0, record.id)
+    -- A body that is not a whole number was written by a newer version, and stays as it is.
+    local body = '0'
+    if redis.call('EXISTS', key) == 1 then
+      body = has_type(key, 'hash') and redis.call('HGET', key, 'body') or ''
+    end
+    if string.match(body, '^-?%d+$') then
+      redis.call('HSET', key, '_version', next_version(key))
+      redis.call('HINCRBY', key, 'body', record.n)
+      redis.call('ZADD', index, 0, record.id)
+    end
   end
 end
 

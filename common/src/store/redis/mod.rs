@@ -29,22 +29,22 @@ mod settings;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use model::id::{PageId, Subject};
-use model::job::Claim;
+use model::id::PageId;
 use model::queue_name::QueueName;
 use model::time::HostTime;
 use redis::Pipeline;
 use serde_json::Value as Json;
 
-use super::codec::{from_json, parse_subject};
+use super::codec::from_json;
 use super::{
-    Changes, Commit, CommitOutcome, Cursor, FeedEntry, Health, HistoryEntry, RecordKey, RecordKind,
-    RecordWrite, Store, StoreError, StoredPage, Versioned, codec,
+    Changes, ClaimedEntries, Commit, CommitOutcome, Cursor, DueEntry, FeedEntry, Health,
+    HistoryEntry, RecordKey, RecordKind, RecordWrite, Store, StoreError, StoredPage, Versioned,
+    codec,
 };
 use client::RedisStore;
 use reply::{
-    PREFIX, due_key, feed_entry, feed_key, feed_position_key, history_key, index_key, meta_key,
-    page_key, parse, record_key, scored_members, stored_page, time_of_score,
+    PREFIX, due_entries, due_key, feed_entry, feed_key, feed_position_key, history_key, index_key,
+    meta_key, page_key, parse, record_key, stored_page, stored_record,
 };
 
 /// The script that claims due subjects.
@@ -163,7 +163,7 @@ impl Store for RedisStore {
         now: HostTime,
         lease: Duration,
         max: usize,
-    ) -> Result<Vec<Claim>, StoreError> {
+    ) -> Result<ClaimedEntries, StoreError> {
         let mut pipeline = redis::pipe();
         let call = pipeline
             .cmd("EVAL")
@@ -172,22 +172,15 @@ impl Store for RedisStore {
             .arg(due_key(queue_name));
         call.arg(now.0).arg(now.plus(lease).0).arg(max);
         let replies = self.query_all(&mut pipeline).await?;
-        let claimed = scored_members(parse(replies.into_iter().next())?)?;
-        let claim = |(text, at): (String, f64)| {
-            Some(Claim {
-                subject: parse_subject(&text)?,
-                queue: queue_name,
-                due_at: time_of_score(at),
-            })
-        };
-        Ok(claimed.into_iter().filter_map(claim).collect())
+        let claimed = due_entries(parse(replies.into_iter().next())?)?;
+        Ok(ClaimedEntries::new(queue_name, claimed))
     }
 
     async fn next_due(
         &self,
         queue_name: QueueName,
         limit: usize,
-    ) -> Result<Vec<(Subject, HostTime)>, StoreError> {
+    ) -> Result<Vec<DueEntry>, StoreError> {
         let Some(last) = limit.checked_sub(1) else {
             return Ok(Vec::new());
         };
@@ -199,9 +192,7 @@ impl Store for RedisStore {
             .arg(last)
             .arg("WITHSCORES");
         let replies = self.query_all(&mut pipeline).await?;
-        let due = scored_members(parse(replies.into_iter().next())?)?;
-        let entry = |(text, at): (String, f64)| Some((parse_subject(&text)?, time_of_score(at)));
-        Ok(due.into_iter().filter_map(entry).collect())
+        due_entries(parse(replies.into_iter().next())?)
     }
 
     async fn load_record(&self, key: &RecordKey) -> Result<Option<Versioned<Json>>, StoreError> {
@@ -346,17 +337,12 @@ impl RedisStore {
                 .arg(codec::VERSION)
                 .arg("body");
         }
+        let mut connection = self.connection().await?;
+        let replies = self.query_each(&mut connection, &mut pipeline).await?;
         let mut found = Vec::new();
-        for (key, reply) in keys.into_iter().zip(self.query_all(&mut pipeline).await?) {
-            let (version, body): (Option<u64>, Option<String>) = parse(Some(reply))?;
-            if let (Some(version), Some(body)) = (version, body) {
-                found.push((
-                    key,
-                    Versioned {
-                        version,
-                        value: from_json(&body)?,
-                    },
-                ));
+        for (key, reply) in keys.into_iter().zip(replies) {
+            if let Some(record) = stored_record(reply)? {
+                found.push((key, record));
             }
         }
         Ok(found)

@@ -8,9 +8,10 @@ use model::id::PageId;
 use model::queue_name::QueueName;
 use model::time::HostTime;
 use redis::{RedisError, RedisResult, Value as Reply, from_redis_value};
+use serde_json::Value as Json;
 
 use crate::store::{
-    CommitOutcome, CorruptPage, FeedEntry, RecordKey, RecordKind, StoreError, StoredPage,
+    CommitOutcome, CorruptPage, DueEntry, FeedEntry, RecordKey, RecordKind, StoreError, StoredPage,
     Versioned, codec,
 };
 
@@ -113,13 +114,10 @@ pub(super) fn stored_page(reply: RedisResult<Reply>) -> Result<Versioned<StoredP
         .into_iter()
         .map(|(name, value)| (text(name), text(value)))
         .collect();
-    // `commit.lua` accepts the same texts as a version.
-    let is_version =
-        |version: &String| version.bytes().all(|b| b.is_ascii_digit()) && !version.starts_with('0');
     let version = attributes
         .remove(codec::VERSION)
-        .filter(is_version)
-        .and_then(|version| version.parse().ok());
+        .as_deref()
+        .and_then(parse_version);
     let decoded = match version {
         Some(_) => codec::decode(&attributes).map_err(|error| error.to_string()),
         None => Err("the version is missing or is not a number".to_owned()),
@@ -152,15 +150,50 @@ pub(super) fn feed_entry(
     Ok((position, codec::from_json(entry)?))
 }
 
-/// Returns the members of a sorted set with their scores, from a reply in which they alternate.
-pub(super) fn scored_members(reply: Vec<String>) -> Result<Vec<(String, f64)>, StoreError> {
+/// Decodes the reply to `HMGET _version body` for a record; `None` if the record does not exist. A
+/// key of another type, and attributes that cannot be decoded, result in a body that is the form of
+/// no record, so that other records can still be loaded.
+pub(super) fn stored_record(
+    reply: RedisResult<Reply>,
+) -> Result<Option<Versioned<Json>>, StoreError> {
+    let reply = match reply {
+        Ok(reply) => reply,
+        Err(error) if error.code() == Some("WRONGTYPE") => {
+            let value = Json::String("the key does not contain a hash".to_owned());
+            return Ok(Some(Versioned { version: 0, value }));
+        }
+        Err(error) => return Err(unavailable(&error)),
+    };
+    let (version, body): (Option<Vec<u8>>, Option<Vec<u8>>) = parse(Some(reply))?;
+    if version.is_none() && body.is_none() {
+        return Ok(None);
+    }
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    let version = version.map(text).as_deref().and_then(parse_version);
+    let value = match version {
+        Some(_) => codec::record_body(body.map(text).unwrap_or_default()),
+        None => Json::String("the version is missing or is not a number".to_owned()),
+    };
+    let version = version.unwrap_or(0);
+    Ok(Some(Versioned { version, value }))
+}
+
+/// Parses a version. `commit.lua` accepts the same texts.
+fn parse_version(text: &str) -> Option<u64> {
+    let is_version = text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');
+    is_version.then(|| text.parse().ok()).flatten()
+}
+
+/// Decodes entries of the due index from a reply in which subjects and scores alternate.
+pub(super) fn due_entries(reply: Vec<String>) -> Result<Vec<DueEntry>, StoreError> {
     let invalid = || StoreError::Unexpected("a score is not a number".to_owned());
     let mut texts = reply.into_iter();
-    let mut members = Vec::new();
-    while let (Some(member), Some(score)) = (texts.next(), texts.next()) {
-        members.push((member, score.parse().map_err(|_| invalid())?));
+    let mut entries = Vec::new();
+    while let (Some(subject), Some(score)) = (texts.next(), texts.next()) {
+        let score: f64 = score.parse().map_err(|_| invalid())?;
+        entries.push(DueEntry::new(subject, time_of_score(score)));
     }
-    Ok(members)
+    Ok(entries)
 }
 
 /// Returns the due time that a score represents.
@@ -169,6 +202,6 @@ pub(super) fn scored_members(reply: Vec<String>) -> Result<Vec<(String, f64)>, S
     clippy::cast_sign_loss,
     reason = "scores are whole, positive milliseconds"
 )]
-pub(super) fn time_of_score(score: f64) -> HostTime {
+fn time_of_score(score: f64) -> HostTime {
     HostTime(score as u64)
 }

@@ -9,11 +9,14 @@ use common::config::Config;
 use common::graph::client::Graph;
 use common::records::connection::{self, Connection, Status};
 use common::records::page_subscription::PageSubscription;
-use common::records::{expiry, load_chunk, load_record, missed_webhooks, rate_limit, token};
-use common::store::{RecordKind, Store, StoreError, StoredPage};
+use common::records::{
+    decode, expiry, load_chunk, load_record, missed_webhooks, rate_limit, token,
+};
+use common::store::{RecordKey, RecordKind, Store, StoreError, StoredPage};
 use common::timestamp::rfc3339;
 use model::id::PageId;
 use model::page;
+use model::queue_name::QueueName;
 use model::time::HostTime;
 
 use super::check::{Check, State};
@@ -25,6 +28,9 @@ const MAX_NAMED: usize = 5;
 const MAX_SUBSCRIPTION_READS: usize = 5;
 /// The ratio of announced changes below which the check warns.
 const MIN_RATIO: f64 = 0.9;
+/// The largest number of entries of the due index of a queue that are checked. Unknown subjects are
+/// among the first ones, because their claims end after minutes.
+const MAX_DUE_ENTRIES: usize = 2000;
 /// How many days of announced and missed changes are checked.
 const DAYS: u64 = 7;
 
@@ -36,6 +42,7 @@ pub(super) async fn run_checks(config: &Config, clock: &Clock, checks: &mut Vec<
     let now = clock.now();
     let checked = async {
         let all = connection::list(&*store).await?;
+        checks.push(stored_data(&*store).await?);
         checks.push(connections(&all));
         checks.push(permissions(config, &all));
         checks.push(connection_expiry(&all, now));
@@ -62,6 +69,36 @@ fn list_names(names: &[String]) -> String {
         0 => first,
         more => format!("{first} and {more} more"),
     }
+}
+
+/// Checks whether this version can decode every record and every subject of the due index.
+async fn stored_data(store: &dyn Store) -> Result<Check, StoreError> {
+    let (records, mut count) = decode::find_unreadable(store, MAX_NAMED).await?;
+    let mut names: Vec<String> = records
+        .iter()
+        .map(|record| {
+            let RecordKey { kind, id } = &record.key;
+            format!("{} {id} ({})", kind.name(), record.reason)
+        })
+        .collect();
+    for queue in [QueueName::PollsNow, QueueName::PollsDaily] {
+        let due = store.next_due(queue, MAX_DUE_ENTRIES).await?;
+        for entry in due.iter().filter(|entry| entry.subject.is_none()) {
+            count += 1;
+            names.push(format!("subject {} (unknown kind)", entry.text));
+        }
+    }
+    let name = "stored data";
+    if count == 0 {
+        return Ok(Check::ok(name, "this version can read all of it"));
+    }
+    names.truncate(MAX_NAMED);
+    let detail = format!(
+        "this version cannot read {count} entries: {}",
+        names.join(", ")
+    );
+    let fix = "start the version of pagesync that wrote them, or a newer one; jobs that need them are in `pagesync dead-letter list`, and are retried when a worker starts";
+    Ok(Check::problem(name, State::Failed, detail, fix))
 }
 
 fn connections(connections: &[Connection]) -> Check {

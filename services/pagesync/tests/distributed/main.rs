@@ -59,6 +59,8 @@ mod support;
 mod token_sealing;
 #[path = "../it/tokens.rs"]
 mod tokens;
+#[path = "../it/unreadable_data.rs"]
+mod unreadable_data;
 #[path = "../it/webhook_input.rs"]
 mod webhook_input;
 #[path = "../it/webhook_input_table.rs"]

@@ -4,6 +4,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::config::Role;
+use common::records::{put_write, write_records};
+use common::store::{RecordKey, RecordKind, RecordWrite};
 use serde_json::Value as Json;
 use simulator::token::TokenInvalidation;
 
@@ -96,6 +98,7 @@ async fn doctor_finds_each_problem_and_names_a_fix() {
         "store",
         "keys",
         "dead letters",
+        "stored data",
         "process",
         "Graph version",
         "Graph",
@@ -178,6 +181,22 @@ async fn doctor_finds_each_problem_and_names_a_fix() {
         "warning",
         "{checks:#}"
     );
+
+    let newer = serde_json::json!({"form": "of a newer version"});
+    let key = RecordKey::new(RecordKind::Connection, "9");
+    let write = put_write(key.clone(), &newer, None, None);
+    let store = &*connected.deployment.store;
+    write_records(store, vec![write]).await.unwrap();
+    let (code, checks) = doctor(&connected, &[]);
+    assert_eq!((code, state(&checks, "stored data")), (3, "failed"));
+    let text = checks.to_string();
+    let expected = "cannot read 1 entries: connection 9 (missing field `user`)";
+    assert!(text.contains(expected), "{checks:#}");
+    let delete = RecordWrite::Delete {
+        key,
+        expected: None,
+    };
+    write_records(store, vec![delete]).await.unwrap();
 
     connected.simulator.facebook().app_subscription = None;
     let (code, checks) = doctor(&connected, &[]);

@@ -40,6 +40,7 @@ mod support;
 mod tidy;
 mod token_sealing;
 mod tokens;
+mod unreadable_data;
 mod webhook_input;
 mod webhook_input_table;
 mod worker;

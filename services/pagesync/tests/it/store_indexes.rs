@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use common::store::{Changes, Commit, Cursor, DueWrite, PageWrite, StoredPage, Versioned};
+use common::store::{
+    Changes, Commit, Cursor, DueEntry, DueWrite, PageWrite, StoredPage, Versioned,
+};
 use futures_util::future::join_all;
 use model::id::{PageId, Subject};
 use model::page::{Page, Status};
@@ -43,7 +45,7 @@ async fn a_due_subject_is_claimed_once_and_again_when_its_lease_has_ended() {
                     if claims.is_empty() {
                         return own;
                     }
-                    own.extend(claims);
+                    own.extend(claims.claims);
                 }
             })
         });
@@ -92,7 +94,7 @@ async fn a_due_subject_is_claimed_once_and_again_when_its_lease_has_ended() {
     .await;
     assert_eq!(
         store.1.next_due(QueueName::PollsDaily, 9).await.unwrap(),
-        [(Subject::Page(page_id(2)), HostTime(5))]
+        [DueEntry::new("page:2".to_owned(), HostTime(5))]
     );
     assert_eq!(
         store
@@ -275,7 +277,7 @@ async fn three_schedulers_publish_each_due_page_and_at_most_once_more_for_each_e
                         .claim_due(QueueName::PollsNow, now, lease, chance.usize(1..20))
                         .await
                         .unwrap();
-                    own.extend(claims.into_iter().map(|claim| claim.subject));
+                    own.extend(claims.claims.into_iter().map(|claim| claim.subject));
                 }
                 // The scheduler publishes its claims, and a worker finishes the polls at once.
                 2 => {
@@ -309,7 +311,7 @@ async fn three_schedulers_publish_each_due_page_and_at_most_once_more_for_each_e
             .claim_due(QueueName::PollsNow, now, lease, 1000)
             .await
             .unwrap();
-        for claim in rest {
+        for claim in rest.claims {
             *published.entry(claim.subject).or_insert(0) += 1;
         }
         for subject in &subjects {

@@ -185,7 +185,7 @@ async fn each_webhook_of_the_table_gets_its_answer_and_has_its_effect() {
         .unwrap();
     assert!(
         due.iter()
-            .all(|(subject, _)| *subject != Subject::Page(unregistered.clone()))
+            .all(|entry| entry.subject != Some(Subject::Page(unregistered.clone())))
     );
     check_counts(&deployment, &reasons, &cases);
     deployment.finish().await;

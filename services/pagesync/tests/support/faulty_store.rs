@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use common::store::{
-    Changes, Commit, CommitOutcome, Cursor, Health, HistoryEntry, RecordKey, RecordKind,
-    RecordWrite, Store, StoreError, StoredPage, Versioned,
+    Changes, ClaimedEntries, Commit, CommitOutcome, Cursor, DueEntry, Health, HistoryEntry,
+    RecordKey, RecordKind, RecordWrite, Store, StoreError, StoredPage, Versioned,
 };
-use model::id::{PageId, Subject};
-use model::job::Claim;
+use model::id::PageId;
 use model::queue_name::QueueName;
 use model::time::HostTime;
 use serde_json::Value as Json;
@@ -196,7 +195,7 @@ impl Store for FaultyStore {
         now: HostTime,
         lease: Duration,
         max: usize,
-    ) -> Result<Vec<Claim>, StoreError> {
+    ) -> Result<ClaimedEntries, StoreError> {
         self.store.claim_due(queue_name, now, lease, max).await
     }
 
@@ -204,7 +203,7 @@ impl Store for FaultyStore {
         &self,
         queue_name: QueueName,
         limit: usize,
-    ) -> Result<Vec<(Subject, HostTime)>, StoreError> {
+    ) -> Result<Vec<DueEntry>, StoreError> {
         self.store.next_due(queue_name, limit).await
     }
 }

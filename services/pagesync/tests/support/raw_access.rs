@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use common::store::Store;
+use common::store::{RecordKind, Store};
 use model::id::PageId;
+use model::queue_name::QueueName;
 
 use super::deployment::TestStorage;
 
@@ -27,6 +28,40 @@ impl TestStorage {
             Self::Distributed { redis, .. } => {
                 let key = format!("{{pagesync}}:page:{id}");
                 redis_command(redis, &["HSET", &key, "_registers", "{"]).await;
+            }
+        }
+    }
+
+    /// Writes a text that is not JSON into the body of a record.
+    pub(crate) async fn damage_record(&self, kind: RecordKind, id: &str) {
+        match self {
+            Self::Embedded(directory) => {
+                let file =
+                    rusqlite::Connection::open(directory.path().join("pagesync.db")).unwrap();
+                let damage = "UPDATE records SET body = '{' WHERE kind = ?1 AND id = ?2";
+                assert_eq!(file.execute(damage, [kind.name(), id]).unwrap(), 1);
+            }
+            Self::Distributed { redis, .. } => {
+                let key = format!("{{pagesync}}:record:{}:{id}", kind.name());
+                redis_command(redis, &["HSET", &key, "body", "{"]).await;
+            }
+        }
+    }
+
+    /// Adds a subject of any kind to the due index.
+    pub(crate) async fn add_due(&self, queue_name: QueueName, subject: &str, at: u64) {
+        match self {
+            Self::Embedded(directory) => {
+                let file =
+                    rusqlite::Connection::open(directory.path().join("pagesync.db")).unwrap();
+                let insert = "INSERT INTO due (subject, queue, at) VALUES (?1, ?2, ?3)";
+                let at = at.to_string();
+                file.execute(insert, [subject, queue_name.as_str(), &at])
+                    .unwrap();
+            }
+            Self::Distributed { redis, .. } => {
+                let key = format!("{{pagesync}}:due:{queue_name}");
+                redis_command(redis, &["ZADD", &key, &at.to_string(), subject]).await;
             }
         }
     }

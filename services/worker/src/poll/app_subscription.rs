@@ -11,7 +11,7 @@ use std::time::Duration;
 use common::graph::calls::AppSubscription;
 use common::graph::error::GraphError;
 use common::records::app::{self, App, StoreBindingError};
-use common::records::{commit_one, load_all, load_record, token};
+use common::records::{commit_one, load_all, load_if_decodable, load_record, token};
 use common::retry;
 use common::sealing::SealedToken;
 use common::store::{Commit, RecordKind, StoreError, Versioned};
@@ -65,8 +65,9 @@ pub(super) async fn request_check(
     context: &Context,
     commit: &mut Commit,
 ) -> Result<(), StoreError> {
+    // A record that this build cannot decode must not fail the login that makes the request.
     let Some(Versioned { version, mut value }) =
-        load_record::<App>(&*context.store, &app::key()).await?
+        load_if_decodable::<App>(&*context.store, &app::key()).await?
     else {
         return Ok(());
     };
@@ -83,7 +84,7 @@ pub(super) async fn request_check(
 /// [`CHECK_INTERVAL`], or if a problem is recorded, because a retry is then due anyway. Fails if
 /// the store does not answer.
 pub(super) async fn request_check_if_stale(context: &Context) -> Result<(), StoreError> {
-    let stored = load_record::<App>(&*context.store, &app::key()).await?;
+    let stored = load_if_decodable::<App>(&*context.store, &app::key()).await?;
     let now = context.clock.now();
     let is_long_ago = |app: &App| {
         app.confirmed_at

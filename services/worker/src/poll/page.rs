@@ -10,7 +10,7 @@ use common::daily_schedule::PAGE_SLOT_DELAY;
 use common::graph::calls::PageReply;
 use common::graph::error::GraphError;
 use common::records::connection::{self, Connection};
-use common::records::{excluded_field, missed_webhooks};
+use common::records::{excluded_field, load_if_decodable, missed_webhooks};
 use common::retry;
 use common::sealing::Token;
 use common::store::{
@@ -261,7 +261,7 @@ async fn next_slot(
                 polling, status, ..
             },
             ..
-        }) = connection::find(&*context.store, user).await?
+        }) = load_if_decodable(&*context.store, &connection::key(user)).await?
         && status == connection::Status::Active
         && let Some(slot) = polling.daily_slot.filter(|slot| *slot > now)
     {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::graph::error::GraphError;
 use common::records::page_subscription::{self, MAX_RESUBSCRIPTIONS, PageSubscription};
-use common::records::{commit_one, load_record, missed_webhooks};
+use common::records::{commit_one, load_if_decodable, load_record, missed_webhooks};
 use common::retry;
 use common::sealing::Token;
 use common::store::{CommitOutcome, RecordWrite, StoreError, StoredPage, Versioned, load_page};
@@ -73,7 +73,7 @@ pub(super) async fn poll(
 async fn schedule_check(context: &Context, page: &PageId) -> Result<(), StoreError> {
     let key = page_subscription::key(page);
     loop {
-        let stored = load_record::<PageSubscription>(&*context.store, &key).await?;
+        let stored = load_if_decodable::<PageSubscription>(&*context.store, &key).await?;
         let Some(Versioned { version, mut value }) = stored else {
             return Ok(());
         };

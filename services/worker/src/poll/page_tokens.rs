@@ -5,7 +5,7 @@
 
 use common::graph::error::GraphError;
 use common::records::connection::{self, Connection, Status};
-use common::records::{load_record, token};
+use common::records::{load_if_decodable, token};
 use common::sealing::{SealingError, Token};
 use common::store::{RecordGuard, StoreError, StoredPage, load_page};
 use model::id::{PageId, UserId};
@@ -61,13 +61,16 @@ async fn candidates(context: &Context, page: &PageId) -> Result<Vec<Candidate>, 
     let mut candidates = Vec::new();
     for user in users_with_access(context, page).await? {
         let guard = connection::epoch_guard(store, &user).await?;
-        let Some(connection) = connection::find(store, &user).await? else {
-            // The connection has ended, and its access is not removed from the Page yet.
+        // The connection may have ended, although its access is not removed from the Page yet. If
+        // this build cannot decode one person's records, it uses the token of another person.
+        let Some(connection) =
+            load_if_decodable::<Connection>(store, &connection::key(&user)).await?
+        else {
             continue;
         };
         let connection = connection.value;
         let key = token::page_key(&user, page);
-        let Some(stored) = load_record::<token::StoredToken>(store, &key).await? else {
+        let Some(stored) = load_if_decodable::<token::StoredToken>(store, &key).await? else {
             continue;
         };
         let keys = context.keyring.keys();
@@ -171,12 +174,14 @@ pub(super) async fn is_listed_for_other_connection(
         if other == *user {
             continue;
         }
-        let Some(connection) = connection::find(&*context.store, &other).await? else {
+        let store = &*context.store;
+        let Some(connection) =
+            load_if_decodable::<Connection>(store, &connection::key(&other)).await?
+        else {
             continue;
         };
         let stored =
-            load_record::<token::StoredToken>(&*context.store, &token::page_key(&other, page))
-                .await?;
+            load_if_decodable::<token::StoredToken>(store, &token::page_key(&other, page)).await?;
         let is_usable = |stored: &token::StoredToken| {
             stored.sealed.is_some() && is_current(&connection.value, stored)
         };

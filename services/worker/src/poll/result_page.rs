@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::graph::calls::ListedPage;
 use common::records::page_subscription::{self, PageSubscription};
-use common::records::{load_record, missed_webhooks, put_write, token};
+use common::records::{load_decodable, missed_webhooks, put_write, token};
 use common::sealing::PrivateKeys;
 use common::store::{
     Commit, CommitOutcome, DueWrite, PageWrite, RecordGuard, StoreError, StoredPage, Versioned,
@@ -186,10 +186,16 @@ async fn request_check_if_needed(
 ) -> Result<(), StoreError> {
     let is_unsubscribed = listed.object.get("is_webhooks_subscribed") == Some(&Json::Bool(false));
     let key = page_subscription::key(&listed.id);
-    let stored = load_record::<PageSubscription>(&*context.store, &key).await?;
-    let (version, mut value) = stored.map_or((0, PageSubscription::default()), |stored| {
-        (stored.version, stored.value)
-    });
+    let stored = load_decodable::<PageSubscription>(&*context.store, &key).await?;
+    let (version, mut value) = match stored {
+        None => (0, PageSubscription::default()),
+        Some(Versioned {
+            version,
+            value: Some(value),
+        }) => (version, value),
+        // A record that this build cannot decode must not fail the poll of the other Pages.
+        Some(Versioned { value: None, .. }) => return Ok(()),
+    };
     let is_requested = value.polling.has_open_notification_or_request();
     let is_incomplete =
         is_unsubscribed || is_requested || !value.refused.is_empty() || value.problem.is_some();

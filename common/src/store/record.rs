@@ -1,0 +1,108 @@
+//! The kinds and keys of records.
+//!
+//! Invariant: the name of a kind is stored, so it never changes.
+
+/// A kind of record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RecordKind {
+    /// A job that failed for good: [`crate::records::dead_letter`].
+    DeadLetter,
+    /// The record that [`Store::check`] writes to test the store.
+    Check,
+    /// A login under way: [`crate::records::login`].
+    Login,
+    /// A login whose code was exchanged: [`crate::records::token_exchange`].
+    TokenExchange,
+    /// A person who logged in: [`crate::records::connection`].
+    Connection,
+    /// The epoch of a connection, which guards commits made with its tokens:
+    /// [`crate::records::connection`].
+    ConnectionEpoch,
+    /// The sealed token of a person: [`crate::records::token`].
+    UserToken,
+    /// The sealed token of a Page, from one connection poll: [`crate::records::token`].
+    PageToken,
+    /// The Page subscription of the app: [`crate::records::page_subscription`].
+    PageSubscription,
+    /// The Facebook app of this store and the app subscription: [`crate::records::app`].
+    App,
+    /// The state of one of Facebook's rate limits: [`crate::records::rate_limit`].
+    RateLimit,
+    /// An unknown field that Graph refused: [`crate::records::excluded_field`].
+    ExcludedField,
+    /// The daily poll of one connection on one day: [`crate::records::daily_poll`].
+    DailyPoll,
+    /// A count of changes of one field on one day: [`crate::records::missed_webhooks`].
+    ChangeCount,
+    /// An unannounced change: [`crate::records::missed_webhooks`].
+    UnannouncedChange,
+    /// The receipt of an erasure request: [`crate::records::erasure`].
+    ErasureReceipt,
+    /// A probe that the worker has received: [`crate::records::probe`].
+    Probe,
+}
+
+impl RecordKind {
+    /// Every kind.
+    pub const ALL: [Self; 17] = [
+        Self::DeadLetter,
+        Self::Check,
+        Self::Login,
+        Self::TokenExchange,
+        Self::Connection,
+        Self::ConnectionEpoch,
+        Self::UserToken,
+        Self::PageToken,
+        Self::PageSubscription,
+        Self::App,
+        Self::RateLimit,
+        Self::ExcludedField,
+        Self::DailyPoll,
+        Self::ChangeCount,
+        Self::UnannouncedChange,
+        Self::ErasureReceipt,
+        Self::Probe,
+    ];
+
+    /// Returns the name of the kind as it is stored.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::DeadLetter => "dead_letter",
+            Self::Check => "check",
+            Self::Login => "login",
+            Self::TokenExchange => "token_exchange",
+            Self::Connection => "connection",
+            Self::ConnectionEpoch => "connection_epoch",
+            Self::UserToken => "user_token",
+            Self::PageToken => "page_token",
+            Self::PageSubscription => "page_subscription",
+            Self::App => "app",
+            Self::RateLimit => "rate_limit",
+            Self::ExcludedField => "excluded_field",
+            Self::DailyPoll => "daily_poll",
+            Self::ChangeCount => "change_count",
+            Self::UnannouncedChange => "unannounced_change",
+            Self::ErasureReceipt => "erasure_receipt",
+            Self::Probe => "probe",
+        }
+    }
+}
+
+/// The key of a record.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordKey {
+    /// The kind of the record.
+    pub kind: RecordKind,
+    /// The id of the record, unique within its kind.
+    pub id: String,
+}
+
+impl RecordKey {
+    /// Returns the key of the record `id` of `kind`.
+    pub fn new(kind: RecordKind, id: impl Into<String>) -> Self {
+        Self {
+            kind,
+            id: id.into(),
+        }
+    }
+}

@@ -30,6 +30,8 @@ pub mod records;
 pub mod retry;
 pub mod sealing;
 pub mod signing;
+#[cfg(test)]
+mod statement_costs;
 pub mod store;
 pub mod telemetry;
 pub mod timestamp;

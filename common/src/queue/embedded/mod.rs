@@ -1,10 +1,14 @@
 //! The queue in the embedded database, for a deployment of one process.
 //!
 //! Each message is a row, and a receive leases rows by writing a new lease number into them.
-//! Invariant: a row is deleted only by the holder of its current lease, in a commit that is on
-//! disk.
+//! Invariants: a row is deleted only by the holder of its current lease, in a commit that is on
+//! disk. A lease that nobody holds is released by the next receive, also if the database refused
+//! writes when its holder gave it up.
 
 pub(in crate::queue) mod ack_handle;
+mod shared;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -19,8 +23,9 @@ use super::delivery::{AckHandle as AnyAckHandle, Delivery};
 use super::error::QueueError;
 use super::messages::{MAX_JOBS_PER_MESSAGE, MAX_MESSAGE_BYTES, split_into_messages};
 use super::{Depth, PUBLISH_DEADLINE, Queue};
-use crate::database::{Access, Database};
-use ack_handle::{AckHandle, Shared, unavailable};
+use crate::database::{Access, Database, DatabaseError};
+use ack_handle::{AckHandle, unavailable};
+use shared::{Shared, WaitingBytes};
 
 /// How often a receiver checks for messages. Commands publish from another process and cannot wake
 /// a receiver.
@@ -52,6 +57,8 @@ impl EmbeddedQueue {
             database,
             wakeups: Default::default(),
             next_lease: AtomicI64::new(1),
+            abandoned: Default::default(),
+            waiting_bytes: Arc::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -62,9 +69,12 @@ impl EmbeddedQueue {
     async fn lease_delivery(&self, queue_name: QueueName) -> Result<Option<Delivery>, QueueError> {
         let shared = self.shared.clone();
         let lease = self.shared.next_lease.fetch_add(1, Ordering::Relaxed);
+        let abandoned = self.shared.abandoned_leases(queue_name);
+        let released = abandoned.clone();
         // The ack handle is created inside the transaction. If the caller is cancelled before the
         // result arrives, dropping the result releases the rows.
         let work = move |connection: &Connection| {
+            release_leases(connection, queue_name, &abandoned)?;
             let Some(leased) = lease_rows(connection, queue_name, lease)? else {
                 return Ok(None);
             };
@@ -81,12 +91,27 @@ impl EmbeddedQueue {
             .write(work)
             .await
             .map_err(unavailable)?;
+        self.shared.forget_abandoned(queue_name, &released);
         Ok(leased.map(|((jobs, attempt), handle)| Delivery {
             jobs,
             attempt,
             ack_handle: AnyAckHandle::Embedded(handle),
         }))
     }
+}
+
+/// Releases the rows of leases that nobody holds any more.
+fn release_leases(
+    connection: &Connection,
+    queue_name: QueueName,
+    leases: &[i64],
+) -> rusqlite::Result<()> {
+    let mut update = connection
+        .prepare_cached("UPDATE messages SET lease = NULL WHERE queue = ?1 AND lease = ?2")?;
+    for lease in leases {
+        update.execute(params![queue_name.as_str(), lease])?;
+    }
+    Ok(())
 }
 
 /// Leases the rows of the next delivery. Returns their jobs and how often they were delivered,
@@ -131,8 +156,10 @@ impl Queue for EmbeddedQueue {
             .iter()
             .map(|group| encode_message(group.iter().map(String::as_str)))
             .collect();
+        let new_bytes: usize = bodies.iter().map(String::len).sum();
+        let reserved = WaitingBytes::reserve(&self.shared.waiting_bytes, new_bytes)?;
         let work = move |connection: &Connection| {
-            let new_bytes: usize = bodies.iter().map(String::len).sum();
+            let _reserved = reserved;
             let mut has_room = connection.prepare_cached(
                 "SELECT 1 FROM queues WHERE queue = ?1 AND bytes + ?2 <= max_bytes",
             )?;
@@ -150,10 +177,14 @@ impl Queue for EmbeddedQueue {
             }
             Ok(Ok(()))
         };
-        let result = tokio::time::timeout(PUBLISH_DEADLINE, self.shared.database.write(work)).await;
-        let committed = result.map_err(|_| {
-            QueueError::Unavailable("the database did not commit in time".to_owned())
-        })?;
+        // If the deadline passes before the turn of this write, it is not executed: its caller has
+        // reported a failure.
+        let submitted = self.shared.database.submit_if_awaited(work);
+        let late = || QueueError::Unavailable("the database did not commit in time".to_owned());
+        let result = tokio::time::timeout(PUBLISH_DEADLINE, submitted)
+            .await
+            .map_err(|_| late())?;
+        let committed = result.unwrap_or(Err(DatabaseError::Closed));
         committed.map_err(unavailable)??;
         self.shared.wakeup(queue_name).notify_one();
         Ok(())
@@ -190,7 +221,7 @@ impl Queue for EmbeddedQueue {
     async fn depth(&self, queue_name: QueueName) -> Result<Depth, QueueError> {
         let count = move |connection: &Connection| {
             connection.query_row(
-                "SELECT count(*) FROM messages WHERE queue = ?1 AND lease IS NULL",
+                "SELECT waiting FROM queues WHERE queue = ?1",
                 [queue_name.as_str()],
                 |row| row.get(0),
             )

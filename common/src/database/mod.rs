@@ -9,71 +9,30 @@
 //! - The process `pagesync up` holds an exclusive lock on the file `lock` in the same directory.
 //!   Commands open the database without the lock and commit transactions of their own.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+mod error;
+mod schema;
+#[cfg(test)]
+pub(crate) mod steps;
+mod writer;
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-/// The largest number of writes in one transaction.
-const MAX_GROUP_WRITES: usize = 512;
+pub use error::DatabaseError;
+use error::failed;
+use writer::{Responder, Write};
+
 /// How long a statement waits for a lock that another process holds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// The version of [`SCHEMA`], stored as `PRAGMA user_version`.
-const SCHEMA_VERSION: i64 = 2;
-
-/// The statements that create the schema.
-const SCHEMA: &str = "
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-INSERT INTO meta VALUES ('epoch', lower(hex(randomblob(8))));
-
-CREATE TABLE queues (queue TEXT PRIMARY KEY, bytes INTEGER NOT NULL, max_bytes INTEGER NOT NULL) WITHOUT ROWID;
-INSERT INTO queues VALUES ('webhooks', 0, 2147483648), ('polls_now', 0, 268435456), ('polls_daily', 0, 268435456);
-CREATE TABLE messages (
-  id INTEGER PRIMARY KEY AUTOINCREMENT, queue TEXT NOT NULL, attempt INTEGER NOT NULL, lease INTEGER, body BLOB NOT NULL
-);
-CREATE INDEX messages_waiting ON messages (queue, id) WHERE lease IS NULL;
-CREATE TRIGGER message_in AFTER INSERT ON messages BEGIN
-  UPDATE queues SET bytes = bytes + length(new.body) WHERE queue = new.queue;
-END;
-CREATE TRIGGER message_out AFTER DELETE ON messages BEGIN
-  UPDATE queues SET bytes = bytes - length(old.body) WHERE queue = old.queue;
-END;
-
-CREATE TABLE pages (id TEXT PRIMARY KEY, version INTEGER NOT NULL, attributes TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE history (page TEXT NOT NULL, n INTEGER NOT NULL, entry TEXT NOT NULL, PRIMARY KEY (page, n)) WITHOUT ROWID;
-CREATE TABLE feed (n INTEGER PRIMARY KEY AUTOINCREMENT, entry TEXT NOT NULL);
-CREATE TABLE records (
-  kind TEXT NOT NULL, id TEXT NOT NULL, version INTEGER NOT NULL, body TEXT NOT NULL, expires INTEGER,
-  PRIMARY KEY (kind, id)
-) WITHOUT ROWID;
-CREATE INDEX records_expiring ON records (expires) WHERE expires IS NOT NULL;
-CREATE TABLE due (subject TEXT PRIMARY KEY, queue TEXT NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID;
-CREATE INDEX due_next ON due (queue, at);
-";
-
-/// The reason why an operation of the database failed.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum DatabaseError {
-    /// The file cannot be opened, is in use, or has the schema of a newer version.
-    #[error("cannot open the database {path}: {reason}")]
-    Open {
-        /// The path of the file.
-        path: String,
-        /// The problem, and its remedy if there is one.
-        reason: String,
-    },
-    /// A statement or a commit failed.
-    #[error("the database failed: {0}")]
-    Failed(String),
-    /// The thread that executes the operation has ended, usually after an I/O error of the disk.
-    #[error("the database is closed after a disk error: repair the disk, then restart pagesync")]
-    Closed,
-}
+/// The size in bytes to which SQLite truncates the write-ahead log after it was emptied.
+const LOG_SIZE_LIMIT: i64 = 64 << 20;
 
 /// The way in which a process uses the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,12 +43,13 @@ pub enum Access {
     Shared,
 }
 
-/// A function that takes the result of the commit and sends the result of a write to its caller.
-type Responder = Box<dyn FnOnce(Result<(), DatabaseError>) + Send>;
-/// A write that waits for its transaction. It takes the connection with the open transaction, or
-/// the reason why there is none, and returns the code of SQLite if it failed.
-type Write =
-    Box<dyn FnOnce(Result<&Connection, DatabaseError>) -> (Responder, Option<ErrorCode>) + Send>;
+/// Whether a write is executed although its caller has given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Execution {
+    Always,
+    IfAwaited,
+}
+
 /// A read that waits for the connection.
 type Read = Box<dyn FnOnce(&Connection) + Send>;
 
@@ -126,8 +86,17 @@ impl Database {
             Access::Exclusive => Some(lock(directory).map_err(&open_error)?),
             Access::Shared => None,
         };
+        if access == Access::Exclusive {
+            make_private(&path).map_err(|error| open_error(error.to_string()))?;
+        }
         let writer = connect(&path)
-            .and_then(|connection| prepare(&connection).map(|()| connection))
+            .and_then(|connection| {
+                schema::prepare(&connection)?;
+                if access == Access::Exclusive {
+                    schema::enable_incremental_vacuum(&connection)?;
+                }
+                Ok(connection)
+            })
             .map_err(&open_error)?;
         let reader = connect(&path).map_err(&open_error)?;
         let (writes, waiting_writes) = mpsc::channel();
@@ -147,7 +116,7 @@ impl Database {
         };
         spawn(
             "database-writer",
-            Box::new(move || write_all(&writer, &waiting_writes)),
+            Box::new(move || writer::write_all(&writer, &waiting_writes)),
         )?;
         spawn(
             "database-reader",
@@ -185,11 +154,21 @@ impl Database {
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> oneshot::Receiver<Result<T, DatabaseError>> {
+        self.submit_as(Execution::Always, work)
+    }
+
+    fn submit_as<T: Send + 'static>(
+        &self,
+        execution: Execution,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> oneshot::Receiver<Result<T, DatabaseError>> {
         let (sender, receiver) = oneshot::channel();
         let write: Write = Box::new(move |transaction| {
             let mut code = None;
+            let is_abandoned = execution == Execution::IfAwaited && sender.is_closed();
             let result = match transaction {
-                Ok(connection) => in_savepoint(connection, work).map_err(|error| {
+                Ok(_) if is_abandoned => Err(DatabaseError::Abandoned),
+                Ok(connection) => writer::in_savepoint(connection, work).map_err(|error| {
                     code = error.sqlite_error_code();
                     failed(error)
                 }),
@@ -204,6 +183,15 @@ impl Database {
         // If the writer has ended, this drops the sender, and the caller receives `Closed`.
         let _ = self.writes.send(write);
         receiver
+    }
+
+    /// Submits `work` as [`Self::submit`] does, but does not execute it if the receiver was dropped
+    /// before its turn. `work` is dropped in any case.
+    pub fn submit_if_awaited<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> oneshot::Receiver<Result<T, DatabaseError>> {
+        self.submit_as(Execution::IfAwaited, work)
     }
 
     /// Executes `query` on the last committed state.
@@ -240,14 +228,6 @@ impl Database {
     }
 }
 
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "the signature that map_err needs"
-)]
-fn failed(error: rusqlite::Error) -> DatabaseError {
-    DatabaseError::Failed(error.to_string())
-}
-
 /// Locks the file `lock` in `directory` until the returned file is closed.
 fn lock(directory: &Path) -> Result<File, String> {
     let path = directory.join("lock");
@@ -263,121 +243,42 @@ fn lock(directory: &Path) -> Result<File, String> {
     Ok(file)
 }
 
+/// Creates the database file if it does not exist, and lets only its owner read and write it. The
+/// files that SQLite creates beside it get the same permissions.
+fn make_private(path: &Path) -> std::io::Result<()> {
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))
+}
+
 /// Opens a connection with the settings that durability and erasure need.
 fn connect(path: &Path) -> Result<Connection, String> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let open = || {
-        let connection = Connection::open_with_flags(path, flags)?;
+        #[cfg_attr(
+            not(test),
+            expect(unused_mut, reason = "only tests observe statements")
+        )]
+        let mut connection = Connection::open_with_flags(path, flags)?;
+        #[cfg(test)]
+        steps::observe(&mut connection)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
+        // This must come before the first write to a new file.
+        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "secure_delete", "ON")?;
+        connection.pragma_update(None, "journal_size_limit", LOG_SIZE_LIMIT)?;
         connection.set_prepared_statement_cache_capacity(64);
         Ok(connection)
     };
     open().map_err(|error: rusqlite::Error| error.to_string())
-}
-
-/// Creates the schema in a new database, and fails if the schema is of a newer version.
-fn prepare(connection: &Connection) -> Result<(), String> {
-    let run = || {
-        connection.execute_batch("BEGIN IMMEDIATE")?;
-        let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        if version == 0 {
-            connection.execute_batch(SCHEMA)?;
-            connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-        }
-        connection.execute_batch("COMMIT")?;
-        Ok(version)
-    };
-    let version = run().map_err(|error: rusqlite::Error| error.to_string())?;
-    if version != 0 && version < SCHEMA_VERSION {
-        return Err(format!(
-            "its schema is version {version}, which pagesync 0.1 wrote, and this build supports version {SCHEMA_VERSION}: start with an empty data directory"
-        ));
-    }
-    if version > SCHEMA_VERSION {
-        return Err(format!(
-            "its schema is version {version} and this build supports version {SCHEMA_VERSION}: use a newer pagesync"
-        ));
-    }
-    Ok(())
-}
-
-/// Executes `work` in a savepoint, and rolls back its changes if it fails.
-fn in_savepoint<T>(
-    connection: &Connection,
-    work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
-) -> rusqlite::Result<T> {
-    connection.prepare_cached("SAVEPOINT work")?.execute([])?;
-    match work(connection) {
-        Ok(output) => {
-            connection.prepare_cached("RELEASE work")?.execute([])?;
-            Ok(output)
-        }
-        Err(error) => {
-            // If SQLite has already rolled back the whole transaction, for example because the disk
-            // is full, this statement fails too. `write_group` detects that the transaction has
-            // ended.
-            let _ = connection.execute_batch("ROLLBACK TO work; RELEASE work");
-            Err(error)
-        }
-    }
-}
-
-/// Executes writes in groups until the [`Database`] is dropped or an I/O error occurs.
-fn write_all(connection: &Connection, waiting: &mpsc::Receiver<Write>) {
-    while let Ok(first) = waiting.recv() {
-        let rest = std::iter::from_fn(|| waiting.try_recv().ok());
-        let group: Vec<Write> = std::iter::once(first)
-            .chain(rest)
-            .take(MAX_GROUP_WRITES)
-            .collect();
-        let (committed, responders, disk_failed) = write_group(connection, group);
-        if let Err(error) = &committed {
-            tracing::error!(error = %error, "a commit of the embedded database failed");
-        }
-        for respond in responders {
-            respond(committed.clone());
-        }
-        if disk_failed {
-            return;
-        }
-    }
-}
-
-/// Executes a group of writes in one transaction. Returns the result of the commit, a responder for
-/// each write, and whether an I/O error occurred, after which the state of the file is unknown.
-fn write_group(
-    connection: &Connection,
-    group: Vec<Write>,
-) -> (Result<(), DatabaseError>, Vec<Responder>, bool) {
-    let is_disk_error = |code: Option<ErrorCode>| code == Some(ErrorCode::SystemIoFailure);
-    let (mut responders, mut disk_failed) = (Vec::with_capacity(group.len()), false);
-    let mut transaction = connection.execute_batch("BEGIN IMMEDIATE").map_err(failed);
-    for write in group {
-        let (respond, code) = write(transaction.clone().map(|()| connection));
-        responders.push(respond);
-        disk_failed |= is_disk_error(code);
-        // SQLite rolls back the whole transaction if the disk is full or fails. The remaining
-        // writes must then fail, because each of their statements would commit at once.
-        if transaction.is_ok() && connection.is_autocommit() {
-            let reason = "the transaction was rolled back after a disk error";
-            transaction = Err(DatabaseError::Failed(reason.to_owned()));
-        }
-    }
-    let committed = transaction.and_then(|()| {
-        connection.execute_batch("COMMIT").map_err(|error| {
-            disk_failed |= is_disk_error(error.sqlite_error_code());
-            failed(error)
-        })
-    });
-    if committed.is_err() && !connection.is_autocommit() {
-        let _ = connection.execute_batch("ROLLBACK");
-    }
-    (committed, responders, disk_failed)
 }
 
 #[cfg(test)]
@@ -414,6 +315,21 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(exclusive.read(count_meta_rows).await.unwrap(), 2);
+    }
+
+    #[tokio::test]
+    async fn only_the_owner_can_read_the_files_of_the_database() {
+        let directory = tempfile::tempdir().unwrap();
+        // An earlier version created the file with the permissions of the process.
+        let file = directory.path().join("pagesync.db");
+        std::fs::write(&file, "").unwrap();
+        std::fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+        let database = Database::open(directory.path(), Access::Exclusive).unwrap();
+        database.read(count_meta_rows).await.unwrap();
+        for name in ["pagesync.db", "pagesync.db-wal", "pagesync.db-shm"] {
+            let metadata = std::fs::metadata(directory.path().join(name)).unwrap();
+            assert_eq!(metadata.permissions().mode() & 0o777, 0o600, "{name}");
+        }
     }
 
     #[tokio::test]

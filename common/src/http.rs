@@ -93,6 +93,14 @@ pub async fn serve(
     Ok(())
 }
 
+/// Returns a client for requests to this process or to another one on this host. It ignores the
+/// proxy variables of the environment, because a proxy cannot reach these addresses. Fails if the
+/// client cannot be built.
+pub fn local_client() -> reqwest::Result<reqwest::Client> {
+    crate::tls::install_provider();
+    reqwest::Client::builder().no_proxy().build()
+}
+
 /// The reason why a role is not ready. `/readyz` returns its text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]

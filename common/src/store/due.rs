@@ -31,7 +31,7 @@ impl DueEntry {
     }
 }
 
-/// The entries of the due index that [`Store::claim_due`] has claimed.
+/// The entries of the due index that [`crate::store::Store::claim_due`] has claimed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClaimedEntries {
     /// The claims of the known subjects.

@@ -7,7 +7,7 @@
 pub enum RecordKind {
     /// A job that failed for good: [`crate::records::dead_letter`].
     DeadLetter,
-    /// The record that [`Store::check`] writes to test the store.
+    /// The record that [`crate::store::Store::check`] writes to test the store.
     Check,
     /// A login under way: [`crate::records::login`].
     Login,

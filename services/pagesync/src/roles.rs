@@ -11,7 +11,7 @@ use common::backends::Backends;
 use common::clock::Clock;
 use common::config::{Config, Role};
 use common::database::Access;
-use common::http::{NotReady, ReadinessCheck, private_router, serve};
+use common::http::{NotReady, ReadinessCheck, local_client, private_router, serve};
 use common::lifecycle::Lifecycle;
 use common::queue::Queue;
 use common::store::Store;
@@ -235,11 +235,10 @@ pub async fn health(config: &Config) -> anyhow::Result<()> {
     if address.ip().is_unspecified() {
         address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
     }
-    common::tls::install_provider();
-    let client = reqwest::Client::builder()
-        .timeout(std::time::Duration::from_secs(4))
-        .build()?;
-    let answer = client.get(format!("http://{address}/readyz")).send().await;
+    let request = local_client()?
+        .get(format!("http://{address}/readyz"))
+        .timeout(std::time::Duration::from_secs(4));
+    let answer = request.send().await;
     let answer = answer.with_context(|| format!("nothing answers on {address}"))?;
     if !answer.status().is_success() {
         bail!("not ready: {}", answer.text().await?.trim());

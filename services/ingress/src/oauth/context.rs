@@ -7,6 +7,7 @@ use common::clock::Clock;
 use common::config::Config;
 use common::graph::client::Graph;
 use common::graph::error::GraphError;
+use common::http::local_client;
 use common::lifecycle::Lifecycle;
 use common::sealing::{self, Sealer, SealingError};
 use common::store::Store;
@@ -80,6 +81,9 @@ pub enum ContextError {
     /// The client of Graph cannot be created.
     #[error(transparent)]
     Graph(#[from] GraphError),
+    /// The client of the webhook test cannot be created.
+    #[error("cannot create the client of the webhook test: {0}")]
+    LocalClient(#[from] reqwest::Error),
 }
 
 impl LoginContext {
@@ -103,7 +107,7 @@ impl LoginContext {
         }
         Ok(Self {
             graph: Graph::new(config, clock.clone())?,
-            http: reqwest::Client::new(),
+            http: local_client()?,
             lifecycle,
             limits: LoginLimits::new(),
             config: config.clone(),

@@ -121,6 +121,11 @@ async fn doctor_finds_each_problem_and_names_a_fix() {
         "{text}"
     );
 
+    // A proxy that does not answer breaks only the calls to Facebook.
+    let (_, checks) = doctor(&connected, &[("HTTP_PROXY", "http://127.0.0.1:9")]);
+    assert_eq!(state(&checks, "process"), "ok", "{checks:#}");
+    assert_eq!(state(&checks, "Graph"), "failed", "{checks:#}");
+
     let setting = |key, value| [(key, value)];
     for (extra, name) in [
         (setting("PAGESYNC_GRAPH_URL", "http://127.0.0.1:9"), "Graph"),

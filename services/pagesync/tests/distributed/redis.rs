@@ -6,7 +6,11 @@ use std::time::Duration;
 use common::pages::registration_commit;
 use common::store::redis::client::RedisStore;
 use common::store::redis::durability::Durability;
-use common::store::{Commit, CommitOutcome, Store, StoreError, StoredPage};
+use common::store::{
+    Commit, CommitOutcome, DueWrite, RecordKey, RecordKind, RecordWrite, Store, StoreError,
+    StoredPage,
+};
+use model::id::Subject;
 use model::queue_name::QueueName;
 use model::time::HostTime;
 use redis::Value;
@@ -138,6 +142,90 @@ async fn a_value_of_another_program_under_the_key_of_a_page_is_corrupt_and_can_b
     assert_eq!(
         text(redis_command(redis, &["HEXISTS", "{pagesync}:page:2", "name"]).await),
         "0"
+    );
+}
+
+/// Returns a commit that writes every kind of key.
+fn complete_commit() -> Commit {
+    let probe = |id: &str| RecordKey::new(RecordKind::Probe, id);
+    Commit {
+        records: vec![
+            RecordWrite::Put {
+                key: probe("1"),
+                body: json!({"arrived_at": 1}),
+                expected: None,
+                ttl: Some(Duration::from_secs(600)),
+            },
+            RecordWrite::Add {
+                key: probe("2"),
+                n: 1,
+            },
+        ],
+        due: vec![DueWrite {
+            subject: Subject::Page(page_id(1)),
+            due: Some((QueueName::PollsNow, HostTime(1))),
+        }],
+        ..crate::store::write(&page_id(1), 0, "name", 5)
+    }
+}
+
+/// Another program has written a value of another type under a key that all commits share.
+#[tokio::test]
+async fn a_commit_writes_nothing_if_a_shared_key_has_another_type() {
+    for (key, value) in [
+        ("pages", "text"),
+        ("feed", "text"),
+        ("feed_position", "text"),
+        ("records:probe", "text"),
+        ("expiry:probe", "text"),
+        ("due:polls_now", "text"),
+        ("due:polls_daily", "text"),
+    ] {
+        let storage = TestStorage::new(BACKEND).await;
+        let store = storage.store();
+        let TestStorage::Distributed { redis, .. } = &storage else {
+            unreachable!("distributed")
+        };
+        let key = format!("{{pagesync}}:{key}");
+        redis_command(redis, &["SET", &key, value]).await;
+        let result = store.commit(&[complete_commit()]).await;
+        let Err(StoreError::Unavailable(reason)) = &result else {
+            panic!("{key}: {result:?}")
+        };
+        assert!(reason.contains(&key), "{reason}");
+        let keys = redis_command(redis, &["KEYS", "*"]).await;
+        assert_eq!(
+            keys,
+            Value::Array(vec![Value::BulkString(key.clone().into_bytes())])
+        );
+        redis_command(redis, &["DEL", &key]).await;
+        crate::store::apply(&*store, complete_commit()).await;
+    }
+}
+
+/// Another program has written a value of another type under a key of one Page or record.
+#[tokio::test]
+async fn a_commit_replaces_a_key_of_one_page_or_record_that_has_another_type() {
+    let storage = TestStorage::new(BACKEND).await;
+    let store = storage.store();
+    let TestStorage::Distributed { redis, .. } = &storage else {
+        unreachable!("distributed")
+    };
+    for key in ["page:1", "history:1", "record:probe:1", "record:probe:2"] {
+        redis_command(redis, &["SET", &format!("{{pagesync}}:{key}"), "text"]).await;
+    }
+    crate::store::apply(&*store, complete_commit()).await;
+    assert_eq!(store.history(&page_id(1)).await.unwrap().len(), 1);
+    let body = |id: &str| {
+        let (store, key) = (store.clone(), RecordKey::new(RecordKind::Probe, id));
+        async move { store.load_record(&key).await.unwrap().unwrap().value }
+    };
+    assert_eq!(body("1").await, json!({"arrived_at": 1}));
+    // A number cannot be added to a value of another type, which stays as it is.
+    assert!(body("2").await.is_string(), "{}", body("2").await);
+    assert_eq!(
+        text(redis_command(redis, &["GET", "{pagesync}:record:probe:2"]).await),
+        "text"
     );
 }
 

@@ -176,7 +176,10 @@ async fn measure(rows: u32) -> BTreeMap<String, u64> {
     steps::take(directory.path());
     use_queue(&queue).await;
     use_store(&EmbeddedStore::new(database, Clock::manual(NOW))).await;
-    steps::take(directory.path())
+    let mut steps = steps::take(directory.path());
+    // The writer executes this one whenever it has nothing else to do.
+    steps.remove("PRAGMA freelist_count");
+    steps
 }
 
 #[tokio::test]

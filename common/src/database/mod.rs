@@ -9,6 +9,7 @@
 //! - The process `pagesync up` holds an exclusive lock on the file `lock` in the same directory.
 //!   Commands open the database without the lock and commit transactions of their own.
 
+mod access;
 mod error;
 mod schema;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+pub use access::Access;
 pub use error::DatabaseError;
 use error::failed;
 use writer::{Responder, Write};
@@ -33,15 +35,6 @@ use writer::{Responder, Write};
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The size in bytes to which SQLite truncates the write-ahead log after it was emptied.
 const LOG_SIZE_LIMIT: i64 = 64 << 20;
-
-/// The way in which a process uses the database.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// The use by `pagesync up`. At most one process can open the database this way.
-    Exclusive,
-    /// The use by a command, which can run at the same time as `pagesync up`.
-    Shared,
-}
 
 /// Whether a write is executed although its caller has given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +86,7 @@ impl Database {
             .and_then(|connection| {
                 schema::prepare(&connection)?;
                 if access == Access::Exclusive {
-                    schema::enable_incremental_vacuum(&connection)?;
+                    schema::enable_incremental_vacuum(&connection);
                 }
                 Ok(connection)
             })
@@ -116,7 +109,7 @@ impl Database {
         };
         spawn(
             "database-writer",
-            Box::new(move || writer::write_all(&writer, &waiting_writes)),
+            Box::new(move || writer::write_all(&writer, &waiting_writes, access)),
         )?;
         spawn(
             "database-reader",
@@ -243,8 +236,8 @@ fn lock(directory: &Path) -> Result<File, String> {
     Ok(file)
 }
 
-/// Creates the database file if it does not exist, and lets only its owner read and write it. The
-/// files that SQLite creates beside it get the same permissions.
+/// Creates the database file if it does not exist, and lets only its owner read and write it and the
+/// files beside it. SQLite gives files that it creates later the same permissions.
 fn make_private(path: &Path) -> std::io::Result<()> {
     let file = OpenOptions::new()
         .create(true)
@@ -252,7 +245,16 @@ fn make_private(path: &Path) -> std::io::Result<()> {
         .write(true)
         .mode(0o600)
         .open(path)?;
-    file.set_permissions(Permissions::from_mode(0o600))
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    for suffix in ["-wal", "-shm"] {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(suffix);
+        match std::fs::set_permissions(&beside, Permissions::from_mode(0o600)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Opens a connection with the settings that durability and erasure need.
@@ -269,8 +271,11 @@ fn connect(path: &Path) -> Result<Connection, String> {
         #[cfg(test)]
         steps::observe(&mut connection)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
-        // This must come before the first write to a new file.
-        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+        let pages: i64 = connection.query_row("PRAGMA page_count", [], |row| row.get(0))?;
+        // A new file needs this before its first page. On an existing file it would be a write.
+        if pages == 0 {
+            connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+        }
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "secure_delete", "ON")?;

@@ -4,7 +4,7 @@
 //! A change of the schema is a new step at the end of [`STEPS`]. Each step is executed in one
 //! transaction together with its number, so a process that dies in between repeats it.
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::Connection;
 
 /// The first version that this build can bring up to date. Version 1 was the schema of pagesync
 /// 0.1.
@@ -110,24 +110,21 @@ fn execute_step(connection: &Connection, to: i64, statements: &str) -> rusqlite:
 }
 
 /// Makes freed pages removable in a file that an earlier version created. This rewrites the file
-/// once. If the disk has no room for that, the file stays as it is and works, but does not shrink.
-pub(super) fn enable_incremental_vacuum(connection: &Connection) -> Result<(), String> {
-    let present: rusqlite::Result<i64> =
-        connection.query_row("PRAGMA auto_vacuum", [], |row| row.get(0));
-    if present.map_err(|error| error.to_string())? == INCREMENTAL {
-        return Ok(());
+/// once. If that fails, for example because the disk has no room, the file stays as it is and works,
+/// but does not shrink. The next start tries again.
+pub(super) fn enable_incremental_vacuum(connection: &Connection) {
+    let rewritten = || {
+        let present: i64 = connection.query_row("PRAGMA auto_vacuum", [], |row| row.get(0))?;
+        if present != INCREMENTAL {
+            connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+            connection.execute_batch("VACUUM")?;
+        }
+        Ok(())
+    };
+    if let Err(error) = rewritten() {
+        let error: rusqlite::Error = error;
+        tracing::warn!(error = %error, "the database could not be rewritten; its file does not shrink after a backlog until the next start");
     }
-    connection
-        .pragma_update(None, "auto_vacuum", "INCREMENTAL")
-        .and_then(|()| connection.execute_batch("VACUUM"))
-        .or_else(|error| match error.sqlite_error_code() {
-            // A command may use the database at the moment. The next start tries again.
-            Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-                tracing::warn!(error = %error, "the database could not be rewritten; its file does not shrink after a backlog until the next start");
-                Ok(())
-            }
-            _ => Err(error.to_string()),
-        })
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::sync::mpsc;
 
 use rusqlite::{Connection, ErrorCode};
 
+use super::access::Access;
 use super::error::{DatabaseError, failed};
 
 /// The largest number of writes in one transaction.
@@ -46,14 +47,25 @@ pub(super) type Write =
     Box<dyn FnOnce(Result<&Connection, DatabaseError>) -> (Responder, Option<ErrorCode>) + Send>;
 
 /// Executes writes in groups until the [`Database`] is dropped or an I/O error occurs.
-pub(super) fn write_all(connection: &Connection, waiting: &mpsc::Receiver<Write>) {
-    let mut may_have_free_pages = true;
+///
+/// With [`Access::Exclusive`] it also removes free pages from the file.
+pub(super) fn write_all(connection: &Connection, waiting: &mpsc::Receiver<Write>, access: Access) {
+    let mut may_have_free_pages = access == Access::Exclusive;
     loop {
         let first = match waiting.try_recv() {
             Ok(write) => write,
             Err(mpsc::TryRecvError::Disconnected) => return,
             Err(mpsc::TryRecvError::Empty) if may_have_free_pages => {
-                may_have_free_pages = remove_free_pages(connection);
+                match remove_free_pages(connection) {
+                    Ok(may_have_more) => may_have_free_pages = may_have_more,
+                    Err(error) => {
+                        tracing::warn!(error = %error, "free pages could not be removed from the database file");
+                        if error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure) {
+                            return;
+                        }
+                        may_have_free_pages = false;
+                    }
+                }
                 continue;
             }
             Err(mpsc::TryRecvError::Empty) => match waiting.recv() {
@@ -61,7 +73,7 @@ pub(super) fn write_all(connection: &Connection, waiting: &mpsc::Receiver<Write>
                 Err(mpsc::RecvError) => return,
             },
         };
-        may_have_free_pages = true;
+        may_have_free_pages = access == Access::Exclusive;
         let rest = std::iter::from_fn(|| waiting.try_recv().ok());
         let group: Vec<Write> = std::iter::once(first)
             .chain(rest)
@@ -81,22 +93,23 @@ pub(super) fn write_all(connection: &Connection, waiting: &mpsc::Receiver<Write>
 }
 
 /// Removes some free pages from the file if there are many. Returns whether there may be more.
-fn remove_free_pages(connection: &Connection) -> bool {
-    let removed = || {
-        let free: i64 = connection.query_row("PRAGMA freelist_count", [], |row| row.get(0))?;
-        if free <= KEPT_FREE_PAGES {
-            return Ok(false);
-        }
-        let pages = VACUUM_PAGES.min(free - KEPT_FREE_PAGES);
-        connection.execute_batch(&format!("PRAGMA incremental_vacuum({pages})"))?;
-        let left: i64 = connection.query_row("PRAGMA freelist_count", [], |row| row.get(0))?;
-        // A file that could not be converted does not shrink.
-        Ok(left < free && left > KEPT_FREE_PAGES)
+fn remove_free_pages(connection: &Connection) -> rusqlite::Result<bool> {
+    let count_free = || -> rusqlite::Result<i64> {
+        connection.query_row("PRAGMA freelist_count", [], |row| row.get(0))
     };
-    removed().unwrap_or_else(|error: rusqlite::Error| {
-        tracing::debug!(error = %error, "free pages could not be removed from the database file");
-        false
-    })
+    let free = count_free()?;
+    if free <= KEPT_FREE_PAGES {
+        return Ok(false);
+    }
+    let pages = VACUUM_PAGES.min(free - KEPT_FREE_PAGES);
+    let mut vacuum = connection.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
+    // SQLite removes one page for each row that is read.
+    let mut rows = vacuum.query([])?;
+    while rows.next()?.is_some() {}
+    drop(rows);
+    let left = count_free()?;
+    // A file that could not be converted does not shrink.
+    Ok(left < free && left > KEPT_FREE_PAGES)
 }
 
 /// Executes a group of writes in one transaction. Returns the result of the commit, a responder for
@@ -134,4 +147,29 @@ fn write_group(
         let _ = connection.execute_batch("ROLLBACK");
     }
     (committed, responders, disk_failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_pages_are_removed_many_at_a_time_and_some_are_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let connection = Connection::open(directory.path().join("file")).unwrap();
+        let fill = "PRAGMA auto_vacuum = INCREMENTAL; CREATE TABLE t (b BLOB);
+            INSERT INTO t VALUES (zeroblob(40000000)); DELETE FROM t;";
+        connection.execute_batch(fill).unwrap();
+        let free = || -> i64 {
+            connection
+                .query_row("PRAGMA freelist_count", [], |row| row.get(0))
+                .unwrap()
+        };
+        let before = free();
+        assert!(before > KEPT_FREE_PAGES + 2 * VACUUM_PAGES, "{before}");
+        assert!(remove_free_pages(&connection).unwrap());
+        assert_eq!(free(), before - VACUUM_PAGES);
+        while remove_free_pages(&connection).unwrap() {}
+        assert_eq!(free(), KEPT_FREE_PAGES);
+    }
 }

@@ -62,6 +62,11 @@ pub struct DailyPoll {
     pub calls: u64,
 }
 
+/// Returns the id of the person in the id of a daily poll record.
+pub(super) fn user_in_id(id: &str) -> Option<&str> {
+    id.rsplit_once('.').map(|(_, user)| user)
+}
+
 /// Returns the write of a daily poll record.
 pub fn daily_poll_write(poll: &DailyPoll) -> RecordWrite {
     let key = RecordKey::new(

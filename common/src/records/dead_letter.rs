@@ -26,7 +26,8 @@ use crate::store::{
 pub const RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The beginning of the reason of a job that needs stored data which the build could not read. Such
-/// a job is retried when a worker starts, because the data or the build may be another one then.
+/// a job is retried when a worker starts and every quarter of an hour, because the data or the build
+/// may be another one then.
 pub const UNREADABLE_DATA_PREFIX: &str = "stored data cannot be read: ";
 
 /// A job that failed for good.
@@ -48,8 +49,9 @@ pub struct DeadLetter {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RetryState {
-    /// The job failed for good. It is retried only if an operator replays it, or if this build can
-    /// decode a job that an earlier build could not.
+    /// The job failed for good. It is retried only if an operator replays it, if this build can
+    /// decode a job that an earlier build could not, or if the job needed data that could not be
+    /// read.
     #[default]
     Final,
     /// The job is waiting for its retry.
@@ -228,12 +230,20 @@ pub async fn delete_mentioning(store: &dyn Store, ids: &[String]) -> Result<u64,
 /// Returns the text of a stored dead letter in which ids are searched, and whether its job is an
 /// erasure. The text of a dead letter that this build cannot decode is its JSON.
 fn searchable_text(body: Json) -> (String, bool) {
+    /// The parts that every version has.
+    #[derive(Deserialize)]
+    struct Parts {
+        job: String,
+        #[serde(default)]
+        reason: String,
+    }
     let json = body.to_string();
-    match serde_json::from_value::<DeadLetter>(body) {
-        Ok(dead_letter) => (
-            format!("{}\n{}", dead_letter.reason, body_text(&dead_letter)),
-            matches!(decode_job(&dead_letter.job), Job::Erase(_)),
-        ),
+    match serde_json::from_value::<Parts>(body) {
+        Ok(Parts { job, reason }) => {
+            let job = decode_job(&job);
+            let text = format!("{reason}\n{}\n{json}", job_text(&job));
+            (text, matches!(job, Job::Erase(_)))
+        }
         Err(_) => (json, false),
     }
 }
@@ -260,7 +270,7 @@ pub async fn mentions_erased_page(store: &dyn Store, text: &str) -> Result<bool,
 }
 
 /// Returns whether a text contains these digits as a whole number, not as a part of a longer one.
-fn contains_number(text: &str, digits: &str) -> bool {
+pub(super) fn contains_number(text: &str, digits: &str) -> bool {
     let is_digit = |c: Option<char>| c.is_some_and(|c| c.is_ascii_digit());
     text.match_indices(digits).any(|(at, _)| {
         let (before, rest) = text.split_at(at);

@@ -18,6 +18,7 @@ pub mod poison_messages;
 mod poll;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::records::app::StoreBindingError;
 use common::retry::Backoff;
@@ -27,6 +28,10 @@ pub use consumer::{POISON_THRESHOLD, handle_delivery};
 use context::Context;
 pub use dispatch::apply_jobs;
 use outage::ProcessingGate;
+
+/// How long after a retry of the dead letters the next one is made. Another process may have written
+/// data that this build can read.
+const RETRY_INTERVAL: Duration = Duration::from_secs(15 * 60);
 
 /// An error that ends a worker.
 #[derive(Debug, thiserror::Error)]
@@ -76,8 +81,8 @@ async fn bind_store_to_app(context: &Context) -> Result<(), StoreBindingError> {
 }
 
 /// Retries the dead letters that an earlier process or a store outage left pending, and those that
-/// only this build can decode: at the start, and after each store outage, until the process is
-/// stopping.
+/// only this build can decode: at the start, after each store outage, and every [`RETRY_INTERVAL`],
+/// until the process is stopping.
 async fn retry_dead_letters(context: Context, gate: Arc<ProcessingGate>) {
     let mut backoff = Backoff::default();
     loop {
@@ -88,7 +93,10 @@ async fn retry_dead_letters(context: Context, gate: Arc<ProcessingGate>) {
             match retried {
                 Ok(()) => {
                     backoff.reset();
-                    while is_paused.changed().await.is_ok() && *is_paused.borrow_and_update() {}
+                    let recovered = async {
+                        while is_paused.changed().await.is_ok() && *is_paused.borrow_and_update() {}
+                    };
+                    let _ = tokio::time::timeout(RETRY_INTERVAL, recovered).await;
                 }
                 Err(error) => {
                     tracing::warn!(error = %error, "cannot retry the pending dead letters yet");

@@ -12,6 +12,11 @@ local function has_type(key, wanted)
   return redis.call('TYPE', key).ok == wanted
 end
 
+-- Returns whether INCR and HINCRBY accept a text, and cannot overflow.
+local function is_integer(text)
+  return text == '0' or (#text <= 16 and string.match(text, '^-?[1-9]%d*$') ~= nil)
+end
+
 local function version(key)
   if not has_type(key, 'hash') then return '0' end
   -- A version that is not a number counts as 0, as in `reply.rs`.
@@ -45,7 +50,7 @@ for key, wanted in pairs(shared) do
 end
 if page and shared[page.feed_position] then
   local position = redis.call('GET', KEYS[page.feed_position]) or '0'
-  if not string.match(position, '^%d+$') then
+  if not is_integer(position) then
     return redis.error_reply('ERR ' .. KEYS[page.feed_position] .. ' does not contain a number')
   end
 end
@@ -121,7 +126,7 @@ for _, record in ipairs(commit.records) do
     if redis.call('EXISTS', key) == 1 then
       body = has_type(key, 'hash') and redis.call('HGET', key, 'body') or ''
     end
-    if string.match(body, '^-?%d+$') then
+    if is_integer(body) then
       redis.call('HSET', key, '_version', next_version(key))
       redis.call('HINCRBY', key, 'body', record.n)
       redis.call('ZADD', index, 0, record.id)

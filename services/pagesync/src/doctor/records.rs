@@ -97,7 +97,7 @@ async fn stored_data(store: &dyn Store) -> Result<Check, StoreError> {
         "this version cannot read {count} entries: {}",
         names.join(", ")
     );
-    let fix = "start the version of pagesync that wrote them, or a newer one; jobs that need them are in `pagesync dead-letter list`, and are retried when a worker starts";
+    let fix = "start the version of pagesync that wrote them, or a newer one; webhooks and erasures that need them are in `pagesync dead-letter list`, and are retried every 15 minutes";
     Ok(Check::problem(name, State::Failed, detail, fix))
 }
 

@@ -5,7 +5,7 @@
 
 use common::graph::error::GraphError;
 use common::records::connection::{self, Connection, Status};
-use common::records::{load_if_decodable, token};
+use common::records::{load_decodable, load_if_decodable, token};
 use common::sealing::{SealingError, Token};
 use common::store::{RecordGuard, StoreError, StoredPage, load_page};
 use model::id::{PageId, UserId};
@@ -58,28 +58,35 @@ pub(super) struct Candidate {
 async fn candidates(context: &Context, page: &PageId) -> Result<Vec<Candidate>, TokenError> {
     let store = &*context.store;
     let mut reason = NoToken::NoAccess;
+    let mut is_unreadable = false;
     let mut candidates = Vec::new();
     for user in users_with_access(context, page).await? {
         let guard = connection::epoch_guard(store, &user).await?;
-        // The connection may have ended, although its access is not removed from the Page yet. If
-        // this build cannot decode one person's records, it uses the token of another person.
-        let Some(connection) =
-            load_if_decodable::<Connection>(store, &connection::key(&user)).await?
-        else {
+        // If this build cannot decode one person's records, it uses the token of another person.
+        let stored = load_decodable::<Connection>(store, &connection::key(&user)).await?;
+        let Some(stored) = stored else {
+            // The connection has ended, and its access is not removed from the Page yet.
             continue;
         };
-        let connection = connection.value;
+        let Some(connection) = stored.value else {
+            is_unreadable = true;
+            continue;
+        };
         let key = token::page_key(&user, page);
-        let Some(stored) = load_if_decodable::<token::StoredToken>(store, &key).await? else {
+        let Some(stored) = load_decodable::<token::StoredToken>(store, &key).await? else {
+            continue;
+        };
+        let Some(token) = stored.value else {
+            is_unreadable = true;
             continue;
         };
         let keys = context.keyring.keys();
-        match keys.and_then(|keys| token::open_token(&key, &stored.value, &keys)) {
+        match keys.and_then(|keys| token::open_token(&key, &token, &keys)) {
             Ok(None) => {}
-            Ok(Some(token)) => {
+            Ok(Some(opened)) => {
                 candidates.push(Candidate {
-                    is_current: is_current(&connection, &stored.value),
-                    token,
+                    is_current: is_current(&connection, &token),
+                    token: opened,
                     user,
                     guard,
                     version: stored.version,
@@ -92,7 +99,11 @@ async fn candidates(context: &Context, page: &PageId) -> Result<Vec<Candidate>, 
         }
     }
     candidates.sort_by_key(|candidate| !candidate.is_current);
-    if candidates.is_empty() {
+    if candidates.is_empty() && is_unreadable {
+        // A version that can decode the records may have a token: the Page is not without access.
+        let reason = "a connection of the Page, or its token, cannot be decoded";
+        Err(StoreError::Unexpected(reason.to_owned()).into())
+    } else if candidates.is_empty() {
         Err(reason.into())
     } else {
         Ok(candidates)

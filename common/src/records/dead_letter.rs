@@ -92,11 +92,29 @@ pub fn dead_letter_write(job: &Job, reason: &str, now: HostTime, retry: RetrySta
         failed_at: now,
         retry,
     };
-    save_write(&id(job), &dead_letter, None)
+    save_write(&id(job), &dead_letter, None, now)
 }
 
-fn save_write(id: &str, dead_letter: &DeadLetter, expected: Option<u64>) -> RecordWrite {
-    put_write(key(id), dead_letter, expected, Some(RETENTION))
+fn save_write(
+    id: &str,
+    dead_letter: &DeadLetter,
+    expected: Option<u64>,
+    now: HostTime,
+) -> RecordWrite {
+    let ttl = time_left(dead_letter, now);
+    put_write(key(id), dead_letter, expected, Some(ttl))
+}
+
+/// Returns how long a dead letter that is written at `now` is stored. A retry does not extend the
+/// time of a job that may contain text that people wrote. An erasure contains none, and must not
+/// expire before it is done.
+fn time_left(dead_letter: &DeadLetter, now: HostTime) -> Duration {
+    if matches!(decode_job(&dead_letter.job), Job::Erase(_)) {
+        return RETENTION;
+    }
+    let left = now.until(dead_letter.failed_at.plus(RETENTION));
+    // A record cannot be stored for no time at all.
+    left.clamp(Duration::from_secs(1), RETENTION)
 }
 
 /// Returns the write that removes a dead letter. With `expected` it removes only that version.
@@ -113,6 +131,7 @@ pub async fn begin_retry(
     store: &dyn Store,
     id: &str,
     process: &str,
+    now: HostTime,
 ) -> Result<Option<DeadLetter>, StoreError> {
     let Some(Versioned {
         version,
@@ -128,7 +147,7 @@ pub async fn begin_retry(
         RetryState::Pending => {}
     }
     dead_letter.retry = RetryState::InProgress(process.to_owned());
-    let write = save_write(id, &dead_letter, Some(version));
+    let write = save_write(id, &dead_letter, Some(version), now);
     let outcome = write_records(store, vec![write]).await?;
     Ok((outcome == CommitOutcome::Applied).then_some(dead_letter))
 }
@@ -139,10 +158,11 @@ pub async fn set_retry_state(
     store: &dyn Store,
     id: &str,
     retry: RetryState,
+    now: HostTime,
 ) -> Result<(), StoreError> {
     if let Some(Versioned { version, value }) = find(store, id).await? {
         let dead_letter = DeadLetter { retry, ..value };
-        let write = save_write(id, &dead_letter, Some(version));
+        let write = save_write(id, &dead_letter, Some(version), now);
         write_records(store, vec![write]).await?;
     }
     Ok(())
@@ -150,14 +170,19 @@ pub async fn set_retry_state(
 
 /// Makes a dead letter final after a retry that failed for `reason`. Does nothing if the dead letter
 /// does not exist or is written by another process at the same time.
-pub async fn end_retry(store: &dyn Store, id: &str, reason: &str) -> Result<(), StoreError> {
+pub async fn end_retry(
+    store: &dyn Store,
+    id: &str,
+    reason: &str,
+    now: HostTime,
+) -> Result<(), StoreError> {
     if let Some(Versioned { version, value }) = find(store, id).await? {
         let dead_letter = DeadLetter {
             reason: reason.to_owned(),
             retry: RetryState::Final,
             ..value
         };
-        let write = save_write(id, &dead_letter, Some(version));
+        let write = save_write(id, &dead_letter, Some(version), now);
         write_records(store, vec![write]).await?;
     }
     Ok(())
@@ -290,5 +315,41 @@ pub fn job_text(job: &Job) -> String {
         Job::Unreadable(Unreadable { body, .. }) => String::from_utf8_lossy(body).into_owned(),
         Job::Webhook { entry, .. } => entry.as_str().to_owned(),
         Job::Poll(_) | Job::Erase(_) => encode_job(job),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::id::UserId;
+    use model::job::ErasureRequest;
+
+    #[test]
+    fn a_retry_extends_the_time_of_an_erasure_only() {
+        let failed_at = HostTime(1_790_000_000_000);
+        let dead_letter = |job: &Job| DeadLetter {
+            reason: "a test".to_owned(),
+            job: encode_job(job),
+            failed_at,
+            retry: RetryState::Pending,
+        };
+        let webhook = dead_letter(&Job::Unreadable(Unreadable {
+            body: b"text of a person".to_vec(),
+            reason: "a test".to_owned(),
+            received_at: failed_at,
+        }));
+        let erasure = dead_letter(&Job::Erase(ErasureRequest {
+            user: UserId::parse("7").unwrap(),
+            confirmation_hash: None,
+            requested_at: failed_at,
+        }));
+        let day = Duration::from_secs(24 * 3600);
+        for (days, left) in [(0, RETENTION), (1, day * 29), (40, Duration::from_secs(1))] {
+            let now = failed_at.plus(day * days);
+            assert_eq!(time_left(&webhook, now), left, "after {days} days");
+            assert_eq!(time_left(&erasure, now), RETENTION, "after {days} days");
+        }
+        // The clock of this host was ahead when the job failed.
+        assert_eq!(time_left(&webhook, HostTime(1)), RETENTION);
     }
 }

@@ -65,7 +65,9 @@ pub(crate) async fn split_delivery(
 /// Retries the job of a dead letter, unless the dead letter is final or another process has
 /// reserved the retry.
 async fn retry_job(context: &Context, id: &str) -> Result<(), StoreError> {
-    match dead_letter::begin_retry(&*context.store, id, &context.process).await? {
+    match dead_letter::begin_retry(&*context.store, id, &context.process, context.clock.now())
+        .await?
+    {
         Some(dead_letter) => run_retry(context, id, &decode_job(&dead_letter.job)).await,
         None => Ok(()),
     }
@@ -86,7 +88,15 @@ async fn run_retry(context: &Context, id: &str, job: &Job) -> Result<(), StoreEr
             };
             context.store.commit(&[remove]).await.map(drop)
         }
-        Ok(Ok(false)) => dead_letter::set_retry_state(&*context.store, id, RetryState::Final).await,
+        Ok(Ok(false)) => {
+            dead_letter::set_retry_state(
+                &*context.store,
+                id,
+                RetryState::Final,
+                context.clock.now(),
+            )
+            .await
+        }
         Ok(Err(StoreError::Unexpected(reason))) => {
             tracing::error!(
                 dead_letter.id = id,
@@ -94,11 +104,17 @@ async fn run_retry(context: &Context, id: &str, job: &Job) -> Result<(), StoreEr
                 "a job stays a dead letter, because it needs stored data that this build cannot read"
             );
             let reason = format!("{UNREADABLE_DATA_PREFIX}{reason}");
-            dead_letter::end_retry(&*context.store, id, &reason).await
+            dead_letter::end_retry(&*context.store, id, &reason, context.clock.now()).await
         }
         Ok(Err(error)) => {
             // If this write fails too, the retry stays reserved for this process, which repeats it.
-            let _ = dead_letter::set_retry_state(&*context.store, id, RetryState::Pending).await;
+            let _ = dead_letter::set_retry_state(
+                &*context.store,
+                id,
+                RetryState::Pending,
+                context.clock.now(),
+            )
+            .await;
             Err(error)
         }
         Err(_panic) => {
@@ -107,7 +123,13 @@ async fn run_retry(context: &Context, id: &str, job: &Job) -> Result<(), StoreEr
                 "the execution of a job panicked; the job stays a dead letter"
             );
             context.metrics.dead_letters.count("panic");
-            dead_letter::set_retry_state(&*context.store, id, RetryState::Final).await
+            dead_letter::set_retry_state(
+                &*context.store,
+                id,
+                RetryState::Final,
+                context.clock.now(),
+            )
+            .await
         }
     }
 }
@@ -136,7 +158,13 @@ pub async fn retry_pending(context: &Context) -> Result<(), StoreError> {
         if dead_letter.retry != RetryState::Final {
             retry_job(context, &id).await?;
         } else if may_succeed_now(&dead_letter) {
-            dead_letter::set_retry_state(&*context.store, &id, RetryState::Pending).await?;
+            dead_letter::set_retry_state(
+                &*context.store,
+                &id,
+                RetryState::Pending,
+                context.clock.now(),
+            )
+            .await?;
             retry_job(context, &id).await?;
         }
     }

@@ -79,7 +79,12 @@ impl Backends {
                 })
             }
             Backend::Distributed => {
-                let queue = RabbitMq::open(config.rabbitmq_url.expose_secret(), role).await?;
+                let queue = RabbitMq::open(
+                    config.rabbitmq_url.expose_secret(),
+                    role,
+                    config.poll_concurrency,
+                )
+                .await?;
                 let ended = queue.ended();
                 let queue = Arc::new(queue);
                 let url = config.redis_url.expose_secret();

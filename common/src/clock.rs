@@ -46,6 +46,13 @@ impl Clock {
         }
     }
 
+    /// Sets a manual clock, also to an earlier time. Has no effect on the system clock.
+    pub fn set(&self, to: HostTime) {
+        if let Inner::Manual(now) = &self.0 {
+            now.store(to.0, Ordering::SeqCst);
+        }
+    }
+
     /// Moves a manual clock forward. Has no effect on the system clock.
     pub fn advance(&self, by: Duration) {
         if let Inner::Manual(now) = &self.0 {

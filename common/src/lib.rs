@@ -33,6 +33,7 @@ pub mod signing;
 #[cfg(test)]
 mod statement_costs;
 pub mod store;
+pub mod store_clock;
 pub mod telemetry;
 pub mod timestamp;
 pub mod tls;

@@ -47,9 +47,7 @@ pub async fn request_read(
         if page.status == Status::Erased {
             return Ok(None);
         }
-        page.polling.request_read(now);
-        // An explicit request does not wait for the retry delay of an earlier failure.
-        page.polling.not_before = None;
+        page.polling.request_read_now(now);
         let due = page.polling.due();
         let write = PageWrite {
             id: id.clone(),

@@ -92,6 +92,7 @@ pub struct Metrics {
     pub polls_published: LabeledCounter,
     pub unknown_subjects: LabeledCounter,
     pub processing_paused: Gauge,
+    pub store_clock_difference_seconds: Gauge,
     pub graph_replies: LabeledCounter,
     pub logins: LabeledCounter,
     pub change_findings: LabeledCounter,
@@ -187,6 +188,12 @@ impl Default for Metrics {
                 r,
                 "processing_paused",
                 "1 while the worker applies no jobs because the store does not accept writes, otherwise 0",
+                Gauge::default(),
+            ),
+            store_clock_difference_seconds: register(
+                r,
+                "store_clock_difference_seconds",
+                "Seconds by which this host's clock is ahead of the clock of the store; negative if it is behind",
                 Gauge::default(),
             ),
             graph_replies: labeled_counter(

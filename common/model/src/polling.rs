@@ -17,6 +17,13 @@ pub const READ_STALENESS: Duration = Duration::from_secs(5);
 /// connection poll that an operator requests ignores it.
 pub const MIN_ATTEMPT_INTERVAL: Duration = Duration::from_secs(60);
 
+/// How much earlier than it is requested the exchange of the token of a login and its connection
+/// poll are due. They come before the Page subscriptions of other logins in the same queue.
+pub const LOGIN_PRECEDENCE: Duration = Duration::from_secs(3600);
+/// No due time lies further ahead than this. A later one was written by a host whose clock was
+/// wrong.
+pub const MAX_DUE_AHEAD: Duration = Duration::from_secs(48 * 3600);
+
 /// The poll state of one subject, from which [`Polling::due`] derives its due time.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -40,6 +47,9 @@ pub struct Polling {
     /// When the earliest open request is due, on this host's clock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_due_at: Option<HostTime>,
+    /// Whether the open request comes from a login, so that its poll goes to the queue of logins.
+    #[serde(skip_serializing_if = "is_false")]
+    pub requested_by_login: bool,
     /// When the last successful attempt began, on this host's clock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_success_began: Option<HostTime>,
@@ -65,6 +75,14 @@ fn is_zero(n: &u32) -> bool {
     *n == 0
 }
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde's skip_serializing_if passes a reference"
+)]
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
 impl Polling {
     /// Records a notification that was sent at `sent_at` and received at `received_at`. Its
     /// verification read is due `verify_after` later, unless an earlier open notification is due
@@ -75,6 +93,7 @@ impl Polling {
         received_at: HostTime,
         verify_after: Duration,
     ) {
+        self.lower_impossible_times(received_at);
         let verify_at = received_at.plus(verify_after);
         let Some(sent_at) = sent_at else {
             self.request_read(verify_at);
@@ -83,6 +102,7 @@ impl Polling {
         if self.read_needed_after().is_none() {
             self.verify_at = Some(verify_at);
         }
+        self.verify_at = self.verify_at.min(Some(verify_at));
         self.read_after = self.read_after.max(Some(sent_at.plus(READ_STALENESS)));
         if self.read_needed_after().is_none() {
             self.verify_at = None;
@@ -96,6 +116,52 @@ impl Polling {
         }
         self.requested_from = self.requested_from.max(Some(at));
         self.request_due_at = self.request_due_at.min(Some(at));
+    }
+
+    /// Requests a read now, whatever the stored times are. The retry delay of an earlier failure
+    /// does not postpone it.
+    pub fn request_read_now(&mut self, now: HostTime) {
+        self.lower_impossible_times(now);
+        // An attempt that began in this millisecond does not answer the request.
+        let earlier = now.minus(Duration::from_millis(1));
+        self.last_success_began = self.last_success_began.min(Some(earlier));
+        (self.requested_from, self.request_due_at) = (Some(now), Some(now));
+        self.not_before = None;
+    }
+
+    /// Requests a read for a person who has just logged in and waits for it. Neither the minimum
+    /// time between attempts nor earlier failures postpone it, and it is due [`LOGIN_PRECEDENCE`]
+    /// earlier.
+    pub fn request_login_read(&mut self, now: HostTime) {
+        self.request_read_now(now);
+        self.request_due_at = Some(now.minus(LOGIN_PRECEDENCE));
+        self.requested_by_login = true;
+        (self.last_attempt_began, self.failures) = (None, 0);
+    }
+
+    /// Corrects the times that only a host whose clock was ahead can have written: an attempt that
+    /// began after `now`, and a time that is due more than [`MAX_DUE_AHEAD`] later. Without this,
+    /// such a time would postpone every read until it has come.
+    pub fn lower_impossible_times(&mut self, now: HostTime) {
+        self.last_success_began = self.last_success_began.map(|began| began.min(now));
+        self.last_attempt_began = self.last_attempt_began.filter(|began| *began <= now);
+        let latest = now.plus(MAX_DUE_AHEAD);
+        for due in [
+            &mut self.verify_at,
+            &mut self.requested_from,
+            &mut self.request_due_at,
+            &mut self.not_before,
+            &mut self.daily_slot,
+        ] {
+            *due = due.map(|due| if due > latest { now } else { due });
+        }
+        // A read at `now` answers a request that is due, unless the request came just now from a
+        // host whose clock is slightly ahead.
+        if self.request_due_at.is_some_and(|due| due <= now)
+            && self.requested_from > Some(now.plus(MIN_ATTEMPT_INTERVAL))
+        {
+            self.requested_from = Some(now);
+        }
     }
 
     /// Records that an attempt begins at `now`.
@@ -114,9 +180,7 @@ impl Polling {
         if self.read_needed_after().is_none() {
             self.verify_at = None;
         }
-        if self.open_request_from().is_none() {
-            self.request_due_at = None;
-        }
+        self.forget_answered_request();
     }
 
     /// Records that the attempt that began at `began_at` succeeded, for a subject that has no
@@ -125,8 +189,13 @@ impl Polling {
         self.last_success_began = self.last_success_began.max(Some(began_at));
         self.failures = 0;
         self.not_before = None;
+        self.forget_answered_request();
+    }
+
+    fn forget_answered_request(&mut self) {
         if self.open_request_from().is_none() {
             self.request_due_at = None;
+            self.requested_by_login = false;
         }
     }
 
@@ -172,7 +241,8 @@ impl Polling {
     /// Returns when the next poll is due, on this host's clock, and in which queue. Returns `None`
     /// if no poll is due at any time.
     ///
-    /// - While a notification or a request is open, the queue is `polls_now`. The poll is due at
+    /// - While a notification or a request is open, the queue is `polls_now`, or `logins` if a login
+    ///   requested the read. The poll is due at
     ///   the earlier of their due times, but at least [`MIN_ATTEMPT_INTERVAL`] after the last
     ///   attempt.
     /// - Otherwise the queue is `polls_daily`, and the poll is due at the daily slot.
@@ -191,7 +261,12 @@ impl Polling {
                 let earliest = self
                     .last_attempt_began
                     .map_or(HostTime(0), |began| began.plus(MIN_ATTEMPT_INTERVAL));
-                Some((QueueName::PollsNow, at.max(earliest).max(not_before)))
+                let queue_name = if request_due.is_some() && self.requested_by_login {
+                    QueueName::Logins
+                } else {
+                    QueueName::PollsNow
+                };
+                Some((queue_name, at.max(earliest).max(not_before)))
             }
             None => self
                 .daily_slot
@@ -257,6 +332,98 @@ mod tests {
             polling.due(),
             Some((QueueName::PollsNow, HostTime(500_000)))
         );
+    }
+
+    #[test]
+    fn a_read_for_a_login_is_in_the_queue_of_logins_until_it_succeeds() {
+        let mut polling = Polling {
+            last_attempt_began: Some(HostTime(990)),
+            not_before: Some(HostTime(500_000)),
+            failures: 3,
+            ..Polling::default()
+        };
+        let now = HostTime(0).plus(LOGIN_PRECEDENCE * 2);
+        let later = now.plus(Duration::from_secs(1));
+        polling.request_login_read(now);
+        let before_others = now.minus(LOGIN_PRECEDENCE);
+        assert_eq!(polling.due(), Some((QueueName::Logins, before_others)));
+        polling.fail_attempt(later);
+        assert_eq!(polling.due(), Some((QueueName::Logins, later)));
+        polling.complete_read(later, FacebookTime(2000), HostTime(900_000));
+        assert_eq!(
+            polling.due(),
+            Some((QueueName::PollsDaily, HostTime(900_000)))
+        );
+        polling.request_read(later.plus(Duration::from_secs(1)));
+        assert_eq!(
+            polling.due().map(|(queue_name, _)| queue_name),
+            Some(QueueName::PollsNow)
+        );
+    }
+
+    /// The state that a host whose clock is `ahead` of the right one leaves after a read at the
+    /// right time 1000, with a notification and a request open.
+    fn written_with_a_wrong_clock(ahead: Duration) -> Polling {
+        let wrong = HostTime(1000).plus(ahead);
+        let mut polling = Polling::default();
+        polling.begin_attempt(wrong);
+        polling.complete_read(
+            wrong,
+            FacebookTime(1000),
+            wrong.plus(Duration::from_secs(24 * 3600)),
+        );
+        polling.record_notification(Some(FacebookTime(900_000)), wrong, VERIFY_AFTER);
+        polling.request_read(wrong.plus(Duration::from_secs(1)));
+        polling.fail_attempt(wrong.plus(Duration::from_secs(3600)));
+        polling
+    }
+
+    #[test]
+    fn a_time_that_a_wrong_clock_wrote_delays_neither_a_request_nor_a_later_notification() {
+        for hours in [1, 72] {
+            let written = written_with_a_wrong_clock(Duration::from_secs(hours * 3600));
+            let now = HostTime(2_000_000);
+            let mut requested = written.clone();
+            requested.request_read_now(now);
+            requested.last_attempt_began = None;
+            assert_eq!(requested.due(), Some((QueueName::PollsNow, now)));
+            requested.complete_read(now, FacebookTime(2_000_000), now);
+            assert!(!requested.has_open_notification_or_request(), "{hours} h");
+            let mut notified = Polling {
+                not_before: None,
+                ..written
+            };
+            notified.record_notification(Some(FacebookTime(2_000_000)), now, VERIFY_AFTER);
+            let latest = now.plus(MIN_ATTEMPT_INTERVAL);
+            assert!(
+                notified.due() <= Some((QueueName::PollsNow, latest)),
+                "{hours} h"
+            );
+        }
+    }
+
+    #[test]
+    fn a_time_too_far_ahead_is_lowered_and_a_right_one_is_not() {
+        let now = HostTime(2_000_000);
+        let mut wrong = written_with_a_wrong_clock(MAX_DUE_AHEAD * 2);
+        wrong.lower_impossible_times(now);
+        assert!(
+            wrong.is_due(now.plus(MIN_ATTEMPT_INTERVAL), now),
+            "{wrong:?}"
+        );
+        let right = Polling {
+            verify_at: Some(now.plus(VERIFY_AFTER)),
+            requested_from: Some(now.plus(Duration::from_secs(3600))),
+            request_due_at: Some(now.plus(Duration::from_secs(3600))),
+            last_success_began: Some(now),
+            last_attempt_began: Some(now),
+            not_before: Some(now.plus(Duration::from_secs(24 * 3600))),
+            daily_slot: Some(now.plus(Duration::from_secs(25 * 3600))),
+            ..Polling::default()
+        };
+        let mut corrected = right.clone();
+        corrected.lower_impossible_times(now);
+        assert_eq!(corrected, right);
     }
 
     #[test]

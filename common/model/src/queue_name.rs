@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 pub enum QueueName {
     /// Requests that Facebook signed: webhooks and erasure requests.
     Webhooks,
-    /// Polls that a notification, a request or a login made due.
+    /// Polls for which a person waits who has just logged in.
+    Logins,
+    /// Polls that a notification or a request made due.
     PollsNow,
     /// Daily polls.
     PollsDaily,
@@ -20,12 +22,20 @@ pub enum QueueName {
 
 impl QueueName {
     /// Every queue.
-    pub const ALL: [Self; 3] = [Self::Webhooks, Self::PollsNow, Self::PollsDaily];
+    pub const ALL: [Self; 4] = [
+        Self::Webhooks,
+        Self::Logins,
+        Self::PollsNow,
+        Self::PollsDaily,
+    ];
+    /// The queues of polls, in the order in which the scheduler fills them.
+    pub const POLLS: [Self; 3] = [Self::Logins, Self::PollsNow, Self::PollsDaily];
 
     /// Returns the name as it appears in RabbitMQ, in keys and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Webhooks => "webhooks",
+            Self::Logins => "logins",
             Self::PollsNow => "polls_now",
             Self::PollsDaily => "polls_daily",
         }

@@ -37,6 +37,12 @@ impl HostTime {
         Self(add(self.0, after))
     }
 
+    /// Returns the instant `before` earlier, or the UNIX epoch.
+    pub fn minus(self, before: Duration) -> Self {
+        let millis = u64::try_from(before.as_millis()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_sub(millis))
+    }
+
     /// Returns the time from this instant to `later`, or zero if `later` is earlier.
     pub fn until(self, later: Self) -> Duration {
         Duration::from_millis(later.0.saturating_sub(self.0))

@@ -25,6 +25,9 @@ use problem::Problems;
 use reader::SettingsReader;
 use settings::Environment;
 
+/// The largest number of polls of a queue that a worker makes at a time.
+const MAX_POLL_CONCURRENCY: u16 = 256;
+
 /// The role of the process that reads the configuration. It decides which settings are required.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -116,6 +119,8 @@ pub struct Config {
     pub tracked_fields: TrackedFields,
     /// The delay between a notification and its verification read.
     pub verify_after: Duration,
+    /// How many polls of each queue a worker makes at a time.
+    pub poll_concurrency: u16,
     /// The address on which the simulator listens.
     pub simulator_listen: SocketAddr,
     /// The address to which Facebook posts webhooks.
@@ -197,6 +202,7 @@ impl Config {
             allow_sha1: reader.value("PAGESYNC_ALLOW_SHA1", |text| text.parse().ok()),
             tracked_fields: reader.value("PAGESYNC_FIELDS", TrackedFields::parse),
             verify_after: reader.value("PAGESYNC_VERIFY_AFTER", parse_duration),
+            poll_concurrency: reader.value("PAGESYNC_POLL_CONCURRENCY", parse_poll_concurrency),
             simulator_listen: reader.value("PAGESYNC_SIMULATOR_LISTEN", |text| text.parse().ok()),
             webhook_address,
             app_id: reader
@@ -354,6 +360,14 @@ fn parse_web_address(text: &str) -> Option<String> {
     };
     let is_bare = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
     (is_protected && is_bare).then(|| text.to_owned())
+}
+
+/// Parses the number of polls that a worker makes at a time.
+fn parse_poll_concurrency(text: &str) -> Option<u16> {
+    let number = text.parse().ok()?;
+    (1..=MAX_POLL_CONCURRENCY)
+        .contains(&number)
+        .then_some(number)
 }
 
 /// Parses a whole number with a unit, such as `10s`, `5m` or `1h`.

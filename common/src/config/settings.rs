@@ -76,7 +76,7 @@ const fn secret(
 }
 
 /// All settings, in the order of `.env.example`.
-pub const SETTINGS: [Setting; 30] = [
+pub const SETTINGS: [Setting; 31] = [
     without_default(
         "FACEBOOK_APP_ID",
         "15 to 20 digits",
@@ -242,6 +242,12 @@ pub const SETTINGS: [Setting; 30] = [
         "10s",
         "a whole number followed by s, m or h",
         "The delay between a notification and the read that verifies it. Verification reads of one Page begin at least a minute apart.",
+    ),
+    with_default(
+        "PAGESYNC_POLL_CONCURRENCY",
+        "8",
+        "a whole number from 1 to 256",
+        "How many polls of each queue a worker makes at a time: polls of logins, polls on request and daily polls. Use the same number for all workers and schedulers.",
     ),
     with_default(
         "PAGESYNC_TIME_ZONE",

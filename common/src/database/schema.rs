@@ -11,7 +11,7 @@ use rusqlite::Connection;
 const FIRST_VERSION: i64 = 2;
 
 /// The steps, each with the version (`PRAGMA user_version`) that the schema has after it.
-const STEPS: [(i64, &str); 2] = [(2, TABLES), (3, LEASES_AND_DEPTHS)];
+const STEPS: [(i64, &str); 3] = [(2, TABLES), (3, LEASES_AND_DEPTHS), (4, QUEUE_OF_LOGINS)];
 
 /// Step 2: the tables.
 const TABLES: &str = "
@@ -61,6 +61,10 @@ CREATE TRIGGER message_leased AFTER UPDATE OF lease ON messages WHEN (old.lease 
   UPDATE queues SET waiting = waiting + (new.lease IS NULL) - (old.lease IS NULL) WHERE queue = new.queue;
 END;
 ";
+
+/// Step 4: the queue of logins.
+const QUEUE_OF_LOGINS: &str =
+    "INSERT INTO queues (queue, bytes, max_bytes) VALUES ('logins', 0, 268435456);";
 
 /// The value of `PRAGMA auto_vacuum` that makes freed pages removable from the file.
 const INCREMENTAL: i64 = 2;

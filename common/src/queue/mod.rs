@@ -20,6 +20,10 @@ use model::queue_name::QueueName;
 use delivery::Delivery;
 use error::QueueError;
 
+/// How many messages of webhooks a worker handles at a time. Several of them let the store group
+/// its writes.
+pub const WEBHOOK_CONCURRENCY: u16 = 16;
+
 /// The longest time that a publish takes, on every backend.
 pub const PUBLISH_DEADLINE: Duration = Duration::from_millis(3500);
 
@@ -39,8 +43,12 @@ pub trait Queue: Send + Sync + std::fmt::Debug {
     /// one higher. Acknowledging a requeued delivery fails with [`QueueError::Requeued`].
     async fn requeue(&self, queue_name: QueueName) -> Result<(), QueueError>;
 
-    /// Returns how many messages wait in a queue.
+    /// Returns how many messages wait in a queue, and how many workers receive from it.
     async fn depth(&self, queue_name: QueueName) -> Result<Depth, QueueError>;
+
+    /// Checks that the queue accepts messages. Fails if it cannot be reached or blocks publishers.
+    /// Nothing is published to a queue of jobs.
+    async fn check(&self) -> Result<(), QueueError>;
 
     /// Returns whether a publish would be attempted now. On RabbitMQ, the first call also starts
     /// the connection for publishing.
@@ -52,4 +60,6 @@ pub trait Queue: Send + Sync + std::fmt::Debug {
 pub struct Depth {
     /// The number of messages that are ready to be delivered, without unacknowledged deliveries.
     pub messages: u64,
+    /// The number of workers that receive from the queue.
+    pub consumers: u64,
 }

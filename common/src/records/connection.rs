@@ -238,10 +238,9 @@ pub async fn request_poll(
         let Some(Versioned { version, mut value }) = find(store, user).await? else {
             return Ok(None);
         };
-        value.polling.request_read(now);
-        // An operator requested the poll, so it waits neither for a retry delay nor for the minimum
-        // time between attempts.
-        (value.polling.not_before, value.polling.last_attempt_began) = (None, None);
+        value.polling.request_read_now(now);
+        // An operator requested the poll, so the minimum time between attempts does not postpone it.
+        value.polling.last_attempt_began = None;
         if commit_one(store, update_commit(&value, version)).await? == CommitOutcome::Applied {
             return Ok(value.polling.due().map(|(_, at)| at));
         }

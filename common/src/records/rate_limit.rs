@@ -18,6 +18,8 @@ use crate::store::{CommitOutcome, RecordKey, RecordKind, Store, StoreError, Vers
 /// The bucket of calls that count for the app.
 pub const APP_BUCKET: &str = "app";
 /// The usage in percent at and above which daily polls are deferred.
+pub const DEFER_DAILY_PERCENT: u64 = 80;
+/// The usage in percent at and above which all polls are deferred except those of logins.
 pub const DEFER_PERCENT: u64 = 90;
 /// How long the state of a bucket is stored after it no longer blocks or defers calls.
 const QUIET_PERIOD: Duration = Duration::from_secs(2 * 3600);
@@ -29,9 +31,12 @@ pub struct RateLimit {
     pub blocked_until: HostTime,
     /// Until when no daily poll may be made, on this host's clock.
     pub deferred_until: HostTime,
+    /// Until when no poll may be made except those of logins, on this host's clock.
+    #[serde(default)]
+    pub reserved_until: HostTime,
     /// How many times in a row calls were blocked.
     pub consecutive_blocks: u32,
-    /// The last recorded usage in percent, [`DEFER_PERCENT`] or more.
+    /// The last recorded usage in percent, [`DEFER_DAILY_PERCENT`] or more.
     pub percent: u64,
 }
 
@@ -59,10 +64,7 @@ pub async fn blocked_until(
     let mut until = now;
     for bucket in buckets {
         let stored = find(store, &bucket).await?;
-        until = until.max(stored.blocked_until);
-        if queue_name == QueueName::PollsDaily {
-            until = until.max(stored.deferred_until);
-        }
+        until = until.max(stored.allowed_from(queue_name));
     }
     Ok((until > now).then_some(until))
 }
@@ -78,6 +80,16 @@ pub fn page_bucket(id: &PageId) -> String {
 }
 
 impl RateLimit {
+    /// Returns from when polls of a queue may call, on this host's clock.
+    pub fn allowed_from(&self, queue_name: QueueName) -> HostTime {
+        let reserved_until = self.blocked_until.max(self.reserved_until);
+        match queue_name {
+            QueueName::Logins | QueueName::Webhooks => self.blocked_until,
+            QueueName::PollsNow => reserved_until,
+            QueueName::PollsDaily => reserved_until.max(self.deferred_until),
+        }
+    }
+
     /// Returns the state after Facebook refused a call for this rate limit. Calls are blocked for
     /// the longer of `wait` and the delay of [`RATE_LIMIT`] after this many blocks in a row. A
     /// refusal while calls are already blocked concerns a call that was under way, and starts no
@@ -110,9 +122,13 @@ impl RateLimit {
                 ..self.after_refusal(now, Some(blocked_for))
             });
         }
-        (percent >= DEFER_PERCENT && self.deferred_until <= now).then(|| Self {
+        let until = now.plus(RATE_LIMIT.first);
+        let reserves = percent >= DEFER_PERCENT && self.reserved_until <= now;
+        let defers = percent >= DEFER_DAILY_PERCENT && self.deferred_until <= now;
+        (reserves || defers).then_some(Self {
             percent,
-            deferred_until: now.plus(RATE_LIMIT.first),
+            deferred_until: if defers { until } else { self.deferred_until },
+            reserved_until: if reserves { until } else { self.reserved_until },
             ..self
         })
     }
@@ -137,7 +153,7 @@ pub async fn update(
             return Ok(None);
         };
         // The record must exist for as long as it blocks or defers calls.
-        let until = next.blocked_until.max(next.deferred_until);
+        let until = next.allowed_from(QueueName::PollsDaily);
         let put = put_write(
             key(bucket),
             &next,
@@ -175,13 +191,20 @@ mod tests {
     }
 
     #[test]
-    fn a_usage_of_ninety_percent_defers_and_of_a_hundred_percent_blocks() {
+    fn the_last_tenth_is_reserved_for_logins_and_the_tenth_before_it_for_requests() {
         let unused = RateLimit::default;
-        assert_eq!(unused().after_usage(NOW, 89, Duration::ZERO), None);
-        let deferred = unused().after_usage(NOW, 90, Duration::ZERO).unwrap();
-        assert!(deferred.deferred_until > NOW && deferred.blocked_until < NOW);
+        let may_call = |limit: &RateLimit| {
+            QueueName::POLLS.map(|queue_name| limit.allowed_from(queue_name) <= NOW)
+        };
+        assert_eq!(unused().after_usage(NOW, 79, Duration::ZERO), None);
+        let deferred = unused().after_usage(NOW, 80, Duration::ZERO).unwrap();
+        assert_eq!(may_call(&deferred), [true, true, false]);
+        assert_eq!(deferred.clone().after_usage(NOW, 89, Duration::ZERO), None);
+        let reserved = deferred.after_usage(NOW, 90, Duration::ZERO).unwrap();
+        assert_eq!(may_call(&reserved), [true, false, false]);
+        assert_eq!(reserved.after_usage(NOW, 99, Duration::ZERO), None);
         let blocked = unused().after_usage(NOW, 120, Duration::ZERO).unwrap();
-        assert!(blocked.blocked_until > NOW);
+        assert_eq!(may_call(&blocked), [false, false, false]);
         assert_eq!(
             blocked.after_usage(NOW, 130, Duration::ZERO),
             None,

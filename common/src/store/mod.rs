@@ -249,7 +249,8 @@ pub struct DueWrite {
     /// The subject of the poll.
     pub subject: Subject,
     /// The queue that the poll goes to and when it is due, on this host's clock; `None` removes the
-    /// subject from the due index.
+    /// subject from the due index. The store lowers a time that is further ahead of its own clock
+    /// than [`MAX_DUE_AHEAD`](model::polling::MAX_DUE_AHEAD).
     pub due: Option<(QueueName, HostTime)>,
 }
 
@@ -360,6 +361,13 @@ pub trait Store: Send + Sync + fmt::Debug {
         queue_name: QueueName,
         limit: usize,
     ) -> Result<Vec<DueEntry>, StoreError>;
+
+    /// Makes the entries of the due index that lie further ahead than [`MAX_DUE_AHEAD`](model::polling::MAX_DUE_AHEAD) due now, up
+    /// to 1,000 of each queue. A host whose clock was wrong has written them. Returns their number.
+    async fn pull_back_due_times(&self) -> Result<u64, StoreError>;
+
+    /// Returns the time of the clock with which the store limits due times and expires records.
+    async fn now(&self) -> Result<HostTime, StoreError>;
 
     /// Returns a record, or `None` if it does not exist or has expired. A body that is not JSON is
     /// returned as a JSON string, which is the form of no record, so that it does not fail the

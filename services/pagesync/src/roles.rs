@@ -15,9 +15,9 @@ use common::http::{NotReady, ReadinessCheck, local_client, private_router, serve
 use common::lifecycle::Lifecycle;
 use common::queue::Queue;
 use common::store::Store;
+use common::store_clock;
 use common::telemetry::{Metrics, init_logs};
 use ingress::oauth::context::LoginContext;
-use model::queue_name::QueueName;
 use secrecy::ExposeSecret as _;
 use simulator::delivery::DeliveryFaults;
 use simulator::facebook::App;
@@ -100,7 +100,7 @@ pub async fn start(
         start_worker(config, &runtime)?;
     }
     if matches!(role, Role::Up | Role::Scheduler) {
-        start_scheduler(&runtime);
+        start_scheduler(config, &runtime);
     }
     let private = serve_private(config, role, &runtime).await?;
     Ok(RunningRole {
@@ -147,13 +147,14 @@ fn start_worker(config: &Config, runtime: &Runtime) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn start_scheduler(runtime: &Runtime) {
+fn start_scheduler(config: &Config, runtime: &Runtime) {
     let Backends { queue, store, .. } = runtime.backends.clone();
     let context = scheduler::Context {
         queue,
         store,
         metrics: runtime.metrics.clone(),
         clock: runtime.clock.clone(),
+        poll_concurrency: config.poll_concurrency,
     };
     let running = scheduler::run(context, runtime.lifecycle.clone());
     runtime.lifecycle.spawn("scheduler", running);
@@ -178,6 +179,14 @@ async fn serve_private(
     let router = private_router(runtime.metrics.clone(), queue, readiness);
     let serving = serve(listener, router, runtime.lifecycle.clone());
     runtime.lifecycle.spawn("private listener", serving);
+    let Runtime { clock, metrics, .. } = runtime;
+    let watching = store_clock::watch(
+        runtime.backends.store.clone(),
+        clock.clone(),
+        metrics.clone(),
+        runtime.lifecycle.clone(),
+    );
+    runtime.lifecycle.spawn("store clock", watching);
     let lifecycle = runtime.lifecycle.clone();
     runtime.lifecycle.spawn("queue and store", async move {
         tokio::select! {
@@ -197,9 +206,8 @@ async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener>
         .with_context(|| format!("cannot listen on {address} ({setting})"))
 }
 
-/// Returns the check behind `/readyz`. Without a store, a role is ready when the queue accepts
-/// publishes; with one, when the queue answers, the store accepts a write, and no worker in the
-/// process has paused.
+/// Returns the check behind `/readyz`. A role is ready when the queue accepts messages. With a store,
+/// the store must also accept a write, and no worker in the process may have paused.
 fn readiness_check(
     queue: Arc<dyn Queue>,
     store: Option<Arc<dyn Store>>,
@@ -213,12 +221,12 @@ fn readiness_check(
                 let reason = "processing is paused: the store did not accept a write";
                 return Err(NotReady(reason.to_owned()));
             }
+            let accepts_messages = queue.check().await;
+            accepts_messages.map_err(|error| NotReady(error.to_string()))?;
             let Some(store) = store else {
                 let not_ready = || NotReady("the queue is not available".to_owned());
                 return queue.is_ready().then_some(()).ok_or_else(not_ready);
             };
-            let depth = queue.depth(QueueName::Webhooks).await;
-            depth.map_err(|error| NotReady(error.to_string()))?;
             let health = store.check().await;
             let health = health.map_err(|error| NotReady(error.to_string()))?;
             health

@@ -24,7 +24,7 @@ pub async fn run(config: &Config, store: &dyn Store, format: Format) -> anyhow::
 
 async fn load(store: &dyn Store) -> anyhow::Result<ScheduleView> {
     let mut due = Vec::new();
-    for queue in [QueueName::PollsNow, QueueName::PollsDaily] {
+    for queue in QueueName::POLLS {
         let next = store.next_due(queue, MAX_SHOWN).await?;
         due.extend(next.iter().map(|entry| due_poll(queue, entry)));
     }

@@ -2,8 +2,8 @@
 //!
 //! Invariants: a claim moves the due time of its subject to the end of a lease and never removes
 //! it, so if a claim is lost in a crash, its subject is due again when the lease ends. A queue
-//! receives polls only while it has fewer than [`MAX_QUEUE_DEPTH`] messages and the rate limit of
-//! the app allows calls. Any number of schedulers may run at once; no two of them get the same
+//! receives polls only while fewer of them wait than the live workers make in two turns, and while
+//! the rate limit of the app allows calls. Any number of schedulers may run at once; no two of them get the same
 //! claim. The scheduler does not decide when a subject is due, and it opens no token.
 
 use std::convert::Infallible;
@@ -24,12 +24,17 @@ use model::time::HostTime;
 
 /// How long a claim is valid. Its subject is due again afterwards.
 pub const LEASE: Duration = Duration::from_secs(15 * 60);
-/// A queue that has this many waiting messages or more receives no polls.
-pub const MAX_QUEUE_DEPTH: u64 = 1000;
+/// How many times as many polls may wait in a queue as the live workers make at a time. A longer
+/// queue would hold up the polls that become due meanwhile.
+pub const WAITING_TURNS: u64 = 2;
 /// The maximum number of polls that are claimed and published together.
 const BATCH_SIZE: usize = 100;
 /// The time between two reads of the due index.
 const TICK_INTERVAL: Duration = Duration::from_millis(200);
+/// The time between two reads of the due index while a queue has no room for further polls.
+const FULL_INTERVAL: Duration = Duration::from_millis(20);
+/// The time between two searches for due times that a wrong clock has written.
+const PULL_BACK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Everything that a scheduler uses.
 #[derive(Debug, Clone)]
@@ -42,6 +47,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// This host's clock.
     pub clock: Clock,
+    /// How many polls of each queue a worker makes at a time.
+    pub poll_concurrency: u16,
 }
 
 /// The reason why due polls could not be published.
@@ -61,17 +68,26 @@ enum PublishError {
 
 /// Publishes due polls until the process is stopping.
 pub async fn run(context: Context, lifecycle: Lifecycle) -> Result<(), Infallible> {
-    let mut tick = tokio::time::interval(TICK_INTERVAL);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut pull_back = tokio::time::interval(PULL_BACK_INTERVAL);
+    pull_back.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut backoff = Backoff::default();
+    let mut pause = Duration::ZERO;
     loop {
         tokio::select! {
             biased;
             () = lifecycle.stopping() => return Ok(()),
-            _ = tick.tick() => {}
+            _ = pull_back.tick() => pull_back_due_times(&context).await,
+            () = tokio::time::sleep(pause) => {}
         }
         match publish_due(&context, &lifecycle).await {
-            Ok(()) => backoff.reset(),
+            Ok(is_full) => {
+                backoff.reset();
+                pause = if is_full {
+                    FULL_INTERVAL
+                } else {
+                    TICK_INTERVAL
+                };
+            }
             Err(error) => {
                 tracing::warn!(error = %error, "cannot publish the due polls");
                 tokio::select! {
@@ -83,55 +99,88 @@ pub async fn run(context: Context, lifecycle: Lifecycle) -> Result<(), Infallibl
     }
 }
 
-/// Publishes the due polls of both queues, except those that the rate limit of the app delays.
+/// Makes the subjects due now whose due time lies too far ahead.
+async fn pull_back_due_times(context: &Context) {
+    match context.store.pull_back_due_times().await {
+        Ok(0) => {}
+        Ok(subjects) => {
+            tracing::error!(
+                subjects,
+                "due times lay more than two days ahead, and are due now: the clock of a host or of the store was wrong"
+            );
+        }
+        // The next search is made in any case.
+        Err(error) => tracing::debug!(error = %error, "cannot search for wrong due times"),
+    }
+}
+
+/// The result of [`publish_batch`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Batch {
+    /// Nothing else is due.
+    Complete,
+    /// Further subjects may be due.
+    Partial,
+    /// The queue has no room for further polls.
+    Full,
+}
+
+/// Publishes the due polls of all queues, except those that the rate limit of the app delays.
+/// Returns whether a queue had no room for all of them.
 /// Fails if the store does not answer, if the depth of a queue cannot be read, or if the process
 /// stops before the claimed polls were published.
-async fn publish_due(context: &Context, lifecycle: &Lifecycle) -> Result<(), PublishError> {
+async fn publish_due(context: &Context, lifecycle: &Lifecycle) -> Result<bool, PublishError> {
     let now = context.clock.now();
     let app_limit = rate_limit::find(&*context.store, rate_limit::APP_BUCKET).await;
     let app_limit = app_limit?;
-    for (queue_name, allowed_from) in [
-        (QueueName::PollsNow, app_limit.blocked_until),
-        (
-            QueueName::PollsDaily,
-            app_limit.blocked_until.max(app_limit.deferred_until),
-        ),
-    ] {
-        if allowed_from <= now {
-            while !lifecycle.is_stopping()
-                && publish_batch(context, lifecycle, queue_name, now).await? == BATCH_SIZE
-            {
-            }
+    let mut is_full = false;
+    for queue_name in QueueName::POLLS {
+        if app_limit.allowed_from(queue_name) > now {
+            continue;
         }
+        let mut batch = Batch::Partial;
+        while batch == Batch::Partial && !lifecycle.is_stopping() {
+            batch = publish_batch(context, lifecycle, queue_name, now).await?;
+        }
+        is_full |= batch == Batch::Full;
     }
-    Ok(())
+    Ok(is_full)
 }
 
-/// Claims at most [`BATCH_SIZE`] due subjects of a queue and publishes their polls. Returns how many
-/// were claimed.
+/// Claims at most [`BATCH_SIZE`] due subjects of a queue, and no more than it has room for, and
+/// publishes their polls.
 async fn publish_batch(
     context: &Context,
     lifecycle: &Lifecycle,
     queue_name: QueueName,
     now: HostTime,
-) -> Result<usize, PublishError> {
+) -> Result<Batch, PublishError> {
     // Most of the time nothing is due. The due index is read first, so that the depth of the queue
     // is queried only if a poll is due.
     // The entry may be of a subject that this build does not know. It is claimed, too, so that it
     // does not stay in front of the others.
     let earliest = context.store.next_due(queue_name, 1).await?;
     if earliest.first().is_none_or(|entry| entry.due_at > now) {
-        return Ok(0);
+        return Ok(Batch::Complete);
     }
     let depth = context.queue.depth(queue_name).await?;
-    if depth.messages >= MAX_QUEUE_DEPTH {
-        return Ok(0);
+    // Before the first worker has started, the queue is filled for one.
+    let workers = depth.consumers.max(1);
+    let max_waiting = WAITING_TURNS * workers * u64::from(context.poll_concurrency);
+    let room = usize::try_from(max_waiting.saturating_sub(depth.messages)).unwrap_or(BATCH_SIZE);
+    if room == 0 {
+        return Ok(Batch::Full);
     }
+    let max_claims = room.min(BATCH_SIZE);
     let claimed = context
         .store
-        .claim_due(queue_name, now, LEASE, BATCH_SIZE)
+        .claim_due(queue_name, now, LEASE, max_claims)
         .await?;
-    let count = claimed.len();
+    let batch = if claimed.len() < max_claims {
+        Batch::Complete
+    } else {
+        Batch::Partial
+    };
     if !claimed.unknown.is_empty() {
         let unknown = claimed.unknown.len();
         tracing::error!(queue_name = %queue_name, subjects = unknown, "the due index contains subjects that this build does not know; they are not polled: start the version of pagesync that wrote them, or a newer one");
@@ -140,7 +189,7 @@ async fn publish_batch(
     }
     let jobs: Vec<Job> = claimed.claims.into_iter().map(Job::Poll).collect();
     if jobs.is_empty() {
-        return Ok(count);
+        return Ok(batch);
     }
     // A claimed subject is not claimed again until its lease ends, so a failed publish is retried
     // here without waiting for the lease.
@@ -156,5 +205,5 @@ async fn publish_batch(
     metrics
         .polls_published
         .add(queue_name.as_str(), jobs.len() as u64);
-    Ok(count)
+    Ok(batch)
 }

@@ -19,13 +19,6 @@ use crate::dispatch::{apply_each_job, apply_jobs};
 use crate::outage::ProcessingGate;
 use crate::poison_messages;
 
-/// The number of consumers of each queue. Each consumer handles one delivery at a time. Several
-/// consumers of webhooks let the store group their writes; polls mostly wait for Facebook.
-pub(crate) const CONCURRENCY: [(QueueName, usize); 3] = [
-    (QueueName::Webhooks, 4),
-    (QueueName::PollsNow, 8),
-    (QueueName::PollsDaily, 4),
-];
 /// How long a delivery in progress may still take when the process is stopping.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(20);
 /// A delivery with this attempt number or a higher one counts as a poison message and is split.

@@ -35,6 +35,8 @@ pub struct Context {
     pub tracked_fields: TrackedFields,
     /// How long after a notification its verification read is due.
     pub verify_after: Duration,
+    /// How many polls of each queue are made at a time.
+    pub poll_concurrency: u16,
     /// A name that no other process has. It marks the dead letters that this process is retrying.
     pub process: Arc<str>,
     /// The client of Graph.
@@ -98,6 +100,7 @@ impl Context {
             clock,
             tracked_fields: config.tracked_fields.clone(),
             verify_after: config.verify_after,
+            poll_concurrency: config.poll_concurrency,
             process: process_name(),
             keyring,
             daily_schedule: config.daily_schedule.clone(),

@@ -23,10 +23,12 @@ use std::time::Duration;
 use common::records::app::StoreBindingError;
 use common::retry::Backoff;
 
-use consumer::{CONCURRENCY, run_consumer};
+use common::queue::WEBHOOK_CONCURRENCY;
+use consumer::run_consumer;
 pub use consumer::{POISON_THRESHOLD, handle_delivery};
 use context::Context;
 pub use dispatch::apply_jobs;
+use model::queue_name::QueueName;
 use outage::ProcessingGate;
 
 /// How long after a retry of the dead letters the next one is made. Another process may have written
@@ -51,7 +53,14 @@ pub async fn run(context: Context) -> Result<(), WorkerError> {
     let mut tasks = tokio::task::JoinSet::new();
     bind_store_to_app(&context).await?;
     tasks.spawn(retry_dead_letters(context.clone(), gate.clone()));
-    for (queue_name, consumers) in CONCURRENCY {
+    for queue_name in QueueName::ALL {
+        // Each consumer handles one delivery at a time.
+        let consumers = match queue_name {
+            QueueName::Webhooks => WEBHOOK_CONCURRENCY,
+            QueueName::Logins | QueueName::PollsNow | QueueName::PollsDaily => {
+                context.poll_concurrency
+            }
+        };
         for _ in 0..consumers {
             tasks.spawn(run_consumer(context.clone(), queue_name, gate.clone()));
         }

@@ -232,7 +232,15 @@ impl Queue for EmbeddedQueue {
             .read(count)
             .await
             .map_err(unavailable)?;
-        Ok(Depth { messages })
+        Ok(Depth {
+            messages,
+            // The process that has opened the database is the only worker.
+            consumers: 1,
+        })
+    }
+
+    async fn check(&self) -> Result<(), QueueError> {
+        self.depth(QueueName::Webhooks).await.map(drop)
     }
 
     fn is_ready(&self) -> bool {

@@ -21,12 +21,12 @@ const MAX_WAITING_BYTES: usize = 64 << 20;
 pub(super) struct Shared {
     pub(super) database: Arc<Database>,
     /// Wakes the receivers of each queue.
-    pub(super) wakeups: [Notify; 3],
+    pub(super) wakeups: [Notify; QueueName::ALL.len()],
     /// The number of the next lease.
     pub(super) next_lease: AtomicI64,
     /// The leases of each queue whose holder has given them up, and whose rows are not released
     /// yet.
-    pub(super) abandoned: [Mutex<Vec<i64>>; 3],
+    pub(super) abandoned: [Mutex<Vec<i64>>; QueueName::ALL.len()],
     /// The size of the messages that wait for the writer of the database.
     pub(super) waiting_bytes: Arc<AtomicUsize>,
 }

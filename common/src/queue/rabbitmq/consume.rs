@@ -20,12 +20,10 @@ use super::ack_handle::AckHandle;
 use super::connection::Broker;
 use super::deadline::{unavailable, with_timeout};
 use super::topology::{DEAD_LETTER_QUEUE, amqp_queue, declare};
-use crate::queue::Depth;
 use crate::queue::delivery::{AckHandle as AnyAckHandle, Delivery};
 use crate::queue::error::QueueError;
+use crate::queue::{Depth, WEBHOOK_CONCURRENCY};
 
-/// The largest number of unacknowledged messages of a consumer.
-const PREFETCH: u16 = 16;
 /// The lowest attempt of a delivery from the dead-letter queue: the worker treats its message as a
 /// poison message.
 const MIN_DEAD_LETTER_ATTEMPT: u32 = 3;
@@ -35,7 +33,9 @@ const MIN_DEAD_LETTER_ATTEMPT: u32 = 3;
 pub(super) struct Consumers {
     broker: Arc<Broker>,
     connection: Mutex<Option<Arc<Connection>>>,
-    queues: [QueueState; 3],
+    queues: [QueueState; QueueName::ALL.len()],
+    /// How many polls of each queue the worker makes at a time.
+    poll_concurrency: u16,
 }
 
 /// The channel of one queue, and the consumers on it.
@@ -58,11 +58,12 @@ struct QueueConsumers {
 }
 
 impl Consumers {
-    pub(super) fn new(broker: Arc<Broker>) -> Self {
+    pub(super) fn new(broker: Arc<Broker>, poll_concurrency: u16) -> Self {
         Self {
             broker,
             connection: Mutex::new(None),
             queues: Default::default(),
+            poll_concurrency,
         }
     }
 
@@ -103,7 +104,15 @@ impl Consumers {
         let channel = Arc::new(self.open_channel().await?);
         let convert = |error: lapin::Error| unavailable(&error);
         declare(&channel).await?;
-        with_timeout(channel.basic_qos(PREFETCH, BasicQosOptions::default()))
+        // The broker hands out no more messages than the worker handles at a time, so that a message
+        // waits in the queue, from where another worker can take it.
+        let prefetch = match queue_name {
+            QueueName::Webhooks => WEBHOOK_CONCURRENCY,
+            QueueName::Logins | QueueName::PollsNow | QueueName::PollsDaily => {
+                self.poll_concurrency
+            }
+        };
+        with_timeout(channel.basic_qos(prefetch, BasicQosOptions::default()))
             .await?
             .map_err(convert)?;
         let consume = async |queue: String| {
@@ -171,12 +180,11 @@ impl Consumers {
             FieldTable::default(),
         ))
         .await?;
-        let messages = declared
-            .map_err(|error| unavailable(&error))?
-            .message_count();
+        let queue = declared.map_err(|error| unavailable(&error))?;
         let _ = with_timeout(channel.close(200, "done".into())).await;
         Ok(Depth {
-            messages: u64::from(messages),
+            messages: u64::from(queue.message_count()),
+            consumers: u64::from(queue.consumer_count()),
         })
     }
 }

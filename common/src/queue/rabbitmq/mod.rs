@@ -12,6 +12,7 @@ pub(in crate::queue) mod ack_handle;
 mod connection;
 mod consume;
 mod deadline;
+mod probe;
 mod publish;
 mod topology;
 
@@ -28,6 +29,7 @@ use super::messages::split_into_messages;
 use super::{Depth, PUBLISH_DEADLINE, Queue};
 use connection::Broker;
 use consume::Consumers;
+use probe::Probe;
 use publish::Publisher;
 
 /// The queue of a distributed deployment.
@@ -37,15 +39,17 @@ pub struct RabbitMq {
     /// Started at its first use. A worker publishes nothing and has no connection for publishing.
     publisher: OnceLock<Publisher>,
     consumers: Consumers,
+    probe: Probe,
     ended: CancellationToken,
 }
 
 impl RabbitMq {
     /// Opens the queue on the broker at `uri` (`amqp://user:password@host:5672/vhost`) and declares
-    /// its AMQP queues. `role` becomes part of the names of the connections. Fails if `uri` is
+    /// its AMQP queues. `role` becomes part of the names of the connections, and
+    /// `poll_concurrency` is the number of polls of each queue that the worker makes at a time. Fails if `uri` is
     /// malformed or if an AMQP queue exists with other arguments. If the broker does not answer, a
     /// later publish or receive connects to it.
-    pub async fn open(uri: &str, role: &str) -> Result<Self, QueueError> {
+    pub async fn open(uri: &str, role: &str, poll_concurrency: u16) -> Result<Self, QueueError> {
         let broker = Arc::new(Broker::new(uri, role)?);
         match broker.connect_and_declare("check").await {
             Ok(connection) => connection::close(&connection).await,
@@ -54,7 +58,8 @@ impl RabbitMq {
         }
         Ok(Self {
             publisher: OnceLock::new(),
-            consumers: Consumers::new(broker.clone()),
+            consumers: Consumers::new(broker.clone(), poll_concurrency),
+            probe: Probe::new(broker.clone()),
             broker,
             ended: CancellationToken::new(),
         })
@@ -64,6 +69,15 @@ impl RabbitMq {
     /// the queue was dropped.
     pub fn ended(&self) -> CancellationToken {
         self.ended.clone()
+    }
+
+    /// Returns the AMQP queues of an earlier version that exist at the broker at `uri`, each with its
+    /// number of messages. Nothing consumes them. Fails if the broker does not answer.
+    pub async fn leftover_queues(uri: &str) -> Result<Vec<(&'static str, u32)>, QueueError> {
+        let connection = Broker::new(uri, "doctor")?.connect("check").await?;
+        let found = topology::leftover_queues(&connection).await;
+        connection::close(&connection).await;
+        found
     }
 
     fn publisher(&self) -> &Publisher {
@@ -100,6 +114,10 @@ impl Queue for RabbitMq {
 
     async fn depth(&self, queue_name: QueueName) -> Result<Depth, QueueError> {
         self.consumers.depth(queue_name).await
+    }
+
+    async fn check(&self) -> Result<(), QueueError> {
+        self.probe.check().await
     }
 
     fn is_ready(&self) -> bool {

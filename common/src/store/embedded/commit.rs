@@ -3,6 +3,7 @@
 //! Invariant: each commit has the same effect as `commit.lua` has on Redis.
 
 use model::page::Status;
+use model::polling::MAX_DUE_AHEAD;
 use model::time::HostTime;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -29,6 +30,7 @@ pub(super) fn apply_commit(
     }
     for DueWrite { subject, due } in &commit.due {
         match due {
+            // A wrong clock must not postpone a poll for ever.
             Some((queue_name, at)) => connection
                 .prepare_cached(
                     "INSERT OR REPLACE INTO due (subject, queue, at) VALUES (?1, ?2, ?3)",
@@ -36,7 +38,7 @@ pub(super) fn apply_commit(
                 .execute(params![
                     subject.to_string(),
                     queue_name.as_str(),
-                    signed(*at)
+                    signed((*at).min(now.plus(MAX_DUE_AHEAD)))
                 ])?,
             None => connection
                 .prepare_cached("DELETE FROM due WHERE subject = ?1")?

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use model::id::PageId;
+use model::polling::MAX_DUE_AHEAD;
 use model::queue_name::QueueName;
 use model::time::HostTime;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
@@ -238,6 +239,26 @@ impl Store for EmbeddedStore {
             .await?;
         let entry = |(text, at)| DueEntry::new(text, HostTime(at));
         Ok(rows.into_iter().map(entry).collect())
+    }
+
+    async fn pull_back_due_times(&self) -> Result<u64, StoreError> {
+        let now = self.clock.now();
+        let pulled_back = self.database.write(move |connection| {
+            let mut update = connection.prepare_cached(
+                "UPDATE due SET at = ?2 WHERE subject IN
+                 (SELECT subject FROM due WHERE queue = ?1 AND at > ?3 LIMIT 1000)",
+            )?;
+            let latest = signed(now.plus(MAX_DUE_AHEAD));
+            QueueName::POLLS.iter().try_fold(0, |total, queue_name| {
+                let changed = update.execute(params![queue_name.as_str(), signed(now), latest])?;
+                Ok(total + changed as u64)
+            })
+        });
+        pulled_back.await.map_err(unavailable)
+    }
+
+    async fn now(&self) -> Result<HostTime, StoreError> {
+        Ok(self.clock.now())
     }
 
     async fn load_record(&self, key: &RecordKey) -> Result<Option<Versioned<Json>>, StoreError> {

@@ -3,8 +3,8 @@
 -- before it writes.
 -- KEYS contains every key that the commit touches. The commit in ARGV[1] is JSON and refers to keys
 -- by their index in KEYS, from 1. Versions and times are strings, because Lua would round large
--- numbers. Times to live are in milliseconds. Due times are in milliseconds since the UNIX epoch,
--- on the clock of the caller. Expiry times are in milliseconds since the UNIX epoch, on the clock
+-- numbers. Durations are in milliseconds. Due times are in milliseconds since the UNIX epoch, on
+-- the clock of the caller; one that is too far ahead of the clock of this server is lowered. Expiry times are in milliseconds since the UNIX epoch, on the clock
 -- of this server.
 local commit = cjson.decode(ARGV[1])
 
@@ -134,9 +134,19 @@ for _, record in ipairs(commit.records) do
   end
 end
 
+-- A host whose clock is wrong must not postpone a poll for ever.
+local latest
+if #commit.due > 0 then
+  local time = redis.call('TIME')
+  latest = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(commit.max_due_ahead)
+end
 for _, due in ipairs(commit.due) do
   for _, other in ipairs(due.others) do redis.call('ZREM', KEYS[other], due.subject) end
-  if due.queue then redis.call('ZADD', KEYS[due.queue], due.at, due.subject) end
+  if due.queue then
+    local at = due.at
+    if tonumber(at) > latest then at = string.format('%.0f', latest) end
+    redis.call('ZADD', KEYS[due.queue], at, due.subject)
+  end
 end
 
 return 'applied'

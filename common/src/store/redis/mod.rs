@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use model::id::PageId;
+use model::polling::MAX_DUE_AHEAD;
 use model::queue_name::QueueName;
 use model::time::HostTime;
 use redis::Pipeline;
@@ -47,6 +48,8 @@ use reply::{
     meta_key, page_key, parse, record_key, stored_page, stored_record,
 };
 
+/// The script that makes entries of the due index due now that lie too far ahead.
+const PULL_BACK_SCRIPT: &str = include_str!("pull_back.lua");
 /// The script that claims due subjects.
 const CLAIM_SCRIPT: &str = include_str!("claim.lua");
 /// The version of the keys and their contents.
@@ -193,6 +196,24 @@ impl Store for RedisStore {
             .arg("WITHSCORES");
         let replies = self.query_all(&mut pipeline).await?;
         due_entries(parse(replies.into_iter().next())?)
+    }
+
+    async fn pull_back_due_times(&self) -> Result<u64, StoreError> {
+        let keys = QueueName::POLLS.map(due_key);
+        let max_ahead = MAX_DUE_AHEAD.as_millis().to_string();
+        let mut pipeline = redis::pipe();
+        let call = pipeline.cmd("EVAL").arg(PULL_BACK_SCRIPT).arg(keys.len());
+        call.arg(&keys).arg(max_ahead);
+        let replies = self.query_all(&mut pipeline).await?;
+        parse(replies.into_iter().next())
+    }
+
+    async fn now(&self) -> Result<HostTime, StoreError> {
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("TIME");
+        let replies = self.query_all(&mut pipeline).await?;
+        let (seconds, micros): (u64, u64) = parse(replies.into_iter().next())?;
+        Ok(HostTime(seconds * 1000 + micros / 1000))
     }
 
     async fn load_record(&self, key: &RecordKey) -> Result<Option<Versioned<Json>>, StoreError> {

@@ -2,9 +2,10 @@
 //!
 //! Invariant: every key that the script touches is in `KEYS`, as Redis requires. The JSON text
 //! refers to each key by its index. Versions and times are strings, because Lua would round large
-//! numbers. Due times are in milliseconds since the UNIX epoch, and times to live in milliseconds.
+//! numbers. Due times are in milliseconds since the UNIX epoch, and durations in milliseconds.
 
 use model::page::Status;
+use model::polling::MAX_DUE_AHEAD;
 use model::queue_name::QueueName;
 use serde::Serialize;
 
@@ -32,6 +33,7 @@ struct Wire<'a> {
     page: Option<WirePage<'a>>,
     records: Vec<WireRecord<'a>>,
     due: Vec<WireDue>,
+    max_due_ahead: String,
 }
 
 /// The version that a Page or record must have.
@@ -155,6 +157,7 @@ impl Payload {
             page,
             records,
             due,
+            max_due_ahead: MAX_DUE_AHEAD.as_millis().to_string(),
         });
         Self {
             keys: keys.0,

@@ -22,6 +22,7 @@ use common::records::{commit_one, load_record, put_write, write_records};
 use common::store::{Commit, CommitOutcome, DueWrite, StoreError, Versioned};
 use model::hex::sha256_hex;
 use model::id::{LoginId, Subject};
+use model::polling::LOGIN_PRECEDENCE;
 use model::queue_name::QueueName;
 use subtle::ConstantTimeEq as _;
 
@@ -276,7 +277,7 @@ async fn exchange_code(
         )],
         due: vec![DueWrite {
             subject: Subject::Login(id.clone()),
-            due: Some((QueueName::PollsNow, now)),
+            due: Some((QueueName::Logins, now.minus(LOGIN_PRECEDENCE))),
         }],
         ..Commit::default()
     };

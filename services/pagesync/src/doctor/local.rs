@@ -6,10 +6,13 @@ use common::config::Config;
 use common::config::backend::Backend;
 use common::database::Access;
 use common::queue::Queue;
+use common::queue::rabbitmq::RabbitMq;
 use common::records::{dead_letter, key_rotation};
 use common::sealing::{self, Keyring, PrivateKeys, SealingError};
 use common::store::Store;
+use common::store_clock;
 use model::queue_name::QueueName;
+use secrecy::ExposeSecret as _;
 
 use super::check::{Check, State};
 use crate::roles;
@@ -28,6 +31,7 @@ pub(super) async fn run_checks(config: &Config, clock: &Clock, checks: &mut Vec<
     match open_store(config, clock.clone()) {
         Ok(store) => {
             checks.push(store_health(&*store).await);
+            checks.push(clock_of_store(&*store, clock).await);
             checks.push(keys(config, &*store).await);
             checks.push(dead_letters(&*store).await);
         }
@@ -69,16 +73,19 @@ async fn queue(config: &Config, clock: &Clock, checks: &mut Vec<Check>) {
         }
     };
     checks.push(queue_depths(&*backends.queue, fix).await);
+    if config.backend == Backend::Distributed {
+        checks.extend(leftover_queues(config).await);
+    }
 }
 
 async fn queue_depths(queue: &dyn Queue, fix: &str) -> Check {
+    if let Err(error) = queue.check().await {
+        let fix = "free memory or disk space of the broker, or raise its limits: `rabbitmq-diagnostics alarms` names the limit; until then every webhook is answered 503";
+        return Check::problem("queue", State::Failed, error.to_string(), fix);
+    }
     let mut depths = Vec::new();
     let mut is_too_long = false;
-    for queue_name in [
-        QueueName::Webhooks,
-        QueueName::PollsNow,
-        QueueName::PollsDaily,
-    ] {
+    for queue_name in QueueName::ALL {
         match queue.depth(queue_name).await {
             Ok(depth) => {
                 is_too_long |= depth.messages > MAX_MESSAGES;
@@ -93,6 +100,36 @@ async fn queue_depths(queue: &dyn Queue, fix: &str) -> Check {
         return Check::problem("queue", State::Warning, detail, fix);
     }
     Check::ok("queue", detail)
+}
+
+/// Reports queues of an earlier version. Nothing consumes them.
+async fn leftover_queues(config: &Config) -> Option<Check> {
+    let found = RabbitMq::leftover_queues(config.rabbitmq_url.expose_secret()).await;
+    // If the broker does not answer, the check of the queue says so.
+    let found = found.ok().filter(|found| !found.is_empty())?;
+    let names: Vec<String> = found
+        .iter()
+        .map(|(name, messages)| format!("{name} ({messages} messages)"))
+        .collect();
+    let detail = format!("queues of an earlier version: {}", names.join(", "));
+    let fix = "let the version of pagesync that declared them empty them, then delete them: `rabbitmqctl delete_queue <name>`";
+    Some(Check::problem("old queues", State::Warning, detail, fix))
+}
+
+/// Compares this host's clock with the clock of the store.
+async fn clock_of_store(store: &dyn Store, clock: &Clock) -> Check {
+    let name = "store clock";
+    match store_clock::difference(store, clock).await {
+        Ok(difference) => {
+            let detail = format!("{} s from this host's clock", difference.abs() / 1000);
+            if store_clock::is_reported(difference) {
+                let fix = "synchronize the clocks of this host and of the store, for example with NTP; polls are late or early until then";
+                return Check::problem(name, State::Failed, detail, fix);
+            }
+            Check::ok(name, detail)
+        }
+        Err(error) => Check::problem(name, State::Failed, error.to_string(), SEE_STORE),
+    }
 }
 
 async fn store_health(store: &dyn Store) -> Check {

@@ -81,7 +81,7 @@ async fn stored_data(store: &dyn Store) -> Result<Check, StoreError> {
             format!("{} {id} ({})", kind.name(), record.reason)
         })
         .collect();
-    for queue in [QueueName::PollsNow, QueueName::PollsDaily] {
+    for queue in QueueName::POLLS {
         let due = store.next_due(queue, MAX_DUE_ENTRIES).await?;
         for entry in due.iter().filter(|entry| entry.subject.is_none()) {
             count += 1;

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::clock::Clock;
+use common::config::Role;
+use common::config::settings::Environment;
 use common::lifecycle::Lifecycle;
 use common::pages;
 use common::queue::error::QueueError;
@@ -14,10 +16,11 @@ use common::queue::{PUBLISH_DEADLINE, Queue};
 use common::store::StoredPage;
 use model::job::{Job, encode_job, encode_message};
 use model::queue_name::QueueName;
+use serde_json::Value as Json;
 
-use crate::support::deployment::{TestStorage, worker_context};
+use crate::support::deployment::{Deployment, POLL_CONCURRENCY, TestStorage, worker_context};
 use crate::support::engine::{Server, ServerKind};
-use crate::support::servers::{shared_broker, vhost};
+use crate::support::servers::{database, shared_broker, shared_redis, vhost};
 use crate::support::{TestBackend, eventually, page_id, webhook_job};
 
 /// A publisher that records the jobs that the queue accepted.
@@ -71,7 +74,11 @@ async fn no_job_is_lost_and_every_publish_has_a_result_while_the_broker_restarts
 {
     let broker = Server::start(ServerKind::RabbitMq).await;
     let vhost = vhost(&broker).await;
-    let queue = Arc::new(RabbitMq::open(&vhost.amqp, "test").await.unwrap());
+    let queue = Arc::new(
+        RabbitMq::open(&vhost.amqp, "test", POLL_CONCURRENCY)
+            .await
+            .unwrap(),
+    );
     let mut publisher = Publisher {
         queue: queue.clone(),
         next: 0,
@@ -154,26 +161,32 @@ async fn a_queue_that_was_declared_differently_is_named_in_the_error_and_not_del
     let vhost = vhost(shared_broker().await).await;
     let other = r#"{"durable":true,"arguments":{"x-queue-type":"quorum","x-delivery-limit":5}}"#;
     vhost
-        .put("queues/{vhost}/pagesync.v1.webhooks", other)
+        .put("queues/{vhost}/pagesync.v2.webhooks", other)
         .await;
-    let error = RabbitMq::open(&vhost.amqp, "test").await.unwrap_err();
+    let error = RabbitMq::open(&vhost.amqp, "test", POLL_CONCURRENCY)
+        .await
+        .unwrap_err();
     let QueueError::Mismatch(text) = &error else {
         panic!("{error}")
     };
-    assert!(text.contains("pagesync.v1.webhooks"), "{text}");
+    assert!(text.contains("pagesync.v2.webhooks"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn publishes_to_a_deleted_queue_fail_until_it_is_declared_again() {
     let vhost = vhost(shared_broker().await).await;
-    let queue = Arc::new(RabbitMq::open(&vhost.amqp, "test").await.unwrap());
+    let queue = Arc::new(
+        RabbitMq::open(&vhost.amqp, "test", POLL_CONCURRENCY)
+            .await
+            .unwrap(),
+    );
     let mut publisher = Publisher {
         queue: queue.clone(),
         next: 0,
         accepted: BTreeSet::new(),
     };
     publisher.publish_again("the start").await;
-    vhost.delete("queues/{vhost}/pagesync.v1.webhooks").await;
+    vhost.delete("queues/{vhost}/pagesync.v2.webhooks").await;
     publisher.accepted.clear();
     publisher
         .publish()
@@ -208,7 +221,7 @@ async fn a_message_that_the_broker_dead_lettered_is_split_and_its_jobs_are_done(
     };
     vhost
         .publish_raw(
-            "pagesync.v1.dead",
+            "pagesync.v2.dead",
             &encode_message(encoded.iter().map(String::as_str)),
         )
         .await;
@@ -230,6 +243,104 @@ async fn a_message_that_the_broker_dead_lettered_is_split_and_its_jobs_are_done(
     assert!(dead_letters.is_empty(), "{dead_letters:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_of_the_dead_letter_queue_survives_more_deliveries_than_a_crash_loop_makes() {
+    let vhost = vhost(shared_broker().await).await;
+    let queue = RabbitMq::open(&vhost.amqp, "test", POLL_CONCURRENCY)
+        .await
+        .unwrap();
+    let job = webhook_job(1, "n");
+    let message = encode_message([encode_job(&job).as_str()]);
+    vhost.publish_raw("pagesync.v2.dead", &message).await;
+    // Without a declared limit, RabbitMQ 4 drops the message after the 20th.
+    for _ in 0..30 {
+        drop(queue.receive(QueueName::Webhooks).await.unwrap());
+        queue.requeue(QueueName::Webhooks).await.unwrap();
+    }
+    let delivery = queue.receive(QueueName::Webhooks).await.unwrap();
+    assert_eq!(delivery.jobs, [job]);
+    assert!(delivery.attempt > 20, "{}", delivery.attempt);
+    delivery.ack().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blocked_broker_makes_every_role_unready_and_doctor_fail() {
+    let broker = Server::start(ServerKind::RabbitMq).await;
+    let storage = TestStorage::Distributed {
+        vhost: vhost(&broker).await,
+        redis: database(shared_redis().await),
+    };
+    let environment = storage.environment(Role::Command, &[]);
+    let deployment = Deployment::start_on(storage, &[]).await;
+    broker
+        .rabbitmqctl(&["set_vm_memory_high_watermark", "absolute", "1"])
+        .await;
+    for (role, running) in &deployment.roles {
+        // No webhook arrives, so only the check itself can find the block.
+        eventually(&format!("{role:?} not to be ready"), || async {
+            let (status, reason) = deployment.get_private_of(running, "readyz").await;
+            (status == 503 && reason.contains("the broker blocks publishers")).then_some(())
+        })
+        .await;
+    }
+    let checks = doctor(&environment).await;
+    let queue = checks.iter().find(|check| check["check"] == "queue");
+    let queue = queue.unwrap();
+    assert_eq!(queue["state"], "failed", "{queue}");
+    assert!(
+        queue["detail"].to_string().contains("blocks publishers"),
+        "{queue}"
+    );
+    broker
+        .rabbitmqctl(&["set_vm_memory_high_watermark", "0.6"])
+        .await;
+    for (role, running) in &deployment.roles {
+        eventually(&format!("{role:?} to be ready"), || async {
+            (deployment.get_private_of(running, "readyz").await.0 == 200).then_some(())
+        })
+        .await;
+    }
+    deployment.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_reports_the_queues_of_an_earlier_version_with_their_depth() {
+    let storage = TestStorage::new(TestBackend::Distributed).await;
+    let TestStorage::Distributed { vhost, .. } = &storage else {
+        unreachable!("the backend is distributed")
+    };
+    let quorum = r#"{"durable":true,"arguments":{"x-queue-type":"quorum"}}"#;
+    vhost
+        .put("queues/{vhost}/pagesync.v1.polls_now", quorum)
+        .await;
+    vhost.publish_raw("pagesync.v1.polls_now", "{}").await;
+    let environment = storage.environment(Role::Command, &[]);
+    let check = eventually("the depth of the queue", || async {
+        let checks = doctor(&environment).await;
+        let old = checks
+            .into_iter()
+            .find(|check| check["check"] == "old queues")?;
+        old["detail"]
+            .to_string()
+            .contains("pagesync.v1.polls_now (1 messages)")
+            .then_some(old)
+    })
+    .await;
+    assert_eq!(check["state"], "warning", "{check}");
+}
+
+/// Runs `pagesync doctor` with these settings and returns its checks.
+async fn doctor(environment: &Environment) -> Vec<Json> {
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_pagesync"))
+        .args(["doctor", "--output", "json"])
+        .env_clear()
+        .envs(environment)
+        .output()
+        .await
+        .unwrap();
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
 #[tokio::test]
 async fn the_error_of_a_refused_login_does_not_contain_the_password() {
     let broker = shared_broker().await;
@@ -237,7 +348,9 @@ async fn the_error_of_a_refused_login_does_not_contain_the_password() {
         "amqp://guest:a-wrong-password@127.0.0.1:{}/%2f",
         broker.ports[0]
     );
-    let queue = RabbitMq::open(&uri, "test").await.unwrap();
+    let queue = RabbitMq::open(&uri, "test", POLL_CONCURRENCY)
+        .await
+        .unwrap();
     let error = queue
         .publish(QueueName::Webhooks, &[webhook_job(1, "n")])
         .await

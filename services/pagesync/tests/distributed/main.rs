@@ -12,6 +12,8 @@
 )]
 
 mod broker;
+#[path = "../it/clocks.rs"]
+mod clocks;
 #[path = "../it/corpus.rs"]
 mod corpus;
 #[path = "../it/daily_polls.rs"]

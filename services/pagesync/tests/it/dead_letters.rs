@@ -157,7 +157,7 @@ async fn unknown_jobs_and_jobs_of_a_newer_version_become_dead_letters() {
     match &bench.storage {
         TestStorage::Distributed { vhost, .. } => {
             for payload in unknown {
-                vhost.publish_raw("pagesync.v1.webhooks", payload).await;
+                vhost.publish_raw("pagesync.v2.webhooks", payload).await;
             }
         }
         TestStorage::Embedded(directory) => {

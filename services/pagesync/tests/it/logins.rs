@@ -1,6 +1,7 @@
 //! Special cases of logins: missing permissions, no Pages, a second login, two people with the same
 //! Page, and errors of Facebook.
 
+use common::pages;
 use common::records::page_subscription::{self, PageSubscription};
 use common::records::{load_all, load_record, login, rate_limit, token};
 use common::store::{RecordKey, RecordKind};
@@ -114,13 +115,16 @@ async fn with_bob() -> ConnectedDeployment {
         ..DeploymentOptions::default()
     };
     let connected = ConnectedDeployment::start(BACKEND, scene).await;
+    add_bob(&connected);
+    connected
+}
+
+/// Adds Bob to the simulated Facebook. He manages Page 0.
+fn add_bob(connected: &ConnectedDeployment) {
     let bob = json!({"id": BOB, "name": "Bob", "pages": [page_id_text(0)]});
     let bob: simulator::facebook::Person = serde_json::from_value(bob).unwrap();
-    {
-        let people = &mut connected.simulator.facebook().people;
-        people.insert(bob.id.clone(), bob);
-    }
-    connected
+    let people = &mut connected.simulator.facebook().people;
+    people.insert(bob.id.clone(), bob);
 }
 
 /// Returns the decision in the dialog with which Bob allows everything.
@@ -129,6 +133,44 @@ fn as_bob() -> Decision {
         user: BOB.to_owned(),
         ..Decision::default()
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_does_not_wait_for_the_reads_that_are_due_before_it() {
+    const PAGES: usize = 240;
+    let scene = DeploymentOptions {
+        pages: PAGES,
+        ..DeploymentOptions::default()
+    };
+    let connected = ConnectedDeployment::start(BACKEND, scene).await;
+    add_bob(&connected);
+    assert_eq!(connected.connect().await.0, 200);
+    {
+        let faults = &mut connected.simulator.facebook().graph_faults;
+        faults.errors.insert("slow".to_owned(), 1.0);
+        faults.slow_answer_seconds = 1;
+    }
+    for n in 0..PAGES {
+        let id = PageId::parse(&page_id_text(n)).unwrap();
+        pages::request_read(&*connected.deployment.store, &id, connected.clock.now())
+            .await
+            .unwrap();
+    }
+    eventually("the first reads", || async {
+        (connected.calls("GET {id}") > 0).then_some(())
+    })
+    .await;
+    let (status, body) = connected.connect_as(&as_bob()).await;
+    assert_eq!(
+        (status, &body["connection"]["status"]),
+        (200, &json!("active")),
+        "{body}"
+    );
+    assert!(connected.page(0).await.connections.len() == 2);
+    // A login that waited in one queue with the reads would come after all of them.
+    let reads = connected.calls("GET {id}");
+    assert!(reads < PAGES as u64, "every read came before the login");
+    connected.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

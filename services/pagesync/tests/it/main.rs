@@ -12,6 +12,7 @@
 
 mod cli;
 mod cli_connection;
+mod clocks;
 mod corpus;
 mod daily_polls;
 mod dead_letters;

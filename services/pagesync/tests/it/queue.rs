@@ -193,7 +193,7 @@ async fn each_of_a_thousand_publishers_gets_its_own_result() {
     let queue = storage.queue().await;
     match &storage {
         TestStorage::Distributed { vhost, .. } => {
-            vhost.limit_queue("pagesync.v1.polls_daily", 2000).await;
+            vhost.limit_queue("pagesync.v2.polls_daily", 2000).await;
         }
         TestStorage::Embedded(directory) => {
             let file = rusqlite::Connection::open(directory.path().join("pagesync.db")).unwrap();

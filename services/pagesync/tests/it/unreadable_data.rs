@@ -14,7 +14,7 @@ use model::time::HostTime;
 use serde_json::{Value as Json, json};
 
 use crate::BACKEND;
-use crate::support::deployment::{APP_ID, Deployment, TestStorage};
+use crate::support::deployment::{APP_ID, Deployment, POLL_CONCURRENCY, TestStorage};
 use crate::support::faulty_store::FaultyStore;
 use crate::support::{eventually, page_id, webhook_job};
 use crate::worker::{WorkerFixture, stop};
@@ -215,7 +215,7 @@ async fn due_subjects_of_an_unknown_kind_stop_no_poll_and_are_reported() {
     const UNKNOWN: u64 = 20;
     let storage = TestStorage::new(BACKEND).await;
     let (queue, store) = (storage.queue().await, storage.store());
-    for queue_name in [QueueName::PollsNow, QueueName::PollsDaily] {
+    for queue_name in QueueName::POLLS {
         let known = Commit {
             due: vec![DueWrite {
                 subject: Subject::Page(page_id(queue_name as u64 + 1)),
@@ -236,9 +236,10 @@ async fn due_subjects_of_an_unknown_kind_stop_no_poll_and_are_reported() {
         store: store.clone(),
         metrics: metrics.clone(),
         clock: Clock::manual(now),
+        poll_concurrency: POLL_CONCURRENCY,
     };
     lifecycle.spawn("scheduler", scheduler::run(context, lifecycle.clone()));
-    for queue_name in [QueueName::PollsNow, QueueName::PollsDaily] {
+    for queue_name in QueueName::POLLS {
         let delivery = queue.receive(queue_name).await.unwrap();
         let Job::Poll(claim) = &delivery.jobs[0] else {
             panic!("{:?}", delivery.jobs)

@@ -68,7 +68,9 @@ impl TestStorage {
                 )
             }
             Self::Distributed { vhost, .. } => {
-                let queue = RabbitMq::open(&vhost.amqp, "test").await.unwrap();
+                let queue = RabbitMq::open(&vhost.amqp, "test", POLL_CONCURRENCY)
+                    .await
+                    .unwrap();
                 eventually("a ready publisher", || async {
                     queue.is_ready().then_some(())
                 })
@@ -157,6 +159,9 @@ impl TestStorage {
         }
     }
 }
+
+/// How many polls of each queue a worker makes at a time, as by default.
+pub(crate) const POLL_CONCURRENCY: u16 = 8;
 
 /// Returns a time zone in which it is about noon, so that every daily slot is hours away. Tests
 /// that move their clock by hours must not depend on the hour at which they run.
@@ -376,7 +381,7 @@ impl Deployment {
             let (mut published, mut done) = (0, 0);
             for (_, RunningRole { metrics, .. }) in &self.roles {
                 published += metrics.jobs_published.get();
-                for queue_name in [QueueName::PollsNow, QueueName::PollsDaily] {
+                for queue_name in QueueName::POLLS {
                     published += metrics.polls_published.get(queue_name.as_str());
                 }
                 done += metrics.jobs_acknowledged.get();

@@ -135,6 +135,14 @@ impl Store for FaultyStore {
         Ok(outcomes)
     }
 
+    async fn pull_back_due_times(&self) -> Result<u64, StoreError> {
+        self.store.pull_back_due_times().await
+    }
+
+    async fn now(&self) -> Result<HostTime, StoreError> {
+        self.store.now().await
+    }
+
     async fn load_record(&self, key: &RecordKey) -> Result<Option<Versioned<Json>>, StoreError> {
         let found = self.store.load_record(key).await;
         let concurrent_write = self

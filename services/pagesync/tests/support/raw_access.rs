@@ -78,7 +78,7 @@ impl TestStorage {
             }
             Self::Distributed { vhost, .. } => {
                 let bytes = bytes.unwrap_or(1 << 30);
-                vhost.limit_queue("pagesync.v1.webhooks", bytes).await;
+                vhost.limit_queue("pagesync.v2.webhooks", bytes).await;
             }
         }
     }

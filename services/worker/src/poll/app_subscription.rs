@@ -71,8 +71,7 @@ pub(super) async fn request_check(
     else {
         return Ok(());
     };
-    value.polling.request_read(context.clock.now());
-    (value.polling.not_before, value.polling.failures) = (None, 0);
+    value.polling.request_login_read(context.clock.now());
     let polling = value.polling.clone();
     let update = update_commit(app::key(), &value, version, Subject::App, &polling);
     commit.records.extend(update.records);
@@ -108,7 +107,11 @@ pub(super) async fn poll(context: &Context, claimed: HostTime) -> Result<(), Sto
         return Ok(());
     };
     let now = context.clock.now();
-    let result = if stored.value.polling.is_due(now, claimed) {
+    // The scheduler's clock may be ahead of this host's clock.
+    let claimed_at = now.max(claimed);
+    let mut polling = stored.value.polling.clone();
+    polling.lower_impossible_times(claimed_at);
+    let result = if polling.is_due(now, claimed) {
         let result = reconcile(context, &stored.value).await;
         rate_limits::record_reply(
             context,
@@ -125,27 +128,25 @@ pub(super) async fn poll(context: &Context, claimed: HostTime) -> Result<(), Sto
         None
     };
     let polling = |app: &App| app.polling.clone();
-    save_outcome(
-        context,
-        &key,
-        &subject,
-        polling,
-        |app: &mut App| match &result {
+    save_outcome(context, &key, &subject, polling, |app: &mut App| {
+        app.polling.lower_impossible_times(claimed_at);
+        match &result {
             None => {}
             Some(Ok(callback)) => {
                 app.callback = Some(callback.clone());
                 app.confirmed_at = Some(now);
                 app.problem = None;
                 app.polling.complete_attempt(now);
-                app.polling.daily_slot = Some(context.daily_schedule.next_slot(&subject, now));
+                app.polling.daily_slot =
+                    Some(context.daily_schedule.next_slot(&subject, claimed_at));
             }
             Some(Err(error)) => {
                 let delay = retry::APP_SUBSCRIPTION.delay(app.polling.failures);
                 app.problem = Some(error.to_string());
                 app.polling.fail_attempt(now.plus(delay));
             }
-        },
-    )
+        }
+    })
     .await
 }
 

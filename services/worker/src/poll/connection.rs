@@ -40,6 +40,9 @@ pub(super) async fn poll(
     let now = context.clock.now();
     let is_expired = |progress: &PollProgress| progress.began_at.until(now) > PROGRESS_LIFETIME;
     value.poll_progress = value.poll_progress.filter(|progress| !is_expired(progress));
+    // The scheduler's clock may be ahead of this host's clock.
+    let claimed_at = now.max(claim.due_at);
+    value.polling.lower_impossible_times(claimed_at);
     if value.poll_progress.is_none() && !value.polling.is_due(now, claim.due_at) {
         // The commit only corrects the due index.
         commit_one(&*context.store, connection::update_commit(&value, version)).await?;
@@ -71,6 +74,7 @@ pub(super) async fn poll(
         token,
         guard,
         began_at,
+        claimed_at,
     };
     if !save_start(&job, &mut value, version).await? {
         // Another job wrote the connection. If that job does not poll it, the due time of the
@@ -89,15 +93,11 @@ pub(super) async fn poll(
     match result {
         Ok(progress) => job.save_success(&progress).await,
         Err(PollInterruption::Graph(error)) => job.save_failure(&error, blocked_until).await,
-        Err(PollInterruption::TimeIsUp) => update_connection(
-            context,
-            user,
-            Some(&job.guard),
-            DueUpdate::FromRecord,
-            |_, _, _| true,
-        )
-        .await
-        .map(drop),
+        Err(PollInterruption::TimeIsUp) => {
+            let (guard, due) = (Some(&job.guard), DueUpdate::FromRecord);
+            let updated = update_connection(context, user, guard, due, |_, _, _| true);
+            updated.await.map(drop)
+        }
         Err(PollInterruption::Superseded) => Ok(()),
         Err(PollInterruption::Store(error)) => Err(error),
     }

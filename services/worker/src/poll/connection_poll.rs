@@ -44,6 +44,8 @@ pub(super) struct ConnectionPoll<'a> {
     pub(super) guard: RecordGuard,
     /// When the poll began, on this host's clock. An earlier job may have begun it.
     pub(super) began_at: HostTime,
+    /// The later of the start of this job and the due time in its claim.
+    pub(super) claimed_at: HostTime,
 }
 
 /// The reason why a job ends before the connection poll is complete.
@@ -242,13 +244,14 @@ impl ConnectionPoll<'_> {
         self.next_slot(connection, now).plus(PAGE_SLOT_DELAY)
     }
 
-    /// Returns the daily slot after this poll: the slot of the next local day if the poll began at
-    /// or after the present slot, otherwise the present slot.
+    /// Returns the daily slot after this poll: the slot of the next local day if the poll began or
+    /// was claimed at or after the present slot, otherwise the present slot.
     pub(super) fn next_slot(&self, connection: &Connection, now: HostTime) -> HostTime {
         let began_at = connection
             .poll_progress
             .as_ref()
-            .map_or(now, |progress| progress.began_at);
+            .map_or(now, |progress| progress.began_at)
+            .max(self.claimed_at);
         let schedule = &self.context.daily_schedule;
         match connection.polling.daily_slot {
             Some(slot) if slot <= began_at => {

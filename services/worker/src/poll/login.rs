@@ -145,7 +145,7 @@ fn next_stage(
             (
                 Stage::Sealed(sealed),
                 failures + 1,
-                Some((QueueName::PollsNow, at)),
+                Some((QueueName::Logins, at)),
             )
         }
         Err(error) => {
@@ -200,13 +200,7 @@ async fn connect_commit(
         .map_or((0, Polling::default(), None), |stored| {
             (stored.version, stored.value.polling, stored.value.last_poll)
         });
-    polling.request_read(now);
-    // The person follows the progress of the login, so earlier attempts and failures delay nothing.
-    (
-        polling.not_before,
-        polling.last_attempt_began,
-        polling.failures,
-    ) = (None, None, 0);
+    polling.request_login_read(now);
     let expires_at = login
         .long_lived
         .expires_in

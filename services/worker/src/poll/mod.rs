@@ -34,12 +34,10 @@ pub(crate) use page_subscription::count_findings;
 pub(crate) async fn poll(context: &Context, claim: &Claim) -> Result<(), StoreError> {
     context.metrics.polls.count(claim.subject.kind());
     let result = match &claim.subject {
-        Subject::Page(id) => page::poll(context, id, claim.due_at).await,
+        Subject::Page(id) => page::poll(context, id, claim).await,
         Subject::Connection(user) => connection::poll(context, user, claim).await,
         Subject::Login(id) => login::poll(context, id).await,
-        Subject::PageSubscription(page) => {
-            page_subscription::poll(context, page, claim.due_at).await
-        }
+        Subject::PageSubscription(page) => page_subscription::poll(context, page, claim).await,
         Subject::App => app_subscription::poll(context, claim.due_at).await,
     };
     match result {

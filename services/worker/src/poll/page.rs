@@ -19,6 +19,7 @@ use common::store::{
 };
 use model::field::FieldName;
 use model::id::{PageId, Subject, UserId};
+use model::job::Claim;
 use model::page::{Page, Status};
 use model::queue_name::QueueName;
 use model::read::{self, PageRead, ReadKind};
@@ -75,36 +76,47 @@ struct ReadAttempt {
 struct Timing {
     /// When the attempt began.
     began_at: HostTime,
+    /// The later of the start of the attempt and the due time in the claim. The scheduler's clock
+    /// may be ahead of this host's clock.
+    claimed_at: HostTime,
     /// When the Page is read next if nothing requests an earlier read.
     next_slot: HostTime,
 }
 
-/// Reads a Page if it is due, and commits the result with the next due time. `claimed` is the due
-/// time in the claim. Fails if the store does not answer; an error of Graph is recorded in the
+/// Reads a Page if it is due, and commits the result with the next due time. Fails if the store does not answer; an error of Graph is recorded in the
 /// Page.
-pub(super) async fn poll(
-    context: &Context,
-    id: &PageId,
-    claimed: HostTime,
-) -> Result<(), StoreError> {
+pub(super) async fn poll(context: &Context, id: &PageId, claim: &Claim) -> Result<(), StoreError> {
     let began_at = context.clock.now();
+    let claimed_at = began_at.max(claim.due_at);
     let Some(mut stored) = load(context, id).await? else {
         // The Page is unknown or erased. A registration or a login sets its due time again.
         return Ok(());
     };
-    let not_due =
-        matches!(&stored.value, StoredPage::Page(page) if !page.polling.is_due(began_at, claimed));
-    let attempted = if not_due {
-        None
+    let is_due = match &mut stored.value {
+        StoredPage::Page(page) => {
+            page.polling.lower_impossible_times(claimed_at);
+            page.polling.is_due(began_at, claim.due_at)
+        }
+        StoredPage::Unknown | StoredPage::Corrupt(_) => true,
+    };
+    let attempted = if is_due {
+        Some(attempt_read(context, id, claim.queue).await?)
     } else {
-        Some(attempt_read(context, id).await?)
+        None
     };
     let used_connection = attempted
         .as_ref()
         .and_then(|attempted| attempted.connection.as_ref());
     let timing = Timing {
         began_at,
-        next_slot: next_slot(context, id, used_connection.map(|(user, _)| user)).await?,
+        claimed_at,
+        next_slot: next_slot(
+            context,
+            id,
+            used_connection.map(|(user, _)| user),
+            claimed_at,
+        )
+        .await?,
     };
     loop {
         let Some(mut next) = outcome_commit(context, id, stored, timing, attempted.as_ref()) else {
@@ -146,7 +158,11 @@ async fn load(context: &Context, id: &PageId) -> Result<Option<Versioned<StoredP
 
 /// Reads a Page with the best token. Tries the next token if one is refused, or if the rate limit
 /// of its person blocks calls. Fails if the store does not answer.
-async fn attempt_read(context: &Context, id: &PageId) -> Result<ReadAttempt, StoreError> {
+async fn attempt_read(
+    context: &Context,
+    id: &PageId,
+    queue_name: QueueName,
+) -> Result<ReadAttempt, StoreError> {
     let connections = users_with_access(context, id).await?;
     let result = |outcome, used_connection| ReadAttempt {
         outcome,
@@ -176,9 +192,7 @@ async fn attempt_read(context: &Context, id: &PageId) -> Result<ReadAttempt, Sto
             page: Some(id),
         };
         let used_connection = (candidate.user.clone(), candidate.guard.clone());
-        if let Some(until) =
-            rate_limits::blocked_until(context, call_scope, QueueName::PollsNow).await?
-        {
+        if let Some(until) = rate_limits::blocked_until(context, call_scope, queue_name).await? {
             // The rate limit may concern this person only, so the next token is tried.
             if earliest_block
                 .as_ref()
@@ -247,14 +261,15 @@ async fn read_fields(
     Err(GraphError::UnexpectedReply(reason.to_owned()).into())
 }
 
-/// Returns when the Page is read next if nothing requests an earlier read: after the next daily
+/// Returns when the Page is read next if nothing requests an earlier read, later than `claimed_at`:
+/// after the next daily
 /// poll of the connection of `user`, or in a slot of its own if no such poll is scheduled.
 async fn next_slot(
     context: &Context,
     id: &PageId,
     user: Option<&UserId>,
+    claimed_at: HostTime,
 ) -> Result<HostTime, StoreError> {
-    let now = context.clock.now();
     if let Some(user) = user
         && let Some(Versioned {
             value: Connection {
@@ -263,13 +278,13 @@ async fn next_slot(
             ..
         }) = load_if_decodable(&*context.store, &connection::key(user)).await?
         && status == connection::Status::Active
-        && let Some(slot) = polling.daily_slot.filter(|slot| *slot > now)
+        && let Some(slot) = polling.daily_slot.filter(|slot| *slot > claimed_at)
     {
         return Ok(slot.plus(PAGE_SLOT_DELAY));
     }
     Ok(context
         .daily_schedule
-        .next_slot(&Subject::Page(id.clone()), now))
+        .next_slot(&Subject::Page(id.clone()), claimed_at))
 }
 
 /// Returns the commit of an attempt, or `None` if the Page is unknown or erased. Without an
@@ -296,6 +311,7 @@ fn outcome_commit(
             (page, Some(dead_letter))
         }
     };
+    page.polling.lower_impossible_times(timing.claimed_at);
     let read_outcome = attempted.map_or_else(read::ReadOutcome::default, |attempted| {
         page.polling.begin_attempt(timing.began_at);
         // If another poll has read the Page meanwhile, or another person has connected it, the

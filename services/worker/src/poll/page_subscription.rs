@@ -15,6 +15,7 @@ use common::sealing::Token;
 use common::store::{CommitOutcome, RecordWrite, StoreError, StoredPage, Versioned, load_page};
 use model::announcements::NOTIFICATION_GRACE;
 use model::id::{PageId, Subject};
+use model::job::Claim;
 use model::queue_name::QueueName;
 use model::time::HostTime;
 use model::webhook_field::webhook_fields;
@@ -29,35 +30,42 @@ use crate::context::Context;
 /// If the last check that succeeded is older than this, the count of resubscriptions starts again.
 const RESUBSCRIPTION_PERIOD: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Checks the subscription of a Page if that is due. `claimed` is the due time in the claim. Fails
-/// if the store does not answer; an error of Graph is recorded in the subscription.
+/// Checks the subscription of a Page if that is due. Fails if the store does not answer; an error of Graph is recorded in the subscription.
 pub(super) async fn poll(
     context: &Context,
     page: &PageId,
-    claimed: HostTime,
+    claim: &Claim,
 ) -> Result<(), StoreError> {
     let key = page_subscription::key(page);
     let subject = Subject::PageSubscription(page.clone());
     let stored = load_record::<PageSubscription>(&*context.store, &key).await?;
-    let Some(Versioned { value, .. }) = stored else {
+    let Some(Versioned { mut value, .. }) = stored else {
         commit_one(&*context.store, remove_due_commit(subject, key)).await?;
         return Ok(());
     };
     // The later time is used, so that the attempt also answers a request made by a host whose clock
     // is ahead of this host's clock.
-    let now = context.clock.now().max(claimed);
-    let check = if value.polling.is_due(now, claimed) {
-        let check = check_with_any_token(context, page, &value).await?;
+    let now = context.clock.now().max(claim.due_at);
+    value.polling.lower_impossible_times(now);
+    let check = if value.polling.is_due(now, claim.due_at) {
+        let check = check_with_any_token(context, page, &value, claim.queue).await?;
         Some((value, check))
     } else {
         None
     };
     let polling = |value: &PageSubscription| value.polling.clone();
-    save_outcome(context, &key, &subject, polling, |value| {
-        if let Some((known, check)) = &check {
-            apply_check(value, known, check, now);
-        }
-    })
+    save_outcome(
+        context,
+        &key,
+        &subject,
+        polling,
+        |value: &mut PageSubscription| {
+            value.polling.lower_impossible_times(now);
+            if let Some((known, check)) = &check {
+                apply_check(value, known, check, now);
+            }
+        },
+    )
     .await?;
     let remote = check.and_then(|(_, check)| check.remote);
     if remote.is_some_and(|remote| !remote.changed) && is_silent(context, page, now).await? {
@@ -165,6 +173,7 @@ async fn check_with_any_token(
     context: &Context,
     page: &PageId,
     known: &PageSubscription,
+    queue_name: QueueName,
 ) -> Result<CheckOutcome, StoreError> {
     let mut check = CheckOutcome::default();
     let mut tried = TriedTokens::default();
@@ -183,7 +192,7 @@ async fn check_with_any_token(
                 return Ok(check);
             }
         };
-        match check_with_token(context, page, &candidate, known).await {
+        match check_with_token(context, page, &candidate, known, queue_name).await {
             Ok(remote) => {
                 let remote = remote.combine(check.remote.take());
                 let is_final = remote.refused.is_subset(&known.refused);
@@ -213,14 +222,13 @@ async fn check_with_token(
     page: &PageId,
     candidate: &Candidate,
     known: &PageSubscription,
+    queue_name: QueueName,
 ) -> Result<RemoteSubscription, AttemptError> {
     let call_scope = rate_limits::CallScope {
         user: Some(&candidate.user),
         page: Some(page),
     };
-    if let Some(until) =
-        rate_limits::blocked_until(context, call_scope, QueueName::PollsNow).await?
-    {
+    if let Some(until) = rate_limits::blocked_until(context, call_scope, queue_name).await? {
         return Err(AttemptError::Deferred(until));
     }
     let result = reconcile(context, page, &candidate.token, known).await;

@@ -146,11 +146,11 @@ impl ConnectionPoll<'_> {
         let Some(slot) = connection
             .polling
             .daily_slot
-            .filter(|slot| *slot <= outcome.began_at)
+            .filter(|slot| *slot <= outcome.began_at.max(self.claimed_at))
         else {
             return;
         };
-        let day = schedule.local_day(outcome.began_at);
+        let day = schedule.local_day(outcome.began_at.max(slot));
         let is_late = slot.until(outcome.began_at) > daily_poll::LATE_AFTER;
         let result = if is_late {
             daily_poll::DailyPollResult::RanLate

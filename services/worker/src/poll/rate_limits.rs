@@ -80,7 +80,7 @@ pub(super) async fn record_reply(
     let metrics = &context.metrics;
     metrics.graph_replies.add("another_version", mismatches);
     for (bucket, usage) in context.graph.take_usage() {
-        if usage.percent < rate_limit::DEFER_PERCENT {
+        if usage.percent < rate_limit::DEFER_DAILY_PERCENT {
             continue;
         }
         let after_usage = |stored: rate_limit::RateLimit| {

@@ -155,6 +155,7 @@ async fn page_commit(
             // answer it.
             page.polling
                 .request_read(now.max(began_at.plus(Duration::from_millis(1))));
+            page.polling.requested_by_login |= result_page.logged_in_since_last_poll;
         }
         request_check_if_needed(context, result_page, listed, &mut commit).await?;
     } else {
@@ -207,6 +208,7 @@ async fn request_check_if_needed(
         return Ok(());
     }
     value.polling.request_read(context.clock.now());
+    value.polling.requested_by_login |= result_page.logged_in_since_last_poll;
     commit.due.push(DueWrite {
         subject: Subject::PageSubscription(listed.id.clone()),
         due: value.polling.due(),

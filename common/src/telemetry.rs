@@ -95,6 +95,7 @@ pub struct Metrics {
     pub store_clock_difference_seconds: Gauge,
     pub graph_replies: LabeledCounter,
     pub logins: LabeledCounter,
+    pub erasure_requests: LabeledCounter,
     pub change_findings: LabeledCounter,
     pub connections_expiring: LabeledGauge,
     pub webhook_commit_seconds: Histogram,
@@ -203,6 +204,12 @@ impl Default for Metrics {
                 "Results of reads, connection polls, logins and subscriptions at Graph",
             ),
             logins: labeled_counter(r, "logins", "result", "Logins, by result"),
+            erasure_requests: labeled_counter(
+                r,
+                "erasure_requests",
+                "result",
+                "Posts of signed requests to erase data, by result: valid, invalid_signature or unreadable",
+            ),
             change_findings: labeled_counter(
                 r,
                 "change_findings",

@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use crate::hex::hex;
 use crate::id::{Subject, UserId};
 use crate::queue_name::QueueName;
-use crate::time::HostTime;
+use crate::time::{FacebookTime, HostTime};
 use crate::webhook::ProfileEntry;
 
 /// The version of the wire form that this build reads and writes. pagesync 0.1 wrote version 1.
@@ -58,6 +58,10 @@ pub struct ErasureRequest {
     /// When the request was made, on this host's clock. It is the earlier of the arrival of the
     /// request and Facebook's `issued_at` plus five minutes, because the two clocks may differ.
     pub requested_at: HostTime,
+    /// Facebook's `issued_at`, on Facebook's clock; `None` if the request contained none. A login
+    /// whose token was issued later is not affected by the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issued_at: Option<FacebookTime>,
 }
 
 /// A unit of work for a worker.

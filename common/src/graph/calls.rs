@@ -41,6 +41,8 @@ pub struct TokenInfo {
     pub user: Option<UserId>,
     /// The permissions that it has.
     pub scopes: Vec<String>,
+    /// When Facebook issued it, on Facebook's clock; `None` if Facebook did not report it.
+    pub issued_at: Option<FacebookTime>,
     /// When it expires; `None` if it does not, or if Facebook did not report it.
     pub expires_at: Option<HostTime>,
     /// When Facebook stops returning data for it; `None` if Facebook did not report it.
@@ -95,10 +97,15 @@ fn string_member(body: &Json, name: &str) -> Option<String> {
     body.get(name)?.as_str().map(ToOwned::to_owned)
 }
 
-/// Returns a member that is a time in seconds since the UNIX epoch, or `None` if it is missing or
-/// zero.
+/// Returns a member that is a time in seconds since the UNIX epoch, as a number or as a string, or
+/// `None` if it is missing or zero.
 fn time_member(body: &Json, name: &str) -> Option<HostTime> {
-    let seconds = body.get(name)?.as_u64().filter(|seconds| *seconds > 0)?;
+    let value = body.get(name)?;
+    let number = || value.as_str()?.parse().ok();
+    let seconds: u64 = value
+        .as_u64()
+        .or_else(number)
+        .filter(|seconds| *seconds > 0)?;
     Some(HostTime(seconds.saturating_mul(1000)))
 }
 
@@ -127,6 +134,7 @@ fn parse_token_info(body: &Json) -> Result<TokenInfo, GraphError> {
         kind: string_member(data, "type").unwrap_or_default(),
         user: user.and_then(|id| UserId::parse(&id).ok()),
         scopes: strings(data.get("scopes")),
+        issued_at: time_member(data, "issued_at").map(|millis| FacebookTime(millis.0)),
         expires_at: time_member(data, "expires_at"),
         data_access_expires_at: time_member(data, "data_access_expires_at"),
         is_valid: data.get("is_valid") == Some(&Json::Bool(true)),

@@ -61,6 +61,9 @@ pub struct Connection {
     /// this time.
     #[serde(default)]
     pub consented_at: HostTime,
+    /// When Facebook issued the token of that login, on Facebook's clock; `None` if it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_issued_at: Option<FacebookTime>,
     /// The permissions that the person granted.
     #[serde(default)]
     pub permissions: Vec<String>,

@@ -342,6 +342,7 @@ mod tests {
             user: UserId::parse("7").unwrap(),
             confirmation_hash: None,
             requested_at: failed_at,
+            issued_at: None,
         }));
         let day = Duration::from_secs(24 * 3600);
         for (days, left) in [(0, RETENTION), (1, day * 29), (40, Duration::from_secs(1))] {

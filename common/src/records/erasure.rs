@@ -14,7 +14,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use hmac::{Hmac, Mac as _};
 use model::id::{PageId, Subject, UserId};
 use model::page::{Page, Status};
-use model::time::HostTime;
+use model::time::{FacebookTime, HostTime};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
@@ -72,31 +72,58 @@ pub struct ErasureReceipt {
 }
 
 /// The epoch of a person who was erased.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct ErasedEpoch {
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ErasedEpoch {
+    /// When the erasure was requested, on this host's clock; `None` if the connection ended for
+    /// another reason.
     #[serde(default)]
-    erasure_requested_at: Option<HostTime>,
+    pub erasure_requested_at: Option<HostTime>,
+    /// When Facebook issued the request, on Facebook's clock; `None` if it is not known.
+    #[serde(default)]
+    pub issued_at: Option<FacebookTime>,
 }
 
-/// Returns when the last erasure of a person was requested, or `None` if there was none in the last
-/// week. A login that began before that time must not be completed.
-pub async fn erasure_requested_at(
-    store: &dyn Store,
-    user: &UserId,
-) -> Result<Option<HostTime>, StoreError> {
+impl ErasedEpoch {
+    /// Returns whether a login with a token that was issued at `token_issued_at`, on Facebook's
+    /// clock, came before the request. If one of the two times is not known, the exchange of the
+    /// code, on this host's clock, decides.
+    pub fn is_after_login(
+        &self,
+        token_issued_at: Option<FacebookTime>,
+        code_exchanged_at: HostTime,
+    ) -> bool {
+        let Some(requested_at) = self.erasure_requested_at else {
+            return false;
+        };
+        match (self.issued_at, token_issued_at) {
+            // In the same second, the later of the two is not known, and the data is kept.
+            (Some(issued_at), Some(token_issued_at)) => token_issued_at < issued_at,
+            _ => code_exchanged_at <= requested_at,
+        }
+    }
+}
+
+/// Returns the last erasure of a person. Its times are `None` if there was none in the last week.
+pub async fn last_erasure(store: &dyn Store, user: &UserId) -> Result<ErasedEpoch, StoreError> {
     let stored = load_record::<ErasedEpoch>(store, &connection::connection_epoch_key(user)).await?;
-    Ok(stored.and_then(|stored| stored.value.erasure_requested_at))
+    Ok(stored.map(|stored| stored.value).unwrap_or_default())
 }
 
-/// Erases a person as requested at `requested_at`: their connection, their tokens, and every Page
-/// to which no other connection gives access. A later login is a new consent, so its connection and
-/// its tokens are not erased.
+/// Erases a person as requested at `requested_at`, on this host's clock, and at `issued_at`, on
+/// Facebook's clock if Facebook made the request: their connection, their tokens, and every Page to
+/// which no other connection gives access. A later login is a new consent, so its connection and its
+/// tokens are not erased.
 pub async fn erase_user(
     store: &dyn Store,
     user: &UserId,
     requested_at: HostTime,
+    issued_at: Option<FacebookTime>,
 ) -> Result<ErasureResult, StoreError> {
-    if !end_connection(store, user, requested_at).await? {
+    let request = ErasedEpoch {
+        erasure_requested_at: Some(requested_at),
+        issued_at,
+    };
+    if !end_connection(store, user, &request).await? {
         return Ok(ErasureResult::default());
     }
     let tokens = load_bodies(store, RecordKind::PageToken, &token::page_prefix(user)).await?;
@@ -171,31 +198,32 @@ struct ObtainedAt {
 /// The part of a connection that an erasure needs. It can be decoded even if a newer version of
 /// pagesync wrote the connection.
 #[derive(Deserialize)]
-struct ConsentedAt {
+struct LoginTime {
     consented_at: HostTime,
+    #[serde(default)]
+    token_issued_at: Option<FacebookTime>,
 }
 
-/// Ends the connection of a person. Returns `false`, and does nothing, if the person logged in
-/// after `requested_at`.
+/// Ends the connection of a person. Returns `false`, and does nothing, if the person logged in after
+/// the request.
 async fn end_connection(
     store: &dyn Store,
     user: &UserId,
-    requested_at: HostTime,
+    request: &ErasedEpoch,
 ) -> Result<bool, StoreError> {
     loop {
-        let stored = load_record::<ConsentedAt>(store, &connection::key(user)).await?;
+        let stored = load_record::<LoginTime>(store, &connection::key(user)).await?;
+        let is_later =
+            |login: &LoginTime| !request.is_after_login(login.token_issued_at, login.consented_at);
         if stored
             .as_ref()
-            .is_some_and(|stored| stored.value.consented_at > requested_at)
+            .is_some_and(|stored| is_later(&stored.value))
         {
             return Ok(false);
         }
-        let erased_epoch = ErasedEpoch {
-            erasure_requested_at: Some(requested_at),
-        };
         let epoch = put_write(
             connection::connection_epoch_key(user),
-            &erased_epoch,
+            request,
             None,
             Some(EPOCH_TTL),
         );

@@ -34,7 +34,7 @@ use model::hex::sha256_hex;
 use model::id::UserId;
 use model::job::{ErasureRequest, Job};
 use model::queue_name::QueueName;
-use model::time::HostTime;
+use model::time::{FacebookTime, HostTime};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
@@ -57,48 +57,90 @@ const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(300);
 #[derive(Debug, PartialEq, Eq)]
 struct SignedRequest {
     user: UserId,
-    /// When Facebook made the request, on Facebook's clock; `None` if the request has no time. It
-    /// is a [`HostTime`] because it is compared with times on this host's clock, after
-    /// [`MAX_CLOCK_DIFFERENCE`] was added. A replay has the same time as the first post, so it
-    /// cannot end a login that began after that time plus [`MAX_CLOCK_DIFFERENCE`].
-    issued_at: Option<HostTime>,
+    /// When Facebook made the request, on Facebook's clock; `None` if the request has no time. A
+    /// replay has the same time as the first post, so it cannot end a login whose token was issued
+    /// later.
+    issued_at: Option<FacebookTime>,
 }
 
-/// Returns the content of a signed request, or `None` if this app did not sign it or if it does not
-/// have the documented form.
-fn verify_signed_request(secrets: &[SecretString], text: &str) -> Option<SignedRequest> {
+/// The reason why a post is not a request to erase a person.
+#[derive(Debug, PartialEq, Eq)]
+enum InvalidRequest {
+    /// This app did not sign it.
+    Signature,
+    /// This app signed it, but it does not have the documented form. The text contains no value of
+    /// the request.
+    Form(&'static str),
+}
+
+/// Returns the content of a signed request. Facebook sends numbers as JSON numbers and as strings.
+fn verify_signed_request(
+    secrets: &[SecretString],
+    text: &str,
+) -> Result<SignedRequest, InvalidRequest> {
+    let payload = verify_signature(secrets, text).ok_or(InvalidRequest::Signature)?;
+    let form = |reason| InvalidRequest::Form(reason);
+    let payload = BASE64URL
+        .decode(payload)
+        .map_err(|_| form("its payload is not base64url"))?;
+    let payload: Value =
+        serde_json::from_slice(&payload).map_err(|_| form("its payload is not JSON"))?;
+    let algorithm = payload.get("algorithm").and_then(Value::as_str);
+    if !algorithm.is_some_and(|name| name.eq_ignore_ascii_case("HMAC-SHA256")) {
+        return Err(form("its algorithm is not HMAC-SHA256"));
+    }
+    let number = |name: &str| {
+        let value = payload.get(name)?;
+        let text = value.as_str().map(ToOwned::to_owned);
+        text.or_else(|| value.as_u64().map(|number| number.to_string()))
+    };
+    let user = number("user_id").and_then(|id| UserId::parse(&id).ok());
+    let user = user.ok_or_else(|| match payload.get("profile_id") {
+        Some(_) => form("it names a Page (profile_id) and no person"),
+        None => form("it names no person (user_id)"),
+    })?;
+    let seconds = number("issued_at").and_then(|text| text.parse::<u64>().ok());
+    let issued_at = seconds.map(|seconds| FacebookTime(seconds.saturating_mul(1000)));
+    Ok(SignedRequest { user, issued_at })
+}
+
+/// Returns the encoded payload of a signed request, or `None` if this app did not sign it.
+fn verify_signature<'a>(secrets: &[SecretString], text: &'a str) -> Option<&'a str> {
     let (signature, payload) = text.split_once('.')?;
     let signature = BASE64URL.decode(signature).ok()?;
     let is_signed_with = |secret: &SecretString| {
         let mac = hmac_sha256(secret).chain_update(payload);
         mac.verify_slice(&signature).is_ok()
     };
-    if !secrets.iter().any(is_signed_with) {
-        return None;
-    }
-    let payload: Value = serde_json::from_slice(&BASE64URL.decode(payload).ok()?).ok()?;
-    let algorithm = payload.get("algorithm")?.as_str()?;
-    let id = payload.get("user_id")?;
-    let number = || id.as_u64().map(|id| id.to_string());
-    let id = id.as_str().map(ToOwned::to_owned).or_else(number)?;
-    let user = UserId::parse(&id).ok()?;
-    let issued_at = payload.get("issued_at").and_then(Value::as_u64);
-    let issued_at = issued_at.map(|seconds| HostTime(seconds.saturating_mul(1000)));
-    let request = SignedRequest { user, issued_at };
-    algorithm
-        .eq_ignore_ascii_case("HMAC-SHA256")
-        .then_some(request)
+    secrets.iter().any(is_signed_with).then_some(payload)
 }
 
 /// Reads and verifies the signed request of a post; fails with the status of the answer.
 async fn read_post(context: &Context, request: Request) -> Result<SignedRequest, StatusCode> {
+    let results = &context.metrics.erasure_requests;
     let body = read_body(request.into_body(), MAX_BODY).await?;
     let form: Vec<(String, String)> =
         serde_urlencoded::from_bytes(&body).map_err(|_| StatusCode::BAD_REQUEST)?;
     let posted = form.iter().find(|(name, _)| name == "signed_request");
-    posted
-        .and_then(|(_, text)| verify_signed_request(&context.app_secrets, text))
-        .ok_or(StatusCode::BAD_REQUEST)
+    let text = posted.map_or("", |(_, text)| text);
+    match verify_signed_request(&context.app_secrets, text) {
+        Ok(request) => {
+            results.count("valid");
+            Ok(request)
+        }
+        Err(InvalidRequest::Signature) => {
+            results.count("invalid_signature");
+            Err(StatusCode::BAD_REQUEST)
+        }
+        Err(InvalidRequest::Form(reason)) => {
+            results.count("unreadable");
+            tracing::error!(
+                reason,
+                "a signed request of Facebook to erase data cannot be read, and nothing is erased"
+            );
+            Err(StatusCode::BAD_REQUEST)
+        }
+    }
 }
 
 /// Publishes the job that erases the person; fails with the status of the answer.
@@ -114,8 +156,9 @@ async fn publish(
         user: request.user,
         confirmation_hash,
         requested_at: request.issued_at.map_or(now, |issued_at| {
-            now.min(issued_at.plus(MAX_CLOCK_DIFFERENCE))
+            now.min(HostTime(issued_at.0).plus(MAX_CLOCK_DIFFERENCE))
         }),
+        issued_at: request.issued_at,
     });
     let publish = context
         .queue
@@ -247,7 +290,8 @@ mod tests {
     #[test]
     fn a_signed_request_is_accepted_only_if_signature_and_form_are_correct() {
         let user = |text: &str| {
-            verify_signed_request(&secrets(), text).map(|request| request.user.to_string())
+            let request = verify_signed_request(&secrets(), text).ok()?;
+            Some(request.user.to_string())
         };
         assert_eq!(user(VECTOR).as_deref(), Some("218471"));
         let (signature, payload) = VECTOR.split_once('.').unwrap();
@@ -274,6 +318,25 @@ mod tests {
             assert_eq!(user(&invalid), None, "{invalid}");
         }
         let other = [SecretString::from("another".to_owned())];
-        assert_eq!(verify_signed_request(&other, VECTOR), None);
+        assert_eq!(
+            verify_signed_request(&other, VECTOR),
+            Err(InvalidRequest::Signature)
+        );
+    }
+
+    #[test]
+    fn the_time_of_a_request_is_read_as_a_number_and_as_a_string() {
+        for issued_at in ["1750000000", "\"1750000000\""] {
+            let text =
+                format!(r#"{{"user_id":"7","algorithm":"HMAC-SHA256","issued_at":{issued_at}}}"#);
+            let request = verify_signed_request(&secrets(), &signed(&text)).unwrap();
+            assert_eq!(request.issued_at, Some(FacebookTime(1_750_000_000_000)));
+        }
+        let page = signed(r#"{"user_id":0,"profile_id":"7","algorithm":"HMAC-SHA256"}"#);
+        let reason = "it names a Page (profile_id) and no person";
+        assert_eq!(
+            verify_signed_request(&secrets(), &page),
+            Err(InvalidRequest::Form(reason))
+        );
     }
 }

@@ -77,7 +77,7 @@ async fn erase_connection(
             tokens.len()
         )
     } else {
-        erasure_summary(&erasure::erase_user(store, user, Clock::system().now()).await?)
+        erasure_summary(&erasure::erase_user(store, user, Clock::system().now(), None).await?)
     };
     Ok(ErasedObject {
         kind: "connection",

@@ -13,7 +13,13 @@ use crate::context::Context;
 /// if the store does not answer.
 pub(crate) async fn erase(context: &Context, request: &ErasureRequest) -> Result<(), StoreError> {
     let store = &*context.store;
-    let result = erasure::erase_user(store, &request.user, request.requested_at).await?;
+    let result = erasure::erase_user(
+        store,
+        &request.user,
+        request.requested_at,
+        request.issued_at,
+    )
+    .await?;
     context.metrics.jobs_done.count("erased");
     tracing::info!(
         pages = result.pages_erased,

@@ -112,6 +112,62 @@ async fn an_invalid_request_erases_nothing_and_reveals_nothing() {
     connected.finish().await;
 }
 
+/// Returns when the simulated Facebook issued the newest token of Ada, in seconds.
+fn newest_token_of_ada(connected: &ConnectedDeployment) -> u64 {
+    let facebook = connected.simulator.facebook();
+    let of_ada = facebook.tokens.values().filter(|token| token.user == ADA);
+    of_ada.map(|token| token.issued_at).max().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deauthorization_that_is_older_than_the_last_login_erases_nothing() {
+    let connected = ConnectedDeployment::start(BACKEND, DeploymentOptions::default()).await;
+    // Ada removes the app and logs in again, which is the usual advice. Facebook delivers the
+    // deauthorization after the login.
+    for as_text in [false, true] {
+        assert_eq!(connected.connect().await.0, 200);
+        let issued_at = newest_token_of_ada(&connected) - 1;
+        let issued_at = if as_text {
+            json!(issued_at.to_string())
+        } else {
+            json!(issued_at)
+        };
+        let payload = json!({"user_id": ADA, "algorithm": "HMAC-SHA256", "issued_at": issued_at});
+        let signed = signed_request::sign(APP_SECRET, &payload);
+        assert_eq!(post(&connected, "deauthorize", &signed).await.0, 200);
+        connected.deployment.wait_until_idle().await;
+        assert_eq!(connected.connection().await.user.as_str(), ADA);
+        assert_eq!(connected.page(0).await.status, Status::Active);
+    }
+    // A request that is a second younger than the token ends the connection.
+    let issued_at = newest_token_of_ada(&connected) + 1;
+    let payload = json!({"user_id": ADA, "algorithm": "HMAC-SHA256", "issued_at": issued_at});
+    let signed = signed_request::sign(APP_SECRET, &payload);
+    assert_eq!(post(&connected, "deauthorize", &signed).await.0, 200);
+    eventually("the end of the connection", || async {
+        let left = connection::list(&*connected.deployment.store)
+            .await
+            .unwrap();
+        left.is_empty().then_some(())
+    })
+    .await;
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signed_request_that_cannot_be_read_is_counted() {
+    let connected = ConnectedDeployment::start(BACKEND, DeploymentOptions::default()).await;
+    let payload = json!({"user_id": 0, "profile_id": page_id_text(0), "algorithm": "HMAC-SHA256"});
+    let signed = signed_request::sign(APP_SECRET, &payload);
+    assert_eq!(post(&connected, "deauthorize", &signed).await.0, 400);
+    let unsigned = signed_request::sign("another secret", &payload);
+    assert_eq!(post(&connected, "deauthorize", &unsigned).await.0, 400);
+    let results = &connected.deployment.public_role().metrics.erasure_requests;
+    assert_eq!(results.get("unreadable"), 1);
+    assert_eq!(results.get("invalid_signature"), 1);
+    connected.finish().await;
+}
+
 /// Starts a deployment with two connections: Ada manages Pages 0 to 2, and Bob manages Page 2.
 async fn two_people() -> ConnectedDeployment {
     let scene = DeploymentOptions {

@@ -114,7 +114,7 @@ async fn interleave(
         for _ in 0..yields {
             tokio::task::yield_now().await;
         }
-        erasure::erase_user(&*context.store, &owner.user, context.clock.now())
+        erasure::erase_user(&*context.store, &owner.user, context.clock.now(), None)
             .await
             .unwrap();
     };

@@ -4,6 +4,8 @@
 //! Invariant: one commit changes the token exchange, the connection and its token. The commit is
 //! guarded by the epoch of the connection, so that it cannot undo an erasure.
 
+use std::time::Duration;
+
 use common::graph::calls::{IssuedToken, TokenInfo};
 use common::graph::error::GraphError;
 use common::records::connection::{self, Connection, MAX_RESULT_PAGE_SIZE, Status};
@@ -111,14 +113,20 @@ async fn connect_or_fail(
 ) -> Result<Commit, StoreError> {
     // The guard is loaded first, so that a later erasure makes the commit stale.
     let guard = connection::epoch_guard(&*context.store, &login.user).await?;
-    if erasure::erasure_requested_at(&*context.store, &login.user).await?
-        >= Some(record.code_exchanged_at)
-    {
+    let erasure = erasure::last_erasure(&*context.store, &login.user).await?;
+    if erasure.is_after_login(login.info.issued_at, record.code_exchanged_at) {
         let reason = "the data of the person was erased during the login";
         record.stage = Stage::Failed(reason.to_owned());
         return Ok(Commit::default());
     }
-    connect_commit(context, login, record.code_exchanged_at, guard).await
+    // The request arrived after the exchange of the code, but Facebook had issued it before the
+    // token. The Pages that it erased are stored again.
+    let millisecond = Duration::from_millis(1);
+    let after_erasure = erasure.erasure_requested_at.map(|at| at.plus(millisecond));
+    let consented_at = record
+        .code_exchanged_at
+        .max(after_erasure.unwrap_or_default());
+    connect_commit(context, login, consented_at, guard).await
 }
 
 /// Returns the stage of a token exchange after an attempt, its number of failures, and when it is
@@ -190,7 +198,7 @@ async fn exchange_token(
 async fn connect_commit(
     context: &Context,
     login: &CompletedLogin,
-    code_exchanged_at: HostTime,
+    consented_at: HostTime,
     guard: RecordGuard,
 ) -> Result<Commit, StoreError> {
     let now = context.clock.now();
@@ -210,7 +218,8 @@ async fn connect_commit(
         name: login.name.clone(),
         status: Status::Active,
         connected_at: now,
-        consented_at: code_exchanged_at,
+        consented_at,
+        token_issued_at: login.info.issued_at,
         permissions: login.info.scopes.clone(),
         token_expires_at: login.info.expires_at.or(expires_at),
         data_access_expires_at: login.info.data_access_expires_at,

@@ -88,7 +88,7 @@ impl Backends {
                 let ended = queue.ended();
                 let queue = Arc::new(queue);
                 let url = config.redis_url.expose_secret();
-                let store = Arc::new(RedisStore::open(url, config.redis_durability)?);
+                let store = Arc::new(RedisStore::open(url, config.redis_durability, clock)?);
                 Ok(Self {
                     queue,
                     store,
@@ -125,7 +125,7 @@ pub fn open_store(config: &Config, clock: Clock) -> Result<Arc<dyn Store>, OpenE
         }
         Backend::Distributed => {
             let url = config.redis_url.expose_secret();
-            Arc::new(RedisStore::open(url, config.redis_durability)?)
+            Arc::new(RedisStore::open(url, config.redis_durability, clock)?)
         }
     })
 }

@@ -93,7 +93,6 @@ impl Polling {
         received_at: HostTime,
         verify_after: Duration,
     ) {
-        self.lower_impossible_times(received_at);
         let verify_at = received_at.plus(verify_after);
         let Some(sent_at) = sent_at else {
             self.request_read(verify_at);
@@ -102,7 +101,6 @@ impl Polling {
         if self.read_needed_after().is_none() {
             self.verify_at = Some(verify_at);
         }
-        self.verify_at = self.verify_at.min(Some(verify_at));
         self.read_after = self.read_after.max(Some(sent_at.plus(READ_STALENESS)));
         if self.read_needed_after().is_none() {
             self.verify_at = None;
@@ -121,11 +119,15 @@ impl Polling {
     /// Requests a read now, whatever the stored times are. The retry delay of an earlier failure
     /// does not postpone it.
     pub fn request_read_now(&mut self, now: HostTime) {
+        // Only a wrong clock can have written an attempt that began later, and it must not postpone
+        // the read.
+        self.last_attempt_began = self.last_attempt_began.filter(|began| *began <= now);
         self.lower_impossible_times(now);
         // An attempt that began in this millisecond does not answer the request.
         let earlier = now.minus(Duration::from_millis(1));
         self.last_success_began = self.last_success_began.min(Some(earlier));
-        (self.requested_from, self.request_due_at) = (Some(now), Some(now));
+        self.requested_from = self.requested_from.max(Some(now));
+        self.request_due_at = Some(now);
         self.not_before = None;
     }
 
@@ -143,8 +145,13 @@ impl Polling {
     /// began after `now`, and a time that is due more than [`MAX_DUE_AHEAD`] later. Without this,
     /// such a time would postpone every read until it has come.
     pub fn lower_impossible_times(&mut self, now: HostTime) {
-        self.last_success_began = self.last_success_began.map(|began| began.min(now));
-        self.last_attempt_began = self.last_attempt_began.filter(|began| *began <= now);
+        if self.open_request_from().is_none() {
+            // An answered request must not open again when the attempt that answered it is lowered.
+            self.forget_request();
+        }
+        for began in [&mut self.last_success_began, &mut self.last_attempt_began] {
+            *began = began.map(|began| began.min(now));
+        }
         let latest = now.plus(MAX_DUE_AHEAD);
         for due in [
             &mut self.verify_at,
@@ -155,13 +162,13 @@ impl Polling {
         ] {
             *due = due.map(|due| if due > latest { now } else { due });
         }
-        // A read at `now` answers a request that is due, unless the request came just now from a
-        // host whose clock is slightly ahead.
-        if self.request_due_at.is_some_and(|due| due <= now)
-            && self.requested_from > Some(now.plus(MIN_ATTEMPT_INTERVAL))
-        {
-            self.requested_from = Some(now);
-        }
+    }
+
+    /// Makes the verification read of the open notifications due at `now` if it is due more than
+    /// `verify_after` and a minute later, which only a host whose clock was ahead can have written.
+    pub fn lower_verification(&mut self, now: HostTime, verify_after: Duration) {
+        let latest = now.plus(verify_after).plus(MIN_ATTEMPT_INTERVAL);
+        self.verify_at = self.verify_at.map(|at| if at > latest { now } else { at });
     }
 
     /// Records that an attempt begins at `now`.
@@ -192,11 +199,17 @@ impl Polling {
         self.forget_answered_request();
     }
 
+    /// Removes the request if it is answered. If a later one is open, it is due at its own time.
     fn forget_answered_request(&mut self) {
-        if self.open_request_from().is_none() {
-            self.request_due_at = None;
-            self.requested_by_login = false;
+        match self.open_request_from() {
+            None => self.forget_request(),
+            Some(from) => self.request_due_at = Some(from),
         }
+    }
+
+    fn forget_request(&mut self) {
+        (self.requested_from, self.request_due_at) = (None, None);
+        self.requested_by_login = false;
     }
 
     /// Records that no attempt was made and that the next one is not due before `until`.
@@ -207,6 +220,8 @@ impl Polling {
     /// Records that an attempt failed. The next one is not due before `retry_at`.
     pub fn fail_attempt(&mut self, retry_at: HostTime) {
         self.failures = self.failures.saturating_add(1);
+        // A login whose reads fail repeatedly must not hold up the next one.
+        self.requested_by_login &= self.failures < 2;
         self.not_before = Some(retry_at);
     }
 
@@ -387,12 +402,17 @@ mod tests {
             requested.request_read_now(now);
             requested.last_attempt_began = None;
             assert_eq!(requested.due(), Some((QueueName::PollsNow, now)));
-            requested.complete_read(now, FacebookTime(2_000_000), now);
-            assert!(!requested.has_open_notification_or_request(), "{hours} h");
+            requested.complete_read(now, FacebookTime(2_000_000), now.plus(VERIFY_AFTER));
+            assert!(
+                requested.due() > Some((QueueName::PollsNow, now)),
+                "{hours} h"
+            );
             let mut notified = Polling {
                 not_before: None,
                 ..written
             };
+            notified.lower_impossible_times(now);
+            notified.lower_verification(now, VERIFY_AFTER);
             notified.record_notification(Some(FacebookTime(2_000_000)), now, VERIFY_AFTER);
             let latest = now.plus(MIN_ATTEMPT_INTERVAL);
             assert!(
@@ -400,6 +420,35 @@ mod tests {
                 "{hours} h"
             );
         }
+    }
+
+    #[test]
+    fn an_answered_request_stays_answered_when_its_times_are_lowered() {
+        for hours in [1, 40, 72] {
+            let now = HostTime(2_000_000);
+            let wrong = now.plus(Duration::from_secs(hours * 3600));
+            let mut polling = Polling::default();
+            polling.request_read(wrong);
+            polling.begin_attempt(wrong);
+            let slot = wrong.plus(Duration::from_secs(3600));
+            polling.complete_read(wrong, FacebookTime(1000), slot);
+            polling.lower_impossible_times(now);
+            assert!(!polling.has_open_notification_or_request(), "{hours} h");
+        }
+    }
+
+    #[test]
+    fn a_later_request_is_due_at_its_own_time_after_an_earlier_one_is_answered() {
+        let mut polling = Polling::default();
+        polling.request_read(HostTime(1000));
+        polling.request_read(HostTime(500_000));
+        assert_eq!(polling.due(), Some((QueueName::PollsNow, HostTime(1000))));
+        polling.begin_attempt(HostTime(1000));
+        polling.complete_read(HostTime(1000), FacebookTime(1000), HostTime(900_000));
+        assert_eq!(
+            polling.due(),
+            Some((QueueName::PollsNow, HostTime(500_000)))
+        );
     }
 
     #[test]

@@ -192,7 +192,7 @@ impl Config {
             data_dir: reader.value("PAGESYNC_DATA_DIR", |text| Some(text.into())),
             rabbitmq_url: reader.secret_url("PAGESYNC_RABBITMQ_URL", "amqp://", backend),
             redis_url: reader.secret_url("PAGESYNC_REDIS_URL", "redis://", backend),
-            redis_durability: reader.value("PAGESYNC_REDIS_DURABILITY", parse_durability),
+            redis_durability: reader.value("PAGESYNC_REDIS_DURABILITY", Durability::parse),
             listen: reader.value("PAGESYNC_LISTEN", |text| text.parse().ok()),
             private_listen: reader.value("PAGESYNC_PRIVATE_LISTEN", |text| text.parse().ok()),
             app_secrets: app_secret.into_iter().chain(previous).collect(),
@@ -201,7 +201,7 @@ impl Config {
                 .unwrap_or_default(),
             allow_sha1: reader.value("PAGESYNC_ALLOW_SHA1", |text| text.parse().ok()),
             tracked_fields: reader.value("PAGESYNC_FIELDS", TrackedFields::parse),
-            verify_after: reader.value("PAGESYNC_VERIFY_AFTER", parse_duration),
+            verify_after: reader.value("PAGESYNC_VERIFY_AFTER", parse_verify_after),
             poll_concurrency: reader.value("PAGESYNC_POLL_CONCURRENCY", parse_poll_concurrency),
             simulator_listen: reader.value("PAGESYNC_SIMULATOR_LISTEN", |text| text.parse().ok()),
             webhook_address,
@@ -251,14 +251,6 @@ fn read_backend(reader: &mut SettingsReader<'_>, role: Role) -> Backend {
         reader.problem("PAGESYNC_BACKEND", problem.to_owned());
     }
     backend
-}
-
-fn parse_durability(text: &str) -> Option<Durability> {
-    match text {
-        "relaxed" => Some(Durability::Relaxed),
-        "fsync" => Some(Durability::Fsync),
-        _ => None,
-    }
 }
 
 fn parse_log_format(text: &str) -> Option<LogFormat> {
@@ -360,6 +352,12 @@ fn parse_web_address(text: &str) -> Option<String> {
     };
     let is_bare = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
     (is_protected && is_bare).then(|| text.to_owned())
+}
+
+/// Parses the delay of verification reads, at most a day.
+fn parse_verify_after(text: &str) -> Option<Duration> {
+    let longest = Duration::from_secs(24 * 3600);
+    parse_duration(text).filter(|delay| *delay <= longest)
 }
 
 /// Parses the number of polls that a worker makes at a time.

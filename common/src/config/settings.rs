@@ -203,9 +203,9 @@ pub const SETTINGS: [Setting; 31] = [
     ),
     with_default(
         "PAGESYNC_REDIS_DURABILITY",
-        "relaxed",
-        "relaxed or fsync",
-        "relaxed: a commit is on disk within a second, and polls restore the commits that a crash loses. fsync: every commit waits until it is on disk.",
+        "fsync",
+        "relaxed, fsync, or replicated:<number of replicas>",
+        "When a job is acknowledged. fsync: after its changes are on the disk of Redis, which should have appendfsync always. replicated:2: after two replicas have them. relaxed: at once; a crash of Redis loses the changes of its last second, and polls restore only the values of connected Pages.",
     ),
     with_default(
         "PAGESYNC_LISTEN",
@@ -240,7 +240,7 @@ pub const SETTINGS: [Setting; 31] = [
     with_default(
         "PAGESYNC_VERIFY_AFTER",
         "10s",
-        "a whole number followed by s, m or h",
+        "a whole number followed by s, m or h, at most 24h",
         "The delay between a notification and the read that verifies it. Verification reads of one Page begin at least a minute apart.",
     ),
     with_default(

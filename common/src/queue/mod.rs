@@ -39,6 +39,13 @@ pub trait Queue: Send + Sync + std::fmt::Debug {
     /// delay.
     async fn receive(&self, queue_name: QueueName) -> Result<Delivery, QueueError>;
 
+    /// Starts the delivery of messages again after [`Self::stop_receiving`].
+    fn start_receiving(&self);
+
+    /// Ends the delivery of further messages. What was delivered already is still received and can be
+    /// acknowledged; then [`Self::receive`] fails with [`QueueError::Stopped`].
+    fn stop_receiving(&self);
+
     /// Requeues all unacknowledged deliveries of a queue. They are delivered again, with an attempt
     /// one higher. Acknowledging a requeued delivery fails with [`QueueError::Requeued`].
     async fn requeue(&self, queue_name: QueueName) -> Result<(), QueueError>;

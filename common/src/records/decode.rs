@@ -8,7 +8,7 @@ use serde_json::{Error, Value as Json};
 
 use super::{
     app, connection, daily_poll, dead_letter, erasure, excluded_field, load_chunk, login,
-    missed_webhooks, page_subscription, probe, rate_limit, token, token_exchange,
+    missed_webhooks, page_subscription, probe, rate_limit, token, token_exchange, trial,
 };
 use crate::store::codec::describe_error;
 use crate::store::{RecordKey, RecordKind, Store, StoreError};
@@ -66,6 +66,7 @@ fn check(kind: RecordKind, body: Json) -> Result<(), Error> {
         RecordKind::UnannouncedChange => is::<missed_webhooks::UnannouncedRecord>(body),
         RecordKind::ErasureReceipt => is::<erasure::ErasureReceipt>(body),
         RecordKind::Probe => is::<probe::Probe>(body),
+        RecordKind::Trial => is::<trial::Trials>(body),
     }
 }
 

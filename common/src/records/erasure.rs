@@ -86,7 +86,7 @@ pub struct ErasedEpoch {
 impl ErasedEpoch {
     /// Returns whether a login with a token that was issued at `token_issued_at`, on Facebook's
     /// clock, came before the request. If one of the two times is not known, the exchange of the
-    /// code, on this host's clock, decides.
+    /// code, on this host's clock, decides, without a tolerance if Facebook made the request.
     pub fn is_after_login(
         &self,
         token_issued_at: Option<FacebookTime>,
@@ -98,7 +98,8 @@ impl ErasedEpoch {
         match (self.issued_at, token_issued_at) {
             // In the same second, the later of the two is not known, and the data is kept.
             (Some(issued_at), Some(token_issued_at)) => token_issued_at < issued_at,
-            _ => code_exchanged_at <= requested_at,
+            (Some(issued_at), None) => code_exchanged_at <= HostTime(issued_at.0),
+            (None, _) => code_exchanged_at <= requested_at,
         }
     }
 }
@@ -126,11 +127,16 @@ pub async fn erase_user(
     if !end_connection(store, user, &request).await? {
         return Ok(ErasureResult::default());
     }
+    // The connection has ended. If there is one now, the person has logged in again meanwhile.
+    let new_login = store.load_record(&connection::key(user)).await?;
+    let has_new_login = new_login.is_some();
     let tokens = load_bodies(store, RecordKind::PageToken, &token::page_prefix(user)).await?;
     // A token that this build cannot decode is erased as well: it cannot be of a later login, whose
     // connection would have ended this erasure.
     let is_later = |body: Json| {
-        serde_json::from_value::<ObtainedAt>(body).is_ok_and(|at| at.obtained_at > requested_at)
+        has_new_login
+            && serde_json::from_value::<ObtainedAt>(body)
+                .is_ok_and(|at| at.obtained_at > requested_at)
     };
     let tokens: Vec<RecordKey> = tokens
         .into_iter()
@@ -175,7 +181,7 @@ pub async fn erase_user(
         let is_to_erase = match serde_json::from_value::<TokenExchange>(body.clone()) {
             Ok(exchange) => {
                 matches!(&exchange.stage, Stage::Connected(connected) if connected == user)
-                    && exchange.code_exchanged_at <= requested_at
+                    && (!has_new_login || exchange.code_exchanged_at <= requested_at)
             }
             // A form of a newer version that names the person.
             Err(_) => dead_letter::contains_number(&body.to_string(), user.as_str()),

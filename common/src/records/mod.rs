@@ -19,6 +19,7 @@ pub mod probe;
 pub mod rate_limit;
 pub mod token;
 pub mod token_exchange;
+pub mod trial;
 
 use std::time::Duration;
 

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{load_decodable, put_write, write_records};
 use crate::retry::RATE_LIMIT;
 use crate::store::{CommitOutcome, RecordKey, RecordKind, Store, StoreError, Versioned};
+use crate::store_clock::MAX_DIFFERENCE;
 
 /// The bucket of calls that count for the app.
 pub const APP_BUCKET: &str = "app";
@@ -34,6 +35,9 @@ pub struct RateLimit {
     /// Until when no poll may be made except those of logins, on this host's clock.
     #[serde(default)]
     pub reserved_until: HostTime,
+    /// When the state was written, on this host's clock.
+    #[serde(default)]
+    pub written_at: HostTime,
     /// How many times in a row calls were blocked.
     pub consecutive_blocks: u32,
     /// The last recorded usage in percent, [`DEFER_DAILY_PERCENT`] or more.
@@ -46,11 +50,14 @@ pub fn key(bucket: &str) -> RecordKey {
 }
 
 /// Returns the state of a bucket. An unknown bucket blocks nothing, and neither does a state that
-/// this build cannot decode: it would stop all polls, while Facebook reports an exhausted rate
-/// limit again.
-pub async fn find(store: &dyn Store, bucket: &str) -> Result<RateLimit, StoreError> {
-    let stored = load_decodable(store, &key(bucket)).await?;
-    Ok(stored.and_then(|stored| stored.value).unwrap_or_default())
+/// this build cannot decode or that was written in the future: it would stop all polls, while Facebook
+/// reports an exhausted rate limit again.
+pub async fn find(store: &dyn Store, bucket: &str, now: HostTime) -> Result<RateLimit, StoreError> {
+    let stored = load_decodable::<RateLimit>(store, &key(bucket)).await?;
+    let stored = stored.and_then(|stored| stored.value);
+    Ok(stored
+        .filter(|limit| limit.is_plausible(now))
+        .unwrap_or_default())
 }
 
 /// Returns until when polls of this queue may make no call that counts for any of these buckets, on
@@ -63,7 +70,7 @@ pub async fn blocked_until(
 ) -> Result<Option<HostTime>, StoreError> {
     let mut until = now;
     for bucket in buckets {
-        let stored = find(store, &bucket).await?;
+        let stored = find(store, &bucket, now).await?;
         until = until.max(stored.allowed_from(queue_name));
     }
     Ok((until > now).then_some(until))
@@ -80,6 +87,12 @@ pub fn page_bucket(id: &PageId) -> String {
 }
 
 impl RateLimit {
+    /// Returns whether the clock of the host that wrote the state was not ahead of `now` by more
+    /// than a minute.
+    fn is_plausible(&self, now: HostTime) -> bool {
+        self.written_at <= now.plus(MAX_DIFFERENCE)
+    }
+
     /// Returns from when polls of a queue may call, on this host's clock.
     pub fn allowed_from(&self, queue_name: QueueName) -> HostTime {
         let reserved_until = self.blocked_until.max(self.reserved_until);
@@ -147,10 +160,15 @@ pub async fn update(
         let stored: Option<Versioned<Option<RateLimit>>> =
             load_decodable(store, &key(bucket)).await?;
         let (version, stored) = stored.map_or((0, RateLimit::default()), |stored| {
-            (stored.version, stored.value.unwrap_or_default())
+            let plausible = stored.value.filter(|limit| limit.is_plausible(now));
+            (stored.version, plausible.unwrap_or_default())
         });
         let Some(next) = change(stored) else {
             return Ok(None);
+        };
+        let next = RateLimit {
+            written_at: now,
+            ..next
         };
         // The record must exist for as long as it blocks or defers calls.
         let until = next.allowed_from(QueueName::PollsDaily);

@@ -163,7 +163,8 @@ impl FeedEntry {
 /// A position in the change feed, after which a reader continues.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor {
-    /// The epoch of the store. It changes when the store is emptied.
+    /// The epoch of the store, which changes when the store is emptied. On Redis, the run id of the
+    /// server follows, which changes at each start of Redis: a crash may have lost entries.
     pub epoch: String,
     /// The number of the last entry that was read; 0 if none was read.
     pub position: u64,
@@ -381,6 +382,10 @@ pub trait Store: Send + Sync + fmt::Debug {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<(RecordKey, Versioned<Json>)>, StoreError>;
+
+    /// Waits until everything that this process has read from the store is as durable as the store is
+    /// configured to make commits. A commit whose result was not confirmed may be visible earlier.
+    async fn confirm(&self) -> Result<(), StoreError>;
 
     /// Checks the settings of the store and, if they allow its use, whether it accepts a write.
     async fn check(&self) -> Result<Health, StoreError>;

@@ -40,11 +40,13 @@ pub enum RecordKind {
     ErasureReceipt,
     /// A probe that the worker has received: [`crate::records::probe`].
     Probe,
+    /// The trials of a job that was delivered too often: [`crate::records::trial`].
+    Trial,
 }
 
 impl RecordKind {
     /// Every kind.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::DeadLetter,
         Self::Check,
         Self::Login,
@@ -62,6 +64,7 @@ impl RecordKind {
         Self::UnannouncedChange,
         Self::ErasureReceipt,
         Self::Probe,
+        Self::Trial,
     ];
 
     /// Returns the name of the kind as it is stored.
@@ -84,6 +87,7 @@ impl RecordKind {
             Self::UnannouncedChange => "unannounced_change",
             Self::ErasureReceipt => "erasure_receipt",
             Self::Probe => "probe",
+            Self::Trial => "trial",
         }
     }
 }

@@ -31,8 +31,8 @@ async fn load(store: &dyn Store) -> anyhow::Result<ScheduleView> {
     let polls = load_all::<DailyPoll>(store, RecordKind::DailyPoll, "").await?;
     // The ids of the records begin with the day, so the last ones are the newest.
     let newest = polls.iter().rev().take(MAX_SHOWN);
-    let limit = rate_limit::find(store, rate_limit::APP_BUCKET).await?;
     let now = Clock::system().now();
+    let limit = rate_limit::find(store, rate_limit::APP_BUCKET, now).await?;
     let app = load_record::<app::App>(store, &app::key()).await?;
     Ok(ScheduleView {
         due,

@@ -17,6 +17,7 @@ use common::queue::error::QueueError;
 use common::records::rate_limit;
 use common::retry::Backoff;
 use common::store::{Store, StoreError};
+use common::store_clock;
 use common::telemetry::Metrics;
 use model::job::Job;
 use model::queue_name::QueueName;
@@ -35,6 +36,8 @@ const TICK_INTERVAL: Duration = Duration::from_millis(200);
 const FULL_INTERVAL: Duration = Duration::from_millis(20);
 /// The time between two searches for due times that a wrong clock has written.
 const PULL_BACK_INTERVAL: Duration = Duration::from_secs(60);
+/// The difference from the clock of the store above which no due time is corrected.
+const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(3600);
 
 /// Everything that a scheduler uses.
 #[derive(Debug, Clone)]
@@ -101,6 +104,13 @@ pub async fn run(context: Context, lifecycle: Lifecycle) -> Result<(), Infallibl
 
 /// Makes the subjects due now whose due time lies too far ahead.
 async fn pull_back_due_times(context: &Context) {
+    // If the clock of the store is far behind, right due times look wrong.
+    let difference = store_clock::difference(&*context.store, &context.clock).await;
+    if difference.map_or(true, |millis| {
+        u128::from(millis.unsigned_abs()) > MAX_CLOCK_DIFFERENCE.as_millis()
+    }) {
+        return;
+    }
     match context.store.pull_back_due_times().await {
         Ok(0) => {}
         Ok(subjects) => {
@@ -117,7 +127,7 @@ async fn pull_back_due_times(context: &Context) {
 /// The result of [`publish_batch`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Batch {
-    /// Nothing else is due.
+    /// Nothing else is due, or no worker receives from the queue.
     Complete,
     /// Further subjects may be due.
     Partial,
@@ -130,21 +140,21 @@ enum Batch {
 /// Fails if the store does not answer, if the depth of a queue cannot be read, or if the process
 /// stops before the claimed polls were published.
 async fn publish_due(context: &Context, lifecycle: &Lifecycle) -> Result<bool, PublishError> {
-    let now = context.clock.now();
-    let app_limit = rate_limit::find(&*context.store, rate_limit::APP_BUCKET).await;
-    let app_limit = app_limit?;
-    let mut is_full = false;
-    for queue_name in QueueName::POLLS {
-        if app_limit.allowed_from(queue_name) > now {
-            continue;
+    // One batch of each queue at a time, so that a long queue delays neither the others nor the
+    // effect of a rate limit.
+    loop {
+        let now = context.clock.now();
+        let app_limit = rate_limit::find(&*context.store, rate_limit::APP_BUCKET, now).await?;
+        let mut batches = Vec::new();
+        for queue_name in QueueName::POLLS {
+            if app_limit.allowed_from(queue_name) <= now && !lifecycle.is_stopping() {
+                batches.push(publish_batch(context, lifecycle, queue_name, now).await?);
+            }
         }
-        let mut batch = Batch::Partial;
-        while batch == Batch::Partial && !lifecycle.is_stopping() {
-            batch = publish_batch(context, lifecycle, queue_name, now).await?;
+        if !batches.contains(&Batch::Partial) {
+            return Ok(batches.contains(&Batch::Full));
         }
-        is_full |= batch == Batch::Full;
     }
-    Ok(is_full)
 }
 
 /// Claims at most [`BATCH_SIZE`] due subjects of a queue, and no more than it has room for, and
@@ -169,7 +179,13 @@ async fn publish_batch(
     let max_waiting = WAITING_TURNS * workers * u64::from(context.poll_concurrency);
     let room = usize::try_from(max_waiting.saturating_sub(depth.messages)).unwrap_or(BATCH_SIZE);
     if room == 0 {
-        return Ok(Batch::Full);
+        // Without a worker, the room does not change soon.
+        let has_worker = depth.consumers > 0;
+        return Ok(if has_worker {
+            Batch::Full
+        } else {
+            Batch::Complete
+        });
     }
     let max_claims = room.min(BATCH_SIZE);
     let claimed = context

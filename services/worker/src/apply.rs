@@ -107,6 +107,8 @@ fn page_commit(
             (None, page, Some(dead_letter))
         }
     };
+    page.polling.lower_impossible_times(now);
+    page.polling.lower_verification(now, context.verify_after);
     let mut changes: Vec<Change> = Vec::new();
     let mut findings = Vec::new();
     for entry in entries {

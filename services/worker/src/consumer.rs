@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use common::lifecycle::Lifecycle;
 use common::queue::delivery::Delivery;
+use common::queue::error::QueueError;
 use common::retry::Backoff;
 use common::store::StoreError;
+use model::job::Job;
 use model::queue_name::QueueName;
 
 use crate::acknowledge::acknowledge;
@@ -19,13 +21,16 @@ use crate::dispatch::{apply_each_job, apply_jobs};
 use crate::outage::ProcessingGate;
 use crate::poison_messages;
 
+/// How long a delivery is executed again in place while the store does not answer. After that it is
+/// given back, with all others, and processing is paused.
+const IN_PLACE: Duration = Duration::from_secs(8);
 /// How long a delivery in progress may still take when the process is stopping.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(20);
-/// A delivery with this attempt number or a higher one counts as a poison message and is split.
+/// The jobs of a delivery with this attempt number or a higher one are executed one at a time.
 pub const POISON_THRESHOLD: u32 = 3;
 
-/// Receives and handles the deliveries of one queue until the process is stopping. Pauses during
-/// store outages.
+/// Receives and handles the deliveries of one queue until the process is stopping, and then those that
+/// were delivered already. Pauses during store outages.
 pub(crate) async fn run_consumer(
     context: Context,
     queue_name: QueueName,
@@ -33,15 +38,17 @@ pub(crate) async fn run_consumer(
 ) {
     let lifecycle = context.lifecycle.clone();
     let mut backoff = Backoff::default();
-    while !lifecycle.is_stopping() {
+    loop {
         let outages = gate.wait_until_open().await;
         let received = tokio::select! {
-            () = lifecycle.stopping() => return,
-            () = gate.wait_until_paused() => continue,
+            () = shutdown_grace_elapsed(&lifecycle) => return,
+            () = gate.wait_until_paused(), if !lifecycle.is_stopping() => continue,
             received = context.queue.receive(queue_name) => received,
         };
         let delivery = match received {
             Ok(delivery) => delivery,
+            Err(QueueError::Stopped) => return,
+            Err(_) if lifecycle.is_stopping() => return,
             Err(error) => {
                 tracing::warn!(error = %error, "cannot receive a delivery");
                 tokio::select! {
@@ -96,19 +103,47 @@ async fn shutdown_grace_elapsed(lifecycle: &Lifecycle) {
     tokio::time::sleep(SHUTDOWN_GRACE).await;
 }
 
-/// Handles and acknowledges one delivery; a poison message is split. Fails if the store does not
-/// accept the changes. The delivery is then dropped, and the queue delivers it again.
+/// Handles and acknowledges one delivery. Fails if the store does not accept the changes for some
+/// seconds. The delivery is then dropped, and the queue delivers it again.
 pub async fn handle_delivery(context: &Context, delivery: Delivery) -> Result<(), StoreError> {
     if delivery.attempt >= POISON_THRESHOLD {
-        return poison_messages::split_delivery(context, delivery).await;
+        return Box::pin(poison_messages::try_each_job(context, delivery)).await;
     }
-    match Box::pin(apply_jobs(context, &delivery.jobs)).await {
-        Err(StoreError::Unexpected(_)) => {
-            // One of the jobs needs stored data that this build cannot read.
-            Box::pin(apply_each_job(context, &delivery.jobs)).await?;
+    let began = tokio::time::Instant::now();
+    let mut backoff = Backoff::default();
+    // An earlier execution may have made commits that were not confirmed as durable.
+    let mut is_repeated = delivery.attempt > 1;
+    // A poll would call Facebook again.
+    let has_poll = delivery.jobs.iter().any(|job| matches!(job, Job::Poll(_)));
+    loop {
+        match Box::pin(execute(context, &delivery.jobs, is_repeated)).await {
+            Err(error) if error.is_outage() && !has_poll && began.elapsed() < IN_PLACE => {
+                tokio::select! {
+                    () = context.lifecycle.stopping() => return Err(error),
+                    () = backoff.wait() => {}
+                }
+                is_repeated = true;
+            }
+            executed => {
+                executed?;
+                acknowledge(context, delivery).await;
+                return Ok(());
+            }
         }
+    }
+}
+
+/// Executes the jobs of a delivery. If the execution is repeated, waits until what the store shows is
+/// durable: a job that finds nothing left to change makes no commit of its own. Fails if the store
+/// does not accept the changes.
+async fn execute(context: &Context, jobs: &[Job], is_repeated: bool) -> Result<(), StoreError> {
+    match apply_jobs(context, jobs).await {
+        // One of the jobs needs stored data that this build cannot read.
+        Err(StoreError::Unexpected(_)) => apply_each_job(context, jobs).await?,
         applied => applied?,
     }
-    acknowledge(context, delivery).await;
+    if is_repeated {
+        context.store.confirm().await?;
+    }
     Ok(())
 }

@@ -37,8 +37,11 @@ pub struct Context {
     pub verify_after: Duration,
     /// How many polls of each queue are made at a time.
     pub poll_concurrency: u16,
-    /// A name that no other process has. It marks the dead letters that this process is retrying.
+    /// A name that no other process has. It marks the dead letters that this process is
+    /// retrying, and its trials of jobs.
     pub process: Arc<str>,
+    /// Held during the trial of a job, of which a process has at most one.
+    pub trial_turn: Arc<tokio::sync::Mutex<()>>,
     /// The client of Graph.
     pub graph: Graph,
     /// The private keys that open tokens.
@@ -102,6 +105,7 @@ impl Context {
             verify_after: config.verify_after,
             poll_concurrency: config.poll_concurrency,
             process: process_name(),
+            trial_turn: Arc::default(),
             keyring,
             daily_schedule: config.daily_schedule.clone(),
             callback: AppCallback {

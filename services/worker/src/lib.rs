@@ -11,16 +11,18 @@ mod apply;
 mod consumer;
 pub mod context;
 mod corrupt_page;
+pub mod dead_letter_retries;
 mod dispatch;
 mod erasure;
 pub mod outage;
-pub mod poison_messages;
+mod poison_messages;
 mod poll;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::records::app::StoreBindingError;
+use common::records::trial;
 use common::retry::Backoff;
 
 use common::queue::WEBHOOK_CONCURRENCY;
@@ -52,6 +54,7 @@ pub async fn run(context: Context) -> Result<(), WorkerError> {
     let gate = Arc::new(ProcessingGate::default());
     let mut tasks = tokio::task::JoinSet::new();
     bind_store_to_app(&context).await?;
+    context.queue.start_receiving();
     tasks.spawn(retry_dead_letters(context.clone(), gate.clone()));
     for queue_name in QueueName::ALL {
         // Each consumer handles one delivery at a time.
@@ -65,8 +68,22 @@ pub async fn run(context: Context) -> Result<(), WorkerError> {
             tasks.spawn(run_consumer(context.clone(), queue_name, gate.clone()));
         }
     }
-    while let Some(ended) = tasks.join_next().await {
-        ended?;
+    let mut is_stopping = false;
+    loop {
+        tokio::select! {
+            () = context.lifecycle.stopping(), if !is_stopping => {
+                is_stopping = true;
+                context.queue.stop_receiving();
+            }
+            ended = tasks.join_next() => match ended {
+                Some(ended) => ended?,
+                None => break,
+            },
+        }
+    }
+    // A trial of a process that stops was not interrupted by its job.
+    if let Err(error) = trial::remove_of_process(&*context.store, &context.process).await {
+        tracing::warn!(error = %error, "cannot remove the trials of this process");
     }
     Ok(())
 }
@@ -97,7 +114,7 @@ async fn retry_dead_letters(context: Context, gate: Arc<ProcessingGate>) {
     loop {
         // The receiver also reports an outage that ends during the retries.
         let mut is_paused = gate.subscribe();
-        let retried = poison_messages::retry_pending(&context).await;
+        let retried = dead_letter_retries::retry_pending(&context).await;
         let wait_for_next = async {
             match retried {
                 Ok(()) => {

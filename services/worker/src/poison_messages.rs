@@ -1,172 +1,97 @@
-//! Splits poison messages into their jobs, and retries dead letters.
+//! Executes the jobs of a message that was delivered too often.
 //!
-//! A message on its third delivery may contain a job that crashes the process, together with up to
-//! 255 harmless jobs. Each job except polls is therefore stored as a dead letter whose retry is
-//! pending. Then the message is acknowledged, and each stored job is executed once, alone. If a job
-//! succeeds, its dead letter is deleted. If a job crashes the process, its dead letter still has
-//! the name of that process, so the next process retries only the others. A retry that a store
-//! outage interrupted is repeated after the outage.
+//! A message on its third delivery may contain a job that ends the process, together with up to 255
+//! harmless jobs. Or it is harmless, and was only given back too often: by a slow store, a restart, or
+//! a process that another job ended. Its jobs are therefore executed one at a time, each under a
+//! trial (`common::records::trial`). Only a job whose trials two processes did not survive, or that
+//! panics, becomes a dead letter.
 //!
-//! Invariant: the message is acknowledged only after each of its jobs, except polls, is stored.
+//! Invariants: a process has at most one trial at a time, so that the end of the process leaves the
+//! trial of one job only. The message is acknowledged after each of its jobs was executed or is
+//! stored as a dead letter.
 
 use std::panic::AssertUnwindSafe;
 
 use common::queue::delivery::Delivery;
-use common::records::dead_letter::{self, DeadLetter, RetryState, UNREADABLE_DATA_PREFIX};
-use common::store::{Commit, StoreError};
+use common::records::dead_letter::{self, RetryState};
+use common::records::trial;
+use common::store::{Commit, RecordWrite, StoreError};
 use futures_util::FutureExt as _;
-use model::job::{Job, NEWER_VERSION_PREFIX, UNKNOWN_KIND, Unreadable, decode_job};
+use model::job::Job;
 
 use crate::acknowledge::acknowledge;
 use crate::context::Context;
 use crate::dispatch;
 
-/// Splits a poison message: stores its jobs as dead letters, acknowledges the message, and executes
-/// each job alone. Fails if the store does not answer.
-pub(crate) async fn split_delivery(
-    context: &Context,
-    delivery: Delivery,
-) -> Result<(), StoreError> {
-    let reason = format!("delivered {} times without success", delivery.attempt);
+/// Executes the jobs of a message one at a time and acknowledges it. Fails if the store does not
+/// answer.
+pub(crate) async fn try_each_job(context: &Context, delivery: Delivery) -> Result<(), StoreError> {
     tracing::warn!(
         delivery.attempt,
         delivery.jobs = delivery.jobs.len(),
-        "a message was delivered too often and is split into its jobs"
+        "a message was delivered repeatedly, and its jobs are executed one at a time"
     );
-    let now = context.clock.now();
-    let pending_commit = |job| Commit {
-        records: vec![dead_letter::dead_letter_write(
-            job,
-            &reason,
-            now,
-            RetryState::Pending,
-        )],
-        ..Commit::default()
-    };
-    // A poll needs no dead letter: its subject is due again when the lease of its claim ends.
-    let jobs_to_store = || {
-        delivery
-            .jobs
-            .iter()
-            .filter(|job| !matches!(job, Job::Poll(_)))
-    };
-    let commits: Vec<Commit> = jobs_to_store().map(pending_commit).collect();
-    if !commits.is_empty() {
-        context.store.commit(&commits).await?;
+    for job in &delivery.jobs {
+        // The turn ends with the trial, so that other jobs get theirs between two jobs of a message.
+        let _turn = context.trial_turn.lock().await;
+        try_job(context, job).await?;
     }
-    let ids: Vec<String> = jobs_to_store().map(dead_letter::id).collect();
     acknowledge(context, delivery).await;
-    for id in ids {
-        retry_job(context, &id).await?;
-    }
     Ok(())
 }
 
-/// Retries the job of a dead letter, unless the dead letter is final or another process has
-/// reserved the retry.
-async fn retry_job(context: &Context, id: &str) -> Result<(), StoreError> {
-    match dead_letter::begin_retry(&*context.store, id, &context.process, context.clock.now())
-        .await?
-    {
-        Some(dead_letter) => run_retry(context, id, &decode_job(&dead_letter.job)).await,
-        None => Ok(()),
+/// Executes one job under a trial. Fails if the store does not answer.
+async fn try_job(context: &Context, job: &Job) -> Result<(), StoreError> {
+    let store = &*context.store;
+    let id = dead_letter::id(job);
+    if !trial::begin(store, &id, &context.process).await? {
+        let reason = "two processes ended while they executed it";
+        return give_up(context, job, &id, reason, "poison").await;
     }
-}
-
-/// Executes the job of a dead letter. If the job succeeds, its dead letter is deleted; if the job
-/// fails or panics, its dead letter becomes final. Fails if the store does not answer; the retry is
-/// then pending again.
-async fn run_retry(context: &Context, id: &str, job: &Job) -> Result<(), StoreError> {
-    let outcome = AssertUnwindSafe(dispatch::apply_single_job(context, job))
+    let jobs = std::slice::from_ref(job);
+    let executed = AssertUnwindSafe(dispatch::apply_each_job(context, jobs))
         .catch_unwind()
         .await;
-    match outcome {
-        Ok(Ok(true)) => {
-            let remove = Commit {
-                records: vec![dead_letter::remove_write(id, None)],
-                ..Commit::default()
-            };
-            context.store.commit(&[remove]).await.map(drop)
-        }
-        Ok(Ok(false)) => {
-            dead_letter::set_retry_state(
-                &*context.store,
-                id,
-                RetryState::Final,
-                context.clock.now(),
-            )
-            .await
-        }
-        Ok(Err(StoreError::Unexpected(reason))) => {
-            tracing::error!(
-                dead_letter.id = id,
-                reason,
-                "a job stays a dead letter, because it needs stored data that this build cannot read"
-            );
-            let reason = format!("{UNREADABLE_DATA_PREFIX}{reason}");
-            dead_letter::end_retry(&*context.store, id, &reason, context.clock.now()).await
-        }
+    match executed {
+        Ok(Ok(())) => write(context, vec![trial::remove_write(&id)]).await,
         Ok(Err(error)) => {
-            // If this write fails too, the retry stays reserved for this process, which repeats it.
-            let _ = dead_letter::set_retry_state(
-                &*context.store,
-                id,
-                RetryState::Pending,
-                context.clock.now(),
-            )
-            .await;
+            // If the store does not answer, the trial stays. It has the name of this process, which
+            // ignores it, and removes it when it stops.
+            let _ = write(context, vec![trial::remove_write(&id)]).await;
             Err(error)
         }
-        Err(_panic) => {
-            tracing::error!(
-                dead_letter.id = id,
-                "the execution of a job panicked; the job stays a dead letter"
-            );
-            context.metrics.dead_letters.count("panic");
-            dead_letter::set_retry_state(
-                &*context.store,
-                id,
-                RetryState::Final,
-                context.clock.now(),
-            )
-            .await
-        }
+        Err(_panic) => give_up(context, job, &id, "its execution panicked", "panic").await,
     }
 }
 
-/// Returns whether a final dead letter may succeed in this build: its job needed stored data that
-/// could not be read, or has a form that this build can decode.
-fn may_succeed_now(dead_letter: &DeadLetter) -> bool {
-    let reason = &dead_letter.reason;
-    if reason.starts_with(UNREADABLE_DATA_PREFIX) {
-        return true;
+/// Stores a job as a dead letter and removes its trials. A poll needs no dead letter: its subject is
+/// due again when the lease of its claim ends.
+async fn give_up(
+    context: &Context,
+    job: &Job,
+    id: &str,
+    reason: &str,
+    label: &'static str,
+) -> Result<(), StoreError> {
+    tracing::error!(
+        dead_letter.id = id,
+        reason,
+        "a job is not executed again: it becomes a dead letter, or is polled again if it is a poll"
+    );
+    let mut records = vec![trial::remove_write(id)];
+    if !matches!(job, Job::Poll(_)) {
+        context.metrics.dead_letters.count(label);
+        let now = context.clock.now();
+        let state = RetryState::Final;
+        records.push(dead_letter::dead_letter_write(job, reason, now, state));
     }
-    let was_unknown = reason.starts_with(NEWER_VERSION_PREFIX) || reason == UNKNOWN_KIND;
-    let is_known_now = |body: &[u8]| {
-        let decoded = decode_job(&String::from_utf8_lossy(body));
-        !matches!(decoded, Job::Unreadable(_))
+    write(context, records).await
+}
+
+async fn write(context: &Context, records: Vec<RecordWrite>) -> Result<(), StoreError> {
+    let commit = Commit {
+        records,
+        ..Commit::default()
     };
-    was_unknown
-        && matches!(decode_job(&dead_letter.job), Job::Unreadable(Unreadable { body, .. }) if is_known_now(&body))
-}
-
-/// Retries the dead letters whose retry is pending or was interrupted in this process, and those
-/// that may succeed in this build although they failed in an earlier one. It is called at the start
-/// of a worker and after a store outage. Fails if the store does not answer.
-pub async fn retry_pending(context: &Context) -> Result<(), StoreError> {
-    for (id, dead_letter) in dead_letter::list(&*context.store).await? {
-        if dead_letter.retry != RetryState::Final {
-            retry_job(context, &id).await?;
-        } else if may_succeed_now(&dead_letter) {
-            dead_letter::set_retry_state(
-                &*context.store,
-                &id,
-                RetryState::Pending,
-                context.clock.now(),
-            )
-            .await?;
-            retry_job(context, &id).await?;
-        }
-    }
-    Ok(())
+    context.store.commit(&[commit]).await.map(drop)
 }

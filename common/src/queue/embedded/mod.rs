@@ -18,6 +18,7 @@ use async_trait::async_trait;
 use model::job::{Job, decode_message, encode_message};
 use model::queue_name::QueueName;
 use rusqlite::{Connection, OptionalExtension as _, params};
+use tokio::sync::watch;
 
 use super::delivery::{AckHandle as AnyAckHandle, Delivery};
 use super::error::QueueError;
@@ -56,6 +57,7 @@ impl EmbeddedQueue {
         let shared = Shared {
             database,
             wakeups: Default::default(),
+            is_stopped: watch::Sender::new(false),
             next_lease: AtomicI64::new(1),
             abandoned: Default::default(),
             waiting_bytes: Arc::default(),
@@ -191,15 +193,28 @@ impl Queue for EmbeddedQueue {
     }
 
     async fn receive(&self, queue_name: QueueName) -> Result<Delivery, QueueError> {
-        loop {
+        let mut is_stopped = self.shared.is_stopped.subscribe();
+        while !*is_stopped.borrow_and_update() {
             if let Some(delivery) = self.lease_delivery(queue_name).await? {
                 // More messages may wait than fit this delivery: wake another receiver.
                 self.shared.wakeup(queue_name).notify_one();
                 return Ok(delivery);
             }
-            let _ = tokio::time::timeout(CHECK_INTERVAL, self.shared.wakeup(queue_name).notified())
-                .await;
+            tokio::select! {
+                _ = is_stopped.changed() => {}
+                () = self.shared.wakeup(queue_name).notified() => {}
+                () = tokio::time::sleep(CHECK_INTERVAL) => {}
+            }
         }
+        Err(QueueError::Stopped)
+    }
+
+    fn start_receiving(&self) {
+        self.shared.is_stopped.send_replace(false);
+    }
+
+    fn stop_receiving(&self) {
+        self.shared.is_stopped.send_replace(true);
     }
 
     async fn requeue(&self, queue_name: QueueName) -> Result<(), QueueError> {

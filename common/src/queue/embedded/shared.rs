@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use model::queue_name::QueueName;
 use tokio::sync::Notify;
+use tokio::sync::watch;
 
 use crate::database::Database;
 use crate::queue::error::QueueError;
@@ -22,6 +23,8 @@ pub(super) struct Shared {
     pub(super) database: Arc<Database>,
     /// Wakes the receivers of each queue.
     pub(super) wakeups: [Notify; QueueName::ALL.len()],
+    /// Whether no further message is to be delivered.
+    pub(super) is_stopped: watch::Sender<bool>,
     /// The number of the next lease.
     pub(super) next_lease: AtomicI64,
     /// The leases of each queue whose holder has given them up, and whose rows are not released

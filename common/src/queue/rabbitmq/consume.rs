@@ -3,18 +3,22 @@
 //! Invariants:
 //!
 //! - A consumer stream that has ended is never polled again, because lapin hangs in that poll.
+//! - A worker that stops cancels its consumers and receives what was delivered already, so that no
+//!   message counts as delivered in vain.
 //! - A requeue closes the channel of its queue, so that the broker redelivers all messages at once.
 //! - An acknowledgement succeeds only if lapin reports that it was sent.
 
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 
 use futures_util::StreamExt as _;
-use lapin::options::{BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::options::{
+    BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, Consumer};
 use model::job::decode_message;
 use model::queue_name::QueueName;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, watch};
 
 use super::ack_handle::AckHandle;
 use super::connection::Broker;
@@ -36,6 +40,8 @@ pub(super) struct Consumers {
     queues: [QueueState; QueueName::ALL.len()],
     /// How many polls of each queue the worker makes at a time.
     poll_concurrency: u16,
+    /// Whether no further message is to be delivered.
+    is_stopped: watch::Sender<bool>,
 }
 
 /// The channel of one queue, and the consumers on it.
@@ -52,9 +58,14 @@ struct QueueState {
 /// The consumers of one queue.
 #[derive(Debug)]
 struct QueueConsumers {
+    channel: Arc<Channel>,
     jobs: Consumer,
+    /// Whether the stream of `jobs` has ended.
+    jobs_ended: bool,
     /// The consumer of the dead-letter queue, which only the queue of webhooks has.
     dead_letters: Option<Consumer>,
+    /// Whether the consumers were cancelled.
+    is_cancelled: bool,
 }
 
 impl Consumers {
@@ -64,6 +75,7 @@ impl Consumers {
             connection: Mutex::new(None),
             queues: Default::default(),
             poll_concurrency,
+            is_stopped: watch::Sender::new(false),
         }
     }
 
@@ -71,14 +83,23 @@ impl Consumers {
     pub(super) async fn receive(&self, queue_name: QueueName) -> Result<Delivery, QueueError> {
         let state = &self.queues[queue_name as usize];
         let mut consumers = state.consumers.lock().await;
+        let mut stopped = self.is_stopped.subscribe();
         loop {
             let streams = match consumers.as_mut() {
                 Some(streams) => streams,
+                None if *stopped.borrow() => return Err(QueueError::Stopped),
                 None => consumers.insert(self.start_consumers(queue_name, state).await?),
             };
+            let was_cancelled = streams.is_cancelled;
             let next = tokio::select! {
                 next = streams.next() => next,
                 () = state.requeued.notified() => None,
+                () = wait_until_stopped(&mut stopped), if !was_cancelled => {
+                    if streams.cancel().await.is_err() {
+                        *consumers = None;
+                    }
+                    continue;
+                }
             };
             match next {
                 Some((Ok(delivery), is_dead_letter)) if delivery.acker.usable() => {
@@ -95,6 +116,11 @@ impl Consumers {
         }
     }
 
+    /// Ends the delivery of further messages, or starts it again.
+    pub(super) fn set_stopped(&self, is_stopped: bool) {
+        self.is_stopped.send_replace(is_stopped);
+    }
+
     /// Opens a channel for a queue and starts its consumers.
     async fn start_consumers(
         &self,
@@ -104,7 +130,7 @@ impl Consumers {
         let channel = Arc::new(self.open_channel().await?);
         let convert = |error: lapin::Error| unavailable(&error);
         declare(&channel).await?;
-        // The broker hands out no more messages than the worker handles at a time, so that a message
+        // Each consumer gets no more messages than the worker handles at a time, so that a message
         // waits in the queue, from where another worker can take it.
         let prefetch = match queue_name {
             QueueName::Webhooks => WEBHOOK_CONCURRENCY,
@@ -127,8 +153,14 @@ impl Consumers {
         } else {
             None
         };
-        *state.channel.lock().unwrap_or_else(PoisonError::into_inner) = Some(channel);
-        Ok(QueueConsumers { jobs, dead_letters })
+        *state.channel.lock().unwrap_or_else(PoisonError::into_inner) = Some(channel.clone());
+        Ok(QueueConsumers {
+            channel,
+            jobs,
+            jobs_ended: false,
+            dead_letters,
+            is_cancelled: false,
+        })
     }
 
     /// Opens a channel, on a new connection if the present one does not work.
@@ -191,9 +223,17 @@ impl Consumers {
 
 impl QueueConsumers {
     /// Returns the next message and whether it comes from the dead-letter queue; `None` if a stream
-    /// has ended.
+    /// has ended, or, after a cancellation, if both have.
     async fn next(&mut self) -> Option<(lapin::Result<lapin::message::Delivery>, bool)> {
+        if self.is_cancelled && !self.jobs_ended {
+            match self.jobs.next().await {
+                Some(next) => return Some((next, false)),
+                None => self.jobs_ended = true,
+            }
+        }
         match &mut self.dead_letters {
+            Some(dead_letters) if self.is_cancelled => Some((dead_letters.next().await?, true)),
+            None if self.is_cancelled => None,
             None => Some((self.jobs.next().await?, false)),
             Some(dead_letters) => tokio::select! {
                 next = self.jobs.next() => Some((next?, false)),
@@ -201,6 +241,25 @@ impl QueueConsumers {
             },
         }
     }
+
+    /// Cancels the consumers. Their streams end after the messages that were delivered already.
+    async fn cancel(&mut self) -> Result<(), QueueError> {
+        for consumer in std::iter::once(&self.jobs).chain(&self.dead_letters) {
+            let options = BasicCancelOptions::default();
+            let cancelled = self.channel.basic_cancel(consumer.tag(), options);
+            with_timeout(cancelled)
+                .await?
+                .map_err(|error| unavailable(&error))?;
+        }
+        self.is_cancelled = true;
+        Ok(())
+    }
+}
+
+/// Waits until no further message is to be delivered.
+async fn wait_until_stopped(is_stopped: &mut watch::Receiver<bool>) {
+    // This fails only if the sender is dropped, and the caller has a reference to its owner.
+    let _ = is_stopped.wait_for(|is_stopped| *is_stopped).await;
 }
 
 /// Converts a message of lapin.

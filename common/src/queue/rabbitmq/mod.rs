@@ -107,6 +107,14 @@ impl Queue for RabbitMq {
         self.consumers.receive(queue_name).await
     }
 
+    fn start_receiving(&self) {
+        self.consumers.set_stopped(false);
+    }
+
+    fn stop_receiving(&self) {
+        self.consumers.set_stopped(true);
+    }
+
     async fn requeue(&self, queue_name: QueueName) -> Result<(), QueueError> {
         self.consumers.requeue(queue_name).await;
         Ok(())

@@ -99,9 +99,7 @@ async fn publish(connection: &Connection, channel: &Channel) -> Result<(), Queue
         confirm.await
     };
     tokio::select! {
-        () = blocked => Err(QueueError::Unavailable(
-            "the broker blocks publishers because it is low on memory or disk".to_owned(),
-        )),
+        () = blocked => Err(QueueError::Blocked),
         published = with_timeout(published) => {
             published?.map_err(|error| unavailable(&error)).map(drop)
         }

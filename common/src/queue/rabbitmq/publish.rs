@@ -203,13 +203,13 @@ impl Pending {
 
 /// Fails a request because of the state of the connection.
 fn refuse(request: Request, state: State) {
-    let reason = match state {
-        State::Blocked => "the broker blocks publishers because it is low on memory or disk",
-        State::Up | State::Down => "there is no connection to the broker",
+    let error = match state {
+        State::Blocked => QueueError::Blocked,
+        State::Up | State::Down => {
+            QueueError::Unavailable("there is no connection to the broker".to_owned())
+        }
     };
-    let _ = request
-        .result
-        .send(Err(QueueError::Unavailable(reason.to_owned())));
+    let _ = request.result.send(Err(error));
 }
 
 /// Publishes on one connection after another, forever.

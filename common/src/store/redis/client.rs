@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use deadpool_redis::{Connection, Manager, Pool, Runtime};
 use redis::{
-    AsyncConnectionConfig, IntoConnectionInfo as _, Pipeline, RedisResult, Script, Value as Reply,
+    AsyncConnectionConfig, IntoConnectionInfo as _, Pipeline, RedisError, RedisResult, Script,
+    ServerErrorKind, Value as Reply,
 };
 
 use super::durability::Durability;
 use super::reply::unavailable;
+use crate::clock::Clock;
 use crate::store::StoreError;
 
 /// How long connecting and each reply may take. The default of the client, 500 ms, is too short
@@ -25,6 +27,8 @@ pub(super) const COMMIT_SCRIPT: &str = include_str!("commit.lua");
 pub struct RedisStore {
     pool: Pool,
     pub(super) durability: Durability,
+    /// This host's clock.
+    pub(super) clock: Clock,
     pub(super) commit: Script,
 }
 
@@ -40,7 +44,7 @@ impl RedisStore {
     /// Returns the store on the server at `url`, which has the form
     /// `redis://user:password@host:6379/0`. The first operation opens a connection. Fails if `url`
     /// has another form.
-    pub fn open(url: &str, durability: Durability) -> Result<Self, StoreError> {
+    pub fn open(url: &str, durability: Durability, clock: Clock) -> Result<Self, StoreError> {
         let invalid_url = |_| {
             let reason =
                 "the address of Redis is not of the form redis://user:password@host:6379/0";
@@ -66,6 +70,7 @@ impl RedisStore {
         Ok(Self {
             pool,
             durability,
+            clock,
             commit: Script::new(COMMIT_SCRIPT),
         })
     }
@@ -99,9 +104,16 @@ impl RedisStore {
     ) -> Result<Vec<Reply>, StoreError> {
         let mut connection = self.connection().await?;
         let replies = self.query_each(&mut connection, pipeline).await?;
-        replies
-            .into_iter()
-            .map(|reply| reply.map_err(|error| unavailable(&error)))
-            .collect()
+        let replies: RedisResult<Vec<Reply>> = replies.into_iter().collect();
+        replies.map_err(|error| failure_on(connection, &error))
     }
+}
+
+/// Converts the error of a command that a connection sent. If a failover has made the server a
+/// replica, the connection does not return to the pool.
+pub(super) fn failure_on(connection: Connection, error: &RedisError) -> StoreError {
+    if error.kind() == ServerErrorKind::ReadOnly.into() {
+        drop(Connection::take(connection));
+    }
+    unavailable(error)
 }

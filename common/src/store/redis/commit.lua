@@ -139,6 +139,7 @@ local latest
 if #commit.due > 0 then
   local time = redis.call('TIME')
   latest = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(commit.max_due_ahead)
+  latest = math.max(latest, tonumber(commit.earliest_limit))
 end
 for _, due in ipairs(commit.due) do
   for _, other in ipairs(due.others) do redis.call('ZREM', KEYS[other], due.subject) end

@@ -2,14 +2,13 @@
 //!
 //! Invariant: each commit is one call of `commit.lua`. The calls of a batch share a pipeline.
 
-use deadpool_redis::Connection;
 use redis::{Pipeline, ServerErrorKind};
 
-use super::client::{COMMIT_SCRIPT, RedisStore};
-use super::disk::{polls_cannot_restore, wait_for_disk};
+use super::client::{COMMIT_SCRIPT, RedisStore, failure_on};
+use super::disk::{polls_cannot_restore, wait_for_disk, wait_for_replicas};
 use super::durability::Durability;
 use super::payload::Payload;
-use super::reply::{outcome, unavailable};
+use super::reply::outcome;
 use crate::store::{Commit, CommitOutcome, StoreError};
 
 impl RedisStore {
@@ -18,7 +17,11 @@ impl RedisStore {
         &self,
         commits: &[Commit],
     ) -> Result<Vec<CommitOutcome>, StoreError> {
-        let payloads: Vec<Payload> = commits.iter().map(Payload::new).collect();
+        let payloads: Vec<Payload> = {
+            let now = self.clock.now();
+            let payload = |commit| Payload::new(commit, now);
+            commits.iter().map(payload).collect()
+        };
         let mut connection = self.connection().await?;
         let mut outcomes: Vec<Option<CommitOutcome>> = vec![None; payloads.len()];
         // The script is called by its hash. If the server does not know the hash, for example
@@ -44,28 +47,26 @@ impl RedisStore {
                     Err(error) if error.kind() == ServerErrorKind::NoScript.into() => {
                         is_script_known = false;
                     }
-                    Err(error) => {
-                        if error.kind() == ServerErrorKind::ReadOnly.into() {
-                            // A failover has made this server a replica. The connection must not
-                            // return to the pool.
-                            drop(Connection::take(connection));
-                        }
-                        return Err(unavailable(&error));
-                    }
+                    Err(error) => return Err(failure_on(connection, &error)),
                 }
             }
             if is_script_known {
                 break;
             }
         }
-        if self.durability == Durability::Fsync {
-            wait_for_disk(&mut connection).await?;
-        } else if commits.iter().any(polls_cannot_restore) {
-            // A failure is only logged, because in relaxed mode the server may be unable to confirm
-            // the write. `check` warns if the server has no append-only file.
-            if let Err(error) = wait_for_disk(&mut connection).await {
-                tracing::debug!(error = %error, "cannot confirm that a login or the end of a connection is on disk");
+        match self.durability {
+            Durability::Fsync => wait_for_disk(&mut connection).await?,
+            Durability::Replicated(replicas) => {
+                wait_for_replicas(&mut connection, replicas).await?;
             }
+            Durability::Relaxed if commits.iter().any(polls_cannot_restore) => {
+                // A failure is only logged, because in relaxed mode the server may be unable to
+                // confirm the write. `check` warns if the server has no append-only file.
+                if let Err(error) = wait_for_disk(&mut connection).await {
+                    tracing::debug!(error = %error, "cannot confirm that a login or the end of a connection is on disk");
+                }
+            }
+            Durability::Relaxed => {}
         }
         let missing = || StoreError::Unexpected("Redis returned no reply for a commit".to_owned());
         outcomes

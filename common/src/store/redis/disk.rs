@@ -17,8 +17,8 @@ use crate::store::{Commit, RecordKind, RecordWrite, StoreError};
 const REWRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often the state of a rewrite is read.
 const REWRITE_CHECK_INTERVAL: Duration = Duration::from_millis(50);
-/// How long to wait until the append-only file is synced to disk.
-const FSYNC_TIMEOUT: Duration = Duration::from_millis(1500);
+/// How long to wait until the append-only file is synced to disk, or until the replicas answer.
+const DURABILITY_TIMEOUT: Duration = Duration::from_millis(1500);
 
 impl RedisStore {
     /// Rewrites the append-only file, after a rewrite that is already under way, and waits for its
@@ -106,12 +106,34 @@ pub(super) fn polls_cannot_restore(commit: &Commit) -> bool {
     })
 }
 
+/// Returns [`DURABILITY_TIMEOUT`] in the unit of Redis.
+fn timeout_millis() -> u64 {
+    u64::try_from(DURABILITY_TIMEOUT.as_millis()).unwrap_or(0)
+}
+
+/// Waits until this many replicas have received all writes of this connection. Fails if fewer of
+/// them confirm it within [`DURABILITY_TIMEOUT`].
+pub(super) async fn wait_for_replicas(
+    connection: &mut Connection,
+    replicas: u16,
+) -> Result<(), StoreError> {
+    let mut command = redis::cmd("WAIT");
+    command.arg(replicas).arg(timeout_millis());
+    let reply: RedisResult<u16> = command.query_async(connection).await;
+    match reply {
+        Ok(reached) if reached >= replicas => Ok(()),
+        Ok(reached) => Err(StoreError::Unavailable(format!(
+            "{reached} of {replicas} replicas of Redis have the commit"
+        ))),
+        Err(error) => Err(unavailable(&error)),
+    }
+}
+
 /// Waits until all writes of this connection are on the disk of the server. Fails if the server
-/// does not confirm it within [`FSYNC_TIMEOUT`].
+/// does not confirm it within [`DURABILITY_TIMEOUT`].
 pub(super) async fn wait_for_disk(connection: &mut Connection) -> Result<(), StoreError> {
-    let millis = u64::try_from(FSYNC_TIMEOUT.as_millis()).unwrap_or(0);
     let mut command = redis::cmd("WAITAOF");
-    command.arg(1).arg(0).arg(millis);
+    command.arg(1).arg(0).arg(timeout_millis());
     let reply: RedisResult<(i64, i64)> = command.query_async(connection).await;
     match reply {
         Ok((local, _)) if local >= 1 => Ok(()),

@@ -45,7 +45,7 @@ use super::{
 use client::RedisStore;
 use reply::{
     PREFIX, due_entries, due_key, feed_entry, feed_key, feed_position_key, history_key, index_key,
-    meta_key, page_key, parse, record_key, stored_page, stored_record,
+    meta_key, page_key, parse, record_key, run_id, stored_page, stored_record,
 };
 
 /// The script that makes entries of the due index due now that lie too far ahead.
@@ -104,7 +104,7 @@ impl Store for RedisStore {
         let from = cursor.map_or(0, |cursor| cursor.position);
         let meta = meta_key();
         let mut pipeline = redis::pipe();
-        // A transaction makes the three replies describe the same state of the database.
+        // A transaction makes the replies describe the same state of the database.
         pipeline.atomic();
         pipeline.cmd("HGET").arg(&meta).arg("epoch");
         pipeline.cmd("GET").arg(feed_position_key());
@@ -115,6 +115,7 @@ impl Store for RedisStore {
             .arg("+")
             .arg("COUNT")
             .arg(limit);
+        pipeline.cmd("INFO").arg("server");
         let mut replies = self.query_all(&mut pipeline).await?.into_iter();
         let epoch: Option<String> = parse(replies.next())?;
         let epoch = match epoch {
@@ -123,6 +124,10 @@ impl Store for RedisStore {
         };
         let last: Option<u64> = parse(replies.next())?;
         let entries: Vec<(String, Vec<String>)> = parse(replies.next())?;
+        // After a crash, Redis may have lost the last entries and number others like them. Each start
+        // of Redis has another run id, so that a cursor of an earlier start is recognized.
+        let info: String = parse(replies.next())?;
+        let epoch = format!("{epoch}-{}", run_id(&info));
         let last = last.unwrap_or(0);
         let entries: Vec<(u64, FeedEntry)> = entries
             .into_iter()
@@ -252,6 +257,23 @@ impl Store for RedisStore {
         self.rewrite_log().await
     }
 
+    async fn confirm(&self) -> Result<(), StoreError> {
+        // The log and the replicas receive writes in their order, so this write vouches for all
+        // earlier ones.
+        let key = RecordKey::new(RecordKind::Check, "write");
+        let put = RecordWrite::Put {
+            key,
+            body: Json::from(fastrand::u32(..)),
+            expected: None,
+            ttl: None,
+        };
+        let commit = Commit {
+            records: vec![put],
+            ..Commit::default()
+        };
+        self.commit(&[commit]).await.map(drop)
+    }
+
     async fn check(&self) -> Result<Health, StoreError> {
         // The settings are checked first, because a server with wrong settings may also refuse the
         // write, with a less helpful error.
@@ -264,18 +286,7 @@ impl Store for RedisStore {
                 warnings,
             });
         }
-        let key = RecordKey::new(RecordKind::Check, "write");
-        let put = RecordWrite::Put {
-            key,
-            body: Json::from(fastrand::u32(..)),
-            expected: None,
-            ttl: None,
-        };
-        self.commit(&[Commit {
-            records: vec![put],
-            ..Commit::default()
-        }])
-        .await?;
+        self.confirm().await?;
         let epoch = self.epoch().await?;
         Ok(Health {
             epoch,

@@ -4,9 +4,12 @@
 //! refers to each key by its index. Versions and times are strings, because Lua would round large
 //! numbers. Due times are in milliseconds since the UNIX epoch, and durations in milliseconds.
 
+use std::time::Duration;
+
 use model::page::Status;
 use model::polling::MAX_DUE_AHEAD;
 use model::queue_name::QueueName;
+use model::time::HostTime;
 use serde::Serialize;
 
 use super::reply::{
@@ -16,6 +19,10 @@ use crate::store::{
     Commit, DueWrite, FeedEntry, HistoryEntry, MAX_FEED, MAX_HISTORY, PageWrite, RecordKey,
     RecordWrite, codec,
 };
+
+/// A due time is never lowered to an earlier time than this after the commit, on this host's clock. If
+/// the clock of Redis is days behind, subjects would otherwise be due again at once, for ever.
+const MIN_LIMIT: Duration = Duration::from_secs(15 * 60);
 
 /// The arguments of one call of `commit.lua`.
 pub(super) struct Payload {
@@ -34,6 +41,7 @@ struct Wire<'a> {
     records: Vec<WireRecord<'a>>,
     due: Vec<WireDue>,
     max_due_ahead: String,
+    earliest_limit: String,
 }
 
 /// The version that a Page or record must have.
@@ -108,8 +116,8 @@ impl Keys {
 }
 
 impl Payload {
-    /// Returns the arguments for a commit.
-    pub(super) fn new(commit: &Commit) -> Self {
+    /// Returns the arguments for a commit that is made at `now`, on this host's clock.
+    pub(super) fn new(commit: &Commit, now: HostTime) -> Self {
         let mut keys = Keys::default();
         let mut expect: Vec<WireExpect> = Vec::new();
         if let Some(PageWrite { id, expected, .. }) = &commit.page {
@@ -158,6 +166,7 @@ impl Payload {
             records,
             due,
             max_due_ahead: MAX_DUE_AHEAD.as_millis().to_string(),
+            earliest_limit: now.plus(MIN_LIMIT).to_string(),
         });
         Self {
             keys: keys.0,

@@ -58,6 +58,12 @@ pub(super) fn index_key(kind: RecordKind) -> String {
     format!("{PREFIX}:records:{}", kind.name())
 }
 
+/// Returns the first eight characters of the run id of a server from the section `server` of `INFO`.
+pub(super) fn run_id(info: &str) -> &str {
+    let id = info.lines().find_map(|line| line.strip_prefix("run_id:"));
+    id.map_or("", |id| id.get(..8).unwrap_or(id))
+}
+
 /// Decodes the reply of `commit.lua`.
 pub(super) fn outcome(reply: Reply) -> Result<CommitOutcome, StoreError> {
     match parse::<String>(Some(reply))?.as_str() {

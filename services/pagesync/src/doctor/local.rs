@@ -6,6 +6,7 @@ use common::config::Config;
 use common::config::backend::Backend;
 use common::database::Access;
 use common::queue::Queue;
+use common::queue::error::QueueError;
 use common::queue::rabbitmq::RabbitMq;
 use common::records::{dead_letter, key_rotation};
 use common::sealing::{self, Keyring, PrivateKeys, SealingError};
@@ -80,7 +81,9 @@ async fn queue(config: &Config, clock: &Clock, checks: &mut Vec<Check>) {
 
 async fn queue_depths(queue: &dyn Queue, fix: &str) -> Check {
     if let Err(error) = queue.check().await {
-        let fix = "free memory or disk space of the broker, or raise its limits: `rabbitmq-diagnostics alarms` names the limit; until then every webhook is answered 503";
+        let of_block = "free memory or disk space of the broker, or raise its limits: `rabbitmq-diagnostics alarms` names the limit; until then every webhook is answered 503";
+        let is_block = matches!(error, QueueError::Blocked);
+        let fix = if is_block { of_block } else { fix };
         return Check::problem("queue", State::Failed, error.to_string(), fix);
     }
     let mut depths = Vec::new();

@@ -302,7 +302,7 @@ async fn webhooks(config: &Config, store: &dyn Store, now: HostTime) -> Result<C
 }
 
 async fn rate_limits(store: &dyn Store, now: HostTime) -> Result<Check, StoreError> {
-    let stored = rate_limit::find(store, rate_limit::APP_BUCKET).await?;
+    let stored = rate_limit::find(store, rate_limit::APP_BUCKET, now).await?;
     if stored.blocked_until <= now {
         return Ok(Check::ok("rate limits", "calls are possible"));
     }

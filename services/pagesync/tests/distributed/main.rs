@@ -46,6 +46,7 @@ mod platform_rules;
 #[path = "../it/queue.rs"]
 mod queue;
 mod redis;
+mod redis_crash;
 #[path = "../it/scheduler.rs"]
 mod scheduler_alone;
 #[path = "../it/store.rs"]

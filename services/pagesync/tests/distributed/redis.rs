@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use common::clock::Clock;
 use common::pages::registration_commit;
 use common::store::redis::client::RedisStore;
 use common::store::redis::durability::Durability;
@@ -233,7 +234,7 @@ async fn a_commit_replaces_a_key_of_one_page_or_record_that_has_another_type() {
 async fn settings_that_lose_pages_are_refused_and_committed_pages_survive_a_restart() {
     let server = Server::start(ServerKind::Redis).await;
     let url = database(&server);
-    let store = RedisStore::open(&url, Durability::Fsync).unwrap();
+    let store = RedisStore::open(&url, Durability::Fsync, Clock::system()).unwrap();
     let health = store.check().await.unwrap();
     assert_eq!((health.errors, health.warnings), (Vec::new(), Vec::new()));
     redis_command(&url, &["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
@@ -253,7 +254,7 @@ async fn settings_that_lose_pages_are_refused_and_committed_pages_survive_a_rest
         matches!(written, Err(StoreError::Unavailable(_))),
         "{written:?}"
     );
-    let relaxed = RedisStore::open(&url, Durability::Relaxed).unwrap();
+    let relaxed = RedisStore::open(&url, Durability::Relaxed, Clock::system()).unwrap();
     redis_command(&url, &["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
     let health = relaxed.check().await.unwrap();
     assert!(
@@ -299,7 +300,7 @@ async fn settings_that_lose_pages_are_refused_and_committed_pages_survive_a_rest
 async fn a_full_redis_is_unavailable_until_it_has_memory_again() {
     let server = Server::start(ServerKind::Redis).await;
     let url = database(&server);
-    let store = RedisStore::open(&url, Durability::Relaxed).unwrap();
+    let store = RedisStore::open(&url, Durability::Relaxed, Clock::system()).unwrap();
     store.check().await.unwrap();
     redis_command(&url, &["CONFIG", "SET", "maxmemory", "1"]).await;
     let full = store

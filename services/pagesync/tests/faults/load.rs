@@ -108,8 +108,8 @@ async fn send_until_accepted(client: &reqwest::Client, url: &str, page: u64, cou
     }
 }
 
-/// Waits for `duration` between two attempts.
-async fn wait(duration: Duration) {
+/// Waits for `duration`: between two attempts, or while a fault lasts.
+pub(crate) async fn wait(duration: Duration) {
     let mut interval = tokio::time::interval(duration);
     // The first tick completes immediately.
     interval.tick().await;

@@ -18,17 +18,22 @@ use model::queue_name::QueueName;
 use serde_json::Value as Json;
 
 use crate::Totals;
-use crate::load::{CONNECTIONS, Load, name_of};
+use crate::load::{CONNECTIONS, Load, name_of, wait};
 use crate::support::deployment::TestStorage;
 use crate::support::engine::{Server, ServerKind};
 use crate::support::process::Process;
 use crate::support::servers::{database, vhost};
+use crate::support::slow_proxy::SlowProxy;
 use crate::support::{TestBackend, page_id, within};
 
 /// The number of webhooks in a round.
 const WEBHOOKS: u64 = 1000;
 /// The minimum number of requests in flight when a fault is injected.
 const MIN_IN_FLIGHT: u64 = 200;
+/// The delay of each call of a slow Redis.
+const SLOW_CALL: Duration = Duration::from_millis(1500);
+/// How long Redis is slow.
+const SLOW_PERIOD: Duration = Duration::from_secs(15);
 /// The maximum time for the recovery from a fault, and for the processing of the remaining work.
 const TIMEOUT: Duration = Duration::from_secs(90);
 
@@ -52,6 +57,10 @@ enum Fault {
     Terminate,
     RestartBroker,
     RestartRedis,
+    /// Everything that is sent to Redis is delayed for a while.
+    SlowRedis,
+    /// SIGTERM to the worker, three times.
+    RollingRestarts,
 }
 
 /// A deployment whose roles run as processes.
@@ -60,6 +69,8 @@ struct Deployment {
     processes: Vec<Process>,
     /// RabbitMQ and Redis; `None` on the embedded backend.
     servers: Option<(Server, Server)>,
+    /// The proxy through which the processes reach Redis; `None` on the embedded backend.
+    proxy: Option<SlowProxy>,
     storage: TestStorage,
     store: Arc<dyn Store>,
     next_page: u64,
@@ -82,6 +93,8 @@ pub(crate) async fn run(
             Fault::Terminate,
             Fault::RestartBroker,
             Fault::RestartRedis,
+            Fault::SlowRedis,
+            Fault::RollingRestarts,
         ],
     };
     for fault in faults {
@@ -118,18 +131,27 @@ impl Deployment {
                 (storage, Some((broker, redis)))
             }
         };
-        // With the default durability, a kill of Redis may lose writes, which only later polls
-        // restore.
-        let fsync = [("PAGESYNC_REDIS_DURABILITY", "fsync")];
+        let (proxy, proxied) = match (&storage, &servers) {
+            (TestStorage::Distributed { redis, .. }, Some((_, server))) => {
+                let port = server.ports[0];
+                let proxy = SlowProxy::start(port).await;
+                let proxied = redis.replace(&port.to_string(), &proxy.port.to_string());
+                (Some(proxy), proxied)
+            }
+            _ => (None, String::new()),
+        };
+        let extra = [("PAGESYNC_REDIS_URL", proxied.as_str())];
+        let extra = if proxy.is_some() { &extra[..] } else { &[] };
         let mut processes = Vec::new();
         for role in storage.roles() {
-            let environment = storage.environment(role, &fsync);
+            let environment = storage.environment(role, extra);
             processes.push(Process::start(role.name(), environment).await);
         }
         let store = storage.store();
         Self {
             processes,
             servers,
+            proxy,
             storage,
             store,
             next_page: 1_000_000,
@@ -170,7 +192,10 @@ impl Deployment {
     /// one more webhook is answered or, after a fault of the worker or of Redis, when one more Page
     /// has a name.
     async fn recovery(&self, fault: Fault, load: &Load, pages: &[u64], at: Instant) -> Duration {
-        let is_behind_queue = matches!(fault, Fault::KillWorker | Fault::RestartRedis);
+        let is_behind_queue = matches!(
+            fault,
+            Fault::KillWorker | Fault::RestartRedis | Fault::SlowRedis | Fault::RollingRestarts
+        );
         let done = async || {
             if is_behind_queue {
                 let unnamed = self.unnamed(pages).await;
@@ -232,6 +257,18 @@ impl Deployment {
                 for process in &mut self.processes {
                     process.terminate().await;
                     process.start_again().await;
+                }
+            }
+            Fault::SlowRedis => {
+                let proxy = self.proxy.as_ref().expect("a distributed deployment");
+                proxy.set_delay(SLOW_CALL);
+                wait(SLOW_PERIOD).await;
+                proxy.set_delay(Duration::ZERO);
+            }
+            Fault::RollingRestarts => {
+                for _ in 0..3 {
+                    self.processes[1].terminate().await;
+                    self.processes[1].start_again().await;
                 }
             }
             Fault::RestartBroker | Fault::RestartRedis => {

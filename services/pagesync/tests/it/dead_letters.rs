@@ -2,7 +2,9 @@
 //! an unknown kind or a newer version.
 
 use common::clock::Clock;
+use common::queue::delivery::Delivery;
 use common::records::dead_letter::{self, RetryState};
+use common::records::{load_record, trial};
 use common::store::Commit;
 use model::job::{Job, NEWER_VERSION_PREFIX, Unreadable};
 use model::queue_name::QueueName;
@@ -12,7 +14,7 @@ use serde_json::json;
 use crate::support::deployment::TestStorage;
 use crate::support::faulty_store::FaultyStore;
 use crate::support::{eventually, page_id, webhook_job};
-use crate::worker::{WorkerFixture, stop};
+use crate::worker::{WorkerFixture, start, stop};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_poison_message_is_split_and_its_valid_jobs_are_done() {
@@ -112,33 +114,127 @@ async fn dead_letters_that_a_process_left_without_a_retry_are_retried_at_the_nex
     stop(running).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_retry_that_a_store_outage_interrupted_is_repeated_after_the_outage() {
-    let bench = WorkerFixture::new(&[1]).await;
-    bench.publish(&[webhook_job(1, "retried")]).await;
+/// Receives the message of `job` until its jobs are executed one at a time.
+async fn deliver_until_trial(bench: &WorkerFixture, job: &Job) -> Delivery {
+    bench.publish(std::slice::from_ref(job)).await;
     for _ in 1..worker::POISON_THRESHOLD {
         drop(bench.queue.receive(QueueName::Webhooks).await.unwrap());
     }
-    let delivery = bench.queue.receive(QueueName::Webhooks).await.unwrap();
-    // Two commits succeed, the dead letter and the state of its retry; all later commits fail.
-    let during_outage = bench.context(FaultyStore::unavailable(bench.store.clone(), 2, 1000));
+    bench.queue.receive(QueueName::Webhooks).await.unwrap()
+}
+
+/// Returns the names of the processes whose trials of a job have not ended.
+async fn trials(bench: &WorkerFixture, job: &Job) -> Vec<String> {
+    let key = trial::key(&dead_letter::id(job));
+    let stored = load_record::<trial::Trials>(&*bench.store, &key)
+        .await
+        .unwrap();
+    stored.map_or(Vec::new(), |stored| stored.value.processes)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trial_that_a_store_outage_interrupts_makes_no_dead_letter() {
+    let bench = WorkerFixture::new(&[1]).await;
+    let job = webhook_job(1, "tried again");
+    let delivery = deliver_until_trial(&bench, &job).await;
+    // One commit succeeds, that of the trial; all later commits fail.
+    let during_outage = bench.context(FaultyStore::unavailable(bench.store.clone(), 1, 1000));
     worker::handle_delivery(&during_outage, delivery)
         .await
         .unwrap_err();
-    assert_eq!(
-        (bench.name(1).await, bench.dead_letters().await.len()),
-        (None, 1)
-    );
-    // The same process retries the job as soon as the store answers.
+    assert_eq!(bench.name(1).await, None);
+    assert_eq!(trials(&bench, &job).await.len(), 1);
+    // The message is delivered again, to the same process, which still runs.
     let after_outage = worker::context::Context {
         store: bench.store.clone(),
         ..during_outage
     };
-    worker::poison_messages::retry_pending(&after_outage)
+    let delivery = bench.queue.receive(QueueName::Webhooks).await.unwrap();
+    worker::handle_delivery(&after_outage, delivery)
         .await
         .unwrap();
-    assert_eq!(bench.name(1).await, Some(json!("retried")));
-    assert_eq!(bench.dead_letters().await.len(), 0);
+    assert_eq!(bench.name(1).await, Some(json!("tried again")));
+    assert_eq!(bench.dead_letters().await, []);
+    assert_eq!(trials(&bench, &job).await.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_becomes_a_dead_letter_only_after_two_processes_ended_during_its_trial() {
+    let bench = WorkerFixture::new(&[1, 2]).await;
+    let (once, twice) = (webhook_job(1, "once"), webhook_job(2, "twice"));
+    for (job, ended) in [(&once, 1), (&twice, 2)] {
+        let id = dead_letter::id(job);
+        for process in 0..ended {
+            let process = format!("a process that has ended {process}");
+            assert!(trial::begin(&*bench.store, &id, &process).await.unwrap());
+        }
+    }
+    let context = bench.context(bench.store.clone());
+    for job in [&once, &twice] {
+        let delivery = deliver_until_trial(&bench, job).await;
+        worker::handle_delivery(&context, delivery).await.unwrap();
+        assert_eq!(trials(&bench, job).await.len(), 0);
+    }
+    assert_eq!(bench.name(1).await, Some(json!("once")));
+    assert_eq!(bench.name(2).await, None);
+    let dead_letters = bench.dead_letters().await;
+    assert_eq!(dead_letters.len(), 1, "{dead_letters:?}");
+    assert_eq!(dead_letters[0].0, dead_letter::id(&twice));
+    assert_eq!(bench.depth(QueueName::Webhooks).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_stops_leaves_no_trial_behind() {
+    let bench = WorkerFixture::new(&[1]).await;
+    let context = bench.context(bench.store.clone());
+    let process = context.process.clone();
+    let running = start(context);
+    let (own, other) = (webhook_job(1, "own"), webhook_job(1, "other"));
+    for (job, process) in [(&own, &*process), (&other, "another process")] {
+        let id = dead_letter::id(job);
+        assert!(trial::begin(&*bench.store, &id, process).await.unwrap());
+    }
+    stop(running).await;
+    assert_eq!(trials(&bench, &own).await.len(), 0);
+    assert_eq!(trials(&bench, &other).await, ["another process"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_fails_for_a_moment_gets_the_same_delivery_again() {
+    let bench = WorkerFixture::new(&[1]).await;
+    bench.publish(&[webhook_job(1, "in place")]).await;
+    let delivery = bench.queue.receive(QueueName::Webhooks).await.unwrap();
+    let context = bench.context(FaultyStore::unavailable(bench.store.clone(), 0, 2));
+    worker::handle_delivery(&context, delivery).await.unwrap();
+    assert_eq!(bench.name(1).await, Some(json!("in place")));
+    assert_eq!(bench.depth(QueueName::Webhooks).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_stops_finishes_what_it_holds_and_gives_nothing_back() {
+    let bench = WorkerFixture::new(&[1]).await;
+    // Each job is a message of its own.
+    for n in 0..400 {
+        bench
+            .publish(&[webhook_job(1, &format!("name {n:03}"))])
+            .await;
+    }
+    let store = FaultyStore::with_random_delays(bench.store.clone(), 7);
+    let context = bench.context(store);
+    let metrics = context.metrics.clone();
+    let running = start(context);
+    eventually("some acknowledgements", || async {
+        (metrics.jobs_acknowledged.get() >= 20).then_some(())
+    })
+    .await;
+    stop(running).await;
+    // Without a cancelled consumer, the stop gives back what was delivered and not yet begun.
+    bench.queue.start_receiving();
+    while bench.depth(QueueName::Webhooks).await > 0 {
+        let delivery = bench.queue.receive(QueueName::Webhooks).await.unwrap();
+        assert_eq!(delivery.attempt, 1);
+        delivery.ack().await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -115,9 +115,10 @@ async fn every_graph_error_causes_its_action() {
                     "user" => "user:200000000000001".to_owned(),
                     other => other.to_owned(),
                 };
-                let stored = rate_limit::find(&*connected.deployment.store, &bucket)
-                    .await
-                    .unwrap();
+                let stored =
+                    rate_limit::find(&*connected.deployment.store, &bucket, connected.clock.now())
+                        .await
+                        .unwrap();
                 assert!(
                     now.until(stored.blocked_until) >= wait,
                     "{}: {bucket} is not blocked",

@@ -279,9 +279,13 @@ async fn an_exhausted_rate_limit_blocks_every_call_until_it_ends() {
         "a rate limit does not change the status of a Page"
     );
     assert_eq!(page.polling.failures, 0);
-    let stored = rate_limit::find(&*connected.deployment.store, rate_limit::APP_BUCKET)
-        .await
-        .unwrap();
+    let stored = rate_limit::find(
+        &*connected.deployment.store,
+        rate_limit::APP_BUCKET,
+        connected.clock.now(),
+    )
+    .await
+    .unwrap();
     assert!(stored.blocked_until > connected.clock.now());
     let id = model::id::PageId::parse(&page_id_text(1)).unwrap();
     common::pages::request_read(&*connected.deployment.store, &id, connected.clock.now())
@@ -311,9 +315,13 @@ async fn usage_near_the_rate_limit_defers_daily_polls() {
     connected.reply(&json!([{"edge": "GET {id}", "headers": {"x-app-usage": usage}}]));
     connected.read_again(0).await;
     let stored = eventually("the usage to be stored", || async {
-        let stored = rate_limit::find(&*connected.deployment.store, rate_limit::APP_BUCKET)
-            .await
-            .unwrap();
+        let stored = rate_limit::find(
+            &*connected.deployment.store,
+            rate_limit::APP_BUCKET,
+            connected.clock.now(),
+        )
+        .await
+        .unwrap();
         (stored.percent == 93).then_some(stored)
     })
     .await;

@@ -35,7 +35,10 @@ async fn put(store: &dyn Store, kind: RecordKind, id: &str, body: &Json) {
 /// Returns the id of a record of each kind that concerns person 7, Page 1 or the whole app.
 fn record_id(kind: RecordKind) -> &'static str {
     match kind {
-        RecordKind::DeadLetter | RecordKind::ErasureReceipt | RecordKind::Probe => "fedcba98",
+        RecordKind::DeadLetter
+        | RecordKind::ErasureReceipt
+        | RecordKind::Probe
+        | RecordKind::Trial => "fedcba98",
         RecordKind::Check => "write",
         RecordKind::Login | RecordKind::TokenExchange => LOGIN,
         RecordKind::Connection | RecordKind::ConnectionEpoch | RecordKind::UserToken => "7",
@@ -262,7 +265,9 @@ async fn due_subjects_of_an_unknown_kind_stop_no_poll_and_are_reported() {
 async fn a_rate_limit_that_cannot_be_decoded_blocks_nothing_and_is_replaced() {
     let (_storage, store) = TestStorage::new(BACKEND).await.into_store();
     put(&*store, RecordKind::RateLimit, "app", &json!("newer")).await;
-    let found = rate_limit::find(&*store, "app").await.unwrap();
+    let found = rate_limit::find(&*store, "app", Clock::system().now())
+        .await
+        .unwrap();
     assert_eq!(found, rate_limit::RateLimit::default());
     let now = Clock::system().now();
     let block = |stored: rate_limit::RateLimit| Some(stored.after_refusal(now, None));
@@ -270,7 +275,9 @@ async fn a_rate_limit_that_cannot_be_decoded_blocks_nothing_and_is_replaced() {
         .await
         .unwrap();
     assert_eq!(
-        rate_limit::find(&*store, "app").await.unwrap(),
+        rate_limit::find(&*store, "app", Clock::system().now())
+            .await
+            .unwrap(),
         blocked.unwrap()
     );
 }

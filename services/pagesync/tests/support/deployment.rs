@@ -93,7 +93,7 @@ impl TestStorage {
                 Arc::new(EmbeddedStore::new(Arc::new(database), Clock::system()))
             }
             Self::Distributed { redis, .. } => {
-                Arc::new(RedisStore::open(redis, Durability::Relaxed).unwrap())
+                Arc::new(RedisStore::open(redis, Durability::Relaxed, Clock::system()).unwrap())
             }
         }
     }

@@ -156,6 +156,66 @@ impl Server {
         }
     }
 
+    /// Copies the append-only file of a running Redis to a new directory.
+    pub(crate) fn copy_append_only_file(&self) -> tempfile::TempDir {
+        let copy = tempfile::tempdir().unwrap();
+        match &self.form {
+            Form::Container(container) => {
+                let from = format!("{}:{REDIS_DATA}/appendonlydir", container.id());
+                docker_copy(&from, &copy.path().display().to_string());
+            }
+            Form::Process(process) => {
+                let from = process.directory.join("appendonlydir");
+                let copied = Command::new("cp")
+                    .arg("-r")
+                    .args([&from, copy.path()])
+                    .status();
+                assert!(copied.unwrap().success());
+            }
+        }
+        copy
+    }
+
+    /// Replaces the append-only file of a killed Redis with a copy.
+    pub(crate) fn restore_append_only_file(&self, copy: &tempfile::TempDir) {
+        let files = copy.path().join("appendonlydir");
+        match &self.form {
+            // The manifest names the files of the copy. Redis ignores the others. The owner of the
+            // copied files is root, and Redis runs as another user.
+            Form::Container(container) => {
+                let allowed = Command::new("chmod")
+                    .args(["-R", "a+rwX"])
+                    .arg(&files)
+                    .status();
+                assert!(allowed.unwrap().success());
+                let to = format!("{}:{REDIS_DATA}", container.id());
+                docker_copy(&files.display().to_string(), &to);
+            }
+            Form::Process(process) => {
+                let copied = Command::new("cp")
+                    .arg("-r")
+                    .args([&files, &process.directory])
+                    .status();
+                assert!(copied.unwrap().success());
+            }
+        }
+    }
+
+    /// Returns the host and the port at which another server reaches this Redis.
+    pub(crate) fn address_for_servers(&self) -> (String, u16) {
+        match &self.form {
+            Form::Container(container) => {
+                let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+                let inspect = Command::new("docker")
+                    .args(["inspect", "-f", format, container.id()])
+                    .output();
+                let address = String::from_utf8(inspect.unwrap().stdout).unwrap();
+                (address.trim().to_owned(), 6379)
+            }
+            Form::Process(_) => ("127.0.0.1".to_owned(), self.ports[0]),
+        }
+    }
+
     /// Runs `rabbitmqctl` against the broker. Panics if it fails.
     pub(crate) async fn rabbitmqctl(&self, arguments: &[&str]) {
         match &self.form {
@@ -250,6 +310,12 @@ impl Server {
         })
         .await;
     }
+}
+
+/// Copies files from or to a container.
+fn docker_copy(from: &str, to: &str) {
+    let copied = Command::new("docker").args(["cp", from, to]).status();
+    assert!(copied.unwrap().success(), "docker cp {from} {to}");
 }
 
 /// Starts a server in a container, from an image of `deploy/images` or an official one.

@@ -139,6 +139,10 @@ impl Store for FaultyStore {
         self.store.pull_back_due_times().await
     }
 
+    async fn confirm(&self) -> Result<(), StoreError> {
+        self.store.confirm().await
+    }
+
     async fn now(&self) -> Result<HostTime, StoreError> {
         self.store.now().await
     }

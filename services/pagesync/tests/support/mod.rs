@@ -13,6 +13,7 @@ pub(crate) mod faulty_store;
 pub(crate) mod process;
 pub(crate) mod raw_access;
 pub(crate) mod servers;
+pub(crate) mod slow_proxy;
 
 use std::fs::File;
 use std::future::Future;

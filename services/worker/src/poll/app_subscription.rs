@@ -129,7 +129,8 @@ pub(super) async fn poll(context: &Context, claimed: HostTime) -> Result<(), Sto
     };
     let polling = |app: &App| app.polling.clone();
     save_outcome(context, &key, &subject, polling, |app: &mut App| {
-        app.polling.lower_impossible_times(claimed_at);
+        let lower_to = context.clock.now().max(claimed_at);
+        app.polling.lower_impossible_times(lower_to);
         match &result {
             None => {}
             Some(Ok(callback)) => {

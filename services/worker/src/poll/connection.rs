@@ -39,9 +39,12 @@ pub(super) async fn poll(
     };
     let now = context.clock.now();
     let is_expired = |progress: &PollProgress| progress.began_at.until(now) > PROGRESS_LIFETIME;
-    value.poll_progress = value.poll_progress.filter(|progress| !is_expired(progress));
     // The scheduler's clock may be ahead of this host's clock.
     let claimed_at = now.max(claim.due_at);
+    // A poll that began in the future was started by a host whose clock was wrong.
+    let is_valid =
+        |progress: &PollProgress| !is_expired(progress) && progress.began_at <= claimed_at;
+    value.poll_progress = value.poll_progress.filter(is_valid);
     value.polling.lower_impossible_times(claimed_at);
     if value.poll_progress.is_none() && !value.polling.is_due(now, claim.due_at) {
         // The commit only corrects the due index.

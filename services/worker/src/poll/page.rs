@@ -311,7 +311,9 @@ fn outcome_commit(
             (page, Some(dead_letter))
         }
     };
-    page.polling.lower_impossible_times(timing.claimed_at);
+    // The stored state may be newer than the start of the attempt.
+    let lower_to = now.max(timing.claimed_at);
+    page.polling.lower_impossible_times(lower_to);
     let read_outcome = attempted.map_or_else(read::ReadOutcome::default, |attempted| {
         page.polling.begin_attempt(timing.began_at);
         // If another poll has read the Page meanwhile, or another person has connected it, the

@@ -60,7 +60,9 @@ pub(super) async fn poll(
         &subject,
         polling,
         |value: &mut PageSubscription| {
-            value.polling.lower_impossible_times(now);
+            // The stored state may be newer than the start of the attempt.
+            let lower_to = context.clock.now().max(now);
+            value.polling.lower_impossible_times(lower_to);
             if let Some((known, check)) = &check {
                 apply_check(value, known, check, now);
             }

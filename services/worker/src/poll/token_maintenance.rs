@@ -43,7 +43,7 @@ impl ConnectionPoll<'_> {
         expires_at: Option<HostTime>,
     ) -> Result<(), StoreError> {
         let now = self.context.clock.now();
-        if inspected_at.is_some_and(|inspected_at| now < inspected_at.plus(INSPECTION_INTERVAL)) {
+        if inspected_at.is_some_and(|at| at <= now && now < at.plus(INSPECTION_INTERVAL)) {
             return Ok(());
         }
         let expires_soon =

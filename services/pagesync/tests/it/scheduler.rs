@@ -81,3 +81,57 @@ async fn a_queue_holds_at_most_twice_what_its_workers_do_at_a_time() {
     lifecycle.stop();
     lifecycle.finish().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_is_drained_quickly_does_not_hold_up_a_login() {
+    const MANY: u64 = 4000;
+    let storage = TestStorage::new(BACKEND).await;
+    let (queue, store) = (storage.queue().await, storage.store());
+    let due = |n: u64, queue_name| Commit {
+        due: vec![DueWrite {
+            subject: Subject::Page(page_id(n)),
+            due: Some((queue_name, HostTime(n))),
+        }],
+        ..Commit::default()
+    };
+    let commits: Vec<Commit> = (1..=MANY).map(|n| due(n, QueueName::PollsNow)).collect();
+    store.commit(&commits).await.unwrap();
+    let (lifecycle, metrics) = (Lifecycle::default(), Metrics::default());
+    let context = scheduler::Context {
+        queue: queue.clone(),
+        store: store.clone(),
+        metrics,
+        clock: Clock::system(),
+        poll_concurrency: POLL_CONCURRENCY,
+    };
+    lifecycle.spawn("scheduler", scheduler::run(context, lifecycle.clone()));
+    // A worker that needs no time for a poll, so that the queue always has room.
+    let worker = {
+        let queue = queue.clone();
+        tokio::spawn(async move {
+            loop {
+                let delivery = queue.receive(QueueName::PollsNow).await.unwrap();
+                delivery.ack().await.unwrap();
+            }
+        })
+    };
+    eventually("the first polls", || async {
+        let first = store.next_due(QueueName::PollsNow, 1).await.unwrap();
+        (first[0].due_at > HostTime(1)).then_some(())
+    })
+    .await;
+    store
+        .commit(&[due(MANY + 1, QueueName::Logins)])
+        .await
+        .unwrap();
+    let login = queue.receive(QueueName::Logins).await.unwrap();
+    login.ack().await.unwrap();
+    let next = store.next_due(QueueName::PollsNow, 1).await.unwrap();
+    assert!(
+        next[0].due_at <= HostTime(MANY),
+        "every other poll came before the login"
+    );
+    worker.abort();
+    lifecycle.stop();
+    lifecycle.finish().await.unwrap();
+}

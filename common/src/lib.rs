@@ -24,6 +24,7 @@ pub mod graph;
 pub mod http;
 pub mod invitation;
 pub mod lifecycle;
+pub mod log_limit;
 pub mod pages;
 pub mod queue;
 pub mod records;

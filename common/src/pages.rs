@@ -11,22 +11,39 @@ use crate::store::{
     Commit, CommitOutcome, DueWrite, PageWrite, Store, StoreError, StoredPage, Versioned, load_page,
 };
 
-/// Registers a Page and requests its first read. A Page that was erased is registered again.
-/// Returns `false` if the Page is already registered.
-pub async fn register(store: &dyn Store, id: &PageId, now: HostTime) -> Result<bool, StoreError> {
-    loop {
-        let stored = load_page(store, id).await?;
-        if matches!(&stored.value, StoredPage::Page(page) if page.status != Status::Erased) {
-            return Ok(false);
+/// Registers Pages and requests their first reads, with one batch of commits. A Page that was erased
+/// is registered again. Returns for each id, in the same order, `false` if the Page is already
+/// registered.
+pub async fn register(
+    store: &dyn Store,
+    ids: &[PageId],
+    now: HostTime,
+) -> Result<Vec<bool>, StoreError> {
+    let mut registered = vec![false; ids.len()];
+    let mut pending: Vec<usize> = (0..ids.len()).collect();
+    while !pending.is_empty() {
+        let pending_ids: Vec<PageId> = pending.iter().map(|i| ids[*i].clone()).collect();
+        let loaded = store.load_pages(&pending_ids).await?;
+        let is_registered = |stored: &StoredPage| matches!(stored, StoredPage::Page(page) if page.status != Status::Erased);
+        let (indexes, commits): (Vec<usize>, Vec<Commit>) = pending
+            .into_iter()
+            .zip(loaded)
+            .filter(|(_, stored)| !is_registered(&stored.value))
+            .map(|(i, stored)| (i, registration_commit(&ids[i], stored.version, now)))
+            .unzip();
+        if commits.is_empty() {
+            break;
         }
-        if store
-            .commit(&[registration_commit(id, stored.version, now)])
-            .await?
-            == [CommitOutcome::Applied]
-        {
-            return Ok(true);
+        let outcomes = store.commit(&commits).await?;
+        pending = Vec::new();
+        for (i, outcome) in indexes.into_iter().zip(outcomes) {
+            match outcome {
+                CommitOutcome::Applied => registered[i] = true,
+                CommitOutcome::Stale => pending.push(i),
+            }
         }
     }
+    Ok(registered)
 }
 
 /// Requests a read of a Page and returns when it is due, on this host's clock. Returns `None` if

@@ -20,6 +20,9 @@ pub const MIN_ATTEMPT_INTERVAL: Duration = Duration::from_secs(60);
 /// How much earlier than it is requested the exchange of the token of a login and its connection
 /// poll are due. They come before the Page subscriptions of other logins in the same queue.
 pub const LOGIN_PRECEDENCE: Duration = Duration::from_secs(3600);
+/// No request is made for a later time than this: the longest delay of a verification read, and an
+/// hour.
+pub const MAX_REQUEST_AHEAD: Duration = Duration::from_secs(25 * 3600);
 /// No due time lies further ahead than this. A later one was written by a host whose clock was
 /// wrong.
 pub const MAX_DUE_AHEAD: Duration = Duration::from_secs(48 * 3600);
@@ -126,7 +129,10 @@ impl Polling {
         // An attempt that began in this millisecond does not answer the request.
         let earlier = now.minus(Duration::from_millis(1));
         self.last_success_began = self.last_success_began.min(Some(earlier));
-        self.requested_from = self.requested_from.max(Some(now));
+        // A request further ahead than any right one is answered by this read.
+        let latest = now.plus(MAX_REQUEST_AHEAD);
+        let later = self.requested_from.filter(|from| *from <= latest);
+        self.requested_from = later.max(Some(now));
         self.request_due_at = Some(now);
         self.not_before = None;
     }

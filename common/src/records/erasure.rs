@@ -28,8 +28,8 @@ use super::{
 };
 use crate::signing::hmac_sha256;
 use crate::store::{
-    Commit, CommitOutcome, DueWrite, PageWrite, RecordKey, RecordKind, Store, StoreError,
-    StoredPage, Versioned, load_page,
+    Commit, CommitOutcome, DueWrite, PageWrite, RecordKey, RecordKind, RecordWrite, Store,
+    StoreError, StoredPage, Versioned, load_page,
 };
 use model::hex::sha256_hex;
 
@@ -127,14 +127,14 @@ pub async fn erase_user(
     if !end_connection(store, user, &request).await? {
         return Ok(ErasureResult::default());
     }
-    // The connection has ended. If there is one now, the person has logged in again meanwhile.
-    let new_login = store.load_record(&connection::key(user)).await?;
-    let has_new_login = new_login.is_some();
     let tokens = load_bodies(store, RecordKind::PageToken, &token::page_prefix(user)).await?;
+    // The connection has ended. If there is one now, the person has logged in again meanwhile, and
+    // some of the tokens may belong to that login.
+    let may_be_new = has_connection(store, user).await?;
     // A token that this build cannot decode is erased as well: it cannot be of a later login, whose
     // connection would have ended this erasure.
     let is_later = |body: Json| {
-        has_new_login
+        may_be_new
             && serde_json::from_value::<ObtainedAt>(body)
                 .is_ok_and(|at| at.obtained_at > requested_at)
     };
@@ -177,11 +177,31 @@ pub async fn erase_user(
             deletes.push(delete_write(key));
         }
     }
-    for (key, body) in load_bodies(store, RecordKind::TokenExchange, "").await? {
+    deletes.extend(exchange_deletes(store, user, requested_at).await?);
+    write_records(store, deletes).await?;
+    Ok(result)
+}
+
+/// Returns whether a person has a connection.
+async fn has_connection(store: &dyn Store, user: &UserId) -> Result<bool, StoreError> {
+    Ok(store.load_record(&connection::key(user)).await?.is_some())
+}
+
+/// Returns the deletes of the token exchanges of a person, except those of a login that is later
+/// than the request.
+async fn exchange_deletes(
+    store: &dyn Store,
+    user: &UserId,
+    requested_at: HostTime,
+) -> Result<Vec<RecordWrite>, StoreError> {
+    let mut deletes = Vec::new();
+    let exchanges = load_bodies(store, RecordKind::TokenExchange, "").await?;
+    let may_be_new = has_connection(store, user).await?;
+    for (key, body) in exchanges {
         let is_to_erase = match serde_json::from_value::<TokenExchange>(body.clone()) {
             Ok(exchange) => {
                 matches!(&exchange.stage, Stage::Connected(connected) if connected == user)
-                    && (!has_new_login || exchange.code_exchanged_at <= requested_at)
+                    && (!may_be_new || exchange.code_exchanged_at <= requested_at)
             }
             // A form of a newer version that names the person.
             Err(_) => dead_letter::contains_number(&body.to_string(), user.as_str()),
@@ -190,8 +210,7 @@ pub async fn erase_user(
             deletes.push(delete_write(key));
         }
     }
-    write_records(store, deletes).await?;
-    Ok(result)
+    Ok(deletes)
 }
 
 /// The part of a stored token that an erasure needs. It can be decoded even if a newer version of

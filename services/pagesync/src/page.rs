@@ -18,6 +18,9 @@ use crate::cli::PageCommand;
 use crate::connection::start_phrase;
 use crate::output::{self, Format, LIST_CHUNK, Row, cell, escape_control, print_listing, to_json};
 
+/// How many Pages are registered together.
+const ADD_BATCH: usize = 100;
+
 /// Runs one of the commands.
 pub async fn run(store: &dyn Store, command: PageCommand, format: Format) -> anyhow::Result<()> {
     match command {
@@ -72,15 +75,23 @@ async fn load(store: &dyn Store, id: &str) -> anyhow::Result<(PageId, u64, Page)
 async fn add(store: &dyn Store, ids: &[String], dry_run: bool) -> anyhow::Result<()> {
     let ids: Vec<PageId> = ids.iter().map(|id| parse(id)).collect::<Result<_, _>>()?;
     let now = Clock::system().now();
-    for id in ids {
-        let line = if dry_run {
-            format!("would register Page {id}")
-        } else if pages::register(store, &id, now).await? {
-            format!("registered Page {id}")
+    // The lines of a batch are printed before the next batch, so that they show the progress.
+    for batch in ids.chunks(ADD_BATCH) {
+        let lines: Vec<String> = if dry_run {
+            let line = |id| format!("would register Page {id}");
+            batch.iter().map(line).collect()
         } else {
-            format!("Page {id} is already registered")
+            let registered = pages::register(store, batch, now).await?;
+            let line = |(id, is_new): (&PageId, bool)| {
+                if is_new {
+                    format!("registered Page {id}")
+                } else {
+                    format!("Page {id} is already registered")
+                }
+            };
+            batch.iter().zip(registered).map(line).collect()
         };
-        output::print(&line)?;
+        output::print(&lines.join("\n"))?;
     }
     Ok(())
 }

@@ -38,10 +38,11 @@ pub(crate) async fn run_consumer(
 ) {
     let lifecycle = context.lifecycle.clone();
     let mut backoff = Backoff::default();
+    let mut grace = std::pin::pin!(shutdown_grace_elapsed(&lifecycle));
     loop {
         let outages = gate.wait_until_open().await;
         let received = tokio::select! {
-            () = shutdown_grace_elapsed(&lifecycle) => return,
+            () = &mut grace => return,
             () = gate.wait_until_paused(), if !lifecycle.is_stopping() => continue,
             received = context.queue.receive(queue_name) => received,
         };
@@ -50,7 +51,9 @@ pub(crate) async fn run_consumer(
             Err(QueueError::Stopped) => return,
             Err(_) if lifecycle.is_stopping() => return,
             Err(error) => {
-                tracing::warn!(error = %error, "cannot receive a delivery");
+                if context.receive_errors.allows() {
+                    tracing::warn!(error = %error, "cannot receive deliveries; the worker tries again, and logs this once a minute");
+                }
                 tokio::select! {
                     () = lifecycle.stopping() => return,
                     () = backoff.wait() => continue,
@@ -64,7 +67,7 @@ pub(crate) async fn run_consumer(
         let mut task = tokio::spawn(async move { handle_delivery(&task_context, delivery).await });
         let outcome = tokio::select! {
             outcome = &mut task => outcome,
-            () = shutdown_grace_elapsed(&lifecycle) => {
+            () = &mut grace => {
                 // The end of the task drops the delivery, and the queue delivers it again.
                 task.abort();
                 tracing::warn!(queue_name = %queue_name, delivery.jobs = jobs, "a delivery was not finished before shutdown; the queue delivers it again");
@@ -81,6 +84,7 @@ pub(crate) async fn run_consumer(
                     () = backoff.wait() => {}
                 }
             }
+            Ok(Err(_)) if recovers_soon(&context).await => {}
             Ok(Err(error)) => {
                 tracing::warn!(error = %error, "the store did not accept the changes of a delivery; processing is paused");
                 gate.pause_until_recovered(&context, &lifecycle, outages)
@@ -106,9 +110,6 @@ async fn shutdown_grace_elapsed(lifecycle: &Lifecycle) {
 /// Handles and acknowledges one delivery. Fails if the store does not accept the changes for some
 /// seconds. The delivery is then dropped, and the queue delivers it again.
 pub async fn handle_delivery(context: &Context, delivery: Delivery) -> Result<(), StoreError> {
-    if delivery.attempt >= POISON_THRESHOLD {
-        return Box::pin(poison_messages::try_each_job(context, delivery)).await;
-    }
     let began = tokio::time::Instant::now();
     let mut backoff = Backoff::default();
     // An earlier execution may have made commits that were not confirmed as durable.
@@ -116,7 +117,12 @@ pub async fn handle_delivery(context: &Context, delivery: Delivery) -> Result<()
     // A poll would call Facebook again.
     let has_poll = delivery.jobs.iter().any(|job| matches!(job, Job::Poll(_)));
     loop {
-        match Box::pin(execute(context, &delivery.jobs, is_repeated)).await {
+        let executed = if delivery.attempt >= POISON_THRESHOLD {
+            Box::pin(poison_messages::try_each_job(context, &delivery)).await
+        } else {
+            Box::pin(execute(context, &delivery.jobs, is_repeated)).await
+        };
+        match executed {
             Err(error) if error.is_outage() && !has_poll && began.elapsed() < IN_PLACE => {
                 tokio::select! {
                     () = context.lifecycle.stopping() => return Err(error),
@@ -146,4 +152,21 @@ async fn execute(context: &Context, jobs: &[Job], is_repeated: bool) -> Result<(
         context.store.confirm().await?;
     }
     Ok(())
+}
+
+/// Returns whether the store accepts a write again within [`IN_PLACE`], or the process is stopping.
+/// Then only the delivery that failed is given back, and the others go on.
+async fn recovers_soon(context: &Context) -> bool {
+    let began = tokio::time::Instant::now();
+    let mut backoff = Backoff::default();
+    while began.elapsed() < IN_PLACE {
+        tokio::select! {
+            () = context.lifecycle.stopping() => return true,
+            () = backoff.wait() => {}
+        }
+        if context.store.confirm().await.is_ok() {
+            return true;
+        }
+    }
+    false
 }

@@ -13,6 +13,7 @@ use common::daily_schedule::DailySchedule;
 use common::graph::client::Graph;
 use common::graph::error::GraphError;
 use common::lifecycle::Lifecycle;
+use common::log_limit::LogLimit;
 use common::queue::Queue;
 use common::sealing::{self, Keyring, SealingError};
 use common::store::Store;
@@ -40,8 +41,10 @@ pub struct Context {
     /// A name that no other process has. It marks the dead letters that this process is
     /// retrying, and its trials of jobs.
     pub process: Arc<str>,
-    /// Held during the trial of a job, of which a process has at most one.
+    /// Held during the trial of a job that is not a poll, of which a process has at most one.
     pub trial_turn: Arc<tokio::sync::Mutex<()>>,
+    /// Limits the log lines about a queue that cannot be reached, which every consumer meets.
+    pub receive_errors: Arc<LogLimit>,
     /// The client of Graph.
     pub graph: Graph,
     /// The private keys that open tokens.
@@ -106,6 +109,7 @@ impl Context {
             poll_concurrency: config.poll_concurrency,
             process: process_name(),
             trial_turn: Arc::default(),
+            receive_errors: Arc::default(),
             keyring,
             daily_schedule: config.daily_schedule.clone(),
             callback: AppCallback {

@@ -106,6 +106,9 @@ fn may_succeed_now(dead_letter: &DeadLetter) -> bool {
 /// of a worker and after a store outage. Fails if the store does not answer.
 pub async fn retry_pending(context: &Context) -> Result<(), StoreError> {
     for (id, dead_letter) in dead_letter::list(&*context.store).await? {
+        if context.lifecycle.is_stopping() {
+            break;
+        }
         if dead_letter.retry != RetryState::Final {
             retry_job(context, &id).await?;
         } else if may_succeed_now(&dead_letter) {

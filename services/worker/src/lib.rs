@@ -22,7 +22,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::records::app::StoreBindingError;
-use common::records::trial;
 use common::retry::Backoff;
 
 use common::queue::WEBHOOK_CONCURRENCY;
@@ -82,9 +81,7 @@ pub async fn run(context: Context) -> Result<(), WorkerError> {
         }
     }
     // A trial of a process that stops was not interrupted by its job.
-    if let Err(error) = trial::remove_of_process(&*context.store, &context.process).await {
-        tracing::warn!(error = %error, "cannot remove the trials of this process");
-    }
+    outage::remove_trials(&context).await;
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 //! and none is received until a write to the store has succeeded.
 
 use common::lifecycle::Lifecycle;
+use common::records::trial;
 use common::retry::Backoff;
 use common::store::{StoreError, UnsafeSettings};
 use model::queue_name::QueueName;
@@ -73,7 +74,10 @@ impl ProcessingGate {
                 () = backoff.wait() => {}
             }
             match check_recovery(context).await {
-                Ok(()) => break,
+                Ok(()) => {
+                    remove_trials(context).await;
+                    break;
+                }
                 Err(error) => {
                     tracing::warn!(error = %error, "the store is still not available; processing stays paused");
                     self.pause(context).await;
@@ -97,6 +101,16 @@ impl ProcessingGate {
                 tracing::warn!(queue_name = %queue_name, error = %error, "cannot requeue the deliveries of a queue; the queue delivers them again later");
             }
         }
+    }
+}
+
+/// Removes the trials that the outage has left: the store did not confirm them, or not their end.
+/// Another process would take them for those of a process that has ended.
+pub(crate) async fn remove_trials(context: &Context) {
+    let _turn = context.trial_turn.lock().await;
+    let removed = trial::remove_of_process(&*context.store, &context.process).await;
+    if let Err(error) = removed {
+        tracing::warn!(error = %error, "cannot remove the trials of this process");
     }
 }
 

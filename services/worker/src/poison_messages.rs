@@ -6,8 +6,8 @@
 //! trial (`common::records::trial`). Only a job whose trials two processes did not survive, or that
 //! panics, becomes a dead letter.
 //!
-//! Invariants: a process has at most one trial at a time, so that the end of the process leaves the
-//! trial of one job only. The message is acknowledged after each of its jobs was executed or is
+//! Invariants: a process executes at most one job other than a poll under a trial at a time, so that
+//! its end leaves the trial of one such job only. The message is acknowledged after each of its jobs was executed or is
 //! stored as a dead letter.
 
 use std::panic::AssertUnwindSafe;
@@ -19,24 +19,25 @@ use common::store::{Commit, RecordWrite, StoreError};
 use futures_util::FutureExt as _;
 use model::job::Job;
 
-use crate::acknowledge::acknowledge;
 use crate::context::Context;
 use crate::dispatch;
 
-/// Executes the jobs of a message one at a time and acknowledges it. Fails if the store does not
-/// answer.
-pub(crate) async fn try_each_job(context: &Context, delivery: Delivery) -> Result<(), StoreError> {
+/// Executes the jobs of a message one at a time. Fails if the store does not answer.
+pub(crate) async fn try_each_job(context: &Context, delivery: &Delivery) -> Result<(), StoreError> {
     tracing::warn!(
         delivery.attempt,
         delivery.jobs = delivery.jobs.len(),
         "a message was delivered repeatedly, and its jobs are executed one at a time"
     );
     for job in &delivery.jobs {
-        // The turn ends with the trial, so that other jobs get theirs between two jobs of a message.
-        let _turn = context.trial_turn.lock().await;
+        // A poll may take a minute, and it never becomes a dead letter, so it needs no turn. The turn
+        // of another job ends with its trial, so that the jobs of other messages get theirs.
+        let _turn = match job {
+            Job::Poll(_) => None,
+            _ => Some(context.trial_turn.lock().await),
+        };
         try_job(context, job).await?;
     }
-    acknowledge(context, delivery).await;
     Ok(())
 }
 
@@ -44,7 +45,12 @@ pub(crate) async fn try_each_job(context: &Context, delivery: Delivery) -> Resul
 async fn try_job(context: &Context, job: &Job) -> Result<(), StoreError> {
     let store = &*context.store;
     let id = dead_letter::id(job);
-    if !trial::begin(store, &id, &context.process).await? {
+    let begun = trial::begin(store, &id, &context.process).await;
+    if begun.is_err() {
+        // The trial may have been written although the store did not confirm it.
+        let _ = write(context, vec![trial::remove_write(&id)]).await;
+    }
+    if !begun? {
         let reason = "two processes ended while they executed it";
         return give_up(context, job, &id, reason, "poison").await;
     }
@@ -55,8 +61,8 @@ async fn try_job(context: &Context, job: &Job) -> Result<(), StoreError> {
     match executed {
         Ok(Ok(())) => write(context, vec![trial::remove_write(&id)]).await,
         Ok(Err(error)) => {
-            // If the store does not answer, the trial stays. It has the name of this process, which
-            // ignores it, and removes it when it stops.
+            // If this write fails, too, the trial stays until the store has recovered or the process
+            // stops. It has the name of this process, which ignores it.
             let _ = write(context, vec![trial::remove_write(&id)]).await;
             Err(error)
         }

@@ -5,9 +5,10 @@
 //! returns the notifications and observations of one entry.
 //!
 //! Invariants: no input makes either step panic. Every entry is passed on, counted, or rejected
-//! together with its bytes. [`parse_webhook`] removes messages, posts and leads from the entries
-//! that it passes on.
+//! together with its bytes. [`parse_webhook`] removes messages, posts and leads from everything
+//! that it passes on or rejects.
 
+mod redaction;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,7 @@ use crate::page::{Observation, Source};
 use crate::time::{FacebookTime, HostTime};
 use crate::value::CanonicalValue;
 use crate::webhook_field::{FieldMeaning, meaning_of, metric_label};
+use redaction::without_messages;
 
 /// The smallest `entry.time` that is read as milliseconds. A smaller one is in seconds: 10^11
 /// seconds is the year 5138.
@@ -40,7 +42,7 @@ const MAX_DEPTH: usize = 64;
 /// A part of a delivery that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejected {
-    /// The bytes of the part.
+    /// The bytes of the part, without what people wrote.
     pub body: Vec<u8>,
     /// The reason, which describes the shape of the part and never repeats its content.
     pub reason: String,
@@ -116,7 +118,7 @@ const OBJECTS: [(&str, &str); 7] = [
 pub fn parse_webhook(body: &[u8]) -> ParsedWebhook {
     let mut delivery = ParsedWebhook::default();
     let reject = |reason: &str| Rejected {
-        body: body.to_vec(),
+        body: without_messages(body),
         reason: reason.to_owned(),
     };
     let wire: WireBody<'_> = match serde_json::from_slice(body) {
@@ -127,7 +129,7 @@ pub fn parse_webhook(body: &[u8]) -> ParsedWebhook {
                 describe_json_error(&error)
             );
             delivery.rejected.push(Rejected {
-                body: body.to_vec(),
+                body: without_messages(body),
                 reason,
             });
             return delivery;
@@ -160,7 +162,7 @@ pub fn parse_webhook(body: &[u8]) -> ParsedWebhook {
 fn parse_entry(raw: &RawValue, delivery: &mut ParsedWebhook) {
     let mut reject = |reason: String| {
         delivery.rejected.push(Rejected {
-            body: raw.get().as_bytes().to_vec(),
+            body: without_messages(raw.get().as_bytes()),
             reason,
         });
     };
@@ -182,8 +184,9 @@ fn parse_entry(raw: &RawValue, delivery: &mut ParsedWebhook) {
             Ok(change) if meaning_of(&change.field) == FieldMeaning::NotProfile => {
                 delivery.count_ignored(metric_label(&change.field), 1);
             }
-            // A change that cannot be read is passed on: the worker stores it as a dead letter.
-            _ => profile_changes.push(change.get()),
+            Ok(_) => profile_changes.push(Cow::Borrowed(change.get())),
+            // The worker stores a change that cannot be read as a dead letter.
+            Err(_) => profile_changes.push(redacted(change)),
         }
     }
     let mut profile_fields = Vec::new();
@@ -192,7 +195,8 @@ fn parse_entry(raw: &RawValue, delivery: &mut ParsedWebhook) {
             Ok(name) if meaning_of(&name) == FieldMeaning::NotProfile => {
                 delivery.count_ignored(metric_label(&name), 1);
             }
-            _ => profile_fields.push(field.get()),
+            Ok(_) => profile_fields.push(Cow::Borrowed(field.get())),
+            Err(_) => profile_fields.push(redacted(field)),
         }
     }
     for (name, part) in [("messaging", wire.messaging), ("standby", wire.standby)] {
@@ -217,6 +221,12 @@ fn parse_entry(raw: &RawValue, delivery: &mut ParsedWebhook) {
         profile_fields.join(",")
     );
     delivery.entries.push(ProfileEntry(entry));
+}
+
+/// Returns a part that cannot be read, without what people wrote.
+fn redacted(part: &RawValue) -> Cow<'static, str> {
+    let kept = without_messages(part.get().as_bytes());
+    Cow::Owned(String::from_utf8_lossy(&kept).into_owned())
 }
 
 /// Describes a JSON error without quoting the text that caused it.

@@ -209,11 +209,9 @@ async fn publishes_to_a_deleted_queue_fail_until_it_is_declared_again() {
 async fn a_message_that_the_broker_dead_lettered_is_split_and_its_jobs_are_done() {
     let storage = TestStorage::new(TestBackend::Distributed).await;
     let (queue, store) = (storage.queue().await, storage.store());
-    for page in [1, 2] {
-        pages::register(&*store, &page_id(page), Clock::system().now())
-            .await
-            .unwrap();
-    }
+    let ids = [page_id(1), page_id(2)];
+    let now = Clock::system().now();
+    pages::register(&*store, &ids, now).await.unwrap();
     let jobs: Vec<Job> = vec![webhook_job(1, "one"), webhook_job(2, "two")];
     let encoded: Vec<String> = jobs.iter().map(encode_job).collect();
     let TestStorage::Distributed { vhost, .. } = &storage else {

@@ -184,6 +184,27 @@ async fn a_job_becomes_a_dead_letter_only_after_two_processes_ended_during_its_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn trials_that_the_store_made_and_did_not_confirm_count_for_no_process() {
+    let bench = WorkerFixture::new(&[1]).await;
+    let job = webhook_job(1, "harmless");
+    let mut delivery = deliver_until_trial(&bench, &job).await;
+    for _ in 0..worker::POISON_THRESHOLD {
+        let store = FaultyStore::losing_replies(bench.store.clone(), 1000);
+        let context = bench.context(store);
+        // A process that stops does not repeat the delivery in place.
+        context.lifecycle.stop();
+        worker::handle_delivery(&context, delivery)
+            .await
+            .unwrap_err();
+        delivery = bench.queue.receive(QueueName::Webhooks).await.unwrap();
+    }
+    let context = bench.context(bench.store.clone());
+    worker::handle_delivery(&context, delivery).await.unwrap();
+    assert_eq!(bench.name(1).await, Some(json!("harmless")));
+    assert_eq!(bench.dead_letters().await, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_stops_leaves_no_trial_behind() {
     let bench = WorkerFixture::new(&[1]).await;
     let context = bench.context(bench.store.clone());

@@ -124,8 +124,10 @@ async fn a_queue_that_is_drained_quickly_does_not_hold_up_a_login() {
         .commit(&[due(MANY + 1, QueueName::Logins)])
         .await
         .unwrap();
-    let login = queue.receive(QueueName::Logins).await.unwrap();
-    login.ack().await.unwrap();
+    eventually("the login in its queue", || async {
+        (queue.depth(QueueName::Logins).await.unwrap().messages > 0).then_some(())
+    })
+    .await;
     let next = store.next_due(QueueName::PollsNow, 1).await.unwrap();
     assert!(
         next[0].due_at <= HostTime(MANY),

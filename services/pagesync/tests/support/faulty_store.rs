@@ -140,6 +140,7 @@ impl Store for FaultyStore {
     }
 
     async fn confirm(&self) -> Result<(), StoreError> {
+        self.commit(&[]).await?;
         self.store.confirm().await
     }
 

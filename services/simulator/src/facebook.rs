@@ -117,6 +117,9 @@ pub struct Facebook {
     pub graph_faults: GraphFaults,
     /// How far the simulated clock is ahead of this host's clock, in seconds.
     pub clock_offset_seconds: i64,
+    /// When the last signed request was issued, in UNIX seconds of the simulated clock. A later token
+    /// is not issued in an earlier second.
+    pub last_signed_request: u64,
     /// Whether every Page counts as subscribed, with or without a Page subscription.
     pub all_pages_subscribed: bool,
     /// When deliveries began to fail, by Page id, in UNIX seconds of the simulated clock.
@@ -148,6 +151,7 @@ impl Facebook {
             scripted_replies: Vec::new(),
             graph_faults: GraphFaults::default(),
             clock_offset_seconds: 0,
+            last_signed_request: 0,
             all_pages_subscribed: false,
             failing_since: BTreeMap::new(),
             usage: AppUsage::default(),
@@ -188,7 +192,7 @@ impl Facebook {
             owner,
             user: user.to_owned(),
             app: app.unwrap_or_else(simulated),
-            issued_at: self.now(),
+            issued_at: self.now().max(self.last_signed_request),
             logged_in_at: self.now(),
             expires_at: expires,
             invalid_subcode: None,

@@ -56,8 +56,14 @@ pub(crate) async fn post(simulator: &Simulator, user: &str, callback: &str) -> C
     }
 }
 
-/// Returns a signed request about a person, issued at the present time of the simulated clock.
+/// Returns a signed request about a person, issued at the present time of the simulated clock. Its
+/// time is a later second than that of each token of the person, because a person does not remove an
+/// app in the second in which they logged in.
 pub fn signed_request_for(simulator: &Simulator, user: &str) -> String {
-    let facebook = simulator.facebook();
-    sign(&facebook.app.secret, &payload_for(user, facebook.now()))
+    let mut facebook = simulator.facebook();
+    let of_user = facebook.tokens.values().filter(|token| token.user == user);
+    let after_tokens = of_user.map(|token| token.issued_at + 1).max();
+    let issued_at = facebook.now().max(after_tokens.unwrap_or_default());
+    facebook.last_signed_request = facebook.last_signed_request.max(issued_at);
+    sign(&facebook.app.secret, &payload_for(user, issued_at))
 }

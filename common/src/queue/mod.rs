@@ -22,7 +22,16 @@ use error::QueueError;
 
 /// How many messages of webhooks a worker handles at a time. Several of them let the store group
 /// its writes.
-pub const WEBHOOK_CONCURRENCY: u16 = 16;
+const WEBHOOK_CONCURRENCY: u16 = 16;
+
+/// Returns how many messages of a queue a worker handles at a time. `poll_concurrency` is how many
+/// polls of each queue it makes at a time.
+pub fn concurrency(queue_name: QueueName, poll_concurrency: u16) -> u16 {
+    match queue_name {
+        QueueName::Webhooks => WEBHOOK_CONCURRENCY,
+        QueueName::Logins | QueueName::PollsNow | QueueName::PollsDaily => poll_concurrency,
+    }
+}
 
 /// The longest time that a publish takes, on every backend.
 pub const PUBLISH_DEADLINE: Duration = Duration::from_millis(3500);

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{commit_one, load_chunk, load_decodable, put_write, write_records};
+use super::{load_chunk, load_decodable, load_if_decodable, put_write, write_records};
 use crate::store::{
-    Commit, CommitOutcome, RecordKey, RecordKind, RecordWrite, Store, StoreError, Versioned,
+    CommitOutcome, RecordKey, RecordKind, RecordWrite, Store, StoreError, Versioned,
 };
 
 /// A job whose execution was interrupted by the end of this many processes is not executed again.
@@ -60,32 +60,47 @@ pub fn remove_write(job: &str) -> RecordWrite {
     }
 }
 
+/// Removes the trial that `process` began of one job, because the execution ended without a result.
+/// The trials of other processes stay, because those processes ended while they executed the job.
+pub async fn withdraw(store: &dyn Store, job: &str, process: &str) -> Result<(), StoreError> {
+    match load_if_decodable(store, &key(job)).await? {
+        Some(stored) => remove_one(store, job, process, stored).await,
+        None => Ok(()),
+    }
+}
+
 /// Removes the trials of one process, which stops. The trials of others stay.
 pub async fn remove_of_process(store: &dyn Store, process: &str) -> Result<(), StoreError> {
     let mut after = None;
     while let Some(found) = load_chunk::<Trials>(store, RecordKind::Trial, "", &mut after).await? {
-        for (job, Versioned { version, mut value }) in found {
-            let before = value.processes.len();
-            value.processes.retain(|other| other != process);
-            if value.processes.len() == before {
-                continue;
-            }
-            let write = if value.processes.is_empty() {
-                RecordWrite::Delete {
-                    key: key(&job),
-                    expected: Some(version),
-                }
-            } else {
-                put_write(key(&job), &value, Some(version), Some(TTL))
-            };
-            // If the commit is stale, another process has executed the job meanwhile.
-            let records = vec![write];
-            let commit = Commit {
-                records,
-                ..Commit::default()
-            };
-            commit_one(store, commit).await?;
+        for (job, stored) in found {
+            remove_one(store, &job, process, stored).await?;
         }
     }
     Ok(())
+}
+
+/// Removes the trial of one process from the trials of a job, if it is one of them.
+async fn remove_one(
+    store: &dyn Store,
+    job: &str,
+    process: &str,
+    stored: Versioned<Trials>,
+) -> Result<(), StoreError> {
+    let Versioned { version, mut value } = stored;
+    let before = value.processes.len();
+    value.processes.retain(|other| other != process);
+    if value.processes.len() == before {
+        return Ok(());
+    }
+    let write = if value.processes.is_empty() {
+        RecordWrite::Delete {
+            key: key(job),
+            expected: Some(version),
+        }
+    } else {
+        put_write(key(job), &value, Some(version), Some(TTL))
+    };
+    // If the commit is stale, another process has executed the job meanwhile.
+    write_records(store, vec![write]).await.map(drop)
 }

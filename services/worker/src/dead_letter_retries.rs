@@ -6,7 +6,8 @@
 use std::panic::AssertUnwindSafe;
 
 use common::records::dead_letter::{self, DeadLetter, RetryState, UNREADABLE_DATA_PREFIX};
-use common::store::{Commit, StoreError};
+use common::records::write_records;
+use common::store::StoreError;
 use futures_util::FutureExt as _;
 use model::job::{Job, NEWER_VERSION_PREFIX, UNKNOWN_KIND, Unreadable, decode_job};
 
@@ -28,26 +29,16 @@ async fn retry_job(context: &Context, id: &str) -> Result<(), StoreError> {
 /// fails or panics, its dead letter becomes final. Fails if the store does not answer; the retry is
 /// then pending again.
 async fn run_retry(context: &Context, id: &str, job: &Job) -> Result<(), StoreError> {
+    let store = &*context.store;
+    let set_state = |state| dead_letter::set_retry_state(store, id, state, context.clock.now());
     let outcome = AssertUnwindSafe(dispatch::apply_single_job(context, job))
         .catch_unwind()
         .await;
     match outcome {
-        Ok(Ok(true)) => {
-            let remove = Commit {
-                records: vec![dead_letter::remove_write(id, None)],
-                ..Commit::default()
-            };
-            context.store.commit(&[remove]).await.map(drop)
-        }
-        Ok(Ok(false)) => {
-            dead_letter::set_retry_state(
-                &*context.store,
-                id,
-                RetryState::Final,
-                context.clock.now(),
-            )
+        Ok(Ok(true)) => write_records(store, vec![dead_letter::remove_write(id, None)])
             .await
-        }
+            .map(drop),
+        Ok(Ok(false)) => set_state(RetryState::Final).await,
         Ok(Err(StoreError::Unexpected(reason))) => {
             tracing::error!(
                 dead_letter.id = id,
@@ -55,17 +46,11 @@ async fn run_retry(context: &Context, id: &str, job: &Job) -> Result<(), StoreEr
                 "a job stays a dead letter, because it needs stored data that this build cannot read"
             );
             let reason = format!("{UNREADABLE_DATA_PREFIX}{reason}");
-            dead_letter::end_retry(&*context.store, id, &reason, context.clock.now()).await
+            dead_letter::end_retry(store, id, &reason, context.clock.now()).await
         }
         Ok(Err(error)) => {
             // If this write fails too, the retry stays reserved for this process, which repeats it.
-            let _ = dead_letter::set_retry_state(
-                &*context.store,
-                id,
-                RetryState::Pending,
-                context.clock.now(),
-            )
-            .await;
+            let _ = set_state(RetryState::Pending).await;
             Err(error)
         }
         Err(_panic) => {
@@ -74,13 +59,7 @@ async fn run_retry(context: &Context, id: &str, job: &Job) -> Result<(), StoreEr
                 "the execution of a job panicked; the job stays a dead letter"
             );
             context.metrics.dead_letters.count("panic");
-            dead_letter::set_retry_state(
-                &*context.store,
-                id,
-                RetryState::Final,
-                context.clock.now(),
-            )
-            .await
+            set_state(RetryState::Final).await
         }
     }
 }

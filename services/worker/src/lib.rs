@@ -24,7 +24,7 @@ use std::time::Duration;
 use common::records::app::StoreBindingError;
 use common::retry::Backoff;
 
-use common::queue::WEBHOOK_CONCURRENCY;
+use common::queue::concurrency;
 use consumer::run_consumer;
 pub use consumer::{POISON_THRESHOLD, handle_delivery};
 use context::Context;
@@ -57,13 +57,7 @@ pub async fn run(context: Context) -> Result<(), WorkerError> {
     tasks.spawn(retry_dead_letters(context.clone(), gate.clone()));
     for queue_name in QueueName::ALL {
         // Each consumer handles one delivery at a time.
-        let consumers = match queue_name {
-            QueueName::Webhooks => WEBHOOK_CONCURRENCY,
-            QueueName::Logins | QueueName::PollsNow | QueueName::PollsDaily => {
-                context.poll_concurrency
-            }
-        };
-        for _ in 0..consumers {
+        for _ in 0..concurrency(queue_name, context.poll_concurrency) {
             tasks.spawn(run_consumer(context.clone(), queue_name, gate.clone()));
         }
     }

@@ -7,15 +7,16 @@
 //! panics, becomes a dead letter.
 //!
 //! Invariants: a process executes at most one job other than a poll under a trial at a time, so that
-//! its end leaves the trial of one such job only. The message is acknowledged after each of its jobs was executed or is
-//! stored as a dead letter.
+//! its end leaves the trial of one such job only. The message is acknowledged after each of its jobs
+//! was executed or is stored as a dead letter.
 
 use std::panic::AssertUnwindSafe;
 
 use common::queue::delivery::Delivery;
 use common::records::dead_letter::{self, RetryState};
 use common::records::trial;
-use common::store::{Commit, RecordWrite, StoreError};
+use common::records::write_records;
+use common::store::StoreError;
 use futures_util::FutureExt as _;
 use model::job::Job;
 
@@ -48,7 +49,7 @@ async fn try_job(context: &Context, job: &Job) -> Result<(), StoreError> {
     let begun = trial::begin(store, &id, &context.process).await;
     if begun.is_err() {
         // The trial may have been written although the store did not confirm it.
-        let _ = write(context, vec![trial::remove_write(&id)]).await;
+        let _ = trial::withdraw(store, &id, &context.process).await;
     }
     if !begun? {
         let reason = "two processes ended while they executed it";
@@ -59,11 +60,13 @@ async fn try_job(context: &Context, job: &Job) -> Result<(), StoreError> {
         .catch_unwind()
         .await;
     match executed {
-        Ok(Ok(())) => write(context, vec![trial::remove_write(&id)]).await,
+        Ok(Ok(())) => write_records(store, vec![trial::remove_write(&id)])
+            .await
+            .map(drop),
         Ok(Err(error)) => {
             // If this write fails, too, the trial stays until the store has recovered or the process
             // stops. It has the name of this process, which ignores it.
-            let _ = write(context, vec![trial::remove_write(&id)]).await;
+            let _ = trial::withdraw(store, &id, &context.process).await;
             Err(error)
         }
         Err(_panic) => give_up(context, job, &id, "its execution panicked", "panic").await,
@@ -91,13 +94,5 @@ async fn give_up(
         let state = RetryState::Final;
         records.push(dead_letter::dead_letter_write(job, reason, now, state));
     }
-    write(context, records).await
-}
-
-async fn write(context: &Context, records: Vec<RecordWrite>) -> Result<(), StoreError> {
-    let commit = Commit {
-        records,
-        ..Commit::default()
-    };
-    context.store.commit(&[commit]).await.map(drop)
+    write_records(&*context.store, records).await.map(drop)
 }

@@ -26,7 +26,7 @@ use super::deadline::{unavailable, with_timeout};
 use super::topology::{DEAD_LETTER_QUEUE, amqp_queue, declare};
 use crate::queue::delivery::{AckHandle as AnyAckHandle, Delivery};
 use crate::queue::error::QueueError;
-use crate::queue::{Depth, WEBHOOK_CONCURRENCY};
+use crate::queue::{Depth, concurrency};
 
 /// The lowest attempt of a delivery from the dead-letter queue: the worker treats its message as a
 /// poison message.
@@ -132,12 +132,7 @@ impl Consumers {
         declare(&channel).await?;
         // Each consumer gets no more messages than the worker handles at a time, so that a message
         // waits in the queue, from where another worker can take it.
-        let prefetch = match queue_name {
-            QueueName::Webhooks => WEBHOOK_CONCURRENCY,
-            QueueName::Logins | QueueName::PollsNow | QueueName::PollsDaily => {
-                self.poll_concurrency
-            }
-        };
+        let prefetch = concurrency(queue_name, self.poll_concurrency);
         with_timeout(channel.basic_qos(prefetch, BasicQosOptions::default()))
             .await?
             .map_err(convert)?;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::json;
 use simulator::bytes::signature_256;
 use simulator::delivery::delivery_body;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::support::deployment::APP_SECRET;
@@ -30,9 +31,9 @@ pub(crate) struct Load {
 pub(crate) struct Counts {
     /// Requests that were sent.
     pub(crate) attempted: AtomicU64,
-    /// Requests that were answered with 200.
-    pub(crate) answered: AtomicU64,
-    /// Requests that are not answered yet.
+    /// Requests that were answered with 200. Each answer wakes the receivers.
+    pub(crate) answered: watch::Sender<u64>,
+    /// Webhooks that a connection is sending and that were not answered with 200 yet.
     pub(crate) in_flight: AtomicU64,
 }
 
@@ -87,18 +88,17 @@ async fn send_until_accepted(client: &reqwest::Client, url: &str, page: u64, cou
     } else {
         1
     };
+    counts.in_flight.fetch_add(1, Ordering::SeqCst);
     while remaining > 0 {
         counts.attempted.fetch_add(1, Ordering::SeqCst);
-        counts.in_flight.fetch_add(1, Ordering::SeqCst);
         let request = client
             .post(url)
             .header("x-hub-signature-256", &signature)
             .body(body.clone());
         let status = request.send().await.map(|answer| answer.status().as_u16());
-        counts.in_flight.fetch_sub(1, Ordering::SeqCst);
         match status {
             Ok(200) => {
-                counts.answered.fetch_add(1, Ordering::SeqCst);
+                counts.answered.send_modify(|answered| *answered += 1);
                 remaining -= 1;
             }
             // Facebook repeats a webhook that was refused or not answered.
@@ -106,6 +106,7 @@ async fn send_until_accepted(client: &reqwest::Client, url: &str, page: u64, cou
             Ok(other) => panic!("a signed webhook was answered with {other}"),
         }
     }
+    counts.in_flight.fetch_sub(1, Ordering::SeqCst);
 }
 
 /// Waits for `duration`: between two attempts, or while a fault lasts.

@@ -28,7 +28,7 @@ use crate::support::{TestBackend, page_id, within};
 
 /// The number of webhooks in a round.
 const WEBHOOKS: u64 = 1000;
-/// The minimum number of requests in flight when a fault is injected.
+/// The minimum number of webhooks in flight when a fault is injected.
 const MIN_IN_FLIGHT: u64 = 200;
 /// The delay of each call of a slow Redis.
 const SLOW_CALL: Duration = Duration::from_millis(1500);
@@ -158,7 +158,7 @@ impl Deployment {
         }
     }
 
-    /// Runs one round. Returns the number of requests in flight at the fault, and the duration of
+    /// Runs one round. Returns the number of webhooks in flight at the fault, and the duration of
     /// the recovery.
     async fn round(
         &mut self,
@@ -172,18 +172,21 @@ impl Deployment {
         let load = Load::start(&self.processes[0].webhook_url(), pages.clone());
         let fault_at = chance.u64(50..=WEBHOOKS - 3 * CONNECTIONS as u64);
         let counts = load.counts.clone();
-        within(TIMEOUT, "the load to be under way", || async {
-            let answered = counts.answered.load(Ordering::SeqCst);
-            (answered >= fault_at).then_some(())
-        })
-        .await;
+        // The answer that reaches the fault's point wakes this task, so that the load is still under
+        // way.
+        let mut answered = counts.answered.subscribe();
+        let under_way = answered.wait_for(|answered| *answered >= fault_at);
+        tokio::time::timeout(TIMEOUT, under_way)
+            .await
+            .expect("an answer")
+            .unwrap();
         let in_flight = counts.in_flight.load(Ordering::SeqCst);
         assert!(in_flight >= MIN_IN_FLIGHT, "only {in_flight} in flight");
         let repaired_at = self.inject(fault).await;
         let recovery = self.recovery(fault, &load, &pages, repaired_at).await;
         let counts = load.finish().await;
         totals.attempted += counts.attempted.load(Ordering::SeqCst);
-        totals.acknowledged += counts.answered.load(Ordering::SeqCst);
+        totals.acknowledged += *counts.answered.borrow();
         totals.lost += self.count_lost(&pages).await;
         (in_flight, recovery)
     }
@@ -201,7 +204,7 @@ impl Deployment {
                 let unnamed = self.unnamed(pages).await;
                 unnamed.map(|unnamed| WEBHOOKS - unnamed.len() as u64)
             } else {
-                Some(load.counts.answered.load(Ordering::SeqCst))
+                Some(*load.counts.answered.borrow())
             }
         };
         let before = done().await.unwrap_or(0);

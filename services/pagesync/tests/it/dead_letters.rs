@@ -159,6 +159,24 @@ async fn a_trial_that_a_store_outage_interrupts_makes_no_dead_letter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_trial_that_a_store_outage_interrupts_leaves_those_of_ended_processes() {
+    let bench = WorkerFixture::new(&[1]).await;
+    let job = webhook_job(1, "tried again");
+    let id = dead_letter::id(&job);
+    let ended = "a process that has ended";
+    assert!(trial::begin(&*bench.store, &id, ended).await.unwrap());
+    let delivery = deliver_until_trial(&bench, &job).await;
+    // The trial is recorded, the commit of the job fails, and the store answers again.
+    let context = bench.context(FaultyStore::unavailable(bench.store.clone(), 1, 1));
+    // A process that stops does not repeat the delivery in place.
+    context.lifecycle.stop();
+    worker::handle_delivery(&context, delivery)
+        .await
+        .unwrap_err();
+    assert_eq!(trials(&bench, &job).await, [ended]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_becomes_a_dead_letter_only_after_two_processes_ended_during_its_trial() {
     let bench = WorkerFixture::new(&[1, 2]).await;
     let (once, twice) = (webhook_job(1, "once"), webhook_job(2, "twice"));

@@ -9,10 +9,11 @@ pub mod problem;
 mod reader;
 pub mod settings;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use jiff::tz::TimeZone;
 use model::field::TrackedFields;
 use secrecy::SecretString;
@@ -134,6 +135,8 @@ pub struct Config {
     pub login_policy: LoginPolicy,
     /// The secret that signs invitations.
     pub invitation_secret: Option<SecretString>,
+    /// The networks of the reverse proxies whose `X-Forwarded-For` is used.
+    pub trusted_proxies: Vec<IpNet>,
     /// The permissions that people are asked for.
     pub scopes: Vec<String>,
     /// The key that seals tokens, for a process that must not open them.
@@ -217,6 +220,9 @@ impl Config {
                 .unwrap_or_default(),
             login_policy: login,
             invitation_secret: reader.secret("STATE_TOKEN_SECRET", 16, invites),
+            trusted_proxies: reader
+                .optional("PAGESYNC_TRUSTED_PROXIES", parse_networks)
+                .unwrap_or_default(),
             scopes: reader.value("PAGESYNC_SCOPES", parse_scopes),
             token_public_key: token_public,
             token_private_keys: token_keys,
@@ -317,6 +323,15 @@ fn parse_login_policy(text: &str) -> Option<LoginPolicy> {
 fn parse_app_id(text: &str) -> Option<String> {
     let is_valid = (15..=20).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
     is_valid.then(|| text.to_owned())
+}
+
+/// Parses networks. An address is the network of this address alone.
+fn parse_networks(text: &str) -> Option<Vec<IpNet>> {
+    let parse = |text: &str| {
+        let network = text.parse::<IpNet>().ok();
+        network.or_else(|| Some(text.parse::<IpAddr>().ok()?.into()))
+    };
+    text.split(',').map(|text| parse(text.trim())).collect()
 }
 
 fn parse_scopes(text: &str) -> Option<Vec<String>> {

@@ -76,7 +76,7 @@ const fn secret(
 }
 
 /// All settings, in the order of `.env.example`.
-pub const SETTINGS: [Setting; 31] = [
+pub const SETTINGS: [Setting; 32] = [
     without_default(
         "FACEBOOK_APP_ID",
         "15 to 20 digits",
@@ -127,7 +127,13 @@ pub const SETTINGS: [Setting; 31] = [
         None,
         "16 characters or more",
         "replace_with_secure_token",
-        "The secret that signs invitations. Required if PAGESYNC_LOGIN=invited.",
+        "The secret that signs invitations and, if it is set, the state of a login. Required if PAGESYNC_LOGIN=invited.",
+    ),
+    without_default(
+        "PAGESYNC_TRUSTED_PROXIES",
+        "addresses and networks, separated by commas",
+        "127.0.0.1,172.16.0.0/12",
+        "The reverse proxies in front of ingress, whose X-Forwarded-For names the client. Limits of logins count for each client.",
     ),
     with_default(
         "PAGESYNC_SCOPES",

@@ -1,7 +1,10 @@
-//! Logins that are under way.
+//! Logins whose browser has returned from Facebook's dialog.
 //!
-//! Invariants: the state that a browser carries to Facebook and back, and the cookie that binds the
-//! state to the browser, are stored only as hashes; a state can be used only once.
+//! Nothing is stored when a login begins. The callback inserts the record of its login on the
+//! condition that there is none.
+//!
+//! Invariants: a state can be used only once, and its record is stored for longer than the state is
+//! valid; the state is stored only as a hash.
 
 use std::time::Duration;
 
@@ -12,34 +15,24 @@ use serde::{Deserialize, Serialize};
 use crate::store::{RecordKey, RecordKind};
 use model::hex::sha256_hex;
 
-/// How long a person may take in Facebook's dialog.
-pub const TTL: Duration = Duration::from_secs(600);
 /// How long the token exchange may be missing after the code was used. After that the login counts
 /// as interrupted.
 pub const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long the answer to a login can be requested again after the code was used or the login
-/// failed.
+/// How long the answer to a login can be requested again. A state is valid for ten minutes, so this
+/// also covers any difference between the clocks of the hosts that matters.
 pub const ANSWER_TTL: Duration = Duration::from_secs(3600);
 
-/// A login that is under way.
+/// A login whose browser has returned from the dialog.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Login {
-    /// The hash of the browser's cookie.
-    pub cookie_hash: String,
-    /// When the login began, on this host's clock.
-    pub began_at: HostTime,
     /// The stage of the login.
-    #[serde(default)]
     pub stage: Stage,
 }
 
 /// The stage of a login.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// The person has not returned from Facebook's dialog yet.
-    #[default]
-    Waiting,
     /// The code was used at this time, on this host's clock. The token exchange with the same id
     /// records the further stages.
     CodeUsed(HostTime),

@@ -8,6 +8,7 @@ use common::queue::Queue;
 use common::telemetry::Metrics;
 use secrecy::SecretString;
 
+use crate::body::BodyMemory;
 use crate::oauth::context::LoginContext;
 use crate::refusals::RefusalLog;
 
@@ -26,6 +27,8 @@ pub struct Context {
     pub verify_token: SecretString,
     /// Whether a SHA-1 signature alone is accepted.
     pub allow_sha1: bool,
+    /// The memory of unfinished request bodies.
+    pub body_memory: BodyMemory,
     /// The log of webhooks whose signature is missing or wrong.
     pub refused_webhooks: RefusalLog,
     /// The log of refused handshakes.
@@ -54,6 +57,7 @@ impl Context {
             origin: config.public_url().to_owned(),
             verify_token: config.verify_token.clone(),
             allow_sha1: config.allow_sha1,
+            body_memory: BodyMemory::default(),
             refused_webhooks: RefusalLog::new(
                 "webhooks refused: X-Hub-Signature-256 is missing or was not made with FACEBOOK_APP_SECRET",
             ),

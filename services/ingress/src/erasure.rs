@@ -39,7 +39,7 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 
 use crate::context::Context;
-use crate::webhook::{ANSWER_DEADLINE, read_body};
+use crate::webhook::ANSWER_DEADLINE;
 
 /// The longest accepted post, in bytes.
 const MAX_BODY: usize = 16 * 1024;
@@ -118,7 +118,10 @@ fn verify_signature<'a>(secrets: &[SecretString], text: &'a str) -> Option<&'a s
 /// Reads and verifies the signed request of a post; fails with the status of the answer.
 async fn read_post(context: &Context, request: Request) -> Result<SignedRequest, StatusCode> {
     let results = &context.metrics.erasure_requests;
-    let body = read_body(request.into_body(), MAX_BODY).await?;
+    let body = context
+        .body_memory
+        .read(request.into_body(), MAX_BODY)
+        .await?;
     let form: Vec<(String, String)> =
         serde_urlencoded::from_bytes(&body).map_err(|_| StatusCode::BAD_REQUEST)?;
     let posted = form.iter().find(|(name, _)| name == "signed_request");

@@ -7,21 +7,30 @@
 use std::sync::Arc;
 
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
-use axum::http::{StatusCode, header};
+use axum::extract::{Extension, Query, State};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use common::http::PeerAddress;
 use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
+use crate::client::is_trusted;
 use crate::context::Context;
 
 /// The longest challenge that is echoed, in bytes. Facebook's challenges have about ten digits.
 const MAX_CHALLENGE: usize = 64;
 
+/// The query parameter with which `doctor` asks for [`UNDECLARED_PEER`].
+pub const PEER_QUERY: &str = "pagesync.peer";
+/// The header with the address from which the request arrived, unless it is that of a trusted
+/// proxy. Only who knows the verify token gets it.
+pub const UNDECLARED_PEER: HeaderName = HeaderName::from_static("pagesync-undeclared-peer");
+
 /// Handles `GET /facebook/webhook`.
 pub(crate) async fn verify(
     State(context): State<Arc<Context>>,
+    Extension(PeerAddress(peer)): Extension<PeerAddress>,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Response {
     let Ok(Query(query)) = query else {
@@ -51,7 +60,15 @@ pub(crate) async fn verify(
                 (header::CONTENT_TYPE, "text/plain"),
                 (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
             ];
-            (headers, challenge.to_owned()).into_response()
+            let mut response = (headers, challenge.to_owned()).into_response();
+            let asks = single_value(PEER_QUERY).is_some();
+            if asks && !is_trusted(peer, context.login.trusted_proxies()) {
+                let address = HeaderValue::from_str(&peer.to_canonical().to_string());
+                response
+                    .headers_mut()
+                    .extend(address.map(|address| (UNDECLARED_PEER, address)));
+            }
+            response
         }
         _ => StatusCode::BAD_REQUEST.into_response(),
     }

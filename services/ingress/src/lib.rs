@@ -6,6 +6,8 @@
 //! and never opened. Input is echoed only if it is escaped or has only letters, digits, `_` and
 //! `-`. No body is logged, and no endpoint is for operators.
 
+pub mod body;
+pub mod client;
 pub mod context;
 pub mod erasure;
 pub mod handshake;

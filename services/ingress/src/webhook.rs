@@ -8,7 +8,7 @@
 //! | The signature is missing or wrong. | 401 |
 //! | The body is longer than [`MAX_BODY`]. | 413, and the connection closes |
 //! | The body is compressed. | 415 |
-//! | The body does not arrive within [`BODY_DEADLINE`]. | 408, and the connection closes |
+//! | The body does not arrive within [`BODY_DEADLINE`](crate::body::BODY_DEADLINE), or it was the largest when the memory for unfinished bodies was used up. | 408, and the connection closes |
 //! | The signature is valid, and the delivery contains no job. | 200 |
 //! | The signature is valid, and the queue made the jobs durable. | 200 |
 //! | The signature is valid, but the jobs are not durable in time. | 503; Facebook sends it again |
@@ -16,11 +16,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use model::job::{Job, Unreadable};
 use model::queue_name::QueueName;
 use model::webhook::{ParsedWebhook, parse_webhook};
@@ -31,8 +29,6 @@ use crate::signature::{Signature, SignedBody};
 /// The longest accepted body, in bytes. Facebook documents no limit. A batch of 1,000 changes with
 /// every character escaped is shorter.
 pub const MAX_BODY: usize = 5 * 1024 * 1024;
-/// How long the body may take to arrive after the headers.
-pub const BODY_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the queue may take to make jobs durable before the answer is 503.
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(4);
 
@@ -84,7 +80,7 @@ async fn read_signed(context: &Context, request: Request) -> Result<SignedBody, 
     if length.is_some_and(|length| length > MAX_BODY) {
         return Err(StatusCode::PAYLOAD_TOO_LARGE);
     }
-    let body = read_body(body, MAX_BODY).await?;
+    let body = context.body_memory.read(body, MAX_BODY).await?;
     signature
         .verify(&context.app_secrets, body)
         .ok_or(StatusCode::UNAUTHORIZED)
@@ -95,24 +91,6 @@ fn is_compressed(headers: &HeaderMap) -> bool {
         .get_all(header::CONTENT_ENCODING)
         .iter()
         .any(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
-}
-
-/// Reads a whole body of at most `max` bytes within [`BODY_DEADLINE`]; fails with the status of the
-/// answer.
-pub(crate) async fn read_body(body: Body, max: usize) -> Result<Bytes, StatusCode> {
-    let collecting = Limited::new(body, max).collect();
-    let collected = tokio::time::timeout(BODY_DEADLINE, collecting)
-        .await
-        .map_err(|_| StatusCode::REQUEST_TIMEOUT)?;
-    collected
-        .map(http_body_util::Collected::to_bytes)
-        .map_err(|error| {
-            if error.is::<LengthLimitError>() {
-                StatusCode::PAYLOAD_TOO_LARGE
-            } else {
-                StatusCode::BAD_REQUEST
-            }
-        })
 }
 
 /// Splits a delivery into jobs and publishes them; returns the status of the answer.

@@ -43,7 +43,7 @@ pub enum Command {
     },
     /// Check whether the running process is ready, for health checks.
     Health,
-    /// Write .env from the answers to four questions; with --secrets, write the secrets of a
+    /// Write .env from the answers to five questions; with --secrets, write the secrets of a
     /// compose deployment instead.
     Init {
         /// The directory for the secrets of all services. Existing secrets stay, unless the

@@ -1,4 +1,4 @@
-//! `pagesync init`: asks four questions, writes the `.env` of a deployment on one host, and prints
+//! `pagesync init`: asks five questions, writes the `.env` of a deployment on one host, and prints
 //! the values to enter in the dashboard of the app.
 //!
 //! Invariant: it never overwrites a `.env`, and never prints a secret.
@@ -32,6 +32,10 @@ pub fn run() -> anyhow::Result<()> {
         "",
     )?;
     let time_zone = ask("The time zone of the daily poll", "UTC")?;
+    let proxies = ask(
+        "The addresses or networks of the reverse proxies in front of pagesync, separated by commas",
+        "127.0.0.1,::1",
+    )?;
     let address = origin(&address)?;
     let verify_token = init_secrets::random_secret()?;
     let settings = [
@@ -48,6 +52,7 @@ pub fn run() -> anyhow::Result<()> {
         ),
         ("STATE_TOKEN_SECRET", init_secrets::random_secret()?),
         ("PAGESYNC_TIME_ZONE", time_zone),
+        ("PAGESYNC_TRUSTED_PROXIES", proxies),
     ];
     let environment: Environment = settings
         .iter()

@@ -22,9 +22,13 @@ use secrecy::ExposeSecret as _;
 use simulator::delivery::DeliveryFaults;
 use simulator::facebook::App;
 use simulator::scenario::Scenario;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use crate::demo_pages::DEMO_PAGES;
+
+/// How many new connections wait to be accepted. The kernel refuses further ones for a second, so
+/// there is room for as many as are open at a time.
+const LISTEN_BACKLOG: u32 = 4096;
 
 /// A started role.
 #[derive(Debug)]
@@ -92,7 +96,7 @@ pub async fn start(
     if matches!(role, Role::Up | Role::Ingress) {
         let listener = match listener {
             Some(listener) => listener,
-            None => bind(config.listen, "PAGESYNC_LISTEN").await?,
+            None => bind(config.listen, "PAGESYNC_LISTEN")?,
         };
         public = Some(serve_public(config, &runtime, listener)?);
     }
@@ -102,7 +106,7 @@ pub async fn start(
     if matches!(role, Role::Up | Role::Scheduler) {
         start_scheduler(config, &runtime);
     }
-    let private = serve_private(config, role, &runtime).await?;
+    let private = serve_private(config, role, &runtime)?;
     Ok(RunningRole {
         public,
         private,
@@ -162,17 +166,13 @@ fn start_scheduler(config: &Config, runtime: &Runtime) {
 
 /// Starts the private listener, and returns its address. Also starts the task that ends the process
 /// when a task of the queue or the store has ended.
-async fn serve_private(
-    config: &Config,
-    role: Role,
-    runtime: &Runtime,
-) -> anyhow::Result<SocketAddr> {
+fn serve_private(config: &Config, role: Role, runtime: &Runtime) -> anyhow::Result<SocketAddr> {
     let Backends {
         queue,
         store,
         ended,
     } = runtime.backends.clone();
-    let listener = bind(config.private_listen, "PAGESYNC_PRIVATE_LISTEN").await?;
+    let listener = bind(config.private_listen, "PAGESYNC_PRIVATE_LISTEN")?;
     let private = listener.local_addr()?;
     let required_store = (role != Role::Ingress).then_some(store);
     let readiness = readiness_check(queue.clone(), required_store, runtime.metrics.clone());
@@ -200,10 +200,18 @@ async fn serve_private(
 }
 
 /// Returns a listener on `address`. An error names `setting`.
-async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address} ({setting})"))
+fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
+    let listen = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4(),
+            SocketAddr::V6(_) => TcpSocket::new_v6(),
+        }?;
+        // A restarted process can use the address at once.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(LISTEN_BACKLOG)
+    };
+    listen().with_context(|| format!("cannot listen on {address} ({setting})"))
 }
 
 /// Returns the check behind `/readyz`. A role is ready when the queue accepts messages. With a store,
@@ -279,7 +287,7 @@ pub async fn simulator(config: &Config, scenario: Option<&Path>) -> anyhow::Resu
             .put_page(&page.as_graph())
             .map_err(anyhow::Error::msg)?;
     }
-    let listener = bind(config.simulator_listen, "PAGESYNC_SIMULATOR_LISTEN").await?;
+    let listener = bind(config.simulator_listen, "PAGESYNC_SIMULATOR_LISTEN")?;
     if let Some(scenario) = scenario {
         tracing::info!(about = scenario.about, "playing a scenario");
         tokio::spawn(scenario.play(simulator.clone()));

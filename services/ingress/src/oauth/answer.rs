@@ -17,6 +17,7 @@ use serde_json::{Value as Json, json};
 use super::context::LoginContext;
 use super::probe::{self, ProbeError};
 use super::progress::{Connected, PageProgress, Progress, load_connection_pages, load_progress};
+use crate::client::Client;
 use crate::html::escape;
 
 /// How long the answer for a program waits for the completion of the login.
@@ -79,17 +80,26 @@ pub(super) fn refusal(headers: &HeaderMap, status: StatusCode, code: &str, text:
     }
 }
 
+/// The text for a client that exceeds a limit of logins.
+pub(super) const TOO_MANY: &str =
+    "There were too many logins from your network. Please reload the page in a moment.";
+
+/// Returns the answer to a client that exceeds a limit of logins.
+pub(super) fn too_many(headers: &HeaderMap) -> Response {
+    refusal(headers, StatusCode::TOO_MANY_REQUESTS, "too_many", TOO_MANY)
+}
+
 /// Returns the progress of a login. A browser gets it at once and reloads it every second; a
 /// program gets it when the login is complete or after [`LOGIN_TIMEOUT`].
 pub(super) async fn progress_response(
     context: &LoginContext,
+    client: Client,
     headers: &HeaderMap,
     id: &LoginId,
     state: &str,
 ) -> Response {
-    let Ok(_permit) = context.limits.callbacks.try_acquire() else {
-        let text = "Too many people are logging in right now. Please reload the page in a moment.";
-        return refusal(headers, StatusCode::SERVICE_UNAVAILABLE, "too_many", text);
+    let Some(_permit) = context.limits.admit_answer(client) else {
+        return too_many(headers);
     };
     let unavailable = |error: &StoreError| {
         tracing::error!(error = %error, "the progress of a login cannot be read");

@@ -5,6 +5,7 @@
 //! | request | answer |
 //! |---|---|
 //! | the state is missing, unknown, expired, or of another browser | 400; nothing is exchanged |
+//! | the client used too many states | 429; nothing is stored and nothing is exchanged |
 //! | the person denied access, or Facebook reports an error | 403 or 400; the state is used up |
 //! | a state and a code | the code is exchanged once; then the progress of the login |
 //! | the same request again, from the same browser | the same answer; nothing is exchanged |
@@ -12,23 +13,24 @@
 use std::sync::Arc;
 
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::{Extension, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use common::graph::error::GraphError;
+use common::http::PeerAddress;
 use common::records::login::{self, Login, Stage};
 use common::records::token_exchange::{self, TokenExchange};
 use common::records::{commit_one, load_record, put_write, write_records};
 use common::store::{Commit, CommitOutcome, DueWrite, StoreError, Versioned};
-use model::hex::sha256_hex;
 use model::id::{LoginId, Subject};
 use model::polling::LOGIN_PRECEDENCE;
 use model::queue_name::QueueName;
-use subtle::ConstantTimeEq as _;
 
 use super::answer;
 use super::context::LoginContext;
 use super::cookie::login_cookie;
+use super::state::{StateError, VerifiedState};
+use crate::client::Client;
 use crate::context::Context;
 
 /// The longest code that is sent to Facebook, in bytes. Real codes have a few hundred characters.
@@ -69,14 +71,16 @@ impl Refusal {
 /// and returns the progress of the login.
 pub(crate) async fn handle_callback(
     State(context): State<Arc<Context>>,
+    Extension(peer): Extension<PeerAddress>,
     headers: HeaderMap,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Response {
     let query = query.map_or_else(|_| Vec::new(), |Query(pairs)| pairs);
-    match use_code(&context, &headers, &query).await {
+    let client = context.login.client(peer, &headers);
+    match use_code(&context, client, &headers, &query).await {
         Ok(id) => {
             let state = single_value(&query, "state").unwrap_or_default();
-            answer::progress_response(&context.login, &headers, &id, state).await
+            answer::progress_response(&context.login, client, &headers, &id, state).await
         }
         Err(refusal) => {
             context.login.metrics.logins.count(refusal.error_code);
@@ -101,18 +105,23 @@ fn single_value<'a>(query: &'a [(String, String)], name: &str) -> Option<&'a str
 /// login, which is also the id of its token exchange.
 async fn use_code(
     context: &Arc<Context>,
+    client: Client,
     headers: &HeaderMap,
     query: &[(String, String)],
 ) -> Result<LoginId, Refusal> {
-    let (id, Versioned { version, value }) = find_login(&context.login, headers, query).await?;
-    match value.stage {
-        Stage::CodeUsed(_) => return Ok(id),
-        Stage::Failed(reason) => return Err(Refusal::bad_request("failed", &reason)),
-        Stage::Waiting => {}
+    let login_context = &context.login;
+    let (id, state) = verify_state(login_context, headers, query)?;
+    let stored: Option<Versioned<Login>> = load_record(&*login_context.store, &login::key(&id))
+        .await
+        .map_err(|error| Refusal::unavailable(&error))?;
+    match stored.map(|stored| stored.value.stage) {
+        Some(Stage::CodeUsed(_)) => return Ok(id),
+        Some(Stage::Failed(reason)) => return Err(Refusal::bad_request("failed", &reason)),
+        None => check_new(login_context, client, &state)?,
     }
     if let Some(refusal) = dialog_error(query) {
         let failed = Stage::Failed(refusal.message.clone());
-        write_stage(&context.login, &id, version, &value, failed).await?;
+        write_stage(login_context, &id, NOT_STORED, failed).await?;
         return Err(refusal);
     }
     let code =
@@ -123,16 +132,15 @@ async fn use_code(
             "The code of the login is missing. Please begin again at /facebook/login.",
         )
     })?;
-    let used = Stage::CodeUsed(context.login.clock.now());
-    if write_stage(&context.login, &id, version, &value, used).await? == CommitOutcome::Stale {
+    let used = Stage::CodeUsed(login_context.clock.now());
+    if write_stage(login_context, &id, NOT_STORED, used).await? == CommitOutcome::Stale {
         // Another request from this browser is exchanging the code.
         return Ok(id);
     }
     // The exchange has its own task, so that it continues if the browser disconnects.
     let (context, exchange_id, code) = (context.clone(), id.clone(), code.to_owned());
-    let exchanged = tokio::spawn(async move {
-        exchange_code(&context.login, &exchange_id, &value, version + 1, &code).await
-    });
+    let exchanged =
+        tokio::spawn(async move { exchange_code(&context.login, &exchange_id, &code).await });
     match exchanged.await {
         Ok(exchanged) => exchanged.map(|()| id),
         Err(panic) => Err(Refusal::unavailable(&StoreError::Unexpected(
@@ -141,48 +149,59 @@ async fn use_code(
     }
 }
 
-/// Returns the login with the state in the query. Fails if there is no such login, if the login has
-/// expired, or if it began in another browser.
-async fn find_login(
+/// Verifies the state in the query, and returns it with the id of its login. Fails if this
+/// deployment did not make it, or if the login began in another browser.
+fn verify_state(
     context: &LoginContext,
     headers: &HeaderMap,
     query: &[(String, String)],
-) -> Result<(LoginId, Versioned<Login>), Refusal> {
-    let state =
-        single_value(query, "state").filter(|state| !state.is_empty() && state.len() <= 256);
+) -> Result<(LoginId, VerifiedState), Refusal> {
+    let state = single_value(query, "state").filter(|state| !state.is_empty());
     let state = state.ok_or_else(|| {
         Refusal::bad_request(
             "state_missing",
             "The state of the login is missing. Please begin again at /facebook/login.",
         )
     })?;
-    let id = login::login_id(state);
-    let stored: Option<Versioned<Login>> = load_record(&*context.store, &login::key(&id))
-        .await
-        .map_err(|error| Refusal::unavailable(&error))?;
-    // The store may delete an expired record late, so its age is checked as well.
-    let fresh = stored.filter(|stored| {
-        let age = stored.value.began_at.until(context.clock.now());
-        age <= login::TTL || stored.value.stage != Stage::Waiting
-    });
-    let stored = fresh.ok_or_else(|| {
-        Refusal::bad_request(
-            "state_unknown",
-            "This login is unknown, or it began more than ten minutes ago. Please begin again at /facebook/login.",
-        )
-    })?;
-    let cookie_hash = sha256_hex(login_cookie(headers).unwrap_or_default());
-    if !bool::from(
-        cookie_hash
-            .as_bytes()
-            .ct_eq(stored.value.cookie_hash.as_bytes()),
-    ) {
-        return Err(Refusal::bad_request(
+    let cookie = login_cookie(headers).unwrap_or_default();
+    match context.state_keys.verify(state, cookie) {
+        Ok(verified) => Ok((login::login_id(state), verified)),
+        Err(StateError::Unknown) => Err(unknown_state()),
+        Err(StateError::OtherBrowser) => Err(Refusal::bad_request(
             "other_browser",
             "This login began in another browser. Please begin again at /facebook/login.",
+        )),
+    }
+}
+
+/// Checks whether a state that was not used yet may be used now.
+fn check_new(context: &LoginContext, client: Client, state: &VerifiedState) -> Result<(), Refusal> {
+    if !state.is_usable(context.clock.now()) {
+        return Err(unknown_state());
+    }
+    // The secret may have been replaced since the login began, which ends its invitations.
+    if !context.is_invited(&state.invitation, state.began_at()) {
+        return Err(Refusal::new(
+            StatusCode::FORBIDDEN,
+            "not_invited",
+            "Your invitation is no longer valid. Please ask the operator of this site for a new link.",
         ));
     }
-    Ok((id, stored))
+    if !context.limits.used.admit(client) {
+        return Err(Refusal::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too_many",
+            answer::TOO_MANY,
+        ));
+    }
+    Ok(())
+}
+
+fn unknown_state() -> Refusal {
+    Refusal::bad_request(
+        "state_unknown",
+        "This login is unknown, or it began more than ten minutes ago. Please begin again at /facebook/login.",
+    )
 }
 
 /// Returns the refusal if the person denied access or Facebook reports an error. Source: "Manually
@@ -210,32 +229,26 @@ fn dialog_error(query: &[(String, String)]) -> Option<Refusal> {
     })
 }
 
-/// Writes `login` with a new stage if the stored login still has `version`.
+/// The version of the record of a login whose state was not used yet.
+const NOT_STORED: u64 = 0;
+/// The version of the record of a login whose code is being exchanged.
+const CODE_USED: u64 = 1;
+
+/// Writes the stage of a login if its record has the version `expected`.
 async fn write_stage(
     context: &LoginContext,
     id: &LoginId,
-    version: u64,
-    login: &Login,
+    expected: u64,
     stage: Stage,
 ) -> Result<CommitOutcome, Refusal> {
-    let login = Login {
-        stage,
-        ..login.clone()
-    };
     let ttl = Some(login::ANSWER_TTL);
-    let put = put_write(login::key(id), &login, Some(version), ttl);
+    let put = put_write(login::key(id), &Login { stage }, Some(expected), ttl);
     let written = write_records(&*context.store, vec![put]).await;
     written.map_err(|error| Refusal::unavailable(&error))
 }
 
 /// Exchanges the code for a short-lived token, and stores the sealed token for the worker.
-async fn exchange_code(
-    context: &LoginContext,
-    id: &LoginId,
-    login: &Login,
-    version: u64,
-    code: &str,
-) -> Result<(), Refusal> {
+async fn exchange_code(context: &LoginContext, id: &LoginId, code: &str) -> Result<(), Refusal> {
     let exchanged = context
         .graph
         .exchange_code(code, &context.config.redirect_uri)
@@ -258,7 +271,7 @@ async fn exchange_code(
         Ok(sealed) => sealed,
         Err(refusal) => {
             let failed = Stage::Failed(refusal.message.clone());
-            write_stage(context, id, version, login, failed).await?;
+            write_stage(context, id, CODE_USED, failed).await?;
             return Err(refusal);
         }
     };

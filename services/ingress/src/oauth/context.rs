@@ -1,19 +1,28 @@
 //! The state that the login handlers share, and the limits on logins.
+//!
+//! Invariant: the limits count for each client, so that no client keeps others from logging in.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use axum::http::HeaderMap;
 use common::clock::Clock;
-use common::config::Config;
+use common::config::{Config, LoginPolicy};
 use common::graph::client::Graph;
 use common::graph::error::GraphError;
-use common::http::local_client;
+use common::http::{PeerAddress, local_client};
+use common::invitation;
 use common::lifecycle::Lifecycle;
 use common::sealing::{self, Sealer, SealingError};
 use common::store::Store;
 use common::telemetry::Metrics;
+use ipnet::IpNet;
 use model::time::HostTime;
-use tokio::sync::Semaphore;
+
+use super::state::StateKeys;
+use crate::client::{Client, RateLimiter};
 
 /// The shared state of the login handlers.
 #[derive(Debug)]
@@ -31,44 +40,79 @@ pub struct LoginContext {
     /// stopping.
     pub(super) lifecycle: Lifecycle,
     pub(super) limits: LoginLimits,
+    /// The keys of the states that browsers carry to the dialog and back.
+    pub(super) state_keys: StateKeys,
 }
 
-/// The limits on logins in this process. They protect the store, because anybody can begin a login,
-/// which stores a record, and request its callback, which reads the store repeatedly.
+/// The limits on logins in this process.
 #[derive(Debug)]
 pub(super) struct LoginLimits {
-    /// The current second, and how many logins were requested in it, including refused ones.
+    /// How often a client may begin a login.
+    pub(super) begun: RateLimiter,
+    /// How often a client may use a state. This stores a record, and may call Facebook with the app
+    /// secret.
+    pub(super) used: RateLimiter,
+    /// How many answers each client waits for. An answer reads the store repeatedly.
     // The lock is never held across an await.
-    current_second: Mutex<(u64, u32)>,
-    /// The permits to answer callbacks, at most [`MAX_CALLBACKS`] at the same time.
-    pub(super) callbacks: Semaphore,
+    answers: Mutex<HashMap<Client, usize>>,
 }
 
-/// The maximum number of logins that begin in one second.
-const MAX_LOGINS_PER_SECOND: u32 = 50;
-/// The maximum number of callbacks that are answered at the same time.
-const MAX_CALLBACKS: usize = 64;
+/// How many logins a client may begin at once, and how long it then waits for the next one. People
+/// in one office are one client.
+const BEGUN: (u32, Duration) = (60, Duration::from_secs(1));
+/// How many states a client may use at once, and how long it then waits for the next one.
+const USED: (u32, Duration) = (30, Duration::from_secs(2));
+/// How many answers a client may wait for at the same time.
+const MAX_ANSWERS_PER_CLIENT: usize = 16;
+/// How many answers all clients together may wait for at the same time.
+const MAX_ANSWERS: usize = 1024;
+
+/// The permission to wait for an answer. It ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct AnswerPermit<'a> {
+    limits: &'a LoginLimits,
+    client: Client,
+}
 
 impl LoginLimits {
     fn new() -> Self {
         Self {
-            current_second: Mutex::default(),
-            callbacks: Semaphore::new(MAX_CALLBACKS),
+            begun: RateLimiter::new(BEGUN.0, BEGUN.1),
+            used: RateLimiter::new(USED.0, USED.1),
+            answers: Mutex::default(),
         }
     }
 
-    /// Counts a login that is requested at `now`. Returns whether it may begin.
-    pub(super) fn admit(&self, now: HostTime) -> bool {
-        let second = now.0 / 1000;
-        let mut current = self
-            .current_second
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if current.0 != second {
-            *current = (second, 0);
+    /// Returns the permission to wait for an answer, or `None` if the client, or all clients
+    /// together, wait for too many.
+    pub(super) fn admit_answer(&self, client: Client) -> Option<AnswerPermit<'_>> {
+        let mut answers = self.lock_answers();
+        let all: usize = answers.values().sum();
+        let of_client = answers.get(&client).copied().unwrap_or(0);
+        if all >= MAX_ANSWERS || of_client >= MAX_ANSWERS_PER_CLIENT {
+            return None;
         }
-        current.1 += 1;
-        current.1 <= MAX_LOGINS_PER_SECOND
+        answers.insert(client, of_client + 1);
+        Some(AnswerPermit {
+            limits: self,
+            client,
+        })
+    }
+
+    fn lock_answers(&self) -> MutexGuard<'_, HashMap<Client, usize>> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for AnswerPermit<'_> {
+    fn drop(&mut self) {
+        let mut answers = self.limits.lock_answers();
+        if let Some(of_client) = answers.get_mut(&self.client) {
+            *of_client -= 1;
+            if *of_client == 0 {
+                answers.remove(&self.client);
+            }
+        }
     }
 }
 
@@ -110,6 +154,7 @@ impl LoginContext {
             http: local_client()?,
             lifecycle,
             limits: LoginLimits::new(),
+            state_keys: StateKeys::new(config),
             config: config.clone(),
             store,
             sealer,
@@ -120,16 +165,46 @@ impl LoginContext {
     }
 }
 
+impl LoginContext {
+    /// Returns the networks of the proxies whose `X-Forwarded-For` is used.
+    pub(crate) fn trusted_proxies(&self) -> &[IpNet] {
+        &self.config.trusted_proxies
+    }
+
+    /// Returns the client to which a request counts.
+    pub(super) fn client(&self, PeerAddress(peer): PeerAddress, headers: &HeaderMap) -> Client {
+        Client::of_request(peer, headers, &self.config.trusted_proxies)
+    }
+
+    /// Returns whether a login may begin with `invitation` at `now`. With [`LoginPolicy::Open`],
+    /// every login may begin.
+    pub(super) fn is_invited(&self, invitation: &str, now: HostTime) -> bool {
+        match (self.config.login_policy, &self.config.invitation_secret) {
+            (LoginPolicy::Open, _) => true,
+            (LoginPolicy::Invited, None) => false,
+            (LoginPolicy::Invited, Some(secret)) => invitation::is_valid(secret, invitation, now),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn at_most_fifty_logins_begin_in_one_second() {
+    fn a_client_that_waits_for_many_answers_keeps_no_other_from_waiting() {
         let limits = LoginLimits::new();
-        let admitted = |now: u64| (0..200).filter(|_| limits.admit(HostTime(now))).count();
-        assert_eq!(admitted(5000), 50);
-        assert_eq!(admitted(5999), 0);
-        assert_eq!(admitted(6000), 50);
+        let client = |n: u32| {
+            let address = std::net::Ipv4Addr::from_bits(n).into();
+            Client::of_request(address, &HeaderMap::new(), &[])
+        };
+        let admitted: Vec<_> = (0..100)
+            .map_while(|_| limits.admit_answer(client(1)))
+            .collect();
+        assert_eq!(admitted.len(), MAX_ANSWERS_PER_CLIENT);
+        assert!(limits.admit_answer(client(2)).is_some());
+        drop(admitted);
+        assert!(limits.admit_answer(client(1)).is_some());
+        assert!(limits.lock_answers().is_empty());
     }
 }

@@ -4,25 +4,21 @@
 use std::sync::Arc;
 
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::{Extension, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use common::config::LoginPolicy;
 use common::graph::calls::login_dialog_url;
-use common::invitation;
-use common::records::login::{self, Login, Stage};
-use common::records::{put_write, write_records};
+use common::http::PeerAddress;
 use common::sealing::random_text;
-use common::store::StoreError;
-use model::hex::sha256_hex;
 
 use super::answer;
 use super::context::LoginContext;
 use super::cookie::{COOKIE_NAME, login_cookie};
 use crate::context::Context;
 
-/// The number of random bytes in a state, and in a cookie.
-const RANDOM_BYTES: usize = 32;
+/// The number of random bytes in a cookie.
+const COOKIE_BYTES: usize = 32;
 
 /// The reason why a login cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -33,29 +29,26 @@ enum BeginError {
     /// The address of the dialog cannot be built from `PAGESYNC_DIALOG_URL`.
     #[error("PAGESYNC_DIALOG_URL is not the address of a dialog")]
     DialogUrl,
-    /// The store did not answer, or refused the record of the login.
-    #[error(transparent)]
-    Store(#[from] StoreError),
 }
 
 /// Handles `GET /facebook/login`: begins a login.
 pub(crate) async fn redirect_to_dialog(
     State(context): State<Arc<Context>>,
+    Extension(peer): Extension<PeerAddress>,
     headers: HeaderMap,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Response {
     let context = &context.login;
-    if !is_invited(context, query.ok()) {
+    let Some(invitation) = find_invitation(context, query.ok()) else {
         context.metrics.logins.count("not_invited");
         let message = "You need a valid invitation to log in here. Please ask the operator of this site for a new link.";
         return answer::refusal(&headers, StatusCode::FORBIDDEN, "not_invited", message);
-    }
-    if !context.limits.admit(context.clock.now()) {
+    };
+    if !context.limits.begun.admit(context.client(peer, &headers)) {
         context.metrics.logins.count("too_many");
-        let message = "Too many people are logging in right now. Please try again in a moment.";
-        return answer::refusal(&headers, StatusCode::TOO_MANY_REQUESTS, "too_many", message);
+        return answer::too_many(&headers);
     }
-    match create_login(context, &headers).await {
+    match begin_login(context, &headers, &invitation) {
         Ok((address, cookie)) => {
             context.metrics.logins.count("begun");
             let headers = [
@@ -78,46 +71,36 @@ pub(crate) async fn redirect_to_dialog(
     }
 }
 
-/// Returns whether a request may begin a login. With [`LoginPolicy::Invited`], its query must have
-/// a valid invitation.
-fn is_invited(context: &LoginContext, query: Option<Query<Vec<(String, String)>>>) -> bool {
-    match (
-        context.config.login_policy,
-        &context.config.invitation_secret,
-    ) {
-        (LoginPolicy::Open, _) => true,
-        (LoginPolicy::Invited, None) => false,
-        (LoginPolicy::Invited, Some(secret)) => query.is_some_and(|Query(pairs)| {
-            let mut invitations = pairs.iter().filter(|(name, _)| name == "invitation");
-            invitations.any(|(_, text)| invitation::is_valid(secret, text, context.clock.now()))
-        }),
+/// Returns the invitation of a request, or `None` if the request may not begin a login. The
+/// invitation is empty if none is needed.
+fn find_invitation(
+    context: &LoginContext,
+    query: Option<Query<Vec<(String, String)>>>,
+) -> Option<String> {
+    if context.config.login_policy == LoginPolicy::Open {
+        return Some(String::new());
     }
+    let Query(pairs) = query?;
+    let mut invitations = pairs.into_iter().filter(|(name, _)| name == "invitation");
+    let found = invitations.find(|(_, text)| context.is_invited(text, context.clock.now()));
+    found.map(|(_, text)| text)
 }
 
-/// Stores a new login, and returns the address of the dialog and the cookie to set.
-async fn create_login(
+/// Returns the address of the dialog and the cookie to set. Nothing is stored.
+fn begin_login(
     context: &LoginContext,
     headers: &HeaderMap,
+    invitation: &str,
 ) -> Result<(String, String), BeginError> {
-    let state = random_text(RANDOM_BYTES)?;
     // An existing cookie is used again, so that logins in several tabs of one browser are all
     // valid.
     let cookie_value = match login_cookie(headers) {
         Some(value) => value.to_owned(),
-        None => random_text(RANDOM_BYTES)?,
+        None => random_text(COOKIE_BYTES)?,
     };
+    let now = context.clock.now();
+    let state = context.state_keys.sign(&cookie_value, invitation, now)?;
     let address = login_dialog_url(&context.config, &state).ok_or(BeginError::DialogUrl)?;
-    let login = Login {
-        cookie_hash: sha256_hex(&cookie_value),
-        began_at: context.clock.now(),
-        stage: Stage::Waiting,
-    };
-    let key = login::key(&login::login_id(&state));
-    write_records(
-        &*context.store,
-        vec![put_write(key, &login, Some(0), Some(login::TTL))],
-    )
-    .await?;
     // The cookie is Lax and not Strict, because Facebook's redirect is a navigation from another
     // site.
     let secure = if context.config.redirect_uri.starts_with("https://") {

@@ -12,3 +12,4 @@ mod cookie;
 pub mod login;
 pub mod probe;
 mod progress;
+mod state;

@@ -9,6 +9,7 @@ use common::graph::client::Graph;
 use common::graph::error::GraphError;
 use common::graph::reply;
 use common::graph::versions::{VersionStatus, version_status};
+use ingress::handshake::{PEER_QUERY, UNDECLARED_PEER};
 use model::time::HostTime;
 use model::webhook_field::webhook_fields;
 use secrecy::ExposeSecret as _;
@@ -30,7 +31,7 @@ const EXPIRY_NOTICE: Duration = Duration::from_secs(90 * 24 * 3600);
 pub(super) async fn run_checks(config: &Config, clock: &Clock, checks: &mut Vec<Check>) {
     checks.push(version(config, clock.now()));
     graph_and_clock(config, clock, checks).await;
-    checks.push(handshake(config).await);
+    handshake(config, checks).await;
     checks.push(app_subscription(config, clock).await);
 }
 
@@ -122,17 +123,47 @@ async fn graph_and_clock(config: &Config, clock: &Clock, checks: &mut Vec<Check>
     });
 }
 
-/// Performs the handshake that Facebook performs before it sends webhooks.
-async fn handshake(config: &Config) -> Check {
+/// Performs the handshake that Facebook performs before it sends webhooks. The answer also shows
+/// whether the reverse proxy in front of ingress is declared.
+async fn handshake(config: &Config, checks: &mut Vec<Check>) {
+    let (check, undeclared_peer) = public_address(config).await;
+    let is_ok = check.state == State::Ok;
+    checks.push(check);
+    // Ingress does not speak TLS, so that an https address always leads to a proxy.
+    let is_https = config
+        .webhook_address
+        .as_ref()
+        .is_some_and(|address| address.starts_with("https://"));
+    if is_ok && is_https {
+        checks.push(proxies(undeclared_peer.as_deref()));
+    }
+}
+
+fn proxies(undeclared_peer: Option<&str>) -> Check {
+    let name = "proxies";
+    let Some(peer) = undeclared_peer else {
+        return Check::ok(name, "the proxy in front of ingress is declared");
+    };
+    let detail = format!(
+        "requests reach ingress from {peer}, which is not declared as a proxy: all people count as one client, and one of them can use up the limit of logins"
+    );
+    let fix = format!(
+        "set PAGESYNC_TRUSTED_PROXIES={peer} for ingress, or to the network of the proxies, and restart it; the proxy must add the client to X-Forwarded-For"
+    );
+    Check::problem(name, State::Failed, detail, &fix)
+}
+
+/// Returns the check of the public address, and the address of the peer if ingress does not trust
+/// it.
+async fn public_address(config: &Config) -> (Check, Option<String>) {
     let name = ADDRESS_CHECK;
     let token = config.verify_token.expose_secret();
     let (Some(address), false) = (&config.webhook_address, token.is_empty()) else {
-        return Check::skipped(
-            name,
-            "FACEBOOK_WEBHOOK_ADDRESS or FACEBOOK_VERIFY_TOKEN is not set on this host",
-        );
+        let reason = "FACEBOOK_WEBHOOK_ADDRESS or FACEBOOK_VERIFY_TOKEN is not set on this host";
+        return (Check::skipped(name, reason), None);
     };
     let query = [
+        (PEER_QUERY, "1"),
         ("hub.mode", "subscribe"),
         ("hub.challenge", "1158201444"),
         ("hub.verify_token", token),
@@ -143,28 +174,25 @@ async fn handshake(config: &Config) -> Check {
     };
     let Some(answer) = answer else {
         let fix = "check that ingress runs and that the address leads to it from the internet; ignore this if only this host cannot reach it";
-        return Check::problem(
-            name,
-            State::Warning,
-            "the address does not answer this host",
-            fix,
-        );
+        let detail = "the address does not answer this host";
+        return (Check::problem(name, State::Warning, detail, fix), None);
     };
+    let peer = answer.headers().get(UNDECLARED_PEER);
+    let peer = peer.and_then(|value| Some(value.to_str().ok()?.to_owned()));
     let status = answer.status().as_u16();
     let body = answer.text().await.unwrap_or_default();
     if status == 200 && body == "1158201444" {
-        return Check::ok(name, "the handshake from this host succeeds");
+        return (
+            Check::ok(name, "the handshake from this host succeeds"),
+            peer,
+        );
     }
     let fix = match status {
         403 => "the process there has another FACEBOOK_VERIFY_TOKEN: restart it with this one",
         _ => "check that the proxy passes /facebook/webhook to ingress without changing bodies",
     };
-    Check::problem(
-        name,
-        State::Failed,
-        format!("the handshake was answered with status {status}"),
-        fix,
-    )
+    let detail = format!("the handshake was answered with status {status}");
+    (Check::problem(name, State::Failed, detail, fix), None)
 }
 
 /// Checks the app id, the app secret, and the app subscription.

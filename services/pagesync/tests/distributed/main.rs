@@ -34,6 +34,8 @@ mod interleavings;
 mod large_connections;
 #[path = "../it/login_flow.rs"]
 mod login_flow;
+#[path = "../it/login_limits.rs"]
+mod login_limits;
 mod login_without_worker;
 #[path = "../it/logins.rs"]
 mod logins;

@@ -108,6 +108,34 @@ async fn the_handshake_returns_the_challenge_only_if_the_verify_token_is_right()
     deployment.finish().await;
 }
 
+/// `doctor` asks for the address of the peer, to find a reverse proxy that is not declared.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_handshake_names_a_peer_that_is_not_declared_as_a_proxy_to_who_knows_the_token() {
+    let peer_of = async |deployment: &Deployment, token: &str, asks: bool| {
+        let mut query = vec![
+            ("hub.mode", "subscribe"),
+            ("hub.challenge", "1"),
+            ("hub.verify_token", token),
+        ];
+        query.extend(asks.then_some((ingress::handshake::PEER_QUERY, "1")));
+        let url = deployment.url("/facebook/webhook");
+        let answer = crate::support::client().get(url).query(&query).send().await;
+        let answer = answer.unwrap();
+        let peer = answer.headers().get(ingress::handshake::UNDECLARED_PEER);
+        peer.map(|peer| peer.to_str().unwrap().to_owned())
+    };
+    let deployment = Deployment::start(BACKEND).await;
+    let peer = peer_of(&deployment, VERIFY_TOKEN, true).await;
+    assert_eq!(peer.as_deref(), Some("127.0.0.1"));
+    assert_eq!(peer_of(&deployment, VERIFY_TOKEN, false).await, None);
+    assert_eq!(peer_of(&deployment, "wrong", true).await, None);
+    deployment.finish().await;
+    let declared = [("PAGESYNC_TRUSTED_PROXIES", "::1, 127.0.0.0/8")];
+    let deployment = Deployment::start_with(BACKEND, &declared).await;
+    assert_eq!(peer_of(&deployment, VERIFY_TOKEN, true).await, None);
+    deployment.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_and_excessive_lengths_are_refused() {
     const MAX: usize = 5 * 1024 * 1024;

@@ -54,7 +54,6 @@ async fn login_redirects_to_the_dialog_with_a_state_bound_to_the_browser() {
         query["scope"],
         "pages_show_list,pages_read_engagement,pages_manage_metadata,business_management"
     );
-    assert!(query["state"].len() >= 43, "the state has 256 bits");
     let cookie = answer.headers()[SET_COOKIE].to_str().unwrap();
     for part in ["HttpOnly", "SameSite=Lax", "Path=/facebook"] {
         assert!(cookie.contains(part), "{cookie}");
@@ -65,12 +64,7 @@ async fn login_redirects_to_the_dialog_with_a_state_bound_to_the_browser() {
         .list_records(RecordKind::Login, None, 10)
         .await
         .unwrap();
-    assert_eq!(stored.len(), 1);
-    let text = stored[0].1.value.to_string() + &stored[0].0.id;
-    assert!(
-        !text.contains(&query["state"]),
-        "only the hash of the state is stored"
-    );
+    assert_eq!(stored.len(), 0, "nothing is stored when a login begins");
     let second = client().get(connected.login()).send().await.unwrap();
     let second = second.headers()[LOCATION].to_str().unwrap().to_owned();
     assert!(

@@ -385,7 +385,17 @@ async fn two_simultaneous_callbacks_complete_one_login() {
     let stored = load_all::<login::Login>(&*connected.deployment.store, RecordKind::Login, "")
         .await
         .unwrap();
+    assert_eq!(stored.len(), 1);
     assert!(matches!(stored[0].1.value.stage, login::Stage::CodeUsed(_)));
+    let state = reqwest::Url::parse(&callback).unwrap();
+    let (_, state) = state
+        .query_pairs()
+        .find(|(name, _)| name == "state")
+        .unwrap();
+    assert!(
+        !stored[0].0.contains(&*state),
+        "only the hash of the state is stored"
+    );
     connected.finish().await;
 }
 

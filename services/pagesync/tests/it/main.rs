@@ -25,6 +25,7 @@ mod interleavings;
 mod json_reference;
 mod large_connections;
 mod login_flow;
+mod login_limits;
 mod logins;
 mod missed_webhooks;
 mod page_polls;

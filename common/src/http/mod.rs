@@ -1,11 +1,15 @@
 //! Serves HTTP: an accept loop with the limits that `axum::serve` does not set, and the routes of
 //! the private listener that every role has.
 //!
-//! Invariant: the number of open connections is limited, and a client that sends its headers slowly
+//! Invariant: the number of open connections is limited, and a new connection always gets a place
+//! (see `connections`). A client that sends its headers slowly, or that does not read its answers,
 //! is disconnected.
+
+mod connections;
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,19 +19,19 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::get;
+pub use connections::raise_open_file_limit;
+use connections::{Connections, available_places};
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use model::queue_name::QueueName;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::lifecycle::Lifecycle;
 use crate::queue::Queue;
 use crate::telemetry::Metrics;
 
-/// How many connections a listener serves at the same time. Others wait to be accepted.
-const MAX_CONNECTIONS: usize = 4096;
 /// How long a connection may take to send the headers of a request, including the idle time after
 /// the previous request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,11 +39,19 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_HEADERS: usize = 64;
 /// The size of the read buffer of a connection, in bytes. The request line and the headers must
 /// fit.
-const BUFFER_SIZE: usize = 32 * 1024;
+const BUFFER_SIZE: usize = 16 * 1024;
+/// How long sent bytes may wait until a client receives them (`TCP_USER_TIMEOUT`). hyper sets no
+/// timeout for writing. Only Linux has this option.
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long open requests may take after the process has begun to stop.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long `/metrics` waits for the length of a queue. After that the gauge keeps its last value.
 const QUEUE_DEPTH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The address from which a connection was made: that of the client, or of a proxy. Each request
+/// has it as an extension.
+#[derive(Debug, Clone, Copy)]
+pub struct PeerAddress(pub IpAddr);
 
 /// Serves `router` until the process stops, then waits up to ten seconds for open requests to
 /// finish.
@@ -48,20 +60,26 @@ pub async fn serve(
     router: Router,
     lifecycle: Lifecycle,
 ) -> Result<(), Infallible> {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    serve_with(listener, router, lifecycle, UNREAD_TIMEOUT).await;
+    Ok(())
+}
+
+/// Serves `router`, as [`serve`] does. A connection is closed if its client receives nothing for
+/// `unread_timeout`.
+async fn serve_with(
+    listener: TcpListener,
+    router: Router,
+    lifecycle: Lifecycle,
+    unread_timeout: Duration,
+) {
+    let connections = Connections::new(available_places());
     let graceful = GracefulShutdown::new();
     let service = TowerToHyperService::new(router);
     loop {
-        let permit = tokio::select! {
-            () = lifecycle.stopping() => break,
-            permit = permits.clone().acquire_owned() => {
-                permit.unwrap_or_else(|_| unreachable!("the semaphore is never closed"))
-            }
-        };
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             () = lifecycle.stopping() => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok((stream, peer)) => (stream, PeerAddress(peer.ip())),
                 Err(error) => {
                     // The process is probably out of file descriptors. Connections that close
                     // release theirs, so the loop tries again.
@@ -71,26 +89,54 @@ pub async fn serve(
                 }
             },
         };
-        // Nagle's algorithm would delay small responses. An error is ignored, because it makes
-        // responses only slower.
-        let _ = stream.set_nodelay(true);
+        let place = Arc::new(connections.admit().await);
+        set_options(&stream, unread_timeout);
+        let answering = place.clone();
+        let service = service_fn({
+            let service = service.clone();
+            move |mut request: hyper::Request<_>| {
+                request.extensions_mut().insert(peer);
+                let (response, place) = (service.call(request), answering.clone());
+                async move {
+                    let response = response.await;
+                    place.record_answer();
+                    response
+                }
+            }
+        });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIMEOUT)
             .max_headers(MAX_HEADERS)
             .max_buf_size(BUFFER_SIZE)
-            .serve_connection(TokioIo::new(stream), service.clone());
+            .serve_connection(TokioIo::new(stream), service);
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            let ended = tokio::select! {
+                ended = connection => ended,
+                () = place.displaced() => return,
+            };
+            if let Err(error) = ended {
                 tracing::debug!(error = %error, "a connection ended with an error");
             }
-            drop(permit);
         });
     }
     drop(listener);
     let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, graceful.shutdown()).await;
-    Ok(())
+}
+
+/// Sets the options of an accepted socket. Errors are ignored: the connection may have ended, and it
+/// works without the options.
+fn set_options(stream: &TcpStream, unread_timeout: Duration) {
+    // Nagle's algorithm would delay small responses.
+    let _ = stream.set_nodelay(true);
+    #[cfg(target_os = "linux")]
+    {
+        let milliseconds = u32::try_from(unread_timeout.as_millis()).unwrap_or(u32::MAX);
+        let _ = rustix::net::sockopt::set_tcp_user_timeout(stream, milliseconds);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = unread_timeout;
 }
 
 /// Returns a client for requests to this process or to another one on this host. It ignores the
@@ -150,4 +196,28 @@ async fn metrics_text(State(state): State<Arc<PrivateState>>) -> impl IntoRespon
         [(axum::http::header::CONTENT_TYPE, content_type)],
         state.metrics.text(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    /// The client sends requests for as long as the server reads them, and never reads an answer.
+    #[cfg(target_os = "linux")]
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_client_that_reads_no_answer_is_disconnected() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().route("/", get(async || "answer ".repeat(10_000)));
+        let lifecycle = Lifecycle::default();
+        let timeout = Duration::from_millis(500);
+        let server = tokio::spawn(serve_with(listener, router, lifecycle.clone(), timeout));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let requests = "GET / HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1000);
+        while client.write_all(requests.as_bytes()).await.is_ok() {}
+        lifecycle.stop();
+        server.await.unwrap();
+    }
 }

@@ -1,7 +1,7 @@
 //! The open connections of a listener.
 //!
 //! Invariant: a listener has a limited number of places, and a new connection always gets one. When
-//! all places are taken, the connection whose last answer is the oldest loses its place. A client
+//! all places are taken, the connection whose last use is the oldest loses its place. A client
 //! that keeps connections open without using them therefore locks nobody out.
 
 use std::collections::BTreeMap;
@@ -17,7 +17,9 @@ const MAX_PLACES: u64 = 2048;
 /// How many connections that lost their place may be closing at the same time.
 const MAX_CLOSING: usize = 256;
 /// How many files the process needs for other purposes, including connections that are closing.
-const OTHER_FILES: u64 = 512;
+const OTHER_FILES: u64 = 768;
+/// The limit of open files that suffices for every listener and its calls.
+const WANTED_FILES: u64 = 8192;
 
 /// Raises the limit of open files of this process to `wanted`, or as far as it may be raised.
 /// Returns the limit that holds then.
@@ -37,7 +39,7 @@ pub fn raise_open_file_limit(wanted: u64) -> u64 {
 /// Returns how many places a listener can have within the limit of open files, which is raised if
 /// necessary.
 pub(super) fn available_places() -> usize {
-    let files = raise_open_file_limit(MAX_PLACES + OTHER_FILES);
+    let files = raise_open_file_limit(WANTED_FILES);
     let places = files.saturating_sub(OTHER_FILES).clamp(16, MAX_PLACES);
     usize::try_from(places).unwrap_or(usize::MAX)
 }
@@ -52,7 +54,7 @@ pub(super) struct Connections {
     /// The connections that have not been told to close, by [`State::key`]. Never locked across an
     /// await.
     open: Mutex<BTreeMap<u64, Arc<State>>>,
-    /// Counts acceptances and answers, and thereby orders them.
+    /// Counts acceptances, requests and answers, and thereby orders them.
     events: AtomicU64,
 }
 
@@ -61,7 +63,7 @@ struct State {
     /// The key of the connection in [`Connections::open`]: an earlier value of `last_event`. It is
     /// changed only while the map is locked.
     key: AtomicU64,
-    /// The number of the last answer or, before the first one, of the acceptance.
+    /// The number of the last use: a request, its answer, or the acceptance.
     last_event: AtomicU64,
     displaced: CancellationToken,
 }
@@ -85,8 +87,8 @@ impl Connections {
         })
     }
 
-    /// Returns a place for a new connection. If all are taken, the connection whose last answer is
-    /// the oldest is displaced.
+    /// Returns a place for a new connection. If all are taken, the connection whose last use is the
+    /// oldest is displaced.
     pub(super) async fn admit(self: &Arc<Self>) -> Place {
         let permit = self.permits.clone().acquire_owned().await;
         let permit = permit.unwrap_or_else(|_| unreachable!("the semaphore is never closed"));
@@ -118,7 +120,7 @@ impl Connections {
     }
 }
 
-/// Tells the connection whose last answer is the oldest to close.
+/// Tells the connection whose last use is the oldest to close.
 fn displace_oldest(open: &mut BTreeMap<u64, Arc<State>>) {
     while let Some((key, state)) = open.pop_first() {
         let last_event = state.last_event.load(Ordering::Relaxed);
@@ -126,15 +128,15 @@ fn displace_oldest(open: &mut BTreeMap<u64, Arc<State>>) {
             state.displaced.cancel();
             return;
         }
-        // The connection has answered since it got its key.
+        // The connection was used since it got its key.
         state.key.store(last_event, Ordering::Relaxed);
         open.insert(last_event, state);
     }
 }
 
 impl Place {
-    /// Records that a request of the connection was answered.
-    pub(super) fn record_answer(&self) {
+    /// Records that a request of the connection arrived or was answered.
+    pub(super) fn record_use(&self) {
         let event = self.connections.next_event();
         self.state.last_event.store(event, Ordering::Relaxed);
     }
@@ -158,12 +160,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_new_connection_takes_the_place_of_the_one_whose_last_answer_is_the_oldest() {
+    async fn a_new_connection_takes_the_place_of_the_one_whose_last_use_is_the_oldest() {
         let connections = Connections::new(3);
         let first = connections.admit().await;
         let second = connections.admit().await;
         let _third = connections.admit().await;
-        first.record_answer();
+        first.record_use();
         let _fourth = connections.admit().await;
         second.displaced().await;
         assert!(!first.state.displaced.is_cancelled());

@@ -96,10 +96,11 @@ async fn serve_with(
             let service = service.clone();
             move |mut request: hyper::Request<_>| {
                 request.extensions_mut().insert(peer);
+                answering.record_use();
                 let (response, place) = (service.call(request), answering.clone());
                 async move {
                     let response = response.await;
-                    place.record_answer();
+                    place.record_use();
                     response
                 }
             }
@@ -216,7 +217,10 @@ mod tests {
         let server = tokio::spawn(serve_with(listener, router, lifecycle.clone(), timeout));
         let mut client = TcpStream::connect(address).await.unwrap();
         let requests = "GET / HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1000);
-        while client.write_all(requests.as_bytes()).await.is_ok() {}
+        let disconnected = async { while client.write_all(requests.as_bytes()).await.is_ok() {} };
+        tokio::time::timeout(Duration::from_secs(60), disconnected)
+            .await
+            .unwrap();
         lifecycle.stop();
         server.await.unwrap();
     }

@@ -153,13 +153,10 @@ impl<'a> UnfinishedBody<'a> {
     /// Returns the whole body.
     fn finish(mut self) -> Result<Bytes, Closed> {
         let bytes = match &self.pooled {
-            Some((id, _)) => self
-                .memory
-                .lock()
-                .remove(*id)
-                .ok_or(Closed)?
-                .blocks
-                .concat(),
+            Some((id, _)) => {
+                let removed = self.memory.lock().remove(*id);
+                removed.ok_or(Closed)?.blocks.concat()
+            }
             None => std::mem::take(&mut self.free),
         };
         Ok(bytes.into())

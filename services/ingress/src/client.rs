@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
 use tokio::time::Instant;
 
@@ -24,17 +24,22 @@ impl Client {
     /// Returns the client of a request that arrived from `peer`: the last address of
     /// `X-Forwarded-For` that is outside of the trusted networks, if `peer` is inside.
     pub fn of_request(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
-        let lines: Vec<&str> = headers
+        let lines: Vec<&[u8]> = headers
             .get_all("x-forwarded-for")
             .iter()
-            .map(|line| line.to_str().unwrap_or_default())
+            .map(HeaderValue::as_bytes)
             .collect();
+        let hops = lines.iter().rev();
         let mut address = peer.to_canonical();
-        for hop in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
+        // Each entry is decoded alone, because the first ones may come from the client itself.
+        for hop in hops.flat_map(|line| line.rsplit(|byte| *byte == b',')) {
             if !is_trusted(address, trusted) {
                 break;
             }
-            match parse_hop(hop.trim()) {
+            match std::str::from_utf8(hop)
+                .ok()
+                .and_then(|hop| parse_hop(hop.trim()))
+            {
                 Some(hop) => address = hop,
                 // Without a readable entry, the proxy that sent it is the last known sender.
                 None => break,
@@ -121,7 +126,8 @@ mod tests {
     fn client(peer: &str, forwarded: &[&str], trusted: &[&str]) -> String {
         let mut headers = HeaderMap::new();
         for line in forwarded {
-            headers.append("x-forwarded-for", line.parse().unwrap());
+            let line = HeaderValue::from_bytes(line.as_bytes()).unwrap();
+            headers.append("x-forwarded-for", line);
         }
         let trusted: Vec<IpNet> = trusted.iter().map(|text| text.parse().unwrap()).collect();
         let Client(address) = Client::of_request(peer.parse().unwrap(), &headers, &trusted);
@@ -149,6 +155,7 @@ mod tests {
             ("fd00::1", &["[2001:db8:1:2:3:4:5:6]"], "2001:db8:1:2::"),
             ("fd00::1", &["2001:db8:1:2:ffff::1"], "2001:db8:1:2::"),
             ("10.0.0.1", &["1.1.1.1, unknown"], "10.0.0.1"),
+            ("10.0.0.1", &["ü, 198.51.100.1"], "198.51.100.1"),
             ("10.0.0.1", &[], "10.0.0.1"),
             ("10.0.0.1", &[""], "10.0.0.1"),
             ("10.0.0.1", &["10.0.0.2, 10.0.0.3"], "10.0.0.2"),

@@ -132,15 +132,16 @@ async fn use_code(
             "The code of the login is missing. Please begin again at /facebook/login.",
         )
     })?;
-    let used = Stage::CodeUsed(login_context.clock.now());
-    if write_stage(login_context, &id, NOT_STORED, used).await? == CommitOutcome::Stale {
-        // Another request from this browser is exchanging the code.
-        return Ok(id);
-    }
-    // The exchange has its own task, so that it continues if the browser disconnects.
+    // The use of the code has its own task, so that it is completed if the browser disconnects.
     let (context, exchange_id, code) = (context.clone(), id.clone(), code.to_owned());
-    let exchanged =
-        tokio::spawn(async move { exchange_code(&context.login, &exchange_id, &code).await });
+    let exchanged = tokio::spawn(async move {
+        let used = Stage::CodeUsed(context.login.clock.now());
+        match write_stage(&context.login, &exchange_id, NOT_STORED, used).await? {
+            CommitOutcome::Applied => exchange_code(&context.login, &exchange_id, &code).await,
+            // Another request from this browser is exchanging the code.
+            CommitOutcome::Stale => Ok(()),
+        }
+    });
     match exchanged.await {
         Ok(exchanged) => exchanged.map(|()| id),
         Err(panic) => Err(Refusal::unavailable(&StoreError::Unexpected(

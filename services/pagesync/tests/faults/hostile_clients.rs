@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use common::http::raise_open_file_limit;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -10,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::Totals;
-use crate::load::Load;
+use crate::load::{Load, wait};
 use crate::rounds::{Deployment, TIMEOUT};
 use crate::support::within;
 
@@ -59,7 +60,9 @@ impl Deployment {
 async fn attack(host: String, is_chunked: bool, sent: Arc<AtomicU64>) {
     loop {
         // The server closes the connection when it refuses the body.
-        let _ = send_body(&host, is_chunked, &sent).await;
+        if send_body(&host, is_chunked, &sent).await.is_err() {
+            wait(Duration::from_millis(10)).await;
+        }
     }
 }
 

@@ -11,9 +11,10 @@ use model::queue_name::QueueName;
 use model::time::HostTime;
 use serde_json::json;
 
+use crate::BACKEND;
 use crate::support::deployment::TestStorage;
 use crate::support::faulty_store::FaultyStore;
-use crate::support::{eventually, page_id, webhook_job};
+use crate::support::{TestBackend, eventually, page_id, webhook_job};
 use crate::worker::{WorkerFixture, start, stop};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -250,7 +251,7 @@ async fn a_store_that_fails_for_a_moment_gets_the_same_delivery_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_stops_finishes_what_it_holds_and_gives_nothing_back() {
+async fn a_worker_that_stops_finishes_what_it_holds() {
     let bench = WorkerFixture::new(&[1]).await;
     // Each job is a message of its own.
     for n in 0..400 {
@@ -269,11 +270,20 @@ async fn a_worker_that_stops_finishes_what_it_holds_and_gives_nothing_back() {
     stop(running).await;
     // Without a cancelled consumer, the stop gives back what was delivered and not yet begun.
     bench.queue.start_receiving();
+    let mut given_back = 0;
     while bench.depth(QueueName::Webhooks).await > 0 {
         let delivery = bench.queue.receive(QueueName::Webhooks).await.unwrap();
-        assert_eq!(delivery.attempt, 1);
+        given_back += u32::from(delivery.attempt > 1);
         delivery.ack().await.unwrap();
     }
+    // A quorum queue can deliver messages after it has confirmed the cancellation, if it had assigned
+    // them before. lapin drops them, and the queue delivers them again. They are at most as many as a
+    // consumer may hold.
+    let most = match BACKEND {
+        TestBackend::Embedded => 0,
+        TestBackend::Distributed => 16,
+    };
+    assert!(given_back <= most, "{given_back} messages were given back");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -23,7 +23,7 @@ const WANTED_FILES: u64 = 8192;
 
 /// Raises the limit of open files of this process to `wanted`, or as far as it may be raised.
 /// Returns the limit that holds then.
-pub fn raise_open_file_limit(wanted: u64) -> u64 {
+fn raise_open_file_limit(wanted: u64) -> u64 {
     let mut limit = getrlimit(Resource::Nofile);
     let raised = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
     if limit.current.is_some_and(|current| current < raised) {
@@ -54,7 +54,7 @@ pub(super) struct Connections {
     /// The connections that have not been told to close, by [`State::key`]. Never locked across an
     /// await.
     open: Mutex<BTreeMap<u64, Arc<State>>>,
-    /// Counts acceptances, requests and answers, and thereby orders them.
+    /// Counts acceptances and answers, and thereby orders them.
     events: AtomicU64,
 }
 
@@ -63,7 +63,7 @@ struct State {
     /// The key of the connection in [`Connections::open`]: an earlier value of `last_event`. It is
     /// changed only while the map is locked.
     key: AtomicU64,
-    /// The number of the last use: a request, its answer, or the acceptance.
+    /// The number of the last use: the last answer or, before the first one, the acceptance.
     last_event: AtomicU64,
     displaced: CancellationToken,
 }
@@ -135,7 +135,7 @@ fn displace_oldest(open: &mut BTreeMap<u64, Arc<State>>) {
 }
 
 impl Place {
-    /// Records that a request of the connection arrived or was answered.
+    /// Records that a request of the connection was answered.
     pub(super) fn record_use(&self) {
         let event = self.connections.next_event();
         self.state.last_event.store(event, Ordering::Relaxed);

@@ -19,7 +19,6 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::get;
-pub use connections::raise_open_file_limit;
 use connections::{Connections, available_places};
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -96,7 +95,6 @@ async fn serve_with(
             let service = service.clone();
             move |mut request: hyper::Request<_>| {
                 request.extensions_mut().insert(peer);
-                answering.record_use();
                 let (response, place) = (service.call(request), answering.clone());
                 async move {
                     let response = response.await;

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 use simulator::bytes::signature_256;
@@ -35,8 +35,6 @@ pub(crate) struct Counts {
     pub(crate) answered: watch::Sender<u64>,
     /// Webhooks that a connection is sending and that were not answered with 200 yet.
     pub(crate) in_flight: AtomicU64,
-    /// The longest time from a request to its answer with 200, in milliseconds.
-    pub(crate) slowest_answer: AtomicU64,
 }
 
 /// Returns the name that the webhook of a Page contains.
@@ -93,7 +91,6 @@ async fn send_until_accepted(client: &reqwest::Client, url: &str, page: u64, cou
     counts.in_flight.fetch_add(1, Ordering::SeqCst);
     while remaining > 0 {
         counts.attempted.fetch_add(1, Ordering::SeqCst);
-        let began = Instant::now();
         let request = client
             .post(url)
             .header("x-hub-signature-256", &signature)
@@ -101,8 +98,6 @@ async fn send_until_accepted(client: &reqwest::Client, url: &str, page: u64, cou
         let status = request.send().await.map(|answer| answer.status().as_u16());
         match status {
             Ok(200) => {
-                let took = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-                counts.slowest_answer.fetch_max(took, Ordering::SeqCst);
                 counts.answered.send_modify(|answered| *answered += 1);
                 remaining -= 1;
             }

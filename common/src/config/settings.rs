@@ -132,8 +132,8 @@ pub const SETTINGS: [Setting; 32] = [
     without_default(
         "PAGESYNC_TRUSTED_PROXIES",
         "addresses and networks, separated by commas",
-        "127.0.0.1,172.16.0.0/12",
-        "The reverse proxies in front of ingress, whose X-Forwarded-For names the client. Limits of logins count for each client.",
+        "127.0.0.1,10.0.0.7",
+        "The reverse proxies in front of ingress, and nothing else: their X-Forwarded-For names the client. Limits of logins count for each client.",
     ),
     with_default(
         "PAGESYNC_SCOPES",

@@ -3,9 +3,8 @@
 //! Invariants:
 //!
 //! - A consumer stream that has ended is never polled again, because lapin hangs in that poll.
-//! - A worker that stops cancels its consumers and receives what was delivered already. Only what a
-//!   quorum queue had assigned and delivers after it has confirmed the cancellation is lost to lapin,
-//!   and is delivered again.
+//! - A worker that stops cancels its consumers and receives what was delivered already, so that it
+//!   gives no message back.
 //! - A requeue closes the channel of its queue, so that the broker redelivers all messages at once.
 //! - An acknowledgement succeeds only if lapin reports that it was sent.
 

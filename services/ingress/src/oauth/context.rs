@@ -65,7 +65,7 @@ const USED: (u32, Duration) = (30, Duration::from_secs(2));
 /// How many answers a client may wait for at the same time.
 const MAX_ANSWERS_PER_CLIENT: usize = 16;
 /// How many answers all clients together may wait for at the same time.
-const MAX_ANSWERS: usize = 1024;
+const MAX_ANSWERS: usize = 256;
 
 /// The permission to wait for an answer. It ends when this is dropped.
 #[derive(Debug)]

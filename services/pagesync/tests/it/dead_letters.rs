@@ -268,22 +268,26 @@ async fn a_worker_that_stops_finishes_what_it_holds() {
     })
     .await;
     stop(running).await;
-    // Without a cancelled consumer, the stop gives back what was delivered and not yet begun.
+    // A message that the worker received and neither finished nor gave back would not be among those
+    // that wait, because its channel is still open.
+    let acknowledged = metrics.jobs_acknowledged.get();
+    eventually("every message to be acknowledged or to wait", || async {
+        let waiting = bench.depth(QueueName::Webhooks).await;
+        (acknowledged + waiting == 400).then_some(())
+    })
+    .await;
+    // RabbitMQ also counts a delivery of what it had assigned to the cancelled consumer, although the
+    // consumer never got it. See docs/decisions.md.
+    let max_attempt = match BACKEND {
+        TestBackend::Embedded => 1,
+        TestBackend::Distributed => 2,
+    };
     bench.queue.start_receiving();
-    let mut given_back = 0;
     while bench.depth(QueueName::Webhooks).await > 0 {
         let delivery = bench.queue.receive(QueueName::Webhooks).await.unwrap();
-        given_back += u32::from(delivery.attempt > 1);
+        assert!(delivery.attempt <= max_attempt);
         delivery.ack().await.unwrap();
     }
-    // A quorum queue can deliver messages after it has confirmed the cancellation, if it had assigned
-    // them before. lapin drops them, and the queue delivers them again. They are at most as many as a
-    // consumer may hold.
-    let most = match BACKEND {
-        TestBackend::Embedded => 0,
-        TestBackend::Distributed => 16,
-    };
-    assert!(given_back <= most, "{given_back} messages were given back");
 }
 
 #[tokio::test(flavor = "multi_thread")]

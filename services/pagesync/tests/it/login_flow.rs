@@ -54,6 +54,7 @@ async fn login_redirects_to_the_dialog_with_a_state_bound_to_the_browser() {
         query["scope"],
         "pages_show_list,pages_read_engagement,pages_manage_metadata,business_management"
     );
+    assert!(query["state"].len() >= 43, "the MAC has 256 bits");
     let cookie = answer.headers()[SET_COOKIE].to_str().unwrap();
     for part in ["HttpOnly", "SameSite=Lax", "Path=/facebook"] {
         assert!(cookie.contains(part), "{cookie}");

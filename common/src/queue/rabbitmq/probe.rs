@@ -1,8 +1,12 @@
 //! Checks whether the broker accepts messages.
 //!
 //! A broker that is low on memory or disk stops reading from every connection that publishes, and
-//! it tells a connection so only when that connection publishes. The check therefore publishes one
-//! message that no queue receives.
+//! it tells a connection so only when that connection publishes. The check therefore publishes
+//! messages that no queue receives.
+//!
+//! One message is not enough. RabbitMQ accepts the first message of a connection that it blocks and
+//! only then stops reading, so the confirm of the first message can arrive before the notification.
+//! The check publishes a second message after that confirm. A broker that blocks does not read it.
 //!
 //! Invariant: the check has a connection of its own. On the connection of the consumers, a block
 //! would also stop the acknowledgements.
@@ -18,7 +22,7 @@ use super::connection::{Broker, close};
 use super::deadline::{unavailable, with_timeout};
 use crate::queue::error::QueueError;
 
-/// The routing key of the message. No queue has this name, so the broker drops the message.
+/// The routing key of the messages. No queue has this name, so the broker drops them.
 const ROUTING_KEY: &str = "pagesync.check";
 
 /// The connection of the check.
@@ -38,8 +42,8 @@ impl Probe {
         }
     }
 
-    /// Publishes one message that no queue receives, and waits for its confirm. Fails if the broker
-    /// blocks publishers or does not answer.
+    /// Publishes two messages that no queue receives, and waits for their confirms. Fails if the
+    /// broker blocks publishers or does not answer.
     pub(super) async fn check(&self) -> Result<(), QueueError> {
         let mut open = self.open.lock().await;
         let usable = open.take().filter(|(connection, channel)| {
@@ -74,7 +78,8 @@ impl Probe {
     }
 }
 
-/// Publishes one message and waits until the broker confirms it or reports a block.
+/// Publishes two messages, the second after the confirm of the first, and waits until the broker
+/// confirms both or reports a block.
 async fn publish(connection: &Connection, channel: &Channel) -> Result<(), QueueError> {
     let mut events = connection.events_listener();
     let blocked = async {
@@ -87,21 +92,27 @@ async fn publish(connection: &Connection, channel: &Channel) -> Result<(), Queue
         std::future::pending::<()>().await;
     };
     let published = async {
-        let confirm = channel
-            .basic_publish(
-                "".into(),
-                ROUTING_KEY.into(),
-                BasicPublishOptions::default(),
-                b"",
-                BasicProperties::default(),
-            )
-            .await?;
-        confirm.await
+        publish_one(channel).await?;
+        publish_one(channel).await
     };
     tokio::select! {
         () = blocked => Err(QueueError::Blocked),
         published = with_timeout(published) => {
-            published?.map_err(|error| unavailable(&error)).map(drop)
+            published?.map_err(|error| unavailable(&error))
         }
     }
+}
+
+/// Publishes one message and waits for its confirm.
+async fn publish_one(channel: &Channel) -> Result<(), lapin::Error> {
+    let confirm = channel
+        .basic_publish(
+            "".into(),
+            ROUTING_KEY.into(),
+            BasicPublishOptions::default(),
+            b"",
+            BasicProperties::default(),
+        )
+        .await?;
+    confirm.await.map(drop)
 }

@@ -170,7 +170,7 @@ impl Default for Metrics {
                 r,
                 "dead_letters",
                 "reason",
-                "Dead letters stored, by reason",
+                "Jobs that failed for good, by reason; not_stored counts those of them that got no dead letter",
             ),
             polls: labeled_counter(r, "polls", "subject", "Polls started, by kind of subject"),
             polls_published: labeled_counter(

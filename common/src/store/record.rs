@@ -7,6 +7,10 @@
 pub enum RecordKind {
     /// A job that failed for good: [`crate::records::dead_letter`].
     DeadLetter,
+    /// A dead letter that the worker retries: [`crate::records::dead_letter::next_retryable`].
+    DeadLetterRetry,
+    /// A count of dead letters on one day: [`crate::records::dead_letter::usage`].
+    DeadLetterCount,
     /// The record that [`crate::store::Store::check`] writes to test the store.
     Check,
     /// A login under way: [`crate::records::login`].
@@ -46,8 +50,10 @@ pub enum RecordKind {
 
 impl RecordKind {
     /// Every kind.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::DeadLetter,
+        Self::DeadLetterRetry,
+        Self::DeadLetterCount,
         Self::Check,
         Self::Login,
         Self::TokenExchange,
@@ -71,6 +77,8 @@ impl RecordKind {
     pub fn name(self) -> &'static str {
         match self {
             Self::DeadLetter => "dead_letter",
+            Self::DeadLetterRetry => "dead_letter_retry",
+            Self::DeadLetterCount => "dead_letter_count",
             Self::Check => "check",
             Self::Login => "login",
             Self::TokenExchange => "token_exchange",

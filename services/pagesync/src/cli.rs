@@ -256,8 +256,11 @@ pub enum DeadLetterCommand {
     /// Delete dead letters.
     Discard {
         /// The ids of the dead letters.
-        #[arg(required = true)]
+        #[arg(required_unless_present = "all")]
         ids: Vec<String>,
+        /// Delete every dead letter, and the counts of the jobs that were only counted.
+        #[arg(long, conflicts_with = "ids")]
+        all: bool,
         /// Only print what would be done.
         #[arg(long)]
         dry_run: bool,

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use common::backends::Backends;
+use common::clock::Clock;
 use common::queue::Queue;
-use common::records::dead_letter::{self, DeadLetter};
+use common::records::dead_letter::{self, DeadLetter, DeadLetterError, usage};
+use common::store::{Store, Versioned};
 use common::views::dead_letter::{DeadLetterView, dead_letter_detail, dead_letter_view};
 use serde_json::Value as Json;
 
@@ -20,14 +22,13 @@ pub async fn run(
     command: DeadLetterCommand,
     format: Format,
 ) -> anyhow::Result<()> {
-    let (store, queue) = (&*backends.store, &*backends.queue);
+    let store = &*backends.store;
     match command {
         DeadLetterCommand::List => {
-            let rows: Vec<_> = dead_letter::list(store)
-                .await?
-                .iter()
-                .map(|(id, dead_letter)| row(id, dead_letter))
-                .collect();
+            let (mut rows, mut after) = (Vec::new(), None);
+            while let Some(chunk) = dead_letter::next_chunk(store, &mut after).await? {
+                rows.extend(chunk.iter().map(|(id, stored)| row(id, &stored.value)));
+            }
             print_listing(format, &["id", "failed at", "reason"], &rows)
         }
         DeadLetterCommand::Show { id } => {
@@ -49,42 +50,90 @@ pub async fn run(
             ))
         }
         DeadLetterCommand::Replay { ids, all, dry_run } => {
-            let ids = if all {
-                dead_letter::list(store)
-                    .await?
-                    .into_iter()
-                    .map(|(id, _)| id)
-                    .collect()
-            } else {
-                ids
-            };
-            if !dry_run {
-                wait_until_ready(queue).await?;
-            }
-            for id in ids {
-                if dry_run {
-                    dead_letter::find_or_fail(store, &id).await?;
-                    output::print(&format!("would replay {id}"))?;
-                } else {
-                    dead_letter::replay(store, queue, &id).await?;
-                    output::print(&format!("put {id} into the queue again"))?;
-                }
-            }
-            Ok(())
+            replay(backends, Chosen::new(ids, all), dry_run).await
         }
-        DeadLetterCommand::Discard { ids, dry_run } => {
-            for id in ids {
-                if dry_run {
-                    dead_letter::find_or_fail(store, &id).await?;
-                    output::print(&format!("would discard {id}"))?;
-                } else {
-                    dead_letter::discard(store, &id).await?;
-                    output::print(&format!("discarded {id}"))?;
+        DeadLetterCommand::Discard { ids, all, dry_run } => {
+            let mut chosen = Chosen::new(ids, all);
+            while let Some(chunk) = chosen.next_chunk(store).await? {
+                if !dry_run {
+                    dead_letter::discard(store, &chunk).await?;
                 }
+                let verb = if dry_run {
+                    "would discard"
+                } else {
+                    "discarded"
+                };
+                print_done(&chunk, (verb, ""))?;
+            }
+            if all && !dry_run {
+                usage::forget_not_stored(store).await?;
             }
             Ok(())
         }
     }
+}
+
+/// Publishes the jobs of these dead letters again, or only prints which.
+async fn replay(backends: &Backends, mut chosen: Chosen, dry_run: bool) -> anyhow::Result<()> {
+    let (store, queue) = (&*backends.store, &*backends.queue);
+    if !dry_run {
+        wait_until_ready(queue).await?;
+    }
+    while let Some(chunk) = chosen.next_chunk(store).await? {
+        if dry_run {
+            print_done(&chunk, ("would replay", ""))?;
+            continue;
+        }
+        let is_removed = dead_letter::replay(store, queue, Clock::system().now(), &chunk).await?;
+        let after = if is_removed {
+            "into the queue again"
+        } else {
+            "into the queue again; too many dead letters are stored, so this one is retained until it is discarded"
+        };
+        print_done(&chunk, ("put", after))?;
+    }
+    Ok(())
+}
+
+/// The dead letters that a command works on.
+enum Chosen {
+    /// Those with these ids; none after the first chunk.
+    Ids(Vec<String>),
+    /// All, after this id.
+    All(Option<String>),
+}
+
+impl Chosen {
+    fn new(ids: Vec<String>, all: bool) -> Self {
+        if all { Self::All(None) } else { Self::Ids(ids) }
+    }
+
+    /// Returns the next dead letters; `None` after the last one. Fails if an id is unknown.
+    async fn next_chunk(
+        &mut self,
+        store: &dyn Store,
+    ) -> Result<Option<Vec<(String, Versioned<Json>)>>, DeadLetterError> {
+        match self {
+            Self::Ids(ids) if ids.is_empty() => Ok(None),
+            Self::Ids(ids) => {
+                let found = dead_letter::load_chosen(store, ids).await?;
+                ids.clear();
+                Ok(Some(found))
+            }
+            Self::All(after) => Ok(dead_letter::next_stored(store, after).await?),
+        }
+    }
+}
+
+/// Prints one line for each dead letter, with these words before and after its id.
+fn print_done(
+    chunk: &[(String, Versioned<Json>)],
+    (before, after): (&str, &str),
+) -> anyhow::Result<()> {
+    for (id, _) in chunk {
+        output::print(format!("{before} {id} {after}").trim_end())?;
+    }
+    Ok(())
 }
 
 /// Waits until the queue accepts publishes, because the connection of a command is new. Fails after

@@ -44,10 +44,8 @@ pub(crate) async fn apply_notifications(
         let now = context.clock.now();
         let (mut commits, mut committed_ids) = (Vec::new(), Vec::new());
         for (id, stored) in ids.into_iter().zip(loaded) {
-            match pages
-                .get(&id)
-                .and_then(|entries| page_commit(context, &id, stored, entries, now))
-            {
+            let entries = pages.get(&id).map_or(&[][..], Vec::as_slice);
+            match page_commit(context, &id, stored, entries, now).await? {
                 Some(commit) => {
                     commits.push(commit);
                     committed_ids.push(id);
@@ -83,28 +81,28 @@ pub(crate) async fn apply_notifications(
 
 /// Returns the commit that applies the notifications to a Page, or `None` if there is nothing to
 /// write.
-fn page_commit(
+async fn page_commit(
     context: &Context,
     id: &PageId,
     stored: Versioned<StoredPage>,
     entries: &[EntryNotifications],
     now: HostTime,
-) -> Option<Commit> {
+) -> Result<Option<Commit>, StoreError> {
     let count_job = |name| context.metrics.jobs_done.count(name);
-    let (before, mut page, dead_letter) = match stored.value {
+    let (before, mut page, mut records) = match stored.value {
         StoredPage::Unknown => {
             tracing::info!(page.id = %id, "a webhook is for a Page that is not registered: `pagesync page add` registers it");
             count_job("unknown_page");
-            return None;
+            return Ok(None);
         }
         StoredPage::Page(page) if page.status == Status::Erased => {
             count_job("erased_page");
-            return None;
+            return Ok(None);
         }
-        StoredPage::Page(page) => (Some((*page).clone()), *page, None),
+        StoredPage::Page(page) => (Some((*page).clone()), *page, Vec::new()),
         StoredPage::Corrupt(corrupt) => {
-            let (page, dead_letter) = replace_corrupt_page(context, id, corrupt, now);
-            (None, page, Some(dead_letter))
+            let (page, dead_letter) = replace_corrupt_page(context, id, corrupt, now).await?;
+            (None, page, dead_letter)
         }
     };
     page.polling.lower_impossible_times(now);
@@ -122,7 +120,7 @@ fn page_commit(
     }
     if before.as_ref() == Some(&page) {
         count_job("no_change");
-        return None;
+        return Ok(None);
     }
     count_job(if changes.is_empty() {
         "notification_recorded"
@@ -131,7 +129,13 @@ fn page_commit(
     });
     let due = page.polling.due();
     let due_changed = before.is_none_or(|before| before.polling.due() != due);
-    Some(Commit {
+    records.extend(missed_webhooks::finding_writes(
+        &context.daily_schedule,
+        id,
+        &findings,
+        now,
+    ));
+    Ok(Some(Commit {
         page: Some(PageWrite {
             id: id.clone(),
             expected: stored.version,
@@ -139,15 +143,7 @@ fn page_commit(
             changes,
             received_at: now,
         }),
-        records: dead_letter
-            .into_iter()
-            .chain(missed_webhooks::finding_writes(
-                &context.daily_schedule,
-                id,
-                &findings,
-                now,
-            ))
-            .collect(),
+        records,
         guards: Vec::new(),
         due: due_changed
             .then(|| DueWrite {
@@ -156,5 +152,5 @@ fn page_commit(
             })
             .into_iter()
             .collect(),
-    })
+    }))
 }

@@ -1,8 +1,8 @@
 //! Consumers: each one receives one delivery at a time from its queue, handles the delivery and
 //! acknowledges it.
 //!
-//! Invariant: a delivery is acknowledged only after each of its jobs was executed or stored as a
-//! dead letter. A panic drops only the delivery that caused it, and the queue delivers it again.
+//! Invariant: a delivery is acknowledged only after each of its jobs was executed, or stored or
+//! counted as a dead letter. A panic drops only the delivery that caused it, and the queue delivers it again.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,9 +1,10 @@
 //! Replacement of a stored Page that cannot be decoded.
 //!
-//! Invariant: the commit that replaces the Page also stores its former content as a dead letter.
+//! Invariant: the commit that replaces the Page also stores its former content as a dead letter, or
+//! counts it if too many dead letters are stored.
 
-use common::records::dead_letter::{self, RetryState};
-use common::store::{CorruptPage, RecordWrite};
+use common::records::dead_letter::usage::Usage;
+use common::store::{CorruptPage, RecordWrite, StoreError};
 use model::id::PageId;
 use model::job::{Job, Unreadable};
 use model::page::{Page, Status};
@@ -11,14 +12,14 @@ use model::time::HostTime;
 
 use crate::context::Context;
 
-/// Returns an empty Page that is due for a read, and the write of the dead letter with the former
-/// content of the Page.
-pub(crate) fn replace_corrupt_page(
+/// Returns an empty Page that is due for a read, and the writes of the dead letter with the former
+/// content of the Page. Fails if the store does not answer.
+pub(crate) async fn replace_corrupt_page(
     context: &Context,
     id: &PageId,
     corrupt: CorruptPage,
     now: HostTime,
-) -> (Page, RecordWrite) {
+) -> Result<(Page, Vec<RecordWrite>), StoreError> {
     let CorruptPage { raw, reason } = corrupt;
     tracing::error!(page.id = %id, reason, "a stored Page cannot be decoded; it is replaced by an empty one and read again");
     context.metrics.dead_letters.count("corrupt_page");
@@ -27,14 +28,17 @@ pub(crate) fn replace_corrupt_page(
         ..Page::default()
     };
     page.polling.request_read(now);
-    let dead_letter_reason = format!("Page {id} could not be read from the store: {reason}");
+    // The reason names the Page, so that two Pages with the same damage have two dead letters.
+    let reason = format!("Page {id} could not be read from the store: {reason}");
     let job = Job::Unreadable(Unreadable {
         body: raw.into_bytes(),
-        reason,
+        reason: reason.clone(),
         received_at: now,
     });
-    (
-        page,
-        dead_letter::dead_letter_write(&job, &dead_letter_reason, now, RetryState::Final),
-    )
+    let mut usage = Usage::load(&*context.store, now).await?;
+    let (is_stored, writes) = usage.admit(&job, &reason, now);
+    if !is_stored {
+        context.metrics.dead_letters.count("not_stored");
+    }
+    Ok((page, writes))
 }

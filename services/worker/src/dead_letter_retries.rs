@@ -6,7 +6,6 @@
 use std::panic::AssertUnwindSafe;
 
 use common::records::dead_letter::{self, DeadLetter, RetryState, UNREADABLE_DATA_PREFIX};
-use common::records::write_records;
 use common::store::StoreError;
 use futures_util::FutureExt as _;
 use model::job::{Job, NEWER_VERSION_PREFIX, UNKNOWN_KIND, Unreadable, decode_job};
@@ -20,7 +19,7 @@ async fn retry_job(context: &Context, id: &str) -> Result<(), StoreError> {
     match dead_letter::begin_retry(&*context.store, id, &context.process, context.clock.now())
         .await?
     {
-        Some(dead_letter) => run_retry(context, id, &decode_job(&dead_letter.job)).await,
+        Some(dead_letter) => run_retry(context, id, &dead_letter).await,
         None => Ok(()),
     }
 }
@@ -28,16 +27,27 @@ async fn retry_job(context: &Context, id: &str) -> Result<(), StoreError> {
 /// Executes the job of a dead letter. If the job succeeds, its dead letter is deleted; if the job
 /// fails or panics, its dead letter becomes final. Fails if the store does not answer; the retry is
 /// then pending again.
-async fn run_retry(context: &Context, id: &str, job: &Job) -> Result<(), StoreError> {
+async fn run_retry(
+    context: &Context,
+    id: &str,
+    dead_letter: &DeadLetter,
+) -> Result<(), StoreError> {
     let store = &*context.store;
+    let job = decode_job(&dead_letter.job);
     let set_state = |state| dead_letter::set_retry_state(store, id, state, context.clock.now());
-    let outcome = AssertUnwindSafe(dispatch::apply_single_job(context, job))
+    let outcome = AssertUnwindSafe(dispatch::apply_single_job(context, &job))
         .catch_unwind()
         .await;
     match outcome {
-        Ok(Ok(true)) => write_records(store, vec![dead_letter::remove_write(id, None)])
-            .await
-            .map(drop),
+        Ok(Ok(true)) => dead_letter::remove(store, id).await,
+        Ok(Ok(false)) if was_unknown(dead_letter) => {
+            // The job in it has a dead letter of its own now, so this one is not retried again.
+            let reason = format!(
+                "failed again when it was retried; before: {}",
+                dead_letter.reason
+            );
+            dead_letter::end_retry(store, id, &reason, context.clock.now()).await
+        }
         Ok(Ok(false)) => set_state(RetryState::Final).await,
         Ok(Err(StoreError::Unexpected(reason))) => {
             tracing::error!(
@@ -64,6 +74,11 @@ async fn run_retry(context: &Context, id: &str, job: &Job) -> Result<(), StoreEr
     }
 }
 
+/// Returns whether the build that stored a dead letter did not know the form of its job.
+fn was_unknown(DeadLetter { reason, .. }: &DeadLetter) -> bool {
+    reason.starts_with(NEWER_VERSION_PREFIX) || reason == UNKNOWN_KIND
+}
+
 /// Returns whether a final dead letter may succeed in this build: its job needed stored data that
 /// could not be read, or has a form that this build can decode.
 fn may_succeed_now(dead_letter: &DeadLetter) -> bool {
@@ -71,12 +86,11 @@ fn may_succeed_now(dead_letter: &DeadLetter) -> bool {
     if reason.starts_with(UNREADABLE_DATA_PREFIX) {
         return true;
     }
-    let was_unknown = reason.starts_with(NEWER_VERSION_PREFIX) || reason == UNKNOWN_KIND;
     let is_known_now = |body: &[u8]| {
         let decoded = decode_job(&String::from_utf8_lossy(body));
         !matches!(decoded, Job::Unreadable(_))
     };
-    was_unknown
+    was_unknown(dead_letter)
         && matches!(decode_job(&dead_letter.job), Job::Unreadable(Unreadable { body, .. }) if is_known_now(&body))
 }
 
@@ -84,21 +98,19 @@ fn may_succeed_now(dead_letter: &DeadLetter) -> bool {
 /// that may succeed in this build although they failed in an earlier one. It is called at the start
 /// of a worker and after a store outage. Fails if the store does not answer.
 pub async fn retry_pending(context: &Context) -> Result<(), StoreError> {
-    for (id, dead_letter) in dead_letter::list(&*context.store).await? {
-        if context.lifecycle.is_stopping() {
-            break;
-        }
-        if dead_letter.retry != RetryState::Final {
-            retry_job(context, &id).await?;
-        } else if may_succeed_now(&dead_letter) {
-            dead_letter::set_retry_state(
-                &*context.store,
-                &id,
-                RetryState::Pending,
-                context.clock.now(),
-            )
-            .await?;
-            retry_job(context, &id).await?;
+    let (store, mut after) = (&*context.store, None);
+    while let Some(chunk) = dead_letter::next_retryable(store, &mut after).await? {
+        for (id, dead_letter) in chunk {
+            if context.lifecycle.is_stopping() {
+                return Ok(());
+            }
+            if dead_letter.retry != RetryState::Final {
+                retry_job(context, &id).await?;
+            } else if may_succeed_now(&dead_letter) {
+                let (pending, now) = (RetryState::Pending, context.clock.now());
+                dead_letter::set_retry_state(store, &id, pending, now).await?;
+                retry_job(context, &id).await?;
+            }
         }
     }
     Ok(())

@@ -1,11 +1,11 @@
 //! Dispatch: sorts the jobs of a group by kind and executes them.
 //!
-//! Invariant: when [`apply_jobs`] returns `Ok`, each job of the group was executed or is stored as
-//! a dead letter.
+//! Invariant: when [`apply_jobs`] returns `Ok`, each job of the group was executed, is stored as a
+//! dead letter or, beyond the limits of the dead letters, is counted.
 
 use std::collections::BTreeMap;
 
-use common::records::dead_letter::{self, RetryState, UNREADABLE_DATA_PREFIX};
+use common::records::dead_letter::{self, UNREADABLE_DATA_PREFIX, usage::Usage};
 use common::records::probe;
 use common::store::{Commit, RecordWrite, StoreError};
 use model::id::PageId;
@@ -17,15 +17,13 @@ use crate::apply::{EntryNotifications, apply_notifications};
 use crate::context::Context;
 use crate::poll;
 
-/// A dead letter that is not written yet.
+/// A job that failed for good and has no dead letter yet.
 #[derive(Debug)]
-struct UnwrittenDeadLetter {
-    /// The id of the dead letter.
-    id: String,
-    /// The write of the dead letter.
-    write: RecordWrite,
-    /// The text of the job, in which the ids of erased Pages are searched.
-    text: String,
+pub(crate) struct FailedJob {
+    pub(crate) job: Job,
+    pub(crate) reason: String,
+    /// The name of the failure in the metrics.
+    pub(crate) label: &'static str,
 }
 
 /// The jobs of a group, sorted by kind.
@@ -33,8 +31,8 @@ struct UnwrittenDeadLetter {
 struct JobBatch {
     /// The notifications, by Page.
     pages: BTreeMap<PageId, Vec<EntryNotifications>>,
-    /// The jobs that cannot be executed.
-    dead_letters: Vec<UnwrittenDeadLetter>,
+    /// The jobs that cannot be executed, or a part of which cannot.
+    failed_jobs: Vec<FailedJob>,
     /// The requests to erase a person.
     erasures: Vec<ErasureRequest>,
     /// The commits that record the arrival of probes.
@@ -43,7 +41,8 @@ struct JobBatch {
     polls: Vec<Claim>,
 }
 
-/// Executes a group of jobs. Returns `Ok` if each job was executed or is stored as a dead letter.
+/// Executes a group of jobs. Returns `Ok` if each job was executed, or is stored or counted as a dead
+/// letter.
 /// Fails if the store does not accept a write.
 pub async fn apply_jobs(context: &Context, jobs: &[Job]) -> Result<(), StoreError> {
     let mut batch = JobBatch::default();
@@ -62,7 +61,7 @@ pub(crate) async fn apply_each_job(context: &Context, jobs: &[Job]) -> Result<()
             Err(StoreError::Unexpected(reason)) => {
                 let mut batch = JobBatch::default();
                 let reason = format!("{UNREADABLE_DATA_PREFIX}{reason}");
-                batch.add_dead_letter(context, job, &reason, "unreadable_data");
+                batch.add_failed_job(job, &reason, "unreadable_data");
                 execute(context, batch).await?;
             }
             applied => drop(applied?),
@@ -71,8 +70,8 @@ pub(crate) async fn apply_each_job(context: &Context, jobs: &[Job]) -> Result<()
     Ok(())
 }
 
-/// Executes one job. Returns `false` if the job, or a part of it, is stored as a dead letter. Fails
-/// if the store does not accept a write.
+/// Executes one job. Returns `false` if the job, or a part of it, failed for good. Fails if the
+/// store does not accept a write.
 pub(crate) async fn apply_single_job(context: &Context, job: &Job) -> Result<bool, StoreError> {
     let mut batch = JobBatch::default();
     batch.add_job(context, job);
@@ -92,23 +91,12 @@ impl JobBatch {
         }
     }
 
-    /// Adds a dead letter for a job. `label` names the failure in the metrics.
-    fn add_dead_letter(&mut self, context: &Context, job: &Job, reason: &str, label: &'static str) {
-        tracing::warn!(
-            reason,
-            dead_letter.id = dead_letter::id(job),
-            "a job is stored as a dead letter"
-        );
-        context.metrics.dead_letters.count(label);
-        self.dead_letters.push(UnwrittenDeadLetter {
-            id: dead_letter::id(job),
-            write: dead_letter::dead_letter_write(
-                job,
-                reason,
-                context.clock.now(),
-                RetryState::Final,
-            ),
-            text: dead_letter::job_text(job),
+    /// Adds a job that failed for good. `label` names the failure in the metrics.
+    fn add_failed_job(&mut self, job: &Job, reason: &str, label: &'static str) {
+        self.failed_jobs.push(FailedJob {
+            job: job.clone(),
+            reason: reason.to_owned(),
+            label,
         });
     }
 
@@ -124,7 +112,7 @@ impl JobBatch {
         let meaning = match entry.interpret(received_at, &context.tracked_fields) {
             Ok(meaning) => meaning,
             Err(error) => {
-                return self.add_dead_letter(context, job, &error.to_string(), "unreadable");
+                return self.add_failed_job(job, &error.to_string(), "unreadable");
             }
         };
         for (name, n) in &meaning.ignored_fields {
@@ -139,7 +127,7 @@ impl JobBatch {
             context.metrics.jobs_done.count("ahead_of_clock");
         }
         if let Some(problem) = meaning.problems.first() {
-            self.add_dead_letter(context, job, problem, "unreadable");
+            self.add_failed_job(job, problem, "unreadable");
         }
         let EntryId::Page(id) = meaning.id else {
             context.metrics.jobs_done.count("test");
@@ -173,7 +161,7 @@ impl JobBatch {
             entries, rejected, ..
         } = parse_webhook(&unreadable.body);
         if entries.is_empty() || !rejected.is_empty() {
-            return self.add_dead_letter(context, job, &unreadable.reason, "unreadable");
+            return self.add_failed_job(job, &unreadable.reason, "unreadable");
         }
         for entry in entries {
             self.add_job(
@@ -187,34 +175,67 @@ impl JobBatch {
     }
 }
 
-/// Stores dead letters, except those that mention an erased Page. Returns how many are stored.
+/// Stores the dead letter of a job that failed for good, together with `others`, which are other
+/// writes. Returns `false` if the job was only counted, because the limits of the dead letters are
+/// reached.
+pub(crate) async fn save_dead_letter(
+    context: &Context,
+    usage: &mut Usage,
+    FailedJob { job, reason, label }: &FailedJob,
+    others: &[RecordWrite],
+) -> Result<bool, StoreError> {
+    let (store, now) = (&*context.store, context.clock.now());
+    let is_stored = dead_letter::save(store, usage, job, reason, now, others).await?;
+    context.metrics.dead_letters.count(label);
+    if is_stored {
+        tracing::warn!(
+            reason,
+            dead_letter.id = dead_letter::id(job),
+            "a job is stored as a dead letter"
+        );
+    } else {
+        context.metrics.dead_letters.count("not_stored");
+        tracing::warn!(
+            reason,
+            "a job failed for good and is only counted, because too many dead letters are stored: `pagesync doctor` shows the counts"
+        );
+    }
+    Ok(is_stored)
+}
+
+/// Stores the dead letters of jobs that failed for good, except those that mention an erased Page.
+/// Returns how many jobs failed, without these.
 ///
-/// Each of them is written before the check, so that no erasure misses it: the check finds an
+/// Each dead letter is written before the check, so that no erasure misses it: the check finds an
 /// earlier erasure, and a later erasure finds the dead letter.
 async fn save_dead_letters(
     context: &Context,
-    dead_letters: Vec<UnwrittenDeadLetter>,
+    failed_jobs: Vec<FailedJob>,
 ) -> Result<usize, StoreError> {
+    if failed_jobs.is_empty() {
+        return Ok(0);
+    }
     let store = &*context.store;
-    let mut stored_count = 0;
-    for UnwrittenDeadLetter { id, write, text } in dead_letters {
-        common::records::write_records(store, vec![write]).await?;
-        if dead_letter::mentions_erased_page(store, &text).await? {
-            common::records::write_records(store, vec![dead_letter::remove_write(&id, None)])
-                .await?;
+    let mut usage = Usage::load(store, context.clock.now()).await?;
+    let mut failed_count = 0;
+    for failed in failed_jobs {
+        let is_stored = save_dead_letter(context, &mut usage, &failed, &[]).await?;
+        let text = dead_letter::job_text(&failed.job);
+        if is_stored && dead_letter::mentions_erased_page(store, &text).await? {
+            dead_letter::remove(store, &dead_letter::id(&failed.job)).await?;
         } else {
-            stored_count += 1;
+            failed_count += 1;
         }
     }
-    Ok(stored_count)
+    Ok(failed_count)
 }
 
-/// Executes the jobs of a group. Returns how many dead letters are stored.
+/// Executes the jobs of a group. Returns how many of them failed for good.
 async fn execute(context: &Context, mut batch: JobBatch) -> Result<usize, StoreError> {
     if !batch.probe_commits.is_empty() {
         context.store.commit(&batch.probe_commits).await?;
     }
-    let stored_count = save_dead_letters(context, std::mem::take(&mut batch.dead_letters)).await?;
+    let failed_count = save_dead_letters(context, std::mem::take(&mut batch.failed_jobs)).await?;
     for request in std::mem::take(&mut batch.erasures) {
         crate::erasure::erase(context, &request).await?;
     }
@@ -222,5 +243,5 @@ async fn execute(context: &Context, mut batch: JobBatch) -> Result<usize, StoreE
         poll::poll(context, &claim).await?;
     }
     apply_notifications(context, batch.pages).await?;
-    Ok(stored_count)
+    Ok(failed_count)
 }

@@ -1,7 +1,7 @@
 //! The worker: receives jobs from the queue, applies them to the store and acknowledges them.
 //!
-//! Invariants: a message is acknowledged only after its jobs were executed or stored as dead
-//! letters. A poll commits the next due time of its subject; if it cannot, the lease of its claim
+//! Invariants: a message is acknowledged only after its jobs were executed, or stored or counted as
+//! dead letters. A poll commits the next due time of its subject; if it cannot, the lease of its claim
 //! makes the subject due again. During a store outage the worker holds no delivery and receives
 //! none. The worker publishes nothing, and no other role opens tokens. Any number of workers may
 //! run at once.

@@ -8,12 +8,12 @@
 //!
 //! Invariants: a process executes at most one job other than a poll under a trial at a time, so that
 //! its end leaves the trial of one such job only. The message is acknowledged after each of its jobs
-//! was executed or is stored as a dead letter.
+//! was executed, or is stored or counted as a dead letter.
 
 use std::panic::AssertUnwindSafe;
 
 use common::queue::delivery::Delivery;
-use common::records::dead_letter::{self, RetryState};
+use common::records::dead_letter::{self, usage::Usage};
 use common::records::trial;
 use common::records::write_records;
 use common::store::StoreError;
@@ -21,7 +21,7 @@ use futures_util::FutureExt as _;
 use model::job::Job;
 
 use crate::context::Context;
-use crate::dispatch;
+use crate::dispatch::{self, FailedJob, save_dead_letter};
 
 /// Executes the jobs of a message one at a time. Fails if the store does not answer.
 pub(crate) async fn try_each_job(context: &Context, delivery: &Delivery) -> Result<(), StoreError> {
@@ -87,12 +87,19 @@ async fn give_up(
         reason,
         "a job is not executed again: it becomes a dead letter, or is polled again if it is a poll"
     );
-    let mut records = vec![trial::remove_write(id)];
-    if !matches!(job, Job::Poll(_)) {
-        context.metrics.dead_letters.count(label);
-        let now = context.clock.now();
-        let state = RetryState::Final;
-        records.push(dead_letter::dead_letter_write(job, reason, now, state));
+    let end_of_trial = trial::remove_write(id);
+    if matches!(job, Job::Poll(_)) {
+        return write_records(&*context.store, vec![end_of_trial])
+            .await
+            .map(drop);
     }
-    write_records(&*context.store, records).await.map(drop)
+    let mut usage = Usage::load(&*context.store, context.clock.now()).await?;
+    let failed = FailedJob {
+        job: job.clone(),
+        reason: reason.to_owned(),
+        label,
+    };
+    save_dead_letter(context, &mut usage, &failed, &[end_of_trial])
+        .await
+        .map(drop)
 }

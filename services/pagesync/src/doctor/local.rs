@@ -8,11 +8,13 @@ use common::database::Access;
 use common::queue::Queue;
 use common::queue::error::QueueError;
 use common::queue::rabbitmq::RabbitMq;
-use common::records::{dead_letter, key_rotation};
+use common::records::dead_letter::usage::Usage;
+use common::records::key_rotation;
 use common::sealing::{self, Keyring, PrivateKeys, SealingError};
 use common::store::Store;
 use common::store_clock;
 use model::queue_name::QueueName;
+use model::time::HostTime;
 use secrecy::ExposeSecret as _;
 
 use super::check::{Check, State};
@@ -34,7 +36,7 @@ pub(super) async fn run_checks(config: &Config, clock: &Clock, checks: &mut Vec<
             checks.push(store_health(&*store).await);
             checks.push(clock_of_store(&*store, clock).await);
             checks.push(keys(config, &*store).await);
-            checks.push(dead_letters(&*store).await);
+            checks.push(dead_letters(&*store, clock.now()).await);
         }
         Err(error) => {
             let fix = "check that PAGESYNC_DATA_DIR is the directory of the running process, or PAGESYNC_REDIS_URL the address of its Redis";
@@ -204,15 +206,31 @@ async fn keys(config: &Config, store: &dyn Store) -> Check {
     }
 }
 
-async fn dead_letters(store: &dyn Store) -> Check {
-    match dead_letter::list(store).await {
-        Ok(dead_letters) if dead_letters.is_empty() => Check::ok("dead letters", "none"),
-        Ok(dead_letters) => Check::problem(
-            "dead letters",
-            State::Warning,
-            format!("{} jobs failed for good", dead_letters.len()),
-            "list them with `pagesync dead-letter list`, then replay or discard them",
-        ),
-        Err(error) => Check::problem("dead letters", State::Failed, error.to_string(), SEE_STORE),
+async fn dead_letters(store: &dyn Store, now: HostTime) -> Check {
+    let name = "dead letters";
+    let usage = match Usage::load(store, now).await {
+        Ok(usage) => usage,
+        Err(error) => return Check::problem(name, State::Failed, error.to_string(), SEE_STORE),
+    };
+    let mut detail = format!("{} jobs failed for good", usage.count);
+    let counted = usage.not_stored.iter().filter(|(_, n)| **n > 0);
+    let counted: Vec<String> = counted
+        .map(|(reason, n)| format!("{n} x {reason}"))
+        .collect();
+    if !counted.is_empty() {
+        detail.push_str("; too many were stored, so further failures were only counted: ");
+        detail.push_str(&counted.join(", "));
+        let state = if usage.is_full() {
+            State::Failed
+        } else {
+            State::Warning
+        };
+        let fix = "list the stored ones with `pagesync dead-letter list` and end the cause; then replay those that you need, and `pagesync dead-letter discard --all` deletes the rest and the counts";
+        return Check::problem(name, state, detail, fix);
     }
+    if usage.count == 0 {
+        return Check::ok(name, "none");
+    }
+    let fix = "list them with `pagesync dead-letter list`, then replay or discard them";
+    Check::problem(name, State::Warning, detail, fix)
 }

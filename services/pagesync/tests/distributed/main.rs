@@ -18,6 +18,8 @@ mod clocks;
 mod corpus;
 #[path = "../it/daily_polls.rs"]
 mod daily_polls;
+#[path = "../it/dead_letter_limits.rs"]
+mod dead_letter_limits;
 #[path = "../it/dead_letters.rs"]
 mod dead_letters;
 #[path = "../it/doctor.rs"]

@@ -181,7 +181,7 @@ async fn an_operator_manages_pages_and_dead_letters_while_the_process_runs() {
     })
     .await;
     assert!(
-        run_in(directory, &["dead-letter", "discard", &id])
+        run_in(directory, &["dead-letter", "discard", "--all"])
             .status
             .success()
     );

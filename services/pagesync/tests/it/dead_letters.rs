@@ -3,9 +3,9 @@
 
 use common::clock::Clock;
 use common::queue::delivery::Delivery;
+use common::records::dead_letter::usage::Usage;
 use common::records::dead_letter::{self, RetryState};
 use common::records::{load_record, trial};
-use common::store::Commit;
 use model::job::{Job, NEWER_VERSION_PREFIX, Unreadable};
 use model::queue_name::QueueName;
 use model::time::HostTime;
@@ -16,6 +16,24 @@ use crate::support::deployment::TestStorage;
 use crate::support::faulty_store::FaultyStore;
 use crate::support::{TestBackend, eventually, page_id, webhook_job};
 use crate::worker::{WorkerFixture, start, stop};
+
+/// Stores the dead letter of a job.
+async fn save(bench: &WorkerFixture, job: &Job, reason: &str) {
+    let (store, now) = (&*bench.store, Clock::system().now());
+    let mut usage = Usage::load(store, now).await.unwrap();
+    let saved = dead_letter::save(store, &mut usage, job, reason, now, &[]).await;
+    assert!(saved.unwrap());
+}
+
+/// Replays the dead letter of a job.
+async fn replay(bench: &WorkerFixture, job: &Job) {
+    let ids = [dead_letter::id(job)];
+    let found = dead_letter::load_chosen(&*bench.store, &ids).await.unwrap();
+    let now = Clock::system().now();
+    dead_letter::replay(&*bench.store, &*bench.queue, now, &found)
+        .await
+        .unwrap();
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_poison_message_is_split_and_its_valid_jobs_are_done() {
@@ -68,9 +86,7 @@ async fn a_job_that_makes_the_worker_panic_becomes_a_dead_letter_and_the_other_j
     .await;
     stop(running).await;
     // An operator replays the job after the cause of the panic has been fixed.
-    dead_letter::replay(&*bench.store, &*bench.queue, &dead_letter::id(&poison))
-        .await
-        .unwrap();
+    replay(&bench, &poison).await;
     let running = bench.start(bench.store.clone());
     bench.wait_for_name(2, "poison").await;
     assert_eq!(bench.dead_letters().await, []);
@@ -81,25 +97,18 @@ async fn a_job_that_makes_the_worker_panic_becomes_a_dead_letter_and_the_other_j
 async fn dead_letters_that_a_process_left_without_a_retry_are_retried_at_the_next_start() {
     let bench = WorkerFixture::new(&[1, 2]).await;
     let now = Clock::system().now();
-    let dead_letter_of = |job, retry| Commit {
-        records: vec![dead_letter::dead_letter_write(
-            job,
-            "delivered 3 times",
-            now,
-            retry,
-        )],
-        ..Commit::default()
-    };
     let (pending, in_progress) = (webhook_job(1, "pending"), webhook_job(2, "in progress"));
     let ended_process = RetryState::InProgress("a process that has ended".to_owned());
-    bench
-        .store
-        .commit(&[
-            dead_letter_of(&pending, RetryState::Pending),
-            dead_letter_of(&in_progress, ended_process),
-        ])
-        .await
-        .unwrap();
+    for (job, state) in [
+        (&pending, RetryState::Pending),
+        (&in_progress, ended_process),
+    ] {
+        save(&bench, job, "delivered 3 times").await;
+        let id = dead_letter::id(job);
+        dead_letter::set_retry_state(&*bench.store, &id, state, now)
+            .await
+            .unwrap();
+    }
     let running = bench.start(bench.store.clone());
     bench.wait_for_name(1, "pending").await;
     eventually("the pending dead letter to be removed", || async {
@@ -346,16 +355,7 @@ async fn a_dead_letter_of_a_newer_version_is_retried_when_a_worker_that_knows_th
         reason: reason.clone(),
         received_at: HostTime(1),
     });
-    let now = Clock::system().now();
-    let write = dead_letter::dead_letter_write(&job, &reason, now, RetryState::Final);
-    bench
-        .store
-        .commit(&[Commit {
-            records: vec![write],
-            ..Commit::default()
-        }])
-        .await
-        .unwrap();
+    save(&bench, &job, &reason).await;
     let running = bench.start(bench.store.clone());
     bench.wait_for_name(1, "understood").await;
     eventually("every dead letter to be removed", || async {

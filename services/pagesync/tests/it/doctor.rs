@@ -4,12 +4,14 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::config::Role;
+use common::records::dead_letter::usage;
 use common::records::{put_write, write_records};
 use common::store::{RecordKey, RecordKind, RecordWrite};
 use serde_json::Value as Json;
 use simulator::token::TokenInvalidation;
 
 use crate::BACKEND;
+use crate::dead_letter_limits;
 use crate::support::TestBackend;
 use crate::support::deployment::{APP_SECRET, VERIFY_TOKEN};
 use crate::support::eventually;
@@ -120,6 +122,21 @@ async fn doctor_finds_each_problem_and_names_a_fix() {
         text.lines().count() >= 16 && text.contains("ok       clock: "),
         "{text}"
     );
+
+    let store = &*connected.deployment.store;
+    dead_letter_limits::add(store, "not_stored.entry # has no id", 3).await;
+    let (_, checks) = doctor(&connected, &[]);
+    assert_eq!(state(&checks, "dead letters"), "warning", "{checks:#}");
+    assert!(
+        checks.to_string().contains("3 x entry # has no id"),
+        "{checks:#}"
+    );
+    let limit = i64::try_from(usage::MAX_DEAD_LETTERS).unwrap();
+    dead_letter_limits::add(store, "count", limit).await;
+    let (_, checks) = doctor(&connected, &[]);
+    assert_eq!(state(&checks, "dead letters"), "failed", "{checks:#}");
+    dead_letter_limits::add(store, "count", -limit).await;
+    usage::forget_not_stored(store).await.unwrap();
 
     // A proxy that does not answer breaks only the calls to Facebook.
     let (_, checks) = doctor(&connected, &[("HTTP_PROXY", "http://127.0.0.1:9")]);

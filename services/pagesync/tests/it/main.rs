@@ -15,6 +15,7 @@ mod cli_connection;
 mod clocks;
 mod corpus;
 mod daily_polls;
+mod dead_letter_limits;
 mod dead_letters;
 mod doctor;
 mod erasure;

@@ -36,9 +36,11 @@ async fn put(store: &dyn Store, kind: RecordKind, id: &str, body: &Json) {
 fn record_id(kind: RecordKind) -> &'static str {
     match kind {
         RecordKind::DeadLetter
+        | RecordKind::DeadLetterRetry
         | RecordKind::ErasureReceipt
         | RecordKind::Probe
         | RecordKind::Trial => "fedcba98",
+        RecordKind::DeadLetterCount => "90000.count",
         RecordKind::Check => "write",
         RecordKind::Login | RecordKind::TokenExchange => LOGIN,
         RecordKind::Connection | RecordKind::ConnectionEpoch | RecordKind::UserToken => "7",

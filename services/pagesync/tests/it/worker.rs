@@ -167,6 +167,22 @@ async fn a_corrupt_page_starts_again_empty_and_its_former_content_becomes_a_dead
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_pages_with_the_same_damage_are_replaced_at_once_and_have_two_dead_letters() {
+    let bench = WorkerFixture::new(&[1, 2]).await;
+    for page in [1, 2] {
+        bench.storage.corrupt(&page_id(page)).await;
+    }
+    let jobs = [webhook_job(1, "one"), webhook_job(2, "two")];
+    // The clock stands still, so the two former contents are replaced at the same time.
+    let mut context = bench.context(bench.store.clone());
+    context.clock = Clock::manual(Clock::system().now());
+    worker::apply_jobs(&context, &jobs).await.unwrap();
+    assert_eq!(bench.name(1).await, Some(json!("one")));
+    assert_eq!(bench.name(2).await, Some(json!("two")));
+    assert_eq!(bench.dead_letters().await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn concurrent_workers_end_with_the_newest_values_and_apply_no_webhook_twice() {
     let bench = WorkerFixture::new(&[1, 2]).await;
     for round in 0..40u64 {

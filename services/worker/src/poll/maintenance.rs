@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use common::records::dead_letter::usage;
 use common::records::expiry::{self, ALERT_DAYS};
 use common::records::{connection, missed_webhooks};
 use common::store::StoreError;
@@ -20,7 +21,8 @@ pub(super) async fn maintain(context: &Context) -> Result<(), StoreError> {
     let retention = Duration::from_secs(missed_webhooks::DAYS as u64 * 24 * 3600);
     let retention = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
     let oldest = HostTime(context.clock.now().0.saturating_sub(retention));
-    missed_webhooks::prune(&*context.store, &context.daily_schedule.local_day(oldest)).await
+    missed_webhooks::prune(&*context.store, &context.daily_schedule.local_day(oldest)).await?;
+    usage::prune(&*context.store).await
 }
 
 /// Counts the connections that expire within each number of days in [`ALERT_DAYS`], and logs each

@@ -119,7 +119,8 @@ pub(super) async fn poll(context: &Context, id: &PageId, claim: &Claim) -> Resul
         .await?,
     };
     loop {
-        let Some(mut next) = outcome_commit(context, id, stored, timing, attempted.as_ref()) else {
+        let next = outcome_commit(context, id, stored, timing, attempted.as_ref()).await?;
+        let Some(mut next) = next else {
             return Ok(());
         };
         next.guards
@@ -289,26 +290,26 @@ async fn next_slot(
 
 /// Returns the commit of an attempt, or `None` if the Page is unknown or erased. Without an
 /// attempt, only the due index is corrected.
-fn outcome_commit(
+async fn outcome_commit(
     context: &Context,
     id: &PageId,
     stored: Versioned<StoredPage>,
     timing: Timing,
     attempted: Option<&ReadAttempt>,
-) -> Option<Commit> {
+) -> Result<Option<Commit>, StoreError> {
     let now = context.clock.now();
-    let (mut page, dead_letter) = match stored.value {
-        StoredPage::Unknown => return None,
-        StoredPage::Page(page) if page.status == Status::Erased => return None,
-        StoredPage::Page(page) => (*page, None),
+    let (mut page, mut records) = match stored.value {
+        StoredPage::Unknown => return Ok(None),
+        StoredPage::Page(page) if page.status == Status::Erased => return Ok(None),
+        StoredPage::Page(page) => (*page, Vec::new()),
         StoredPage::Corrupt(corrupt) => {
-            let (mut page, dead_letter) = replace_corrupt_page(context, id, corrupt, now);
+            let (mut page, dead_letter) = replace_corrupt_page(context, id, corrupt, now).await?;
             page.connections.extend(
                 attempted
                     .iter()
                     .flat_map(|attempted| attempted.connections.iter().cloned()),
             );
-            (page, Some(dead_letter))
+            (page, dead_letter)
         }
     };
     // The stored state may be newer than the start of the attempt.
@@ -327,7 +328,13 @@ fn outcome_commit(
         }
         apply_attempt(context, id, &mut page, timing, &attempted.outcome)
     });
-    Some(Commit {
+    records.extend(missed_webhooks::finding_writes(
+        &context.daily_schedule,
+        id,
+        &read_outcome.findings,
+        now,
+    ));
+    Ok(Some(Commit {
         due: vec![DueWrite {
             subject: Subject::Page(id.clone()),
             due: page.polling.due(),
@@ -339,17 +346,9 @@ fn outcome_commit(
             changes: read_outcome.changes,
             received_at: now,
         }),
-        records: dead_letter
-            .into_iter()
-            .chain(missed_webhooks::finding_writes(
-                &context.daily_schedule,
-                id,
-                &read_outcome.findings,
-                now,
-            ))
-            .collect(),
+        records,
         guards: Vec::new(),
-    })
+    }))
 }
 
 /// Applies an attempt to the Page. Returns the outcome of the read, which is empty if the attempt

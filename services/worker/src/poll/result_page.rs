@@ -119,8 +119,9 @@ async fn page_commit(
         }
         StoredPage::Unknown | StoredPage::Page(_) => Page::default(),
         StoredPage::Corrupt(corrupt) => {
-            let (page, dead_letter) = replace_corrupt_page(context, &listed.id, corrupt, now);
-            commit.records.push(dead_letter);
+            let (page, dead_letter) =
+                replace_corrupt_page(context, &listed.id, corrupt, now).await?;
+            commit.records.extend(dead_letter);
             page
         }
     };

@@ -1,0 +1,86 @@
+//! Finds the dead letters that mention an erased Page or person.
+//!
+//! Invariant: an erasure deletes every dead letter with the id, also one that this build cannot
+//! decode. Only the dead letter of an erasure is retained.
+
+use std::collections::BTreeSet;
+
+use model::id::PageId;
+use model::job::decode_job;
+use model::page::Status;
+use serde::Deserialize;
+use serde_json::Value as Json;
+
+use super::{is_erasure, job_text, remove};
+use crate::records::load_chunk;
+use crate::store::{RecordKind, Store, StoreError, StoredPage, Versioned};
+
+/// Removes every dead letter that contains one of these ids of Pages or people. Returns how many
+/// were removed.
+pub async fn delete_mentioning(store: &dyn Store, ids: &[String]) -> Result<u64, StoreError> {
+    let (mut erased, mut after) = (0, None);
+    while let Some(chunk) =
+        load_chunk::<Json>(store, RecordKind::DeadLetter, "", &mut after).await?
+    {
+        for (id, stored) in chunk {
+            let (text, is_erasure) = searchable_text(stored.value);
+            // An erasure that failed is retained, so that it can be replayed.
+            if !is_erasure && ids.iter().any(|id| contains_number(&text, id)) {
+                remove(store, &id).await?;
+                erased += 1;
+            }
+        }
+    }
+    Ok(erased)
+}
+
+/// Returns the text of a stored dead letter in which ids are searched, and whether its job is an
+/// erasure. The text of a dead letter that this build cannot decode is its JSON.
+fn searchable_text(body: Json) -> (String, bool) {
+    /// The parts that every version has.
+    #[derive(Deserialize)]
+    struct Parts {
+        job: String,
+        #[serde(default)]
+        reason: String,
+    }
+    let json = body.to_string();
+    match serde_json::from_value::<Parts>(body) {
+        Ok(Parts { job, reason }) => {
+            let job = decode_job(&job);
+            let text = format!("{reason}\n{}\n{json}", job_text(&job));
+            (text, is_erasure(&job))
+        }
+        Err(_) => (json, false),
+    }
+}
+
+/// Returns whether a text contains the id of an erased Page. Only the first 2,000 numbers that have
+/// the form of an id are checked.
+pub async fn mentions_erased_page(store: &dyn Store, text: &str) -> Result<bool, StoreError> {
+    // The limit bounds the loads. Facebook sends at most 1,000 changes in one delivery, and each
+    // entry has two such numbers: its id and its time.
+    const MAX_IDS: usize = 2000;
+    let numbers = text.split(|c: char| !c.is_ascii_digit());
+    let ids: BTreeSet<PageId> = numbers
+        .filter_map(|n| PageId::parse(n).ok())
+        .take(MAX_IDS)
+        .collect();
+    let ids: Vec<PageId> = ids.into_iter().collect();
+    for chunk in ids.chunks(200) {
+        let is_erased = |stored: &Versioned<StoredPage>| matches!(&stored.value, StoredPage::Page(page) if page.status == Status::Erased);
+        if store.load_pages(chunk).await?.iter().any(is_erased) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Returns whether a text contains these digits as a whole number, not as a part of a longer one.
+pub(in crate::records) fn contains_number(text: &str, digits: &str) -> bool {
+    let is_digit = |c: Option<char>| c.is_some_and(|c| c.is_ascii_digit());
+    text.match_indices(digits).any(|(at, _)| {
+        let (before, rest) = text.split_at(at);
+        !is_digit(before.chars().next_back()) && !is_digit(rest[digits.len()..].chars().next())
+    })
+}

@@ -1,11 +1,12 @@
 //! The open connections of a listener.
 //!
 //! Invariant: a listener has a limited number of places, and a new connection always gets one. When
-//! all places are taken, the connection whose last use is the oldest loses its place. A client
-//! that keeps connections open without using them therefore locks nobody out.
+//! all places are taken, the connection whose last use is the oldest loses its place, unless its
+//! client has proven who it is. A client that keeps connections open without using them therefore
+//! locks nobody out.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -23,7 +24,7 @@ const WANTED_FILES: u64 = 8192;
 
 /// Raises the limit of open files of this process to `wanted`, or as far as it may be raised.
 /// Returns the limit that holds then.
-fn raise_open_file_limit(wanted: u64) -> u64 {
+pub fn raise_open_file_limit(wanted: u64) -> u64 {
     let mut limit = getrlimit(Resource::Nofile);
     let raised = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
     if limit.current.is_some_and(|current| current < raised) {
@@ -65,6 +66,8 @@ struct State {
     key: AtomicU64,
     /// The number of the last use: the last answer or, before the first one, the acceptance.
     last_event: AtomicU64,
+    /// Whether the connection keeps its place until its request is answered.
+    is_held: AtomicBool,
     displaced: CancellationToken,
 }
 
@@ -96,11 +99,12 @@ impl Connections {
         let state = Arc::new(State {
             key: AtomicU64::new(event),
             last_event: AtomicU64::new(event),
+            is_held: AtomicBool::new(false),
             displaced: CancellationToken::new(),
         });
         let mut open = self.lock();
         if open.len() >= self.places {
-            displace_oldest(&mut open);
+            self.displace_oldest(&mut open);
         }
         open.insert(event, state.clone());
         drop(open);
@@ -108,6 +112,27 @@ impl Connections {
             connections: self.clone(),
             state,
             _permit: permit,
+        }
+    }
+
+    /// Tells the connection whose last use is the oldest to close, or the first one if all of them
+    /// keep their places.
+    fn displace_oldest(&self, open: &mut BTreeMap<u64, Arc<State>>) {
+        let mut held = 0;
+        while let Some((key, state)) = open.pop_first() {
+            let mut last_event = state.last_event.load(Ordering::Relaxed);
+            if last_event == key {
+                if !state.is_held.load(Ordering::Relaxed) || held > open.len() {
+                    state.displaced.cancel();
+                    return;
+                }
+                held += 1;
+                last_event = self.next_event();
+                state.last_event.store(last_event, Ordering::Relaxed);
+            }
+            // The connection was used since it got its key, or keeps its place.
+            state.key.store(last_event, Ordering::Relaxed);
+            open.insert(last_event, state);
         }
     }
 
@@ -120,23 +145,16 @@ impl Connections {
     }
 }
 
-/// Tells the connection whose last use is the oldest to close.
-fn displace_oldest(open: &mut BTreeMap<u64, Arc<State>>) {
-    while let Some((key, state)) = open.pop_first() {
-        let last_event = state.last_event.load(Ordering::Relaxed);
-        if last_event == key {
-            state.displaced.cancel();
-            return;
-        }
-        // The connection was used since it got its key.
-        state.key.store(last_event, Ordering::Relaxed);
-        open.insert(last_event, state);
-    }
-}
-
 impl Place {
+    /// Keeps the place until the request that is under way is answered. If every place is kept, a
+    /// new connection takes the one that was used first all the same.
+    pub(super) fn hold(&self) {
+        self.state.is_held.store(true, Ordering::Relaxed);
+    }
+
     /// Records that a request of the connection was answered.
-    pub(super) fn record_use(&self) {
+    pub(super) fn record_answer(&self) {
+        self.state.is_held.store(false, Ordering::Relaxed);
         let event = self.connections.next_event();
         self.state.last_event.store(event, Ordering::Relaxed);
     }
@@ -165,7 +183,7 @@ mod tests {
         let first = connections.admit().await;
         let second = connections.admit().await;
         let _third = connections.admit().await;
-        first.record_use();
+        first.record_answer();
         let _fourth = connections.admit().await;
         second.displaced().await;
         assert!(!first.state.displaced.is_cancelled());
@@ -174,5 +192,26 @@ mod tests {
         assert_eq!(connections.lock().len(), 2);
         let _fifth = connections.admit().await;
         assert_eq!(connections.permits.available_permits(), MAX_CLOSING);
+    }
+
+    #[tokio::test]
+    async fn a_held_place_is_taken_only_if_every_place_is_held() {
+        let connections = Connections::new(2);
+        let (first, second) = (connections.admit().await, connections.admit().await);
+        first.hold();
+        let third = connections.admit().await;
+        second.displaced().await;
+        third.hold();
+        let _fourth = connections.admit().await;
+        let is_displaced = |place: &Place| place.state.displaced.is_cancelled();
+        assert!(
+            is_displaced(&first) != is_displaced(&third),
+            "one of the two is displaced"
+        );
+        drop((first, second));
+        // After its answer a connection is displaced as any other one.
+        third.record_answer();
+        let (_fifth, _sixth) = (connections.admit().await, connections.admit().await);
+        third.displaced().await;
     }
 }

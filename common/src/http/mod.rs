@@ -19,7 +19,8 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::get;
-use connections::{Connections, available_places};
+pub use connections::raise_open_file_limit;
+use connections::{Connections, Place, available_places};
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -51,6 +52,18 @@ const QUEUE_DEPTH_TIMEOUT: Duration = Duration::from_secs(2);
 /// has it as an extension.
 #[derive(Debug, Clone, Copy)]
 pub struct PeerAddress(pub IpAddr);
+
+/// The place of the connection of a request. Each request has it as an extension.
+#[derive(Debug, Clone)]
+pub struct ConnectionPlace(Arc<Place>);
+
+impl ConnectionPlace {
+    /// Keeps the connection open until the request is answered, also if new connections need places.
+    /// It is called when the client has proven who it is.
+    pub fn hold(&self) {
+        self.0.hold();
+    }
+}
 
 /// Serves `router` until the process stops, then waits up to ten seconds for open requests to
 /// finish.
@@ -95,10 +108,12 @@ async fn serve_with(
             let service = service.clone();
             move |mut request: hyper::Request<_>| {
                 request.extensions_mut().insert(peer);
+                let place = ConnectionPlace(answering.clone());
+                request.extensions_mut().insert(place);
                 let (response, place) = (service.call(request), answering.clone());
                 async move {
                     let response = response.await;
-                    place.record_use();
+                    place.record_answer();
                     response
                 }
             }

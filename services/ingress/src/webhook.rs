@@ -19,6 +19,7 @@ use std::time::Duration;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use common::http::ConnectionPlace;
 use model::job::{Job, Unreadable};
 use model::queue_name::QueueName;
 use model::webhook::{ParsedWebhook, parse_webhook};
@@ -68,6 +69,7 @@ fn status_label(status: StatusCode) -> &'static str {
 /// Reads the body and verifies its signature; fails with the status of the answer.
 async fn read_signed(context: &Context, request: Request) -> Result<SignedBody, StatusCode> {
     let (head, body) = request.into_parts();
+    let place = head.extensions.get::<ConnectionPlace>().cloned();
     let signature = Signature::from_headers(&head.headers, context.allow_sha1)
         .ok_or(StatusCode::UNAUTHORIZED)?;
     if is_compressed(&head.headers) {
@@ -81,9 +83,14 @@ async fn read_signed(context: &Context, request: Request) -> Result<SignedBody, 
         return Err(StatusCode::PAYLOAD_TOO_LARGE);
     }
     let body = context.body_memory.read(body, MAX_BODY).await?;
-    signature
+    let signed = signature
         .verify(&context.app_secrets, body)
-        .ok_or(StatusCode::UNAUTHORIZED)
+        .ok_or(StatusCode::UNAUTHORIZED)?;
+    // Connections of other clients must not end this one while its jobs become durable.
+    if let Some(place) = place {
+        place.hold();
+    }
+    Ok(signed)
 }
 
 fn is_compressed(headers: &HeaderMap) -> bool {

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use simulator::bytes::signature_256;
@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::support::deployment::APP_SECRET;
 
-/// The number of connections that send at the same time.
+/// The number of connections that send at the same time when a fault is injected.
 pub(crate) const CONNECTIONS: usize = 256;
 /// One of this many webhooks is sent again after it was answered with 200.
 const DUPLICATE_ONE_IN: u64 = 10;
@@ -35,6 +35,8 @@ pub(crate) struct Counts {
     pub(crate) answered: watch::Sender<u64>,
     /// Webhooks that a connection is sending and that were not answered with 200 yet.
     pub(crate) in_flight: AtomicU64,
+    /// The longest time from a request to its answer with 200, in milliseconds.
+    pub(crate) slowest_answer: AtomicU64,
 }
 
 /// Returns the name that the webhook of a Page contains.
@@ -43,17 +45,21 @@ pub(crate) fn name_of(page: u64) -> String {
 }
 
 impl Load {
-    /// Starts to send one webhook for each Page to `url`.
-    pub(crate) fn start(url: &str, pages: impl IntoIterator<Item = u64>) -> Self {
+    /// Starts to send one webhook for each Page to `url` on `connections` connections.
+    pub(crate) fn start(
+        url: &str,
+        pages: impl IntoIterator<Item = u64>,
+        connections: usize,
+    ) -> Self {
         let counts = Arc::new(Counts::default());
         let waiting: Arc<Mutex<VecDeque<u64>>> = Arc::new(Mutex::new(pages.into_iter().collect()));
         let client = reqwest::Client::builder()
-            .pool_max_idle_per_host(CONNECTIONS)
+            .pool_max_idle_per_host(connections)
             .timeout(Duration::from_secs(15))
             .build()
             .unwrap();
         let mut senders = JoinSet::new();
-        for _ in 0..CONNECTIONS {
+        for _ in 0..connections {
             let (client, url) = (client.clone(), url.to_owned());
             let (counts, waiting) = (counts.clone(), waiting.clone());
             senders.spawn(async move {
@@ -91,6 +97,7 @@ async fn send_until_accepted(client: &reqwest::Client, url: &str, page: u64, cou
     counts.in_flight.fetch_add(1, Ordering::SeqCst);
     while remaining > 0 {
         counts.attempted.fetch_add(1, Ordering::SeqCst);
+        let began = Instant::now();
         let request = client
             .post(url)
             .header("x-hub-signature-256", &signature)
@@ -98,6 +105,8 @@ async fn send_until_accepted(client: &reqwest::Client, url: &str, page: u64, cou
         let status = request.send().await.map(|answer| answer.status().as_u16());
         match status {
             Ok(200) => {
+                let took = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+                counts.slowest_answer.fetch_max(took, Ordering::SeqCst);
                 counts.answered.send_modify(|answered| *answered += 1);
                 remaining -= 1;
             }

@@ -12,6 +12,7 @@
 )]
 #![expect(clippy::print_stdout, reason = "the run reports on standard output")]
 
+mod hostile_clients;
 mod load;
 mod rounds;
 #[path = "../support/mod.rs"]

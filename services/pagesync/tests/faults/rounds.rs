@@ -18,7 +18,7 @@ use model::queue_name::QueueName;
 use serde_json::Value as Json;
 
 use crate::Totals;
-use crate::load::{CONNECTIONS, Load, name_of, wait};
+use crate::load::{CONNECTIONS, Counts, Load, name_of, wait};
 use crate::support::deployment::TestStorage;
 use crate::support::engine::{Server, ServerKind};
 use crate::support::process::Process;
@@ -35,7 +35,7 @@ const SLOW_CALL: Duration = Duration::from_millis(1500);
 /// How long Redis is slow.
 const SLOW_PERIOD: Duration = Duration::from_secs(15);
 /// The maximum time for the recovery from a fault, and for the processing of the remaining work.
-const TIMEOUT: Duration = Duration::from_secs(90);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Removes the first read from a registration, because its write would count as another effect.
 fn without_read(mut registration: Commit) -> Commit {
@@ -64,9 +64,9 @@ enum Fault {
 }
 
 /// A deployment whose roles run as processes.
-struct Deployment {
+pub(crate) struct Deployment {
     /// Ingress, worker and scheduler, in this order; on the embedded backend the only process.
-    processes: Vec<Process>,
+    pub(crate) processes: Vec<Process>,
     /// RabbitMQ and Redis; `None` on the embedded backend.
     servers: Option<(Server, Server)>,
     /// The proxy through which the processes reach Redis; `None` on the embedded backend.
@@ -112,6 +112,9 @@ pub(crate) async fn run(
             median.as_millis(),
             longest.as_millis()
         );
+    }
+    for _ in 0..rounds {
+        deployment.hostile_clients_round(totals).await;
     }
     deployment.check_effects(totals).await;
 }
@@ -166,10 +169,8 @@ impl Deployment {
         chance: &mut fastrand::Rng,
         totals: &mut Totals,
     ) -> (u64, Duration) {
-        let pages: Vec<u64> = (self.next_page..self.next_page + WEBHOOKS).collect();
-        self.next_page += WEBHOOKS;
-        self.register(&pages).await;
-        let load = Load::start(&self.processes[0].webhook_url(), pages.clone());
+        let pages = self.register_next().await;
+        let load = Load::start(&self.processes[0].webhook_url(), pages.clone(), CONNECTIONS);
         let fault_at = chance.u64(50..=WEBHOOKS - 3 * CONNECTIONS as u64);
         let counts = load.counts.clone();
         // The answer that reaches the fault's point wakes this task, so that the load is still under
@@ -185,9 +186,7 @@ impl Deployment {
         let repaired_at = self.inject(fault).await;
         let recovery = self.recovery(fault, &load, &pages, repaired_at).await;
         let counts = load.finish().await;
-        totals.attempted += counts.attempted.load(Ordering::SeqCst);
-        totals.acknowledged += *counts.answered.borrow();
-        totals.lost += self.count_lost(&pages).await;
+        self.count(&counts, &pages, totals).await;
         (in_flight, recovery)
     }
 
@@ -225,6 +224,14 @@ impl Deployment {
             .zip(stored)
             .filter(|(_, stored)| !named(stored));
         Some(unnamed.map(|(page, _)| *page).collect())
+    }
+
+    /// Registers the Pages of the next round. Returns their numbers.
+    pub(crate) async fn register_next(&mut self) -> Vec<u64> {
+        let pages: Vec<u64> = (self.next_page..self.next_page + WEBHOOKS).collect();
+        self.next_page += WEBHOOKS;
+        self.register(&pages).await;
+        pages
     }
 
     /// Registers Pages without a first read.
@@ -293,6 +300,13 @@ impl Deployment {
         for process in &mut self.processes[which] {
             process.start_again().await;
         }
+    }
+
+    /// Adds the counts of a load that has ended to the totals.
+    pub(crate) async fn count(&self, counts: &Counts, pages: &[u64], totals: &mut Totals) {
+        totals.attempted += counts.attempted.load(Ordering::SeqCst);
+        totals.acknowledged += *counts.answered.borrow();
+        totals.lost += self.count_lost(pages).await;
     }
 
     /// Waits until every Page has a name. Returns how many have none when the timeout ends.

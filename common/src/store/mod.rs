@@ -390,8 +390,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Checks the settings of the store and, if they allow its use, whether it accepts a write.
     async fn check(&self) -> Result<Health, StoreError>;
 
-    /// Removes deleted data from the files on disk that still contain it. Fails if this takes
-    /// longer than about half a minute.
+    /// Removes deleted data from the files on disk that still contain it, and waits until this is
+    /// done. Redis needs minutes for a large store. Fails if the store cannot remove it.
     async fn scrub(&self) -> Result<(), StoreError>;
 }
 

@@ -3,11 +3,16 @@
 //!
 //! Invariant: a receipt is written after the erasure that it confirms.
 
+use std::time::Duration;
+
 use common::records::erasure::{self, ErasureReceipt};
 use common::store::StoreError;
 use model::job::ErasureRequest;
 
 use crate::context::Context;
+
+/// How often a worker checks whether erased data must be removed from the disk.
+const SCRUB_CHECK_INTERVAL: Duration = Duration::from_secs(15 * 60);
 
 /// Erases a person, writes the receipt, and starts to remove the erased data from the disk. Fails
 /// if the store does not answer.
@@ -28,7 +33,7 @@ pub(crate) async fn erase(context: &Context, request: &ErasureRequest) -> Result
         "a person was erased at the request of Facebook"
     );
     // A request without a confirmation code also gets a receipt. The receipt cannot be queried, but
-    // the daily maintenance scrubs the disk only if there are receipts.
+    // the disk is scrubbed only if there are receipts.
     let random_hash = || format!("{:032x}", fastrand::u128(..));
     let hash = request
         .confirmation_hash
@@ -41,17 +46,30 @@ pub(crate) async fn erase(context: &Context, request: &ErasureRequest) -> Result
         result,
     };
     erasure::save_receipt(store, &hash, &receipt).await?;
-    // A scrub can take longer than a stopping process waits, so it runs in its own task. The daily
-    // maintenance repeats a scrub that did not finish.
+    // A scrub can take longer than a stopping process waits, so it runs in its own task.
     let context = context.clone();
     tokio::spawn(async move { scrub(&context).await });
     Ok(())
 }
 
-/// Removes erased data from the disk of the store. A failure is logged, and the daily maintenance
-/// repeats the scrub.
+/// Removes erased data from the disk of the store, if it is time. A failure is logged.
 pub(crate) async fn scrub(context: &Context) {
     if let Err(error) = erasure::scrub_store(&*context.store, context.clock.now()).await {
-        tracing::error!(error = %error, "erased data may still be on the disk; the removal is retried within a day");
+        tracing::error!(error = %error, "erased data may still be on the disk; the removal is retried within 15 minutes");
+    }
+}
+
+/// Removes erased data from the disk when it is time, until the process is stopping. Erasures share
+/// one removal in half a day, so that it is not made right after each of them.
+pub(crate) async fn scrub_when_due(context: Context) {
+    let scrubs = async {
+        loop {
+            scrub(&context).await;
+            tokio::time::sleep(SCRUB_CHECK_INTERVAL).await;
+        }
+    };
+    tokio::select! {
+        () = context.lifecycle.stopping() => {}
+        () = scrubs => {}
     }
 }

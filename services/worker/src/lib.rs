@@ -55,6 +55,7 @@ pub async fn run(context: Context) -> Result<(), WorkerError> {
     bind_store_to_app(&context).await?;
     context.queue.start_receiving();
     tasks.spawn(retry_dead_letters(context.clone(), gate.clone()));
+    tasks.spawn(erasure::scrub_when_due(context.clone()));
     for queue_name in QueueName::ALL {
         // Each consumer handles one delivery at a time.
         for _ in 0..concurrency(queue_name, context.poll_concurrency) {

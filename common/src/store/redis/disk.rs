@@ -13,8 +13,6 @@ use super::client::RedisStore;
 use super::reply::{parse, unavailable};
 use crate::store::{Commit, RecordKind, RecordWrite, StoreError};
 
-/// How long to wait for a rewrite. If it takes longer, Redis continues it in the background.
-const REWRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often the state of a rewrite is read.
 const REWRITE_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// How long to wait until the append-only file is synced to disk, or until the replicas answer.
@@ -22,17 +20,9 @@ const DURABILITY_TIMEOUT: Duration = Duration::from_millis(1500);
 
 impl RedisStore {
     /// Rewrites the append-only file, after a rewrite that is already under way, and waits for its
-    /// end. Fails if the rewrite fails or takes too long. If there is no append-only file, a
+    /// end, however long it takes. Fails if the rewrite fails. If there is no append-only file, a
     /// snapshot replaces the previous one.
     pub(super) async fn rewrite_log(&self) -> Result<(), StoreError> {
-        let rewritten = tokio::time::timeout(REWRITE_TIMEOUT, self.rewrite()).await;
-        rewritten.unwrap_or_else(|_| {
-            let reason = "Redis is still rewriting its append-only file";
-            Err(StoreError::Unavailable(reason.to_owned()))
-        })
-    }
-
-    async fn rewrite(&self) -> Result<(), StoreError> {
         let mut has_started = false;
         loop {
             let info = self.persistence().await?;

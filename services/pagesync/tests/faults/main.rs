@@ -1,7 +1,8 @@
 //! The fault tests: the executable and its servers are killed at random points under load.
 //! Afterwards, every webhook that was answered with 200 must have had its effect.
 //!
-//! `./test faults [--rounds N] [--backend embedded|distributed] [--seed S]` runs them.
+//! `./test faults [--rounds N] [--backend embedded|distributed] [--seed S]` runs them. `--backlog N` and
+//! `--slow-seconds N` change the size of the overload.
 //!
 //! Each webhook sets the name of a different Page. A Page without a name shows a lost webhook.
 //! Registration and name make version 2, so a higher version shows a duplicate effect.
@@ -14,6 +15,7 @@
 
 mod hostile_clients;
 mod load;
+mod overload;
 mod rounds;
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "other test binaries use the rest")]
@@ -29,6 +31,10 @@ struct Options {
     backends: Vec<TestBackend>,
     /// The seed of all random choices.
     seed: u64,
+    /// The number of jobs in each backlog of the overload.
+    backlog: u64,
+    /// How long Redis is slow during the overload, in seconds.
+    slow_seconds: u64,
 }
 
 /// The counts of a run.
@@ -52,6 +58,8 @@ fn options() -> Result<Options, String> {
         rounds: 3,
         backends: vec![TestBackend::Embedded, TestBackend::Distributed],
         seed: common::clock::Clock::system().now().0,
+        backlog: 20_000,
+        slow_seconds: 15,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -68,6 +76,8 @@ fn options() -> Result<Options, String> {
                 options.rounds = u32::try_from(number()?).map_err(|error| error.to_string())?;
             }
             "--seed" => options.seed = number()?,
+            "--backlog" => options.backlog = number()?,
+            "--slow-seconds" => options.slow_seconds = number()?,
             "--backend" if value == "embedded" => options.backends = vec![TestBackend::Embedded],
             "--backend" if value == "distributed" => {
                 options.backends = vec![TestBackend::Distributed];
@@ -84,7 +94,7 @@ async fn main() -> Result<(), String> {
     let mut totals = Totals::default();
     let mut chance = fastrand::Rng::with_seed(options.seed);
     for backend in &options.backends {
-        rounds::run(*backend, options.rounds, &mut chance, &mut totals).await;
+        rounds::run(*backend, &options, &mut chance, &mut totals).await;
     }
     let Totals {
         attempted,

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::clock::Clock;
+use common::config::Role;
+use common::config::settings::Environment;
 use common::database::{Access, Database};
 use common::pages::registration_commit;
 use common::queue::Queue;
@@ -17,7 +19,6 @@ use model::polling::Polling;
 use model::queue_name::QueueName;
 use serde_json::Value as Json;
 
-use crate::Totals;
 use crate::load::{CONNECTIONS, Counts, Load, name_of, wait};
 use crate::support::deployment::TestStorage;
 use crate::support::engine::{Server, ServerKind};
@@ -25,13 +26,14 @@ use crate::support::process::Process;
 use crate::support::servers::{database, vhost};
 use crate::support::slow_proxy::SlowProxy;
 use crate::support::{TestBackend, page_id, within};
+use crate::{Options, Totals};
 
 /// The number of webhooks in a round.
 const WEBHOOKS: u64 = 1000;
 /// The minimum number of webhooks in flight when a fault is injected.
 const MIN_IN_FLIGHT: u64 = 200;
 /// The delay of each call of a slow Redis.
-const SLOW_CALL: Duration = Duration::from_millis(1500);
+pub(crate) const SLOW_CALL: Duration = Duration::from_millis(1500);
 /// How long Redis is slow.
 const SLOW_PERIOD: Duration = Duration::from_secs(15);
 /// The maximum time for the recovery from a fault, and for the processing of the remaining work.
@@ -72,17 +74,20 @@ pub(crate) struct Deployment {
     /// The proxy through which the processes reach Redis; `None` on the embedded backend.
     proxy: Option<SlowProxy>,
     storage: TestStorage,
-    store: Arc<dyn Store>,
+    pub(crate) store: Arc<dyn Store>,
+    /// The settings that differ from those of `storage`.
+    extra: Vec<(&'static str, String)>,
     next_page: u64,
 }
 
 /// Injects each fault of a backend `rounds` times, and then checks all effects.
 pub(crate) async fn run(
     backend: TestBackend,
-    rounds: u32,
+    options: &Options,
     chance: &mut fastrand::Rng,
     totals: &mut Totals,
 ) {
+    let rounds = options.rounds;
     let mut deployment = Deployment::new(backend).await;
     let faults: &[Fault] = match backend {
         TestBackend::Embedded => &[Fault::KillAll, Fault::Terminate],
@@ -116,6 +121,9 @@ pub(crate) async fn run(
     for _ in 0..rounds {
         deployment.hostile_clients_round(totals).await;
     }
+    if backend == TestBackend::Distributed {
+        deployment.overload_round(options, totals).await;
+    }
     deployment.check_effects(totals).await;
 }
 
@@ -143,21 +151,55 @@ impl Deployment {
             }
             _ => (None, String::new()),
         };
-        let extra = [("PAGESYNC_REDIS_URL", proxied.as_str())];
-        let extra = if proxy.is_some() { &extra[..] } else { &[] };
-        let mut processes = Vec::new();
-        for role in storage.roles() {
-            let environment = storage.environment(role, extra);
-            processes.push(Process::start(role.name(), environment).await);
+        let mut extra = Vec::new();
+        if proxy.is_some() {
+            extra.push(("PAGESYNC_REDIS_URL", proxied));
         }
         let store = storage.store();
-        Self {
-            processes,
+        let mut deployment = Self {
+            processes: Vec::new(),
             servers,
             proxy,
             storage,
             store,
+            extra,
             next_page: 1_000_000,
+        };
+        for role in deployment.storage.roles() {
+            let environment = deployment.environment(role);
+            let process = Process::start(role.name(), environment).await;
+            deployment.processes.push(process);
+        }
+        deployment
+    }
+
+    /// Returns the settings of a role.
+    pub(crate) fn environment(&self, role: Role) -> Environment {
+        let extra: Vec<_> = self
+            .extra
+            .iter()
+            .map(|(key, value)| (*key, value.as_str()))
+            .collect();
+        self.storage.environment(role, &extra)
+    }
+
+    /// Returns the proxy in front of Redis. Panics on the embedded backend.
+    pub(crate) fn proxy(&self) -> &SlowProxy {
+        self.proxy.as_ref().expect("a distributed deployment")
+    }
+
+    /// Returns the queue.
+    pub(crate) async fn queue(&self) -> Arc<dyn Queue> {
+        match &self.storage {
+            TestStorage::Embedded(directory) => {
+                let database = Database::open(directory.path(), Access::Shared).unwrap();
+                Arc::new(
+                    EmbeddedQueue::open(Arc::new(database), Access::Shared)
+                        .await
+                        .unwrap(),
+                )
+            }
+            TestStorage::Distributed { .. } => self.storage.queue().await,
         }
     }
 
@@ -270,10 +312,9 @@ impl Deployment {
                 }
             }
             Fault::SlowRedis => {
-                let proxy = self.proxy.as_ref().expect("a distributed deployment");
-                proxy.set_delay(SLOW_CALL);
+                self.proxy().set_delay(SLOW_CALL);
                 wait(SLOW_PERIOD).await;
-                proxy.set_delay(Duration::ZERO);
+                self.proxy().set_delay(Duration::ZERO);
             }
             Fault::RollingRestarts => {
                 for _ in 0..3 {
@@ -378,17 +419,7 @@ impl Deployment {
     /// Waits until the queues are empty. Every Page may already have its name while the second
     /// copies of repeated webhooks are still queued.
     async fn wait_until_drained(&self, totals: &mut Totals) -> Arc<dyn Queue> {
-        let queue = match &self.storage {
-            TestStorage::Embedded(directory) => {
-                let database = Database::open(directory.path(), Access::Shared).unwrap();
-                Arc::new(
-                    EmbeddedQueue::open(Arc::new(database), Access::Shared)
-                        .await
-                        .unwrap(),
-                )
-            }
-            TestStorage::Distributed { .. } => self.storage.queue().await,
-        };
+        let queue = self.queue().await;
         let began = Instant::now();
         let mut interval = tokio::time::interval(Duration::from_millis(20));
         let mut waiting = 1;

@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
+use common::clock::Clock;
 use common::records::connection;
 use common::records::erasure::ErasureReceipt;
 use common::records::{dead_letter, erasure, expiry, load_all, token};
 use common::store::RecordKind;
 use model::id::{PageId, UserId};
 use model::page::Status;
+use model::time::HostTime;
 use serde_json::{Value as Json, json};
 use simulator::browser::Decision;
 use simulator::facebook::Person;
@@ -20,6 +22,7 @@ use crate::support::eventually;
 use crate::support::facebook::{
     ConnectedDeployment, DeploymentOptions, manual_clock, page_id_text, status_and_body,
 };
+use crate::support::faulty_store::FaultyStore;
 use crate::support::servers::shared_redis;
 
 /// A text that is planted in values of Pages. It must be stored nowhere after the erasure.
@@ -417,4 +420,42 @@ async fn a_deauthorization_erases_the_person_and_no_later_poll_restores_an_erase
             .is_empty()
     );
     connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn erasures_share_one_removal_from_the_disk_in_half_a_day() {
+    let storage = TestStorage::new(BACKEND).await;
+    let store = FaultyStore::unavailable(storage.store(), 0, 0);
+    let hour = Duration::from_secs(3600);
+    let began = Clock::system().now();
+    let erase = async |id: &str, at: HostTime| {
+        let receipt = ErasureReceipt {
+            requested_at: at,
+            erased_at: at,
+            scrubbed_at: None,
+            result: erasure::ErasureResult::default(),
+        };
+        erasure::save_receipt(&*store, id, &receipt).await.unwrap();
+    };
+    let scrub_at = async |at: HostTime| erasure::scrub_store(&*store, at).await.unwrap();
+    scrub_at(began).await;
+    assert_eq!(store.scrubs(), 0, "nothing was erased");
+    for id in ["a", "b", "c"] {
+        erase(id, began).await;
+    }
+    // Several workers make one removal together.
+    tokio::join!(scrub_at(began), scrub_at(began), scrub_at(began));
+    assert_eq!(store.scrubs(), 1);
+    erase("d", began.plus(hour)).await;
+    for hours in [1, 6, 11] {
+        scrub_at(began.plus(hour * hours)).await;
+        assert_eq!(store.scrubs(), 1, "after {hours} hours");
+    }
+    scrub_at(began.plus(hour * 12)).await;
+    assert_eq!(store.scrubs(), 2);
+    // The removal is repeated until no older webhook can arrive, and then ends.
+    for hours in 13..100 {
+        scrub_at(began.plus(hour * hours)).await;
+    }
+    assert_eq!(store.scrubs(), 5, "after 24, 36 and 48 hours");
 }

@@ -29,6 +29,8 @@ pub(crate) struct FaultyStore {
     lost_replies: AtomicU64,
     /// A record, and the writes that are made right after its first load.
     concurrent_write: Mutex<Option<(RecordKey, Vec<RecordWrite>)>>,
+    /// How often deleted data was removed from the disk.
+    scrubs: AtomicU64,
     /// The source of random delays; `None` for no delays.
     delays: Option<Mutex<fastrand::Rng>>,
 }
@@ -45,6 +47,11 @@ impl FaultyStore {
     /// Returns a store in which `good` commits succeed and the `failing` commits after them fail.
     pub(crate) fn unavailable(store: Arc<dyn Store>, good: u64, failing: u64) -> Arc<Self> {
         Arc::new(Self::new(store, good, failing))
+    }
+
+    /// Returns how often deleted data was removed from the disk.
+    pub(crate) fn scrubs(&self) -> u64 {
+        self.scrubs.load(Ordering::SeqCst)
     }
 
     /// Makes the next `commits` commits fail.
@@ -88,6 +95,7 @@ impl FaultyStore {
             good_commits: AtomicU64::new(good),
             failing_commits: AtomicU64::new(failing),
             lost_replies: AtomicU64::new(0),
+            scrubs: AtomicU64::new(0),
             concurrent_write: Mutex::new(None),
             delays: None,
         }
@@ -179,6 +187,7 @@ impl Store for FaultyStore {
     }
 
     async fn scrub(&self) -> Result<(), StoreError> {
+        self.scrubs.fetch_add(1, Ordering::SeqCst);
         self.store.scrub().await
     }
 

@@ -6,44 +6,35 @@
 //! crash or by a second worker, is safe. The store retains the fact that a Page was erased and, for
 //! a week, the epoch of an erased person.
 
+mod receipt;
+
+pub use receipt::{
+    ErasureReceipt, confirmation_code, find_receipt, is_valid_code, receipt_key, save_receipt,
+    scrub_store,
+};
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
-use hmac::{Hmac, Mac as _};
 use model::id::{PageId, Subject, UserId};
 use model::page::{Page, Status};
 use model::time::{FacebookTime, HostTime};
-use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
-use sha2::Sha256;
 
 use super::connection::{self, delete_write};
 use super::token_exchange::{Stage, TokenExchange};
 use super::{
-    commit_one, daily_poll, dead_letter, load_all, load_bodies, load_record, missed_webhooks,
+    commit_one, daily_poll, dead_letter, load_bodies, load_record, missed_webhooks,
     page_subscription, put_write, rate_limit, token, write_records,
 };
-use crate::signing::hmac_sha256;
 use crate::store::{
     Commit, CommitOutcome, DueWrite, PageWrite, RecordKey, RecordKind, RecordWrite, Store,
     StoreError, StoredPage, Versioned, load_page,
 };
-use model::hex::sha256_hex;
 
 /// How long the epoch of an erased person is stored. No job and no login lasts longer.
 const EPOCH_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
-/// How long after an erasure Facebook may deliver webhooks that are older: the 36 hours for which
-/// it retries a delivery, and an hour.
-const REDELIVERY_WINDOW: Duration = Duration::from_secs(37 * 3600);
-/// The shortest time between two scrubs for one receipt. Each scrub rewrites the whole log of the
-/// store.
-const SCRUB_INTERVAL: Duration = Duration::from_secs(12 * 3600);
-/// How long a receipt is stored.
-const RECEIPT_TTL: Duration = Duration::from_secs(400 * 24 * 3600);
-
 /// The result of an erasure.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErasureResult {
@@ -53,22 +44,6 @@ pub struct ErasureResult {
     pub pages_kept: u64,
     /// How many dead letters were erased.
     pub dead_letters: u64,
-}
-
-/// The receipt of an erasure that Facebook requested.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ErasureReceipt {
-    /// When the erasure was requested, on this host's clock.
-    pub requested_at: HostTime,
-    /// When the erasure was complete in the store, on this host's clock.
-    pub erased_at: HostTime,
-    /// When the erased data was last scrubbed from the disk, on this host's clock; `None` if it was
-    /// not yet.
-    #[serde(default)]
-    pub scrubbed_at: Option<HostTime>,
-    /// The result of the erasure.
-    #[serde(flatten)]
-    pub result: ErasureResult,
 }
 
 /// The epoch of a person who was erased.
@@ -374,111 +349,4 @@ async fn commit_page_erasure(
         next.records.push(delete_write(key));
     }
     commit_one(store, next).await
-}
-
-/// Returns a confirmation code: 16 random bytes and their HMAC, so that a code of this deployment
-/// can be recognized without the store.
-pub fn confirmation_code(secret: &SecretString, random: &[u8; 16]) -> String {
-    let tag = mac(secret, random).finalize().into_bytes();
-    let mut bytes = random.to_vec();
-    bytes.extend_from_slice(&tag[..16]);
-    BASE64URL.encode(bytes)
-}
-
-fn mac(secret: &SecretString, random: &[u8]) -> Hmac<Sha256> {
-    hmac_sha256(secret)
-        .chain_update(b"pagesync receipt ")
-        .chain_update(random)
-}
-
-/// Returns whether a confirmation code was made with one of these secrets. Compares in constant
-/// time.
-pub fn is_valid_code(secrets: &[SecretString], code: &str) -> bool {
-    let bytes = BASE64URL.decode(code).unwrap_or_default();
-    let (random, tag) = bytes.split_at(bytes.len().min(16));
-    let verifies = |secret| mac(secret, random).verify_truncated_left(tag).is_ok();
-    tag.len() == 16 && secrets.iter().any(verifies)
-}
-
-/// Returns the key of the receipt of the code with this hash.
-pub fn receipt_key(hash: &str) -> RecordKey {
-    RecordKey::new(RecordKind::ErasureReceipt, hash)
-}
-
-/// Stores a receipt unless the request has one. The first receipt is not replaced, because a job
-/// that is executed again finds nothing to erase.
-pub async fn save_receipt(
-    store: &dyn Store,
-    hash: &str,
-    receipt: &ErasureReceipt,
-) -> Result<(), StoreError> {
-    let put = put_write(receipt_key(hash), receipt, Some(0), Some(RECEIPT_TTL));
-    write_records(store, vec![put]).await.map(drop)
-}
-
-/// Returns the receipt of the request with this confirmation code, or `None` if the request is not
-/// done yet.
-pub async fn find_receipt(
-    store: &dyn Store,
-    code: &str,
-) -> Result<Option<ErasureReceipt>, StoreError> {
-    let stored = load_record::<ErasureReceipt>(store, &receipt_key(&sha256_hex(code))).await?;
-    Ok(stored.map(|stored| stored.value))
-}
-
-/// Scrubs erased data from the disk and records the time in the receipts. This is repeated until 37
-/// hours after an erasure, because Facebook may deliver older webhooks until then, and their data
-/// remains on the disk after they have left the queue.
-pub async fn scrub_store(store: &dyn Store, now: HostTime) -> Result<(), StoreError> {
-    let receipts = load_all::<ErasureReceipt>(store, RecordKind::ErasureReceipt, "").await?;
-    let due: Vec<_> = receipts
-        .into_iter()
-        .filter(|(_, stored)| {
-            let end = stored.value.erased_at.plus(REDELIVERY_WINDOW);
-            let is_due = |at: HostTime| at < end && (end <= now || at.plus(SCRUB_INTERVAL) <= now);
-            stored.value.scrubbed_at.is_none_or(is_due)
-        })
-        .collect();
-    if due.is_empty() {
-        return Ok(());
-    }
-    store.scrub().await?;
-    for (hash, stored) in due {
-        let receipt = ErasureReceipt {
-            scrubbed_at: Some(now),
-            ..stored.value
-        };
-        let put = put_write(
-            receipt_key(&hash),
-            &receipt,
-            Some(stored.version),
-            Some(RECEIPT_TTL),
-        );
-        write_records(store, vec![put]).await?;
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_confirmation_code_is_valid_only_if_it_is_complete_and_unchanged() {
-        let secret = |text: &str| SecretString::from(text.to_owned());
-        let secrets = [secret("0123456789abcdef"), secret("the one before")];
-        let code = confirmation_code(&secrets[1], &[7; 16]);
-        assert!(is_valid_code(&secrets, &code));
-        assert!(!is_valid_code(&secrets[..1], &code));
-        for invalid in [
-            "",
-            "AAAA",
-            &code[1..],
-            &format!("{code}A"),
-            "../../etc",
-            &"A".repeat(43),
-        ] {
-            assert!(!is_valid_code(&secrets, invalid), "{invalid}");
-        }
-    }
 }

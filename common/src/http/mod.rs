@@ -72,19 +72,20 @@ pub async fn serve(
     router: Router,
     lifecycle: Lifecycle,
 ) -> Result<(), Infallible> {
-    serve_with(listener, router, lifecycle, UNREAD_TIMEOUT).await;
+    let connections = Connections::new(available_places());
+    serve_with(listener, router, lifecycle, connections, UNREAD_TIMEOUT).await;
     Ok(())
 }
 
-/// Serves `router`, as [`serve`] does. A connection is closed if its client receives nothing for
-/// `unread_timeout`.
+/// Serves `router`, as [`serve`] does, with the places of `connections`. A connection is closed if its
+/// client receives nothing for `unread_timeout`.
 async fn serve_with(
     listener: TcpListener,
     router: Router,
     lifecycle: Lifecycle,
+    connections: Arc<Connections>,
     unread_timeout: Duration,
 ) {
-    let connections = Connections::new(available_places());
     let graceful = GracefulShutdown::new();
     let service = TowerToHyperService::new(router);
     loop {
@@ -214,7 +215,9 @@ async fn metrics_text(State(state): State<Arc<PrivateState>>) -> impl IntoRespon
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt as _;
+    use axum::Extension;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::Notify;
 
     use super::*;
 
@@ -227,13 +230,74 @@ mod tests {
         let router = Router::new().route("/", get(async || "answer ".repeat(10_000)));
         let lifecycle = Lifecycle::default();
         let timeout = Duration::from_millis(500);
-        let server = tokio::spawn(serve_with(listener, router, lifecycle.clone(), timeout));
+        let connections = Connections::new(1);
+        let server = serve_with(listener, router, lifecycle.clone(), connections, timeout);
+        let server = tokio::spawn(server);
         let mut client = TcpStream::connect(address).await.unwrap();
         let requests = "GET / HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1000);
         let disconnected = async { while client.write_all(requests.as_bytes()).await.is_ok() {} };
         tokio::time::timeout(Duration::from_secs(60), disconnected)
             .await
             .unwrap();
+        lifecycle.stop();
+        server.await.unwrap();
+    }
+    /// The listener has two places. While one request is under way, ten other clients connect.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_connection_that_holds_its_place_is_answered_although_others_need_places() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (started, may_end) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let slow = {
+            let (started, may_end) = (started.clone(), may_end.clone());
+            async move |Extension(place): Extension<ConnectionPlace>| {
+                place.hold();
+                started.notify_one();
+                may_end.notified().await;
+                "done"
+            }
+        };
+        let quick = get(async || "quick");
+        let router = Router::new().route("/slow", get(slow)).route("/", quick);
+        let (lifecycle, connections) = (Lifecycle::default(), Connections::new(2));
+        let server = serve_with(
+            listener,
+            router,
+            lifecycle.clone(),
+            connections,
+            UNREAD_TIMEOUT,
+        );
+        let server = tokio::spawn(server);
+        let request = async |path: &str| {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            let text = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+            client.write_all(text.as_bytes()).await.unwrap();
+            client
+        };
+        // Returns whether the answer has this body, and not the end of the connection.
+        let is_answered = async |client: &mut TcpStream, body: &str| {
+            let mut answer = String::new();
+            while !answer.ends_with(body) {
+                let mut buffer = [0; 1024];
+                let read = client.read(&mut buffer).await.unwrap_or(0);
+                answer.push_str(&String::from_utf8_lossy(&buffer[..read]));
+                if read == 0 {
+                    return false;
+                }
+            }
+            true
+        };
+        let mut slow = request("/slow").await;
+        started.notified().await;
+        let mut others = Vec::new();
+        for _ in 0..10 {
+            let mut other = request("/").await;
+            assert!(is_answered(&mut other, "quick").await);
+            others.push(other);
+        }
+        may_end.notify_one();
+        assert!(is_answered(&mut slow, "done").await);
+        drop((slow, others));
         lifecycle.stop();
         server.await.unwrap();
     }

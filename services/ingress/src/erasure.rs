@@ -26,6 +26,7 @@ use base64::Engine as _;
 use base64::engine::DecodePaddingMode;
 use base64::engine::GeneralPurpose;
 use base64::engine::general_purpose::GeneralPurposeConfig;
+use common::http::ConnectionPlace;
 use common::records::erasure;
 use common::signing::hmac_sha256;
 use common::timestamp::rfc3339;
@@ -118,6 +119,7 @@ fn verify_signature<'a>(secrets: &[SecretString], text: &'a str) -> Option<&'a s
 /// Reads and verifies the signed request of a post; fails with the status of the answer.
 async fn read_post(context: &Context, request: Request) -> Result<SignedRequest, StatusCode> {
     let results = &context.metrics.erasure_requests;
+    let place = request.extensions().get::<ConnectionPlace>().cloned();
     let body = context
         .body_memory
         .read(request.into_body(), MAX_BODY)
@@ -128,6 +130,10 @@ async fn read_post(context: &Context, request: Request) -> Result<SignedRequest,
     let text = posted.map_or("", |(_, text)| text);
     match verify_signed_request(&context.app_secrets, text) {
         Ok(request) => {
+            // Connections of other clients must not end this one before its job is durable.
+            if let Some(place) = place {
+                place.hold();
+            }
             results.count("valid");
             Ok(request)
         }

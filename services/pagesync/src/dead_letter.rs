@@ -79,7 +79,13 @@ async fn replay(backends: &Backends, mut chosen: Chosen, dry_run: bool) -> anyho
     if !dry_run {
         wait_until_ready(queue).await?;
     }
-    while let Some(chunk) = chosen.next_chunk(store).await? {
+    while let Some(mut chunk) = chosen.next_chunk(store).await? {
+        let is_readable = |(_, stored): &(String, _)| dead_letter::is_readable(stored);
+        let unreadable: Vec<_> = chunk.extract_if(.., |found| !is_readable(found)).collect();
+        print_done(
+            &unreadable,
+            ("cannot read", "with this version of pagesync"),
+        )?;
         if dry_run {
             print_done(&chunk, ("would replay", ""))?;
             continue;

@@ -55,7 +55,7 @@ pub(crate) async fn erase(context: &Context, request: &ErasureRequest) -> Result
 /// Removes erased data from the disk of the store, if it is time. A failure is logged.
 pub(crate) async fn scrub(context: &Context) {
     if let Err(error) = erasure::scrub_store(&*context.store, context.clock.now()).await {
-        tracing::error!(error = %error, "erased data may still be on the disk; the removal is retried within 15 minutes");
+        tracing::error!(error = %error, "erased data may still be on the disk; the removal is retried within half an hour");
     }
 }
 

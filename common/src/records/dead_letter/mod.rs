@@ -265,6 +265,11 @@ pub async fn next_stored(
     load_chunk(store, RecordKind::DeadLetter, "", after).await
 }
 
+/// Returns whether this build can decode a dead letter.
+pub fn is_readable(stored: &Versioned<Json>) -> bool {
+    DeadLetter::deserialize(&stored.value).is_ok()
+}
+
 /// Publishes the jobs of dead letters to their queues and removes the dead letters. If a job fails
 /// again, its new dead letter is retained, even if the job fails before the old dead letter is
 /// removed. After a crash between the two steps, both a job and its dead letter exist; executing

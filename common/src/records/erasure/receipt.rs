@@ -17,17 +17,15 @@ use sha2::Sha256;
 use super::ErasureResult;
 use crate::records::{load_all, load_record, put_write, write_records};
 use crate::signing::hmac_sha256;
-use crate::store::{
-    CommitOutcome, RecordKey, RecordKind, RecordWrite, Store, StoreError, Versioned,
-};
+use crate::store::{CommitOutcome, RecordKey, RecordKind, Store, StoreError, Versioned};
 
 /// How long after an erasure Facebook may deliver webhooks that are older: the 36 hours for which
 /// it retries a delivery, and an hour.
 const REDELIVERY_WINDOW: Duration = Duration::from_secs(37 * 3600);
 /// The shortest time between two scrubs. Each scrub rewrites the whole log of the store.
 const SCRUB_INTERVAL: Duration = Duration::from_secs(12 * 3600);
-/// How long a scrub is reserved for a process that has ended without making it.
-const SCRUB_CLAIM_TTL: Duration = Duration::from_secs(3600);
+/// How long a scrub is reserved for a process. If it does not succeed, another one makes it then.
+const SCRUB_CLAIM_TTL: Duration = Duration::from_secs(14 * 60);
 /// How long a receipt is stored.
 const RECEIPT_TTL: Duration = Duration::from_secs(400 * 24 * 3600);
 
@@ -118,28 +116,19 @@ pub async fn scrub_store(store: &dyn Store, now: HostTime) -> Result<(), StoreEr
             stored.value.scrubbed_at.is_none_or(|at| at < end)
         })
         .collect();
-    if due.is_empty() || !claim_scrub(store).await? {
+    if due.is_empty() || !claim_scrub(store, last).await? {
         return Ok(());
     }
-    let scrubbed = store.scrub().await;
-    if scrubbed.is_ok() {
-        record_scrub(store, due, now).await?;
-    }
-    let unclaim = RecordWrite::Delete {
-        key: scrub_key(),
-        expected: None,
-    };
-    write_records(store, vec![unclaim]).await?;
-    scrubbed
+    store.scrub().await?;
+    record_scrub(store, due, now).await
 }
 
-fn scrub_key() -> RecordKey {
-    RecordKey::new(RecordKind::Check, "scrub")
-}
-
-/// Reserves the scrub for this process. Returns `false` if another process makes it.
-async fn claim_scrub(store: &dyn Store) -> Result<bool, StoreError> {
-    let claim = put_write(scrub_key(), &1, Some(0), Some(SCRUB_CLAIM_TTL));
+/// Reserves the scrub that follows the one at `last` for this process, until it is made or
+/// [`SCRUB_CLAIM_TTL`] has passed. Returns `false` if another process has reserved it.
+async fn claim_scrub(store: &dyn Store, last: Option<HostTime>) -> Result<bool, StoreError> {
+    let id = format!("scrub.{}", last.map_or(0, |last| last.0));
+    let key = RecordKey::new(RecordKind::Check, id);
+    let claim = put_write(key, &1, Some(0), Some(SCRUB_CLAIM_TTL));
     Ok(write_records(store, vec![claim]).await? == CommitOutcome::Applied)
 }
 

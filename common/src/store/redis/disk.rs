@@ -4,7 +4,7 @@
 //! Invariant: a rewrite removes deleted data only if it began after the deletion, so a rewrite that
 //! is already under way does not count.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deadpool_redis::Connection;
 use redis::RedisResult;
@@ -13,6 +13,8 @@ use super::client::RedisStore;
 use super::reply::{parse, unavailable};
 use crate::store::{Commit, RecordKind, RecordWrite, StoreError};
 
+/// How long Redis may report neither the progress of a rewrite nor its end.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often the state of a rewrite is read.
 const REWRITE_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// How long to wait until the append-only file is synced to disk, or until the replicas answer.
@@ -20,12 +22,20 @@ const DURABILITY_TIMEOUT: Duration = Duration::from_millis(1500);
 
 impl RedisStore {
     /// Rewrites the append-only file, after a rewrite that is already under way, and waits for its
-    /// end, however long it takes. Fails if the rewrite fails. If there is no append-only file, a
-    /// snapshot replaces the previous one.
+    /// end, however long it takes. Fails if the rewrite fails or does not begin. If there is no
+    /// append-only file, a snapshot replaces the previous one.
     pub(super) async fn rewrite_log(&self) -> Result<(), StoreError> {
         let mut has_started = false;
+        let mut last_progress = Instant::now();
         loop {
-            let info = self.persistence().await?;
+            let info = match self.persistence().await {
+                Ok(info) => info,
+                Err(_) if has_started && last_progress.elapsed() < STALL_TIMEOUT => {
+                    tokio::time::sleep(REWRITE_CHECK_INTERVAL).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let is = |name: &str, value: &str| {
                 let mut lines = info.lines().filter_map(|line| line.split_once(':'));
                 lines.any(|(key, text)| key == name && text.trim_end() == value)
@@ -41,6 +51,15 @@ impl RedisStore {
                     let reason = "Redis could not rewrite its append-only file: check its disk";
                     Err(StoreError::Unavailable(reason.to_owned()))
                 };
+            }
+            // Redis does not begin a scheduled rewrite while another child process writes a file, or
+            // if it has too little memory for one.
+            if is_idle || is("aof_rewrite_in_progress", "1") || is("rdb_bgsave_in_progress", "1") {
+                last_progress = Instant::now();
+            } else if last_progress.elapsed() > STALL_TIMEOUT {
+                let reason =
+                    "Redis does not begin to rewrite its append-only file: check its memory";
+                return Err(StoreError::Unavailable(reason.to_owned()));
             }
             if is_idle {
                 let mut connection = self.connection().await?;

@@ -74,11 +74,17 @@ impl Load {
         Self { counts, senders }
     }
 
-    /// Waits until every webhook has been answered with 200. Returns the counts.
+    /// Waits until every webhook has been answered with 200. Returns the counts. Panics if this takes
+    /// five minutes.
     pub(crate) async fn finish(mut self) -> Arc<Counts> {
-        while let Some(ended) = self.senders.join_next().await {
-            ended.unwrap();
-        }
+        let all = async {
+            while let Some(ended) = self.senders.join_next().await {
+                ended.unwrap();
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(300), all)
+            .await
+            .expect("every webhook to be accepted");
         self.counts
     }
 }

@@ -118,7 +118,8 @@ pub(crate) async fn run(
             longest.as_millis()
         );
     }
-    for _ in 0..rounds {
+    // A round of hostile clients takes as long as ten others.
+    for _ in 0..rounds.div_ceil(10) {
         deployment.hostile_clients_round(totals).await;
     }
     if backend == TestBackend::Distributed {
@@ -410,10 +411,9 @@ impl Deployment {
             println!("unexpected: a dead letter, {}", dead_letter.reason);
         }
         totals.unexpected += dead_letters.len() as u64;
-        // A message that no process acknowledged is in its queue again.
-        for queue_name in QueueName::ALL {
-            totals.unexpected += queue.depth(queue_name).await.unwrap().messages;
-        }
+        // A webhook that no process acknowledged is in its queue again. A poll that was published
+        // while the processes stopped is no error.
+        totals.unexpected += queue.depth(QueueName::Webhooks).await.unwrap().messages;
     }
 
     /// Waits until the queues are empty. Every Page may already have its name while the second

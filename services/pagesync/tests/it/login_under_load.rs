@@ -6,6 +6,7 @@ use std::time::Instant;
 use common::pages::request_read;
 use common::store::{StoredPage, Versioned};
 use model::id::PageId;
+use serde_json::json;
 use simulator::browser::Decision;
 use simulator::facebook::Person;
 
@@ -13,8 +14,9 @@ use crate::BACKEND;
 use crate::support::eventually;
 use crate::support::facebook::{ConnectedDeployment, DeploymentOptions, page, page_id_text};
 
-/// How many Pages are due.
-const DUE_PAGES: usize = 1000;
+/// How many Pages are due. Each read takes a second, so that they take longer than a login on any
+/// machine.
+const DUE_PAGES: usize = 300;
 const BOB: &str = "200000000000002";
 
 /// Returns how many of these Pages wait for a read.
@@ -40,12 +42,19 @@ async fn a_new_login_is_connected_and_shown_before_the_due_pages_are_read() {
     })
     .await;
     connected.simulator.put_page(&page(DUE_PAGES)).unwrap();
-    let bob = serde_json::json!({"id": BOB, "name": "Bob", "pages": [page_id_text(DUE_PAGES)]});
+    let bob = json!({"id": BOB, "name": "Bob", "pages": [page_id_text(DUE_PAGES)]});
     let bob: Person = serde_json::from_value(bob).unwrap();
     {
         let mut facebook = connected.simulator.facebook();
         facebook.people.insert(BOB.to_owned(), bob);
     }
+    connected
+        .simulator
+        .facebook()
+        .graph_faults
+        .slow_answer_seconds = 1;
+    let slow = json!([{"edge": "GET {id}", "times": DUE_PAGES, "fault": "slow"}]);
+    connected.reply(&slow);
     let store = &*connected.deployment.store;
     for ids in ids.chunks(50) {
         let now = connected.clock.now();
@@ -73,5 +82,6 @@ async fn a_new_login_is_connected_and_shown_before_the_due_pages_are_read() {
         "{due} Pages were due; connected after {answered:?}, shown after {shown:?}, {left} Pages left"
     );
     assert!(left > 0, "every due Page was read before the new login");
+    connected.simulator.facebook().scripted_replies.clear();
     connected.finish().await;
 }

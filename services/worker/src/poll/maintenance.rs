@@ -17,7 +17,9 @@ use crate::erasure;
 /// Runs the maintenance. Fails if the store does not answer.
 pub(super) async fn maintain(context: &Context) -> Result<(), StoreError> {
     warn_about_expiry(context).await?;
-    erasure::scrub(context).await;
+    // Redis may need minutes, and the poll of the app must not wait for it.
+    let scrubbing = context.clone();
+    tokio::spawn(async move { erasure::scrub(&scrubbing).await });
     let retention = Duration::from_secs(missed_webhooks::DAYS as u64 * 24 * 3600);
     let retention = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
     let oldest = HostTime(context.clock.now().0.saturating_sub(retention));

@@ -96,7 +96,7 @@ pub async fn find_receipt(
 }
 
 /// Scrubs erased data from the disk and records the time in the receipts. All erasures share one
-/// scrub in [`SCRUB_INTERVAL`], which one process makes. The scrub of an erasure is repeated until 37
+/// scrub in 12 hours, which one process makes. The scrub of an erasure is repeated until 37
 /// hours after it, because Facebook may deliver older webhooks until then, and their data remains on
 /// the disk after they have left the queue.
 pub async fn scrub_store(store: &dyn Store, now: HostTime) -> Result<(), StoreError> {
@@ -124,7 +124,7 @@ pub async fn scrub_store(store: &dyn Store, now: HostTime) -> Result<(), StoreEr
 }
 
 /// Reserves the scrub that follows the one at `last` for this process, until it is made or
-/// [`SCRUB_CLAIM_TTL`] has passed. Returns `false` if another process has reserved it.
+/// 14 minutes have passed. Returns `false` if another process has reserved it.
 async fn claim_scrub(store: &dyn Store, last: Option<HostTime>) -> Result<bool, StoreError> {
     let id = format!("scrub.{}", last.map_or(0, |last| last.0));
     let key = RecordKey::new(RecordKind::Check, id);

@@ -11,7 +11,8 @@ use model::page::Status;
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-use super::{is_erasure, job_text, remove};
+use super::record::{is_erasure, job_text};
+use super::removal::remove;
 use crate::records::load_chunk;
 use crate::store::{RecordKind, Store, StoreError, StoredPage, Versioned};
 

@@ -6,25 +6,12 @@
 use model::time::HostTime;
 use serde_json::Value as Json;
 
-use super::{DeadLetter, RetryState, find, put_writes, usage};
-use crate::records::{commit_one, load_chunk, load_decodable, write_records};
+use super::record::{DeadLetter, RetryState, key, put_writes, retry_key};
+use super::usage;
+use crate::records::{commit_one, load_chunk, load_decodable, load_record, write_records};
 use crate::store::{
-    Commit, CommitOutcome, RecordGuard, RecordKey, RecordKind, RecordWrite, Store, StoreError,
-    Versioned,
+    Commit, CommitOutcome, RecordGuard, RecordKind, RecordWrite, Store, StoreError, Versioned,
 };
-
-/// Returns the key of the record that lists a dead letter for the retries.
-pub(super) fn key(id: &str) -> RecordKey {
-    RecordKey::new(RecordKind::DeadLetterRetry, id)
-}
-
-/// Returns the write that excludes a dead letter from the retries.
-pub(super) fn unlist_write(id: &str) -> RecordWrite {
-    RecordWrite::Delete {
-        key: key(id),
-        expected: None,
-    }
-}
 
 /// Reserves the retry of a dead letter for `process`. Returns `None` if the dead letter does not
 /// exist or is not to be retried, or if another process has the reservation.
@@ -37,7 +24,7 @@ pub async fn begin_retry(
     let Some(Versioned {
         version,
         value: mut dead_letter,
-    }) = find(store, id).await?
+    }) = load_record::<DeadLetter>(store, &key(id)).await?
     else {
         return Ok(None);
     };
@@ -61,7 +48,7 @@ pub async fn set_retry_state(
     retry: RetryState,
     now: HostTime,
 ) -> Result<(), StoreError> {
-    if let Some(Versioned { version, value }) = find(store, id).await? {
+    if let Some(Versioned { version, value }) = load_record::<DeadLetter>(store, &key(id)).await? {
         let dead_letter = DeadLetter { retry, ..value };
         let writes = put_writes(id, &dead_letter, Some(version), now);
         write_records(store, writes).await?;
@@ -77,7 +64,7 @@ pub async fn end_retry(
     reason: &str,
     now: HostTime,
 ) -> Result<(), StoreError> {
-    if let Some(Versioned { version, value }) = find(store, id).await? {
+    if let Some(Versioned { version, value }) = load_record::<DeadLetter>(store, &key(id)).await? {
         let mut writes = usage::replace_writes(&value, reason).to_vec();
         let dead_letter = DeadLetter {
             reason: reason.to_owned(),
@@ -102,17 +89,17 @@ pub async fn next_retryable(
     };
     let mut found = Vec::new();
     for (id, entry) in listed {
-        if let Some(Versioned { value, .. }) = load_decodable(store, &super::key(&id)).await? {
+        if let Some(Versioned { value, .. }) = load_decodable(store, &key(&id)).await? {
             found.extend(value.map(|value| (id, value)));
             continue;
         }
         let orphan = RecordWrite::Delete {
-            key: key(&id),
+            key: retry_key(&id),
             expected: Some(entry.version),
         };
         // The job may fail again at the same time, with a new dead letter and a new entry.
         let no_dead_letter = RecordGuard {
-            key: super::key(&id),
+            key: key(&id),
             version: 0,
         };
         let commit = Commit {

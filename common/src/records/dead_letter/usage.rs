@@ -16,7 +16,7 @@ use model::time::HostTime;
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-use super::{DeadLetter, RETENTION, id, is_erasure, put_writes};
+use super::record::{DeadLetter, RETENTION, id, is_erasure, put_writes};
 use crate::records::{load_chunk, write_records};
 use crate::store::{RecordKey, RecordKind, RecordWrite, Store, StoreError, Versioned};
 

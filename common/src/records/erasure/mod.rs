@@ -9,8 +9,8 @@
 mod receipt;
 
 pub use receipt::{
-    ErasureReceipt, confirmation_code, find_receipt, is_valid_code, receipt_key, save_receipt,
-    scrub_store,
+    ErasureReceipt, ErasureResult, confirmation_code, find_receipt, is_valid_code, receipt_key,
+    save_receipt, scrub_store,
 };
 
 use std::collections::BTreeSet;
@@ -35,17 +35,6 @@ use crate::store::{
 
 /// How long the epoch of an erased person is stored. No job and no login lasts longer.
 const EPOCH_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
-/// The result of an erasure.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ErasureResult {
-    /// How many Pages were erased.
-    pub pages_erased: u64,
-    /// How many Pages were not erased, because another connection gives access to them.
-    pub pages_kept: u64,
-    /// How many dead letters were erased.
-    pub dead_letters: u64,
-}
-
 /// The epoch of a person who was erased.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct ErasedEpoch {

@@ -14,7 +14,6 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
-use super::ErasureResult;
 use crate::records::{load_all, load_record, put_write, write_records};
 use crate::signing::hmac_sha256;
 use crate::store::{CommitOutcome, RecordKey, RecordKind, Store, StoreError, Versioned};
@@ -28,6 +27,17 @@ const SCRUB_INTERVAL: Duration = Duration::from_secs(12 * 3600);
 const SCRUB_CLAIM_TTL: Duration = Duration::from_secs(14 * 60);
 /// How long a receipt is stored.
 const RECEIPT_TTL: Duration = Duration::from_secs(400 * 24 * 3600);
+
+/// The result of an erasure.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErasureResult {
+    /// How many Pages were erased.
+    pub pages_erased: u64,
+    /// How many Pages were not erased, because another connection gives access to them.
+    pub pages_kept: u64,
+    /// How many dead letters were erased.
+    pub dead_letters: u64,
+}
 
 /// The receipt of an erasure that Facebook requested.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

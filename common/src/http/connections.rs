@@ -1,8 +1,8 @@
 //! The open connections of a listener.
 //!
 //! Invariant: a listener has a limited number of places, and a new connection always gets one. When
-//! all places are taken, the connection whose last use is the oldest loses its place, unless its
-//! client has proven who it is. A client that keeps connections open without using them therefore
+//! all places are taken, the connection whose last use is the oldest loses its place, unless a
+//! request with a valid signature is under way on it. A client that keeps connections open without using them therefore
 //! locks nobody out.
 
 use std::collections::BTreeMap;
@@ -147,7 +147,7 @@ impl Connections {
 
 impl Place {
     /// Keeps the place until the request that is under way is answered. If every place is kept, a
-    /// new connection takes the one that was used first all the same.
+    /// new connection takes the place whose last use is the oldest.
     pub(super) fn hold(&self) {
         self.state.is_held.store(true, Ordering::Relaxed);
     }

@@ -59,7 +59,7 @@ pub struct ConnectionPlace(Arc<Place>);
 
 impl ConnectionPlace {
     /// Keeps the connection open until the request is answered, also if new connections need places.
-    /// It is called when the client has proven who it is.
+    /// A handler calls it after it has verified the signature of the request.
     pub fn hold(&self) {
         self.0.hold();
     }
@@ -242,6 +242,7 @@ mod tests {
         lifecycle.stop();
         server.await.unwrap();
     }
+
     /// The listener has two places. While one request is under way, ten other clients connect.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_connection_that_holds_its_place_is_answered_although_others_need_places() {

@@ -59,7 +59,8 @@ pub trait Queue: Send + Sync + std::fmt::Debug {
     /// one higher. Acknowledging a requeued delivery fails with [`QueueError::Requeued`].
     async fn requeue(&self, queue_name: QueueName) -> Result<(), QueueError>;
 
-    /// Returns how many messages wait in a queue, and how many workers receive from it.
+    /// Returns how many messages wait in a queue, and how many workers receive from it. RabbitMQ
+    /// reports 0 messages if the leader of the queue does not answer it within 250 ms.
     async fn depth(&self, queue_name: QueueName) -> Result<Depth, QueueError>;
 
     /// Checks that the queue accepts messages. Fails if it cannot be reached or blocks publishers.

@@ -26,7 +26,8 @@ pub async fn run(
     match command {
         DeadLetterCommand::List => {
             let (mut rows, mut after) = (Vec::new(), None);
-            while let Some(chunk) = dead_letter::next_chunk(store, &mut after).await? {
+            while let Some(chunk) = dead_letter::next_chunk::<DeadLetter>(store, &mut after).await?
+            {
                 rows.extend(chunk.iter().map(|(id, stored)| row(id, &stored.value)));
             }
             print_listing(format, &["id", "failed at", "reason"], &rows)
@@ -126,7 +127,7 @@ impl Chosen {
                 ids.clear();
                 Ok(Some(found))
             }
-            Self::All(after) => Ok(dead_letter::next_stored(store, after).await?),
+            Self::All(after) => Ok(dead_letter::next_chunk(store, after).await?),
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Invariant: the commit that replaces the Page also stores its former content as a dead letter, or
 //! counts it if too many dead letters are stored.
 
-use common::records::dead_letter::usage::Usage;
+use common::records::dead_letter::{DeadLetter, usage::Usage};
 use common::store::{CorruptPage, RecordWrite, StoreError};
 use model::id::PageId;
 use model::job::{Job, Unreadable};
@@ -36,7 +36,7 @@ pub(crate) async fn replace_corrupt_page(
         received_at: now,
     });
     let mut usage = Usage::load(&*context.store, now).await?;
-    let (is_stored, writes) = usage.admit(&job, &reason, now);
+    let (is_stored, writes) = usage.admit(&job, &DeadLetter::new(&job, &reason, now));
     if !is_stored {
         context.metrics.dead_letters.count("not_stored");
     }

@@ -175,9 +175,9 @@ impl JobBatch {
     }
 }
 
-/// Stores the dead letter of a job that failed for good, together with `others`, which are other
-/// writes. Returns `false` if the job was only counted, because the limits of the dead letters are
-/// reached.
+/// Stores the dead letter of a job that failed for good, counts it in the metrics and logs it.
+/// `others` are written in the same commit. Returns `false` if the job was only counted, because a
+/// limit of the dead letters is reached.
 pub(crate) async fn save_dead_letter(
     context: &Context,
     usage: &mut Usage,

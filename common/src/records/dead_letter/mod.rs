@@ -21,6 +21,7 @@ use model::job::{Job, decode_job};
 use model::queue_name::QueueName;
 use model::time::HostTime;
 use serde::Deserialize as _;
+use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
 use self::record::{key, put_writes};
@@ -46,9 +47,9 @@ pub enum DeadLetterError {
     Queue(#[from] QueueError),
 }
 
-/// Stores a job that failed for `reason` as a dead letter, together with `others`, which are other
-/// writes. If the limits of `usage` are reached, the job may only be counted; the result is then
-/// `false`. A dead letter that the job already has is replaced.
+/// Stores a job that failed for `reason` as a dead letter. `others` are written in the same commit.
+/// Returns `false` if the job was only counted, because a limit of `usage` is reached. A dead letter
+/// that the job already has is replaced.
 pub async fn save(
     store: &dyn Store,
     usage: &mut Usage,
@@ -57,17 +58,17 @@ pub async fn save(
     now: HostTime,
     others: &[RecordWrite],
 ) -> Result<bool, StoreError> {
-    let id = id(job);
+    let dead_letter = DeadLetter::new(job, reason, now);
+    let id = dead_letter.id();
     loop {
         let (is_stored, mut writes) = match store.load_record(&key(&id)).await? {
             Some(Versioned { version, value }) => {
-                let dead_letter = DeadLetter::new(job, reason, now);
                 let mut writes = put_writes(&id, &dead_letter, Some(version), now);
                 writes.extend(usage::remove_writes(&value));
                 writes.extend(usage::add_writes(&dead_letter));
                 (true, writes)
             }
-            None => usage.admit(job, reason, now),
+            None => usage.admit(job, &dead_letter),
         };
         writes.extend_from_slice(others);
         if write_records(store, writes).await? == CommitOutcome::Applied {
@@ -91,11 +92,12 @@ pub async fn list(store: &dyn Store) -> Result<Vec<(String, DeadLetter)>, StoreE
     Ok(all)
 }
 
-/// Returns the next dead letters with their ids, in the order of the ids, as [`load_chunk`] does.
-pub async fn next_chunk(
+/// Returns the next dead letters with their ids, in the order of the ids, as [`load_chunk`] does. `T` is
+/// [`DeadLetter`], or [`Json`] to include those that this build cannot decode.
+pub async fn next_chunk<T: DeserializeOwned>(
     store: &dyn Store,
     after: &mut Option<String>,
-) -> Result<Option<Vec<(String, Versioned<DeadLetter>)>>, StoreError> {
+) -> Result<Option<Vec<(String, Versioned<T>)>>, StoreError> {
     load_chunk(store, RecordKind::DeadLetter, "", after).await
 }
 
@@ -122,15 +124,6 @@ pub async fn load_chosen(
     Ok(found)
 }
 
-/// Returns the next dead letters as they are stored, as [`next_chunk`] does, also those that cannot
-/// be decoded.
-pub async fn next_stored(
-    store: &dyn Store,
-    after: &mut Option<String>,
-) -> Result<Option<Vec<(String, Versioned<Json>)>>, StoreError> {
-    load_chunk(store, RecordKind::DeadLetter, "", after).await
-}
-
 /// Returns whether this build can decode a dead letter.
 pub fn is_readable(stored: &Versioned<Json>) -> bool {
     DeadLetter::deserialize(&stored.value).is_ok()
@@ -153,8 +146,9 @@ pub async fn replay(
     let mut are_removed = true;
     let mut rest = dead_letters;
     while !rest.is_empty() {
-        let (group, jobs);
-        (group, jobs, rest) = next_group(rest)?;
+        let jobs = next_jobs(rest)?;
+        let (group, others) = rest.split_at(jobs.len());
+        rest = others;
         for queue_name in QueueName::ALL {
             let jobs = jobs.iter().filter(|job| queue_of(job) == queue_name);
             let jobs: Vec<Job> = jobs.cloned().collect();
@@ -172,14 +166,9 @@ pub async fn replay(
     Ok(are_removed)
 }
 
-/// Dead letters as they are stored, with their ids.
-type StoredLetters<'a> = &'a [(String, Versioned<Json>)];
-
-/// Returns the first dead letters, whose jobs fit one message or of which there is one, their jobs,
-/// and the other dead letters.
-fn next_group(
-    dead_letters: StoredLetters<'_>,
-) -> Result<(StoredLetters<'_>, Vec<Job>, StoredLetters<'_>), StoreError> {
+/// Returns the jobs of the first dead letters: as many as fit into [`MAX_MESSAGE_BYTES`], so that
+/// they are published before the deadline of a publish, and at least one.
+fn next_jobs(dead_letters: &[(String, Versioned<Json>)]) -> Result<Vec<Job>, StoreError> {
     let (mut jobs, mut bytes) = (Vec::new(), 0);
     for (id, stored) in dead_letters {
         let dead_letter: DeadLetter = decode_record(&key(id), stored.value.clone())?;
@@ -189,8 +178,7 @@ fn next_group(
         }
         jobs.push(decode_job(&dead_letter.job));
     }
-    let (group, rest) = dead_letters.split_at(jobs.len());
-    Ok((group, jobs, rest))
+    Ok(jobs)
 }
 
 /// Returns the queue of a job.

@@ -38,8 +38,7 @@ pub struct DeadLetter {
     pub retry: RetryState,
 }
 
-/// Whether the worker still has to retry the job of a dead letter. Each job of a poison message is
-/// retried once, alone.
+/// Whether the worker still has to retry the job of a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RetryState {
@@ -57,7 +56,11 @@ pub enum RetryState {
 
 /// Returns the id of the dead letter of a job.
 pub fn id(job: &Job) -> String {
-    JobId::from_encoded(&encode_job(job)).as_str().to_owned()
+    id_of_encoded(&encode_job(job))
+}
+
+fn id_of_encoded(job: &str) -> String {
+    JobId::from_encoded(job).as_str().to_owned()
 }
 
 pub(super) fn key(id: &str) -> RecordKey {
@@ -73,6 +76,11 @@ impl DeadLetter {
             failed_at: now,
             retry: RetryState::Final,
         }
+    }
+
+    /// Returns the id of the dead letter.
+    pub(super) fn id(&self) -> String {
+        id_of_encoded(&self.job)
     }
 
     /// Returns whether the worker retries the job, now or when the data or the build has changed.

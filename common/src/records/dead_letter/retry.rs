@@ -1,7 +1,6 @@
 //! The dead letters that the worker retries.
 //!
-//! Invariant: a dead letter whose retry may succeed has a record of kind
-//! [`RecordKind::DeadLetterRetry`] with the same id, so that a worker need not read all of them.
+//! Invariant: only the process that has reserved the retry of a dead letter makes it.
 
 use model::time::HostTime;
 use serde_json::Value as Json;

@@ -16,7 +16,7 @@ use model::time::HostTime;
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-use super::record::{DeadLetter, RETENTION, id, is_erasure, put_writes};
+use super::record::{DeadLetter, RETENTION, is_erasure, put_writes};
 use crate::records::{load_chunk, write_records};
 use crate::store::{RecordKey, RecordKind, RecordWrite, Store, StoreError, Versioned};
 
@@ -87,23 +87,23 @@ impl Usage {
         self.count >= MAX_DEAD_LETTERS || self.bytes >= MAX_BYTES
     }
 
-    /// Returns whether a job that failed for `reason` gets a dead letter, and the writes that store
-    /// the dead letter or count the job. The writes are stale if the job has a dead letter already.
-    /// The dead letter of an erasure is always stored.
-    pub fn admit(&mut self, job: &Job, reason: &str, now: HostTime) -> (bool, Vec<RecordWrite>) {
-        let dead_letter = DeadLetter::new(job, reason, now);
+    /// Returns whether the new dead letter of `job` is stored, and the writes that store the dead
+    /// letter or only count it. The writes are stale if the job has a dead letter already. The dead
+    /// letter of an erasure is always stored.
+    pub fn admit(&mut self, job: &Job, dead_letter: &DeadLetter) -> (bool, Vec<RecordWrite>) {
         let mut writes = Vec::new();
         if self.is_full() && !is_erasure(job) {
-            let (is_sample, write) = self.count_only(&dead_letter);
+            let (is_sample, write) = self.count_only(dead_letter);
             if !is_sample {
                 return (false, vec![write]);
             }
             writes.push(write);
         }
         self.count += 1;
-        self.bytes += size(&dead_letter).unsigned_abs();
-        writes.extend(put_writes(&id(job), &dead_letter, Some(0), now));
-        writes.extend(add_writes(&dead_letter));
+        self.bytes += size(dead_letter).unsigned_abs();
+        let (id, now) = (dead_letter.id(), dead_letter.failed_at);
+        writes.extend(put_writes(&id, dead_letter, Some(0), now));
+        writes.extend(add_writes(dead_letter));
         (true, writes)
     }
 
@@ -267,7 +267,7 @@ mod tests {
             reason: reason.to_owned(),
             received_at: NOW,
         });
-        usage.admit(&job, reason, NOW).0
+        usage.admit(&job, &DeadLetter::new(&job, reason, NOW)).0
     }
 
     fn full() -> [Usage; 2] {
@@ -335,7 +335,8 @@ mod tests {
         assert!(matches!(newer, Job::Unreadable(_)), "{newer:?}");
         for mut usage in full() {
             for job in [&erasure, &erasure, &newer, &newer] {
-                assert!(usage.admit(job, "a reason", NOW).0);
+                let dead_letter = DeadLetter::new(job, "a reason", NOW);
+                assert!(usage.admit(job, &dead_letter).0);
             }
         }
     }

@@ -106,9 +106,9 @@ pub async fn find_receipt(
 }
 
 /// Scrubs erased data from the disk and records the time in the receipts. All erasures share one
-/// scrub in 12 hours, which one process makes. The scrub of an erasure is repeated until 37
-/// hours after it, because Facebook may deliver older webhooks until then, and their data remains on
-/// the disk after they have left the queue.
+/// scrub in 12 hours, which one process makes. The scrub of an erasure is repeated until 37 hours
+/// after it, because Facebook may deliver older webhooks until then, and their data remains on the
+/// disk after they have left the queue.
 pub async fn scrub_store(store: &dyn Store, now: HostTime) -> Result<(), StoreError> {
     let receipts = load_all::<ErasureReceipt>(store, RecordKind::ErasureReceipt, "").await?;
     let times = receipts
@@ -133,8 +133,8 @@ pub async fn scrub_store(store: &dyn Store, now: HostTime) -> Result<(), StoreEr
     record_scrub(store, due, now).await
 }
 
-/// Reserves the scrub that follows the one at `last` for this process, until it is made or
-/// 14 minutes have passed. Returns `false` if another process has reserved it.
+/// Reserves the scrub that follows the one at `last` for this process, until it is made or 14
+/// minutes have passed. Returns `false` if another process has reserved it.
 async fn claim_scrub(store: &dyn Store, last: Option<HostTime>) -> Result<bool, StoreError> {
     let id = format!("scrub.{}", last.map_or(0, |last| last.0));
     let key = RecordKey::new(RecordKind::Check, id);

@@ -39,7 +39,7 @@ pub(crate) async fn add(store: &dyn Store, counted: &str, n: i64) {
 /// Replays the dead letters. Returns whether they were removed.
 async fn replay_all(bench: &WorkerFixture) -> bool {
     let store = &*bench.store;
-    let found = dead_letter::next_stored(store, &mut None).await.unwrap();
+    let found = dead_letter::next_chunk(store, &mut None).await.unwrap();
     let now = Clock::system().now();
     dead_letter::replay(store, &*bench.queue, now, &found.unwrap())
         .await

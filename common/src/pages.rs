@@ -1,15 +1,59 @@
-//! Operations on Pages that commands and the worker use: registering a Page and requesting a read.
+//! Operations on Pages that commands and the worker use: registering Pages and requesting reads, in
+//! batches.
 //!
-//! Invariant: each operation writes the Page and its due time in one commit. The operation is
-//! repeated if another process has changed the Page in the meantime.
+//! Invariant: each operation writes a Page and its due time in one commit. The operation is
+//! repeated for a Page that another process has changed in the meantime.
 
 use model::id::{PageId, Subject};
 use model::page::{Page, Status};
 use model::time::HostTime;
 
 use crate::store::{
-    Commit, CommitOutcome, DueWrite, PageWrite, Store, StoreError, StoredPage, Versioned, load_page,
+    Commit, CommitOutcome, DueWrite, PageWrite, Store, StoreError, StoredPage, Versioned,
 };
+
+/// How many Pages a caller with a long list of them should pass to one of these functions: a batch
+/// costs one wait for the disk and does not hold up other clients of the store.
+pub const COMMIT_BATCH: usize = 100;
+
+/// Commits a change of each of these Pages, all in one batch. `plan` returns the commit for a stored
+/// Page, or `None` if the Page remains as it is, and the result for it. The Pages that another process
+/// changes in the meantime are loaded and planned again. Returns the results in the order of `ids`.
+pub async fn commit_each<T, P>(
+    store: &dyn Store,
+    ids: &[PageId],
+    mut plan: impl FnMut(PageId, Versioned<StoredPage>) -> P,
+) -> Result<Vec<T>, StoreError>
+where
+    P: Future<Output = Result<(Option<Commit>, T), StoreError>>,
+{
+    let mut results: Vec<Option<T>> = ids.iter().map(|_| None).collect();
+    let mut pending: Vec<usize> = (0..ids.len()).collect();
+    while !pending.is_empty() {
+        let pending_ids: Vec<PageId> = pending.iter().map(|i| ids[*i].clone()).collect();
+        let loaded = store.load_pages(&pending_ids).await?;
+        let (mut indexes, mut commits) = (Vec::new(), Vec::new());
+        for (i, stored) in pending.into_iter().zip(loaded) {
+            let (commit, result) = plan(ids[i].clone(), stored).await?;
+            results[i] = Some(result);
+            if let Some(commit) = commit {
+                indexes.push(i);
+                commits.push(commit);
+            }
+        }
+        let outcomes = if commits.is_empty() {
+            Vec::new()
+        } else {
+            store.commit(&commits).await?
+        };
+        let outcomes = indexes.into_iter().zip(outcomes);
+        pending = outcomes
+            .filter(|(_, outcome)| *outcome == CommitOutcome::Stale)
+            .map(|(i, _)| i)
+            .collect();
+    }
+    Ok(results.into_iter().flatten().collect())
+}
 
 /// Registers Pages and requests their first reads, with one batch of commits. A Page that was erased
 /// is registered again. Returns for each id, in the same order, `false` if the Page is already
@@ -19,72 +63,55 @@ pub async fn register(
     ids: &[PageId],
     now: HostTime,
 ) -> Result<Vec<bool>, StoreError> {
-    let mut registered = vec![false; ids.len()];
-    let mut pending: Vec<usize> = (0..ids.len()).collect();
-    while !pending.is_empty() {
-        let pending_ids: Vec<PageId> = pending.iter().map(|i| ids[*i].clone()).collect();
-        let loaded = store.load_pages(&pending_ids).await?;
-        let is_registered = |stored: &StoredPage| matches!(stored, StoredPage::Page(page) if page.status != Status::Erased);
-        let (indexes, commits): (Vec<usize>, Vec<Commit>) = pending
-            .into_iter()
-            .zip(loaded)
-            .filter(|(_, stored)| !is_registered(&stored.value))
-            .map(|(i, stored)| (i, registration_commit(&ids[i], stored.version, now)))
-            .unzip();
-        if commits.is_empty() {
-            break;
-        }
-        let outcomes = store.commit(&commits).await?;
-        pending = Vec::new();
-        for (i, outcome) in indexes.into_iter().zip(outcomes) {
-            match outcome {
-                CommitOutcome::Applied => registered[i] = true,
-                CommitOutcome::Stale => pending.push(i),
-            }
-        }
-    }
-    Ok(registered)
+    let plan = async |id: PageId, stored: Versioned<StoredPage>| {
+        let is_registered =
+            matches!(&stored.value, StoredPage::Page(page) if page.status != Status::Erased);
+        let commit = (!is_registered).then(|| registration_commit(&id, stored.version, now));
+        Ok((commit, !is_registered))
+    };
+    commit_each(store, ids, plan).await
 }
 
-/// Requests a read of a Page and returns when it is due, on this host's clock. Returns `None` if
-/// the Page is unknown, corrupt or erased.
+/// Requests a read of a Page, as [`request_reads`] does.
 pub async fn request_read(
     store: &dyn Store,
     id: &PageId,
     now: HostTime,
 ) -> Result<Option<HostTime>, StoreError> {
-    loop {
-        let Versioned {
-            version,
-            value: StoredPage::Page(mut page),
-        } = load_page(store, id).await?
-        else {
-            return Ok(None);
+    let due = request_reads(store, std::slice::from_ref(id), now).await?;
+    Ok(due.into_iter().next().flatten())
+}
+
+/// Requests a read of each of these Pages, with one batch of commits. Returns for each id, in the same
+/// order, when the read is due, on this host's clock, or `None` if the Page is unknown, corrupt or
+/// erased.
+pub async fn request_reads(
+    store: &dyn Store,
+    ids: &[PageId],
+    now: HostTime,
+) -> Result<Vec<Option<HostTime>>, StoreError> {
+    let plan = async |id: PageId, stored: Versioned<StoredPage>| {
+        let StoredPage::Page(page) = stored.value else {
+            return Ok((None, None));
         };
         if page.status == Status::Erased {
-            return Ok(None);
+            return Ok((None, None));
         }
-        page.polling.request_read_now(now);
-        let due = page.polling.due();
-        let write = PageWrite {
-            id: id.clone(),
-            expected: version,
-            page: *page,
-            changes: Vec::new(),
-            received_at: now,
-        };
-        let commit = Commit {
-            page: Some(write),
-            due: vec![DueWrite {
-                subject: Subject::Page(id.clone()),
-                due,
-            }],
-            ..Commit::default()
-        };
-        if store.commit(&[commit]).await? == [CommitOutcome::Applied] {
-            return Ok(due.map(|(_, at)| at));
-        }
-    }
+        let commit = read_request_commit(&id, stored.version, *page, now);
+        let due = commit.due[0].due.map(|(_, at)| at);
+        Ok((Some(commit), due))
+    };
+    commit_each(store, ids, plan).await
+}
+
+/// Returns the commit that requests a read of a Page and writes its due time.
+fn read_request_commit(id: &PageId, expected: u64, mut page: Page, now: HostTime) -> Commit {
+    page.polling.request_read_now(now);
+    let due = DueWrite {
+        subject: Subject::Page(id.clone()),
+        due: page.polling.due(),
+    };
+    page_commit(id, expected, page, due, now)
 }
 
 /// Returns the commit that stores an empty Page with a request for its first read. `expected` is
@@ -96,12 +123,22 @@ pub fn registration_commit(id: &PageId, expected: u64, now: HostTime) -> Commit 
         subject: Subject::Page(id.clone()),
         due: page.polling.due(),
     };
+    page_commit(id, expected, page, due, now)
+}
+
+fn page_commit(
+    id: &PageId,
+    expected: u64,
+    page: Page,
+    due: DueWrite,
+    received_at: HostTime,
+) -> Commit {
     let write = PageWrite {
         id: id.clone(),
         expected,
         page,
         changes: Vec::new(),
-        received_at: now,
+        received_at,
     };
     Commit {
         page: Some(write),

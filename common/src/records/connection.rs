@@ -12,10 +12,11 @@ use model::polling::Polling;
 use model::time::{FacebookTime, HostTime};
 use serde::{Deserialize, Serialize};
 
-use super::{commit_one, load_all, load_bodies, load_record, put_write, token};
+use super::{commit_one, load_all, load_bodies, load_record, put_write, token, write_records};
+use crate::pages::{COMMIT_BATCH, commit_each};
 use crate::store::{
     Commit, CommitOutcome, DueWrite, PageWrite, RecordGuard, RecordKey, RecordKind, RecordWrite,
-    Store, StoreError, StoredPage, Versioned, load_page,
+    Store, StoreError, StoredPage, Versioned,
 };
 
 /// The status of a connection.
@@ -310,46 +311,29 @@ pub async fn disconnect(store: &dyn Store, user: &UserId) -> Result<Option<usize
         }
     }
     // An earlier attempt may have deleted the connection and failed before it deleted the tokens.
-    let mut deleted = 0;
+    let (mut pages, mut other_tokens) = (Vec::new(), Vec::new());
     for (key, body) in load_bodies(store, RecordKind::PageToken, &token::page_prefix(user)).await? {
         // A record without its token was left by an earlier disconnect. One that this build cannot
         // decode may contain a token.
         let is_without_token = serde_json::from_value::<token::StoredToken>(body)
             .is_ok_and(|stored| stored.sealed.is_none());
-        if !is_without_token {
-            deleted += 1;
-            remove_access(store, user, key).await?;
+        match token::page_in_id(&key.id) {
+            _ if is_without_token => {}
+            Some(id) => pages.push(id),
+            None => other_tokens.push(delete_write(key)),
         }
+    }
+    let deleted = pages.len() + other_tokens.len();
+    if !other_tokens.is_empty() {
+        write_records(store, other_tokens).await?;
+    }
+    let plan = async |id: PageId, stored: Versioned<StoredPage>| {
+        Ok((Some(remove_access_commit(user, &id, stored)), ()))
+    };
+    for batch in pages.chunks(COMMIT_BATCH) {
+        commit_each(store, batch, plan).await?;
     }
     Ok((existed || deleted > 0).then_some(deleted))
-}
-
-/// Removes a person from the connections of a Page, with their token for it. If no other connection
-/// gives access to the Page, the Page is not read any more.
-async fn remove_access(
-    store: &dyn Store,
-    user: &UserId,
-    token: RecordKey,
-) -> Result<(), StoreError> {
-    loop {
-        let stored = match token::page_in_id(&token.id) {
-            Some(id) => {
-                let stored = load_page(store, &id).await?;
-                Some((id, stored))
-            }
-            None => None,
-        };
-        let next = match stored {
-            Some((id, stored)) => remove_access_commit(user, &token, id, stored),
-            None => Commit {
-                records: vec![delete_write(token.clone())],
-                ..Commit::default()
-            },
-        };
-        if commit_one(store, next).await? == CommitOutcome::Applied {
-            return Ok(());
-        }
-    }
 }
 
 /// Returns the commit that removes a person from the connections of the loaded Page `stored`. If no
@@ -357,10 +341,10 @@ async fn remove_access(
 /// without its token, because a later erasure of the person finds the Page by this record.
 pub(super) fn remove_access_commit(
     user: &UserId,
-    token: &RecordKey,
-    id: PageId,
+    id: &PageId,
     stored: Versioned<StoredPage>,
 ) -> Commit {
+    let token = token::page_key(user, id);
     let mut next = Commit {
         records: vec![delete_write(token.clone())],
         ..Commit::default()
@@ -380,7 +364,7 @@ pub(super) fn remove_access_commit(
             sealed: None,
             obtained_at: HostTime(0),
         };
-        next.records = vec![put_write(token.clone(), &without_token, None, None)];
+        next.records = vec![put_write(token, &without_token, None, None)];
         page.status = page::Status::NoToken;
         page.polling.daily_slot = None;
         next.due.push(DueWrite {
@@ -389,7 +373,7 @@ pub(super) fn remove_access_commit(
         });
     }
     next.page = Some(PageWrite {
-        id,
+        id: id.clone(),
         expected: version,
         received_at: page.polling.last_success_began.unwrap_or_default(),
         page: *page,

@@ -2,12 +2,13 @@
 //!
 //! Invariant: commands write to standard output only through this module.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
 use comfy_table::Table;
 use common::config::settings::ShownSetting;
+use common::pages::COMMIT_BATCH;
 use serde::Serialize;
 use serde_json::Value as Json;
 
@@ -41,6 +42,22 @@ pub fn print(text: &str) -> anyhow::Result<()> {
 pub fn print_error(text: &str) {
     // There is no other place to report that standard error is closed.
     let _ = writeln!(std::io::stderr().lock(), "pagesync: {}", text.trim_end());
+}
+
+/// Shows on a terminal how many of `total` objects a command has worked through. Prints nothing if
+/// standard error is not a terminal, or if one batch is enough for all objects.
+pub fn print_progress(objects: &str, done: usize, total: usize) {
+    let mut err = std::io::stderr().lock();
+    if err.is_terminal() && total > COMMIT_BATCH {
+        // The progress is not worth a failure of the command.
+        let _ = write!(err, "{}", progress(objects, done, total)).and_then(|()| err.flush());
+    }
+}
+
+/// Returns the progress as a line that replaces the previous one. The last one ends the line.
+fn progress(objects: &str, done: usize, total: usize) -> String {
+    let end = if done < total { "" } else { "\n" };
+    format!("\rpagesync: {done} of {total} {objects}{end}")
 }
 
 /// Returns `text` with its control and direction characters as escapes, so that it cannot control a
@@ -169,5 +186,14 @@ mod tests {
         );
         assert_eq!(cell(&json!("abcdef"), 4), "abc…");
         assert_eq!(cell(&Json::Null, 4), "-");
+    }
+
+    #[test]
+    fn only_the_last_progress_ends_the_line() {
+        assert_eq!(progress("Pages", 100, 250), "\rpagesync: 100 of 250 Pages");
+        assert_eq!(
+            progress("Pages", 250, 250),
+            "\rpagesync: 250 of 250 Pages\n"
+        );
     }
 }

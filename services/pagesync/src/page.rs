@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::bail;
 use common::clock::Clock;
-use common::pages;
+use common::pages::{self, COMMIT_BATCH};
 use common::records::rate_limit;
 use common::store::{HistoryEntry, Store, StoredPage, Versioned, load_page};
 use common::timestamp::rfc3339;
@@ -13,13 +13,11 @@ use model::id::{PageId, UserId};
 use model::page::Page;
 use model::polling::Polling;
 use model::queue_name::QueueName;
+use model::time::HostTime;
 
 use crate::cli::PageCommand;
 use crate::connection::start_phrase;
 use crate::output::{self, Format, LIST_CHUNK, Row, cell, escape_control, print_listing, to_json};
-
-/// How many Pages are registered together.
-const ADD_BATCH: usize = 100;
 
 /// Runs one of the commands.
 pub async fn run(store: &dyn Store, command: PageCommand, format: Format) -> anyhow::Result<()> {
@@ -49,26 +47,25 @@ fn parse(id: &str) -> anyhow::Result<PageId> {
 
 async fn load(store: &dyn Store, id: &str) -> anyhow::Result<(PageId, u64, Page)> {
     let id = parse(id)?;
-    match load_page(store, &id).await? {
-        Versioned {
-            version,
-            value: StoredPage::Page(page),
-        } => Ok((id, version, *page)),
-        Versioned {
-            value: StoredPage::Unknown,
-            ..
-        } => {
-            bail!("Page {id} is not registered: `pagesync page add {id}` registers it")
-        }
-        Versioned {
-            value: StoredPage::Corrupt(corrupt),
-            ..
-        } => {
-            bail!(
-                "Page {id} cannot be read from the store ({}); the next webhook or poll replaces it",
-                corrupt.reason
-            )
-        }
+    let stored = load_page(store, &id).await?;
+    let version = stored.version;
+    match readable(&id, stored.value) {
+        Ok(page) => Ok((id, version, page)),
+        Err(reason) => bail!(reason),
+    }
+}
+
+/// Returns the Page that is stored, or the reason why there is none.
+fn readable(id: &PageId, stored: StoredPage) -> Result<Page, String> {
+    match stored {
+        StoredPage::Page(page) => Ok(*page),
+        StoredPage::Unknown => Err(format!(
+            "Page {id} is not registered: `pagesync page add {id}` registers it"
+        )),
+        StoredPage::Corrupt(corrupt) => Err(format!(
+            "Page {id} cannot be read from the store ({}); the next webhook or poll replaces it",
+            corrupt.reason
+        )),
     }
 }
 
@@ -76,7 +73,7 @@ async fn add(store: &dyn Store, ids: &[String], dry_run: bool) -> anyhow::Result
     let ids: Vec<PageId> = ids.iter().map(|id| parse(id)).collect::<Result<_, _>>()?;
     let now = Clock::system().now();
     // The lines of a batch are printed before the next batch, so that they show the progress.
-    for batch in ids.chunks(ADD_BATCH) {
+    for batch in ids.chunks(COMMIT_BATCH) {
         let lines: Vec<String> = if dry_run {
             let line = |id| format!("would register Page {id}");
             batch.iter().map(line).collect()
@@ -98,38 +95,68 @@ async fn add(store: &dyn Store, ids: &[String], dry_run: bool) -> anyhow::Result
 
 async fn poll(store: &dyn Store, ids: &[String], dry_run: bool) -> anyhow::Result<()> {
     let ids: Vec<PageId> = ids.iter().map(|id| parse(id)).collect::<Result<_, _>>()?;
-    for id in ids {
-        let (_, _, page) = load(store, id.as_str()).await?;
-        if page.connections.is_empty() {
-            bail!(
-                "no connection gives access to Page {id}: `pagesync connection invite` prints the address to connect it"
-            );
+    // The Pages that cannot be read do not keep the others from being read.
+    let mut refused = Vec::new();
+    for batch in ids.chunks(COMMIT_BATCH) {
+        let (mut pages, mut lines) = (Vec::new(), Vec::new());
+        for (id, stored) in batch.iter().zip(store.load_pages(batch).await?) {
+            match with_connection(id, stored.value) {
+                Ok(page) => pages.push((id.clone(), page)),
+                Err(reason) => refused.push(reason),
+            }
         }
-        let line = if dry_run {
-            format!("would read Page {id}")
+        if dry_run {
+            lines.extend(pages.iter().map(|(id, _)| format!("would read Page {id}")));
         } else {
             let now = Clock::system().now();
-            // The connection whose rate limit ends first reads the Page.
-            let mut blocked = Vec::new();
-            for person in &page.connections {
-                let (app, person) = (
-                    rate_limit::APP_BUCKET.to_owned(),
-                    rate_limit::user_bucket(person),
-                );
-                let buckets = [app, rate_limit::page_bucket(&id), person];
-                blocked.push(
-                    rate_limit::blocked_until(store, buckets, QueueName::PollsNow, now).await?,
-                );
+            let ids: Vec<PageId> = pages.iter().map(|(id, _)| id.clone()).collect();
+            let due = pages::request_reads(store, &ids, now).await?;
+            for ((id, page), at) in pages.iter().zip(due) {
+                let blocked = blocked_until(store, id, page, now).await?;
+                lines.push(match at {
+                    Some(at) => format!("Page {id} is read {}", start_phrase(at, blocked)),
+                    None => format!("Page {id} was erased in the meantime"),
+                });
             }
-            let blocked = blocked.into_iter().min().flatten();
-            match pages::request_read(store, &id, now).await? {
-                Some(at) => format!("Page {id} is read {}", start_phrase(at, blocked)),
-                None => format!("Page {id} was erased in the meantime"),
-            }
-        };
-        output::print(&line)?;
+        }
+        output::print(&lines.join("\n"))?;
+    }
+    if !refused.is_empty() {
+        bail!(refused.join("\n"));
     }
     Ok(())
+}
+
+/// Returns the Page that is stored if a connection gives access to it, otherwise the reason why it
+/// cannot be read.
+fn with_connection(id: &PageId, stored: StoredPage) -> Result<Page, String> {
+    let page = readable(id, stored)?;
+    if page.connections.is_empty() {
+        return Err(format!(
+            "no connection gives access to Page {id}: `pagesync connection invite` prints the address to connect it"
+        ));
+    }
+    Ok(page)
+}
+
+/// Returns until when the rate limits of a Page and of its connections block a read on request, or
+/// `None` if they do not. The connection whose rate limit ends first reads the Page.
+async fn blocked_until(
+    store: &dyn Store,
+    id: &PageId,
+    page: &Page,
+    now: HostTime,
+) -> anyhow::Result<Option<HostTime>> {
+    let mut blocked = Vec::new();
+    for person in &page.connections {
+        let buckets = [
+            rate_limit::APP_BUCKET.to_owned(),
+            rate_limit::page_bucket(id),
+            rate_limit::user_bucket(person),
+        ];
+        blocked.push(rate_limit::blocked_until(store, buckets, QueueName::PollsNow, now).await?);
+    }
+    Ok(blocked.into_iter().min().flatten())
 }
 
 async fn rows(store: &dyn Store) -> anyhow::Result<Vec<Row>> {

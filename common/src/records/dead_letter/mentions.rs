@@ -3,7 +3,7 @@
 //! Invariant: an erasure deletes every dead letter with the id, also one that this build cannot
 //! decode. Only the dead letter of an erasure is retained.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use model::id::PageId;
 use model::job::decode_job;
@@ -19,6 +19,7 @@ use crate::store::{RecordKind, Store, StoreError, StoredPage, Versioned};
 /// Removes every dead letter that contains one of these ids of Pages or people. Returns how many
 /// were removed.
 pub async fn delete_mentioning(store: &dyn Store, ids: &[String]) -> Result<u64, StoreError> {
+    let ids: HashSet<&str> = ids.iter().map(String::as_str).collect();
     let (mut erased, mut after) = (0, None);
     while let Some(chunk) =
         load_chunk::<Json>(store, RecordKind::DeadLetter, "", &mut after).await?
@@ -26,7 +27,7 @@ pub async fn delete_mentioning(store: &dyn Store, ids: &[String]) -> Result<u64,
         for (id, stored) in chunk {
             let (text, is_erasure) = searchable_text(stored.value);
             // An erasure that failed is retained, so that it can be replayed.
-            if !is_erasure && ids.iter().any(|id| contains_number(&text, id)) {
+            if !is_erasure && numbers(&text).any(|number| ids.contains(number)) {
                 remove(store, &id).await?;
                 erased += 1;
             }
@@ -62,8 +63,7 @@ pub async fn mentions_erased_page(store: &dyn Store, text: &str) -> Result<bool,
     // The limit bounds the loads. Facebook sends at most 1,000 changes in one delivery, and each
     // entry has two such numbers: its id and its time.
     const MAX_IDS: usize = 2000;
-    let numbers = text.split(|c: char| !c.is_ascii_digit());
-    let ids: BTreeSet<PageId> = numbers
+    let ids: BTreeSet<PageId> = numbers(text)
         .filter_map(|n| PageId::parse(n).ok())
         .take(MAX_IDS)
         .collect();
@@ -79,9 +79,10 @@ pub async fn mentions_erased_page(store: &dyn Store, text: &str) -> Result<bool,
 
 /// Returns whether a text contains these digits as a whole number, not as a part of a longer one.
 pub(in crate::records) fn contains_number(text: &str, digits: &str) -> bool {
-    let is_digit = |c: Option<char>| c.is_some_and(|c| c.is_ascii_digit());
-    text.match_indices(digits).any(|(at, _)| {
-        let (before, rest) = text.split_at(at);
-        !is_digit(before.chars().next_back()) && !is_digit(rest[digits.len()..].chars().next())
-    })
+    numbers(text).any(|number| number == digits)
+}
+
+/// Returns the whole numbers in a text, and an empty text between other characters.
+fn numbers(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_ascii_digit())
 }

@@ -28,9 +28,10 @@ use super::{
     commit_one, daily_poll, dead_letter, load_bodies, load_record, missed_webhooks,
     page_subscription, put_write, rate_limit, token, write_records,
 };
+use crate::pages::{COMMIT_BATCH, commit_each};
 use crate::store::{
     Commit, CommitOutcome, DueWrite, PageWrite, RecordKey, RecordKind, RecordWrite, Store,
-    StoreError, StoredPage, Versioned, load_page,
+    StoreError, StoredPage, Versioned,
 };
 
 /// How long the epoch of an erased person is stored. No job and no login lasts longer.
@@ -120,17 +121,24 @@ pub async fn erase_user(
         dead_letters: dead_letter::delete_mentioning(store, &ids(&pages)).await?,
         ..ErasureResult::default()
     };
+    let other_tokens = tokens
+        .iter()
+        .filter(|key| token::page_in_id(&key.id).is_none());
+    let deletes: Vec<RecordWrite> = other_tokens.cloned().map(delete_write).collect();
+    if !deletes.is_empty() {
+        write_records(store, deletes).await?;
+    }
     let mut erased_pages = Vec::new();
-    for key in tokens {
-        match token::page_in_id(&key.id) {
-            Some(id) if remove_user_from_page(store, &id, user, &key, requested_at).await? => {
-                erased_pages.push(id);
-            }
-            Some(_) => result.pages_kept += 1,
-            None => drop(write_records(store, vec![delete_write(key)]).await?),
-        }
+    for batch in pages.chunks(COMMIT_BATCH) {
+        let are_erased = remove_user_from_pages(store, batch, user, requested_at).await?;
+        let erased = batch
+            .iter()
+            .zip(are_erased)
+            .filter(|(_, is_erased)| *is_erased);
+        erased_pages.extend(erased.map(|(id, _)| id.clone()));
     }
     result.pages_erased = erased_pages.len() as u64;
+    result.pages_kept = (pages.len() - erased_pages.len()) as u64;
     // A dead letter may have been stored since the first pass, before its Page was erased.
     result.dead_letters += dead_letter::delete_mentioning(store, &ids(&erased_pages)).await?;
     let mut deletes = vec![delete_write(rate_limit::key(&rate_limit::user_bucket(
@@ -224,34 +232,27 @@ async fn end_connection(
     }
 }
 
-/// Removes a person from the connections of a Page, and erases the Page if no other connection
-/// gives access to it. The decision and the commit are based on the same load. Returns whether the
-/// Page was erased.
-async fn remove_user_from_page(
+/// Removes a person from the connections of these Pages, and erases each Page to which no other
+/// connection gives access. Each decision and its commit are based on the same load. Returns for each
+/// Page, in the same order, whether it was erased.
+async fn remove_user_from_pages(
     store: &dyn Store,
-    id: &PageId,
+    ids: &[PageId],
     user: &UserId,
-    token: &RecordKey,
     requested_at: HostTime,
-) -> Result<bool, StoreError> {
-    loop {
-        let stored = load_page(store, id).await?;
-        let mut users = users_with_access(store, id, &stored.value).await?;
+) -> Result<Vec<bool>, StoreError> {
+    let plan = async |id: PageId, stored: Versioned<StoredPage>| {
+        let mut users = users_with_access(store, &id, &stored.value).await?;
         users.insert(user.clone());
         let is_only_user = users.len() == 1;
-        let outcome = if is_only_user {
-            commit_page_erasure(store, id, stored.version, &users, requested_at).await?
+        let commit = if is_only_user {
+            erasure_commit(store, &id, stored.version, &users, requested_at).await?
         } else {
-            commit_one(
-                store,
-                connection::remove_access_commit(user, token, id.clone(), stored),
-            )
-            .await?
+            connection::remove_access_commit(user, &id, stored)
         };
-        if outcome == CommitOutcome::Applied {
-            return Ok(is_only_user);
-        }
-    }
+        Ok((Some(commit), is_only_user))
+    };
+    commit_each(store, ids, plan).await
 }
 
 /// Returns the people whose connections give access to a Page: those in the stored Page, or those
@@ -270,41 +271,44 @@ async fn users_with_access(
     Ok(found.into_iter().collect())
 }
 
-/// Erases a Page, whether or not connections give access to it. It stays erased until a person with
-/// access to it logs in again, or until an operator adds it. Returns `None` if the Page is unknown
-/// or already erased.
-pub async fn erase_page(
+/// Erases Pages, whether or not connections give access to them, with one batch of commits. They stay
+/// erased until a person with access to them logs in again, or until an operator adds them. Returns
+/// for each Page, in the same order, `false` if it is unknown or already erased. The caller must then
+/// call [`dead_letter::delete_mentioning`], once for all of its batches.
+pub async fn erase_pages(
     store: &dyn Store,
-    id: &PageId,
+    ids: &[PageId],
     now: HostTime,
-) -> Result<Option<ErasureResult>, StoreError> {
-    loop {
-        let Versioned { version, value } = load_page(store, id).await?;
-        let is_erased = matches!(&value, StoredPage::Page(page) if page.status == Status::Erased);
-        if is_erased || value == StoredPage::Unknown {
-            return Ok(None);
+) -> Result<Vec<bool>, StoreError> {
+    let plan = async |id: PageId, stored: Versioned<StoredPage>| {
+        if !holds_data(&stored.value) {
+            return Ok((None, false));
         }
-        let users = users_with_access(store, id, &value).await?;
-        if commit_page_erasure(store, id, version, &users, now).await? == CommitOutcome::Applied {
-            let dead_letters = dead_letter::delete_mentioning(store, &[id.to_string()]).await?;
-            return Ok(Some(ErasureResult {
-                pages_erased: 1,
-                pages_kept: 0,
-                dead_letters,
-            }));
-        }
+        let users = users_with_access(store, &id, &stored.value).await?;
+        let commit = erasure_commit(store, &id, stored.version, &users, now).await?;
+        Ok((Some(commit), true))
+    };
+    commit_each(store, ids, plan).await
+}
+
+/// Returns whether a stored Page can be erased: it is known and was not erased before.
+pub fn holds_data(stored: &StoredPage) -> bool {
+    match stored {
+        StoredPage::Page(page) => page.status != Status::Erased,
+        StoredPage::Corrupt(_) => true,
+        StoredPage::Unknown => false,
     }
 }
 
-/// Erases a Page in one commit, with the tokens of these people for it and its other records. The
-/// stored Page becomes an empty one with the status `erased`.
-async fn commit_page_erasure(
+/// Returns the commit that erases a Page, with the tokens of these people for it and its other
+/// records. The stored Page becomes an empty one with the status `erased`.
+async fn erasure_commit(
     store: &dyn Store,
     id: &PageId,
     version: u64,
     users: &BTreeSet<UserId>,
     requested_at: HostTime,
-) -> Result<CommitOutcome, StoreError> {
+) -> Result<Commit, StoreError> {
     let mut next = Commit {
         records: vec![
             delete_write(page_subscription::key(id)),
@@ -337,5 +341,5 @@ async fn commit_page_erasure(
     for (key, _) in load_bodies(store, RecordKind::UnannouncedChange, &prefix).await? {
         next.records.push(delete_write(key));
     }
-    commit_one(store, next).await
+    Ok(next)
 }

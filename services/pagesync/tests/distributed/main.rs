@@ -45,6 +45,8 @@ mod login_without_worker;
 mod logins;
 #[path = "../it/missed_webhooks.rs"]
 mod missed_webhooks;
+#[path = "../it/page_batches.rs"]
+mod page_batches;
 #[path = "../it/page_polls.rs"]
 mod page_polls;
 #[path = "../it/platform_rules.rs"]

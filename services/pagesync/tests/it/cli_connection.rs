@@ -202,7 +202,26 @@ async fn an_operator_manages_connections_and_keys_while_the_process_runs() {
         (connected.calls("GET {id}") > calls).then_some(())
     })
     .await;
-    assert_eq!(run(&["page", "poll", "999"]).status.code(), Some(1));
+    // The Pages that cannot be read do not keep the others from being read.
+    let calls = connected.calls("GET {id}");
+    let other = page_id_text(2);
+    let partly = run(&["page", "poll", "999", &other, "998"]);
+    assert_eq!(partly.status.code(), Some(1));
+    let errors = text(&partly.stderr);
+    assert!(
+        errors.contains("`pagesync page add 999`") && errors.contains("`pagesync page add 998`"),
+        "{errors}"
+    );
+    assert!(text(&partly.stdout).starts_with(&format!("Page {other} is read ")));
+    eventually("the read of the other Page", || async {
+        (connected.calls("GET {id}") > calls).then_some(())
+    })
+    .await;
+    let dry = as_json(&["erase", "page", &other, "999", "--dry-run"]);
+    assert_eq!(
+        (&dry[0]["result"], &dry[1]["result"]),
+        (&json!("would be erased"), &json!("no such Page"))
+    );
     let explained = text(&run(&["page", "explain", &page_id_text(0)]).stdout);
     assert!(
         explained.contains(&format!("The connection of {user} gives access to it.")),

@@ -356,15 +356,12 @@ async fn a_deauthorization_erases_the_person_and_no_later_poll_restores_an_erase
     let store = connected.deployment.store.clone();
     let now = connected.clock.now();
     let page = PageId::parse(&page_id_text(2)).unwrap();
-    let erased = erasure::erase_page(&*store, &page, now)
-        .await
-        .unwrap()
-        .unwrap();
-    assert_eq!(erased.pages_erased, 1);
-    assert_eq!(
-        erasure::erase_page(&*store, &page, now).await.unwrap(),
-        None
-    );
+    for is_erased in [true, false] {
+        let erased = erasure::erase_pages(&*store, std::slice::from_ref(&page), now)
+            .await
+            .unwrap();
+        assert_eq!(erased, [is_erased]);
+    }
     let prefix = format!("{}.", page_id_text(2));
     assert!(
         load_all::<Json>(&*store, RecordKind::UnannouncedChange, &prefix)

@@ -30,6 +30,7 @@ mod login_limits;
 mod login_under_load;
 mod logins;
 mod missed_webhooks;
+mod page_batches;
 mod page_polls;
 mod platform_rules;
 mod queue;

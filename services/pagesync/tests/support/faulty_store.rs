@@ -31,6 +31,8 @@ pub(crate) struct FaultyStore {
     concurrent_write: Mutex<Option<(RecordKey, Vec<RecordWrite>)>>,
     /// How often deleted data was removed from the disk.
     scrubs: AtomicU64,
+    /// How many batches of commits were made.
+    commit_calls: AtomicU64,
     /// The source of random delays; `None` for no delays.
     delays: Option<Mutex<fastrand::Rng>>,
 }
@@ -52,6 +54,11 @@ impl FaultyStore {
     /// Returns how often deleted data was removed from the disk.
     pub(crate) fn scrubs(&self) -> u64 {
         self.scrubs.load(Ordering::SeqCst)
+    }
+
+    /// Returns how many batches of commits were made.
+    pub(crate) fn commit_calls(&self) -> u64 {
+        self.commit_calls.load(Ordering::SeqCst)
     }
 
     /// Makes the next `commits` commits fail.
@@ -96,6 +103,7 @@ impl FaultyStore {
             failing_commits: AtomicU64::new(failing),
             lost_replies: AtomicU64::new(0),
             scrubs: AtomicU64::new(0),
+            commit_calls: AtomicU64::new(0),
             concurrent_write: Mutex::new(None),
             delays: None,
         }
@@ -127,6 +135,7 @@ impl Store for FaultyStore {
 
     async fn commit(&self, commits: &[Commit]) -> Result<Vec<CommitOutcome>, StoreError> {
         self.delay().await;
+        self.commit_calls.fetch_add(1, Ordering::SeqCst);
         // Decrements a counter. Returns false if it was zero already.
         let count_down = |n: &AtomicU64| {
             let less = |n: u64| n.checked_sub(1);

@@ -26,6 +26,10 @@ use problem::Problems;
 use reader::SettingsReader;
 use settings::Environment;
 
+/// The path to which Facebook's dialog sends people back, below the public address.
+pub const CALLBACK_PATH: &str = "/facebook/callback";
+/// The path to which Facebook posts webhooks, below the public address.
+pub const WEBHOOK_PATH: &str = "/facebook/webhook";
 /// The largest number of polls of a queue that a worker makes at a time.
 const MAX_POLL_CONCURRENCY: u16 = 256;
 
@@ -161,11 +165,20 @@ pub struct Config {
 }
 
 impl Config {
-    /// Returns the public address of this deployment without a path, or an empty text if
-    /// `FACEBOOK_REDIRECT_URI` is not set.
+    /// Returns the public address of this deployment, such as `https://bot.example/app`: the
+    /// address of the callback without `/facebook/callback`. It is empty if neither
+    /// `FACEBOOK_REDIRECT_URI` nor `PAGESYNC_PUBLIC_URL` is set.
     pub fn public_url(&self) -> &str {
-        let origin = self.redirect_uri.strip_suffix("/facebook/callback");
-        origin.unwrap_or_default()
+        let address = self.redirect_uri.strip_suffix(CALLBACK_PATH);
+        address.unwrap_or_default()
+    }
+
+    /// Returns the path of the public address, such as `/app`. It is empty if the address has no
+    /// path. It has only letters, digits, `/`, `-`, `.`, `_` and `~`, and does not end with `/`.
+    pub fn public_path(&self) -> &str {
+        let after_scheme = self.public_url().split_once("://");
+        let path = after_scheme.and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..]));
+        path.unwrap_or_default()
     }
 
     /// Reads the configuration of `role` from a snapshot of the environment and the files that it
@@ -177,10 +190,18 @@ impl Config {
         let needs_app = role.is_public() || role.calls_graph() || role == Role::Simulator;
         let app_secret = reader.secret("FACEBOOK_APP_SECRET", 16, needs_app);
         let previous = reader.secret("PAGESYNC_APP_SECRET_PREVIOUS", 16, false);
-        let webhook_address = reader.required_by_role(
+        let public_url = reader.optional("PAGESYNC_PUBLIC_URL", parse_public_url);
+        let webhook_address = read_own_address(
+            &mut reader,
             "FACEBOOK_WEBHOOK_ADDRESS",
+            (public_url.as_deref(), WEBHOOK_PATH),
             role.calls_graph(),
-            parse_web_address,
+        );
+        let redirect_uri = read_own_address(
+            &mut reader,
+            "FACEBOOK_REDIRECT_URI",
+            (public_url.as_deref(), CALLBACK_PATH),
+            role.is_public(),
         );
         let needs_token = role.is_public() || role.calls_graph();
         let login = reader.value("PAGESYNC_LOGIN", parse_login_policy);
@@ -211,13 +232,7 @@ impl Config {
             app_id: reader
                 .required_by_role("FACEBOOK_APP_ID", needs_app, parse_app_id)
                 .unwrap_or_default(),
-            redirect_uri: reader
-                .required_by_role(
-                    "FACEBOOK_REDIRECT_URI",
-                    role.is_public(),
-                    parse_redirect_uri,
-                )
-                .unwrap_or_default(),
+            redirect_uri: redirect_uri.unwrap_or_default(),
             login_policy: login,
             invitation_secret: reader.secret("STATE_TOKEN_SECRET", 16, invites),
             trusted_proxies: reader
@@ -321,7 +336,7 @@ fn parse_login_policy(text: &str) -> Option<LoginPolicy> {
 }
 
 fn parse_app_id(text: &str) -> Option<String> {
-    let is_valid = (15..=20).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    let is_valid = (5..=20).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
     is_valid.then(|| text.to_owned())
 }
 
@@ -349,8 +364,42 @@ fn parse_graph_version(text: &str) -> Option<String> {
     (is_number(major) && is_number(minor)).then(|| text.to_owned())
 }
 
-fn parse_redirect_uri(text: &str) -> Option<String> {
-    parse_web_address(text).filter(|text| text.ends_with("/facebook/callback"))
+/// Reads the address of an endpoint of this deployment. If it is not set, it is `path` below
+/// `public_url`. It is a problem if it is `required` and neither of the two is set.
+fn read_own_address(
+    reader: &mut SettingsReader<'_>,
+    key: &str,
+    (public_url, path): (Option<&str>, &str),
+    required: bool,
+) -> Option<String> {
+    let is_below_public_url = |text: &str| text.strip_suffix(path).is_some_and(is_public_url);
+    let parse = |text: &str| is_below_public_url(text).then(|| text.to_owned());
+    match public_url {
+        Some(public_url) => {
+            let given = reader.optional(key, parse);
+            given.or_else(|| Some(format!("{public_url}{path}")))
+        }
+        None => reader.required_by_role(key, required, parse),
+    }
+}
+
+/// Parses the public address of a deployment. Returns it without a slash at the end.
+fn parse_public_url(text: &str) -> Option<String> {
+    let text = text.strip_suffix('/').unwrap_or(text);
+    let is_endpoint = text.ends_with(CALLBACK_PATH) || text.ends_with(WEBHOOK_PATH);
+    (is_public_url(text) && !is_endpoint).then(|| text.to_owned())
+}
+
+/// Returns whether `text` is a public address without a slash at the end. Its path may have only
+/// characters that a cookie and HTML need not escape.
+fn is_public_url(text: &str) -> bool {
+    let Some((_, rest)) = text.split_once("://") else {
+        return false;
+    };
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._~/".contains(c);
+    let path = rest.find(['/', '?', '#']).map_or("", |at| &rest[at..]);
+    let is_normal = !path.ends_with('/') && !path.contains("//") && !path.contains("/.");
+    is_normal && path.chars().all(is_plain) && parse_web_address(text).is_some()
 }
 
 /// Accepts the address of a web server to which pagesync sends tokens or people. The scheme must be

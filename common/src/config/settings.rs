@@ -1,6 +1,6 @@
 //! The table of all settings. `.env.example`, `config show` and error reports come from it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use model::field::DEFAULT_TRACKED;
@@ -76,10 +76,10 @@ const fn secret(
 }
 
 /// All settings, in the order of `.env.example`.
-pub const SETTINGS: [Setting; 32] = [
+pub const SETTINGS: [Setting; 33] = [
     without_default(
         "FACEBOOK_APP_ID",
-        "15 to 20 digits",
+        "5 to 20 digits",
         "100200300400500",
         "The id of the app, from its dashboard. One deployment serves one app. Required by up, ingress, worker and simulator.",
     ),
@@ -105,16 +105,22 @@ pub const SETTINGS: [Setting; 32] = [
         "The token that Facebook sends to verify the webhook address. Required by up, ingress and worker.",
     ),
     without_default(
+        "PAGESYNC_PUBLIC_URL",
+        "an https:// address (http:// only for a loopback address or a host without a dot), with or without a path",
+        "https://your-app.example",
+        "The address at which Facebook and people's browsers reach this deployment. The next two settings follow from it if they are not set.",
+    ),
+    without_default(
         "FACEBOOK_WEBHOOK_ADDRESS",
-        "an https:// address (http:// only for a loopback address or a host without a dot)",
+        "an https:// address (http:// only for a loopback address or a host without a dot) that ends with /facebook/webhook",
         "https://your-app.example/facebook/webhook",
-        "The address to which Facebook posts webhooks. Facebook must be able to reach it. Required by up and worker.",
+        "The address to which Facebook posts webhooks. Facebook must be able to reach it. Required by up and worker without PAGESYNC_PUBLIC_URL.",
     ),
     without_default(
         "FACEBOOK_REDIRECT_URI",
         "an https:// address (http:// only for a loopback address or a host without a dot) that ends with /facebook/callback",
         "https://your-app.example/facebook/callback",
-        "The address to which Facebook's dialog sends people back, exactly as in the app's dashboard. Required by up and ingress.",
+        "The address to which Facebook's dialog sends people back, exactly as in the app's dashboard. Required by up and ingress without PAGESYNC_PUBLIC_URL.",
     ),
     with_default(
         "PAGESYNC_LOGIN",
@@ -330,12 +336,13 @@ pub struct ShownSetting {
     pub origin: &'static str,
 }
 
-/// Returns every setting in a form that can be shown.
-pub fn shown(environment: &Environment) -> Vec<ShownSetting> {
+/// Returns every setting in a form that can be shown. `dotenv_keys` are the variables of the
+/// environment that come from `.env`.
+pub fn shown(environment: &Environment, dotenv_keys: &BTreeSet<String>) -> Vec<ShownSetting> {
     SETTINGS
         .iter()
         .map(|setting| {
-            let (value, origin) = shown_value(setting, environment);
+            let (value, origin) = shown_value(setting, environment, dotenv_keys);
             ShownSetting {
                 setting: setting.key,
                 value,
@@ -345,12 +352,21 @@ pub fn shown(environment: &Environment) -> Vec<ShownSetting> {
         .collect()
 }
 
-fn shown_value(setting: &Setting, environment: &Environment) -> (String, &'static str) {
+fn shown_value(
+    setting: &Setting,
+    environment: &Environment,
+    dotenv_keys: &BTreeSet<String>,
+) -> (String, &'static str) {
+    let variable = if dotenv_keys.contains(setting.key) {
+        ".env"
+    } else {
+        "environment"
+    };
     let given = |key: &str| environment.get(key).filter(|text| !text.is_empty());
     let secret = || "(secret)".to_owned();
     match (given(setting.key), given(&format!("{}_FILE", setting.key))) {
-        (Some(_), _) if setting.secret => (secret(), "environment"),
-        (Some(text), _) => (text.clone(), "environment"),
+        (Some(_), _) if setting.secret => (secret(), variable),
+        (Some(text), _) => (text.clone(), variable),
         (None, Some(path)) if setting.secret => (format!("(secret in {path})"), "file"),
         (None, Some(path)) => (format!("(in {path})"), "file"),
         (None, None) if setting.secret && setting.default.is_some() => (secret(), "default"),

@@ -141,6 +141,27 @@ fn settings_of_the_wrong_form_and_addresses_without_tls_are_refused() {
             "FACEBOOK_WEBHOOK_ADDRESS",
             "https://me:secret@bot.example/facebook/webhook",
         ),
+        (
+            "FACEBOOK_WEBHOOK_ADDRESS",
+            "https://bot.example/facebook/webhook/",
+        ),
+        (
+            "FACEBOOK_REDIRECT_URI",
+            "https://bot.example/?to=/facebook/callback",
+        ),
+        (
+            "FACEBOOK_REDIRECT_URI",
+            "https://bot.example//facebook/callback",
+        ),
+        (
+            "FACEBOOK_REDIRECT_URI",
+            "https://bot.example/a;b/facebook/callback",
+        ),
+        ("PAGESYNC_PUBLIC_URL", "https://bot.example?x=1"),
+        (
+            "PAGESYNC_PUBLIC_URL",
+            "https://bot.example/facebook/webhook",
+        ),
         ("PAGESYNC_GRAPH_VERSION", "25.0"),
         ("PAGESYNC_TIME_ZONE", "Mars/Olympus"),
         ("PAGESYNC_POLL_SPREAD", "24h"),
@@ -152,6 +173,52 @@ fn settings_of_the_wrong_form_and_addresses_without_tls_are_refused() {
         assert_eq!(found.len(), 1, "{key}: {found:?}");
         assert_eq!(found[0].0, key);
     }
+}
+
+#[test]
+fn both_addresses_follow_from_the_public_one_unless_they_are_set() {
+    let unset = [
+        ("FACEBOOK_REDIRECT_URI", ""),
+        ("FACEBOOK_WEBHOOK_ADDRESS", ""),
+    ];
+    let read = |pairs: &[(&str, &str)]| {
+        let pairs: Vec<(&str, &str)> = unset.iter().chain(pairs).copied().collect();
+        Config::read(&environment(&pairs), Role::Up)
+    };
+    for (address, url, path) in [
+        ("https://bot.example", "https://bot.example", ""),
+        ("https://bot.example/", "https://bot.example", ""),
+        (
+            "https://bot.example:8443/a/b-c",
+            "https://bot.example:8443/a/b-c",
+            "/a/b-c",
+        ),
+    ] {
+        let config = read(&[("PAGESYNC_PUBLIC_URL", address)]).unwrap();
+        assert_eq!((config.public_url(), config.public_path()), (url, path));
+        assert_eq!(config.redirect_uri, format!("{url}/facebook/callback"));
+        let webhook_address = config.webhook_address.unwrap();
+        assert_eq!(webhook_address, format!("{url}/facebook/webhook"));
+    }
+    let other = "https://hooks.example/facebook/webhook";
+    let both = [
+        ("PAGESYNC_PUBLIC_URL", "https://bot.example"),
+        ("FACEBOOK_WEBHOOK_ADDRESS", other),
+    ];
+    let config = read(&both).unwrap();
+    assert_eq!(config.webhook_address.as_deref(), Some(other));
+    assert_eq!(config.public_url(), "https://bot.example");
+    let Problems(missing) = read(&[]).unwrap_err();
+    assert_eq!(missing.len(), 2, "{missing:?}");
+}
+
+#[test]
+fn an_app_id_may_have_twelve_digits_as_in_the_first_years() {
+    let config = Config::read(
+        &environment(&[("FACEBOOK_APP_ID", "174829003346")]),
+        Role::Up,
+    );
+    assert_eq!(config.unwrap().app_id, "174829003346");
 }
 
 #[test]

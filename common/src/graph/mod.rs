@@ -11,5 +11,6 @@
 pub mod calls;
 pub mod client;
 pub mod error;
+mod parse;
 pub mod reply;
 pub mod versions;

@@ -73,6 +73,9 @@ pub struct ConnectionDetail {
     pub connection: ConnectionView,
     /// The Pages that the connection gives access to.
     pub page_ids: Vec<PageId>,
+    /// The address where the person is asked again for the missing permissions; null if none is
+    /// missing, or if the public address is not set on this host.
+    pub login_address: Option<String>,
 }
 
 /// A connection that expires, with the Pages to which no other active connection gives access.

@@ -35,7 +35,7 @@ pub struct Context {
     pub refused_handshakes: RefusalLog,
     /// The state of the login handlers.
     pub login: LoginContext,
-    /// The scheme and host of this deployment's public address, without a path.
+    /// The public address of this deployment, as [`Config::public_url`].
     pub origin: String,
 }
 

@@ -22,27 +22,39 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::{get, post};
+use common::config::{CALLBACK_PATH, WEBHOOK_PATH};
 use common::http;
 use common::lifecycle::Lifecycle;
 use context::Context;
 use tokio::net::TcpListener;
 
-/// Returns the routes of the public listener.
+/// Returns the routes of the public listener. If the public address has a path, the routes are
+/// served below this path as well, for a proxy that passes it on.
 pub fn router(context: Context) -> Router {
-    let webhook = get(handshake::verify).post(webhook::receive);
-    Router::new()
+    let path = context.login.public_path().to_owned();
+    let mut router = Router::new()
         .route(
             "/",
             get(async || axum::Json(serde_json::json!({"status": "ok"}))),
         )
         .route("/livez", get(async || "ok\n"))
-        .route("/facebook/webhook", webhook)
+        .merge(facebook_routes());
+    if !path.is_empty() {
+        router = router.nest(&path, facebook_routes());
+    }
+    router.with_state(Arc::new(context))
+}
+
+/// Returns the routes that Facebook and people's browsers use.
+fn facebook_routes() -> Router<Arc<Context>> {
+    let webhook = get(handshake::verify).post(webhook::receive);
+    Router::new()
+        .route(WEBHOOK_PATH, webhook)
         .route("/facebook/login", get(oauth::login::redirect_to_dialog))
-        .route("/facebook/callback", get(oauth::callback::handle_callback))
+        .route(CALLBACK_PATH, get(oauth::callback::handle_callback))
         .route("/facebook/deauthorize", post(erasure::deauthorize))
         .route("/facebook/data-deletion", post(erasure::request_deletion))
         .route("/facebook/data-deletion/{code}", get(erasure::show_receipt))
-        .with_state(Arc::new(context))
 }
 
 /// Serves the public routes on `listener` until the process is stopping.

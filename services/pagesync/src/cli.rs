@@ -139,6 +139,9 @@ pub enum ConnectionCommand {
         /// For how many days the invitation is valid (only if `PAGESYNC_LOGIN=invited`).
         #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..=90))]
         days: u64,
+        /// Ask again for permissions that the person declined before.
+        #[arg(long)]
+        rerequest: bool,
     },
     /// Log in at a simulated Facebook and allow everything, for demos.
     #[command(hide = true)]

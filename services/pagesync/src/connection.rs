@@ -30,7 +30,9 @@ pub async fn run(
     format: Format,
 ) -> anyhow::Result<()> {
     match (command, store) {
-        (ConnectionCommand::Invite { days }, _) => output::print(&invite(config, days)?),
+        (ConnectionCommand::Invite { days, rerequest }, _) => {
+            output::print(&login_address(config, days, rerequest)?)
+        }
         (ConnectionCommand::SimulateLogin { ingress }, _) => simulate_login(config, &ingress).await,
         (ConnectionCommand::List { expiring: None }, Some(store)) => {
             list(config, store, format).await
@@ -91,20 +93,37 @@ pub(crate) fn start_phrase(at: HostTime, blocked: Option<HostTime>) -> String {
     }
 }
 
-fn invite(config: &Config, days: u64) -> anyhow::Result<String> {
-    let base = config.redirect_uri.strip_suffix("/facebook/callback");
-    let base = base.context("FACEBOOK_REDIRECT_URI is missing")?;
-    match config.login_policy {
-        LoginPolicy::Open => Ok(format!("{base}/facebook/login")),
-        LoginPolicy::Invited => {
-            let secret = config.invitation_secret.as_ref();
-            let secret = secret.context("STATE_TOKEN_SECRET is missing")?;
-            let validity = Duration::from_secs(days * 24 * 3600);
-            let until = Clock::system().now().plus(validity);
-            let invitation = invitation::sign(secret, until);
-            Ok(format!("{base}/facebook/login?invitation={invitation}"))
-        }
+/// For how many days the invitation in a shown address is valid.
+const INVITATION_DAYS: u64 = 7;
+
+/// Returns the public address of the deployment, or an error if it is not set.
+fn public_url(config: &Config) -> anyhow::Result<&str> {
+    match config.public_url() {
+        "" => bail!("PAGESYNC_PUBLIC_URL and FACEBOOK_REDIRECT_URI are missing"),
+        address => Ok(address),
     }
+}
+
+/// Returns the address where people connect their Pages. An invitation in it is valid for `days`
+/// days. With `asks_again`, Facebook asks again for permissions that the person declined before.
+fn login_address(config: &Config, days: u64, asks_again: bool) -> anyhow::Result<String> {
+    let base = public_url(config)?;
+    let mut address = reqwest::Url::parse(&format!("{base}/facebook/login"))?;
+    if config.login_policy == LoginPolicy::Invited {
+        let secret = config.invitation_secret.as_ref();
+        let secret = secret.context("STATE_TOKEN_SECRET is missing")?;
+        let until = Clock::system()
+            .now()
+            .plus(Duration::from_secs(days * 24 * 3600));
+        let invitation = invitation::sign(secret, until);
+        address
+            .query_pairs_mut()
+            .append_pair("invitation", &invitation);
+    }
+    if asks_again {
+        address.query_pairs_mut().append_pair("rerequest", "true");
+    }
+    Ok(address.into())
 }
 
 fn optional_cell(value: Option<&str>) -> String {
@@ -193,8 +212,13 @@ async fn show(config: &Config, store: &dyn Store, id: &str, format: Format) -> a
         .iter()
         .filter_map(|(id, _)| token::page_in_id(id))
         .collect();
+    let connection = connection_view(&stored.value, &config.scopes, Clock::system().now());
+    // This host may lack the settings of the address.
+    let login_address = || login_address(config, INVITATION_DAYS, true).ok();
+    let is_permission_missing = !connection.missing_permissions.is_empty();
     let detail = ConnectionDetail {
-        connection: connection_view(&stored.value, &config.scopes, Clock::system().now()),
+        login_address: is_permission_missing.then(login_address).flatten(),
+        connection,
         page_ids,
     };
     let json = to_json(&detail);
@@ -268,8 +292,7 @@ async fn open_user_token(
 /// Logs in as a person would: through the login of pagesync, the simulated dialog, and the
 /// callback. `ingress` is the address at which this host reaches the public listener.
 async fn simulate_login(config: &Config, ingress: &str) -> anyhow::Result<()> {
-    let public = config.redirect_uri.strip_suffix("/facebook/callback");
-    let public = public.context("FACEBOOK_REDIRECT_URI is missing")?;
+    let public = public_url(config)?;
     let mut visitor = LoginBrowser::new()?
         .map_address(public, ingress)
         .map_address(&config.dialog_url, &config.graph_url);

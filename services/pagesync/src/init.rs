@@ -36,20 +36,13 @@ pub fn run() -> anyhow::Result<()> {
         "The addresses or networks of the reverse proxies in front of pagesync, separated by commas",
         "127.0.0.1,::1",
     )?;
-    let address = origin(&address)?;
+    let address = address.strip_suffix('/').unwrap_or(&address).to_owned();
     let verify_token = init_secrets::random_secret()?;
     let settings = [
         ("FACEBOOK_APP_ID", app_id),
         ("FACEBOOK_APP_SECRET", app_secret),
         ("FACEBOOK_VERIFY_TOKEN", verify_token.clone()),
-        (
-            "FACEBOOK_WEBHOOK_ADDRESS",
-            format!("{address}/facebook/webhook"),
-        ),
-        (
-            "FACEBOOK_REDIRECT_URI",
-            format!("{address}/facebook/callback"),
-        ),
+        ("PAGESYNC_PUBLIC_URL", address.clone()),
         ("STATE_TOKEN_SECRET", init_secrets::random_secret()?),
         ("PAGESYNC_TIME_ZONE", time_zone),
         ("PAGESYNC_TRUSTED_PROXIES", proxies),
@@ -86,16 +79,6 @@ pub fn run() -> anyhow::Result<()> {
             .host_str()
             .unwrap_or_default()
     ))
-}
-
-/// Returns the scheme, host and port of an address. Fails if the address has a path or a query.
-fn origin(address: &str) -> anyhow::Result<String> {
-    let url = reqwest::Url::parse(address).ok();
-    let url = url.filter(|url| url.path() == "/" && url.query().is_none() && url.has_host());
-    let url = url.context(
-        "the address of this deployment must be a scheme and a host, such as https://bot.example",
-    )?;
-    Ok(url.origin().ascii_serialization())
 }
 
 /// Returns a value as it is written to `.env`: in quotes if a character has a special meaning.

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use common::config::settings::Environment;
+use common::config::{CALLBACK_PATH, WEBHOOK_PATH};
 use common::sealing::{PrivateKey, PrivateKeys};
 use model::hex::hex;
 use secrecy::ExposeSecret as _;
@@ -104,13 +105,28 @@ fn facebook_files(environment: &Environment) -> anyhow::Result<Vec<(&'static str
             ("dialog_url", format!("http://localhost:{simulator}")),
         ]);
     };
-    let required = |key: &str| {
-        given(key).with_context(|| format!("{key} is missing; FACEBOOK_APP_ID requires it"))
+    let public_url = given("PAGESYNC_PUBLIC_URL");
+    let below = |path: &str| {
+        let url = public_url.as_ref()?;
+        Some(format!("{}{path}", url.strip_suffix('/').unwrap_or(url)))
+    };
+    let address = |key: &str, path: &str| {
+        given(key).or_else(|| below(path)).with_context(|| {
+            format!(
+                "{key} and PAGESYNC_PUBLIC_URL are missing; FACEBOOK_APP_ID requires one of them"
+            )
+        })
     };
     Ok(vec![
         ("app_id", app_id),
-        ("redirect_uri", required("FACEBOOK_REDIRECT_URI")?),
-        ("webhook_address", required("FACEBOOK_WEBHOOK_ADDRESS")?),
+        (
+            "redirect_uri",
+            address("FACEBOOK_REDIRECT_URI", CALLBACK_PATH)?,
+        ),
+        (
+            "webhook_address",
+            address("FACEBOOK_WEBHOOK_ADDRESS", WEBHOOK_PATH)?,
+        ),
         (
             "graph_url",
             given_or("PAGESYNC_GRAPH_URL", "https://graph.facebook.com"),

@@ -32,12 +32,15 @@ use common::store::Store;
 use common::telemetry::init_logs;
 
 use cli::{Cli, Command, ConfigCommand, ConnectionCommand, KeysCommand};
+use environment::Snapshot;
+use output::Format;
 
 /// Runs the command that `cli` contains.
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
     common::tls::install_provider();
-    let environment = environment::snapshot()?;
-    let config = |role| Config::read(&environment, role);
+    let snapshot = environment::snapshot()?;
+    let environment = &snapshot.environment;
+    let config = |role| Config::read(environment, role);
     match cli.command {
         Command::Up => roles::run(&config(Role::Up)?, Role::Up).await,
         Command::Ingress => roles::run(&config(Role::Ingress)?, Role::Ingress).await,
@@ -51,11 +54,11 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Init {
             secrets: Some(secrets),
             worker_secrets: Some(worker),
-        } => init_secrets::run(&secrets, &worker, &environment),
+        } => init_secrets::run(&secrets, &worker, environment),
         Command::Init { .. } => init::run(),
         Command::Keys(KeysCommand::Generate) => keys::generate(),
         Command::Keys(KeysCommand::Rotate { drop_old }) => {
-            let (config, store) = config_and_store(&environment)?;
+            let (config, store) = config_and_store(environment)?;
             keys::rotate(&config, &*store, drop_old).await
         }
         Command::Connection(command) => {
@@ -63,35 +66,31 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
                 ConnectionCommand::Invite { .. } | ConnectionCommand::SimulateLogin { .. } => {
                     (config(Role::Command)?, None)
                 }
-                _ => config_and_store(&environment).map(|(config, store)| (config, Some(store)))?,
+                _ => config_and_store(environment).map(|(config, store)| (config, Some(store)))?,
             };
             connection::run(&config, store.as_deref(), command, cli.output).await
         }
         Command::Schedule => {
-            let (config, store) = config_and_store(&environment)?;
+            let (config, store) = config_and_store(environment)?;
             schedule::run(&config, &*store, cli.output).await
         }
         Command::Erase(command) => {
-            let (_, store) = config_and_store(&environment)?;
+            let (_, store) = config_and_store(environment)?;
             erase::run(&*store, command, cli.output).await
         }
-        Command::Doctor => doctor::run(&environment, cli.output).await,
+        Command::Doctor => doctor::run(environment, cli.output).await,
         Command::Missed { days } => {
-            let (config, store) = config_and_store(&environment)?;
+            let (config, store) = config_and_store(environment)?;
             missed::run(&config, &*store, days, cli.output).await
         }
         Command::Changes { after, limit } => {
-            let (_, store) = config_and_store(&environment)?;
+            let (_, store) = config_and_store(environment)?;
             changes::run(&*store, after.as_deref(), usize::from(limit), cli.output).await
         }
-        Command::Config(ConfigCommand::Show) => {
-            config(Role::Command)?;
-            let rows = settings::shown(&environment);
-            output::print(&output::settings(cli.output, &rows))
-        }
+        Command::Config(ConfigCommand::Show) => show_config(&snapshot, cli.output),
         Command::Config(ConfigCommand::Example) => output::print(&settings::env_example()),
         Command::Page(command) => {
-            let (_, store) = config_and_store(&environment)?;
+            let (_, store) = config_and_store(environment)?;
             page::run(&*store, command, cli.output).await
         }
         Command::DeadLetter(command) => {
@@ -102,6 +101,13 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
             dead_letter::run(&backends, command, cli.output).await
         }
     }
+}
+
+/// Prints every setting. Fails if the configuration of a command is invalid.
+fn show_config(snapshot: &Snapshot, format: Format) -> anyhow::Result<()> {
+    Config::read(&snapshot.environment, Role::Command)?;
+    let rows = settings::shown(&snapshot.environment, &snapshot.dotenv_keys);
+    output::print(&output::settings(format, &rows))
 }
 
 /// Returns the configuration and the store for a command. Other processes may use the store at the

@@ -1,5 +1,6 @@
 //! `pagesync page ...`: registers, lists, shows, explains and polls Pages.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use anyhow::bail;
@@ -42,7 +43,11 @@ pub async fn run(store: &dyn Store, command: PageCommand, format: Format) -> any
 }
 
 fn parse(id: &str) -> anyhow::Result<PageId> {
-    PageId::parse(id).map_err(|error| anyhow::anyhow!("{error}"))
+    PageId::parse(id).map_err(|error| {
+        anyhow::anyhow!(
+            "{error}; Facebook shows the id of a Page under About, Page transparency, and `pagesync page list` lists the Pages of everyone who has logged in"
+        )
+    })
 }
 
 async fn load(store: &dyn Store, id: &str) -> anyhow::Result<(PageId, u64, Page)> {
@@ -108,11 +113,11 @@ async fn poll(store: &dyn Store, ids: &[String], dry_run: bool) -> anyhow::Resul
         if dry_run {
             lines.extend(pages.iter().map(|(id, _)| format!("would read Page {id}")));
         } else {
-            let now = Clock::system().now();
+            let (now, mut of_people) = (Clock::system().now(), HashMap::new());
             let ids: Vec<PageId> = pages.iter().map(|(id, _)| id.clone()).collect();
             let due = pages::request_reads(store, &ids, now).await?;
             for ((id, page), at) in pages.iter().zip(due) {
-                let blocked = blocked_until(store, id, page, now).await?;
+                let blocked = blocked_until(store, id, page, &mut of_people, now).await?;
                 lines.push(match at {
                     Some(at) => format!("Page {id} is read {}", start_phrase(at, blocked)),
                     None => format!("Page {id} was erased in the meantime"),
@@ -140,23 +145,30 @@ fn with_connection(id: &PageId, stored: StoredPage) -> Result<Page, String> {
 }
 
 /// Returns until when the rate limits of a Page and of its connections block a read on request, or
-/// `None` if they do not. The connection whose rate limit ends first reads the Page.
+/// `None` if they do not. The connection whose rate limit ends first reads the Page. `of_people` is
+/// filled with what was already loaded for people with many Pages.
 async fn blocked_until(
     store: &dyn Store,
     id: &PageId,
     page: &Page,
+    of_people: &mut HashMap<UserId, Option<HostTime>>,
     now: HostTime,
 ) -> anyhow::Result<Option<HostTime>> {
-    let mut blocked = Vec::new();
+    let until = |buckets| rate_limit::blocked_until(store, buckets, QueueName::PollsNow, now);
+    let mut earliest = None;
     for person in &page.connections {
-        let buckets = [
-            rate_limit::APP_BUCKET.to_owned(),
-            rate_limit::page_bucket(id),
-            rate_limit::user_bucket(person),
-        ];
-        blocked.push(rate_limit::blocked_until(store, buckets, QueueName::PollsNow, now).await?);
+        let of_person = if let Some(until) = of_people.get(person) {
+            *until
+        } else {
+            let app = rate_limit::APP_BUCKET.to_owned();
+            let loaded = until(vec![app, rate_limit::user_bucket(person)]).await?;
+            of_people.insert(person.clone(), loaded);
+            loaded
+        };
+        earliest = Some(earliest.map_or(of_person, |earliest| of_person.min(earliest)));
     }
-    Ok(blocked.into_iter().min().flatten())
+    let of_page = until(vec![rate_limit::page_bucket(id)]).await?;
+    Ok(of_page.max(earliest.flatten()))
 }
 
 async fn rows(store: &dyn Store) -> anyhow::Result<Vec<Row>> {

@@ -170,7 +170,12 @@ fn approve(simulator: &Simulator, query: &[(String, String)], form: &[(String, S
     let declined: BTreeSet<&str> = values(form, "declined").collect();
     if let Some(person) = facebook.people.get_mut(&user) {
         person.selected_pages = (has_checkboxes || !pages.is_empty()).then_some(pages);
+        let asks_again = first_value(query, "auth_type") == "rerequest";
         for scope in requested_scopes(query) {
+            // The dialog does not ask again for what the person declined before.
+            if person.permissions.get(scope) == Some(&false) && !asks_again {
+                continue;
+            }
             let is_granted =
                 (!has_checkboxes || scopes.contains(scope)) && !declined.contains(scope);
             person.permissions.insert(scope.to_owned(), is_granted);

@@ -28,7 +28,8 @@ pub struct ScriptedReply {
     /// body is sent.
     #[serde(default)]
     pub body: Option<Value>,
-    /// Fields that are set in every object of the real body. A null value removes the field.
+    /// Fields that are set in the object of the real body or in every object of its list. A null value
+    /// removes the field.
     #[serde(default)]
     pub patch: Map<String, Value>,
     /// How many spaces are sent before the body.

@@ -45,7 +45,8 @@ const SECURITY_HEADERS: [(HeaderName, &str); 4] = [
     ),
 ];
 
-/// Returns an HTML page. With `refresh`, the browser requests that address after a second.
+/// Returns an HTML page. With `refresh`, the browser requests that address after a second. This
+/// address and the links are relative, so that they are right behind a proxy that adds a path.
 ///
 /// The address is explicit because Facebook appends a fragment to the callback, and a browser that
 /// reloads an address with a fragment only scrolls.
@@ -66,13 +67,45 @@ fn json_response(status: StatusCode, body: &Json) -> Response {
     (status, SECURITY_HEADERS, content_type, body.to_string()).into_response()
 }
 
+/// The relative addresses in the answer for a person.
+#[derive(Debug)]
+pub(super) struct Links {
+    /// The address that shows the present progress.
+    pub(super) reload: String,
+    /// The invitation with which the login began; empty if it needed none.
+    pub(super) invitation: String,
+}
+
+/// Returns the relative address at which a new login begins. `invitation` is empty if none is needed.
+/// With `asks_again`, Facebook asks again for permissions that the person declined before.
+pub(super) fn login_link(invitation: &str, asks_again: bool) -> String {
+    let invitation = (!invitation.is_empty()).then_some(("invitation", invitation));
+    let rerequest = asks_again.then_some(("rerequest", "true"));
+    let query: Vec<(&str, &str)> = invitation.into_iter().chain(rerequest).collect();
+    match serde_urlencoded::to_string(query) {
+        Ok(query) if !query.is_empty() => format!("login?{query}"),
+        _ => "login".to_owned(),
+    }
+}
+
+/// Returns a link to a new login as HTML.
+fn html_link(address: &str, text: &str) -> String {
+    format!(r#"<p><a href="{}">{text}</a></p>"#, escape(address))
+}
+
 /// Returns the answer to a login that is refused or failed: `code` is for programs, `text` for
-/// people.
-pub(super) fn refusal(headers: &HeaderMap, status: StatusCode, code: &str, text: &str) -> Response {
+/// people. `link` is the relative address of a new login; `None` if the person cannot begin one.
+pub(super) fn refusal(
+    headers: &HeaderMap,
+    status: StatusCode,
+    code: &str,
+    text: &str,
+    link: Option<&str>,
+) -> Response {
     if accepts_html(headers) {
         let mut body = format!(r#"<p class="bad">{}</p>"#, escape(text));
-        if code != "not_invited" {
-            body.push_str(r#"<p><a href="/facebook/login">Begin again</a></p>"#);
+        if let Some(link) = link {
+            body.push_str(&html_link(link, "Begin again"));
         }
         html_page(status, "Not connected", None, &body)
     } else {
@@ -85,8 +118,9 @@ pub(super) const TOO_MANY: &str =
     "There were too many logins from your network. Please reload the page in a moment.";
 
 /// Returns the answer to a client that exceeds a limit of logins.
-pub(super) fn too_many(headers: &HeaderMap) -> Response {
-    refusal(headers, StatusCode::TOO_MANY_REQUESTS, "too_many", TOO_MANY)
+pub(super) fn too_many(headers: &HeaderMap, link: &str) -> Response {
+    let status = StatusCode::TOO_MANY_REQUESTS;
+    refusal(headers, status, "too_many", TOO_MANY, Some(link))
 }
 
 /// Returns the progress of a login. A browser gets it at once and reloads it every second; a
@@ -96,10 +130,11 @@ pub(super) async fn progress_response(
     client: Client,
     headers: &HeaderMap,
     id: &LoginId,
-    state: &str,
+    links: &Links,
 ) -> Response {
+    let login_link = login_link(&links.invitation, false);
     let Some(_permit) = context.limits.admit_answer(client) else {
-        return too_many(headers);
+        return too_many(headers, &login_link);
     };
     let unavailable = |error: &StoreError| {
         tracing::error!(error = %error, "the progress of a login cannot be read");
@@ -109,13 +144,13 @@ pub(super) async fn progress_response(
             StatusCode::SERVICE_UNAVAILABLE,
             "unavailable",
             text,
+            Some(&login_link),
         )
     };
     if accepts_html(headers) {
         return match load_progress(context, id).await {
             Ok(progress) => {
-                let address = format!("/facebook/callback?state={state}");
-                let page = html_progress(context, &progress, &address).await;
+                let page = html_progress(context, &progress, links).await;
                 page.unwrap_or_else(|error| unavailable(&error))
             }
             Err(error) => unavailable(&error),
@@ -264,29 +299,27 @@ fn connection_json(context: &LoginContext, connected: &Connected) -> Json {
     })
 }
 
-/// Returns the answer for a person. While the login is not complete, the browser reloads `address`.
+/// Returns the answer for a person. While the login is not complete, the browser reloads it.
 async fn html_progress(
     context: &LoginContext,
     progress: &Progress,
-    address: &str,
+    links: &Links,
 ) -> Result<Response, StoreError> {
     Ok(match progress {
         Progress::Waiting => html_page(
             StatusCode::OK,
             "Connecting",
-            Some(address),
+            Some(&links.reload),
             "<p>Waiting for Facebook. This page reloads automatically.</p>",
         ),
         Progress::Failed(reason) => {
-            let body = format!(
-                r#"<p class="bad">{}</p><p><a href="/facebook/login">Begin again</a></p>"#,
-                escape(reason)
-            );
+            let link = html_link(&login_link(&links.invitation, false), "Begin again");
+            let body = format!(r#"<p class="bad">{}</p>{link}"#, escape(reason));
             html_page(StatusCode::BAD_GATEWAY, "Not connected", None, &body)
         }
         Progress::Connected(connected) => {
             let pages = polled_pages(context, connected, MAX_SHOWN_PAGES).await?;
-            connected_page(context, connected, &pages, address)
+            connected_page(context, connected, &pages, links)
         }
     })
 }
@@ -295,19 +328,24 @@ fn connected_page(
     context: &LoginContext,
     connected: &Connected,
     pages: &[PageProgress],
-    address: &str,
+    links: &Links,
 ) -> Response {
     let connection = &connected.connection;
     let name = connection.name.as_deref().unwrap_or("a person");
     let mut body = format!("<p>Connected as <b>{}</b>.</p>", escape(name));
     // Writing to a String cannot fail.
-    for missing in connection.missing_permissions(&context.config.scopes) {
+    let missing = connection.missing_permissions(&context.config.scopes);
+    for missing in &missing {
         let _ = write!(
             body,
             r#"<p class="bad">The permission {} is missing: {}.</p>"#,
             escape(&missing.permission),
             missing.consequence
         );
+    }
+    if !missing.is_empty() {
+        let link = login_link(&links.invitation, true);
+        body.push_str(&html_link(&link, "Let Facebook ask for it again"));
     }
     if let Some(problem) = &connection.problem {
         let _ = write!(body, r#"<p class="bad">{}</p>"#, escape(problem));
@@ -331,7 +369,7 @@ fn connected_page(
     } else {
         "Connecting"
     };
-    let refresh = (!connected.is_final).then_some(address);
+    let refresh = (!connected.is_final).then_some(links.reload.as_str());
     html_page(StatusCode::OK, title, refresh, &body)
 }
 

@@ -26,7 +26,7 @@ use model::id::{LoginId, Subject};
 use model::polling::LOGIN_PRECEDENCE;
 use model::queue_name::QueueName;
 
-use super::answer;
+use super::answer::{self, Links, login_link};
 use super::context::LoginContext;
 use super::cookie::login_cookie;
 use super::state::{StateError, VerifiedState};
@@ -44,6 +44,8 @@ struct Refusal {
     error_code: &'static str,
     /// The message for people.
     message: String,
+    /// The invitation with which the login began; empty if it needed none or is not known.
+    invitation: String,
 }
 
 impl Refusal {
@@ -52,6 +54,7 @@ impl Refusal {
             status,
             error_code,
             message: message.to_owned(),
+            invitation: String::new(),
         }
     }
 
@@ -78,18 +81,20 @@ pub(crate) async fn handle_callback(
     let query = query.map_or_else(|_| Vec::new(), |Query(pairs)| pairs);
     let client = context.login.client(peer, &headers);
     match use_code(&context, client, &headers, &query).await {
-        Ok(id) => {
+        Ok((id, invitation)) => {
             let state = single_value(&query, "state").unwrap_or_default();
-            answer::progress_response(&context.login, client, &headers, &id, state).await
+            let links = Links {
+                reload: format!("callback?state={state}"),
+                invitation,
+            };
+            answer::progress_response(&context.login, client, &headers, &id, &links).await
         }
         Err(refusal) => {
-            context.login.metrics.logins.count(refusal.error_code);
-            answer::refusal(
-                &headers,
-                refusal.status,
-                refusal.error_code,
-                &refusal.message,
-            )
+            let (status, code) = (refusal.status, refusal.error_code);
+            context.login.metrics.logins.count(code);
+            let link = login_link(&refusal.invitation, false);
+            let link = (code != "not_invited").then_some(link.as_str());
+            answer::refusal(&headers, status, code, &refusal.message, link)
         }
     }
 }
@@ -101,27 +106,46 @@ fn single_value<'a>(query: &'a [(String, String)], name: &str) -> Option<&'a str
     values.next().is_none().then_some(value.as_str())
 }
 
-/// Finds the login, and exchanges its code if the code was not used yet. Returns the id of the
-/// login, which is also the id of its token exchange.
+/// Verifies the state of a login, and exchanges its code if the code was not used yet. Returns the id
+/// of the login, which is also the id of its token exchange, and the invitation with which the login
+/// began.
 async fn use_code(
     context: &Arc<Context>,
     client: Client,
     headers: &HeaderMap,
     query: &[(String, String)],
-) -> Result<LoginId, Refusal> {
+) -> Result<(LoginId, String), Refusal> {
+    let (id, state) = verify_state(&context.login, headers, query)?;
+    match use_verified(context, client, &id, &state, query).await {
+        Ok(()) => Ok((id, state.invitation)),
+        // An invitation outlives a login that failed or was cancelled.
+        Err(refusal) => Err(Refusal {
+            invitation: state.invitation,
+            ..refusal
+        }),
+    }
+}
+
+/// Exchanges the code of a login whose state is verified, if the code was not used yet.
+async fn use_verified(
+    context: &Arc<Context>,
+    client: Client,
+    id: &LoginId,
+    state: &VerifiedState,
+    query: &[(String, String)],
+) -> Result<(), Refusal> {
     let login_context = &context.login;
-    let (id, state) = verify_state(login_context, headers, query)?;
-    let stored: Option<Versioned<Login>> = load_record(&*login_context.store, &login::key(&id))
+    let stored: Option<Versioned<Login>> = load_record(&*login_context.store, &login::key(id))
         .await
         .map_err(|error| Refusal::unavailable(&error))?;
     match stored.map(|stored| stored.value.stage) {
-        Some(Stage::CodeUsed(_)) => return Ok(id),
+        Some(Stage::CodeUsed(_)) => return Ok(()),
         Some(Stage::Failed(reason)) => return Err(Refusal::bad_request("failed", &reason)),
-        None => check_new(login_context, client, &state)?,
+        None => check_new(login_context, client, state)?,
     }
     if let Some(refusal) = dialog_error(query) {
         let failed = Stage::Failed(refusal.message.clone());
-        write_stage(login_context, &id, NOT_STORED, failed).await?;
+        write_stage(login_context, id, NOT_STORED, failed).await?;
         return Err(refusal);
     }
     let code =
@@ -129,7 +153,7 @@ async fn use_code(
     let code = code.ok_or_else(|| {
         Refusal::bad_request(
             "code_missing",
-            "The code of the login is missing. Please begin again at /facebook/login.",
+            "The code of the login is missing. Please begin again.",
         )
     })?;
     // The use of the code has its own task, so that it is completed if the browser disconnects.
@@ -143,7 +167,7 @@ async fn use_code(
         }
     });
     match exchanged.await {
-        Ok(exchanged) => exchanged.map(|()| id),
+        Ok(exchanged) => exchanged,
         Err(panic) => Err(Refusal::unavailable(&StoreError::Unexpected(
             panic.to_string(),
         ))),
@@ -161,7 +185,7 @@ fn verify_state(
     let state = state.ok_or_else(|| {
         Refusal::bad_request(
             "state_missing",
-            "The state of the login is missing. Please begin again at /facebook/login.",
+            "The state of the login is missing. Please begin again.",
         )
     })?;
     let cookie = login_cookie(headers).unwrap_or_default();
@@ -170,7 +194,7 @@ fn verify_state(
         Err(StateError::Unknown) => Err(unknown_state()),
         Err(StateError::OtherBrowser) => Err(Refusal::bad_request(
             "other_browser",
-            "This login began in another browser. Please begin again at /facebook/login.",
+            "This login began in another browser. Please begin again.",
         )),
     }
 }
@@ -201,7 +225,7 @@ fn check_new(context: &LoginContext, client: Client, state: &VerifiedState) -> R
 fn unknown_state() -> Refusal {
     Refusal::bad_request(
         "state_unknown",
-        "This login is unknown, or it began more than ten minutes ago. Please begin again at /facebook/login.",
+        "This login is unknown, or it began more than ten minutes ago. Please begin again.",
     )
 }
 
@@ -214,7 +238,7 @@ fn dialog_error(query: &[(String, String)]) -> Option<Refusal> {
         Refusal::new(
             StatusCode::FORBIDDEN,
             "access_denied",
-            "Facebook says that access was not allowed. Nothing was connected. You can begin again at /facebook/login.",
+            "Facebook says that access was not allowed. Nothing was connected. You can begin again.",
         )
     } else {
         let names = ["error_description", "error_message", "error"];
@@ -309,11 +333,11 @@ fn exchange_error(error: &GraphError) -> Refusal {
         GraphError::Transient(_) | GraphError::RateLimited { .. } => Refusal::new(
             StatusCode::BAD_GATEWAY,
             "facebook_unavailable",
-            "Facebook does not answer right now. Please begin again at /facebook/login in a minute.",
+            "Facebook does not answer right now. Please begin again in a minute.",
         ),
         _ => Refusal::bad_request(
             "exchange_failed",
-            "Facebook did not accept the login. Please begin again at /facebook/login.",
+            "Facebook did not accept the login. Please begin again.",
         ),
     }
 }

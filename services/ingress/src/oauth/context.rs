@@ -166,6 +166,11 @@ impl LoginContext {
 }
 
 impl LoginContext {
+    /// Returns the path of the public address, as [`Config::public_path`].
+    pub(crate) fn public_path(&self) -> &str {
+        self.config.public_path()
+    }
+
     /// Returns the networks of the proxies whose `X-Forwarded-For` is used.
     pub(crate) fn trusted_proxies(&self) -> &[IpNet] {
         &self.config.trusted_proxies

@@ -1,5 +1,9 @@
 //! `GET /facebook/login`: redirects the browser to Facebook's dialog, with a state that is valid in
 //! this browser only.
+//!
+//! With `rerequest=true`, the dialog asks again for permissions that the person declined before. The
+//! links that are shown where a permission is missing have it. Other links do not, because a report
+//! says that the dialog then does not show the list of Pages.
 
 use std::sync::Arc;
 
@@ -12,7 +16,7 @@ use common::graph::calls::login_dialog_url;
 use common::http::PeerAddress;
 use common::sealing::random_text;
 
-use super::answer;
+use super::answer::{self, login_link};
 use super::context::LoginContext;
 use super::cookie::{COOKIE_NAME, login_cookie};
 use crate::context::Context;
@@ -39,16 +43,26 @@ pub(crate) async fn redirect_to_dialog(
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Response {
     let context = &context.login;
-    let Some(invitation) = find_invitation(context, query.ok()) else {
+    let query = query.map_or_else(|_| Vec::new(), |Query(pairs)| pairs);
+    let asks_again = query
+        .iter()
+        .any(|(name, text)| name == "rerequest" && text == "true");
+    let Some(invitation) = find_invitation(context, query) else {
         context.metrics.logins.count("not_invited");
         let message = "You need a valid invitation to log in here. Please ask the operator of this site for a new link.";
-        return answer::refusal(&headers, StatusCode::FORBIDDEN, "not_invited", message);
+        return answer::refusal(
+            &headers,
+            StatusCode::FORBIDDEN,
+            "not_invited",
+            message,
+            None,
+        );
     };
     if !context.limits.begun.admit(context.client(peer, &headers)) {
         context.metrics.logins.count("too_many");
-        return answer::too_many(&headers);
+        return answer::too_many(&headers, &login_link(&invitation, asks_again));
     }
-    match begin_login(context, &headers, &invitation) {
+    match begin_login(context, &headers, &invitation, asks_again) {
         Ok((address, cookie)) => {
             context.metrics.logins.count("begun");
             let headers = [
@@ -66,6 +80,7 @@ pub(crate) async fn redirect_to_dialog(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "unavailable",
                 message,
+                Some(&login_link(&invitation, asks_again)),
             )
         }
     }
@@ -73,15 +88,11 @@ pub(crate) async fn redirect_to_dialog(
 
 /// Returns the invitation of a request, or `None` if the request may not begin a login. The
 /// invitation is empty if none is needed.
-fn find_invitation(
-    context: &LoginContext,
-    query: Option<Query<Vec<(String, String)>>>,
-) -> Option<String> {
+fn find_invitation(context: &LoginContext, query: Vec<(String, String)>) -> Option<String> {
     if context.config.login_policy == LoginPolicy::Open {
         return Some(String::new());
     }
-    let Query(pairs) = query?;
-    let mut invitations = pairs.into_iter().filter(|(name, _)| name == "invitation");
+    let mut invitations = query.into_iter().filter(|(name, _)| name == "invitation");
     let found = invitations.find(|(_, text)| context.is_invited(text, context.clock.now()));
     found.map(|(_, text)| text)
 }
@@ -91,6 +102,7 @@ fn begin_login(
     context: &LoginContext,
     headers: &HeaderMap,
     invitation: &str,
+    asks_again: bool,
 ) -> Result<(String, String), BeginError> {
     // An existing cookie is used again, so that logins in several tabs of one browser are all
     // valid.
@@ -100,7 +112,8 @@ fn begin_login(
     };
     let now = context.clock.now();
     let state = context.state_keys.sign(&cookie_value, invitation, now)?;
-    let address = login_dialog_url(&context.config, &state).ok_or(BeginError::DialogUrl)?;
+    let address =
+        login_dialog_url(&context.config, &state, asks_again).ok_or(BeginError::DialogUrl)?;
     // The cookie is Lax and not Strict, because Facebook's redirect is a navigation from another
     // site.
     let secure = if context.config.redirect_uri.starts_with("https://") {
@@ -108,8 +121,9 @@ fn begin_login(
     } else {
         ""
     };
+    let path = context.config.public_path();
     let cookie = format!(
-        "{COOKIE_NAME}={cookie_value}; Path=/facebook; Max-Age=3600; HttpOnly; SameSite=Lax{secure}"
+        "{COOKIE_NAME}={cookie_value}; Path={path}/facebook; Max-Age=3600; HttpOnly; SameSite=Lax{secure}"
     );
     Ok((address.into(), cookie))
 }

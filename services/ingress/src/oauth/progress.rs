@@ -117,7 +117,7 @@ async fn progress_without_exchange(
         Some(login::Stage::CodeUsed(at))
             if at.until(context.clock.now()) > login::EXCHANGE_TIMEOUT =>
         {
-            failed("The login was interrupted. Please begin again at /facebook/login.")
+            failed("The login was interrupted. Please begin again.")
         }
         Some(login::Stage::Failed(reason)) => failed(&reason),
         _ => Ok(Progress::Waiting),

@@ -134,7 +134,7 @@ fn permissions(config: &Config, connections: &[Connection]) -> Check {
     if missing.is_empty() {
         return Check::ok("permissions", "none is missing");
     }
-    let fix = "ask these people to log in again and to allow everything; people without a role on the app can give the permission only if the app has Advanced Access";
+    let fix = "ask these people to log in again at the address of `pagesync connection invite --rerequest` and to allow everything; people without a role on the app can give the permission only if the app has Advanced Access";
     Check::problem("permissions", State::Warning, list_names(&missing), fix)
 }
 

@@ -38,6 +38,8 @@ mod large_connections;
 mod login_flow;
 #[path = "../it/login_limits.rs"]
 mod login_limits;
+#[path = "../it/login_links.rs"]
+mod login_links;
 #[path = "../it/login_under_load.rs"]
 mod login_under_load;
 mod login_without_worker;

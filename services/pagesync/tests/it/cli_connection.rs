@@ -62,13 +62,31 @@ fn init_asks_four_questions_and_writes_a_complete_configuration() {
     );
     let written = std::fs::read_to_string(&path).unwrap();
     for line in [
-        "FACEBOOK_WEBHOOK_ADDRESS=https://bot.example/facebook/webhook",
+        "PAGESYNC_PUBLIC_URL=https://bot.example",
         "PAGESYNC_TIME_ZONE=Europe/Berlin",
     ] {
         assert!(written.contains(line), "{written}");
     }
-    let shown = typed(&directory, &[], &["config", "show"], "");
-    assert!(shown.status.success(), "{}", text(&shown.stderr));
+    let zone = [("PAGESYNC_TIME_ZONE", "UTC"), ("PAGESYNC_PUBLIC_URL", "")];
+    let shown = typed(
+        &directory,
+        &zone,
+        &["config", "show", "--output", "json"],
+        "",
+    );
+    let shown: Json = serde_json::from_slice(&shown.stdout).unwrap();
+    let origin = |key: &str| {
+        let mut settings = shown.as_array().unwrap().iter();
+        settings.find(|shown| shown["setting"] == key).unwrap()["origin"].clone()
+    };
+    assert_eq!(
+        origin("PAGESYNC_PUBLIC_URL"),
+        ".env",
+        "an empty variable counts as unset"
+    );
+    assert_eq!(origin("FACEBOOK_APP_SECRET"), ".env");
+    assert_eq!(origin("PAGESYNC_TIME_ZONE"), "environment");
+    assert_eq!(origin("PAGESYNC_LOGIN"), "default");
     let url = typed(&directory, &[], &["connection", "invite"], "");
     assert_eq!(text(&url.stdout), "https://bot.example/facebook/login\n");
     let invited = typed(
@@ -106,7 +124,7 @@ fn init_asks_four_questions_and_writes_a_complete_configuration() {
         let answers = format!("{APP_ID}\n{APP_SECRET}\n{address}\n\n");
         let output = typed(&directory, &[], &["init"], &answers);
         assert!(
-            text(&output.stderr).contains("a scheme and a host"),
+            text(&output.stderr).contains("PAGESYNC_PUBLIC_URL does not have the accepted form"),
             "{address}"
         );
         assert!(!directory.path().join(".env").exists());
@@ -122,12 +140,36 @@ fn init_asks_four_questions_and_writes_a_complete_configuration() {
     for key in [
         "FACEBOOK_APP_ID",
         "FACEBOOK_APP_SECRET",
-        "FACEBOOK_REDIRECT_URI",
+        "PAGESYNC_PUBLIC_URL",
         "PAGESYNC_TIME_ZONE",
     ] {
         assert!(errors.contains(key), "{errors}");
     }
     assert!(!empty.path().join(".env").exists());
+}
+
+#[test]
+fn an_unreadable_dotenv_is_refused_with_its_line_and_without_its_text() {
+    for (written, problem) in [
+        (
+            "\u{feff}FACEBOOK_APP_ID=174829003346\n",
+            "line 1 begins with a byte-order mark",
+        ),
+        (
+            "# comment\n\nPAGESYNC_LOG=info\nhunter2 is a secret\n",
+            "line 4 is not KEY=value",
+        ),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join(".env"), written).unwrap();
+        let shown = typed(&directory, &[], &["config", "show"], "");
+        let errors = text(&shown.stderr);
+        assert_eq!(shown.status.code(), Some(1), "{errors}");
+        assert!(
+            errors.contains(problem) && !errors.contains("hunter2"),
+            "{errors}"
+        );
+    }
 }
 
 #[test]
@@ -202,6 +244,9 @@ async fn an_operator_manages_connections_and_keys_while_the_process_runs() {
         (connected.calls("GET {id}") > calls).then_some(())
     })
     .await;
+    let url = "https://www.facebook.com/Some-Page-1170558113/";
+    let errors = text(&run(&["page", "add", url]).stderr);
+    assert!(errors.contains("Page transparency"), "{errors}");
     // The Pages that cannot be read do not keep the others from being read.
     let calls = connected.calls("GET {id}");
     let other = page_id_text(2);

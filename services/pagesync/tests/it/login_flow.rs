@@ -11,6 +11,7 @@ use simulator::browser::{Decision, LoginBrowser};
 use crate::BACKEND;
 use crate::support::client;
 use crate::support::deployment::{APP_ID, APP_SECRET};
+use crate::support::eventually;
 use crate::support::facebook::{
     ConnectedDeployment, DeploymentOptions, page_id_text, status_and_body,
 };
@@ -72,6 +73,38 @@ async fn login_redirects_to_the_dialog_with_a_state_bound_to_the_browser() {
         !second.contains(&query["state"]),
         "each login has a state of its own"
     );
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_below_a_path_connects_people_and_receives_webhooks() {
+    let scene = DeploymentOptions {
+        public_path: "/bots/acme",
+        ..DeploymentOptions::default()
+    };
+    let connected = ConnectedDeployment::start(BACKEND, scene).await;
+    let answer = client().get(connected.login()).send().await.unwrap();
+    let cookie = answer.headers()[SET_COOKIE].to_str().unwrap();
+    assert!(cookie.contains("; Path=/bots/acme/facebook;"), "{cookie}");
+    let (status, body) = connected.connect().await;
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(body["webhook_test"], json!({"status": "success"}));
+    let fields = json!({"name": "Renamed"});
+    let fields = fields.as_object().unwrap().clone();
+    connected
+        .simulator
+        .change(&page_id_text(0), fields)
+        .unwrap();
+    eventually("the webhook", || async {
+        (connected.field(0, "name").await == "Renamed").then_some(())
+    })
+    .await;
+    // Links are relative to the address that the browser shows, which has the path.
+    let refused = client()
+        .get(format!("{}/facebook/callback?code=x", connected.public))
+        .header("accept", "text/html");
+    let page = refused.send().await.unwrap().text().await.unwrap();
+    assert!(page.contains(r#"href="login""#), "{page}");
     connected.finish().await;
 }
 
@@ -338,39 +371,5 @@ async fn a_token_of_another_app_is_refused() {
         matches!(exchanges[0].1.value.stage, token_exchange::Stage::Failed(_)),
         "the record contains no token"
     );
-    connected.finish().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_missing_permission_is_reported_with_its_consequence() {
-    let connected = start().await;
-    let declined = Decision {
-        declined: vec!["pages_manage_metadata".to_owned()],
-        ..Decision::default()
-    };
-    let (status, body) = connected.connect_as(&declined).await;
-    assert_eq!(status, 200);
-    let missing = &body["connection"]["missing_permissions"][0];
-    assert_eq!(missing["permission"], "pages_manage_metadata");
-    assert!(
-        missing["consequence"]
-            .as_str()
-            .unwrap()
-            .contains("no webhook"),
-        "{body}"
-    );
-    assert_eq!(
-        body["polling_test"].as_array().unwrap().len(),
-        3,
-        "the Pages are read all the same"
-    );
-    let key = page_subscription::key(&model::id::PageId::parse(&page_id_text(0)).unwrap());
-    let stored: page_subscription::PageSubscription =
-        common::records::load_record(&*connected.deployment.store, &key)
-            .await
-            .unwrap()
-            .unwrap()
-            .value;
-    assert!(stored.refused.contains("name"), "{stored:?}");
     connected.finish().await;
 }

@@ -8,41 +8,61 @@ use common::store::{RecordKey, RecordKind};
 use model::field::{FieldName, TrackedFields};
 use model::id::{PageId, UserId};
 use model::page::Status;
+use model::time::{FacebookTime, HostTime};
 use serde_json::{Value as Json, json};
 use simulator::browser::Decision;
 
 use crate::BACKEND;
-use crate::support::deployment::TestStorage;
+use crate::support::deployment::{APP_ID, TestStorage};
+use crate::support::eventually;
 use crate::support::facebook::{
     ConnectedDeployment, DeploymentOptions, manual_clock, page_id_text, status_and_body,
 };
 use crate::support::raw_access::redis_command;
-use crate::support::{client, eventually};
 
 use crate::login_flow::start;
 
 const BOB: &str = "200000000000002";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fields_refused_for_a_missing_permission_are_subscribed_after_the_next_login() {
-    let connected = start().await;
-    let declined = Decision {
-        declined: vec!["pages_manage_metadata".to_owned()],
-        ..Decision::default()
+async fn ids_as_numbers_and_times_as_text_connect_a_person_all_the_same() {
+    let scene = DeploymentOptions {
+        pages: 1,
+        ..DeploymentOptions::default()
     };
-    assert_eq!(connected.connect_as(&declined).await.0, 200);
-    assert!(connected.simulator.facebook().page_subscriptions.is_empty());
-    assert_eq!(connected.connect().await.0, 200);
-    eventually("the subscriptions", || async {
-        let facebook = connected.simulator.facebook();
-        let all = facebook.page_subscriptions.len() == 3;
-        (all && facebook
-            .page_subscriptions
-            .values()
-            .all(|fields| fields.contains("name")))
-        .then_some(())
-    })
-    .await;
+    let connected = ConnectedDeployment::start(BACKEND, scene).await;
+    let number = |text: &str| text.parse::<u64>().unwrap();
+    let (app, page) = (number(APP_ID), number(&page_id_text(0)));
+    let token = json!({"app_id": app, "user_id": number("200000000000001"),
+        "data_access_expires_at": "4102444800", "issued_at": "1750000000"});
+    connected.reply(&json!([
+        {"edge": "GET debug_token", "times": 9, "patch": token},
+        {"edge": "GET me/accounts", "times": 9, "patch": {"id": page}},
+        {"edge": "GET {id}", "times": 9, "patch": {"id": page}},
+        {"edge": "GET {id}/subscribed_apps", "times": 9, "patch": {"id": app}},
+    ]));
+    let (status, body) = connected.connect().await;
+    assert_eq!(
+        (status, &body["connection"]["status"]),
+        (200, &json!("active")),
+        "{body}"
+    );
+    assert_eq!(
+        body["polling_test"][0]["result"],
+        json!({"status": "success"}),
+        "{body}"
+    );
+    let connection = connected.connection().await;
+    assert_eq!(
+        connection.data_access_expires_at,
+        Some(HostTime(4_102_444_800_000))
+    );
+    assert_eq!(
+        connection.token_issued_at,
+        Some(FacebookTime(1_750_000_000_000))
+    );
+    connected.read_again(0).await;
+    assert_eq!(connected.field(0, "name").await, json!("Page 0"));
     connected.finish().await;
 }
 
@@ -307,39 +327,6 @@ async fn a_browser_gets_the_progress_as_html_with_escaped_names() {
         "{last}"
     );
     assert!(last.contains("&lt;img") && !last.contains("<img"), "{last}");
-    connected.finish().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn logins_by_invitation_need_a_valid_invitation() {
-    let extra = [
-        ("PAGESYNC_LOGIN", "invited"),
-        ("STATE_TOKEN_SECRET", "a-secret-for-invitations"),
-    ];
-    let connected = ConnectedDeployment::start(
-        BACKEND,
-        DeploymentOptions {
-            extra: &extra,
-            ..DeploymentOptions::default()
-        },
-    )
-    .await;
-    let (status, body) =
-        status_and_body(client().get(connected.login()).send().await.unwrap()).await;
-    assert_eq!(
-        (status, &body["error"]["code"]),
-        (403, &json!("not_invited"))
-    );
-    let secret = secrecy::SecretString::from(extra[1].1.to_owned());
-    let until = connected
-        .clock
-        .now()
-        .plus(std::time::Duration::from_secs(60));
-    let invitation = common::invitation::sign(&secret, until);
-    let invited = format!("{}?invitation={invitation}", connected.login());
-    assert_eq!(client().get(&invited).send().await.unwrap().status(), 302);
-    let forged = format!("{}?invitation={}x", connected.login(), invitation);
-    assert_eq!(client().get(&forged).send().await.unwrap().status(), 403);
     connected.finish().await;
 }
 

@@ -27,6 +27,7 @@ mod json_reference;
 mod large_connections;
 mod login_flow;
 mod login_limits;
+mod login_links;
 mod login_under_load;
 mod logins;
 mod missed_webhooks;

@@ -52,6 +52,8 @@ pub(crate) struct DeploymentOptions<'a> {
     pub(crate) pages: usize,
     /// The host under which browsers reach Facebook's login dialog.
     pub(crate) dialog_host: &'a str,
+    /// The path of the public address.
+    pub(crate) public_path: &'a str,
     /// The roles to start; empty for all roles of the backend.
     pub(crate) only: &'a [Role],
 }
@@ -64,6 +66,7 @@ impl Default for DeploymentOptions<'_> {
             schedulers: 1,
             pages: 3,
             dialog_host: "127.0.0.1",
+            public_path: "",
             only: &[],
         }
     }
@@ -140,10 +143,12 @@ pub(crate) fn settings(public: &str, facebook: &str) -> Vec<(String, String)> {
 impl ConnectedDeployment {
     /// Starts a deployment and its Facebook. No person has logged in yet.
     pub(crate) async fn start(backend: TestBackend, scene: DeploymentOptions<'_>) -> Self {
-        let public = format!("http://127.0.0.1:{}", reserve_port());
+        let listen = format!("127.0.0.1:{}", reserve_port());
+        let public = format!("http://{listen}{}", scene.public_path);
         let (simulator, facebook) = facebook(&public, scene.pages).await;
         let storage = TestStorage::new(backend).await;
         let mut settings = settings(&public, &facebook);
+        settings.push(("PAGESYNC_LISTEN".to_owned(), listen));
         let dialog = facebook.replace("127.0.0.1", scene.dialog_host);
         settings.push(("PAGESYNC_DIALOG_URL".to_owned(), dialog));
         settings.extend(
@@ -208,13 +213,22 @@ impl ConnectedDeployment {
         (visitor, callback.unwrap().unwrap())
     }
 
-    /// Logs in with this decision in the dialog. Repeats the request of the callback while the
-    /// login is pending, as its HTML page does. Returns the status and the body of the last answer.
+    /// Logs in with this decision in the dialog, and waits as [`Self::wait_for_login`]. Returns the status and the body of the last answer.
     pub(crate) async fn connect_as(&self, decision: &Decision) -> (u16, Json) {
         let (mut visitor, callback) = self.visit(decision).await;
+        self.wait_for_login(&mut visitor, &callback).await
+    }
+
+    /// Repeats the request of the callback while the login is pending. Returns the status and the
+    /// body of the last answer.
+    pub(crate) async fn wait_for_login(
+        &self,
+        visitor: &mut LoginBrowser,
+        callback: &str,
+    ) -> (u16, Json) {
         let began = std::time::Instant::now();
         loop {
-            let (status, body) = status_and_body(visitor.get(&callback).await.unwrap()).await;
+            let (status, body) = status_and_body(visitor.get(callback).await.unwrap()).await;
             if body["connection"]["status"] != "pending" {
                 return (status, body);
             }

@@ -78,15 +78,16 @@ fn append_headers(response: &mut Response, headers: &Headers) {
     }
 }
 
-/// Sets fields in an object, or in each object of its list `data`. A null value removes the field.
+/// Sets fields in an object: in the body, in its member `data`, or in each object of its list `data`.
+/// A null value removes the field.
 fn patch_objects(body: &mut Value, patch: &Map<String, Value>) {
     if patch.is_empty() {
         return;
     }
-    let objects: Vec<&mut Value> = if body.get("data").is_some_and(Value::is_array) {
-        body["data"].as_array_mut().into_iter().flatten().collect()
-    } else {
-        vec![body]
+    let objects: Vec<&mut Value> = match body.get("data") {
+        Some(Value::Array(_)) => body["data"].as_array_mut().into_iter().flatten().collect(),
+        Some(Value::Object(_)) => body.get_mut("data").into_iter().collect(),
+        _ => vec![body],
     };
     for object in objects.into_iter().filter_map(Value::as_object_mut) {
         for (name, value) in patch {

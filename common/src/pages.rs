@@ -1,8 +1,8 @@
-//! Operations on Pages that commands and the worker use: registering Pages and requesting reads, in
-//! batches.
+//! Operations on Pages that commands and the worker use, in batches: registering Pages, requesting
+//! reads, and any other change that is decided for each stored Page.
 //!
-//! Invariant: each operation writes a Page and its due time in one commit. The operation is
-//! repeated for a Page that another process has changed in the meantime.
+//! Invariant: each change of a Page is one commit, with its due time if that changes. The change is
+//! decided again for a Page that another process has changed in the meantime.
 
 use model::id::{PageId, Subject};
 use model::page::{Page, Status};
@@ -12,8 +12,8 @@ use crate::store::{
     Commit, CommitOutcome, DueWrite, PageWrite, Store, StoreError, StoredPage, Versioned,
 };
 
-/// How many Pages a caller with a long list of them should pass to one of these functions: a batch
-/// costs one wait for the disk and does not hold up other clients of the store.
+/// The number of Pages that a caller should pass at once. A batch usually waits for the disk once, and
+/// it is small enough not to delay other clients of the store.
 pub const COMMIT_BATCH: usize = 100;
 
 /// Commits a change of each of these Pages, all in one batch. `plan` returns the commit for a stored
@@ -32,6 +32,7 @@ where
     while !pending.is_empty() {
         let pending_ids: Vec<PageId> = pending.iter().map(|i| ids[*i].clone()).collect();
         let loaded = store.load_pages(&pending_ids).await?;
+        check_length(loaded.len(), pending.len())?;
         let (mut indexes, mut commits) = (Vec::new(), Vec::new());
         for (i, stored) in pending.into_iter().zip(loaded) {
             let (commit, result) = plan(ids[i].clone(), stored).await?;
@@ -46,6 +47,7 @@ where
         } else {
             store.commit(&commits).await?
         };
+        check_length(outcomes.len(), indexes.len())?;
         let outcomes = indexes.into_iter().zip(outcomes);
         pending = outcomes
             .filter(|(_, outcome)| *outcome == CommitOutcome::Stale)
@@ -53,6 +55,15 @@ where
             .collect();
     }
     Ok(results.into_iter().flatten().collect())
+}
+
+/// Fails if the store returned another number of results than it was asked for.
+fn check_length(returned: usize, requested: usize) -> Result<(), StoreError> {
+    if returned == requested {
+        return Ok(());
+    }
+    let reason = format!("the store returned {returned} results instead of {requested}");
+    Err(StoreError::Unexpected(reason))
 }
 
 /// Registers Pages and requests their first reads, with one batch of commits. A Page that was erased
@@ -70,16 +81,6 @@ pub async fn register(
         Ok((commit, !is_registered))
     };
     commit_each(store, ids, plan).await
-}
-
-/// Requests a read of a Page, as [`request_reads`] does.
-pub async fn request_read(
-    store: &dyn Store,
-    id: &PageId,
-    now: HostTime,
-) -> Result<Option<HostTime>, StoreError> {
-    let due = request_reads(store, std::slice::from_ref(id), now).await?;
-    Ok(due.into_iter().next().flatten())
 }
 
 /// Requests a read of each of these Pages, with one batch of commits. Returns for each id, in the same

@@ -360,11 +360,12 @@ pub(super) fn remove_access_commit(
         return next;
     }
     if page.connections.is_empty() {
-        let without_token = token::StoredToken {
-            sealed: None,
-            obtained_at: HostTime(0),
-        };
-        next.records = vec![put_write(token, &without_token, None, None)];
+        next.records = vec![put_write(
+            token,
+            &token::StoredToken::OF_FORMER_ACCESS,
+            None,
+            None,
+        )];
         page.status = page::Status::NoToken;
         page.polling.daily_slot = None;
         next.due.push(DueWrite {

@@ -21,6 +21,20 @@ pub struct StoredToken {
     pub obtained_at: HostTime,
 }
 
+impl StoredToken {
+    /// The record of a Page to which a person gave access before. A later erasure of the person finds
+    /// the Page by it.
+    pub const OF_FORMER_ACCESS: Self = Self {
+        sealed: None,
+        obtained_at: HostTime(0),
+    };
+
+    /// Returns whether the person gives access to the Page, or did so when the Page was last listed.
+    pub fn gives_access(&self) -> bool {
+        self.obtained_at > HostTime(0)
+    }
+}
+
 /// Returns the key of the record of a person's token.
 pub fn user_key(user: &UserId) -> RecordKey {
     RecordKey::new(RecordKind::UserToken, user.as_str())

@@ -210,6 +210,7 @@ async fn show(config: &Config, store: &dyn Store, id: &str, format: Format) -> a
     let tokens = load_all::<token::StoredToken>(store, RecordKind::PageToken, &prefix).await?;
     let page_ids: Vec<PageId> = tokens
         .iter()
+        .filter(|(_, stored)| stored.value.gives_access())
         .filter_map(|(id, _)| token::page_in_id(id))
         .collect();
     let connection = connection_view(&stored.value, &config.scopes, Clock::system().now());

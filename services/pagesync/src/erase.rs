@@ -3,14 +3,14 @@
 use anyhow::Context as _;
 use common::clock::Clock;
 use common::pages::COMMIT_BATCH;
-use common::records::erasure::{self, ErasureResult};
+use common::records::erasure::{self, ErasureResult, PageErasure};
 use common::records::{connection, dead_letter, load_all, token};
 use common::store::{RecordKind, Store};
 use model::id::{PageId, UserId};
 use serde::Serialize;
 
 use crate::cli::EraseCommand;
-use crate::output::{Format, Row, print_error, print_listing, print_progress};
+use crate::output::{Format, Progress, Row, print_error, print_listing};
 
 /// The result of the command for one Page or connection.
 #[derive(Debug, Serialize)]
@@ -42,13 +42,18 @@ pub async fn run(store: &dyn Store, command: EraseCommand, format: Format) -> an
             erased.map(|erased| rows.push(erased.row()))
         }
     };
-    // If the store fails on the way, the command still prints what it has erased.
-    if erased.is_ok() || !rows.is_empty() {
-        print_listing(format, &["kind", "id", "result"], &rows)?;
-    }
-    erased?;
+    // If the store fails on the way, the results of the complete batches are still printed.
+    let printed = if erased.is_ok() || !rows.is_empty() {
+        print_listing(format, &["kind", "id", "result"], &rows)
+    } else {
+        Ok(())
+    };
+    erased.context(
+        "the erasure is not complete, and some data may remain: run this command again with all of its ids",
+    )?;
     let (EraseCommand::Page { dry_run, .. } | EraseCommand::Connection { dry_run, .. }) = command;
-    remove_from_disk(store, dry_run).await
+    remove_from_disk(store, dry_run).await?;
+    printed
 }
 
 /// Erases Pages in batches, and adds the result of each Page to `rows` after its batch. On a
@@ -59,42 +64,44 @@ async fn erase_pages(
     dry_run: bool,
     rows: &mut Vec<Row>,
 ) -> anyhow::Result<()> {
+    let mut progress = Progress::new("Pages", ids.len());
+    let mut known = Vec::new();
     for batch in ids.chunks(COMMIT_BATCH) {
-        let (are_erased, word) = if dry_run {
+        let results: Vec<PageErasure> = if dry_run {
             let stored = store.load_pages(batch).await?;
-            let hold_data = stored
-                .iter()
-                .map(|stored| erasure::holds_data(&stored.value));
-            (hold_data.collect(), "would be erased")
+            let results = stored.iter().map(|stored| PageErasure::of(&stored.value));
+            results.collect()
         } else {
-            let now = Clock::system().now();
-            (erasure::erase_pages(store, batch, now).await?, "erased")
+            erasure::erase_pages(store, batch, Clock::system().now()).await?
         };
-        let result = |(id, is_erased): (&PageId, bool)| ErasedObject {
-            kind: "page",
-            id: id.to_string(),
-            result: if is_erased { word } else { "no such Page" }.to_owned(),
-        };
-        rows.extend(
-            batch
-                .iter()
-                .zip(are_erased)
-                .map(result)
-                .map(ErasedObject::row),
-        );
-        print_progress("Pages", rows.len(), ids.len());
+        for (id, result) in batch.iter().zip(results) {
+            let text = match result {
+                PageErasure::Erased if dry_run => "would be erased",
+                PageErasure::Erased => "erased",
+                PageErasure::AlreadyErased => "already erased",
+                PageErasure::Unknown => "no such Page",
+            };
+            if result != PageErasure::Unknown {
+                known.push(id.to_string());
+            }
+            let object = ErasedObject {
+                kind: "page",
+                id: id.to_string(),
+                result: text.to_owned(),
+            };
+            rows.push(object.row());
+        }
+        progress.show(rows.len());
     }
-    if dry_run {
-        return Ok(());
-    }
-    // An earlier run of the command may have erased the Pages and then failed, so the dead letters of
-    // all Pages are searched.
-    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
-    let dead_letters = dead_letter::delete_mentioning(store, &ids).await?;
-    if dead_letters > 0 {
-        print_error(&format!(
-            "{dead_letters} dead letters that mention these Pages were deleted"
-        ));
+    if !dry_run && !known.is_empty() {
+        // An earlier run of the command may have erased a Page and then failed, so the dead letters of
+        // Pages that are erased already are searched, too.
+        let deleted = dead_letter::delete_mentioning(store, &known).await?;
+        if deleted > 0 {
+            print_error(&format!(
+                "deleted the dead letters that mention these Pages: {deleted}"
+            ));
+        }
     }
     Ok(())
 }

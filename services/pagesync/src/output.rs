@@ -44,20 +44,48 @@ pub fn print_error(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "pagesync: {}", text.trim_end());
 }
 
-/// Shows on a terminal how many of `total` objects a command has worked through. Prints nothing if
-/// standard error is not a terminal, or if one batch is enough for all objects.
-pub fn print_progress(objects: &str, done: usize, total: usize) {
-    let mut err = std::io::stderr().lock();
-    if err.is_terminal() && total > COMMIT_BATCH {
-        // The progress is not worth a failure of the command.
-        let _ = write!(err, "{}", progress(objects, done, total)).and_then(|()| err.flush());
+/// Shows on a terminal how many objects a command has worked through. Its line ends when this is
+/// dropped. Nothing is shown if standard error is not a terminal, or if one batch is enough.
+#[derive(Debug)]
+pub struct Progress {
+    objects: &'static str,
+    total: usize,
+    is_shown: bool,
+}
+
+impl Progress {
+    /// Returns the progress of a command that works through `total` objects.
+    pub fn new(objects: &'static str, total: usize) -> Self {
+        Self {
+            objects,
+            total,
+            is_shown: total > COMMIT_BATCH && std::io::stderr().is_terminal(),
+        }
+    }
+
+    /// Shows that `done` objects are done.
+    pub fn show(&mut self, done: usize) {
+        self.write(&self.text(done));
+    }
+
+    /// Returns a text that replaces the previous one on its line.
+    fn text(&self, done: usize) -> String {
+        format!("\rpagesync: {done} of {} {}", self.total, self.objects)
+    }
+
+    fn write(&self, text: &str) {
+        if self.is_shown {
+            let mut err = std::io::stderr().lock();
+            // The progress is not worth a failure of the command.
+            let _ = write!(err, "{text}").and_then(|()| err.flush());
+        }
     }
 }
 
-/// Returns the progress as a line that replaces the previous one. The last one ends the line.
-fn progress(objects: &str, done: usize, total: usize) -> String {
-    let end = if done < total { "" } else { "\n" };
-    format!("\rpagesync: {done} of {total} {objects}{end}")
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.write("\n");
+    }
 }
 
 /// Returns `text` with its control and direction characters as escapes, so that it cannot control a
@@ -189,11 +217,8 @@ mod tests {
     }
 
     #[test]
-    fn only_the_last_progress_ends_the_line() {
-        assert_eq!(progress("Pages", 100, 250), "\rpagesync: 100 of 250 Pages");
-        assert_eq!(
-            progress("Pages", 250, 250),
-            "\rpagesync: 250 of 250 Pages\n"
-        );
+    fn each_progress_replaces_the_previous_one() {
+        let progress = Progress::new("Pages", 250);
+        assert_eq!(progress.text(100), "\rpagesync: 100 of 250 Pages");
     }
 }

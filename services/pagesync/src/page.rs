@@ -102,6 +102,25 @@ async fn poll(store: &dyn Store, ids: &[String], dry_run: bool) -> anyhow::Resul
     let ids: Vec<PageId> = ids.iter().map(|id| parse(id)).collect::<Result<_, _>>()?;
     // The Pages that cannot be read do not keep the others from being read.
     let mut refused = Vec::new();
+    match poll_batches(store, &ids, dry_run, &mut refused).await {
+        Ok(()) if refused.is_empty() => Ok(()),
+        Ok(()) => bail!(refused.join("\n")),
+        Err(error) => {
+            for reason in &refused {
+                output::print_error(reason);
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Requests reads in batches, and adds the reasons why Pages cannot be read to `refused`.
+async fn poll_batches(
+    store: &dyn Store,
+    ids: &[PageId],
+    dry_run: bool,
+    refused: &mut Vec<String>,
+) -> anyhow::Result<()> {
     for batch in ids.chunks(COMMIT_BATCH) {
         let (mut pages, mut lines) = (Vec::new(), Vec::new());
         for (id, stored) in batch.iter().zip(store.load_pages(batch).await?) {
@@ -114,10 +133,13 @@ async fn poll(store: &dyn Store, ids: &[String], dry_run: bool) -> anyhow::Resul
             lines.extend(pages.iter().map(|(id, _)| format!("would read Page {id}")));
         } else {
             let (now, mut of_people) = (Clock::system().now(), HashMap::new());
-            let ids: Vec<PageId> = pages.iter().map(|(id, _)| id.clone()).collect();
-            let due = pages::request_reads(store, &ids, now).await?;
-            for ((id, page), at) in pages.iter().zip(due) {
-                let blocked = blocked_until(store, id, page, &mut of_people, now).await?;
+            let (mut readable, mut blocked) = (Vec::new(), Vec::new());
+            for (id, page) in &pages {
+                blocked.push(blocked_until(store, id, page, &mut of_people, now).await?);
+                readable.push(id.clone());
+            }
+            let due = pages::request_reads(store, &readable, now).await?;
+            for ((id, at), blocked) in readable.iter().zip(due).zip(blocked) {
                 lines.push(match at {
                     Some(at) => format!("Page {id} is read {}", start_phrase(at, blocked)),
                     None => format!("Page {id} was erased in the meantime"),
@@ -125,9 +147,6 @@ async fn poll(store: &dyn Store, ids: &[String], dry_run: bool) -> anyhow::Resul
             }
         }
         output::print(&lines.join("\n"))?;
-    }
-    if !refused.is_empty() {
-        bail!(refused.join("\n"));
     }
     Ok(())
 }
@@ -145,8 +164,8 @@ fn with_connection(id: &PageId, stored: StoredPage) -> Result<Page, String> {
 }
 
 /// Returns until when the rate limits of a Page and of its connections block a read on request, or
-/// `None` if they do not. The connection whose rate limit ends first reads the Page. `of_people` is
-/// filled with what was already loaded for people with many Pages.
+/// `None` if they do not. The connection whose rate limit ends first reads the Page. `of_people`
+/// caches the result for each person.
 async fn blocked_until(
     store: &dyn Store,
     id: &PageId,

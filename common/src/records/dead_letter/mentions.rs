@@ -82,7 +82,7 @@ pub(in crate::records) fn contains_number(text: &str, digits: &str) -> bool {
     numbers(text).any(|number| number == digits)
 }
 
-/// Returns the whole numbers in a text, and an empty text between other characters.
+/// Returns the sequences of digits in a text. Some of the returned texts are empty.
 fn numbers(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_ascii_digit())
 }

@@ -271,33 +271,47 @@ async fn users_with_access(
     Ok(found.into_iter().collect())
 }
 
+/// What an erasure of a Page does, or would do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PageErasure {
+    /// It erases the stored data.
+    Erased,
+    /// It does nothing, because the Page is erased already.
+    AlreadyErased,
+    /// It does nothing, because no such Page is stored.
+    Unknown,
+}
+
+impl PageErasure {
+    /// Returns what an erasure of a stored Page does.
+    pub fn of(stored: &StoredPage) -> Self {
+        match stored {
+            StoredPage::Page(page) if page.status == Status::Erased => Self::AlreadyErased,
+            StoredPage::Page(_) | StoredPage::Corrupt(_) => Self::Erased,
+            StoredPage::Unknown => Self::Unknown,
+        }
+    }
+}
+
 /// Erases Pages, whether or not connections give access to them, with one batch of commits. They stay
 /// erased until a person with access to them logs in again, or until an operator adds them. Returns
-/// for each Page, in the same order, `false` if it is unknown or already erased. The caller must then
-/// call [`dead_letter::delete_mentioning`], once for all of its batches.
+/// the result for each Page, in the same order. The caller must then call
+/// [`dead_letter::delete_mentioning`], once for all of its batches.
 pub async fn erase_pages(
     store: &dyn Store,
     ids: &[PageId],
     now: HostTime,
-) -> Result<Vec<bool>, StoreError> {
+) -> Result<Vec<PageErasure>, StoreError> {
     let plan = async |id: PageId, stored: Versioned<StoredPage>| {
-        if !holds_data(&stored.value) {
-            return Ok((None, false));
+        let erasure = PageErasure::of(&stored.value);
+        if erasure != PageErasure::Erased {
+            return Ok((None, erasure));
         }
         let users = users_with_access(store, &id, &stored.value).await?;
         let commit = erasure_commit(store, &id, stored.version, &users, now).await?;
-        Ok((Some(commit), true))
+        Ok((Some(commit), erasure))
     };
     commit_each(store, ids, plan).await
-}
-
-/// Returns whether a stored Page can be erased: it is known and was not erased before.
-pub fn holds_data(stored: &StoredPage) -> bool {
-    match stored {
-        StoredPage::Page(page) => page.status != Status::Erased,
-        StoredPage::Corrupt(_) => true,
-        StoredPage::Unknown => false,
-    }
 }
 
 /// Returns the commit that erases a Page, with the tokens of these people for it and its other

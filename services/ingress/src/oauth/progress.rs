@@ -148,7 +148,8 @@ pub(super) async fn load_connection_pages(
     Ok(pages)
 }
 
-/// Returns the ids of the Pages that the connection gives access to.
+/// Returns the ids of the Pages that the last poll of the connection listed. A Page that it did not
+/// list is left out, because the person may have lost access to it.
 async fn page_ids(
     context: &LoginContext,
     connection: &Connection,
@@ -156,8 +157,11 @@ async fn page_ids(
     let prefix = token::page_prefix(&connection.user);
     let tokens =
         load_all::<token::StoredToken>(&*context.store, RecordKind::PageToken, &prefix).await?;
-    let ids = tokens.iter().filter_map(|(id, _)| token::page_in_id(id));
-    Ok(ids.collect())
+    let last_poll = connection.last_poll.as_ref();
+    let listed = tokens.iter().filter(|(_, stored)| {
+        last_poll.is_some_and(|poll| stored.value.obtained_at >= poll.began_at)
+    });
+    Ok(listed.filter_map(|(id, _)| token::page_in_id(id)).collect())
 }
 
 /// Returns whether each Page subscription of the connection is confirmed or has a problem. A Page

@@ -11,6 +11,8 @@
     reason = "scenarios and tables are easier to read in one piece"
 )]
 
+#[path = "../it/access.rs"]
+mod access;
 mod broker;
 #[path = "../it/clocks.rs"]
 mod clocks;

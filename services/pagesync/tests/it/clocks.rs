@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use common::clock::Clock;
-use common::pages;
 use common::records::connection;
 use common::store::{Commit, DueWrite};
 use common::store_clock;
@@ -52,7 +51,7 @@ async fn after_a_clock_that_was_ahead_is_corrected_everything_is_read_at_once() 
 
         // An operator requests a read of a Page and a poll of the connection.
         let reads = connected.calls("GET {id}");
-        pages::request_read(&*connected.deployment.store, &id, clock.now())
+        crate::support::request_read(&*connected.deployment.store, &id, clock.now())
             .await
             .unwrap();
         eventually("the requested read", || async {

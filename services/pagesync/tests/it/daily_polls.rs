@@ -156,9 +156,9 @@ async fn a_page_that_is_missing_from_the_list_is_read_individually() {
     assert_eq!(deletion.send().await.unwrap().status(), 204);
     connected.next_day().await;
     connected.advance(Duration::from_secs(61));
-    eventually("the Page to be unreachable", || async {
+    eventually("the end of the access to the Page", || async {
         let page = connected.page(2).await;
-        (page.status == model::page::Status::Unreachable).then_some(())
+        (page.status == model::page::Status::NoToken).then_some(())
     })
     .await;
     assert_eq!(connected.calls("GET {id}"), 1);
@@ -167,7 +167,7 @@ async fn a_page_that_is_missing_from_the_list_is_read_individually() {
         json!("Page 2"),
         "the stored values are kept"
     );
-    // An empty list does not change the status of the other Pages.
+    // An empty list does not change the status of the other Pages, whose tokens still work.
     connected.reply(&json!([{"edge": "GET me/accounts", "body": {"data": []}}]));
     connected.next_day().await;
     assert_eq!(connected.page(0).await.status, model::page::Status::Active);

@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 
 use common::clock::Clock;
+use common::pages;
 use common::records::dead_letter;
 use common::records::dead_letter::usage::{self, MAX_BYTES, MAX_DEAD_LETTERS, Usage};
-use common::records::{put_write, write_records};
+use common::records::{erasure, put_write, write_records};
 use common::store::{RecordKey, RecordKind, RecordWrite, Store};
+use model::id::PageId;
 use model::job::{Job, NEWER_VERSION_PREFIX, Unreadable};
 use model::time::HostTime;
 use pagesync::cli::EraseCommand;
@@ -120,9 +122,16 @@ async fn the_counts_agree_with_the_dead_letters_after_every_operation() {
     bench.publish(&again).await;
     bench.wait_for_name(1, "one").await;
     wait_for_dead_letters(&bench, 5).await;
-    // The Page does not exist: a command that failed after it had erased the Page is repeated.
+    // A command that failed after it had erased the Page is repeated. An id that no Page has deletes
+    // nothing, although every job contains its digit.
+    let page = PageId::parse("12").unwrap();
+    let now = Clock::system().now();
+    pages::register(store, std::slice::from_ref(&page), now)
+        .await
+        .unwrap();
+    erasure::erase_pages(store, &[page], now).await.unwrap();
     let erase = EraseCommand::Page {
-        ids: vec!["12".to_owned()],
+        ids: vec!["12".to_owned(), "2".to_owned()],
         dry_run: false,
     };
     pagesync::erase::run(store, erase, Format::Table)

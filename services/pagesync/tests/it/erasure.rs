@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use common::clock::Clock;
 use common::records::connection;
-use common::records::erasure::ErasureReceipt;
+use common::records::erasure::{ErasureReceipt, PageErasure};
 use common::records::{dead_letter, erasure, expiry, load_all, token};
 use common::store::RecordKind;
 use model::id::{PageId, UserId};
@@ -356,11 +356,11 @@ async fn a_deauthorization_erases_the_person_and_no_later_poll_restores_an_erase
     let store = connected.deployment.store.clone();
     let now = connected.clock.now();
     let page = PageId::parse(&page_id_text(2)).unwrap();
-    for is_erased in [true, false] {
+    for result in [PageErasure::Erased, PageErasure::AlreadyErased] {
         let erased = erasure::erase_pages(&*store, std::slice::from_ref(&page), now)
             .await
             .unwrap();
-        assert_eq!(erased, [is_erased]);
+        assert_eq!(erased, [result]);
     }
     let prefix = format!("{}.", page_id_text(2));
     assert!(

@@ -96,7 +96,7 @@ async fn interleave(
             .commit(&[connection::update_commit(&again, stored.version)])
             .await
             .unwrap();
-        common::pages::request_read(&*context.store, &page, context.clock.now())
+        crate::support::request_read(&*context.store, &page, context.clock.now())
             .await
             .unwrap();
     }

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use common::pages::request_read;
+use crate::support::request_read;
 use common::store::{StoredPage, Versioned};
 use model::id::PageId;
 use serde_json::json;

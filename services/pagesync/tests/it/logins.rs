@@ -1,7 +1,6 @@
 //! Special cases of logins: missing permissions, no Pages, a second login, two people with the same
 //! Page, and errors of Facebook.
 
-use common::pages;
 use common::records::page_subscription::{self, PageSubscription};
 use common::records::{load_all, load_record, login, rate_limit, token};
 use common::store::{RecordKey, RecordKind};
@@ -172,7 +171,7 @@ async fn a_login_does_not_wait_for_the_reads_that_are_due_before_it() {
     }
     for n in 0..PAGES {
         let id = PageId::parse(&page_id_text(n)).unwrap();
-        pages::request_read(&*connected.deployment.store, &id, connected.clock.now())
+        crate::support::request_read(&*connected.deployment.store, &id, connected.clock.now())
             .await
             .unwrap();
     }
@@ -351,7 +350,7 @@ async fn a_second_login_renews_the_connection_and_deselected_pages_are_read_indi
         (page.status != Status::Active).then_some(page)
     })
     .await;
-    assert_eq!(page.status, Status::Unreachable);
+    assert_eq!(page.status, Status::NoToken);
     assert_eq!(connected.field(2, "name").await, json!("Page 2"));
     connected.finish().await;
 }

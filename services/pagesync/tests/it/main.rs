@@ -10,6 +10,7 @@
     reason = "scenarios and tables are easier to read in one piece"
 )]
 
+mod access;
 mod cli;
 mod cli_connection;
 mod clocks;

@@ -5,11 +5,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use common::pages::{COMMIT_BATCH, register, request_reads};
+use common::records::erasure::PageErasure;
 use common::records::{connection, erasure, put_write, token, write_records};
 use common::store::{Commit, CommitOutcome, PageWrite, RecordWrite, Store, StoredPage, load_page};
 use model::id::{PageId, UserId};
 use model::page::{Page, Status};
 use model::time::HostTime;
+use pagesync::cli::EraseCommand;
+use pagesync::output::Format;
 use serde_json::json;
 
 use crate::BACKEND;
@@ -62,7 +65,12 @@ async fn load(store: &dyn Store, id: &PageId) -> Page {
 async fn a_person_with_many_pages_is_removed_in_batches() {
     let (_storage, store) = TestStorage::new(BACKEND).await.into_store();
     let ids: Vec<PageId> = (1..=PAGES).map(page_id).collect();
-    let (alone, shared) = ids.split_at(ids.len() / 2);
+    // Every third Page has a second person, so that the results of a batch differ.
+    let (shared, alone): (Vec<PageId>, Vec<PageId>) = ids
+        .iter()
+        .cloned()
+        .partition(|id| id.as_str().ends_with(['0', '3', '6']));
+    let (alone, shared) = (alone.as_slice(), shared.as_slice());
     store_pages(&*store, alone, &[user(1)]).await;
     store_pages(&*store, shared, &[user(1), user(2)]).await;
     let counting = FaultyStore::unavailable(store.clone(), 0, 0);
@@ -90,12 +98,41 @@ async fn a_person_with_many_pages_is_removed_in_batches() {
         shared.len()
     );
 
+    // A third person gives access to some of the Pages.
+    let kept = &shared[..10];
+    for id in kept {
+        let stored = load_page(&*store, id).await.unwrap();
+        let StoredPage::Page(mut page) = stored.value else {
+            unreachable!()
+        };
+        page.connections.insert(user(3));
+        let write = PageWrite {
+            id: id.clone(),
+            expected: stored.version,
+            page: *page,
+            changes: Vec::new(),
+            received_at: NOW,
+        };
+        let commit = Commit {
+            page: Some(write),
+            ..Commit::default()
+        };
+        assert_eq!(
+            store.commit(&[commit]).await.unwrap(),
+            [CommitOutcome::Applied]
+        );
+    }
     let erased = erasure::erase_user(&*counting, &user(1), NOW, None)
         .await
         .unwrap();
-    assert_eq!((erased.pages_erased, erased.pages_kept), (PAGES, 0));
-    for id in [&alone[0], &alone[99], &shared[99]] {
-        assert_eq!(load(&*store, id).await.status, Status::Erased);
+    let kept_count = kept.len() as u64;
+    assert_eq!(
+        (erased.pages_erased, erased.pages_kept),
+        (PAGES - kept_count, kept_count)
+    );
+    for id in &ids {
+        let is_erased = load(&*store, id).await.status == Status::Erased;
+        assert_eq!(is_erased, !kept.contains(id), "{id}");
     }
     let batches = counting.commit_calls() - disconnected;
     assert!(batches <= 8, "{batches} batches for {PAGES} Pages");
@@ -134,9 +171,8 @@ async fn processes_that_work_through_the_same_pages_do_each_page_once() {
         request_reads(&**b, &read, NOW)
     );
     for due in [one.unwrap(), two.unwrap()] {
-        // A Page without a connection is not due, but its request is stored.
         assert_eq!(due.len(), read.len());
-        assert!(due[ids.len()].is_some() && due[ids.len() + 1].is_none());
+        assert!(due[..=ids.len()].iter().all(Option::is_some) && due[ids.len() + 1].is_none());
     }
     let requested = load(&*store, &page_id(500)).await;
     assert!(requested.polling.open_request_from().is_some());
@@ -146,12 +182,17 @@ async fn processes_that_work_through_the_same_pages_do_each_page_once() {
         erasure::erase_pages(&**b, &read, NOW),
         erasure::erase_pages(&**c, &read, NOW)
     );
-    let done = [one, two, three].map(|erased| erased.unwrap());
+    let results = [one, two, three].map(Result::unwrap);
     assert!(
-        done.iter().all(|done| !done[read.len() - 1]),
-        "an unknown Page"
+        results
+            .iter()
+            .all(|results| results[read.len() - 1] == PageErasure::Unknown)
     );
-    assert_eq!(count(done), distinct + 1);
+    let is_erased = |result: &&PageErasure| **result == PageErasure::Erased;
+    assert_eq!(
+        results.iter().flatten().filter(is_erased).count(),
+        distinct + 1
+    );
     for id in &read[..read.len() - 1] {
         assert_eq!(load(&*store, id).await.status, Status::Erased);
     }
@@ -162,4 +203,30 @@ async fn processes_that_work_through_the_same_pages_do_each_page_once() {
             .unwrap()
             .is_none()
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_erasure_that_fails_on_the_way_is_completed_by_the_same_command() {
+    let (_storage, store) = TestStorage::new(BACKEND).await.into_store();
+    let ids: Vec<PageId> = (1..=PAGES).map(page_id).collect();
+    register(&*store, &ids, NOW).await.unwrap();
+    let command = || EraseCommand::Page {
+        ids: ids.iter().map(ToString::to_string).collect(),
+        dry_run: false,
+    };
+    let failing = FaultyStore::unavailable(store.clone(), 1, u64::MAX);
+    let failed = pagesync::erase::run(&*failing, command(), Format::Ndjson).await;
+    let error = format!("{:#}", failed.unwrap_err());
+    assert!(error.contains("run this command again"), "{error}");
+    assert_eq!(load(&*store, &ids[0]).await.status, Status::Erased);
+    assert_ne!(
+        load(&*store, ids.last().unwrap()).await.status,
+        Status::Erased
+    );
+    pagesync::erase::run(&*store, command(), Format::Ndjson)
+        .await
+        .unwrap();
+    for id in &ids {
+        assert_eq!(load(&*store, id).await.status, Status::Erased);
+    }
 }

@@ -288,7 +288,7 @@ async fn an_exhausted_rate_limit_blocks_every_call_until_it_ends() {
     .unwrap();
     assert!(stored.blocked_until > connected.clock.now());
     let id = model::id::PageId::parse(&page_id_text(1)).unwrap();
-    common::pages::request_read(&*connected.deployment.store, &id, connected.clock.now())
+    crate::support::request_read(&*connected.deployment.store, &id, connected.clock.now())
         .await
         .unwrap();
     let reads = connected.calls("GET {id}");

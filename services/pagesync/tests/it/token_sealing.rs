@@ -169,7 +169,7 @@ async fn no_token_is_in_the_log_the_queue_the_store_the_answers_or_the_metrics()
         .facebook()
         .scripted_replies
         .push(serde_json::from_value(reply).unwrap());
-    common::pages::request_read(&*store, &id, Clock::system().now())
+    crate::support::request_read(&*store, &id, Clock::system().now())
         .await
         .unwrap();
     eventually("the failed read", || async {
@@ -198,7 +198,7 @@ async fn no_token_is_in_the_log_the_queue_the_store_the_answers_or_the_metrics()
             .await
             .unwrap()
             .unwrap();
-        common::pages::request_read(&*store, &id, Clock::system().now())
+        crate::support::request_read(&*store, &id, Clock::system().now())
             .await
             .unwrap();
         let queue = storage.queue().await;

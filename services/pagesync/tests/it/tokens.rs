@@ -138,7 +138,7 @@ async fn a_lost_permission_is_detected_and_an_invalid_page_token_is_replaced() {
     let connection_polls = connected.calls("GET me/accounts");
     let reads = connected.calls("GET {id}");
     let id = PageId::parse(&page_id_text(1)).unwrap();
-    common::pages::request_read(&*connected.deployment.store, &id, connected.clock.now())
+    crate::support::request_read(&*connected.deployment.store, &id, connected.clock.now())
         .await
         .unwrap();
     eventually("the connection poll that gets a new token", || async {

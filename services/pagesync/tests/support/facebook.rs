@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use common::clock::Clock;
 use common::config::{Config, Role};
-use common::pages;
 use common::records::connection::{self, Connection};
 use model::field::FieldName;
 use model::id::PageId;
@@ -261,7 +260,7 @@ impl ConnectedDeployment {
     pub(crate) async fn read_again(&self, n: usize) -> Page {
         let id = PageId::parse(&page_id_text(n)).unwrap();
         let before = self.deployment.page(&id).await.unwrap().1.polling;
-        pages::request_read(&*self.deployment.store, &id, self.clock.now())
+        crate::support::request_read(&*self.deployment.store, &id, self.clock.now())
             .await
             .unwrap()
             .unwrap();

@@ -31,7 +31,7 @@ pub(crate) struct FaultyStore {
     concurrent_write: Mutex<Option<(RecordKey, Vec<RecordWrite>)>>,
     /// How often deleted data was removed from the disk.
     scrubs: AtomicU64,
-    /// How many batches of commits were made.
+    /// How many batches of commits were tried.
     commit_calls: AtomicU64,
     /// The source of random delays; `None` for no delays.
     delays: Option<Mutex<fastrand::Rng>>,
@@ -56,7 +56,7 @@ impl FaultyStore {
         self.scrubs.load(Ordering::SeqCst)
     }
 
-    /// Returns how many batches of commits were made.
+    /// Returns how many batches of commits were tried.
     pub(crate) fn commit_calls(&self) -> u64 {
         self.commit_calls.load(Ordering::SeqCst)
     }

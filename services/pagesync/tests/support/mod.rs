@@ -20,6 +20,7 @@ use std::future::Future;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use common::store::{Store, StoreError};
 use model::id::PageId;
 use model::job::Job;
 use model::time::HostTime;
@@ -109,4 +110,14 @@ pub(crate) fn reserve_port() -> u16 {
         }
     }
     panic!("no port from {FIRST} on is free");
+}
+
+/// Requests a read of a Page. Returns when it is due, or `None` if the Page is not stored.
+pub(crate) async fn request_read(
+    store: &dyn Store,
+    id: &PageId,
+    now: HostTime,
+) -> Result<Option<HostTime>, StoreError> {
+    let due = common::pages::request_reads(store, std::slice::from_ref(id), now).await?;
+    Ok(due[0])
 }

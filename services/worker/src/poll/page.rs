@@ -30,7 +30,8 @@ use super::error::PollError;
 use super::excluded_field::exclude_field;
 use super::page_subscription::{count_findings, schedule_check_if_unannounced};
 use super::page_tokens::{
-    NoToken, TokenError, TriedTokens, is_token_specific, request_new_token, users_with_access,
+    LostAccess, NoToken, TokenError, TriedTokens, is_token_specific, people_without_token,
+    request_new_token, unlisted_access, users_with_access,
 };
 use super::rate_limits;
 use crate::context::Context;
@@ -69,6 +70,8 @@ struct ReadAttempt {
     connection: Option<(UserId, RecordGuard)>,
     /// The people whose connection gave access to the Page.
     connections: Vec<UserId>,
+    /// The people whose access has ended.
+    lost: Vec<LostAccess>,
 }
 
 /// The times of a poll, on this host's clock.
@@ -99,14 +102,15 @@ pub(super) async fn poll(context: &Context, id: &PageId, claim: &Claim) -> Resul
         }
         StoredPage::Unknown | StoredPage::Corrupt(_) => true,
     };
-    let attempted = if is_due {
+    let mut attempted = if is_due {
         Some(attempt_read(context, id, claim.queue).await?)
     } else {
         None
     };
     let used_connection = attempted
         .as_ref()
-        .and_then(|attempted| attempted.connection.as_ref());
+        .and_then(|attempted| attempted.connection.clone());
+    let used_connection = used_connection.as_ref();
     let timing = Timing {
         began_at,
         claimed_at,
@@ -143,6 +147,10 @@ pub(super) async fn poll(context: &Context, id: &PageId, claim: &Claim) -> Resul
             return Ok(());
         };
         stored = newer;
+        // A poll may have listed the Page again. Otherwise the next read ends the access.
+        if let Some(attempted) = &mut attempted {
+            attempted.lost.clear();
+        }
     }
 }
 
@@ -165,26 +173,34 @@ async fn attempt_read(
     queue_name: QueueName,
 ) -> Result<ReadAttempt, StoreError> {
     let connections = users_with_access(context, id).await?;
-    let result = |outcome, used_connection| ReadAttempt {
+    let mut tried_tokens = TriedTokens::default();
+    let mut lost = Vec::new();
+    if connections.len() > 1 {
+        lost = try_unlisted_tokens(context, id, queue_name, &mut tried_tokens).await?;
+    }
+    let result = |outcome, used_connection, lost| ReadAttempt {
         outcome,
         connection: used_connection,
         connections,
+        lost,
     };
-    let mut tried_tokens = TriedTokens::default();
     let (mut first_failure, mut earliest_block) = (None, None);
     loop {
         let candidate = match tried_tokens.next(context, id).await {
             Ok(candidate) => candidate,
             Err(TokenError::Store(error)) => return Err(error),
             Err(TokenError::NoToken(reason)) => {
+                if lost.is_empty() {
+                    lost = people_without_token(context, id).await?;
+                }
                 return Ok(match (earliest_block, first_failure) {
                     (Some((until, used_connection)), _) => {
-                        result(AttemptOutcome::Deferred(until), Some(used_connection))
+                        result(AttemptOutcome::Deferred(until), Some(used_connection), lost)
                     }
                     (None, Some((error, used_connection))) => {
-                        result(AttemptOutcome::Failed(error), Some(used_connection))
+                        result(AttemptOutcome::Failed(error), Some(used_connection), lost)
                     }
-                    (None, None) => result(AttemptOutcome::NoToken(reason), None),
+                    (None, None) => result(AttemptOutcome::NoToken(reason), None, lost),
                 });
             }
         };
@@ -195,10 +211,8 @@ async fn attempt_read(
         let used_connection = (candidate.user.clone(), candidate.guard.clone());
         if let Some(until) = rate_limits::blocked_until(context, call_scope, queue_name).await? {
             // The rate limit may concern this person only, so the next token is tried.
-            if earliest_block
-                .as_ref()
-                .is_none_or(|(first, _)| until < *first)
-            {
+            let earliest = earliest_block.as_ref();
+            if earliest.is_none_or(|(first, _)| until < *first) {
                 earliest_block = Some((until, used_connection));
             }
             tried_tokens.add(candidate);
@@ -214,15 +228,48 @@ async fn attempt_read(
             (_, Some(until)) => AttemptOutcome::Deferred(until),
             (Ok(reply), None) => AttemptOutcome::Read(reply),
             (Err(error), None) if is_token_specific(&error) => {
-                request_new_token(context, id, &candidate, &error).await?;
+                match candidate.lost_access(&error) {
+                    Some(access) => lost.push(access),
+                    None => drop(request_new_token(context, id, &candidate, &error).await?),
+                }
                 tried_tokens.add(candidate);
                 first_failure.get_or_insert((error, used_connection));
                 continue;
             }
             (Err(error), None) => AttemptOutcome::Failed(error),
         };
-        return Ok(result(attempt, Some(used_connection)));
+        return Ok(result(attempt, Some(used_connection), lost));
     }
+}
+
+/// Tries the tokens of people whose connection did not list a Page that others give access to, with a
+/// read of its id alone: the Page itself is read with the token of a connection that lists it. Returns the people who have
+/// lost access, and adds their tokens to `tried_tokens`. Fails if the store does not answer.
+async fn try_unlisted_tokens(
+    context: &Context,
+    id: &PageId,
+    queue_name: QueueName,
+    tried_tokens: &mut TriedTokens,
+) -> Result<Vec<LostAccess>, StoreError> {
+    let (mut lost, unlisted) = unlisted_access(context, id).await?;
+    for candidate in unlisted {
+        let call_scope = rate_limits::CallScope {
+            user: Some(&candidate.user),
+            page: Some(id),
+        };
+        let blocked = rate_limits::blocked_until(context, call_scope, queue_name).await?;
+        if blocked.is_some() {
+            continue;
+        }
+        let reply = context.graph.read_page(&candidate.token, id, &[]).await;
+        let error = reply.err();
+        rate_limits::record_reply(context, call_scope, error.as_ref()).await?;
+        if let Some(access) = error.and_then(|error| candidate.lost_access(&error)) {
+            lost.push(access);
+            tried_tokens.add(candidate);
+        }
+    }
+    Ok(lost)
 }
 
 /// Reads all tracked fields that are not excluded. If Graph does not know a field, the field is
@@ -334,6 +381,15 @@ async fn outcome_commit(
         &read_outcome.findings,
         now,
     ));
+    let lost = attempted.map_or(&[][..], |attempted| &attempted.lost);
+    for access in lost {
+        tracing::info!(page.id = %id, connection = %access.user, "a person no longer has access to a Page");
+        records.push(access.remove_from(id, &mut page));
+    }
+    if !lost.is_empty() && page.connections.is_empty() {
+        page.status = Status::NoToken;
+        page.polling.daily_slot = None;
+    }
     Ok(Some(Commit {
         due: vec![DueWrite {
             subject: Subject::Page(id.clone()),
@@ -347,7 +403,7 @@ async fn outcome_commit(
             received_at: now,
         }),
         records,
-        guards: Vec::new(),
+        guards: lost.iter().map(|access| access.guard.clone()).collect(),
     }))
 }
 

@@ -1,14 +1,16 @@
 //! Selection of the token with which a Page is read or subscribed.
 //!
-//! Invariant: an attempt tries each token at most once. The tokens of active connections whose last
-//! poll listed the Page come first.
+//! Invariants: an attempt tries each token at most once. The tokens of active connections whose last
+//! poll listed the Page come first. A person loses access to a Page only if the last complete poll of
+//! their active connection did not list the Page and their own token for it is refused or missing.
 
 use common::graph::error::GraphError;
 use common::records::connection::{self, Connection, Status};
-use common::records::{load_decodable, load_if_decodable, token};
+use common::records::{load_decodable, put_write, token};
 use common::sealing::{SealingError, Token};
-use common::store::{RecordGuard, StoreError, StoredPage, load_page};
+use common::store::{RecordGuard, RecordWrite, StoreError, StoredPage, load_page};
 use model::id::{PageId, UserId};
+use model::page::Page;
 
 use super::connection_update::request_poll_for_tokens;
 use crate::context::Context;
@@ -50,16 +52,100 @@ pub(super) struct Candidate {
     pub(super) guard: RecordGuard,
     /// The version of the record that contains the token.
     version: u64,
-    /// Whether the connection is active and listed the Page in its last poll.
-    is_current: bool,
+    /// Whether the connection is active, and whether it listed the Page in its last poll.
+    listing: Listing,
 }
 
-/// Returns the tokens of a Page, the best first. Fails with [`NoToken`] if there is none.
-async fn candidates(context: &Context, page: &PageId) -> Result<Vec<Candidate>, TokenError> {
+/// Whether the last complete poll of a connection listed a Page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Listing {
+    /// The connection is active, and its last poll listed the Page.
+    Listed,
+    /// The connection is not active, or no poll was complete since the token was obtained.
+    Unknown,
+    /// The connection is active, and its last poll did not list the Page.
+    Unlisted,
+}
+
+impl Listing {
+    fn of(connection: &Connection, stored: &token::StoredToken) -> Self {
+        let last_poll_began = connection.last_poll.as_ref().map(|last| last.began_at);
+        if connection.status != Status::Active {
+            Self::Unknown
+        } else if Some(stored.obtained_at) >= last_poll_began {
+            Self::Listed
+        } else {
+            Self::Unlisted
+        }
+    }
+}
+
+/// The access of a person that has ended: their connection did not list the Page, and their token is
+/// refused or missing.
+#[derive(Debug, Clone)]
+pub(super) struct LostAccess {
+    /// The person.
+    pub(super) user: UserId,
+    /// The epoch guard of their connection.
+    pub(super) guard: RecordGuard,
+    /// The version of the record of their token.
+    version: u64,
+}
+
+impl LostAccess {
+    /// Removes the person from the connections of a Page. Returns the write of the token's record,
+    /// which fails if a poll has stored another token meanwhile.
+    pub(super) fn remove_from(&self, id: &PageId, page: &mut Page) -> RecordWrite {
+        page.connections.remove(&self.user);
+        let key = token::page_key(&self.user, id);
+        if page.connections.is_empty() {
+            let former = token::StoredToken::OF_FORMER_ACCESS;
+            put_write(key, &former, Some(self.version), None)
+        } else {
+            RecordWrite::Delete {
+                key,
+                expected: Some(self.version),
+            }
+        }
+    }
+}
+
+impl Candidate {
+    /// Returns the access that has ended if `error` refused the token and the connection did not list
+    /// the Page.
+    pub(super) fn lost_access(&self, error: &GraphError) -> Option<LostAccess> {
+        (self.listing == Listing::Unlisted && is_token_specific(error)).then(|| LostAccess {
+            user: self.user.clone(),
+            guard: self.guard.clone(),
+            version: self.version,
+        })
+    }
+
+    /// Returns whether the last poll of the connection did not list the Page.
+    pub(super) fn is_unlisted(&self) -> bool {
+        self.listing == Listing::Unlisted
+    }
+}
+
+/// The tokens of a Page.
+#[derive(Default)]
+struct Tokens {
+    /// The tokens that can be tried, the best first.
+    candidates: Vec<Candidate>,
+    /// The people without a token whose connection did not list the Page.
+    lost: Vec<LostAccess>,
+}
+
+/// Returns the tokens of a Page. Fails with [`NoToken`] if none can be tried and nobody has lost
+/// access.
+async fn load_tokens(context: &Context, page: &PageId) -> Result<Tokens, TokenError> {
     let store = &*context.store;
     let mut reason = NoToken::NoAccess;
     let mut is_unreadable = false;
-    let mut candidates = Vec::new();
+    let Tokens {
+        mut candidates,
+        mut lost,
+    } = Tokens::default();
     for user in users_with_access(context, page).await? {
         let guard = connection::epoch_guard(store, &user).await?;
         // If this build cannot decode one person's records, it uses the token of another person.
@@ -80,12 +166,18 @@ async fn candidates(context: &Context, page: &PageId) -> Result<Vec<Candidate>, 
             is_unreadable = true;
             continue;
         };
+        let listing = Listing::of(&connection, &token);
         let keys = context.keyring.keys();
         match keys.and_then(|keys| token::open_token(&key, &token, &keys)) {
+            Ok(None) if listing == Listing::Unlisted => lost.push(LostAccess {
+                user,
+                guard,
+                version: stored.version,
+            }),
             Ok(None) => {}
             Ok(Some(opened)) => {
                 candidates.push(Candidate {
-                    is_current: is_current(&connection, &token),
+                    listing,
                     token: opened,
                     user,
                     guard,
@@ -98,16 +190,41 @@ async fn candidates(context: &Context, page: &PageId) -> Result<Vec<Candidate>, 
             }
         }
     }
-    candidates.sort_by_key(|candidate| !candidate.is_current);
+    candidates.sort_by_key(|candidate| candidate.listing);
     if candidates.is_empty() && is_unreadable {
         // A version that can decode the records may have a token: the Page is not without access.
         let reason = "a connection of the Page, or its token, cannot be decoded";
         Err(StoreError::Unexpected(reason.to_owned()).into())
-    } else if candidates.is_empty() {
+    } else if candidates.is_empty() && lost.is_empty() {
         Err(reason.into())
     } else {
-        Ok(candidates)
+        Ok(Tokens { candidates, lost })
     }
+}
+
+/// Returns the people who may have lost access to a Page although others still give access to it:
+/// those without a token, and the tokens of the others, which must be tried.
+pub(super) async fn unlisted_access(
+    context: &Context,
+    page: &PageId,
+) -> Result<(Vec<LostAccess>, Vec<Candidate>), StoreError> {
+    match load_tokens(context, page).await {
+        Ok(Tokens { candidates, lost }) => {
+            let unlisted = candidates.into_iter().filter(Candidate::is_unlisted);
+            Ok((lost, unlisted.collect()))
+        }
+        Err(TokenError::NoToken(_)) => Ok(Default::default()),
+        Err(TokenError::Store(error)) => Err(error),
+    }
+}
+
+/// Returns the people without a token for a Page whose connection did not list the Page.
+pub(super) async fn people_without_token(
+    context: &Context,
+    page: &PageId,
+) -> Result<Vec<LostAccess>, StoreError> {
+    let (lost, _) = unlisted_access(context, page).await?;
+    Ok(lost)
 }
 
 /// Returns whether an error concerns only the token or its person, so that another token may work.
@@ -132,7 +249,7 @@ impl TriedTokens {
         context: &Context,
         page: &PageId,
     ) -> Result<Candidate, TokenError> {
-        let candidates = candidates(context, page).await?;
+        let candidates = load_tokens(context, page).await?.candidates;
         if self.0.len() >= candidates.len() + MAX_EXTRA_ATTEMPTS {
             // Tokens are replaced faster than they are tried. The next attempt continues.
             return Err(NoToken::NoAccess.into());
@@ -172,42 +289,6 @@ pub(super) async fn request_new_token(
     }
     let connection = connection::find(&*context.store, &candidate.user).await?;
     Ok(connection.is_some_and(|connection| connection.value.status == Status::Active))
-}
-
-/// Returns whether a person other than `user` has an active connection whose last poll listed the
-/// Page with a token.
-pub(super) async fn is_listed_for_other_connection(
-    context: &Context,
-    page: &PageId,
-    user: &UserId,
-) -> Result<bool, StoreError> {
-    for other in users_with_access(context, page).await? {
-        if other == *user {
-            continue;
-        }
-        let store = &*context.store;
-        let Some(connection) =
-            load_if_decodable::<Connection>(store, &connection::key(&other)).await?
-        else {
-            continue;
-        };
-        let stored =
-            load_if_decodable::<token::StoredToken>(store, &token::page_key(&other, page)).await?;
-        let is_usable = |stored: &token::StoredToken| {
-            stored.sealed.is_some() && is_current(&connection.value, stored)
-        };
-        if stored.is_some_and(|stored| is_usable(&stored.value)) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// Returns whether a connection is active and its last poll listed the Page whose token is
-/// `stored`.
-fn is_current(connection: &Connection, stored: &token::StoredToken) -> bool {
-    let last_poll_began = connection.last_poll.as_ref().map(|last| last.began_at);
-    connection.status == Status::Active && Some(stored.obtained_at) >= last_poll_began
 }
 
 /// Returns the people whose connection gives access to a Page. For a Page that cannot be decoded,

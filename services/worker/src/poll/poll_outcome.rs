@@ -5,19 +5,18 @@
 //! and if no other poll has taken its place.
 
 use common::graph::error::GraphError;
-use common::pages;
+use common::pages::{self, COMMIT_BATCH};
 use common::records::connection::{
     Connection, MAX_RESULT_PAGE_SIZE, PollOutcome, PollProgress, Status,
 };
 use common::records::{daily_poll, load_chunk, token};
 use common::retry;
 use common::store::{Commit, RecordKind, StoreError};
-use model::id::UserId;
+use model::id::{PageId, UserId};
 use model::time::HostTime;
 
 use super::connection_poll::ConnectionPoll;
 use super::connection_update::{DueUpdate, connection_subject, update_connection};
-use super::page_tokens::is_listed_for_other_connection;
 use super::rate_limits;
 use crate::context::Context;
 
@@ -126,9 +125,7 @@ impl ConnectionPoll<'_> {
         })
         .await?;
         let Some(saved) = saved else { return Ok(()) };
-        if progress.pages > 0 {
-            self.request_reads_of_unlisted(progress).await?;
-        }
+        self.request_reads_of_unlisted(progress).await?;
         self.maintain_token(saved.token_inspected_at, saved.token_expires_at)
             .await
     }
@@ -181,8 +178,8 @@ impl ConnectionPoll<'_> {
         }
     }
 
-    /// Requests a read of each Page that earlier polls listed and this one did not, unless another
-    /// connection lists it. The read uses the Page's own token.
+    /// Requests a read of each Page that earlier polls listed and this one did not. The read tries the
+    /// Page's own token, and ends the access of the person if the token fails.
     async fn request_reads_of_unlisted(&self, progress: &PollProgress) -> Result<(), StoreError> {
         let store = &*self.context.store;
         let prefix = token::page_prefix(self.user);
@@ -191,15 +188,14 @@ impl ConnectionPoll<'_> {
             load_chunk::<token::StoredToken>(store, RecordKind::PageToken, &prefix, &mut after)
                 .await?
         {
-            let unlisted = stored
-                .into_iter()
-                .filter(|(_, stored)| stored.value.obtained_at < progress.began_at);
-            for id in unlisted.filter_map(|(id, _)| token::page_in_id(&id)) {
-                if is_listed_for_other_connection(self.context, &id, self.user).await? {
-                    continue;
-                }
-                tracing::info!(page.id = %id, connection = %self.user, "a Page is no longer listed; it is read with its own token");
-                pages::request_read(store, &id, self.context.clock.now()).await?;
+            let unlisted = stored.into_iter().filter(|(_, stored)| {
+                stored.value.gives_access() && stored.value.obtained_at < progress.began_at
+            });
+            let ids = unlisted.filter_map(|(id, _)| token::page_in_id(&id));
+            let ids: Vec<PageId> = ids.collect();
+            for batch in ids.chunks(COMMIT_BATCH) {
+                tracing::info!(connection = %self.user, pages = batch.len(), "Pages are no longer listed; they are read with their own tokens");
+                pages::request_reads(store, batch, self.context.clock.now()).await?;
             }
         }
         Ok(())

@@ -27,8 +27,9 @@ pub enum GraphError {
     },
     /// The reply would be too large. The call must request less.
     TooMuchData,
-    /// This version of Graph does not have the named field.
-    UnknownField(String),
+    /// Graph refused one field, and with it the whole call: the field does not exist, has ended, or is
+    /// not available for this Page. The text names the field; `None` if the error names none.
+    RefusedField(Option<String>),
     /// The token is invalid.
     Token {
         /// `error_subcode`, which identifies the reason.
@@ -63,7 +64,8 @@ impl fmt::Display for GraphError {
                 write!(f, "the rate limit of the {scope:?} is exhausted")
             }
             Self::TooMuchData => f.write_str("the requested data is too large for one reply"),
-            Self::UnknownField(name) => write!(f, "Graph has no field {name}"),
+            Self::RefusedField(Some(name)) => write!(f, "Graph refuses the field {name}"),
+            Self::RefusedField(None) => f.write_str("Graph refuses a field and does not name it"),
             Self::Token {
                 subcode: Some(code),
             } => write!(
@@ -113,7 +115,7 @@ impl GraphError {
             Self::Transient(_) => "transient",
             Self::RateLimited { .. } => "rate_limited",
             Self::TooMuchData => "too_much_data",
-            Self::UnknownField(_) => "unknown_field",
+            Self::RefusedField(_) => "refused_field",
             Self::Token { .. } => "token",
             Self::Permission(_) => "permission",
             Self::NotFound => "not_found",
@@ -190,9 +192,39 @@ fn classify_status(status: u16) -> GraphError {
 
 /// Returns the field name in "Tried accessing nonexisting field (x)". This text can be anywhere in
 /// the message.
-fn unknown_field(message: &str) -> Option<&str> {
+fn unknown_field(message: &str) -> Option<String> {
     let (_, rest) = message.split_once("nonexisting field (")?;
-    rest.split(')').next().filter(|name| !name.is_empty())
+    let name = rest.split(')').next().filter(|name| !name.is_empty());
+    name.map(ToOwned::to_owned)
+}
+
+/// Returns the name beside the word "field", as in "(#12) emails field is deprecated" or "the field
+/// 'phone'", or `None` if there is no name. The name can be a common word, so the caller compares it
+/// with the fields that it requested.
+fn named_field(message: &str) -> Option<String> {
+    let is_separator = |c: char| !c.is_ascii_alphanumeric() && c != '_';
+    let words: Vec<&str> = message
+        .split(is_separator)
+        .filter(|word| !word.is_empty())
+        .collect();
+    let at = words.iter().position(|word| *word == "field")?;
+    // A field name has no capital letters, and these words of sentences are no field names.
+    let is_name = |word: &&&str| {
+        let is_common = [
+            "a", "an", "the", "this", "that", "one", "is", "are", "was", "on", "of", "for", "does",
+            "not", "has", "requires",
+        ];
+        !is_common.contains(*word)
+            && word
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b == b'_' || b.is_ascii_digit())
+    };
+    let before = at
+        .checked_sub(1)
+        .and_then(|at| words.get(at))
+        .filter(is_name);
+    let name = before.or_else(|| words.get(at + 1).filter(is_name));
+    name.map(|name| (*name).to_owned())
 }
 
 /// Classifies an error by its code.
@@ -217,14 +249,22 @@ fn classify_code(code: u64, subcode: Option<u64>, message: &str) -> GraphError {
         },
         (102 | 190 | 450 | 452 | 463 | 467, _) => GraphError::Token { subcode },
         (100, Some(33)) | (21 | 803, _) => GraphError::NotFound,
+        // A field that has ended, and a field that Pages of the new experience do not have. Sources:
+        // "(#12) emails field is deprecated for versions v26.0 and higher" in reports of 2026, and
+        // the errors of the Pages API.
+        (12, _) | (200, Some(2_069_031)) => GraphError::RefusedField(named_field(message)),
         (100, _) => match unknown_field(message) {
-            Some(name) => GraphError::UnknownField(name.to_owned()),
+            Some(name) => GraphError::RefusedField(Some(name)),
             None if message.contains("missing permission") => {
                 GraphError::Permission("pages_read_engagement".to_owned())
             }
             None => GraphError::Configuration(format!("code 100{}", subcode_suffix(subcode))),
         },
-        (3 | 10 | 200..=299, _) => GraphError::Permission(missing_permission(message, code)),
+        (3 | 10 | 200..=299, _) => match (missing_permission(message), named_field(message)) {
+            (Some(permission), _) => GraphError::Permission(permission),
+            (None, Some(field)) => GraphError::RefusedField(Some(field)),
+            (None, None) => GraphError::Permission(format!("code {code}")),
+        },
         _ => GraphError::Configuration(format!("code {code}{}", subcode_suffix(subcode))),
     }
 }
@@ -233,12 +273,11 @@ fn subcode_suffix(subcode: Option<u64>) -> String {
     subcode.map_or(String::new(), |subcode| format!(", subcode {subcode}"))
 }
 
-/// Returns the permission that a message names, or the code if it names none.
-fn missing_permission(message: &str, code: u64) -> String {
+/// Returns the permission that a message names, or `None` if it names none.
+fn missing_permission(message: &str) -> Option<String> {
     let is_permission = |word: &&str| word.starts_with("pages_") || *word == "business_management";
     let mut words = message.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    let last = words.rfind(is_permission);
-    last.map_or_else(|| format!("code {code}"), ToOwned::to_owned)
+    words.rfind(is_permission).map(ToOwned::to_owned)
 }
 
 /// Returns the fields that Graph refused in a subscription.

@@ -28,7 +28,8 @@ fn every_kind_of_error_is_classified() {
         let body = (!reply.body.is_string()).then_some(&reply.body);
         let error = GraphError::from_reply(reply.status.unwrap(), body);
         let classified = match &error {
-            GraphError::UnknownField(name) | GraphError::Permission(name) => {
+            GraphError::RefusedField(name) => serde_json::json!([error.metric_label(), name]),
+            GraphError::Permission(name) => {
                 serde_json::json!([error.metric_label(), name])
             }
             GraphError::Token { subcode } => serde_json::json!([error.metric_label(), subcode]),

@@ -1,7 +1,8 @@
-//! Unknown fields: fields that Graph refused as nonexistent.
+//! Excluded fields: fields that Graph refused, because they do not exist, have ended, or are not
+//! available for a Page.
 //!
-//! One unknown field makes the whole call fail, so an unknown field is excluded from all calls for
-//! a week and then requested again.
+//! One refused field makes the whole call fail, so it is excluded from all calls for a week and then
+//! requested again.
 
 use std::time::Duration;
 

@@ -32,7 +32,7 @@ pub enum RecordKind {
     App,
     /// The state of one of Facebook's rate limits: [`crate::records::rate_limit`].
     RateLimit,
-    /// An unknown field that Graph refused: [`crate::records::excluded_field`].
+    /// A field that Graph refused: [`crate::records::excluded_field`].
     ExcludedField,
     /// The daily poll of one connection on one day: [`crate::records::daily_poll`].
     DailyPoll,

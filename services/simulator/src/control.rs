@@ -195,7 +195,7 @@ async fn set_graph_faults(
     State(simulator): State<Simulator>,
     Json(faults): Json<GraphFaults>,
 ) -> Result<StatusCode, SimulatorError> {
-    errors::check_fault_names(faults.errors.keys())?;
+    errors::check_fault_names(faults.errors.keys().chain(faults.refused_fields.values()))?;
     simulator.facebook().graph_faults = faults;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -44,7 +44,7 @@ const fn transient(name: &'static str, status: u16, message: &'static str) -> Kn
 pub(crate) const SESSION_OVER: &str = "Error validating access token: the session is over";
 
 /// Every error that the simulated Graph can answer with on request.
-pub const GRAPH_ERRORS: [KnownError; 54] = [
+pub const GRAPH_ERRORS: [KnownError; 56] = [
     error("1", 500, "An unknown error occurred"),
     error("1/99", 500, "An unknown error has occurred."),
     error(
@@ -68,6 +68,11 @@ pub const GRAPH_ERRORS: [KnownError; 54] = [
         "10",
         403,
         "(#10) This endpoint requires the 'pages_read_engagement' permission",
+    ),
+    error(
+        "12",
+        400,
+        "(#12) emails field is deprecated for versions v26.0 and higher",
     ),
     error(
         "15",
@@ -147,6 +152,11 @@ pub const GRAPH_ERRORS: [KnownError; 54] = [
         "200",
         403,
         "(#200) Requires pages_read_engagement permission to manage the object",
+    ),
+    error(
+        "200/2069031",
+        400,
+        "(#200) This field is not supported for the new Pages experience",
     ),
     error(
         "210",

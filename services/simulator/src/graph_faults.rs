@@ -27,6 +27,9 @@ pub struct GraphFaults {
     pub merge_app_fields: bool,
     /// The probability of each answer fault by its name, such as `{"2": 0.1, "html": 0.05}`.
     pub errors: BTreeMap<String, f64>,
+    /// The fields that calls about Pages may not request, with the name of the error that a call with
+    /// one of them gets, such as `{"emails": "12", "phone": "200/2069031"}`.
+    pub refused_fields: BTreeMap<String, String>,
     /// How long a slow answer takes, in seconds.
     pub slow_answer_seconds: u64,
     /// The part of the app's rate limit that each call uses, in percent. Once 100 percent are used,
@@ -46,6 +49,7 @@ impl Default for GraphFaults {
             token_app_id: None,
             merge_app_fields: false,
             errors: BTreeMap::new(),
+            refused_fields: BTreeMap::new(),
             slow_answer_seconds: 20,
             usage_percent_per_call: 0,
         }

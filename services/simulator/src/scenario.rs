@@ -100,7 +100,10 @@ impl Scenario {
         for step in &scenario.steps {
             match &step.action {
                 Action::DeliveryFaults(faults) => faults.check()?,
-                Action::GraphFaults(faults) => errors::check_fault_names(faults.errors.keys())?,
+                Action::GraphFaults(faults) => {
+                    let names = faults.errors.keys().chain(faults.refused_fields.values());
+                    errors::check_fault_names(names)?;
+                }
                 Action::Replies(replies) => scripted_reply::check_faults(replies)?,
                 _ => {}
             }

@@ -10,7 +10,7 @@ use common::graph::client::Graph;
 use common::records::connection::{self, Connection, Status};
 use common::records::page_subscription::PageSubscription;
 use common::records::{
-    decode, expiry, load_chunk, load_record, missed_webhooks, rate_limit, token,
+    decode, excluded_field, expiry, load_chunk, load_record, missed_webhooks, rate_limit, token,
 };
 use common::store::{RecordKey, RecordKind, Store, StoreError, StoredPage};
 use common::timestamp::rfc3339;
@@ -46,6 +46,7 @@ pub(super) async fn run_checks(config: &Config, clock: &Clock, checks: &mut Vec<
         checks.push(connections(&all));
         checks.push(permissions(config, &all));
         checks.push(connection_expiry(&all, now));
+        checks.push(fields(&*store).await?);
         checks.push(pages(&*store).await?);
         checks.push(page_subscriptions(config, clock, &*store).await?);
         checks.push(webhooks(config, &*store, now).await?);
@@ -118,6 +119,20 @@ fn connections(connections: &[Connection]) -> Check {
     let fix = "ask these people to log in again (`pagesync connection invite`); the stored values and the history of their Pages stay";
     let detail = format!("not active: {}", list_names(&unusable));
     Check::problem(name, State::Failed, detail, fix)
+}
+
+/// Checks whether Facebook refuses fields. They are not read, and their last values are kept.
+async fn fields(store: &dyn Store) -> Result<Check, StoreError> {
+    let excluded = excluded_field::excluded_names(store).await?;
+    if excluded.is_empty() {
+        return Ok(Check::ok("fields", "Facebook refuses none of them"));
+    }
+    let detail = format!(
+        "Facebook refuses {}, which are not read for a week; their last values are kept",
+        list_names(&excluded)
+    );
+    let fix = "if the names are wrong or the fields have ended, take them out of PAGESYNC_FIELDS";
+    Ok(Check::problem("fields", State::Warning, detail, fix))
 }
 
 fn permissions(config: &Config, connections: &[Connection]) -> Check {

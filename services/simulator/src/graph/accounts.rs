@@ -24,7 +24,7 @@ pub(super) fn accounts(simulator: &Simulator, call: &Call) -> Answer {
     if token.owner != TokenOwner::User {
         return Err(fields::nonexisting("accounts", "Page"));
     }
-    let view = FieldSelection::of_call(call, DEFAULT_FIELDS)?;
+    let view = FieldSelection::of_call(simulator, call, DEFAULT_FIELDS)?;
     let limit = limit(call)?;
     if limit > simulator.facebook().graph_faults.max_limit {
         return Err(ErrorReply::too_much_data());

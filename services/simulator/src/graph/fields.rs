@@ -1,11 +1,15 @@
 //! Parses and checks the parameter `fields` of a call, and selects these fields of a Page.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
 use super::call::Call;
 use super::refusal::ErrorReply;
+use crate::errors::AnswerFault;
 use crate::page_fields::is_page_field;
 use crate::pages::Page;
+use crate::simulator::Simulator;
 
 /// The language of a person, which is used if a call names no language.
 const DEFAULT_LOCALE: &str = "de_DE";
@@ -29,10 +33,15 @@ impl<'a> FieldSelection<'a> {
     /// Returns the fields and the language that a call requests. A call that names no fields gets
     /// `default_fields`.
     ///
-    /// Fails if the call names a field that Pages do not have.
-    pub(super) fn of_call(call: &'a Call, default_fields: &str) -> Result<Self, ErrorReply> {
+    /// Fails if the call names a field that Pages do not have or that is refused.
+    pub(super) fn of_call(
+        simulator: &Simulator,
+        call: &'a Call,
+        default_fields: &str,
+    ) -> Result<Self, ErrorReply> {
         let fields = parse(call.parameter("fields").unwrap_or(default_fields));
         check(&fields)?;
+        check_refused(&fields, &simulator.facebook().graph_faults.refused_fields)?;
         let locale = call.parameter("locale").unwrap_or(DEFAULT_LOCALE);
         Ok(Self { fields, locale })
     }
@@ -124,6 +133,30 @@ fn check(fields: &[RequestedField]) -> Result<(), ErrorReply> {
     match fields.iter().find(|field| !is_page_field(&field.name)) {
         None => Ok(()),
         Some(field) => Err(nonexisting(&field.name, "Page")),
+    }
+}
+
+/// Fails with the error of the first field that is refused.
+fn check_refused(
+    fields: &[RequestedField],
+    refused: &BTreeMap<String, String>,
+) -> Result<(), ErrorReply> {
+    let mut errors = fields
+        .iter()
+        .filter_map(|field| Some((field, refused.get(&field.name)?)));
+    let Some((field, name)) = errors.next() else {
+        return Ok(());
+    };
+    match AnswerFault::parse(name) {
+        Some(AnswerFault::Error(known)) => {
+            let mut error = known.to_json();
+            error["message"] = json!(known.message.replace("emails", &field.name));
+            Err(ErrorReply {
+                status: known.status,
+                error,
+            })
+        }
+        _ => Ok(()),
     }
 }
 

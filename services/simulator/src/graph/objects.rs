@@ -37,7 +37,7 @@ pub(super) fn me(simulator: &Simulator, call: &Call) -> Answer {
 /// who manages it.
 pub(super) fn page(simulator: &Simulator, call: &Call, id: &str) -> Answer {
     let token = call.token()?;
-    let view = FieldSelection::of_call(call, DEFAULT_FIELDS)?;
+    let view = FieldSelection::of_call(simulator, call, DEFAULT_FIELDS)?;
     let facebook = simulator.facebook();
     let stale_seconds = facebook.graph_faults.stale_read_seconds;
     let page = simulator

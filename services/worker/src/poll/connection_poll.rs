@@ -20,7 +20,7 @@ use model::time::{FacebookTime, HostTime};
 
 use super::connection_update::{DueUpdate, connection_subject, update_connection};
 use super::error::PollError;
-use super::excluded_field::exclude_field;
+use super::excluded_field::exclude_refused;
 use super::result_page::{ResultPageContext, commit_result_page};
 use crate::context::Context;
 
@@ -190,7 +190,7 @@ impl ConnectionPoll<'_> {
     }
 
     /// Requests a result page. If Facebook asks for less data, the size of result pages is halved.
-    /// If Graph does not know a field, the field is excluded. The request is then repeated.
+    /// If Graph refuses a field, the field is excluded. The request is then repeated.
     async fn request_result_page(
         &self,
         connection: &mut Connection,
@@ -216,10 +216,19 @@ impl ConnectionPoll<'_> {
                     );
                     connection.result_page_size = limit / 2;
                 }
-                Err(GraphError::UnknownField(name))
-                    if !excluded.contains(&name) && name != "access_token" =>
-                {
-                    exclude_field(context, &name).await?;
+                Err(GraphError::RefusedField(named)) => {
+                    let fields = requested_fields.iter().map(ToString::to_string);
+                    let extras = extras.into_iter().filter(|extra| *extra != "access_token");
+                    let names = fields.chain(extras.map(ToOwned::to_owned)).collect();
+                    let attempt = async |names: Vec<String>| {
+                        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                        let read =
+                            context
+                                .graph
+                                .read_result_page(&self.token, &[], &names, 1, after);
+                        read.await.map(drop)
+                    };
+                    exclude_refused(context, named.as_deref(), names, attempt).await?;
                 }
                 Err(error) => return Err(error.into()),
                 Ok(list) => {
@@ -234,7 +243,7 @@ impl ConnectionPoll<'_> {
                 }
             }
         }
-        let reason = "Graph refuses too many fields as unknown";
+        let reason = "Graph refuses too many fields";
         Err(GraphError::UnexpectedReply(reason.to_owned()).into())
     }
 

@@ -1,21 +1,74 @@
-//! Exclusion of fields that Graph does not know.
+//! Exclusion of fields that Graph refuses.
+//!
+//! Invariant: a field is excluded only if Graph named it, or if a call that requested this field alone
+//! was refused.
 
+use std::future::Future;
+
+use common::graph::error::GraphError;
 use common::records::{excluded_field, write_records};
 use common::store::StoreError;
 
+use super::error::PollError;
 use crate::context::Context;
 
+/// Excludes the field because of which Graph refused a call that requested the fields `requested`.
+/// If Graph did not name one of them, `attempt` makes calls with a part of them until the field is
+/// found. Fails as temporary if no part is refused any more.
+pub(super) async fn exclude_refused<P>(
+    context: &Context,
+    named: Option<&str>,
+    requested: Vec<String>,
+    attempt: impl FnMut(Vec<String>) -> P,
+) -> Result<(), PollError>
+where
+    P: Future<Output = Result<(), GraphError>>,
+{
+    let named = requested.iter().find(|field| Some(field.as_str()) == named);
+    let refused = match named {
+        Some(field) => Some(field.clone()),
+        None => find_refused(requested, attempt).await?,
+    };
+    let Some(field) = refused else {
+        let reason = "a call was refused because of a field, and then no field was refused";
+        return Err(GraphError::Transient(reason.to_owned()).into());
+    };
+    exclude(context, &field).await?;
+    Ok(())
+}
+
+/// Returns a field that Graph refuses, by requesting one half of the remaining fields at a time.
+/// Returns `None` if Graph does not refuse the last remaining field.
+async fn find_refused<P>(
+    mut suspects: Vec<String>,
+    mut attempt: impl FnMut(Vec<String>) -> P,
+) -> Result<Option<String>, GraphError>
+where
+    P: Future<Output = Result<(), GraphError>>,
+{
+    while suspects.len() > 1 {
+        let rest = suspects.split_off(suspects.len() / 2);
+        match attempt(suspects.clone()).await {
+            Ok(()) => suspects = rest,
+            Err(GraphError::RefusedField(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    match attempt(suspects.clone()).await {
+        Ok(()) => Ok(None),
+        Err(GraphError::RefusedField(_)) => Ok(suspects.pop()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Excludes a field from all reads for a week. Fails if the store does not answer.
-pub(super) async fn exclude_field(context: &Context, name: &str) -> Result<(), StoreError> {
+async fn exclude(context: &Context, name: &str) -> Result<(), StoreError> {
     tracing::warn!(
         field = name,
-        "Graph does not know a field, which is excluded from reads for a week: check its name in PAGESYNC_FIELDS"
+        "Graph refuses a field, which is excluded from reads for a week: check its name in PAGESYNC_FIELDS"
     );
     context.metrics.graph_replies.count("field_excluded");
-    write_records(
-        &*context.store,
-        vec![excluded_field::exclude_write(name, context.clock.now())],
-    )
-    .await?;
+    let write = excluded_field::exclude_write(name, context.clock.now());
+    write_records(&*context.store, vec![write]).await?;
     Ok(())
 }

@@ -27,7 +27,7 @@ use model::time::{FacebookTime, HostTime};
 use serde_json::{Map, Value as Json};
 
 use super::error::PollError;
-use super::excluded_field::exclude_field;
+use super::excluded_field::exclude_refused;
 use super::page_subscription::{count_findings, schedule_check_if_unannounced};
 use super::page_tokens::{
     LostAccess, NoToken, TokenError, TriedTokens, is_token_specific, people_without_token,
@@ -272,8 +272,8 @@ async fn try_unlisted_tokens(
     Ok(lost)
 }
 
-/// Reads all tracked fields that are not excluded. If Graph does not know a field, the field is
-/// excluded and the read is repeated.
+/// Reads all tracked fields that are not excluded. If Graph refuses a field, the field is excluded and
+/// the read is repeated.
 async fn read_fields(
     context: &Context,
     id: &PageId,
@@ -284,10 +284,17 @@ async fn read_fields(
         let excluded = excluded_field::excluded_names(&*context.store).await?;
         let requested_fields = excluded_field::without_excluded(&tracked, &excluded);
         match context.graph.read_page(token, id, &requested_fields).await {
-            Err(GraphError::UnknownField(name))
-                if tracked.iter().any(|field| field.as_str() == name) =>
-            {
-                exclude_field(context, &name).await?;
+            Err(GraphError::RefusedField(named)) => {
+                let names = requested_fields.iter().map(ToString::to_string).collect();
+                let attempt = async |names: Vec<String>| {
+                    let fields = tracked
+                        .iter()
+                        .filter(|field| names.iter().any(|name| name == field.as_str()));
+                    let fields: Vec<FieldName> = fields.cloned().collect();
+                    let read = context.graph.read_page(token, id, &fields).await;
+                    read.map(drop)
+                };
+                exclude_refused(context, named.as_deref(), names, attempt).await?;
             }
             Ok(PageReply {
                 object,
@@ -305,7 +312,7 @@ async fn read_fields(
             Err(error) => return Err(error.into()),
         }
     }
-    let reason = "Graph refuses too many fields as unknown";
+    let reason = "Graph refuses too many fields";
     Err(GraphError::UnexpectedReply(reason.to_owned()).into())
 }
 

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::announcements::Announcements;
-use crate::field::FieldName;
+use crate::field::{FieldName, TrackedFields};
 use crate::id::UserId;
 use crate::polling::Polling;
 use crate::time::{FacebookTime, HostTime};
@@ -204,6 +204,12 @@ pub struct Page {
 }
 
 impl Page {
+    /// Removes the values of fields that are no longer tracked, which nothing reads any more.
+    pub fn remove_untracked(&mut self, tracked: &TrackedFields) {
+        self.registers.retain(|field, _| tracked.contains(field));
+        self.missing_fields.retain(|field| tracked.contains(field));
+    }
+
     /// Merges one observation into the Page. Returns the visible change, if there is one. Without
     /// one the register may still change: its stamp rises when the same value is observed again.
     pub fn apply_observation(&mut self, observation: &Observation) -> Option<Change> {

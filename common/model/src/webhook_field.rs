@@ -23,7 +23,7 @@ pub enum FieldMeaning {
 use FieldMeaning::{ChangedWithValue, ChangedWithoutValue, NotProfile};
 
 /// Every webhook field that Facebook documents for Pages, with its meaning.
-const WEBHOOK_FIELDS: [(&str, FieldMeaning); 64] = [
+const WEBHOOK_FIELDS: [(&str, FieldMeaning); 65] = [
     ("affiliation", ChangedWithoutValue("affiliation")),
     ("attire", ChangedWithoutValue("attire")),
     ("awards", ChangedWithoutValue("awards")),
@@ -57,6 +57,7 @@ const WEBHOOK_FIELDS: [(&str, FieldMeaning); 64] = [
     ("products", ChangedWithValue("products")),
     ("public_transit", ChangedWithoutValue("public_transit")),
     ("website", ChangedWithoutValue("website")),
+    ("business_integrity", NotProfile),
     ("call_permission_reply", NotProfile),
     ("checkins", NotProfile),
     ("conversations", NotProfile),

@@ -247,7 +247,7 @@ pub const SETTINGS: [Setting; 33] = [
         "PAGESYNC_FIELDS",
         DEFAULT_TRACKED,
         "Graph field names, separated by commas",
-        "The fields of Pages that are stored.",
+        "The fields of Pages that are stored. A field that is taken out disappears from a Page with its next read.",
     ),
     with_default(
         "PAGESYNC_VERIFY_AFTER",

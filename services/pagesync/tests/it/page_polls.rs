@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use common::records::{excluded_field, rate_limit};
+use common::records::rate_limit;
 use model::field::FieldName;
 use model::page::Status;
 use serde_json::{Value as Json, json};
@@ -329,81 +329,6 @@ async fn usage_near_the_rate_limit_defers_daily_polls() {
     assert!(
         stored.blocked_until <= connected.clock.now(),
         "requested reads are not blocked"
-    );
-    connected.finish().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_field_that_graph_does_not_have_is_excluded_and_the_rest_is_read() {
-    let extra = [("PAGESYNC_FIELDS", "name,email,phone,created_time")];
-    let connected = ConnectedDeployment::start(
-        BACKEND,
-        DeploymentOptions {
-            extra: &extra,
-            ..DeploymentOptions::default()
-        },
-    )
-    .await;
-    let (status, body) = connected.connect().await;
-    assert_eq!(
-        (status, &body["polling_test"][0]["result"]["status"]),
-        (200, &json!("success")),
-        "{body}"
-    );
-    assert_eq!(connected.field(0, "phone").await, json!("+49 30 1"));
-    let mut excluded = excluded_field::excluded_names(&*connected.deployment.store)
-        .await
-        .unwrap();
-    excluded.sort();
-    assert_eq!(excluded, ["created_time", "email"]);
-    assert_eq!(
-        connected.calls("GET me/accounts"),
-        3,
-        "two calls are refused, and the third succeeds"
-    );
-    connected.finish().await;
-}
-
-/// Facebook ends fields with a version, and does not have every field for every Page. One refused
-/// field makes a whole call fail, and not every error names the field.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_field_that_facebook_refuses_is_found_and_the_rest_is_read_at_once() {
-    let connected = ConnectedDeployment::start(BACKEND, DeploymentOptions::default()).await;
-    let refuse = |fields: Json| {
-        let fields = serde_json::from_value(fields).unwrap();
-        connected.simulator.facebook().graph_faults.refused_fields = fields;
-    };
-    let excluded = async || {
-        let store = &*connected.deployment.store;
-        let mut names = excluded_field::excluded_names(store).await.unwrap();
-        names.sort();
-        names
-    };
-    refuse(json!({"emails": "12", "phone": "200/2069031"}));
-    let (status, body) = connected.connect().await;
-    let result = &body["polling_test"][0]["result"]["status"];
-    assert_eq!((status, result), (200, &json!("success")), "{body}");
-    assert_eq!(excluded().await, ["emails", "phone"]);
-    assert_eq!(connected.field(0, "name").await, json!("Page 0"));
-    let page = connected.page(0).await;
-    let has_phone = page.registers.keys().any(|field| field.as_str() == "phone");
-    assert!(!has_phone && page.missing_fields.is_empty());
-    let calls = connected.calls("GET me/accounts");
-    assert!(
-        calls <= 10,
-        "{calls} calls find one of the fields by halves"
-    );
-
-    // The same, when a Page is read with its own token.
-    refuse(json!({"website": "200/2069031", "about": "12"}));
-    let read = connected.read_again(1).await;
-    assert_eq!(read.polling.failures, 0);
-    assert!(read.polling.last_success_began.is_some());
-    assert_eq!(excluded().await, ["about", "emails", "phone", "website"]);
-    assert_eq!(
-        connected.field(1, "about").await,
-        json!("about"),
-        "the last value is kept"
     );
     connected.finish().await;
 }

@@ -437,6 +437,7 @@ fn apply_attempt(
                 kind: ReadKind::SinglePage,
                 now,
             });
+            page.remove_untracked(&context.tracked_fields);
             page.polling
                 .complete_read(timing.began_at, *stamp, timing.next_slot);
             if outcome.needs_second_read {

@@ -133,13 +133,12 @@ async fn page_commit(
         kind: ReadKind::Accounts,
         now,
     });
-    let finding_writes = missed_webhooks::finding_writes(
-        &context.daily_schedule,
-        &listed.id,
-        &outcome.findings,
-        now,
-    );
-    commit.records.extend(finding_writes);
+    page.remove_untracked(&context.tracked_fields);
+    let schedule = &context.daily_schedule;
+    let findings = &outcome.findings;
+    commit.records.extend(missed_webhooks::finding_writes(
+        schedule, &listed.id, findings, now,
+    ));
     let began_at = result_page.poll_began_at;
     page.polling
         .complete_read(began_at, result_page.stamp, result_page.page_slot);

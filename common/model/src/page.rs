@@ -204,6 +204,18 @@ pub struct Page {
 }
 
 impl Page {
+    /// Ends the reads of the Page, because nobody gives access to it any more. Later notifications and
+    /// requests count again.
+    pub fn stop_reads(&mut self) {
+        self.status = Status::NoToken;
+        self.polling = Polling {
+            last_read_stamp: self.polling.last_read_stamp,
+            last_success_began: self.polling.last_success_began,
+            last_attempt_began: self.polling.last_attempt_began,
+            ..Polling::default()
+        };
+    }
+
     /// Removes the values of fields that are no longer tracked, which nothing reads any more.
     pub fn remove_untracked(&mut self, tracked: &TrackedFields) {
         self.registers.retain(|field, _| tracked.contains(field));

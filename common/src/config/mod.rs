@@ -176,9 +176,14 @@ impl Config {
     /// Returns the path of the public address, such as `/app`. It is empty if the address has no
     /// path. It has only letters, digits, `/`, `-`, `.`, `_` and `~`, and does not end with `/`.
     pub fn public_path(&self) -> &str {
-        let after_scheme = self.public_url().split_once("://");
-        let path = after_scheme.and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..]));
-        path.unwrap_or_default()
+        path_of(self.public_url())
+    }
+
+    /// Returns the path before `/facebook/webhook` in the address to which Facebook posts webhooks, in
+    /// the same form.
+    pub fn webhook_path(&self) -> &str {
+        let address = self.webhook_address.as_deref().unwrap_or_default();
+        path_of(address.strip_suffix(WEBHOOK_PATH).unwrap_or_default())
     }
 
     /// Reads the configuration of `role` from a snapshot of the environment and the files that it
@@ -364,6 +369,13 @@ fn parse_graph_version(text: &str) -> Option<String> {
     (is_number(major) && is_number(minor)).then(|| text.to_owned())
 }
 
+/// Returns the path of a public address.
+fn path_of(address: &str) -> &str {
+    let after_scheme = address.split_once("://");
+    let path = after_scheme.and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..]));
+    path.unwrap_or_default()
+}
+
 /// Reads the address of an endpoint of this deployment. If it is not set, it is `path` below
 /// `public_url`. It is a problem if it is `required` and neither of the two is set.
 fn read_own_address(
@@ -393,13 +405,17 @@ fn parse_public_url(text: &str) -> Option<String> {
 /// Returns whether `text` is a public address without a slash at the end. Its path may have only
 /// characters that a cookie and HTML need not escape.
 fn is_public_url(text: &str) -> bool {
-    let Some((_, rest)) = text.split_once("://") else {
+    let Some(rest) = ["https://", "http://"]
+        .iter()
+        .find_map(|scheme| text.strip_prefix(scheme))
+    else {
         return false;
     };
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._~/".contains(c);
     let path = rest.find(['/', '?', '#']).map_or("", |at| &rest[at..]);
     let is_normal = !path.ends_with('/') && !path.contains("//") && !path.contains("/.");
-    is_normal && path.chars().all(is_plain) && parse_web_address(text).is_some()
+    let is_plain_host = !rest.contains('\\');
+    is_normal && is_plain_host && path.chars().all(is_plain) && parse_web_address(text).is_some()
 }
 
 /// Accepts the address of a web server to which pagesync sends tokens or people. The scheme must be

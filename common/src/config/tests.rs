@@ -158,6 +158,8 @@ fn settings_of_the_wrong_form_and_addresses_without_tls_are_refused() {
             "https://bot.example/a;b/facebook/callback",
         ),
         ("PAGESYNC_PUBLIC_URL", "https://bot.example?x=1"),
+        ("PAGESYNC_PUBLIC_URL", "https://bot.example\\app"),
+        ("PAGESYNC_PUBLIC_URL", "HTTPS://bot.example"),
         (
             "PAGESYNC_PUBLIC_URL",
             "https://bot.example/facebook/webhook",
@@ -208,6 +210,7 @@ fn both_addresses_follow_from_the_public_one_unless_they_are_set() {
     let config = read(&both).unwrap();
     assert_eq!(config.webhook_address.as_deref(), Some(other));
     assert_eq!(config.public_url(), "https://bot.example");
+    assert_eq!((config.public_path(), config.webhook_path()), ("", ""));
     let Problems(missing) = read(&[]).unwrap_err();
     assert_eq!(missing.len(), 2, "{missing:?}");
 }

@@ -73,8 +73,9 @@ pub struct ConnectionDetail {
     pub connection: ConnectionView,
     /// The Pages that the connection gives access to.
     pub page_ids: Vec<PageId>,
-    /// The address where the person is asked again for the missing permissions; null if none is
-    /// missing, or if the public address is not set on this host.
+    /// The address where the person is asked again for the missing permissions, with an invitation if
+    /// logins need one; null if none is missing, or if a setting of the address is not set on this
+    /// host.
     pub login_address: Option<String>,
 }
 

@@ -28,10 +28,10 @@ use common::lifecycle::Lifecycle;
 use context::Context;
 use tokio::net::TcpListener;
 
-/// Returns the routes of the public listener. If the public address has a path, the routes are
-/// served below this path as well, for a proxy that passes it on.
+/// Returns the routes of the public listener. If the public address or the webhook address has a
+/// path, the routes are served below this path as well, for a proxy that passes it on.
 pub fn router(context: Context) -> Router {
-    let path = context.login.public_path().to_owned();
+    let paths = context.login.public_paths();
     let mut router = Router::new()
         .route(
             "/",
@@ -39,8 +39,8 @@ pub fn router(context: Context) -> Router {
         )
         .route("/livez", get(async || "ok\n"))
         .merge(facebook_routes());
-    if !path.is_empty() {
-        router = router.nest(&path, facebook_routes());
+    for path in paths.iter().filter(|path| !path.is_empty()) {
+        router = router.nest(path, facebook_routes());
     }
     router.with_state(Arc::new(context))
 }

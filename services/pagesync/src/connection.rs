@@ -224,11 +224,15 @@ async fn show(config: &Config, store: &dyn Store, id: &str, format: Format) -> a
     };
     let json = to_json(&detail);
     output::print(&output::format_object(format, &json, || {
-        let lines = json
-            .as_object()
-            .into_iter()
-            .flatten()
-            .map(|(name, value)| vec![name.replace('_', " "), cell(value, 100)]);
+        let lines = json.as_object().into_iter().flatten().map(|(name, value)| {
+            // An address that is not complete does not work.
+            let width = if name == "login_address" {
+                usize::MAX
+            } else {
+                100
+            };
+            vec![name.replace('_', " "), cell(value, width)]
+        });
         output::table(&["", ""], lines)
     }))
 }

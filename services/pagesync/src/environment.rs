@@ -75,9 +75,19 @@ pub(crate) fn read_dotenv(path: &Path) -> anyhow::Result<Environment> {
 
 /// Returns the number of the line that dotenvy could not parse, counted from 1.
 fn line_number(text: &str, error: &dotenvy::Error) -> usize {
-    let at = match error {
-        dotenvy::Error::LineParse(line, _) => text.find(line.as_str()),
-        _ => None,
+    let dotenvy::Error::LineParse(line, _) = error else {
+        return 1;
     };
-    text[..at.unwrap_or(0)].matches('\n').count() + 1
+    let line = line.trim();
+    let is_whole_line = |at: &usize| {
+        let (before, after) = (&text[..*at], &text[*at + line.len()..]);
+        let begins = before.trim_end_matches([' ', '\t']);
+        let ends = after.trim_start_matches([' ', '\t', '\r']);
+        (begins.is_empty() || begins.ends_with('\n')) && (ends.is_empty() || ends.starts_with('\n'))
+    };
+    let found = text
+        .match_indices(line)
+        .map(|(at, _)| at)
+        .find(is_whole_line);
+    text[..found.unwrap_or(0)].matches('\n').count() + 1
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: the limits count for each client, so that no client keeps others from logging in.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -166,9 +166,10 @@ impl LoginContext {
 }
 
 impl LoginContext {
-    /// Returns the path of the public address, as [`Config::public_path`].
-    pub(crate) fn public_path(&self) -> &str {
-        self.config.public_path()
+    /// Returns the paths of the public address and of the webhook address.
+    pub(crate) fn public_paths(&self) -> BTreeSet<String> {
+        let paths = [self.config.public_path(), self.config.webhook_path()];
+        paths.map(ToOwned::to_owned).into()
     }
 
     /// Returns the networks of the proxies whose `X-Forwarded-For` is used.

@@ -159,6 +159,10 @@ fn an_unreadable_dotenv_is_refused_with_its_line_and_without_its_text() {
             "# comment\n\nPAGESYNC_LOG=info\nhunter2 is a secret\n",
             "line 4 is not KEY=value",
         ),
+        (
+            "# hunter2 from the dashboard\nPAGESYNC_LOG=hunter2\n  hunter2\n",
+            "line 3 is not KEY=value",
+        ),
     ] {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join(".env"), written).unwrap();

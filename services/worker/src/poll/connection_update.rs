@@ -31,6 +31,12 @@ pub(super) enum DueUpdate {
     Unchanged,
 }
 
+/// Returns whether the last complete poll of a connection ended less than [`TOKEN_POLL_INTERVAL`] ago.
+pub(super) fn was_polled_recently(connection: &Connection, now: HostTime) -> bool {
+    let last_poll = connection.last_poll.as_ref();
+    last_poll.is_some_and(|last| last.ended_at.until(now) <= TOKEN_POLL_INTERVAL)
+}
+
 /// Requests a connection poll, which obtains new Page tokens. Does nothing if the connection is not
 /// active, is being polled, was never polled, or was polled within [`TOKEN_POLL_INTERVAL`]. Fails
 /// if the store does not answer.
@@ -44,13 +50,10 @@ pub(super) async fn request_poll_for_tokens(
         None,
         DueUpdate::FromRecord,
         |connection, _, now| {
-            let is_long_ago = |at: HostTime| at.until(now) > TOKEN_POLL_INTERVAL;
             let is_allowed = connection.status == Status::Active
                 && connection.poll_progress.is_none()
-                && connection
-                    .last_poll
-                    .as_ref()
-                    .is_some_and(|last| is_long_ago(last.ended_at));
+                && connection.last_poll.is_some()
+                && !was_polled_recently(connection, now);
             if is_allowed {
                 connection.polling.request_read(now);
             }

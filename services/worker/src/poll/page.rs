@@ -86,8 +86,8 @@ struct Timing {
     next_slot: HostTime,
 }
 
-/// Reads a Page if it is due, and commits the result with the next due time. Fails if the store does not answer; an error of Graph is recorded in the
-/// Page.
+/// Reads a Page if it is due, and commits the result with the next due time. Fails if the store does
+/// not answer; an error of Graph is recorded in the Page.
 pub(super) async fn poll(context: &Context, id: &PageId, claim: &Claim) -> Result<(), StoreError> {
     let began_at = context.clock.now();
     let claimed_at = began_at.max(claim.due_at);
@@ -243,8 +243,8 @@ async fn attempt_read(
 }
 
 /// Tries the tokens of people whose connection did not list a Page that others give access to, with a
-/// read of its id alone: the Page itself is read with the token of a connection that lists it. Returns the people who have
-/// lost access, and adds their tokens to `tried_tokens`. Fails if the store does not answer.
+/// read of its id alone. Returns the people who have lost access, and adds the refused tokens to
+/// `tried_tokens`. Fails if the store does not answer.
 async fn try_unlisted_tokens(
     context: &Context,
     id: &PageId,
@@ -262,12 +262,16 @@ async fn try_unlisted_tokens(
             continue;
         }
         let reply = context.graph.read_page(&candidate.token, id, &[]).await;
-        let error = reply.err();
-        rate_limits::record_reply(context, call_scope, error.as_ref()).await?;
-        if let Some(access) = error.and_then(|error| candidate.lost_access(&error)) {
+        rate_limits::record_reply(context, call_scope, reply.as_ref().err()).await?;
+        let Err(error) = reply else { continue };
+        if let Some(access) = candidate.lost_access(&error) {
             lost.push(access);
-            tried_tokens.add(candidate);
+        } else if is_token_specific(&error) {
+            request_new_token(context, id, &candidate, &error).await?;
+        } else {
+            continue;
         }
+        tried_tokens.add(candidate);
     }
     Ok(lost)
 }
@@ -317,8 +321,8 @@ async fn read_fields(
 }
 
 /// Returns when the Page is read next if nothing requests an earlier read, later than `claimed_at`:
-/// after the next daily
-/// poll of the connection of `user`, or in a slot of its own if no such poll is scheduled.
+/// after the next daily poll of the connection of `user`, or in a slot of its own if no such poll is
+/// scheduled.
 async fn next_slot(
     context: &Context,
     id: &PageId,
@@ -394,8 +398,7 @@ async fn outcome_commit(
         records.push(access.remove_from(id, &mut page));
     }
     if !lost.is_empty() && page.connections.is_empty() {
-        page.status = Status::NoToken;
-        page.polling.daily_slot = None;
+        page.stop_reads();
     }
     Ok(Some(Commit {
         due: vec![DueWrite {

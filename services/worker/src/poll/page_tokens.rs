@@ -1,8 +1,9 @@
 //! Selection of the token with which a Page is read or subscribed.
 //!
-//! Invariants: an attempt tries each token at most once. The tokens of active connections whose last
-//! poll listed the Page come first. A person loses access to a Page only if the last complete poll of
-//! their active connection did not list the Page and their own token for it is refused or missing.
+//! Invariants: an attempt reads the Page with each token at most once. The tokens of active
+//! connections whose last poll listed the Page come first. A person loses access to a Page only if a
+//! complete poll of their active connection since their last login did not list the Page, and their
+//! own token for it is refused or missing.
 
 use common::graph::error::GraphError;
 use common::records::connection::{self, Connection, Status};
@@ -12,7 +13,7 @@ use common::store::{RecordGuard, RecordWrite, StoreError, StoredPage, load_page}
 use model::id::{PageId, UserId};
 use model::page::Page;
 
-use super::connection_update::request_poll_for_tokens;
+use super::connection_update::{request_poll_for_tokens, was_polled_recently};
 use crate::context::Context;
 
 /// How many tokens may be tried in one attempt in addition to the present number of tokens. There
@@ -54,6 +55,8 @@ pub(super) struct Candidate {
     version: u64,
     /// Whether the connection is active, and whether it listed the Page in its last poll.
     listing: Listing,
+    /// Whether the last poll of the connection ended so recently that its own token is still valid.
+    was_polled_recently: bool,
 }
 
 /// Whether the last complete poll of a connection listed a Page.
@@ -61,7 +64,7 @@ pub(super) struct Candidate {
 enum Listing {
     /// The connection is active, and its last poll listed the Page.
     Listed,
-    /// The connection is not active, or no poll was complete since the token was obtained.
+    /// The connection is not active, or no poll was complete since the last login.
     Unknown,
     /// The connection is active, and its last poll did not list the Page.
     Unlisted,
@@ -74,6 +77,9 @@ impl Listing {
             Self::Unknown
         } else if Some(stored.obtained_at) >= last_poll_began {
             Self::Listed
+        } else if last_poll_began < Some(connection.connected_at) {
+            // The person has logged in again and may have selected the Page.
+            Self::Unknown
         } else {
             Self::Unlisted
         }
@@ -112,9 +118,19 @@ impl LostAccess {
 
 impl Candidate {
     /// Returns the access that has ended if `error` refused the token and the connection did not list
-    /// the Page.
+    /// the Page. A token that is invalid together with the whole login, or until the person acts at
+    /// facebook.com, ends no access.
     pub(super) fn lost_access(&self, error: &GraphError) -> Option<LostAccess> {
-        (self.listing == Listing::Unlisted && is_token_specific(error)).then(|| LostAccess {
+        let is_final = match error {
+            GraphError::NotFound | GraphError::Permission(_) => true,
+            // A checkpoint of the account, an unconfirmed account, and two-factor authentication.
+            GraphError::Token {
+                subcode: Some(459 | 464 | 490),
+            } => false,
+            GraphError::Token { .. } => self.was_polled_recently,
+            _ => false,
+        };
+        (self.listing == Listing::Unlisted && is_final).then(|| LostAccess {
             user: self.user.clone(),
             guard: self.guard.clone(),
             version: self.version,
@@ -128,12 +144,13 @@ impl Candidate {
 }
 
 /// The tokens of a Page.
-#[derive(Default)]
 struct Tokens {
     /// The tokens that can be tried, the best first.
     candidates: Vec<Candidate>,
     /// The people without a token whose connection did not list the Page.
     lost: Vec<LostAccess>,
+    /// The reason if no token is left to try.
+    reason: NoToken,
 }
 
 /// Returns the tokens of a Page. Fails with [`NoToken`] if none can be tried and nobody has lost
@@ -142,10 +159,7 @@ async fn load_tokens(context: &Context, page: &PageId) -> Result<Tokens, TokenEr
     let store = &*context.store;
     let mut reason = NoToken::NoAccess;
     let mut is_unreadable = false;
-    let Tokens {
-        mut candidates,
-        mut lost,
-    } = Tokens::default();
+    let (mut candidates, mut lost) = (Vec::new(), Vec::new());
     for user in users_with_access(context, page).await? {
         let guard = connection::epoch_guard(store, &user).await?;
         // If this build cannot decode one person's records, it uses the token of another person.
@@ -178,6 +192,7 @@ async fn load_tokens(context: &Context, page: &PageId) -> Result<Tokens, TokenEr
             Ok(Some(opened)) => {
                 candidates.push(Candidate {
                     listing,
+                    was_polled_recently: was_polled_recently(&connection, context.clock.now()),
                     token: opened,
                     user,
                     guard,
@@ -198,7 +213,11 @@ async fn load_tokens(context: &Context, page: &PageId) -> Result<Tokens, TokenEr
     } else if candidates.is_empty() && lost.is_empty() {
         Err(reason.into())
     } else {
-        Ok(Tokens { candidates, lost })
+        Ok(Tokens {
+            candidates,
+            lost,
+            reason,
+        })
     }
 }
 
@@ -209,7 +228,9 @@ pub(super) async fn unlisted_access(
     page: &PageId,
 ) -> Result<(Vec<LostAccess>, Vec<Candidate>), StoreError> {
     match load_tokens(context, page).await {
-        Ok(Tokens { candidates, lost }) => {
+        Ok(Tokens {
+            candidates, lost, ..
+        }) => {
             let unlisted = candidates.into_iter().filter(Candidate::is_unlisted);
             Ok((lost, unlisted.collect()))
         }
@@ -249,7 +270,9 @@ impl TriedTokens {
         context: &Context,
         page: &PageId,
     ) -> Result<Candidate, TokenError> {
-        let candidates = load_tokens(context, page).await?.candidates;
+        let Tokens {
+            candidates, reason, ..
+        } = load_tokens(context, page).await?;
         if self.0.len() >= candidates.len() + MAX_EXTRA_ATTEMPTS {
             // Tokens are replaced faster than they are tried. The next attempt continues.
             return Err(NoToken::NoAccess.into());
@@ -261,7 +284,7 @@ impl TriedTokens {
             !self.0.iter().any(is_same)
         };
         let next = candidates.into_iter().find(is_new);
-        next.ok_or_else(|| NoToken::NoAccess.into())
+        next.ok_or_else(|| reason.into())
     }
 
     /// Records that a token was tried.

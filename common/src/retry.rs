@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::graph::error::GraphError;
+use crate::graph::error::{ErrorKind, GraphError};
 
 /// The delays after failures: `first`, doubled for each failure in a row, at most `longest`.
 #[derive(Debug, Clone, Copy)]
@@ -73,11 +73,11 @@ impl RetryPolicy {
 /// otherwise a delay of [`GRAPH_CALL`]. `failures` is the number of calls in a row that failed
 /// before this one.
 pub fn delay_after(error: &GraphError, failures: u32) -> Duration {
-    match error {
-        GraphError::Token { .. }
-        | GraphError::Permission(_)
-        | GraphError::NotFound
-        | GraphError::Configuration(_) => ONE_DAY,
+    match &error.kind {
+        ErrorKind::Token { .. }
+        | ErrorKind::Permission(_)
+        | ErrorKind::NotFound
+        | ErrorKind::Configuration(_) => ONE_DAY,
         _ => GRAPH_CALL.delay(failures),
     }
 }

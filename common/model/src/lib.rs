@@ -8,6 +8,7 @@
 //! [`announcements`], [`missed_webhooks`], [`queue_name`], [`polling`], [`webhook`], [`job`].
 
 pub mod announcements;
+pub mod failure;
 pub mod field;
 pub mod hex;
 pub mod id;

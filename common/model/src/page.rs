@@ -11,6 +11,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::announcements::Announcements;
+use crate::failure::Failure;
 use crate::field::{FieldName, TrackedFields};
 use crate::id::UserId;
 use crate::polling::Polling;
@@ -197,6 +198,8 @@ pub struct Page {
     pub missing_fields: BTreeSet<FieldName>,
     /// The open notifications and the unannounced changes. The merge does not use them.
     pub announcements: Announcements,
+    /// The last failed attempt to read the Page; `None` if the last attempt did not fail.
+    pub last_failure: Option<Failure>,
     /// When the erasure of an erased Page was requested; see
     /// [`ErasureRequest::requested_at`](crate::job::ErasureRequest::requested_at). A connection
     /// poll stores the Page again only if the person logged in after this time.
@@ -208,6 +211,7 @@ impl Page {
     /// requests count again.
     pub fn stop_reads(&mut self) {
         self.status = Status::NoToken;
+        self.last_failure = None;
         self.polling = Polling {
             last_read_stamp: self.polling.last_read_stamp,
             last_success_began: self.polling.last_success_began,

@@ -149,6 +149,7 @@ impl Page {
             outcome.findings.extend(finding);
             outcome.changes.extend(change);
         }
+        self.last_failure = None;
         self.status = if is_degraded {
             Status::Degraded
         } else {

@@ -12,7 +12,7 @@ use reqwest::{Method, Url};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value as Json;
 
-use super::error::{self, GraphError, RateLimitScope};
+use super::error::{self, ErrorKind, GraphError, RateLimitScope};
 use super::reply::{self, Reply, Usage};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -81,7 +81,7 @@ impl Graph {
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("pagesync/", env!("CARGO_PKG_VERSION")))
             .build()
-            .map_err(|error| GraphError::Configuration(error.to_string()))?;
+            .map_err(|error| GraphError::configuration(error.to_string()))?;
         let base = Url::parse(&config.graph_url);
         let base = base.map_err(|_| invalid_graph_url())?;
         let secret = config.app_secrets.first().cloned().unwrap_or_default();
@@ -160,13 +160,13 @@ impl Graph {
             .await
             .map_err(|error| network_error(&error))?;
         let reply = self.read_reply(response, began).await;
-        reply.map_err(|error| match (error, caller) {
+        reply.map_err(|mut error| {
             // The app's own token consists of its id and its secret.
-            (GraphError::Token { .. }, Caller::App) => {
+            if let (ErrorKind::Token { .. }, Caller::App) = (&error.kind, caller) {
                 let problem = "FACEBOOK_APP_ID and FACEBOOK_APP_SECRET do not belong together";
-                GraphError::Configuration(problem.to_owned())
+                error.kind = ErrorKind::Configuration(problem.to_owned());
             }
-            (error, _) => error,
+            error
         })
     }
 
@@ -185,7 +185,7 @@ impl Graph {
             .map_err(|error| network_error(&error))?
         {
             if bytes.len() + chunk.len() > MAX_REPLY {
-                return Err(GraphError::UnexpectedReply(format!(
+                return Err(GraphError::unexpected(format!(
                     "a reply of more than {MAX_REPLY} bytes"
                 )));
             }
@@ -201,38 +201,35 @@ impl Graph {
                 .iter()
                 .filter(|(bucket, _)| bucket.starts_with("page:"));
             let blocked_for = pages.map(|(_, usage)| usage.blocked_for).max();
-            match GraphError::from_reply(status, body) {
-                GraphError::RateLimited {
-                    scope: RateLimitScope::Page,
-                    wait,
-                } => GraphError::RateLimited {
-                    scope: RateLimitScope::Page,
-                    wait: wait.max(blocked_for.filter(|blocked_for| !blocked_for.is_zero())),
-                },
-                error => error,
+            let mut error = GraphError::from_reply(status, body);
+            if let ErrorKind::RateLimited {
+                scope: RateLimitScope::Page,
+                wait,
+            } = &mut error.kind
+            {
+                *wait = (*wait).max(blocked_for.filter(|blocked_for| !blocked_for.is_zero()));
             }
+            error
         };
         match body {
             Some(body) if is_success(status, &body) => Ok(Reply { body, stamp }),
             body => {
-                let error = error_of(body.as_ref());
-                let trace = body
-                    .as_ref()
-                    .and_then(|body| body.pointer("/error/fbtrace_id"));
+                let mut error = error_of(body.as_ref());
+                let reported = error.reported.as_ref();
                 tracing::debug!(
                     status,
                     error = %error,
-                    fbtrace_id = trace.and_then(Json::as_str),
+                    fbtrace_id = reported.and_then(|reported| reported.fbtrace_id.as_deref()),
                     "Graph answered with an error"
                 );
-                Err(match (error, body) {
-                    (GraphError::Permission(_) | GraphError::Configuration(_), Some(body))
-                        if !error::refused_fields(&body).is_empty() =>
-                    {
-                        GraphError::Permission(error::refused_fields(&body).join(","))
-                    }
-                    (error, _) => error,
-                })
+                let refused = body.as_ref().map(error::refused_fields);
+                let refused = refused.filter(|names| !names.is_empty());
+                if let (ErrorKind::Permission(_) | ErrorKind::Configuration(_), Some(names)) =
+                    (&error.kind, refused)
+                {
+                    error.kind = ErrorKind::Permission(names.join(","));
+                }
+                Err(error)
             }
         }
     }
@@ -260,9 +257,7 @@ pub(super) fn is_success(status: u16, body: &Json) -> bool {
 }
 
 fn invalid_graph_url() -> GraphError {
-    GraphError::Configuration(
-        "PAGESYNC_GRAPH_URL is not a URL that paths can be added to".to_owned(),
-    )
+    GraphError::configuration("PAGESYNC_GRAPH_URL is not a URL that paths can be added to")
 }
 
 /// Converts an error of the network. The address, which can contain a token, is left out.
@@ -274,5 +269,5 @@ fn network_error(error: &reqwest::Error) -> GraphError {
     } else {
         "the connection was lost"
     };
-    GraphError::Transient(reason.to_owned())
+    GraphError::transient(reason)
 }

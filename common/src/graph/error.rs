@@ -5,17 +5,46 @@
 //! Source: "Handling errors" of the Graph API; codes that are not listed there are from captured
 //! replies.
 //!
-//! Invariant: a classified error contains names from the message of Graph, but not the message,
-//! which could contain a token.
+//! Invariant: the text of an error contains names from the message of Graph, but not the message, so
+//! that it is safe to log. The message is kept beside it, masked.
 
 use std::fmt;
 use std::time::Duration;
 
+use model::failure::{Failure, ReportedError};
+use model::time::HostTime;
 use serde_json::Value as Json;
 
-/// The reason why a call to Graph failed. Each variant needs a different reaction.
+/// The error of a call to Graph: its kind, and what Facebook reported.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum GraphError {
+pub struct GraphError {
+    /// The kind, which decides the reaction.
+    pub kind: ErrorKind,
+    /// The error object of the reply; `None` if the reply had none, or if there was no reply.
+    pub reported: Option<Box<ReportedError>>,
+}
+
+impl From<ErrorKind> for GraphError {
+    /// Returns an error that Facebook did not report.
+    fn from(kind: ErrorKind) -> Self {
+        Self {
+            kind,
+            reported: None,
+        }
+    }
+}
+
+impl fmt::Display for GraphError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.kind.fmt(f)
+    }
+}
+
+impl std::error::Error for GraphError {}
+
+/// The kind of an error. Each needs a different reaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ErrorKind {
     /// A temporary failure of the network, of a server or of Facebook. The call can be retried.
     Transient(String),
     /// A rate limit is exhausted.
@@ -56,7 +85,7 @@ pub enum RateLimitScope {
     Page,
 }
 
-impl fmt::Display for GraphError {
+impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Transient(reason) => write!(f, "Graph is temporarily not available: {reason}"),
@@ -86,8 +115,6 @@ impl fmt::Display for GraphError {
     }
 }
 
-impl std::error::Error for GraphError {}
-
 /// Returns the reason why a token is invalid, and the action that the person must take.
 ///
 /// Source: the subcodes in "Handling errors" of the Graph API; 464, 466, 490 and 492 are from
@@ -108,7 +135,7 @@ fn token_error_reason(subcode: u64) -> &'static str {
     }
 }
 
-impl GraphError {
+impl ErrorKind {
     /// Returns the label of this error in metrics and in stored results.
     pub fn metric_label(&self) -> &'static str {
         match self {
@@ -124,32 +151,117 @@ impl GraphError {
         }
     }
 
+    /// Returns what a person can do about this error.
+    pub fn remedy(&self) -> String {
+        let remedy = match self {
+            Self::Transient(_) | Self::TooMuchData | Self::UnexpectedReply(_) => {
+                "pagesync tries again by itself; if this continues, see https://metastatus.com and `pagesync doctor`"
+            }
+            Self::RateLimited { .. } => {
+                "wait: pagesync goes on when Facebook allows calls again; if Facebook blocked the app, see the app's dashboard"
+            }
+            Self::RefusedField(_) => "take the field out of PAGESYNC_FIELDS",
+            Self::Token {
+                subcode: Some(459 | 464 | 490),
+            } => "ask the person to follow the instructions at facebook.com",
+            Self::Token { subcode: Some(492) } => "give the person a role on the Page again",
+            Self::Token { .. } => {
+                "ask the person to log in again: `pagesync connection invite` prints the address"
+            }
+            Self::Permission(_) => {
+                "ask the person to log in at the address of `pagesync connection invite --rerequest` and to allow everything; for people without a role on the app, the app needs Advanced Access"
+            }
+            Self::NotFound => {
+                "check at facebook.com whether the Page exists and whether the person still has a role on it"
+            }
+            Self::Configuration(_) => {
+                "run `pagesync doctor`; if it finds nothing, report the code and the fbtrace_id"
+            }
+        };
+        remedy.to_owned()
+    }
+}
+
+impl GraphError {
+    /// Returns the error for a reply that is not the expected one.
+    pub fn unexpected(problem: impl Into<String>) -> Self {
+        ErrorKind::UnexpectedReply(problem.into()).into()
+    }
+
+    /// Returns the error for a request, an app or a configuration that is wrong, as pagesync finds.
+    pub fn configuration(problem: impl Into<String>) -> Self {
+        ErrorKind::Configuration(problem.into()).into()
+    }
+
+    /// Returns the error for a temporary failure.
+    pub fn transient(reason: impl Into<String>) -> Self {
+        ErrorKind::Transient(reason.into()).into()
+    }
+
+    /// Returns whether Facebook blocks calls for a day or longer, which needs the attention of a
+    /// person.
+    pub fn is_block(&self) -> bool {
+        matches!(self.kind, ErrorKind::RateLimited { wait: Some(wait), .. } if wait >= BLOCK_TIME)
+    }
+
+    /// Returns the failure of an attempt that ended at `at` with this error.
+    pub fn failure(&self, at: HostTime) -> Failure {
+        Failure {
+            at,
+            reason: self.to_string(),
+            remedy: self.kind.remedy(),
+            reported: self.reported.as_deref().cloned(),
+        }
+    }
+
     /// Classifies a reply that is not successful, by its status and its parsed body. `body` is
     /// `None` if the reply is not JSON.
     pub fn from_reply(status: u16, body: Option<&Json>) -> Self {
         let Some(error) = body.and_then(error_object) else {
-            return classify_status(status);
+            return classify_status(status).into();
         };
-        let number = |name: &str| {
-            let value = error.get(name)?;
-            value.as_u64().or_else(|| value.as_str()?.parse().ok())
-        };
-        let message = error.get("message").and_then(Json::as_str).unwrap_or("");
-        let subcode = number("error_subcode").or_else(|| number("subcode"));
-        let code = number("code").or_else(|| code_in_message(message));
-        let is_transient = error.get("is_transient") == Some(&Json::Bool(true));
-        let kind = error.get("type").and_then(Json::as_str);
-        match (code, kind) {
-            (Some(code), _) => match classify_code(code, subcode, message) {
-                // Facebook marks an exhausted rate limit as transient too, but calls must stop.
-                error @ (Self::RateLimited { .. } | Self::TooMuchData) => error,
-                _ if is_transient => Self::Transient(format!("code {code}")),
-                error => error,
-            },
-            (None, _) if is_transient => Self::Transient("an error without a code".to_owned()),
-            (None, Some("OAuthException")) => Self::Token { subcode },
-            (None, _) => classify_status(status),
+        Self {
+            reported: Some(Box::new(reported_error(&error))),
+            kind: classify_error(status, &error),
         }
+    }
+}
+
+/// Returns a member that is a whole number, also one in a string.
+fn number(error: &Json, name: &str) -> Option<u64> {
+    let value = error.get(name)?;
+    value.as_u64().or_else(|| value.as_str()?.parse().ok())
+}
+
+/// Returns an error object as it is stored.
+fn reported_error(error: &Json) -> ReportedError {
+    let text = |name: &str| error.get(name).and_then(Json::as_str);
+    let message = text("message");
+    ReportedError::new(
+        number(error, "code").or_else(|| code_in_message(message.unwrap_or_default())),
+        number(error, "error_subcode").or_else(|| number(error, "subcode")),
+        message,
+        text("fbtrace_id"),
+    )
+}
+
+/// Classifies an error object of a reply with this status.
+fn classify_error(status: u16, error: &Json) -> ErrorKind {
+    let message = error.get("message").and_then(Json::as_str).unwrap_or("");
+    let subcode = number(error, "error_subcode").or_else(|| number(error, "subcode"));
+    let code = number(error, "code").or_else(|| code_in_message(message));
+    let is_transient = error.get("is_transient") == Some(&Json::Bool(true));
+    let kind = error.get("type").and_then(Json::as_str);
+    match (code, kind) {
+        (Some(code), _) => match classify_code(code, subcode, message) {
+            // Facebook marks an exhausted rate limit as transient too, but calls must stop.
+            error @ (ErrorKind::RateLimited { .. } | ErrorKind::TooMuchData) => error,
+            _ if is_transient => ErrorKind::Transient(format!("code {code}")),
+            error => error,
+        },
+        (None, _) if is_transient => ErrorKind::Transient("an error without a code".to_owned()),
+        (None, Some("OAuthException")) => ErrorKind::Token { subcode },
+        (None, _) => classify_status(status),
     }
 }
 
@@ -171,22 +283,22 @@ fn code_in_message(message: &str) -> Option<u64> {
 }
 
 /// Classifies a reply without an error object.
-fn classify_status(status: u16) -> GraphError {
+fn classify_status(status: u16) -> ErrorKind {
     match status {
         200..=299 => {
-            GraphError::UnexpectedReply(format!("status {status} without the expected content"))
+            ErrorKind::UnexpectedReply(format!("status {status} without the expected content"))
         }
-        429 => GraphError::RateLimited {
+        429 => ErrorKind::RateLimited {
             scope: RateLimitScope::App,
             wait: None,
         },
-        300..=399 => GraphError::UnexpectedReply(format!(
+        300..=399 => ErrorKind::UnexpectedReply(format!(
             "a redirect, status {status}, which is not followed"
         )),
         // Graph reports an invalid token or a missing object with an error object. Without one, the
         // reply is from a proxy.
-        401 | 404 | 500..=599 => GraphError::Transient(format!("status {status}")),
-        _ => GraphError::UnexpectedReply(format!("status {status} without an error object")),
+        401 | 404 | 500..=599 => ErrorKind::Transient(format!("status {status}")),
+        _ => ErrorKind::UnexpectedReply(format!("status {status} without an error object")),
     }
 }
 
@@ -227,45 +339,48 @@ fn named_field(message: &str) -> Option<String> {
     name.map(|name| (*name).to_owned())
 }
 
+/// How long calls stop after Facebook has blocked them as abuse.
+const BLOCK_TIME: Duration = Duration::from_secs(24 * 3600);
+
 /// Classifies an error by its code.
-fn classify_code(code: u64, subcode: Option<u64>, message: &str) -> GraphError {
-    let rate_limited = |scope| GraphError::RateLimited { scope, wait: None };
+fn classify_code(code: u64, subcode: Option<u64>, message: &str) -> ErrorKind {
+    let rate_limited = |scope| ErrorKind::RateLimited { scope, wait: None };
     match (code, subcode) {
-        (1, _) if message.contains("reduce the amount of data") => GraphError::TooMuchData,
+        (1, _) if message.contains("reduce the amount of data") => ErrorKind::TooMuchData,
         // At the token endpoint, code 1 can mean a wrong app secret. Elsewhere it is temporary.
-        (1, _) if message.contains("client secret") => GraphError::Configuration(
-            "FACEBOOK_APP_SECRET is not the secret of this app".to_owned(),
-        ),
-        (1, Some(2_853_006)) => GraphError::Permission("a role on the Page".to_owned()),
-        (1 | 2, _) => GraphError::Transient(format!("code {code}")),
+        (1, _) if message.contains("client secret") => {
+            ErrorKind::Configuration("FACEBOOK_APP_SECRET is not the secret of this app".to_owned())
+        }
+        (1, Some(2_853_006)) => ErrorKind::Permission("a role on the Page".to_owned()),
+        (1 | 2, _) => ErrorKind::Transient(format!("code {code}")),
         (4 | 341 | 613 | 80000 | 80002..=80014, _) => rate_limited(RateLimitScope::App),
         (17, _) => rate_limited(RateLimitScope::User),
         (32 | 80001, _) => rate_limited(RateLimitScope::Page),
         // Facebook has blocked the calls as abuse. Calls stop for a day, so that an operator can
         // find the cause.
-        (368, _) => GraphError::RateLimited {
+        (368, _) => ErrorKind::RateLimited {
             scope: RateLimitScope::Page,
-            wait: Some(Duration::from_secs(24 * 3600)),
+            wait: Some(BLOCK_TIME),
         },
-        (102 | 190 | 450 | 452 | 463 | 467, _) => GraphError::Token { subcode },
-        (100, Some(33)) | (21 | 803, _) => GraphError::NotFound,
+        (102 | 190 | 450 | 452 | 463 | 467, _) => ErrorKind::Token { subcode },
+        (100, Some(33)) | (21 | 803, _) => ErrorKind::NotFound,
         // A field that has ended, and a field that Pages of the new experience do not have. Sources:
         // "(#12) emails field is deprecated for versions v26.0 and higher" in reports of 2026, and
         // the errors of the Pages API.
-        (12, _) | (200, Some(2_069_031)) => GraphError::RefusedField(named_field(message)),
+        (12, _) | (200, Some(2_069_031)) => ErrorKind::RefusedField(named_field(message)),
         (100, _) => match unknown_field(message) {
-            Some(name) => GraphError::RefusedField(Some(name)),
+            Some(name) => ErrorKind::RefusedField(Some(name)),
             None if message.contains("missing permission") => {
-                GraphError::Permission("pages_read_engagement".to_owned())
+                ErrorKind::Permission("pages_read_engagement".to_owned())
             }
-            None => GraphError::Configuration(format!("code 100{}", subcode_suffix(subcode))),
+            None => ErrorKind::Configuration(format!("code 100{}", subcode_suffix(subcode))),
         },
         (3 | 10 | 200..=299, _) => match (missing_permission(message), named_field(message)) {
-            (Some(permission), _) => GraphError::Permission(permission),
-            (None, Some(field)) => GraphError::RefusedField(Some(field)),
-            (None, None) => GraphError::Permission(format!("code {code}")),
+            (Some(permission), _) => ErrorKind::Permission(permission),
+            (None, Some(field)) => ErrorKind::RefusedField(Some(field)),
+            (None, None) => ErrorKind::Permission(format!("code {code}")),
         },
-        _ => GraphError::Configuration(format!("code {code}{}", subcode_suffix(subcode))),
+        _ => ErrorKind::Configuration(format!("code {code}{}", subcode_suffix(subcode))),
     }
 }
 

@@ -101,9 +101,7 @@ fn is_true(body: &Json, name: &str) -> bool {
 
 pub(super) fn parse_issued_token(reply: &Reply) -> Result<IssuedToken, GraphError> {
     let token = string_member(&reply.body, "access_token").filter(|token| !token.is_empty());
-    let token = token.ok_or_else(|| {
-        GraphError::UnexpectedReply("a token exchange without a token".to_owned())
-    })?;
+    let token = token.ok_or_else(|| GraphError::unexpected("a token exchange without a token"))?;
     let expires_in = number_member(&reply.body, "expires_in");
     Ok(IssuedToken {
         token: Token::new(token),
@@ -113,8 +111,7 @@ pub(super) fn parse_issued_token(reply: &Reply) -> Result<IssuedToken, GraphErro
 
 pub(super) fn parse_token_info(body: &Json) -> Result<TokenInfo, GraphError> {
     let data = body.get("data").filter(|data| data.is_object());
-    let data =
-        data.ok_or_else(|| GraphError::UnexpectedReply("debug_token without data".to_owned()))?;
+    let data = data.ok_or_else(|| GraphError::unexpected("debug_token without data"))?;
     Ok(TokenInfo {
         app_id: id_member(data, "app_id").unwrap_or_default(),
         kind: string_member(data, "type").unwrap_or_default(),
@@ -130,7 +127,7 @@ pub(super) fn parse_token_info(body: &Json) -> Result<TokenInfo, GraphError> {
 /// Returns the items of a list. Fails if the reply has none.
 fn list_of<'a>(body: &'a Json, edge: &str) -> Result<&'a Vec<Json>, GraphError> {
     let list = body.get("data").and_then(Json::as_array);
-    list.ok_or_else(|| GraphError::UnexpectedReply(format!("{edge} without data")))
+    list.ok_or_else(|| GraphError::unexpected(format!("{edge} without data")))
 }
 
 /// Returns the fields that the app with this id is subscribed to; `None` if it is not among the
@@ -170,12 +167,10 @@ pub(super) fn parse_page_object(body: Json, id: &PageId) -> Result<Map<String, J
     let is_requested = id_member(&body, "id").as_deref() == Some(id.as_str());
     match body {
         Json::Object(object) if is_requested => Ok(object),
-        Json::Object(_) => Err(GraphError::UnexpectedReply(
-            "another object than the requested one".to_owned(),
+        Json::Object(_) => Err(GraphError::unexpected(
+            "another object than the requested one",
         )),
-        _ => Err(GraphError::UnexpectedReply(
-            "a Page that is not an object".to_owned(),
-        )),
+        _ => Err(GraphError::unexpected("a Page that is not an object")),
     }
 }
 
@@ -185,9 +180,7 @@ pub(super) fn parse_result_page(
 ) -> Result<(Vec<ListedPage>, Option<String>), GraphError> {
     let cursor = next_cursor(&body)?;
     let Some(Json::Array(items)) = body.get_mut("data").map(Json::take) else {
-        return Err(GraphError::UnexpectedReply(
-            "/me/accounts without data".to_owned(),
-        ));
+        return Err(GraphError::unexpected("/me/accounts without data"));
     };
     let pages = items.into_iter().filter_map(parse_listed_page).collect();
     Ok((pages, cursor))
@@ -207,9 +200,7 @@ pub(super) fn check_success(reply: &Reply) -> Result<(), GraphError> {
     if *success == Json::Bool(true) || success == "true" {
         Ok(())
     } else {
-        Err(GraphError::UnexpectedReply(
-            "neither success nor an error".to_owned(),
-        ))
+        Err(GraphError::unexpected("neither success nor an error"))
     }
 }
 
@@ -235,8 +226,8 @@ fn next_cursor(body: &Json) -> Result<Option<String>, GraphError> {
     });
     match cursor {
         Some(cursor) => Ok(Some(cursor)),
-        None => Err(GraphError::UnexpectedReply(
-            "a next result page without a usable cursor".to_owned(),
+        None => Err(GraphError::unexpected(
+            "a next result page without a usable cursor",
         )),
     }
 }

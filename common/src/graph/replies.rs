@@ -2,6 +2,7 @@
 //! reply.
 
 use super::*;
+use crate::graph::error::ErrorKind;
 
 /// One line of `replies.jsonl`.
 #[derive(serde::Deserialize)]
@@ -27,13 +28,14 @@ fn every_kind_of_error_is_classified() {
     for reply in replies().into_iter().filter(|reply| reply.kind == "error") {
         let body = (!reply.body.is_string()).then_some(&reply.body);
         let error = GraphError::from_reply(reply.status.unwrap(), body);
+        let error = error.kind;
         let classified = match &error {
-            GraphError::RefusedField(name) => serde_json::json!([error.metric_label(), name]),
-            GraphError::Permission(name) => {
+            ErrorKind::RefusedField(name) => serde_json::json!([error.metric_label(), name]),
+            ErrorKind::Permission(name) => {
                 serde_json::json!([error.metric_label(), name])
             }
-            GraphError::Token { subcode } => serde_json::json!([error.metric_label(), subcode]),
-            GraphError::RateLimited { scope, .. } => {
+            ErrorKind::Token { subcode } => serde_json::json!([error.metric_label(), subcode]),
+            ErrorKind::RateLimited { scope, .. } => {
                 serde_json::json!([error.metric_label(), format!("{scope:?}")])
             }
             error => serde_json::json!([error.metric_label()]),

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use model::failure::Failure;
 use model::id::{PageId, Subject, UserId};
 use model::page;
 use model::polling::Polling;
@@ -86,6 +87,9 @@ pub struct Connection {
     /// The reason why the last attempt failed; `None` if it did not fail.
     #[serde(default)]
     pub problem: Option<String>,
+    /// The last failed attempt; `None` if the last attempt did not fail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<Failure>,
     /// How many Pages a call requests: [`MAX_RESULT_PAGE_SIZE`], or fewer after Facebook refused a
     /// call because the reply would have been too large.
     #[serde(default = "default_result_page_size")]

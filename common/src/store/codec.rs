@@ -7,7 +7,8 @@
 //!
 //! Invariant: [`decode`] returns the Page that was given to [`encode`], except that an erased Page
 //! has only its status and the time of the erasure request. A damaged attribute is an error, with
-//! two exceptions: damaged announcements start empty, and a damaged erasure time is left out.
+//! three exceptions: damaged announcements start empty, and a damaged failure or erasure time is left
+//! out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,6 +34,8 @@ pub const CONNECTIONS: &str = "_connections";
 pub const MISSING_FIELDS: &str = "_missing_fields";
 /// The attribute with open notifications and unannounced changes.
 pub const ANNOUNCEMENTS: &str = "_announcements";
+/// The attribute with the last failed attempt to read the Page.
+pub const LAST_FAILURE: &str = "_last_failure";
 /// The attribute with the time of the request that erased the Page, on this host's clock.
 pub const ERASURE_REQUESTED_AT: &str = "_erasure_requested_at";
 /// The attribute with the version. [`encode`] does not write it, because the store maintains it.
@@ -120,6 +123,9 @@ pub fn encode(page: &Page) -> Attributes {
     if !page.announcements.is_empty() {
         attributes.insert(ANNOUNCEMENTS.to_owned(), to_json(&page.announcements));
     }
+    if let Some(failure) = &page.last_failure {
+        attributes.insert(LAST_FAILURE.to_owned(), to_json(failure));
+    }
     attributes
 }
 
@@ -190,6 +196,9 @@ pub fn decode(attributes: &Attributes) -> Result<Page, DecodeError> {
         connections,
         missing_fields,
         announcements,
+        last_failure: attributes
+            .get(LAST_FAILURE)
+            .and_then(|text| serde_json::from_str(text).ok()),
         erasure_requested_at: None,
     })
 }
@@ -265,6 +274,12 @@ mod tests {
             .insert(model::id::UserId::parse("77").unwrap());
         page.missing_fields
             .insert(FieldName::parse("phone").unwrap());
+        page.last_failure = Some(model::failure::Failure {
+            at: HostTime(9),
+            reason: "r".to_owned(),
+            remedy: "f".to_owned(),
+            reported: Some(model::failure::ReportedError::default()),
+        });
         page.apply_webhook(&FieldName::parse("f0").unwrap(), Some(FacebookTime(7)), &[]);
         page.polling.record_notification(
             Some(FacebookTime(5)),

@@ -9,6 +9,7 @@ use crate::records::connection::{
 };
 use crate::records::expiry::Expiry;
 use crate::timestamp::rfc3339;
+use crate::views::failure::{FailureView, failure_view};
 
 /// A connection in a list.
 #[derive(Debug, Clone, Serialize)]
@@ -37,6 +38,8 @@ pub struct ConnectionView {
     pub next_read_at: Option<String>,
     /// The problem of the connection; null if there is none.
     pub problem: Option<String>,
+    /// The last failed attempt; null if the last attempt did not fail.
+    pub last_failure: Option<FailureView>,
 }
 
 /// A complete poll of a connection.
@@ -135,6 +138,7 @@ pub fn connection_view(
         poll_in_progress: connection.poll_progress.as_ref().map(in_progress),
         next_read_at: connection.polling.due().map(|(_, at)| rfc3339(at)),
         problem: connection.problem.clone(),
+        last_failure: connection.last_failure.as_ref().map(failure_view),
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod connection;
 pub mod dead_letter;
+pub mod failure;
 pub mod missed;
 pub mod page;
 pub mod schedule;

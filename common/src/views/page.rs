@@ -1,6 +1,7 @@
 //! The JSON of Pages and their changes.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use model::field::FieldName;
 use model::id::{PageId, UserId};
@@ -11,6 +12,7 @@ use serde_json::Value as Json;
 
 use crate::store::{Cursor, FeedEntry, HistoryEntry, StoredPage, Versioned};
 use crate::timestamp::rfc3339;
+use crate::views::failure::{FailureView, failure_view};
 
 /// A Page in a list.
 #[derive(Debug, Clone, Serialize)]
@@ -23,8 +25,54 @@ pub struct PageView {
     pub version: u64,
     /// The name of the Page; null if it is not known.
     pub name: Json,
+    /// The state of the Page at Facebook as the last read found it; null if it is not known.
+    pub facebook_state: Option<FacebookState>,
+    /// The last failed attempt to read the Page; null if the last attempt did not fail.
+    pub last_failure: Option<FailureView>,
     /// When the Page is read next; null if it is not read.
     pub next_read_at: Option<String>,
+}
+
+/// The state of a Page at Facebook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FacebookState {
+    /// Everyone can see the Page.
+    Published,
+    /// Only people with a role on the Page can see it.
+    Unpublished,
+    /// The business has closed for good.
+    Closed,
+}
+
+impl fmt::Display for FacebookState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Published => "published",
+            Self::Unpublished => "unpublished",
+            Self::Closed => "closed",
+        })
+    }
+}
+
+/// Returns the state of a Page at Facebook, from its fields `is_published` and
+/// `is_permanently_closed`. Returns `None` if they were not read.
+pub fn facebook_state(page: &Page) -> Option<FacebookState> {
+    let is = |field: &str| {
+        let mut registers = page.registers.iter();
+        let (_, register) = registers.find(|(name, _)| name.as_str() == field)?;
+        json_value(register).as_bool()
+    };
+    if is("is_permanently_closed") == Some(true) {
+        return Some(FacebookState::Closed);
+    }
+    is("is_published").map(|is_published| {
+        if is_published {
+            FacebookState::Published
+        } else {
+            FacebookState::Unpublished
+        }
+    })
 }
 
 /// A Page with all its fields.
@@ -101,6 +149,8 @@ pub fn page_view(id: &PageId, stored: &Versioned<StoredPage>) -> PageView {
             status: Status::Corrupt,
             version: stored.version,
             name: Json::Null,
+            facebook_state: None,
+            last_failure: None,
             next_read_at: None,
         },
     }
@@ -116,6 +166,8 @@ fn decoded_page_view(id: &PageId, version: u64, page: &Page) -> PageView {
         status: page.status,
         version,
         name: name.map_or(Json::Null, |(_, register)| json_value(register)),
+        facebook_state: facebook_state(page),
+        last_failure: page.last_failure.as_ref().map(failure_view),
         next_read_at: page.polling.due().map(|(_, at)| rfc3339(at)),
     }
 }

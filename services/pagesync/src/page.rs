@@ -9,7 +9,9 @@ use common::pages::{self, COMMIT_BATCH};
 use common::records::rate_limit;
 use common::store::{HistoryEntry, Store, StoredPage, Versioned, load_page};
 use common::timestamp::rfc3339;
-use common::views::page::{change_view, page_detail, page_view};
+use common::views::failure::failure_text;
+use common::views::page::{change_view, facebook_state, page_detail, page_view};
+use model::failure::Failure;
 use model::id::{PageId, UserId};
 use model::page::Page;
 use model::polling::Polling;
@@ -26,7 +28,15 @@ pub async fn run(store: &dyn Store, command: PageCommand, format: Format) -> any
         PageCommand::Add { ids, dry_run } => add(store, &ids, dry_run).await,
         PageCommand::List => print_listing(
             format,
-            &["Page", "status", "version", "name", "next read"],
+            &[
+                "Page",
+                "status",
+                "at Facebook",
+                "version",
+                "name",
+                "next read",
+                "last failure",
+            ],
             &rows(store).await?,
         ),
         PageCommand::Show { id } => {
@@ -209,12 +219,19 @@ pub(crate) fn row(id: &PageId, stored: &Versioned<StoredPage>) -> Row {
     let cells = vec![
         summary.id.to_string(),
         summary.status.to_string(),
+        summary
+            .facebook_state
+            .map_or_else(|| "-".to_owned(), |state| state.to_string()),
         summary.version.to_string(),
         cell(&summary.name, 40),
         summary
             .next_read_at
             .clone()
             .unwrap_or_else(|| "-".to_owned()),
+        summary
+            .last_failure
+            .as_ref()
+            .map_or_else(|| "-".to_owned(), |failure| escape_control(&failure.reason)),
     ];
     Row::new(cells, &summary)
 }
@@ -237,17 +254,36 @@ pub(crate) fn page_text(format: Format, id: &PageId, version: u64, page: &Page) 
         });
         let header = ["field", "value", "source", "changed at", "confirmed at"];
         let table = output::table(&header, rows);
-        format!("Page {id}: {}, version {version}\n{table}", page.status)
+        let failure = page
+            .last_failure
+            .as_ref()
+            .map_or_else(String::new, |failure| {
+                format!("{}\n", last_failure_text(failure))
+            });
+        format!("{}{failure}{table}", status_line(id, version, page))
     })
+}
+
+/// Returns a line with the status of a Page, and its state at Facebook if it is known.
+fn status_line(id: &PageId, version: u64, page: &Page) -> String {
+    let state = facebook_state(page);
+    let state = state.map_or_else(String::new, |state| format!(", {state} at Facebook"));
+    format!("Page {id}: {}{state}, version {version}\n", page.status)
+}
+
+/// Returns a sentence about the last failed attempt.
+fn last_failure_text(failure: &Failure) -> String {
+    let text = escape_control(&failure_text(failure));
+    format!("The attempt at {} failed: {text}.", rfc3339(failure.at))
 }
 
 /// Explains in sentences where each value comes from and when the Page is read next.
 fn explain(id: &PageId, version: u64, page: &Page) -> String {
-    let mut text = format!(
-        "Page {id} is {}; it was written {version} times.\n",
-        page.status
-    );
+    let mut text = status_line(id, version, page);
     // Writing to a String cannot fail.
+    if let Some(failure) = &page.last_failure {
+        let _ = writeln!(text, "{}", last_failure_text(failure));
+    }
     for (name, register) in &page.registers {
         let value = register.value.as_ref().map_or_else(
             || "no value".to_owned(),
@@ -275,9 +311,10 @@ fn explain(id: &PageId, version: u64, page: &Page) -> String {
             text,
             "No connection gives access to it: `pagesync connection invite` prints the address to connect it."
         ),
+        [person] => writeln!(text, "The connection of {person} gives access to it."),
         people => writeln!(
             text,
-            "The connection of {} gives access to it.",
+            "The connections of {} give access to it.",
             people.join(", ")
         ),
     };
@@ -312,10 +349,7 @@ fn explain_polling(polling: &Polling, text: &mut String) {
             "The Page is read next from {} on, through the queue {queue}.",
             rfc3339(at)
         ),
-        None => writeln!(
-            text,
-            "No read is due, because no connection gives access to the Page."
-        ),
+        None => writeln!(text, "No read is due."),
     };
 }
 

@@ -250,6 +250,11 @@ pub const GRAPH_ERRORS: [KnownError; 56] = [
     ),
 ];
 
+/// Returns a new `fbtrace_id`. Each error of Graph has another one.
+pub(crate) fn trace_id() -> String {
+    format!("Asim{:016x}", fastrand::u64(..))
+}
+
 /// A fault of one answer.
 #[derive(Debug, Clone, Copy)]
 pub enum AnswerFault {
@@ -307,7 +312,7 @@ impl KnownError {
     pub fn to_json(&self) -> Value {
         let mut numbers = self.name.split('/').map(str::parse::<u64>);
         let mut error = json!({
-            "message": self.message, "type": self.error_type, "fbtrace_id": "AsimTrace",
+            "message": self.message, "type": self.error_type, "fbtrace_id": trace_id(),
         });
         if let Some(Ok(code)) = numbers.next() {
             error["code"] = json!(code);

@@ -16,7 +16,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Extension, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use common::graph::error::GraphError;
+use common::graph::error::{ErrorKind, GraphError};
 use common::http::PeerAddress;
 use common::records::login::{self, Login, Stage};
 use common::records::token_exchange::{self, TokenExchange};
@@ -329,8 +329,8 @@ async fn exchange_code(context: &LoginContext, id: &LoginId, code: &str) -> Resu
 /// Logs the error of the exchange of a code, and returns the answer to it.
 fn exchange_error(error: &GraphError) -> Refusal {
     tracing::warn!(error = %error, "a code could not be exchanged");
-    match error {
-        GraphError::Transient(_) | GraphError::RateLimited { .. } => Refusal::new(
+    match error.kind {
+        ErrorKind::Transient(_) | ErrorKind::RateLimited { .. } => Refusal::new(
             StatusCode::BAD_GATEWAY,
             "facebook_unavailable",
             "Facebook does not answer right now. Please begin again in a minute.",

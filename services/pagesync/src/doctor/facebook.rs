@@ -6,7 +6,7 @@ use std::time::Duration;
 use common::clock::Clock;
 use common::config::Config;
 use common::graph::client::Graph;
-use common::graph::error::GraphError;
+use common::graph::error::ErrorKind;
 use common::graph::reply;
 use common::graph::versions::{VersionStatus, version_status};
 use ingress::handshake::{PEER_QUERY, UNDECLARED_PEER};
@@ -209,7 +209,12 @@ async fn app_subscription(config: &Config, clock: &Clock) -> Check {
         Err(error) => Err(error),
     };
     let subscription = match result {
-        Err(error @ (GraphError::RateLimited { .. } | GraphError::Transient(_))) => {
+        Err(error)
+            if matches!(
+                error.kind,
+                ErrorKind::RateLimited { .. } | ErrorKind::Transient(_)
+            ) =>
+        {
             let fix = "wait, and run this command again";
             return Check::problem(name, State::Warning, error.to_string(), fix);
         }

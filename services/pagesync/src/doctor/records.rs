@@ -14,6 +14,7 @@ use common::records::{
 };
 use common::store::{RecordKey, RecordKind, Store, StoreError, StoredPage};
 use common::timestamp::rfc3339;
+use common::views::failure::failure_text;
 use model::id::PageId;
 use model::page;
 use model::queue_name::QueueName;
@@ -108,16 +109,31 @@ fn connections(connections: &[Connection]) -> Check {
         let fix = "open the address that `pagesync connection invite` prints, and log in";
         return Check::problem(name, State::Warning, "there is none", fix);
     }
-    let unusable: Vec<String> = connections
-        .iter()
-        .filter(|connection| connection.status != Status::Active)
-        .map(|connection| format!("{} ({})", connection.user, connection.status))
-        .collect();
-    if unusable.is_empty() {
+    let with_problem = |connection: &Connection| {
+        let failure = connection.last_failure.as_ref().map(failure_text);
+        let problem = failure.or_else(|| connection.problem.clone());
+        let is_active = connection.status == Status::Active;
+        match problem {
+            None if is_active => None,
+            None => Some(format!("{} ({})", connection.user, connection.status)),
+            Some(problem) => Some(format!(
+                "{} ({}): {problem}",
+                connection.user, connection.status
+            )),
+        }
+    };
+    let problems: Vec<String> = connections.iter().filter_map(with_problem).collect();
+    if problems.is_empty() {
         return Check::ok(name, format!("{} active", connections.len()));
     }
-    let fix = "ask these people to log in again (`pagesync connection invite`); the stored values and the history of their Pages stay";
-    let detail = format!("not active: {}", list_names(&unusable));
+    let fix =
+        "do what is named for each connection; the stored values and the history of its Pages stay";
+    let detail = format!(
+        "{} of {} have a problem: {}",
+        problems.len(),
+        connections.len(),
+        list_names(&problems)
+    );
     Check::problem(name, State::Failed, detail, fix)
 }
 
@@ -184,7 +200,7 @@ fn connection_expiry(connections: &[Connection], now: HostTime) -> Check {
 
 async fn pages(store: &dyn Store) -> Result<Check, StoreError> {
     let name = "Pages";
-    let (mut count, mut outdated, mut after) = (0, Vec::new(), None);
+    let (mut count, mut failed, mut outdated, mut after) = (0, Vec::new(), Vec::new(), None);
     loop {
         let chunk = store.list_pages(after.as_ref(), 500).await?;
         let Some((last, _)) = chunk.last() else { break };
@@ -195,10 +211,26 @@ async fn pages(store: &dyn Store) -> Result<Check, StoreError> {
                 StoredPage::Unknown | StoredPage::Corrupt(_) => page::Status::Corrupt,
             };
             count += 1;
-            if !matches!(status, page::Status::Active | page::Status::Erased) {
+            let failure = match &stored.value {
+                StoredPage::Page(page) => page.last_failure.as_ref(),
+                StoredPage::Unknown | StoredPage::Corrupt(_) => None,
+            };
+            if let Some(failure) = failure {
+                failed.push(format!("{id} ({status}): {}", failure_text(failure)));
+            } else if !matches!(status, page::Status::Active | page::Status::Erased) {
                 outdated.push(format!("{id} ({status})"));
             }
         }
+    }
+    if !failed.is_empty() {
+        let detail = format!(
+            "the last read of {} of {count} failed: {}",
+            failed.len(),
+            list_names(&failed)
+        );
+        let fix =
+            "do what is named for each Page; `pagesync page explain <id>` shows one Page in full";
+        return Ok(Check::problem(name, State::Failed, detail, fix));
     }
     if outdated.is_empty() {
         return Ok(Check::ok(
@@ -211,7 +243,7 @@ async fn pages(store: &dyn Store) -> Result<Check, StoreError> {
         outdated.len(),
         list_names(&outdated)
     );
-    let fix = "`pagesync page explain <id>` shows the reason; most need a new login: `pagesync connection invite`";
+    let fix = "connect them: `pagesync connection invite` prints the address; `pagesync page explain <id>` shows one Page in full";
     Ok(Check::problem(name, State::Warning, detail, fix))
 }
 

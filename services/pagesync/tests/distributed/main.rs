@@ -28,6 +28,8 @@ mod dead_letters;
 mod doctor;
 #[path = "../it/erasure.rs"]
 mod erasure;
+#[path = "../it/failures.rs"]
+mod failures;
 #[path = "../it/fields.rs"]
 mod fields;
 #[path = "../it/graph_errors.rs"]

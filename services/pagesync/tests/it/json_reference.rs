@@ -103,7 +103,13 @@ impl Reference {
 }
 
 /// Runs a command on the running deployment with `--output json` and returns its output.
-fn run(connected: &ConnectedDeployment, arguments: &[&str]) -> Json {
+pub(crate) fn run(connected: &ConnectedDeployment, arguments: &[&str]) -> Json {
+    let arguments = [arguments, &["--output", "json"]].concat();
+    serde_json::from_str(&text(connected, &arguments)).unwrap()
+}
+
+/// Runs a command on the running deployment and returns its output.
+pub(crate) fn text(connected: &ConnectedDeployment, arguments: &[&str]) -> String {
     let role = connected.deployment.roles[0].0;
     let mut environment = connected.deployment.storage.environment(role, &[]);
     if let TestStorage::Distributed { .. } = &connected.deployment.storage {
@@ -113,7 +119,6 @@ fn run(connected: &ConnectedDeployment, arguments: &[&str]) -> Json {
     let output = tokio::task::block_in_place(|| {
         Command::new(env!("CARGO_BIN_EXE_pagesync"))
             .args(arguments)
-            .args(["--output", "json"])
             .env_clear()
             .envs(environment)
             .output()
@@ -126,7 +131,7 @@ fn run(connected: &ConnectedDeployment, arguments: &[&str]) -> Json {
         "{arguments:?}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    serde_json::from_slice(&output.stdout).unwrap()
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// Starts a deployment in which every command has something to print.

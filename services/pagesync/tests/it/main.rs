@@ -20,6 +20,7 @@ mod dead_letter_limits;
 mod dead_letters;
 mod doctor;
 mod erasure;
+mod failures;
 mod fields;
 mod graph_errors;
 mod http_input;

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::errors::trace_id;
+
 /// The answer to a call before it gets headers.
 pub(super) type Answer = Result<Value, ErrorReply>;
 
@@ -23,7 +25,7 @@ impl ErrorReply {
         message: &str,
     ) -> Self {
         let mut error = json!({
-            "message": message, "type": error_type, "code": code, "fbtrace_id": "AsimTrace",
+            "message": message, "type": error_type, "code": code, "fbtrace_id": trace_id(),
         });
         if let Some(subcode) = subcode {
             error["error_subcode"] = json!(subcode);

@@ -161,7 +161,7 @@ async fn reconcile(context: &Context, known: &App) -> Result<String, GraphError>
         |remote: &AppSubscription| remote.active && remote.callback != *address;
     if remote.as_ref().is_some_and(has_other_callback) && !context.callback.replace {
         let reason = "Facebook posts this app's webhooks to another address than FACEBOOK_WEBHOOK_ADDRESS: give this deployment an app of its own, or set PAGESYNC_REPLACE_CALLBACK=true";
-        return Err(GraphError::Configuration(reason.to_owned()));
+        return Err(GraphError::configuration(reason));
     }
     let fields: BTreeSet<String> = remote
         .iter()

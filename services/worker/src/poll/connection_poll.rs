@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::daily_schedule::PAGE_SLOT_DELAY;
 use common::graph::calls::ResultPage;
-use common::graph::error::GraphError;
+use common::graph::error::{ErrorKind, GraphError};
 use common::graph::reply::ReplyTimeError;
 use common::records::connection::{Connection, PollProgress};
 use common::records::excluded_field;
@@ -140,7 +140,7 @@ impl ConnectionPoll<'_> {
             }
             if repeats_cursor || progress.calls >= MAX_CALLS {
                 let reason = "the list of Pages does not end".to_owned();
-                return Err(GraphError::UnexpectedReply(reason).into());
+                return Err(GraphError::unexpected(reason).into());
             }
             let next = PollProgress {
                 cursor: list.next_cursor.clone(),
@@ -209,14 +209,17 @@ impl ConnectionPoll<'_> {
                 .read_result_page(&self.token, &requested_fields, &extras, limit, after)
                 .await;
             match reply {
-                Err(GraphError::TooMuchData) if limit > 1 => {
+                Err(error) if error.kind == ErrorKind::TooMuchData && limit > 1 => {
                     tracing::info!(
                         limit,
                         "Facebook asks for less data in one reply: the size of result pages is halved"
                     );
                     connection.result_page_size = limit / 2;
                 }
-                Err(GraphError::RefusedField(named)) => {
+                Err(GraphError {
+                    kind: ErrorKind::RefusedField(named),
+                    ..
+                }) => {
                     let fields = requested_fields.iter().map(ToString::to_string);
                     let extras = extras.into_iter().filter(|extra| *extra != "access_token");
                     let names = fields.chain(extras.map(ToOwned::to_owned)).collect();
@@ -233,7 +236,7 @@ impl ConnectionPoll<'_> {
                 Err(error) => return Err(error.into()),
                 Ok(list) => {
                     let unstamped =
-                        |reason: ReplyTimeError| GraphError::UnexpectedReply(reason.to_string());
+                        |reason: ReplyTimeError| GraphError::unexpected(reason.to_string());
                     let stamp = list.stamp.map_err(unstamped)?;
                     return Ok(ResultPageReply {
                         list,
@@ -244,7 +247,7 @@ impl ConnectionPoll<'_> {
             }
         }
         let reason = "Graph refuses too many fields";
-        Err(GraphError::UnexpectedReply(reason.to_owned()).into())
+        Err(GraphError::unexpected(reason).into())
     }
 
     /// Returns when each Page of this poll is read individually if no later poll lists it.

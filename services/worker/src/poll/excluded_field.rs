@@ -5,7 +5,7 @@
 
 use std::future::Future;
 
-use common::graph::error::GraphError;
+use common::graph::error::{ErrorKind, GraphError};
 use common::records::{excluded_field, write_records};
 use common::store::StoreError;
 
@@ -31,7 +31,7 @@ where
     };
     let Some(field) = refused else {
         let reason = "a call was refused because of a field, and then no field was refused";
-        return Err(GraphError::Transient(reason.to_owned()).into());
+        return Err(GraphError::transient(reason).into());
     };
     exclude(context, &field).await?;
     Ok(())
@@ -50,13 +50,13 @@ where
         let rest = suspects.split_off(suspects.len() / 2);
         match attempt(suspects.clone()).await {
             Ok(()) => suspects = rest,
-            Err(GraphError::RefusedField(_)) => {}
+            Err(error) if matches!(error.kind, ErrorKind::RefusedField(_)) => {}
             Err(error) => return Err(error),
         }
     }
     match attempt(suspects.clone()).await {
         Ok(()) => Ok(None),
-        Err(GraphError::RefusedField(_)) => Ok(suspects.pop()),
+        Err(error) if matches!(error.kind, ErrorKind::RefusedField(_)) => Ok(suspects.pop()),
         Err(error) => Err(error),
     }
 }

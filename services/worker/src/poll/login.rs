@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use common::graph::calls::{IssuedToken, TokenInfo};
-use common::graph::error::GraphError;
+use common::graph::error::{ErrorKind, GraphError};
 use common::records::connection::{self, Connection, MAX_RESULT_PAGE_SIZE, Status};
 use common::records::token_exchange::{self, Stage, TokenExchange};
 use common::records::{commit_one, erasure, load_record, put_write, token};
@@ -63,11 +63,11 @@ pub(super) async fn poll(context: &Context, id: &LoginId) -> Result<(), StoreErr
             login
         }
         // The key file may be readable soon. A missing key or a damaged token is final.
-        Err(error @ SealingError::File { .. }) => Err(GraphError::Transient(error.to_string())),
+        Err(error @ SealingError::File { .. }) => Err(GraphError::transient(error.to_string())),
         Err(error) => {
             tracing::error!(error = %error, "the token of a login cannot be opened by this worker");
             let reason = "the worker cannot open the token that ingress sealed";
-            Err(GraphError::Configuration(reason.to_owned()))
+            Err(GraphError::configuration(reason))
         }
     };
     let (stage, failures, due) = next_stage(context, &login, sealed, failures);
@@ -139,10 +139,8 @@ fn next_stage(
 ) -> (Stage, u32, Option<(QueueName, HostTime)>) {
     let is_temporary = |error: &GraphError| {
         matches!(
-            error,
-            GraphError::Transient(_)
-                | GraphError::RateLimited { .. }
-                | GraphError::UnexpectedReply(_)
+            error.kind,
+            ErrorKind::Transient(_) | ErrorKind::RateLimited { .. } | ErrorKind::UnexpectedReply(_)
         )
     };
     match login {
@@ -171,7 +169,7 @@ async fn exchange_token(
 ) -> Result<CompletedLogin, GraphError> {
     let long_lived = context.graph.exchange_for_long_lived(short_lived).await?;
     let info = context.graph.debug_token(&long_lived.token).await?;
-    let refuse = |reason: &str| Err(GraphError::Configuration(reason.to_owned()));
+    let refuse = |reason: &str| Err(GraphError::configuration(reason));
     if !info.is_valid {
         return refuse("the token is not valid");
     }
@@ -227,6 +225,7 @@ async fn connect_commit(
         poll_progress: None,
         last_poll,
         problem: None,
+        last_failure: None,
         result_page_size: MAX_RESULT_PAGE_SIZE,
         last_expiry_alert: None,
         token_inspected_at: Some(now),

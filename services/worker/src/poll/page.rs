@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::daily_schedule::PAGE_SLOT_DELAY;
 use common::graph::calls::PageReply;
-use common::graph::error::GraphError;
+use common::graph::error::{ErrorKind, GraphError};
 use common::records::connection::{self, Connection};
 use common::records::{excluded_field, load_if_decodable, missed_webhooks};
 use common::retry;
@@ -56,8 +56,9 @@ enum AttemptOutcome {
     Read(PageValues),
     /// There is no usable token.
     NoToken(NoToken),
-    /// A rate limit forbids calls until this time.
-    Deferred(HostTime),
+    /// A rate limit forbids calls until this time. The error is set if Facebook has just refused a
+    /// call.
+    Deferred(HostTime, Option<GraphError>),
     /// Graph did not return the Page.
     Failed(GraphError),
 }
@@ -195,7 +196,8 @@ async fn attempt_read(
                 }
                 return Ok(match (earliest_block, first_failure) {
                     (Some((until, used_connection)), _) => {
-                        result(AttemptOutcome::Deferred(until), Some(used_connection), lost)
+                        let deferred = AttemptOutcome::Deferred(until, None);
+                        result(deferred, Some(used_connection), lost)
                     }
                     (None, Some((error, used_connection))) => {
                         result(AttemptOutcome::Failed(error), Some(used_connection), lost)
@@ -225,7 +227,7 @@ async fn attempt_read(
         let blocked_until =
             rate_limits::record_reply(context, call_scope, reply.as_ref().err()).await?;
         let attempt = match (reply, blocked_until) {
-            (_, Some(until)) => AttemptOutcome::Deferred(until),
+            (reply, Some(until)) => AttemptOutcome::Deferred(until, reply.err()),
             (Ok(reply), None) => AttemptOutcome::Read(reply),
             (Err(error), None) if is_token_specific(&error) => {
                 match candidate.lost_access(&error) {
@@ -288,7 +290,10 @@ async fn read_fields(
         let excluded = excluded_field::excluded_names(&*context.store).await?;
         let requested_fields = excluded_field::without_excluded(&tracked, &excluded);
         match context.graph.read_page(token, id, &requested_fields).await {
-            Err(GraphError::RefusedField(named)) => {
+            Err(GraphError {
+                kind: ErrorKind::RefusedField(named),
+                ..
+            }) => {
                 let names = requested_fields.iter().map(ToString::to_string).collect();
                 let attempt = async |names: Vec<String>| {
                     let fields = tracked
@@ -312,12 +317,12 @@ async fn read_fields(
             }
             Ok(PageReply {
                 stamp: Err(reason), ..
-            }) => return Err(GraphError::UnexpectedReply(reason.to_string()).into()),
+            }) => return Err(GraphError::unexpected(reason.to_string()).into()),
             Err(error) => return Err(error.into()),
         }
     }
     let reason = "Graph refuses too many fields";
-    Err(GraphError::UnexpectedReply(reason.to_owned()).into())
+    Err(GraphError::unexpected(reason).into())
 }
 
 /// Returns when the Page is read next if nothing requests an earlier read, later than `claimed_at`:
@@ -460,15 +465,24 @@ fn apply_attempt(
                 NoToken::NoAccess => Status::NoToken,
                 NoToken::UnknownKey => Status::NeedsKey,
             };
+            // Without a connection the status says everything.
+            let has_connection = !page.connections.is_empty();
+            page.last_failure = has_connection.then(|| reason.failure(now));
             page.polling.fail_attempt(now.plus(retry::ONE_DAY));
         }
-        AttemptOutcome::Deferred(until) => page.polling.defer_until(*until),
+        AttemptOutcome::Deferred(until, refusal) => {
+            if let Some(error) = refusal.as_ref().filter(|error| error.is_block()) {
+                page.last_failure = Some(error.failure(now));
+            }
+            page.polling.defer_until(*until);
+        }
         AttemptOutcome::Failed(error) => {
             tracing::warn!(page.id = %id, error = %error, "a Page could not be read");
-            page.status = match error {
-                GraphError::Token { .. } => Status::NeedsLogin,
-                GraphError::Permission(_) => Status::NeedsPermission,
-                GraphError::NotFound => Status::Unreachable,
+            page.last_failure = Some(error.failure(now));
+            page.status = match error.kind {
+                ErrorKind::Token { .. } => Status::NeedsLogin,
+                ErrorKind::Permission(_) => Status::NeedsPermission,
+                ErrorKind::NotFound => Status::Unreachable,
                 _ => page.status,
             };
             let at = now.plus(retry::delay_after(error, page.polling.failures));

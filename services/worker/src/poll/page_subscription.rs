@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use common::graph::error::GraphError;
+use common::graph::error::{ErrorKind, GraphError};
 use common::records::page_subscription::{self, MAX_RESUBSCRIPTIONS, PageSubscription};
 use common::records::{commit_one, load_if_decodable, load_record, missed_webhooks};
 use common::retry;
@@ -341,16 +341,20 @@ async fn reconcile(
                     restored_fields: was_missing,
                 });
             }
-            Err(GraphError::Permission(names)) => {
+            Err(error) => {
                 // The error names the refused fields; Facebook may accept the others.
-                let named: BTreeSet<String> = names.split(',').map(ToOwned::to_owned).collect();
+                let named: BTreeSet<String> = match &error.kind {
+                    ErrorKind::Permission(names) => {
+                        names.split(',').map(ToOwned::to_owned).collect()
+                    }
+                    _ => return Err(error),
+                };
                 if named.is_disjoint(&required) {
-                    return Err(GraphError::Permission(names));
+                    return Err(error);
                 }
                 required.retain(|name| !named.contains(name));
                 refused.extend(named);
             }
-            Err(error) => return Err(error),
         }
     }
     Ok(RemoteSubscription {

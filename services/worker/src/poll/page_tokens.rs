@@ -5,13 +5,15 @@
 //! complete poll of their active connection since their last login did not list the Page, and their
 //! own token for it is refused or missing.
 
-use common::graph::error::GraphError;
+use common::graph::error::{ErrorKind, GraphError};
 use common::records::connection::{self, Connection, Status};
 use common::records::{load_decodable, put_write, token};
 use common::sealing::{SealingError, Token};
 use common::store::{RecordGuard, RecordWrite, StoreError, StoredPage, load_page};
+use model::failure::Failure;
 use model::id::{PageId, UserId};
 use model::page::Page;
+use model::time::HostTime;
 
 use super::connection_update::{request_poll_for_tokens, was_polled_recently};
 use crate::context::Context;
@@ -29,6 +31,24 @@ pub(super) enum NoToken {
     /// A token is sealed to a key that this worker does not have.
     #[error("the token is sealed to a key that this worker does not have")]
     UnknownKey,
+}
+
+impl NoToken {
+    /// Returns the failure of an attempt that ended at `at` for this reason.
+    pub(super) fn failure(self, at: HostTime) -> Failure {
+        let remedy = match self {
+            Self::NoAccess => {
+                "ask a person who has a role on the Page to log in: `pagesync connection invite` prints the address"
+            }
+            Self::UnknownKey => "give the worker the private key: PAGESYNC_TOKEN_PRIVATE_KEYS",
+        };
+        Failure {
+            at,
+            reason: self.to_string(),
+            remedy: remedy.to_owned(),
+            reported: None,
+        }
+    }
 }
 
 /// The reason why there is no next token for a Page.
@@ -121,13 +141,13 @@ impl Candidate {
     /// the Page. A token that is invalid together with the whole login, or until the person acts at
     /// facebook.com, ends no access.
     pub(super) fn lost_access(&self, error: &GraphError) -> Option<LostAccess> {
-        let is_final = match error {
-            GraphError::NotFound | GraphError::Permission(_) => true,
+        let is_final = match error.kind {
+            ErrorKind::NotFound | ErrorKind::Permission(_) => true,
             // A checkpoint of the account, an unconfirmed account, and two-factor authentication.
-            GraphError::Token {
+            ErrorKind::Token {
                 subcode: Some(459 | 464 | 490),
             } => false,
-            GraphError::Token { .. } => self.was_polled_recently,
+            ErrorKind::Token { .. } => self.was_polled_recently,
             _ => false,
         };
         (self.listing == Listing::Unlisted && is_final).then(|| LostAccess {
@@ -251,8 +271,8 @@ pub(super) async fn people_without_token(
 /// Returns whether an error concerns only the token or its person, so that another token may work.
 pub(super) fn is_token_specific(error: &GraphError) -> bool {
     matches!(
-        error,
-        GraphError::Token { .. } | GraphError::Permission(_) | GraphError::NotFound
+        error.kind,
+        ErrorKind::Token { .. } | ErrorKind::Permission(_) | ErrorKind::NotFound
     )
 }
 
@@ -302,7 +322,7 @@ pub(super) async fn request_new_token(
     candidate: &Candidate,
     error: &GraphError,
 ) -> Result<bool, StoreError> {
-    if !matches!(error, GraphError::Token { .. }) {
+    if !matches!(error.kind, ErrorKind::Token { .. }) {
         return Ok(false);
     }
     let key = token::page_key(&candidate.user, page);

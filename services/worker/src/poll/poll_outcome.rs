@@ -4,7 +4,7 @@
 //! Invariant: an outcome is committed only if the connection has had no login since the poll began,
 //! and if no other poll has taken its place.
 
-use common::graph::error::GraphError;
+use common::graph::error::{ErrorKind, GraphError};
 use common::pages::{self, COMMIT_BATCH};
 use common::records::connection::{
     Connection, MAX_RESULT_PAGE_SIZE, PollOutcome, PollProgress, Status,
@@ -12,6 +12,7 @@ use common::records::connection::{
 use common::records::{daily_poll, load_chunk, token};
 use common::retry;
 use common::store::{Commit, RecordKind, StoreError};
+use model::failure::Failure;
 use model::id::{PageId, UserId};
 use model::time::HostTime;
 
@@ -28,6 +29,22 @@ pub(super) struct UnusableConnection {
     pub(super) status: Status,
     /// The problem that an operator sees.
     pub(super) reason: String,
+}
+
+impl UnusableConnection {
+    /// Returns the failure of an attempt that ended at `at` for this reason.
+    fn failure(&self, at: HostTime) -> Failure {
+        let remedy = match self.status {
+            Status::NeedsKey => "give the worker the private key: PAGESYNC_TOKEN_PRIVATE_KEYS",
+            _ => "ask the person to log in again: `pagesync connection invite` prints the address",
+        };
+        Failure {
+            at,
+            reason: self.reason.clone(),
+            remedy: remedy.to_owned(),
+            reported: None,
+        }
+    }
 }
 
 /// Marks a connection as unusable, and skips its daily poll if that poll was due. The connection is
@@ -50,29 +67,35 @@ pub(super) async fn mark_unusable(
                 // A login has replaced the token that cannot be used.
                 return false;
             }
-            if let Some(slot) = connection.polling.daily_slot.filter(|slot| *slot <= now) {
-                let record = daily_poll_record(
-                    context,
-                    user,
-                    daily_poll::DailyPollResult::Skipped,
-                    slot,
-                    None,
-                );
-                commit.records.push(daily_poll::daily_poll_write(&record));
-                connection.polling.daily_slot = Some(
-                    context
-                        .daily_schedule
-                        .slot_on_next_day(&connection_subject(user), now),
-                );
-            }
+            skip_daily_poll(context, connection, commit, now);
             connection.status = unusable.status;
             connection.problem = Some(unusable.reason.clone());
+            connection.last_failure = Some(unusable.failure(now));
             connection.polling.fail_attempt(now.plus(retry::ONE_DAY));
             true
         },
     )
     .await
     .map(drop)
+}
+
+/// If the daily poll of a connection was due at `now`, records it as skipped and sets the slot of the
+/// next day.
+fn skip_daily_poll(
+    context: &Context,
+    connection: &mut Connection,
+    commit: &mut Commit,
+    now: HostTime,
+) {
+    let Some(slot) = connection.polling.daily_slot.filter(|slot| *slot <= now) else {
+        return;
+    };
+    let result = daily_poll::DailyPollResult::Skipped;
+    let record = daily_poll_record(context, &connection.user, result, slot, None);
+    commit.records.push(daily_poll::daily_poll_write(&record));
+    let subject = connection_subject(&connection.user);
+    let next = context.daily_schedule.slot_on_next_day(&subject, now);
+    connection.polling.daily_slot = Some(next);
 }
 
 /// Returns the daily poll record for the local day of `slot`. `outcome` is `None` if no poll ran.
@@ -115,6 +138,7 @@ impl ConnectionPoll<'_> {
             connection.polling.complete_read(progress.began_at, stamp, next);
             connection.poll_progress = None;
             connection.status = Status::Active;
+            connection.last_failure = None;
             connection.problem = (progress.pages == 0).then(|| {
                 "Facebook lists no Page: the person must log in and select Pages; Pages of a business need business_management".to_owned()
             });
@@ -228,15 +252,19 @@ impl ConnectionPoll<'_> {
                 if let Some(until) = blocked_until {
                     connection.polling.defer_until(until);
                     connection.problem = Some(rate_limits::blocked_message(until));
+                    if error.is_block() {
+                        connection.last_failure = Some(error.failure(now));
+                    }
                     return true;
                 }
                 let had_cursor = connection
                     .poll_progress
                     .as_ref()
                     .is_some_and(|progress| progress.cursor.is_some());
-                connection.status = match error {
-                    GraphError::Token { .. } => Status::NeedsLogin,
-                    GraphError::Permission(_) => Status::NeedsPermission,
+                connection.last_failure = Some(error.failure(now));
+                connection.status = match error.kind {
+                    ErrorKind::Token { .. } => Status::NeedsLogin,
+                    ErrorKind::Permission(_) => Status::NeedsPermission,
                     _ => connection.status,
                 };
                 connection.problem = Some(error.to_string());
@@ -245,33 +273,18 @@ impl ConnectionPoll<'_> {
                     .as_ref()
                     .map_or(now, |progress| progress.began_at);
                 let is_unusable = connection.status != Status::Active;
-                if let Some(slot) = connection
-                    .polling
-                    .daily_slot
-                    .filter(|slot| is_unusable && *slot <= began_at)
-                {
-                    let record = daily_poll_record(
-                        self.context,
-                        self.user,
-                        daily_poll::DailyPollResult::Skipped,
-                        slot,
-                        None,
-                    );
-                    commit.records.push(daily_poll::daily_poll_write(&record));
-                    connection.polling.daily_slot = Some(
-                        self.context
-                            .daily_schedule
-                            .slot_on_next_day(&connection_subject(self.user), began_at),
-                    );
+                if is_unusable {
+                    skip_daily_poll(self.context, connection, commit, began_at);
                 }
-                if !matches!(error, GraphError::Transient(_)) {
+                if !matches!(error.kind, ErrorKind::Transient(_)) {
                     // The cursor may be the cause, so the next poll starts from the beginning.
                     connection.poll_progress = None;
                 }
                 // Facebook may refuse an old cursor as an invalid parameter. A poll from the
                 // beginning may succeed, so it is not delayed for a day.
-                let retry_soon = GraphError::UnexpectedReply(String::new());
-                let is_cursor_error = had_cursor && matches!(error, GraphError::Configuration(_));
+                let retry_soon = GraphError::unexpected("the cursor was refused");
+                let is_cursor_error =
+                    had_cursor && matches!(error.kind, ErrorKind::Configuration(_));
                 let cause = if is_cursor_error { &retry_soon } else { error };
                 let at = now.plus(retry::delay_after(cause, connection.polling.failures));
                 connection.polling.fail_attempt(at);

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use common::graph::error::{GraphError, RateLimitScope};
+use common::graph::error::{ErrorKind, GraphError, RateLimitScope};
 use common::records::rate_limit;
 use common::store::StoreError;
 use common::timestamp::rfc3339;
@@ -100,8 +100,8 @@ pub(super) async fn record_reply(
     context
         .metrics
         .graph_replies
-        .count(error.map_or("ok", GraphError::metric_label));
-    let Some(GraphError::RateLimited { scope, wait }) = error else {
+        .count(error.map_or("ok", |error| error.kind.metric_label()));
+    let Some(ErrorKind::RateLimited { scope, wait }) = error.map(|error| &error.kind) else {
         return Ok(None);
     };
     let bucket = call_scope.bucket(*scope);

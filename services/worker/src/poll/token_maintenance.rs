@@ -83,7 +83,7 @@ impl ConnectionPoll<'_> {
         let info = graph.debug_token(token).await?;
         if !info.is_valid || info.user.as_ref().is_some_and(|user| user != self.user) {
             let reason = "the inspected token is not valid or belongs to another person";
-            return Err(GraphError::UnexpectedReply(reason.to_owned()));
+            return Err(GraphError::unexpected(reason));
         }
         let token = granted.map(|granted| {
             let expires_at = info

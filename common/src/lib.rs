@@ -29,6 +29,7 @@ pub mod pages;
 pub mod queue;
 pub mod records;
 pub mod retry;
+pub mod sealer;
 pub mod sealing;
 pub mod signing;
 #[cfg(test)]

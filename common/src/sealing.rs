@@ -307,25 +307,6 @@ impl Keyring {
     }
 }
 
-/// The key with which ingress seals tokens.
-#[derive(Debug, Clone)]
-pub enum Sealer {
-    /// A public key from the configuration.
-    PublicKey(PublicKey),
-    /// The current key of a worker in the same process.
-    Keyring(Keyring),
-}
-
-impl Sealer {
-    /// Seals a token for the record `name`.
-    pub fn seal(&self, token: &Token, name: &str) -> Result<SealedToken, SealingError> {
-        match self {
-            Self::PublicKey(key) => key.seal(token, name),
-            Self::Keyring(keyring) => keyring.keys()?.current().seal(token, name),
-        }
-    }
-}
-
 /// Opens the key file of the embedded backend, and creates it with a new key if it does not exist.
 /// Fails if it cannot be read or written, contains no valid key, or is accessible to other users.
 pub fn open_key_file(data_dir: &Path) -> Result<Keyring, SealingError> {

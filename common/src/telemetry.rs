@@ -97,6 +97,8 @@ pub struct Metrics {
     pub logins: LabeledCounter,
     pub erasure_requests: LabeledCounter,
     pub change_findings: LabeledCounter,
+    pub connections: LabeledGauge,
+    pub pages: LabeledGauge,
     pub connections_expiring: LabeledGauge,
     pub webhook_commit_seconds: Histogram,
     pub queue_messages: LabeledGauge,
@@ -215,6 +217,18 @@ impl Default for Metrics {
                 "change_findings",
                 "finding",
                 "Fields compared by reads and webhooks, by finding: captured, late, unannounced, initial or unannounceable",
+            ),
+            connections: labeled_gauge(
+                r,
+                "connections",
+                "status",
+                "Connections, by status; set when the metrics of a worker or scheduler are read",
+            ),
+            pages: labeled_gauge(
+                r,
+                "pages",
+                "status",
+                "Pages, by status; set when the metrics of a worker or scheduler are read",
             ),
             connections_expiring: labeled_gauge(
                 r,

@@ -164,6 +164,8 @@ pub enum Subject {
     Page(PageId),
     /// All Pages of one connection, read through `/me/accounts`.
     Connection(UserId),
+    /// The token of one person, which is inspected.
+    Token(UserId),
     /// A login that is being completed: its token is exchanged.
     Login(LoginId),
     /// The Page subscription of the app on one Page.
@@ -182,6 +184,7 @@ impl Subject {
         match kind {
             "page" => PageId::parse(id).ok().map(Self::Page),
             "connection" => UserId::parse(id).ok().map(Self::Connection),
+            "token" => UserId::parse(id).ok().map(Self::Token),
             "login" => LoginId::parse(id).map(Self::Login),
             "page_subscription" => PageId::parse(id).ok().map(Self::PageSubscription),
             _ => None,
@@ -193,6 +196,7 @@ impl Subject {
         match self {
             Self::Page(_) => "page",
             Self::Connection(_) => "connection",
+            Self::Token(_) => "token",
             Self::Login(_) => "login",
             Self::PageSubscription(_) => "page_subscription",
             Self::App => "app",
@@ -205,6 +209,7 @@ impl fmt::Display for Subject {
         match self {
             Self::Page(id) => write!(f, "page:{id}"),
             Self::Connection(id) => write!(f, "connection:{id}"),
+            Self::Token(id) => write!(f, "token:{id}"),
             Self::Login(id) => write!(f, "login:{id}"),
             Self::PageSubscription(id) => write!(f, "page_subscription:{id}"),
             Self::App => f.write_str("app"),
@@ -265,12 +270,18 @@ mod tests {
     #[test]
     fn a_subject_is_parsed_from_its_own_text_and_from_no_other() {
         let login = "0a".repeat(32);
-        for text in ["page:1", "connection:2", "page_subscription:3", "app"] {
+        for text in [
+            "page:1",
+            "connection:2",
+            "token:2",
+            "page_subscription:3",
+            "app",
+        ] {
             assert_eq!(Subject::parse(text).unwrap().to_string(), text);
         }
         assert!(Subject::parse(&format!("login:{login}")).is_some());
         for text in [
-            "", "page:", "page:0", "app:1", "login:0a", "token:1", "page:1:2",
+            "", "page:", "page:0", "app:1", "login:0a", "tokens:1", "page:1:2",
         ] {
             assert_eq!(Subject::parse(text), None, "{text}");
         }

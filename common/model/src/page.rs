@@ -99,7 +99,7 @@ pub struct Change {
 }
 
 /// The status of a Page as a whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// The Page is kept up to date.
@@ -127,6 +127,21 @@ pub enum Status {
 }
 
 impl Status {
+    /// Returns the name of the status, as it is stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Unreachable => "unreachable",
+            Self::NeedsLogin => "needs_login",
+            Self::NeedsPermission => "needs_permission",
+            Self::NeedsKey => "needs_key",
+            Self::NoToken => "no_token",
+            Self::Degraded => "degraded",
+            Self::Corrupt => "corrupt",
+            Self::Erased => "erased",
+        }
+    }
+
     /// Every status.
     pub const ALL: [Self; 9] = [
         Self::Active,
@@ -143,17 +158,7 @@ impl Status {
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Active => "active",
-            Self::Unreachable => "unreachable",
-            Self::NeedsLogin => "needs_login",
-            Self::NeedsPermission => "needs_permission",
-            Self::NeedsKey => "needs_key",
-            Self::NoToken => "no_token",
-            Self::Degraded => "degraded",
-            Self::Corrupt => "corrupt",
-            Self::Erased => "erased",
-        })
+        f.write_str(self.as_str())
     }
 }
 

@@ -143,6 +143,9 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// The permissions that people are asked for.
     pub scopes: Vec<String>,
+    /// The id of the configuration of Facebook Login for Business, which replaces the scopes in the
+    /// dialog; `None` if people log in with scopes.
+    pub login_config_id: Option<String>,
     /// The key that seals tokens, for a process that must not open them.
     pub token_public_key: Option<PublicKey>,
     /// The keys that open tokens. The embedded backend stores them in a key file instead.
@@ -244,6 +247,7 @@ impl Config {
                 .optional("PAGESYNC_TRUSTED_PROXIES", parse_networks)
                 .unwrap_or_default(),
             scopes: reader.value("PAGESYNC_SCOPES", parse_scopes),
+            login_config_id: reader.optional("PAGESYNC_LOGIN_CONFIG_ID", parse_app_id),
             token_public_key: token_public,
             token_private_keys: token_keys,
             graph_url: reader.value("PAGESYNC_GRAPH_URL", parse_web_address),

@@ -76,7 +76,7 @@ const fn secret(
 }
 
 /// All settings, in the order of `.env.example`.
-pub const SETTINGS: [Setting; 33] = [
+pub const SETTINGS: [Setting; 34] = [
     without_default(
         "FACEBOOK_APP_ID",
         "5 to 20 digits",
@@ -146,6 +146,12 @@ pub const SETTINGS: [Setting; 33] = [
         "pages_show_list,pages_read_engagement,pages_manage_metadata,business_management",
         "permission names, separated by commas",
         "The permissions that people are asked for.",
+    ),
+    without_default(
+        "PAGESYNC_LOGIN_CONFIG_ID",
+        "a number of 5 to 20 digits",
+        "1234567890123456",
+        "The configuration of Facebook Login for Business, for apps of type Business. It replaces the permissions in the dialog; PAGESYNC_SCOPES still names those that pagesync expects.",
     ),
     secret(
         "PAGESYNC_TOKEN_PUBLIC_KEY",

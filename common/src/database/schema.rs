@@ -11,7 +11,12 @@ use rusqlite::Connection;
 const FIRST_VERSION: i64 = 2;
 
 /// The steps, each with the version (`PRAGMA user_version`) that the schema has after it.
-const STEPS: [(i64, &str); 3] = [(2, TABLES), (3, LEASES_AND_DEPTHS), (4, QUEUE_OF_LOGINS)];
+const STEPS: [(i64, &str); 4] = [
+    (2, TABLES),
+    (3, LEASES_AND_DEPTHS),
+    (4, QUEUE_OF_LOGINS),
+    (5, PAGES_BY_STATUS),
+];
 
 /// Step 2: the tables.
 const TABLES: &str = "
@@ -65,6 +70,14 @@ END;
 /// Step 4: the queue of logins.
 const QUEUE_OF_LOGINS: &str =
     "INSERT INTO queues (queue, bytes, max_bytes) VALUES ('logins', 0, 268435456);";
+
+/// Step 5: an index of the Pages by their status. SQLite computes the status from the attributes.
+const PAGES_BY_STATUS: &str = "
+ALTER TABLE pages ADD COLUMN status TEXT GENERATED ALWAYS AS (
+  coalesce(CASE WHEN json_valid(attributes) THEN json_extract(attributes, '$._status') END, 'corrupt')
+) VIRTUAL;
+CREATE INDEX pages_by_status ON pages (status, id);
+";
 
 /// The value of `PRAGMA auto_vacuum` that makes freed pages removable from the file.
 const INCREMENTAL: i64 = 2;

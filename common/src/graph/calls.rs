@@ -13,16 +13,17 @@ use super::client::{Caller, Graph, Request};
 use super::error::GraphError;
 pub use super::parse::{AppSubscription, IssuedToken, ListedPage, TokenInfo};
 use super::parse::{
-    check_success, parse_app_subscription, parse_issued_token, parse_page_object,
-    parse_page_subscription, parse_result_page, parse_token_info, string_member,
+    check_success, parse_app_subscription, parse_issued_token, parse_listed_page,
+    parse_page_object, parse_page_subscription, parse_result_page, parse_token_info, string_member,
 };
 use super::reply::{Reply, ReplyTimeError};
+use crate::records::connection::{PageSource, PortfolioId};
 use crate::sealing::Token;
 
 /// The language of category names, which Facebook translates. It is the same for every read.
 const LOCALE: (&str, &str) = ("locale", "en_US");
 
-/// One result page of `/me/accounts`.
+/// One result page of a list of Pages.
 #[derive(Debug)]
 pub struct ResultPage {
     /// The Pages that it lists, without items that have no valid id.
@@ -134,12 +135,13 @@ impl Graph {
         Ok(string_member(&reply.body, "name"))
     }
 
-    /// Reads one result page of the Pages that a person manages, with at most `limit` Pages.
+    /// Reads one result page of a list of the Pages that a person manages, with at most `limit` Pages.
     /// `extra_fields` are requested in addition to `fields`. `cursor` is the `next_cursor` of the
-    /// previous result page, and `None` for the first one.
+    /// previous result page, and `None` for the first one. A single Page is a list of one.
     pub async fn read_result_page(
         &self,
         token: &Token,
+        source: &PageSource,
         fields: &[FieldName],
         extra_fields: &[&str],
         limit: usize,
@@ -147,19 +149,46 @@ impl Graph {
     ) -> Result<ResultPage, GraphError> {
         let mut parameters = vec![
             ("fields", field_list(fields, extra_fields)),
-            ("limit", limit.to_string()),
             (LOCALE.0, LOCALE.1.to_owned()),
         ];
-        parameters.extend(cursor.map(|cursor| ("after", cursor.to_owned())));
+        let path = match source {
+            PageSource::Accounts => "me/accounts".to_owned(),
+            PageSource::Owned(id) => format!("{id}/owned_pages"),
+            PageSource::Client(id) => format!("{id}/client_pages"),
+            PageSource::Granted(id) => id.to_string(),
+        };
+        let is_list = !matches!(source, PageSource::Granted(_));
+        if is_list {
+            parameters.push(("limit", limit.to_string()));
+            parameters.extend(cursor.map(|cursor| ("after", cursor.to_owned())));
+        }
         let Reply { body, stamp } = self
-            .send(get_request("me/accounts", Caller::Token(token), parameters))
+            .send(get_request(&path, Caller::Token(token), parameters))
             .await?;
-        let (pages, next_cursor) = parse_result_page(body)?;
+        let (pages, next_cursor) = if is_list {
+            parse_result_page(body)?
+        } else {
+            (parse_listed_page(body).into_iter().collect(), None)
+        };
         Ok(ResultPage {
             pages,
             next_cursor,
             stamp,
         })
+    }
+
+    /// Returns the ids of the business portfolios in which a person has a role, and the cursor of the
+    /// next result page. It needs the permission `business_management`.
+    pub async fn portfolios(
+        &self,
+        token: &Token,
+        cursor: Option<&str>,
+    ) -> Result<(Vec<PortfolioId>, Option<String>), GraphError> {
+        let mut parameters = vec![("fields", "id".to_owned()), ("limit", "100".to_owned())];
+        parameters.extend(cursor.map(|cursor| ("after", cursor.to_owned())));
+        let request = get_request("me/businesses", Caller::Token(token), parameters);
+        let (found, cursor) = parse_result_page(self.send(request).await?.body)?;
+        Ok((found.into_iter().map(|item| item.id).collect(), cursor))
     }
 
     /// Reads one Page with its own token.
@@ -265,8 +294,9 @@ impl Graph {
 
 /// Returns the address of the dialog in which a person gives this app access to Pages; `None` if
 /// `PAGESYNC_DIALOG_URL` is not a URL that paths can be added to. With `asks_again`, the dialog asks
-/// again for permissions that the person declined before, which it otherwise never does. Source:
-/// "Manually Build a Login Flow", re-asking for declined permissions.
+/// again for permissions that the person declined before, which it otherwise never does. A
+/// configuration of Facebook Login for Business replaces the list of permissions. Sources: "Manually
+/// Build a Login Flow", re-asking for declined permissions; "Facebook Login for Business".
 pub fn login_dialog_url(
     config: &crate::config::Config,
     state: &str,
@@ -282,8 +312,17 @@ pub fn login_dialog_url(
         .append_pair("client_id", &config.app_id)
         .append_pair("redirect_uri", &config.redirect_uri)
         .append_pair("state", state)
-        .append_pair("response_type", "code")
-        .append_pair("scope", &config.scopes.join(","));
+        .append_pair("response_type", "code");
+    match &config.login_config_id {
+        // Without the second parameter, the dialog may answer with a token instead of a code.
+        Some(id) => url
+            .query_pairs_mut()
+            .append_pair("config_id", id)
+            .append_pair("override_default_response_type", "true"),
+        None => url
+            .query_pairs_mut()
+            .append_pair("scope", &config.scopes.join(",")),
+    };
     if asks_again {
         url.query_pairs_mut().append_pair("auth_type", "rerequest");
     }

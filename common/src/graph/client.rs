@@ -63,6 +63,7 @@ struct Observed {
 }
 
 /// One request. The parameters are the form of a POST, and the query of any other method.
+#[derive(Clone)]
 pub(super) struct Request<'a> {
     pub(super) method: Method,
     pub(super) path: &'a str,
@@ -123,8 +124,19 @@ impl Graph {
         hex(&bytes)
     }
 
-    /// Sends a request and returns its reply. Fails if the reply is not successful.
+    /// Sends a request and returns its reply. Fails if the reply is not successful. A read that is
+    /// refused with an `OAuthException` without a code is sent again once: such an error was seen for
+    /// tokens that were valid.
     pub(super) async fn send(&self, request: Request<'_>) -> Result<Reply, GraphError> {
+        let is_read = request.method == Method::GET;
+        match self.send_once(request.clone()).await {
+            Err(error) if is_read && error.is_token_without_code() => self.send_once(request).await,
+            result => result,
+        }
+    }
+
+    /// Sends a request once.
+    async fn send_once(&self, request: Request<'_>) -> Result<Reply, GraphError> {
         let Request {
             method,
             path,

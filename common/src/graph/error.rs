@@ -198,6 +198,13 @@ impl GraphError {
         ErrorKind::Transient(reason.into()).into()
     }
 
+    /// Returns whether Facebook refused the token without saying why.
+    pub(super) fn is_token_without_code(&self) -> bool {
+        let has_code = |reported: &ReportedError| reported.code.is_some();
+        matches!(self.kind, ErrorKind::Token { .. })
+            && !self.reported.as_deref().is_some_and(has_code)
+    }
+
     /// Returns whether Facebook blocks calls for a day or longer, which needs the attention of a
     /// person.
     pub fn is_block(&self) -> bool {
@@ -234,7 +241,7 @@ fn number(error: &Json, name: &str) -> Option<u64> {
 }
 
 /// Returns an error object as it is stored.
-fn reported_error(error: &Json) -> ReportedError {
+pub(super) fn reported_error(error: &Json) -> ReportedError {
     let text = |name: &str| error.get(name).and_then(Json::as_str);
     let message = text("message");
     ReportedError::new(

@@ -3,14 +3,16 @@
 //! Invariant: Facebook writes ids and times as strings or as numbers, and both forms are read
 //! everywhere. Source: captures of deliveries and replies, which have both.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use model::failure::ReportedError;
 use model::id::{PageId, UserId};
 use model::time::{FacebookTime, HostTime};
 use reqwest::Url;
 use serde_json::{Map, Value as Json};
 
-use super::error::GraphError;
+use super::error::{ErrorKind, GraphError, reported_error};
 use super::reply::Reply;
 use crate::sealing::Token;
 
@@ -45,9 +47,25 @@ pub struct TokenInfo {
     pub data_access_expires_at: Option<HostTime>,
     /// Whether it is valid now.
     pub is_valid: bool,
+    /// The Pages for which the person granted permissions, if they granted them for some Pages only.
+    /// Source: `granular_scopes` in "Debug Token".
+    pub granted_pages: Vec<PageId>,
+    /// The reason why it is invalid, as Facebook reports it; `None` if Facebook reported none.
+    pub error: Option<ReportedError>,
 }
 
-/// One Page of `/me/accounts`.
+impl TokenInfo {
+    /// Returns the error with which Facebook refuses the token.
+    pub fn refusal(&self) -> GraphError {
+        let subcode = self.error.as_ref().and_then(|error| error.subcode);
+        GraphError {
+            kind: ErrorKind::Token { subcode },
+            reported: self.error.clone().map(Box::new),
+        }
+    }
+}
+
+/// One Page of a list.
 #[derive(Debug)]
 pub struct ListedPage {
     /// The id of the Page.
@@ -75,7 +93,11 @@ pub(super) fn string_member(body: &Json, name: &str) -> Option<String> {
 
 /// Returns a member that is an id: a string, or a number as a string.
 fn id_member(body: &Json, name: &str) -> Option<String> {
-    let value = body.get(name)?;
+    id_text(body.get(name)?)
+}
+
+/// Returns an id: a string, or a number as a string.
+fn id_text(value: &Json) -> Option<String> {
     let number = || value.as_u64().map(|number| number.to_string());
     value.as_str().map(ToOwned::to_owned).or_else(number)
 }
@@ -121,7 +143,23 @@ pub(super) fn parse_token_info(body: &Json) -> Result<TokenInfo, GraphError> {
         expires_at: time_member(data, "expires_at"),
         data_access_expires_at: time_member(data, "data_access_expires_at"),
         is_valid: is_true(data, "is_valid"),
+        granted_pages: granted_pages(data),
+        error: data.get("error").map(reported_error),
     })
+}
+
+/// Returns the ids in `granular_scopes`, each once. The ids of permissions for other objects than Pages
+/// are left out.
+fn granted_pages(data: &Json) -> Vec<PageId> {
+    let scopes = data.get("granular_scopes").and_then(Json::as_array);
+    let of_pages = scopes.into_iter().flatten().filter(|scope| {
+        let name = scope["scope"].as_str();
+        name.is_some_and(|name| name.starts_with("pages_"))
+    });
+    let targets = of_pages.filter_map(|scope| scope.get("target_ids")?.as_array());
+    let ids = targets.flatten().filter_map(id_text);
+    let ids: BTreeSet<PageId> = ids.filter_map(|id| PageId::parse(&id).ok()).collect();
+    ids.into_iter().collect()
 }
 
 /// Returns the items of a list. Fails if the reply has none.
@@ -180,7 +218,7 @@ pub(super) fn parse_result_page(
 ) -> Result<(Vec<ListedPage>, Option<String>), GraphError> {
     let cursor = next_cursor(&body)?;
     let Some(Json::Array(items)) = body.get_mut("data").map(Json::take) else {
-        return Err(GraphError::unexpected("/me/accounts without data"));
+        return Err(GraphError::unexpected("a list without data"));
     };
     let pages = items.into_iter().filter_map(parse_listed_page).collect();
     Ok((pages, cursor))
@@ -232,8 +270,8 @@ fn next_cursor(body: &Json) -> Result<Option<String>, GraphError> {
     }
 }
 
-/// Returns one Page of the list; `None` if it has no valid id.
-fn parse_listed_page(item: Json) -> Option<ListedPage> {
+/// Returns one object of a list; `None` if it has no valid id.
+pub(super) fn parse_listed_page(item: Json) -> Option<ListedPage> {
     let id = PageId::parse(&id_member(&item, "id")?).ok()?;
     let Json::Object(mut object) = item else {
         return None;

@@ -2,7 +2,6 @@
 //! reply.
 
 use super::*;
-use crate::graph::error::ErrorKind;
 
 /// One line of `replies.jsonl`.
 #[derive(serde::Deserialize)]

@@ -30,6 +30,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::lifecycle::Lifecycle;
 use crate::queue::Queue;
+use crate::records::connection;
+use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
 
 /// How long a connection may take to send the headers of a request, including the idle time after
@@ -47,6 +49,8 @@ const UNREAD_TIMEOUT: Duration = Duration::from_secs(30);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long `/metrics` waits for the length of a queue. After that the gauge keeps its last value.
 const QUEUE_DEPTH_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the metrics wait for the numbers of connections and Pages.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The address from which a connection was made: that of the client, or of a proxy. Each request
 /// has it as an extension.
@@ -174,11 +178,18 @@ pub type ReadinessCheck =
 struct PrivateState {
     metrics: Metrics,
     queue: Arc<dyn Queue>,
+    store: Option<Arc<dyn Store>>,
     ready: ReadinessCheck,
 }
 
-/// Returns the routes of the private listener: `/livez`, `/readyz` and `/metrics`.
-pub fn private_router(metrics: Metrics, queue: Arc<dyn Queue>, ready: ReadinessCheck) -> Router {
+/// Returns the routes of the private listener: `/livez`, `/readyz` and `/metrics`. With a `store`, the
+/// metrics include the numbers of connections and Pages.
+pub fn private_router(
+    metrics: Metrics,
+    queue: Arc<dyn Queue>,
+    store: Option<Arc<dyn Store>>,
+    ready: ReadinessCheck,
+) -> Router {
     Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
@@ -186,6 +197,7 @@ pub fn private_router(metrics: Metrics, queue: Arc<dyn Queue>, ready: ReadinessC
         .with_state(Arc::new(PrivateState {
             metrics,
             queue,
+            store,
             ready,
         }))
 }
@@ -206,11 +218,34 @@ async fn metrics_text(State(state): State<Arc<PrivateState>>) -> impl IntoRespon
             queue_messages.set(queue_name.as_str(), messages);
         }
     }
+    if let Some(store) = &state.store {
+        // Without an answer the gauges keep their last values.
+        let counted = tokio::time::timeout(STATUS_TIMEOUT, count_by_status(store, &state.metrics));
+        if let Ok(Err(error)) = counted.await {
+            tracing::warn!(error = %error, "the connections and Pages cannot be counted for the metrics");
+        }
+    }
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     (
         [(axum::http::header::CONTENT_TYPE, content_type)],
         state.metrics.text(),
     )
+}
+
+/// Sets the gauges of the connections and of the Pages with each status.
+async fn count_by_status(store: &Arc<dyn Store>, metrics: &Metrics) -> Result<(), StoreError> {
+    let gauge = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    for (status, n) in store.count_pages().await? {
+        metrics.pages.set(status.as_str(), gauge(n));
+    }
+    let connections = connection::list(&**store).await?;
+    for status in connection::Status::ALL {
+        let with_status = connections.iter().filter(|one| one.status == status);
+        metrics
+            .connections
+            .set(status.as_str(), gauge(with_status.count() as u64));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -8,12 +8,15 @@ use std::fmt;
 
 use model::failure::Failure;
 use model::id::{PageId, Subject, UserId};
-use model::page;
 use model::polling::Polling;
 use model::time::{FacebookTime, HostTime};
 use serde::{Deserialize, Serialize};
 
-use super::{commit_one, load_all, load_bodies, load_record, put_write, token, write_records};
+pub use super::poll_progress::{PageSource, PollOutcome, PollProgress, PortfolioId};
+use super::{
+    commit_one, load_all, load_bodies, load_record, put_write, token, token_inspection,
+    write_records,
+};
 use crate::pages::{COMMIT_BATCH, commit_each};
 use crate::store::{
     Commit, CommitOutcome, DueWrite, PageWrite, RecordGuard, RecordKey, RecordKind, RecordWrite,
@@ -35,14 +38,29 @@ pub enum Status {
     NeedsKey,
 }
 
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Status {
+    /// Every status.
+    pub const ALL: [Self; 4] = [
+        Self::Active,
+        Self::NeedsLogin,
+        Self::NeedsPermission,
+        Self::NeedsKey,
+    ];
+
+    /// Returns the name of the status, as it is stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
             Self::Active => "active",
             Self::NeedsLogin => "needs_login",
             Self::NeedsPermission => "needs_permission",
             Self::NeedsKey => "needs_key",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -158,34 +176,6 @@ fn default_result_page_size() -> usize {
     MAX_RESULT_PAGE_SIZE
 }
 
-/// A connection poll that is under way.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PollProgress {
-    /// When it began, on this host's clock. Tokens that it obtains are stored with this time.
-    pub began_at: HostTime,
-    /// The cursor of the next result page; `None` for the first one.
-    pub cursor: Option<String>,
-    /// The stamp of the first result page. The values of all result pages are at least as new.
-    pub stamp: Option<FacebookTime>,
-    /// How many Pages it has listed.
-    pub pages: u64,
-    /// How many result pages it has requested.
-    pub calls: u64,
-}
-
-/// A complete connection poll.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PollOutcome {
-    /// When it began, on this host's clock.
-    pub began_at: HostTime,
-    /// When it ended, on this host's clock.
-    pub ended_at: HostTime,
-    /// How many Pages it listed.
-    pub pages: u64,
-    /// How many result pages it requested.
-    pub calls: u64,
-}
-
 /// Returns the key of a connection's record.
 pub fn key(user: &UserId) -> RecordKey {
     RecordKey::new(RecordKind::Connection, user.as_str())
@@ -286,11 +276,18 @@ pub(super) fn end_commit(user: &UserId, version: u64, epoch: RecordWrite) -> Com
         expected: Some(version),
     };
     Commit {
-        records: vec![epoch, delete_write(token::user_key(user)), connection],
-        due: vec![DueWrite {
-            subject: Subject::Connection(user.clone()),
-            due: None,
-        }],
+        records: vec![
+            epoch,
+            delete_write(token::user_key(user)),
+            delete_write(token_inspection::key(user)),
+            connection,
+        ],
+        due: [
+            Subject::Connection(user.clone()),
+            Subject::Token(user.clone()),
+        ]
+        .map(|subject| DueWrite { subject, due: None })
+        .into(),
         ..Commit::default()
     }
 }
@@ -370,8 +367,7 @@ pub(super) fn remove_access_commit(
             None,
             None,
         )];
-        page.status = page::Status::NoToken;
-        page.polling.daily_slot = None;
+        page.stop_reads();
         next.due.push(DueWrite {
             subject: Subject::Page(id.clone()),
             due: page.polling.due(),
@@ -402,17 +398,16 @@ mod tests {
     #[test]
     fn the_end_of_a_poll_is_estimated_from_its_speed_and_the_rate_limit() {
         let progress = |pages| PollProgress {
-            began_at: HostTime(100_000),
-            cursor: None,
-            stamp: None,
             pages,
             calls: 1,
+            ..PollProgress::new(HostTime(100_000))
         };
         let last = PollOutcome {
             began_at: HostTime(0),
             ended_at: HostTime(1),
             pages: 500,
             calls: 5,
+            problems: Vec::new(),
         };
         let new = serde_json::json!({"user": "7", "connected_at": 0, "polling": {}});
         let mut connection: Connection = serde_json::from_value(new).unwrap();

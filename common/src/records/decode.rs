@@ -8,7 +8,8 @@ use serde_json::{Error, Value as Json};
 
 use super::{
     app, connection, daily_poll, dead_letter, erasure, excluded_field, load_chunk, login,
-    missed_webhooks, page_subscription, probe, rate_limit, token, token_exchange, trial,
+    missed_webhooks, page_subscription, probe, rate_limit, token, token_exchange, token_inspection,
+    trial,
 };
 use crate::store::codec::describe_error;
 use crate::store::{RecordKey, RecordKind, Store, StoreError};
@@ -59,6 +60,7 @@ fn check(kind: RecordKind, body: Json) -> Result<(), Error> {
         RecordKind::Connection => is::<connection::Connection>(body),
         RecordKind::ConnectionEpoch => is::<erasure::ErasedEpoch>(body),
         RecordKind::UserToken | RecordKind::PageToken => is::<token::StoredToken>(body),
+        RecordKind::TokenInspection => is::<token_inspection::TokenInspection>(body),
         RecordKind::PageSubscription => is::<page_subscription::PageSubscription>(body),
         RecordKind::App => is::<app::App>(body),
         RecordKind::RateLimit => is::<rate_limit::RateLimit>(body),

@@ -46,8 +46,12 @@ pub fn expires_at(connection: &Connection) -> Option<HostTime> {
     ends.into_iter().flatten().min()
 }
 
-/// Returns the whole days until a connection expires, or `None` if it does not expire.
+/// Returns the whole days until a connection expires, or `None` if it does not expire. A connection
+/// that needs a login has ended.
 pub fn days_left(connection: &Connection, now: HostTime) -> Option<u64> {
+    if connection.status == Status::NeedsLogin {
+        return Some(0);
+    }
     let end = expires_at(connection)?;
     Some(u64::try_from(now.until(end).as_millis()).unwrap_or(u64::MAX) / DAY_MILLIS)
 }

@@ -15,10 +15,12 @@ pub mod key_rotation;
 pub mod login;
 pub mod missed_webhooks;
 pub mod page_subscription;
+pub mod poll_progress;
 pub mod probe;
 pub mod rate_limit;
 pub mod token;
 pub mod token_exchange;
+pub mod token_inspection;
 pub mod trial;
 
 use std::time::Duration;

@@ -5,12 +5,15 @@
 
 use std::time::Duration;
 
-use model::id::{LoginId, UserId};
+use model::id::{LoginId, Subject, UserId};
+use model::polling::LOGIN_PRECEDENCE;
+use model::queue_name::QueueName;
 use model::time::HostTime;
 use serde::{Deserialize, Serialize};
 
+use super::put_write;
 use crate::sealing::SealedToken;
-use crate::store::{RecordKey, RecordKind};
+use crate::store::{Commit, DueWrite, RecordKey, RecordKind};
 
 /// How long a token exchange is stored after it was last written.
 pub const TTL: Duration = Duration::from_secs(3600);
@@ -25,6 +28,10 @@ pub struct TokenExchange {
     pub failures: u32,
     /// The stage of the exchange.
     pub stage: Stage,
+    /// Whether the token may be one that never expires, such as that of a system user, which is not
+    /// exchanged.
+    #[serde(default)]
+    pub may_never_expire: bool,
 }
 
 /// The stage of a token exchange.
@@ -37,6 +44,31 @@ pub enum Stage {
     Connected(UserId),
     /// The exchange failed for good, with this reason.
     Failed(String),
+}
+
+impl TokenExchange {
+    /// Returns the exchange of a token that was sealed at `now`.
+    pub fn new(sealed: SealedToken, now: HostTime, may_never_expire: bool) -> Self {
+        Self {
+            code_exchanged_at: now,
+            failures: 0,
+            stage: Stage::Sealed(sealed),
+            may_never_expire,
+        }
+    }
+}
+
+/// Returns the commit that begins an exchange, which is due at once, before the polls of other logins.
+/// It is stale if the login has one already.
+pub fn begin_commit(id: &LoginId, exchange: &TokenExchange, now: HostTime) -> Commit {
+    Commit {
+        records: vec![put_write(key(id), exchange, Some(0), Some(TTL))],
+        due: vec![DueWrite {
+            subject: Subject::Login(id.clone()),
+            due: Some((QueueName::Logins, now.minus(LOGIN_PRECEDENCE))),
+        }],
+        ..Commit::default()
+    }
 }
 
 /// Returns the key of the record of a token exchange.

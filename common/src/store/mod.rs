@@ -14,13 +14,14 @@ pub mod redis;
 pub use due::{ClaimedEntries, DueEntry};
 pub use record::{RecordKey, RecordKind};
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use model::field::FieldName;
 use model::id::{PageId, Subject};
-use model::page::{Change, Page, Source};
+use model::page::{Change, Page, Source, Status};
 use model::queue_name::QueueName;
 use model::time::{FacebookTime, HostTime};
 use serde::{Deserialize, Serialize};
@@ -329,6 +330,10 @@ pub trait Store: Send + Sync + fmt::Debug {
         after: Option<&PageId>,
         limit: usize,
     ) -> Result<Vec<(PageId, Versioned<StoredPage>)>, StoreError>;
+
+    /// Returns the number of Pages with each status. Each Page that cannot be decoded counts with the
+    /// status it was written with, or as [`Status::Corrupt`].
+    async fn count_pages(&self) -> Result<BTreeMap<Status, u64>, StoreError>;
 
     /// Returns the last changes of a Page, the newest first, at most [`MAX_HISTORY`].
     async fn history(&self, id: &PageId) -> Result<Vec<HistoryEntry>, StoreError>;

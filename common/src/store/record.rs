@@ -26,6 +26,8 @@ pub enum RecordKind {
     UserToken,
     /// The sealed token of a Page, from one connection poll: [`crate::records::token`].
     PageToken,
+    /// The inspections of a person's token: [`crate::records::token_inspection`].
+    TokenInspection,
     /// The Page subscription of the app: [`crate::records::page_subscription`].
     PageSubscription,
     /// The Facebook app of this store and the app subscription: [`crate::records::app`].
@@ -50,7 +52,7 @@ pub enum RecordKind {
 
 impl RecordKind {
     /// Every kind.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::DeadLetter,
         Self::DeadLetterRetry,
         Self::DeadLetterCount,
@@ -61,6 +63,7 @@ impl RecordKind {
         Self::ConnectionEpoch,
         Self::UserToken,
         Self::PageToken,
+        Self::TokenInspection,
         Self::PageSubscription,
         Self::App,
         Self::RateLimit,
@@ -86,6 +89,7 @@ impl RecordKind {
             Self::ConnectionEpoch => "connection_epoch",
             Self::UserToken => "user_token",
             Self::PageToken => "page_token",
+            Self::TokenInspection => "token_inspection",
             Self::PageSubscription => "page_subscription",
             Self::App => "app",
             Self::RateLimit => "rate_limit",

@@ -143,6 +143,13 @@ pub enum ConnectionCommand {
         #[arg(long)]
         rerequest: bool,
     },
+    /// Connect the owner of an access token, such as a system user, and wait for the result. The token
+    /// is read from standard input, or from a file, and never from an argument.
+    Import {
+        /// The file that contains the token.
+        #[arg(long)]
+        file: Option<PathBuf>,
+    },
     /// Log in at a simulated Facebook and allow everything, for demos.
     #[command(hide = true)]
     SimulateLogin {

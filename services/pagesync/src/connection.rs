@@ -20,6 +20,7 @@ use model::time::HostTime;
 use simulator::browser::{Decision, LoginBrowser};
 
 use crate::cli::ConnectionCommand;
+use crate::import;
 use crate::output::{self, Format, Row, cell, escape_control, print_listing, to_json};
 
 /// Runs one of the commands. `store` is needed by all but `invite` and `simulate-login`.
@@ -47,6 +48,9 @@ pub async fn run(
         (ConnectionCommand::Poll { id, dry_run }, Some(store)) => poll(store, &id, dry_run).await,
         (ConnectionCommand::Disconnect { id, dry_run }, Some(store)) => {
             disconnect(config, store, &id, dry_run).await
+        }
+        (ConnectionCommand::Import { file }, Some(store)) => {
+            import::run(config, store, file.as_deref()).await
         }
         (_, None) => bail!("this command needs the store"),
     }

@@ -11,6 +11,7 @@ pub mod demo_pages;
 pub mod doctor;
 pub mod environment;
 pub mod erase;
+pub mod import;
 pub mod init;
 pub mod init_secrets;
 pub mod keys;

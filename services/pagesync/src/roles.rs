@@ -175,8 +175,9 @@ fn serve_private(config: &Config, role: Role, runtime: &Runtime) -> anyhow::Resu
     let listener = bind(config.private_listen, "PAGESYNC_PRIVATE_LISTEN")?;
     let private = listener.local_addr()?;
     let required_store = (role != Role::Ingress).then_some(store);
-    let readiness = readiness_check(queue.clone(), required_store, runtime.metrics.clone());
-    let router = private_router(runtime.metrics.clone(), queue, readiness);
+    let metrics = runtime.metrics.clone();
+    let readiness = readiness_check(queue.clone(), required_store.clone(), metrics.clone());
+    let router = private_router(metrics, queue, required_store, readiness);
     let serving = serve(listener, router, runtime.lifecycle.clone());
     runtime.lifecycle.spawn("private listener", serving);
     let Runtime { clock, metrics, .. } = runtime;

@@ -1,6 +1,8 @@
 //! The control API: calls under `/_sim` with which a test or an operator changes the simulated
 //! Facebook.
 
+use std::collections::BTreeMap;
+
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -11,9 +13,9 @@ use serde_json::{Value, json};
 
 use crate::delivery::DeliveryFaults;
 use crate::errors;
-use crate::facebook::Person;
 use crate::graph_faults::GraphFaults;
 use crate::pages::Page;
+use crate::people::{LoginConfiguration, Person};
 use crate::scenario::Scenario;
 use crate::scripted_reply::{self, ScriptedReply};
 use crate::signed_request::{self, CallbackAnswer};
@@ -49,6 +51,10 @@ pub(crate) fn routes() -> Router<Simulator> {
         .route("/_sim/people/{id}/permissions/{name}", delete(revoke))
         .route("/_sim/people/{id}/deauthorize", post(deauthorize))
         .route("/_sim/people/{id}/data-deletion", post(delete_data))
+        .route(
+            "/_sim/login-configurations",
+            get(login_configurations).put(set_login_configurations),
+        )
         .route("/_sim/scenario", post(play_scenario))
         .route("/_sim/clock", get(clock).post(set_clock))
         .route(
@@ -108,6 +114,20 @@ async fn put_people(
     let people = people.into_iter().map(|person| (person.id.clone(), person));
     simulator.facebook().people.extend(people);
     StatusCode::CREATED
+}
+
+async fn login_configurations(
+    State(simulator): State<Simulator>,
+) -> Json<BTreeMap<String, LoginConfiguration>> {
+    Json(simulator.facebook().login_configurations.clone())
+}
+
+async fn set_login_configurations(
+    State(simulator): State<Simulator>,
+    Json(configurations): Json<BTreeMap<String, LoginConfiguration>>,
+) -> StatusCode {
+    simulator.facebook().login_configurations = configurations;
+    StatusCode::NO_CONTENT
 }
 
 async fn revoke(

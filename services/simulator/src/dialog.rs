@@ -13,6 +13,7 @@ use axum::response::{Html, IntoResponse as _, Response};
 use serde_json::Value;
 
 use crate::pages::Page;
+use crate::people::LoginConfiguration;
 use crate::simulator::Simulator;
 use crate::token::LoginCode;
 
@@ -36,11 +37,22 @@ fn values<'a>(pairs: &'a [(String, String)], name: &'a str) -> impl Iterator<Ite
         .map(|(_, value)| value.as_str())
 }
 
-/// Returns the permissions that the app requests.
-fn requested_scopes(query: &[(String, String)]) -> impl Iterator<Item = &str> {
-    first_value(query, "scope")
-        .split([',', ' '])
-        .filter(|scope| !scope.is_empty())
+/// Returns the configuration of Facebook Login for Business that a request names.
+fn configuration(simulator: &Simulator, query: &[(String, String)]) -> Option<LoginConfiguration> {
+    let configurations = &simulator.facebook().login_configurations;
+    configurations.get(first_value(query, "config_id")).cloned()
+}
+
+/// Returns the permissions that the app requests, in a configuration or as scopes.
+fn requested_scopes(simulator: &Simulator, query: &[(String, String)]) -> Vec<String> {
+    match configuration(simulator, query) {
+        Some(configuration) => configuration.permissions,
+        None => first_value(query, "scope")
+            .split([',', ' '])
+            .filter(|scope| !scope.is_empty())
+            .map(ToOwned::to_owned)
+            .collect(),
+    }
 }
 
 /// Escapes a text for HTML.
@@ -62,6 +74,12 @@ fn error_page(simulator: &Simulator, query: &[(String, String)]) -> Option<Respo
         "Invalid App ID: The provided app ID does not look like a valid app ID."
     } else if !app.redirect_uris.iter().any(|allowed| allowed == redirect) {
         "URL Blocked: This redirect failed because the redirect URI is not white-listed in the app's client OAuth settings."
+    } else if !facebook.login_configurations.is_empty()
+        && !facebook
+            .login_configurations
+            .contains_key(first_value(query, "config_id"))
+    {
+        "It looks like this app isn't available: this app needs at least one supported permission."
     } else if first_value(query, "state").is_empty() {
         "Something went wrong: the state parameter is missing."
     } else {
@@ -82,7 +100,7 @@ pub(crate) async fn show(
     }
     let people = person_options(&simulator);
     let pages = page_checkboxes(&simulator.pages());
-    let scopes = scope_checkboxes(&query);
+    let scopes = scope_checkboxes(&requested_scopes(&simulator, &query));
     let form = format!(
         r#"<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Simulated Facebook</title></head><body style="font:16px system-ui;max-width:40rem;margin:3rem auto"><h1>Simulated Facebook</h1><form method="post"><input type="hidden" name="has_checkboxes" value="yes"><p>Log in as <select name="user">{people}</select></p><h2>Pages the app may see</h2>{pages}<h2>What it may do</h2>{scopes}<p><button name="decision" value="approve" id="approve">Allow</button> <button name="decision" value="deny" id="deny">Not now</button></p></form></body></html>"#
     );
@@ -113,9 +131,9 @@ fn page_checkboxes(pages: &[Page]) -> String {
     checkboxes
 }
 
-fn scope_checkboxes(query: &[(String, String)]) -> String {
+fn scope_checkboxes(scopes: &[String]) -> String {
     let mut checkboxes = String::new();
-    for scope in requested_scopes(query) {
+    for scope in scopes {
         let scope = escape(scope);
         // Writing to a String cannot fail.
         let _ = write!(
@@ -158,10 +176,17 @@ pub(crate) async fn decide(
 
 /// Records the decision of the person and returns a code.
 fn approve(simulator: &Simulator, query: &[(String, String)], form: &[(String, String)]) -> String {
+    let requested = requested_scopes(simulator, query);
+    let configuration = configuration(simulator, query);
     let mut facebook = simulator.facebook();
     let first = facebook.people.keys().next().cloned().unwrap_or_default();
     let user = Some(first_value(form, "user")).filter(|user| facebook.people.contains_key(*user));
     let user = user.map_or(first, ToOwned::to_owned);
+    let system_user = configuration
+        .as_ref()
+        .and_then(|configuration| configuration.system_user.clone());
+    let is_system_user = system_user.is_some();
+    let user = system_user.unwrap_or(user);
     // A browser posts the checkboxes that are checked. A program can leave out Pages and
     // permissions, which then allows all of them.
     let has_checkboxes = !first_value(form, "has_checkboxes").is_empty();
@@ -171,14 +196,19 @@ fn approve(simulator: &Simulator, query: &[(String, String)], form: &[(String, S
     if let Some(person) = facebook.people.get_mut(&user) {
         person.selected_pages = (has_checkboxes || !pages.is_empty()).then_some(pages);
         let asks_again = first_value(query, "auth_type") == "rerequest";
-        for scope in requested_scopes(query) {
-            // The dialog does not ask again for what the person declined before.
-            if person.permissions.get(scope) == Some(&false) && !asks_again {
+        for scope in requested {
+            if configuration.is_some() {
+                // With a configuration, a person grants everything or nothing.
+                person.permissions.insert(scope, true);
                 continue;
             }
-            let is_granted =
-                (!has_checkboxes || scopes.contains(scope)) && !declined.contains(scope);
-            person.permissions.insert(scope.to_owned(), is_granted);
+            // The dialog does not ask again for what the person declined before.
+            if person.permissions.get(&scope) == Some(&false) && !asks_again {
+                continue;
+            }
+            let is_granted = (!has_checkboxes || scopes.contains(scope.as_str()))
+                && !declined.contains(scope.as_str());
+            person.permissions.insert(scope, is_granted);
         }
     }
     let text = facebook.random_text("AQ", 120);
@@ -187,6 +217,7 @@ fn approve(simulator: &Simulator, query: &[(String, String)], form: &[(String, S
         redirect_uri: first_value(query, "redirect_uri").to_owned(),
         issued_at: facebook.now(),
         used: false,
+        is_system_user,
     };
     facebook.codes.insert(text.clone(), code);
     text

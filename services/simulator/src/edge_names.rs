@@ -1,17 +1,20 @@
 //! The names under which calls of Graph are counted.
 
 /// The edges that are served. `me/permissions` can also be followed by the name of one permission.
-pub(crate) const EDGES: [&str; 10] = [
+pub(crate) const EDGES: [&str; 13] = [
     "oauth/access_token",
     "debug_token",
     "me",
     "me/permissions",
     "me/accounts",
+    "me/businesses",
     "?ids",
     "batch",
     "{id}",
     "{id}/subscriptions",
     "{id}/subscribed_apps",
+    "{id}/owned_pages",
+    "{id}/client_pages",
 ];
 
 /// Returns whether calls are counted under this name: a method, a space and one of [`EDGES`].

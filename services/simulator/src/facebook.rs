@@ -3,10 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use serde::{Deserialize, Serialize};
-
 use crate::clock::unix_now;
 use crate::graph_faults::GraphFaults;
+use crate::people::{LoginConfiguration, Person};
 use crate::scripted_reply::ScriptedReply;
 use crate::simulator_error::SimulatorError;
 use crate::token::{LoginCode, Token, TokenInvalidation, TokenOwner};
@@ -63,28 +62,6 @@ pub struct WebhookTarget {
     pub include_values: bool,
 }
 
-/// A person who can log in.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Person {
-    /// The app-scoped user id.
-    pub id: String,
-    /// The name of the person.
-    pub name: String,
-    /// The ids of the Pages that the person manages; `None` for every Page.
-    #[serde(default)]
-    pub pages: Option<BTreeSet<String>>,
-    /// The ids of Pages that are listed for the person without a token.
-    #[serde(default)]
-    pub pages_without_token: BTreeSet<String>,
-    /// The permissions that the app requested, and whether the person granted each of them.
-    #[serde(default)]
-    pub permissions: BTreeMap<String, bool>,
-    /// The ids of the Pages that the person selected in the dialog; `None` for all of their Pages.
-    #[serde(default)]
-    pub selected_pages: Option<BTreeSet<String>>,
-}
-
 /// How much of the app's rate limit is used.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct AppUsage {
@@ -103,6 +80,9 @@ pub struct Facebook {
     pub app_subscription: Option<AppSubscription>,
     /// People by id.
     pub people: BTreeMap<String, Person>,
+    /// The configurations of Facebook Login for Business by id. If there is one, the app is of type
+    /// Business, and people cannot log in without a configuration.
+    pub login_configurations: BTreeMap<String, LoginConfiguration>,
     /// Tokens by their text.
     pub tokens: HashMap<String, Token>,
     /// Codes by their text.
@@ -135,15 +115,13 @@ impl Facebook {
         let ada = Person {
             id: "200000000000001".to_owned(),
             name: "Ada Operator".to_owned(),
-            pages: None,
-            pages_without_token: BTreeSet::new(),
-            permissions: BTreeMap::new(),
-            selected_pages: None,
+            ..Person::default()
         };
         Self {
             app,
             app_subscription: None,
             people: BTreeMap::from([(ada.id.clone(), ada)]),
+            login_configurations: BTreeMap::new(),
             tokens: HashMap::new(),
             codes: HashMap::new(),
             page_subscriptions: BTreeMap::new(),
@@ -174,6 +152,13 @@ impl Facebook {
         unix_now().saturating_add_signed(self.clock_offset_seconds)
     }
 
+    /// Returns whether the features of the protocol have ended that Facebook removed from every version
+    /// on 2026-10-27: reads of several objects by `ids`, and `date_format`. Source: Meta's blog of
+    /// 2026-07-29.
+    pub fn has_ended_protocol(&self) -> bool {
+        self.now() >= 1_793_059_200
+    }
+
     /// Returns `prefix` followed by `length` random letters and digits.
     pub fn random_text(&mut self, prefix: &str, length: usize) -> String {
         let random = std::iter::repeat_with(|| self.random.alphanumeric()).take(length);
@@ -195,9 +180,19 @@ impl Facebook {
             issued_at: self.now().max(self.last_signed_request),
             logged_in_at: self.now(),
             expires_at: expires,
+            is_system_user: false,
             invalid_subcode: None,
         };
         self.tokens.insert(text.clone(), token);
+        text
+    }
+
+    /// Issues a token of a system user, which never expires. Returns its text.
+    pub fn issue_to_system_user(&mut self, user: &str) -> String {
+        let text = self.issue(TokenOwner::User, user, None);
+        if let Some(token) = self.tokens.get_mut(&text) {
+            token.is_system_user = true;
+        }
         text
     }
 
@@ -235,11 +230,8 @@ impl Facebook {
 
     /// Returns whether a person manages a Page and selected it in the dialog.
     pub fn manages(&self, user: &str, page: &str) -> bool {
-        self.people.get(user).is_some_and(|person| {
-            let includes = |set: &BTreeSet<String>| set.contains(page);
-            person.pages.as_ref().is_none_or(includes)
-                && person.selected_pages.as_ref().is_none_or(includes)
-        })
+        let person = self.people.get(user);
+        person.is_some_and(|person| person.manages(page))
     }
 
     /// Returns the target of webhooks about a field of a Page, or `None` unless both layers of

@@ -11,7 +11,7 @@
 //! # Reading order
 //!
 //! 1. [`Simulator`] and [`Options`] (`simulator.rs`): the handle that programs and tests use.
-//! 2. [`facebook`], [`token`] and [`pages`]: the state of the simulated Facebook.
+//! 2. [`facebook`], [`people`], [`token`] and [`pages`]: the state of the simulated Facebook.
 //! 3. [`webhook_fields`], [`delivery`], [`delivery_counts`] and `sender`: the deliveries that
 //!    changes cause.
 //! 4. `graph` and `dialog`: the answers to the app and to browsers. [`errors`], [`graph_faults`]
@@ -29,6 +29,7 @@ pub mod errors;
 pub mod facebook;
 pub mod graph_faults;
 pub mod pages;
+pub mod people;
 pub mod scenario;
 pub mod scripted_reply;
 pub mod signed_request;

@@ -35,6 +35,8 @@ pub struct Token {
     pub logged_in_at: u64,
     /// When it expires, in UNIX seconds; `None` if it never expires.
     pub expires_at: Option<u64>,
+    /// Whether the token belongs to a system user of a business.
+    pub is_system_user: bool,
     /// The error subcode if the token was invalidated; `None` if it was not.
     pub invalid_subcode: Option<u64>,
 }
@@ -96,4 +98,6 @@ pub struct LoginCode {
     pub issued_at: u64,
     /// Whether it was exchanged.
     pub used: bool,
+    /// Whether it is exchanged for the token of a system user.
+    pub is_system_user: bool,
 }

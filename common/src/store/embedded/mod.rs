@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use model::id::PageId;
+use model::page::Status;
 use model::polling::MAX_DUE_AHEAD;
 use model::queue_name::QueueName;
 use model::time::HostTime;
@@ -93,6 +94,24 @@ impl Store for EmbeddedStore {
             .into_iter()
             .filter_map(|(id, stored)| Some((PageId::parse(&id).ok()?, stored)))
             .collect())
+    }
+
+    async fn count_pages(&self) -> Result<BTreeMap<Status, u64>, StoreError> {
+        let rows: Vec<(String, u64)> = self
+            .read(move |connection| {
+                let mut select = connection
+                    .prepare_cached("SELECT status, count(*) FROM pages GROUP BY status")?;
+                select
+                    .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                    .collect()
+            })
+            .await?;
+        let mut counts = BTreeMap::from(Status::ALL.map(|status| (status, 0)));
+        for (name, n) in rows {
+            let status = name.parse().unwrap_or(Status::Corrupt);
+            *counts.entry(status).or_default() += n;
+        }
+        Ok(counts)
     }
 
     async fn history(&self, id: &PageId) -> Result<Vec<HistoryEntry>, StoreError> {

@@ -39,7 +39,8 @@ for _, due in ipairs(commit.due) do
 end
 local page = commit.page
 if page then
-  shared[page.index] = 'zset'
+  shared[page.index], shared[page.status_index] = 'zset', 'zset'
+  for _, other in ipairs(page.other_status_indexes) do shared[other] = 'zset' end
   if #page.entries > 0 then shared[page.feed], shared[page.feed_position] = 'stream', 'string' end
 end
 for key, wanted in pairs(shared) do
@@ -84,6 +85,10 @@ if page then
   redis.call('HSET', key, unpack(changed))
   if #removed > 0 then redis.call('HDEL', key, unpack(removed)) end
   redis.call('ZADD', KEYS[page.index], 0, page.id)
+  if stored['_status'] ~= page.attributes['_status'] then
+    for _, other in ipairs(page.other_status_indexes) do redis.call('ZREM', KEYS[other], page.id) end
+    redis.call('ZADD', KEYS[page.status_index], 0, page.id)
+  end
   if page.delete_history then redis.call('DEL', KEYS[page.history]) end
   if #page.entries > 0 then
     delete_unless(KEYS[page.history], 'list')

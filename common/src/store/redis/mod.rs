@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | `{pagesync}:page:<id>` | hash | a Page, one attribute per field (see [`super::codec`]) |
 //! | `{pagesync}:pages` | sorted set | the ids of all Pages, ordered as text |
+//! | `{pagesync}:pages:<status>` | sorted set | the ids of the Pages with a status |
 //! | `{pagesync}:history:<id>` | list | the last changes of a Page, the newest first |
 //! | `{pagesync}:feed` | stream | the change feed |
 //! | `{pagesync}:feed_position` | number | the number of the last entry of the change feed |
@@ -22,14 +23,17 @@ pub mod client;
 mod commit;
 mod disk;
 pub mod durability;
+mod page_counts;
 mod payload;
 mod reply;
 mod settings;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use model::id::PageId;
+use model::page::Status;
 use model::polling::MAX_DUE_AHEAD;
 use model::queue_name::QueueName;
 use model::time::HostTime;
@@ -86,6 +90,10 @@ impl Store for RedisStore {
         let ids: Vec<PageId> = ids.iter().filter_map(|id| PageId::parse(id).ok()).collect();
         let pages = self.load_pages(&ids).await?;
         Ok(ids.into_iter().zip(pages).collect())
+    }
+
+    async fn count_pages(&self) -> Result<BTreeMap<Status, u64>, StoreError> {
+        self.page_counts().await
     }
 
     async fn history(&self, id: &PageId) -> Result<Vec<HistoryEntry>, StoreError> {

@@ -12,6 +12,7 @@ use model::queue_name::QueueName;
 use model::time::HostTime;
 use serde::Serialize;
 
+use super::page_counts::status_key;
 use super::reply::{
     PREFIX, due_key, feed_key, feed_position_key, history_key, index_key, page_key, record_key,
 };
@@ -51,13 +52,15 @@ struct WireExpect {
     version: String,
 }
 
-/// The write of a Page. `max_history` and `max_feed` limit the history and the change feed;
+/// The write of a Page. It is in the index of its status and in none of the others. `max_history` and `max_feed` limit the history and the change feed;
 /// `delete_history` is set for an erased Page.
 #[derive(Serialize)]
 struct WirePage<'a> {
     id: &'a str,
     key: usize,
     index: usize,
+    status_index: usize,
+    other_status_indexes: Vec<usize>,
     history: usize,
     feed: usize,
     feed_position: usize,
@@ -181,6 +184,12 @@ fn page<'a>(write: &'a PageWrite, keys: &mut Keys) -> WirePage<'a> {
         id: write.id.as_str(),
         key: keys.index(page_key(&write.id)),
         index: keys.index(format!("{PREFIX}:pages")),
+        status_index: keys.index(status_key(write.page.status)),
+        other_status_indexes: Status::ALL
+            .into_iter()
+            .filter(|status| *status != write.page.status)
+            .map(|status| keys.index(status_key(status)))
+            .collect(),
         history: keys.index(history_key(&write.id)),
         feed: keys.index(feed_key()),
         feed_position: keys.index(feed_position_key()),

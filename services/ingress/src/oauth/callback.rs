@@ -21,10 +21,8 @@ use common::http::PeerAddress;
 use common::records::login::{self, Login, Stage};
 use common::records::token_exchange::{self, TokenExchange};
 use common::records::{commit_one, load_record, put_write, write_records};
-use common::store::{Commit, CommitOutcome, DueWrite, StoreError, Versioned};
-use model::id::{LoginId, Subject};
-use model::polling::LOGIN_PRECEDENCE;
-use model::queue_name::QueueName;
+use common::store::{CommitOutcome, StoreError, Versioned};
+use model::id::LoginId;
 
 use super::answer::{self, Links, login_link};
 use super::context::LoginContext;
@@ -301,24 +299,9 @@ async fn exchange_code(context: &LoginContext, id: &LoginId, code: &str) -> Resu
         }
     };
     let now = context.clock.now();
-    let exchange = TokenExchange {
-        code_exchanged_at: now,
-        failures: 0,
-        stage: token_exchange::Stage::Sealed(sealed),
-    };
-    let commit = Commit {
-        records: vec![put_write(
-            token_exchange::key(id),
-            &exchange,
-            Some(0),
-            Some(token_exchange::TTL),
-        )],
-        due: vec![DueWrite {
-            subject: Subject::Login(id.clone()),
-            due: Some((QueueName::Logins, now.minus(LOGIN_PRECEDENCE))),
-        }],
-        ..Commit::default()
-    };
+    let may_never_expire = context.config.login_config_id.is_some();
+    let exchange = TokenExchange::new(sealed, now, may_never_expire);
+    let commit = token_exchange::begin_commit(id, &exchange, now);
     commit_one(&*context.store, commit)
         .await
         .map_err(|error| Refusal::unavailable(&error))?;

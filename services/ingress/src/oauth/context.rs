@@ -15,7 +15,8 @@ use common::graph::error::GraphError;
 use common::http::{PeerAddress, local_client};
 use common::invitation;
 use common::lifecycle::Lifecycle;
-use common::sealing::{self, Sealer, SealingError};
+use common::sealer::Sealer;
+use common::sealing::SealingError;
 use common::store::Store;
 use common::telemetry::Metrics;
 use ipnet::IpNet;
@@ -141,11 +142,8 @@ impl LoginContext {
         mut public_address: SocketAddr,
         lifecycle: Lifecycle,
     ) -> Result<Self, ContextError> {
-        let sealer = match (&config.token_public_key, &config.token_private_keys) {
-            (Some(key), _) => Sealer::PublicKey(key.clone()),
-            (None, Some(keys)) => Sealer::PublicKey(keys.current().clone()),
-            (None, None) => Sealer::Keyring(sealing::open_key_file(&config.data_dir)?),
-        };
+        let (public, private) = (&config.token_public_key, &config.token_private_keys);
+        let sealer = Sealer::new(public.as_ref(), private.as_ref(), &config.data_dir)?;
         if public_address.ip().is_unspecified() {
             public_address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
         }

@@ -24,6 +24,8 @@ mod daily_polls;
 mod dead_letter_limits;
 #[path = "../it/dead_letters.rs"]
 mod dead_letters;
+#[path = "../it/dead_tokens.rs"]
+mod dead_tokens;
 #[path = "../it/doctor.rs"]
 mod doctor;
 #[path = "../it/erasure.rs"]
@@ -59,6 +61,8 @@ mod page_batches;
 mod page_polls;
 #[path = "../it/platform_rules.rs"]
 mod platform_rules;
+#[path = "../it/portfolios.rs"]
+mod portfolios;
 #[path = "../it/queue.rs"]
 mod queue;
 mod redis;

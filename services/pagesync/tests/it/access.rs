@@ -10,7 +10,7 @@ use model::id::UserId;
 use model::page::Status;
 use serde_json::{Value as Json, json};
 use simulator::browser::Decision;
-use simulator::facebook::Person;
+use simulator::people::Person;
 
 use crate::BACKEND;
 use crate::support::eventually;

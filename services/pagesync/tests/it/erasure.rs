@@ -13,7 +13,7 @@ use model::page::Status;
 use model::time::HostTime;
 use serde_json::{Value as Json, json};
 use simulator::browser::Decision;
-use simulator::facebook::Person;
+use simulator::people::Person;
 use simulator::signed_request;
 
 use crate::BACKEND;

@@ -4,7 +4,6 @@
 use serde_json::{Value as Json, json};
 
 use crate::BACKEND;
-use crate::json_reference::run;
 use crate::support::eventually;
 use crate::support::facebook::{
     ConnectedDeployment, DeploymentOptions, manual_clock, page_id_text,
@@ -33,20 +32,20 @@ async fn a_failed_read_is_shown_with_what_facebook_said_until_a_read_succeeds() 
     connected.reply(&json!([{"edge": "GET {id}", "status": 400, "body": {"error": error}}]));
     connected.read_again(0).await;
 
-    let page = run(&connected, &["page", "show", &page_id_text(0)]);
+    let page = connected.json(&["page", "show", &page_id_text(0)]);
     assert_eq!(page["status"], "active");
     let failure = &page["last_failure"];
     let expected = json!({"code": 104, "subcode": 7, "fbtrace_id": "AbC1",
         "message": "Invalid appsecret_proof for [masked]"});
     assert_eq!(failure["facebook"], expected);
     assert!(failure["fix"].as_str().is_some_and(|fix| !fix.is_empty()));
-    let listed = run(&connected, &["page", "list"]);
+    let listed = connected.json(&["page", "list"]);
     assert_eq!(&listed[0]["last_failure"], failure);
     assert_eq!(listed[1]["last_failure"], Json::Null);
-    let explained = crate::json_reference::text(&connected, &["page", "explain", &page_id_text(0)]);
+    let explained = connected.text(&["page", "explain", &page_id_text(0)]);
     let said = "Facebook said \"Invalid appsecret_proof for [masked]\" (code 104, subcode 7, fbtrace_id AbC1)";
     assert!(explained.contains(said), "{explained}");
-    let checks = run(&connected, &["doctor"]);
+    let checks = connected.json(&["doctor"]);
     assert_eq!(check(&checks, "Pages")["state"], "failed", "{checks:#}");
     assert!(checks.to_string().contains("fbtrace_id AbC1"), "{checks:#}");
     let everything = format!("{page}{listed}{explained}{checks}");
@@ -54,9 +53,9 @@ async fn a_failed_read_is_shown_with_what_facebook_said_until_a_read_succeeds() 
 
     connected.advance(25 * 60 * MINUTE);
     connected.read_again(0).await;
-    let page = run(&connected, &["page", "show", &page_id_text(0)]);
+    let page = connected.json(&["page", "show", &page_id_text(0)]);
     assert_eq!(page["last_failure"], Json::Null);
-    let checks = run(&connected, &["doctor"]);
+    let checks = connected.json(&["doctor"]);
     assert_eq!(check(&checks, "Pages")["state"], "ok", "{checks:#}");
     connected.finish().await;
 }
@@ -78,11 +77,11 @@ async fn a_failed_poll_of_a_connection_is_shown_with_what_facebook_said() {
         (connected.connection().await.polling.failures > before).then_some(())
     })
     .await;
-    let listed = run(&connected, &["connection", "list"]);
+    let listed = connected.json(&["connection", "list"]);
     let failure = &listed[0]["last_failure"];
     assert_eq!(failure["facebook"]["code"], 2500);
     assert_eq!(failure["facebook"]["fbtrace_id"], "AbC2");
-    let checks = run(&connected, &["doctor"]);
+    let checks = connected.json(&["doctor"]);
     assert_eq!(
         check(&checks, "connections")["state"],
         "failed",
@@ -103,7 +102,7 @@ async fn the_state_of_a_page_at_facebook_stands_beside_its_status() {
         connected.simulator.put_page(&page).unwrap();
     }
     assert_eq!(connected.connect().await.0, 200);
-    let listed = run(&connected, &["page", "list"]);
+    let listed = connected.json(&["page", "list"]);
     let states: Vec<&Json> = listed
         .as_array()
         .unwrap()
@@ -111,7 +110,7 @@ async fn the_state_of_a_page_at_facebook_stands_beside_its_status() {
         .map(|page| &page["facebook_state"])
         .collect();
     assert_eq!(states, ["published", "unpublished", "closed"]);
-    let shown = crate::json_reference::text(&connected, &["page", "show", &page_id_text(2)]);
+    let shown = connected.text(&["page", "show", &page_id_text(2)]);
     assert!(shown.contains("active, closed at Facebook"), "{shown}");
     connected.finish().await;
 }

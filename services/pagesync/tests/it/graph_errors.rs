@@ -12,7 +12,7 @@ use model::time::HostTime;
 use serde_json::json;
 use simulator::browser::Decision;
 use simulator::errors::{GRAPH_ERRORS, KnownError};
-use simulator::facebook::Person;
+use simulator::people::Person;
 use simulator::token::TokenInvalidation;
 
 use crate::BACKEND;

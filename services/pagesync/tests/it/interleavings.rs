@@ -14,7 +14,7 @@ use model::page::Status;
 use model::polling::Polling;
 use model::queue_name::QueueName;
 use serde_json::{Value as Json, json};
-use simulator::facebook::Person;
+use simulator::people::Person;
 
 use crate::BACKEND;
 use crate::support::deployment::{TestStorage, worker_context_with};
@@ -181,11 +181,7 @@ async fn add_login(
         .current()
         .seal(&token, &token_exchange::seal_name(&id))
         .unwrap();
-    let record = token_exchange::TokenExchange {
-        code_exchanged_at: context.clock.now(),
-        failures: 0,
-        stage: token_exchange::Stage::Sealed(sealed),
-    };
+    let record = token_exchange::TokenExchange::new(sealed, context.clock.now(), false);
     let put = common::records::put_write(token_exchange::key(&id), &record, None, None);
     common::records::write_records(&*context.store, vec![put])
         .await

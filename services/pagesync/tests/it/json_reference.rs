@@ -2,14 +2,12 @@
 //! `docs/json.md` describes.
 
 use std::collections::BTreeMap;
-use std::process::Command;
 
 use model::page::Source;
 use serde_json::{Value as Json, json};
 use simulator::delivery::DeliveryFaults;
 
 use crate::BACKEND;
-use crate::support::deployment::TestStorage;
 use crate::support::eventually;
 use crate::support::facebook::{ConnectedDeployment, DeploymentOptions, page_id_text};
 use crate::tidy::read;
@@ -102,38 +100,6 @@ impl Reference {
     }
 }
 
-/// Runs a command on the running deployment with `--output json` and returns its output.
-pub(crate) fn run(connected: &ConnectedDeployment, arguments: &[&str]) -> Json {
-    let arguments = [arguments, &["--output", "json"]].concat();
-    serde_json::from_str(&text(connected, &arguments)).unwrap()
-}
-
-/// Runs a command on the running deployment and returns its output.
-pub(crate) fn text(connected: &ConnectedDeployment, arguments: &[&str]) -> String {
-    let role = connected.deployment.roles[0].0;
-    let mut environment = connected.deployment.storage.environment(role, &[]);
-    if let TestStorage::Distributed { .. } = &connected.deployment.storage {
-        environment.insert("PAGESYNC_BACKEND".to_owned(), "distributed".to_owned());
-    }
-    environment.extend(connected.settings.iter().cloned());
-    let output = tokio::task::block_in_place(|| {
-        Command::new(env!("CARGO_BIN_EXE_pagesync"))
-            .args(arguments)
-            .env_clear()
-            .envs(environment)
-            .output()
-            .unwrap()
-    });
-    // If a check fails, `doctor` exits with 3 and still prints its checks.
-    let is_done = matches!(output.status.code(), Some(0 | 3));
-    assert!(
-        is_done,
-        "{arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).unwrap()
-}
-
 /// Starts a deployment in which every command has something to print.
 async fn busy_deployment() -> ConnectedDeployment {
     let connected = ConnectedDeployment::start(BACKEND, DeploymentOptions::default()).await;
@@ -175,7 +141,7 @@ async fn every_printed_object_matches_its_description_in_the_reference() {
     let reference = Reference::load();
     let connected = busy_deployment().await;
     let check = |arguments: &[&str], kind: &str| -> Json {
-        let printed = run(&connected, arguments);
+        let printed = connected.json(arguments);
         reference.check(kind, &printed, &arguments.join(" "));
         if let Some(list) = printed.as_array() {
             assert!(!list.is_empty(), "{arguments:?} prints nothing to check");
@@ -212,7 +178,7 @@ async fn every_printed_object_matches_its_description_in_the_reference() {
     let expiring = check(&expiring, "list of expiring_connection");
     assert_eq!(expiring[0]["pages_lost_count"], 3);
     assert_eq!(
-        run(&connected, &["connection", "list", "--expiring", "5d"]),
+        connected.json(&["connection", "list", "--expiring", "5d"]),
         json!([])
     );
     let schedule = check(&["schedule"], "schedule");

@@ -8,7 +8,7 @@ use common::store::{StoredPage, Versioned};
 use model::id::PageId;
 use serde_json::json;
 use simulator::browser::Decision;
-use simulator::facebook::Person;
+use simulator::people::Person;
 
 use crate::BACKEND;
 use crate::support::eventually;

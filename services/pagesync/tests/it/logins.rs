@@ -141,7 +141,7 @@ async fn with_bob() -> ConnectedDeployment {
 /// Adds Bob to the simulated Facebook. He manages Page 0.
 fn add_bob(connected: &ConnectedDeployment) {
     let bob = json!({"id": BOB, "name": "Bob", "pages": [page_id_text(0)]});
-    let bob: simulator::facebook::Person = serde_json::from_value(bob).unwrap();
+    let bob: simulator::people::Person = serde_json::from_value(bob).unwrap();
     let people = &mut connected.simulator.facebook().people;
     people.insert(bob.id.clone(), bob);
 }

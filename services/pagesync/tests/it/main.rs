@@ -18,6 +18,7 @@ mod corpus;
 mod daily_polls;
 mod dead_letter_limits;
 mod dead_letters;
+mod dead_tokens;
 mod doctor;
 mod erasure;
 mod failures;
@@ -37,6 +38,7 @@ mod missed_webhooks;
 mod page_batches;
 mod page_polls;
 mod platform_rules;
+mod portfolios;
 mod queue;
 #[path = "scheduler.rs"]
 mod scheduler_alone;

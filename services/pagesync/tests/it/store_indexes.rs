@@ -18,6 +18,39 @@ use crate::store::{apply, load, write};
 use crate::support::deployment::TestStorage;
 use crate::support::page_id;
 
+/// The counts follow every change of a status.
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_are_counted_by_their_present_status() {
+    let (_storage, store) = TestStorage::new(BACKEND).await.into_store();
+    let write = |n: u64, expected: u64, status: Status| Commit {
+        page: Some(PageWrite {
+            id: page_id(n),
+            expected,
+            page: Page {
+                status,
+                ..Page::default()
+            },
+            changes: Vec::new(),
+            received_at: HostTime(1),
+        }),
+        ..Commit::default()
+    };
+    for n in 1..=7 {
+        apply(&*store, write(n, 0, Status::Active)).await;
+    }
+    apply(&*store, write(1, 1, Status::NeedsLogin)).await;
+    apply(&*store, write(2, 1, Status::Erased)).await;
+    apply(&*store, write(3, 1, Status::Active)).await;
+    apply(&*store, write(1, 2, Status::Active)).await;
+    let counts = store.count_pages().await.unwrap();
+    assert_eq!(counts.len(), Status::ALL.len());
+    let other = counts.values().sum::<u64>() - 7;
+    assert_eq!(
+        (counts[&Status::Active], counts[&Status::Erased], other),
+        (6, 1, 0)
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_due_subject_is_claimed_once_and_again_when_its_lease_has_ended() {
     const PAGES: u64 = 300;

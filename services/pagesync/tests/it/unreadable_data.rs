@@ -43,7 +43,10 @@ fn record_id(kind: RecordKind) -> &'static str {
         RecordKind::DeadLetterCount => "90000.count",
         RecordKind::Check => "write",
         RecordKind::Login | RecordKind::TokenExchange => LOGIN,
-        RecordKind::Connection | RecordKind::ConnectionEpoch | RecordKind::UserToken => "7",
+        RecordKind::Connection
+        | RecordKind::ConnectionEpoch
+        | RecordKind::UserToken
+        | RecordKind::TokenInspection => "7",
         RecordKind::PageToken => "7.1",
         RecordKind::PageSubscription => "1",
         RecordKind::App | RecordKind::RateLimit => "app",

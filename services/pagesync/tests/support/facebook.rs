@@ -1,6 +1,8 @@
 //! Runs a deployment together with a simulated Facebook. Tests log in through the real dialog and
 //! control the clock of each side.
 
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::clock::Clock;
@@ -312,6 +314,49 @@ impl ConnectedDeployment {
             .get(edge)
             .copied()
             .unwrap_or(0)
+    }
+
+    /// Runs a command on the running deployment with `--output json` and returns its output.
+    pub(crate) fn json(&self, arguments: &[&str]) -> Json {
+        let arguments = [arguments, &["--output", "json"]].concat();
+        serde_json::from_str(&self.text(&arguments)).unwrap()
+    }
+
+    /// Runs a command on the running deployment and returns its output. The command may end with the
+    /// code 3 of `doctor` for a check that failed.
+    pub(crate) fn text(&self, arguments: &[&str]) -> String {
+        let (code, output, errors) = self.run(arguments, "");
+        assert!(matches!(code, 0 | 3), "{arguments:?}: {errors}");
+        output
+    }
+
+    /// Runs a command on the running deployment with a text in standard input. Returns its exit code,
+    /// its output and its errors.
+    pub(crate) fn run(&self, arguments: &[&str], input: &str) -> (i32, String, String) {
+        let role = self.deployment.roles[0].0;
+        let mut environment = self.deployment.storage.environment(role, &[]);
+        if let TestStorage::Distributed { .. } = &self.deployment.storage {
+            environment.insert("PAGESYNC_BACKEND".to_owned(), "distributed".to_owned());
+        }
+        environment.extend(self.settings.iter().cloned());
+        tokio::task::block_in_place(|| {
+            let mut child = Command::new(env!("CARGO_BIN_EXE_pagesync"))
+                .args(arguments)
+                .env_clear()
+                .envs(environment)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut stdin = child.stdin.take().unwrap();
+            stdin.write_all(input.as_bytes()).unwrap();
+            drop(stdin);
+            let output = child.wait_with_output().unwrap();
+            let text = |bytes| String::from_utf8(bytes).unwrap();
+            let code = output.status.code().unwrap();
+            (code, text(output.stdout), text(output.stderr))
+        })
     }
 
     /// Adds scripted replies, which replace the next real answers of Facebook.

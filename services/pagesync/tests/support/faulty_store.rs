@@ -1,6 +1,7 @@
 //! A store with injected faults: commits that fail, commits whose reply is lost, a panic when a
 //! certain Page is loaded, a concurrent write, or random delays.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use common::store::{
     RecordKey, RecordKind, RecordWrite, Store, StoreError, StoredPage, Versioned,
 };
 use model::id::PageId;
+use model::page::Status;
 use model::queue_name::QueueName;
 use model::time::HostTime;
 use serde_json::Value as Json;
@@ -193,6 +195,10 @@ impl Store for FaultyStore {
     async fn check(&self) -> Result<Health, StoreError> {
         self.commit(&[]).await?;
         self.store.check().await
+    }
+
+    async fn count_pages(&self) -> Result<BTreeMap<Status, u64>, StoreError> {
+        self.store.count_pages().await
     }
 
     async fn scrub(&self) -> Result<(), StoreError> {

@@ -14,6 +14,7 @@
 mod browser;
 mod compose;
 mod readme;
+mod sdk;
 mod strace;
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "other test binaries use the rest")]

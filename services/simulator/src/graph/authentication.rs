@@ -2,12 +2,16 @@
 
 use axum::http::{HeaderMap, header};
 
-use super::call::{Caller, Parameters};
+use super::call::Caller;
+use super::parameters::Parameters;
 use super::refusal::ErrorReply;
 use crate::bytes::hmac_hex;
 use crate::errors::SESSION_OVER;
 use crate::facebook::Facebook;
 use crate::simulator::Simulator;
+
+/// How long a proof with a time is valid, in seconds. Source: "Securing Graph API calls".
+const PROOF_SECONDS: u64 = 300;
 
 /// Returns the caller that the access token of a call belongs to.
 ///
@@ -17,10 +21,10 @@ pub(super) fn authenticate(
     headers: &HeaderMap,
     parameters: &Parameters,
 ) -> Result<Caller, ErrorReply> {
-    let in_parameters = || parameters.get("access_token").map(String::as_str);
-    let Some(text) = bearer(headers).or_else(in_parameters) else {
+    let Some(text) = credentials(headers, parameters) else {
         return Ok(Caller::Anonymous);
     };
+    let text = text.as_str();
     let facebook = simulator.facebook();
     if text == facebook.app.access_token() {
         return Ok(Caller::App);
@@ -37,6 +41,14 @@ pub(super) fn authenticate(
     Ok(Caller::Token(token))
 }
 
+/// Returns the text of the access token of a call, or `None` if it has none.
+pub(super) fn credentials(headers: &HeaderMap, parameters: &Parameters) -> Option<String> {
+    let in_parameters = || parameters.get("access_token").map(String::as_str);
+    bearer(headers)
+        .or_else(in_parameters)
+        .map(ToOwned::to_owned)
+}
+
 /// Returns the token in the header `Authorization`.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
@@ -50,8 +62,17 @@ fn check_proof(
     token: &str,
     parameters: &Parameters,
 ) -> Result<(), ErrorReply> {
+    // With `appsecret_time` the proof is one of the token and the time, and is valid for five minutes.
+    let time = parameters.get("appsecret_time");
+    let signed = time.map_or_else(|| token.to_owned(), |time| format!("{token}|{time}"));
+    let is_expired = time.is_some_and(|time| {
+        let sent_at: u64 = time.parse().unwrap_or(0);
+        facebook.now() > sent_at + PROOF_SECONDS
+    });
     let message = match parameters.get("appsecret_proof") {
-        Some(proof) if *proof != hmac_hex(&facebook.app.secret, token.as_bytes()) => {
+        Some(proof)
+            if is_expired || *proof != hmac_hex(&facebook.app.secret, signed.as_bytes()) =>
+        {
             "Invalid appsecret_proof provided in the API argument"
         }
         None if facebook.graph_faults.require_proof => {

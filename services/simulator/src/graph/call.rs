@@ -1,14 +1,10 @@
 //! A call of Graph, independent of the HTTP request or the batch that contained it.
 
-use std::collections::BTreeMap;
-
 use axum::http::Method;
 
+use super::parameters::Parameters;
 use super::refusal::ErrorReply;
 use crate::token::Token;
-
-/// The parameters of a call, from its query and its form.
-pub(super) type Parameters = BTreeMap<String, String>;
 
 /// The caller of Graph, determined by the access token.
 #[derive(Debug, Clone)]
@@ -29,6 +25,12 @@ pub(super) struct Call {
     pub(super) path: Vec<String>,
     pub(super) parameters: Parameters,
     pub(super) caller: Caller,
+    /// The text of the access token; `None` if the call has none.
+    pub(super) credentials: Option<String>,
+    /// The address of the simulator and the version, under which the caller reached it.
+    pub(super) base: String,
+    /// The version that serves the call.
+    pub(super) version: String,
 }
 
 impl Call {
@@ -47,6 +49,23 @@ impl Call {
                 "An active access token must be used to query information about the current user.",
             )),
         }
+    }
+
+    /// Replaces the id of the person, or of the Page, that the token belongs to by `me`. Both name the
+    /// same object in every path that begins with `me`.
+    pub(super) fn with_own_id_as_me(mut self) -> Self {
+        let own = match &self.caller {
+            Caller::Token(token) if token.page().is_none() => Some(token.user.as_str()),
+            _ => None,
+        };
+        if let Some(first) = self
+            .path
+            .first_mut()
+            .filter(|first| Some(first.as_str()) == own)
+        {
+            "me".clone_into(first);
+        }
+        self
     }
 
     /// Returns the name under which the call is counted.
@@ -72,9 +91,4 @@ pub(super) fn path_parts(path: &str) -> Vec<String> {
         .filter(|part| !part.is_empty())
         .map(ToOwned::to_owned)
         .collect()
-}
-
-/// Returns the parameters in a query or a form. If it is invalid, there are none.
-pub(super) fn read_parameters(text: &[u8]) -> Parameters {
-    serde_urlencoded::from_bytes(text).unwrap_or_default()
 }

@@ -1,19 +1,22 @@
 //! Dispatches a call to the edge that its path names. The calls in a batch are dispatched in the
 //! same way.
 
-use axum::http::{HeaderMap, Method};
-use serde_json::{Value, json};
+use axum::http::Method;
 
-use super::authentication::authenticate;
-use super::call::{Call, Caller, path_parts, read_parameters};
+use super::call::Call;
+use super::parameters::Parameters;
 use super::refusal::{Answer, ErrorReply};
-use super::version::take_version;
 use super::{accounts, oauth, objects, subscriptions};
 use crate::scripted_reply::ScriptedReply;
 use crate::simulator::Simulator;
 
-/// The maximum number of calls in a batch.
-const MAX_BATCH: usize = 50;
+/// Returns the method of a call: the one of its request, or the one that its parameter `method` names
+/// instead. Source: Meta's SDKs for PHP and JavaScript send it.
+pub(super) fn method_of(method: Method, parameters: &Parameters) -> Method {
+    let named = parameters.get("method").map(|name| name.to_uppercase());
+    let named = named.filter(|name| ["GET", "POST", "DELETE"].contains(&name.as_str()));
+    named.and_then(|name| name.parse().ok()).unwrap_or(method)
+}
 
 /// Counts a call. Returns the scripted reply to it, if there is one.
 pub(super) fn count(simulator: &Simulator, call: &Call) -> Option<ScriptedReply> {
@@ -26,6 +29,9 @@ pub(super) fn count(simulator: &Simulator, call: &Call) -> Option<ScriptedReply>
 /// Returns the answer of the edge that a call names.
 pub(super) async fn dispatch(simulator: &Simulator, call: &Call) -> Answer {
     let path: Vec<&str> = call.path.iter().map(String::as_str).collect();
+    if call.parameters.contains_key("date_format") && simulator.facebook().has_ended_protocol() {
+        return Err(ErrorReply::ended("date_format"));
+    }
     match (call.method.as_str(), path.as_slice()) {
         ("GET" | "POST", ["oauth", "access_token"]) => oauth::access_token(simulator, call),
         ("GET", ["debug_token"]) => oauth::debug_token(simulator, call),
@@ -33,78 +39,20 @@ pub(super) async fn dispatch(simulator: &Simulator, call: &Call) -> Answer {
         ("DELETE", ["me", "permissions"]) => oauth::revoke(simulator, call, None),
         ("DELETE", ["me", "permissions", one]) => oauth::revoke(simulator, call, Some(one)),
         ("GET", ["me", "accounts"]) => accounts::accounts(simulator, call),
+        ("GET", ["me", "businesses"]) => accounts::businesses(simulator, call),
+        ("GET", [id, "owned_pages"]) => accounts::portfolio_pages(simulator, call, id, false),
+        ("GET", [id, "client_pages"]) => accounts::portfolio_pages(simulator, call, id, true),
         ("GET", ["me"]) => objects::me(simulator, call),
+        ("GET", []) if simulator.facebook().has_ended_protocol() => Err(ErrorReply::ended("ids")),
         ("GET", []) => objects::several(simulator, call),
-        ("POST", []) => batch(simulator, call).await,
         (_, [id, "subscriptions"]) => subscriptions::app(simulator, call, id).await,
+        (_, ["me", "subscribed_apps"]) => {
+            let own = call.token()?.page().unwrap_or("me");
+            subscriptions::page(simulator, call, own)
+        }
         (_, [id, "subscribed_apps"]) => subscriptions::page(simulator, call, id),
         ("GET", [id]) => objects::page(simulator, call, id),
         (_, [_, rest @ ..]) => Err(ErrorReply::unknown_path(&rest.join("/"))),
         _ => Err(ErrorReply::unsupported()),
     }
-}
-
-/// Returns the answers to the calls in a batch. The body of each answer is a string.
-async fn batch(simulator: &Simulator, call: &Call) -> Answer {
-    let parts: Vec<Value> = call
-        .parameter("batch")
-        .and_then(|text| serde_json::from_str(text).ok())
-        .ok_or_else(|| {
-            ErrorReply::oauth(100, None, "(#100) batch parameter must be a JSON array")
-        })?;
-    if parts.len() > MAX_BATCH {
-        let message =
-            format!("Too many requests in batch message. Maximum batch size is {MAX_BATCH}");
-        return Err(ErrorReply::new(
-            400,
-            "GraphBatchException",
-            0,
-            None,
-            &message,
-        ));
-    }
-    let mut answers = Vec::new();
-    for part in &parts {
-        let answer = match part_call(simulator, part, &call.caller) {
-            Ok(call) => {
-                // Each call in a batch is counted separately. Scripted replies are not supported
-                // here: one is used up, and the real answer is returned.
-                count(simulator, &call);
-                Box::pin(dispatch(simulator, &call)).await
-            }
-            Err(refusal) => Err(refusal),
-        };
-        let (code, body) = match answer {
-            Ok(body) => (200, body),
-            Err(refusal) => (refusal.status, refusal.body()),
-        };
-        let headers = json!([{"name": "Content-Type", "value": "application/json"}]);
-        answers.push(json!({"code": code, "headers": headers, "body": body.to_string()}));
-    }
-    Ok(Value::Array(answers))
-}
-
-/// Returns the call that a part of a batch describes. A part without an access token is called by
-/// the caller of the batch.
-fn part_call(simulator: &Simulator, part: &Value, caller: &Caller) -> Result<Call, ErrorReply> {
-    let address = part["relative_url"].as_str().unwrap_or_default();
-    let (path, query) = address.split_once('?').unwrap_or((address, ""));
-    let mut path = path_parts(path);
-    // An unknown version remains in the path, and no edge serves such a path.
-    let _ = take_version(&mut path);
-    let form = part["body"].as_str().unwrap_or_default();
-    let mut parameters = read_parameters(query.as_bytes());
-    parameters.extend(read_parameters(form.as_bytes()));
-    let caller = if parameters.contains_key("access_token") {
-        authenticate(simulator, &HeaderMap::new(), &parameters)?
-    } else {
-        caller.clone()
-    };
-    let method = part["method"].as_str().and_then(|text| text.parse().ok());
-    Ok(Call {
-        method: method.unwrap_or(Method::GET),
-        path,
-        parameters,
-        caller,
-    })
 }

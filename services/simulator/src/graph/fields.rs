@@ -39,8 +39,10 @@ impl<'a> FieldSelection<'a> {
         call: &'a Call,
         default_fields: &str,
     ) -> Result<Self, ErrorReply> {
-        let fields = parse(call.parameter("fields").unwrap_or(default_fields));
+        let named = call.parameter("fields").map(name_text);
+        let fields = parse(named.as_deref().unwrap_or(default_fields));
         check(&fields)?;
+        check_ended(&fields, &call.version)?;
         check_refused(&fields, &simulator.facebook().graph_faults.refused_fields)?;
         let locale = call.parameter("locale").unwrap_or(DEFAULT_LOCALE);
         Ok(Self { fields, locale })
@@ -72,7 +74,7 @@ impl<'a> FieldSelection<'a> {
                     }
                     list
                 }
-                _ => value.clone(),
+                _ => with_subfields(value, &field.subfields),
             };
             shown.insert(field.name.clone(), value);
         }
@@ -86,6 +88,45 @@ impl<'a> FieldSelection<'a> {
         match value.as_str() {
             Some(text) if self.locale != "en_US" => json!(format!("{text} (auf Deutsch)")),
             _ => value.clone(),
+        }
+    }
+}
+
+/// Returns the parameter `fields` without the brackets and quotation marks of JSON text.
+fn name_text(text: &str) -> String {
+    match serde_json::from_str::<Vec<String>>(text) {
+        Ok(names) => names.join(","),
+        Err(_) => text.to_owned(),
+    }
+}
+
+/// Returns an object with the requested subfields only. Any other value, and an object without
+/// requested subfields, is returned as it is.
+fn with_subfields(value: &Value, subfields: &[String]) -> Value {
+    let mut value = value.clone();
+    if let (Some(object), false) = (value.as_object_mut(), subfields.is_empty()) {
+        object.retain(|name, _| subfields.iter().any(|requested| requested == name));
+    }
+    value
+}
+
+/// The fields that end with v26. Source: the changelog of v26, and restfb#1693.
+const ENDED_FIELDS: [&str; 5] = [
+    "current_location",
+    "genre",
+    "network",
+    "parking",
+    "start_info",
+];
+
+/// Fails with Graph's error for the first field that has ended in the version of the call.
+fn check_ended(fields: &[RequestedField], version: &str) -> Result<(), ErrorReply> {
+    let is_ended = |field: &&RequestedField| ENDED_FIELDS.contains(&field.name.as_str());
+    match fields.iter().find(is_ended).filter(|_| version == "v26.0") {
+        None => Ok(()),
+        Some(RequestedField { name, .. }) => {
+            let message = format!("(#12) {name} field is deprecated for versions v26.0 and higher");
+            Err(ErrorReply::oauth(12, None, &message))
         }
     }
 }

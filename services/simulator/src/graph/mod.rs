@@ -6,13 +6,16 @@
 mod accounts;
 mod answer_fault;
 mod authentication;
+mod batch;
 mod call;
 mod dispatch;
 mod fields;
 mod handler;
+mod lists;
 mod oauth;
 mod objects;
 mod page_object;
+mod parameters;
 mod refusal;
 mod response;
 mod subscriptions;

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::call::{Call, Caller};
 use super::refusal::{Answer, ErrorReply};
 use crate::errors::SESSION_OVER;
-use crate::facebook::{Facebook, Person};
+use crate::facebook::Facebook;
+use crate::people::Person;
 use crate::simulator::Simulator;
 use crate::token::{
     CODE_SECONDS, LONG_LIVED_SECONDS, SHORT_LIVED_SECONDS, Token, TokenInvalidation, TokenOwner,
@@ -36,7 +37,11 @@ pub(super) fn access_token(simulator: &Simulator, call: &Call) -> Answer {
             Ok(bearer(&text, Some(LONG_LIVED_SECONDS)))
         }
         _ => {
-            let user = redeem_code(&mut facebook, call)?;
+            let (user, is_system_user) = redeem_code(&mut facebook, call)?;
+            if is_system_user {
+                let text = facebook.issue_to_system_user(&user);
+                return Ok(bearer(&text, None));
+            }
             let expires = facebook.now() + SHORT_LIVED_SECONDS;
             let text = facebook.issue(TokenOwner::User, &user, Some(expires));
             Ok(bearer(&text, Some(SHORT_LIVED_SECONDS)))
@@ -62,15 +67,20 @@ fn exchangeable_token(facebook: &Facebook, call: &Call) -> Result<Token, ErrorRe
     };
     match token.refusal_subcode(facebook.now()) {
         Some(subcode) => Err(ErrorReply::oauth(190, Some(subcode), SESSION_OVER)),
+        None if token.is_system_user => {
+            let message = "(#100) The token of a system user cannot be exchanged";
+            Err(ErrorReply::oauth(100, None, message))
+        }
         None => Ok(token.clone()),
     }
 }
 
-/// Marks a code as used. Returns the id of the person who logged in.
+/// Marks a code as used. Returns the id of the person who logged in, and whether they are a system
+/// user.
 ///
 /// Fails if the code is unknown, used or expired, or if the call does not name the redirect address
 /// that the code was sent to.
-fn redeem_code(facebook: &mut Facebook, call: &Call) -> Result<String, ErrorReply> {
+fn redeem_code(facebook: &mut Facebook, call: &Call) -> Result<(String, bool), ErrorReply> {
     let refuse = |subcode, message| Err(ErrorReply::oauth(100, Some(subcode), message));
     let now = facebook.now();
     let text = call.parameter("code").unwrap_or_default();
@@ -88,17 +98,29 @@ fn redeem_code(facebook: &mut Facebook, call: &Call) -> Result<String, ErrorRepl
         return refuse(36008, message);
     }
     code.used = true;
-    Ok(code.user.clone())
+    Ok((code.user.clone(), code.is_system_user))
 }
 
-/// Returns the answer to `/debug_token`, which only the app may call.
+/// Returns the answer to `/debug_token`, which only the app may call, and a person about their own
+/// tokens.
 pub(super) fn debug_token(simulator: &Simulator, call: &Call) -> Answer {
-    if !matches!(call.caller, Caller::App) {
+    let text = call.parameter("input_token").unwrap_or_default();
+    let owner = simulator
+        .facebook()
+        .tokens
+        .get(text)
+        .map(|token| token.user.clone());
+    let is_owner = |token: &Token| Some(&token.user) == owner.as_ref();
+    let may_inspect = match &call.caller {
+        Caller::App => true,
+        Caller::Token(token) => is_owner(token),
+        Caller::Anonymous => false,
+    };
+    if !may_inspect {
         let message = "(#100) You must provide an app access token, or a user access token that is an owner or developer of the app";
         return Err(ErrorReply::oauth(100, None, message));
     }
     let facebook = simulator.facebook();
-    let text = call.parameter("input_token").unwrap_or_default();
     let Some(token) = facebook.tokens.get(text) else {
         let error = json!({"code": 190, "message": "Invalid OAuth access token."});
         return Ok(json!({"data": {"error": error, "is_valid": false, "scopes": []}}));
@@ -123,9 +145,13 @@ fn token_data(token: &Token, person: Option<&Person>, now: u64) -> Value {
     let subcode = token.refusal_subcode(now);
     let mut data = json!({
         "app_id": token.app,
-        "type": if token.owner == TokenOwner::User { "USER" } else { "PAGE" },
+        "type": match &token.owner {
+            TokenOwner::Page(_) => "PAGE",
+            TokenOwner::User if token.is_system_user => "SYSTEM_USER",
+            TokenOwner::User => "USER",
+        },
         "application": "Simulated app",
-        "data_access_expires_at": token.data_access_expires(),
+        "data_access_expires_at": if token.is_system_user { 0 } else { token.data_access_expires() },
         "expires_at": token.expires_at.unwrap_or(0),
         "is_valid": subcode.is_none(),
         "issued_at": token.issued_at,

@@ -29,8 +29,11 @@ pub(super) fn me(simulator: &Simulator, call: &Call) -> Answer {
     }
     let facebook = simulator.facebook();
     let person = facebook.people.get(&token.user);
-    let name = person.map(|person| person.name.clone());
-    Ok(json!({"id": token.user, "name": name}))
+    let mut object = json!({"id": token.user});
+    if requested.iter().any(|field| field.name == "name") {
+        object["name"] = json!(person.map(|person| person.name.clone()));
+    }
+    Ok(object)
 }
 
 /// Returns the answer to `/{page}`: a Page, read with its own token or with the token of a person

@@ -58,6 +58,12 @@ impl ErrorReply {
         Self::oauth(2500, None, &format!("Unknown path components: /{rest}"))
     }
 
+    /// Returns the error for a feature of the protocol that has ended. The code is assumed.
+    pub(super) fn ended(name: &str) -> Self {
+        let message = format!("(#100) The parameter {name} is no longer supported");
+        Self::oauth(100, None, &message)
+    }
+
     /// Returns the error for a method that an edge does not have.
     pub(super) fn unsupported() -> Self {
         Self::oauth(100, None, "Unsupported request")

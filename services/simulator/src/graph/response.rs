@@ -10,6 +10,7 @@ use axum::response::Response;
 use serde_json::{Map, Value};
 
 use super::refusal::Answer;
+use crate::errors::trace_id;
 use crate::scripted_reply::ScriptedReply;
 use crate::simulator::Simulator;
 
@@ -28,6 +29,16 @@ pub(super) fn respond(
         Err(refusal) => (refusal.status, refusal.body()),
     };
     let mut headers = usual_headers(simulator, version);
+    if status != 200 {
+        let message = body["error"]["message"].as_str().unwrap_or_default();
+        let message: String = message
+            .chars()
+            .filter(|c| c.is_ascii_graphic() || *c == ' ')
+            .filter(|c| *c != '"')
+            .collect();
+        let value = format!("OAuth \"Facebook Platform\" \"invalid_request\" \"{message}\"");
+        headers.insert("www-authenticate".to_owned(), Some(value));
+    }
     let mut bytes = Vec::new();
     if let Some(reply) = reply {
         if reply.body.is_some() || reply.status != 200 {
@@ -58,6 +69,8 @@ fn usual_headers(simulator: &Simulator, version: &str) -> Headers {
         ("content-type".to_owned(), Some(content_type)),
         ("facebook-api-version".to_owned(), Some(version.to_owned())),
         ("cache-control".to_owned(), Some("no-store".to_owned())),
+        ("x-fb-request-id".to_owned(), Some(trace_id())),
+        ("x-fb-trace-id".to_owned(), Some(trace_id())),
     ]);
     let extra = facebook.graph_faults.headers.iter();
     headers.extend(extra.map(|(name, value)| (name.clone(), Some(value.clone()))));

@@ -8,45 +8,97 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::call::{Call, Caller};
+use super::parameters::name_list;
 use super::refusal::{Answer, ErrorReply};
 use crate::facebook::{AppSubscription, Facebook};
 use crate::simulator::Simulator;
 use crate::webhook_fields;
 
 /// The webhook fields of Pages that need the permission `pages_messaging`.
-const MESSAGING: [&str; 5] = [
-    "messages",
-    "messaging_postbacks",
-    "messaging_optins",
+const MESSAGING: [&str; 33] = [
+    "marketing_message_clicks",
+    "marketing_message_deliveries",
+    "marketing_message_delivery_failed",
+    "marketing_message_echoes",
+    "marketing_message_reads",
+    "marketing_messages_subscriber_upload_status",
+    "message_context",
     "message_deliveries",
+    "message_echoes",
+    "message_edits",
+    "message_mention",
+    "message_reactions",
     "message_reads",
-];
-/// The webhook fields of Pages that belong neither to messaging nor to the profile.
-const OTHERS: [&str; 12] = [
-    "feed",
-    "leadgen",
-    "mention",
-    "ratings",
-    "videos",
-    "live_videos",
-    "conversations",
+    "messages",
+    "messaging_account_linking",
+    "messaging_appointments",
+    "messaging_checkout_updates",
+    "messaging_customer_information",
+    "messaging_direct_sends",
+    "messaging_fblogin_account_linking",
+    "messaging_feedback",
+    "messaging_game_plays",
+    "messaging_handovers",
+    "messaging_in_thread_lead_form_submit",
+    "messaging_integrity",
+    "messaging_optins",
+    "messaging_optouts",
+    "messaging_payments",
+    "messaging_policy_enforcement",
+    "messaging_postbacks",
+    "messaging_pre_checkouts",
+    "messaging_referrals",
     "standby",
-    "user_action",
-    "page_upcoming_change",
-    "page_change_proposal",
+];
+/// The webhook fields of Pages that belong neither to messaging nor to the profile. Source: the names in
+/// Meta's SDK for Python.
+const OTHERS: [&str; 43] = [
+    "agent_messages",
+    "agent_questions",
+    "business_integrity",
+    "call_permission_reply",
+    "call_settings_update",
+    "calls",
+    "checkins",
+    "comment_poll_response",
+    "conversations",
+    "feature_access_list",
+    "feed",
+    "follow",
+    "group_feed",
     "inbox_labels",
+    "invalid_topic_placeholder",
+    "invoice_access_bank_slip_events",
+    "invoice_access_invoice_change",
+    "invoice_access_invoice_draft_change",
+    "invoice_access_onboarding_status_active",
+    "leadgen",
+    "leadgen_fat",
+    "leadgen_update",
+    "live_videos",
+    "local_delivery",
+    "mcom_invoice_change",
+    "mention",
+    "merchant_review",
+    "message_template_status_update",
+    "page_about_story",
+    "page_change_proposal",
+    "page_upcoming_change",
+    "payment_request_update",
+    "product_review",
+    "publisher_subscriptions",
+    "ratings",
+    "registration",
+    "response_feedback",
+    "send_cart",
+    "story_poll_response",
+    "story_share",
+    "user_action",
+    "video_text_question_responses",
+    "videos",
 ];
 /// The maximum time that the verification of a callback waits for the answer.
 const VERIFICATION_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Returns the names in a comma-separated list.
-fn name_list(text: Option<&str>) -> BTreeSet<String> {
-    let names = text.unwrap_or_default().split(',').map(str::trim);
-    names
-        .filter(|name| !name.is_empty())
-        .map(ToOwned::to_owned)
-        .collect()
-}
 
 /// Returns whether Pages have a webhook field of this name.
 fn is_webhook_field(name: &str) -> bool {
@@ -92,14 +144,14 @@ pub(super) async fn app(simulator: &Simulator, call: &Call, id: &str) -> Answer 
 /// Replaces the app subscription. If the graph faults set `merge_app_fields`, the previous fields
 /// are kept.
 fn subscribe_app(facebook: &mut Facebook, call: &Call, callback: &str) {
-    let mut fields = name_list(call.parameter("fields"));
+    let mut fields: BTreeSet<String> = name_list(call.parameter("fields")).into_iter().collect();
     let before = facebook.app_subscription.take();
     if let Some(before) = before.filter(|_| facebook.graph_faults.merge_app_fields) {
         fields.extend(before.fields);
     }
     facebook.app_subscription = Some(AppSubscription {
         callback: callback.to_owned(),
-        include_values: call.parameter("include_values") == Some("true"),
+        include_values: matches!(call.parameter("include_values"), Some("true" | "1")),
         fields,
     });
 }
@@ -167,7 +219,10 @@ pub(super) fn page(simulator: &Simulator, call: &Call, page: &str) -> Answer {
     }
     let mut facebook = simulator.facebook();
     match call.method.as_str() {
-        "GET" => Ok(json!({"data": subscribed_apps(&facebook, page)})),
+        "GET" => {
+            let shown = call.parameter("fields").map(|names| name_list(Some(names)));
+            Ok(json!({"data": subscribed_apps(&facebook, page, shown.as_deref())}))
+        }
         "DELETE" => {
             facebook.page_subscriptions.remove(page);
             Ok(success())
@@ -176,6 +231,7 @@ pub(super) fn page(simulator: &Simulator, call: &Call, page: &str) -> Answer {
             let fields = name_list(call.parameter("subscribed_fields"));
             check_page_fields(&facebook, &token.user, &fields)?;
             // As at Facebook, the new list replaces the previous one.
+            let fields = fields.into_iter().collect();
             facebook.page_subscriptions.insert(page.to_owned(), fields);
             Ok(success())
         }
@@ -183,8 +239,9 @@ pub(super) fn page(simulator: &Simulator, call: &Call, page: &str) -> Answer {
     }
 }
 
-/// Returns the apps that are subscribed to a Page. Another app is always the first.
-fn subscribed_apps(facebook: &Facebook, page: &str) -> Vec<Value> {
+/// Returns the apps that are subscribed to a Page, with the members in `shown`. Another app is always
+/// the first.
+fn subscribed_apps(facebook: &Facebook, page: &str, shown: Option<&[String]>) -> Vec<Value> {
     // Most real Pages are subscribed by another app as well.
     let profile: Vec<&str> = webhook_fields::names().collect();
     let mut apps = vec![subscribed_app(
@@ -199,6 +256,12 @@ fn subscribed_apps(facebook: &Facebook, page: &str) -> Vec<Value> {
             &json!(fields),
         ));
     }
+    for app in apps.iter_mut().filter_map(Value::as_object_mut) {
+        app.retain(|name, _| {
+            let is_named = |shown: &[String]| shown.iter().any(|member| member == name);
+            name == "id" || shown.is_none_or(is_named)
+        });
+    }
     apps
 }
 
@@ -208,11 +271,7 @@ fn subscribed_app(id: &str, name: &str, fields: &Value) -> Value {
 
 /// Fails if a call names no webhook fields, an unknown field, or a field for which the person lacks
 /// a permission.
-fn check_page_fields(
-    facebook: &Facebook,
-    user: &str,
-    fields: &BTreeSet<String>,
-) -> Result<(), ErrorReply> {
+fn check_page_fields(facebook: &Facebook, user: &str, fields: &[String]) -> Result<(), ErrorReply> {
     if fields.is_empty() {
         let message = "(#100) The parameter subscribed_fields is required.";
         return Err(ErrorReply::oauth(100, None, message));

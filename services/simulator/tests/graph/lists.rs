@@ -36,9 +36,12 @@ async fn lists_are_split_into_result_pages_that_cursors_connect() {
 }
 
 #[tokio::test]
-async fn at_most_50_ids_are_read_at_once_and_one_invalid_id_fails_the_call() {
+async fn several_ids_are_read_at_once_until_facebook_ended_this() {
     let fixture = Fixture::new(60).await;
     let token = fixture.user_token().await;
+    // On 2026-10-26, the day before.
+    let before = 1_793_059_200 - 86_400;
+    fixture.set_time(before);
     let ids = |n: usize| {
         (1..=n)
             .map(|id| id.to_string())
@@ -57,6 +60,46 @@ async fn at_most_50_ids_are_read_at_once_and_one_invalid_id_fails_the_call() {
         (100, 33),
         "one invalid id fails the whole call"
     );
+    fixture.set_time(before + 86_400);
+    let (_, body) = fixture.get("", &token, &[("ids", "1,2")]).await;
+    assert_eq!(code_of(&body), (100, 0));
+    let (_, body) = fixture.get("1", &token, &[("date_format", "U")]).await;
+    assert_eq!(code_of(&body), (100, 0));
+}
+
+/// Following `next` or `previous` returns the same fields of the neighbouring result page.
+#[tokio::test]
+async fn the_addresses_of_result_pages_lead_to_the_simulator_and_keep_the_parameters() {
+    let fixture = Fixture::new(5).await;
+    fixture.simulator.facebook().graph_faults.require_proof = false;
+    let token = fixture.user_token().await;
+    let parameters = [("fields", "id,category"), ("limit", "2")];
+    let (_, mut page) = fixture.get("me/accounts", &token, &parameters).await;
+    let mut ids = Vec::new();
+    let mut previous = Value::Null;
+    loop {
+        for item in page["data"].as_array().unwrap() {
+            assert!(item["category"].is_string() && item["name"].is_null());
+            ids.push(item["id"].as_str().unwrap().to_owned());
+        }
+        if !page["paging"]["previous"].is_null() {
+            previous = page["paging"]["previous"].clone();
+        }
+        let Some(next) = page["paging"]["next"].as_str() else {
+            break;
+        };
+        assert!(!next.contains("appsecret_proof"), "{next}");
+        page = fixture.follow(next).await;
+    }
+    assert_eq!(ids, ["1", "2", "3", "4", "5"]);
+    let page = fixture.follow(previous.as_str().unwrap()).await;
+    let found: Vec<&Value> = page["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| &item["id"])
+        .collect();
+    assert_eq!(found, ["3", "4"]);
 }
 
 #[tokio::test]

@@ -107,6 +107,21 @@ impl Fixture {
         self.call(Method::GET, path, token, parameters).await
     }
 
+    /// Sets the simulated clock to an instant in UNIX seconds.
+    fn set_time(&self, to: i64) {
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+        let offset = to - i64::try_from(now).unwrap();
+        self.simulator.facebook().clock_offset_seconds = offset;
+    }
+
+    /// Returns the answer at an address that the simulator has returned.
+    async fn follow(&self, address: &str) -> Value {
+        assert!(address.starts_with(&self.base), "{address}");
+        let answer = self.http.get(address).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        answer.json().await.unwrap()
+    }
+
     /// Returns the address of the dialog.
     fn dialog(&self) -> String {
         format!(

@@ -6,18 +6,18 @@
 
 use std::time::Duration;
 
-use common::records::connection::{self, Connection, PollProgress, Status};
-use common::records::{commit_one, load_record, token};
-use common::sealing::{SealingError, Token};
+use common::records::commit_one;
+use common::records::connection::{self, Connection, PollProgress};
 use common::store::{CommitOutcome, StoreError, Versioned};
 use model::id::UserId;
 use model::job::Claim;
 
 use super::commits::remove_due_commit;
-use super::connection_poll::{ConnectionPoll, PollInterruption};
 use super::connection_update::{DueUpdate, connection_subject, update_connection};
-use super::poll_outcome::{UnusableConnection, mark_unusable};
+use super::poll_job::{ConnectionPoll, PollInterruption};
 use super::rate_limits;
+use super::unusable::mark_unusable;
+use super::user_token::{UserTokenError, open_user_token};
 use crate::context::Context;
 
 /// How long after its start a poll continues at its cursor. An older poll starts from the
@@ -113,52 +113,13 @@ async fn save_start(
     version: u64,
 ) -> Result<bool, StoreError> {
     value.polling.begin_attempt(job.began_at);
-    value.poll_progress.get_or_insert(PollProgress {
-        began_at: job.began_at,
-        cursor: None,
-        stamp: None,
-        pages: 0,
-        calls: 0,
-    });
+    value
+        .poll_progress
+        .get_or_insert_with(|| PollProgress::new(job.began_at));
     let mut start = connection::update_commit(value, version);
     // The due time stays the end of the lease, because an earlier one could be claimed during the
     // poll.
     start.due.clear();
     start.guards.push(job.guard.clone());
     Ok(commit_one(&*job.context.store, start).await? == CommitOutcome::Applied)
-}
-
-/// The reason why the token of a person cannot be opened.
-#[derive(Debug, thiserror::Error)]
-enum UserTokenError {
-    /// The connection cannot be used until a person acts.
-    #[error(transparent)]
-    Unusable(#[from] UnusableConnection),
-    /// The store did not answer, or its answer cannot be used.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-/// Returns the token of a person. Fails with [`UnusableConnection`] if there is none that can be
-/// opened.
-async fn open_user_token(context: &Context, user: &UserId) -> Result<Token, UserTokenError> {
-    let unusable = |status, reason: String| UnusableConnection { status, reason };
-    let missing = || {
-        unusable(
-            Status::NeedsLogin,
-            "no token is stored: log in again".to_owned(),
-        )
-    };
-    let key = token::user_key(user);
-    let stored = load_record::<token::StoredToken>(&*context.store, &key).await?;
-    let stored = stored.ok_or_else(missing)?;
-    let keys = context.keyring.keys();
-    let opened = keys.and_then(|keys| token::open_token(&key, &stored.value, &keys));
-    match opened {
-        Ok(token) => Ok(token.ok_or_else(missing)?),
-        Err(error @ SealingError::UnknownKey(_)) => {
-            Err(unusable(Status::NeedsKey, error.to_string()).into())
-        }
-        Err(error) => Err(unusable(Status::NeedsLogin, error.to_string()).into()),
-    }
 }

@@ -1,5 +1,5 @@
-//! Reads the result pages of a connection poll. The poll finds Pages and obtains their tokens, and
-//! it is their daily poll.
+//! Reads the result pages of a connection poll, from all lists of the Pages that a person manages. The
+//! poll finds Pages and obtains their tokens, and it is their daily poll.
 //!
 //! Invariant: each result page is committed, and then its cursor, before the next one is requested.
 //! A poll that was interrupted continues at the cursor and repeats at most one result page.
@@ -10,19 +10,18 @@ use common::daily_schedule::PAGE_SLOT_DELAY;
 use common::graph::calls::ResultPage;
 use common::graph::error::{ErrorKind, GraphError};
 use common::graph::reply::ReplyTimeError;
-use common::records::connection::{Connection, PollProgress};
+use common::records::connection::{Connection, PageSource, PollProgress};
 use common::records::excluded_field;
-use common::sealing::Token;
-use common::store::{RecordGuard, StoreError};
+use common::store::StoreError;
 use model::field::FieldName;
-use model::id::UserId;
 use model::time::{FacebookTime, HostTime};
 
 use super::connection_update::{DueUpdate, connection_subject, update_connection};
 use super::error::PollError;
 use super::excluded_field::exclude_refused;
-use super::result_page::{ResultPageContext, commit_result_page};
-use crate::context::Context;
+use super::page_lists::{ends_poll, without_source};
+use super::poll_job::{ConnectionPoll, PollInterruption};
+use super::result_page::{ResultPageContext, commit_result_page, without_listed};
 
 /// How long one job reads result pages. If the list is not complete then, the connection is due
 /// again at once.
@@ -31,55 +30,6 @@ const MAX_JOB_DURATION: Duration = Duration::from_secs(60);
 const MAX_CALLS: u64 = 10_000;
 /// The fields that are requested in addition to the tracked ones.
 const EXTRA_FIELDS: [&str; 3] = ["access_token", "tasks", "is_webhooks_subscribed"];
-
-/// One job of a connection poll.
-pub(super) struct ConnectionPoll<'a> {
-    /// The context of the worker.
-    pub(super) context: &'a Context,
-    /// The person whose connection is polled.
-    pub(super) user: &'a UserId,
-    /// The token of the person.
-    pub(super) token: Token,
-    /// The epoch guard of the connection.
-    pub(super) guard: RecordGuard,
-    /// When the poll began, on this host's clock. An earlier job may have begun it.
-    pub(super) began_at: HostTime,
-    /// The later of the start of this job and the due time in its claim.
-    pub(super) claimed_at: HostTime,
-}
-
-/// The reason why a job ends before the connection poll is complete.
-pub(super) enum PollInterruption {
-    /// Graph did not return what was requested.
-    Graph(GraphError),
-    /// The store did not answer, or its answer cannot be used.
-    Store(StoreError),
-    /// The job reached [`MAX_JOB_DURATION`], or the process is stopping. The next job continues.
-    TimeIsUp,
-    /// The connection has ended, or another job has written it.
-    Superseded,
-}
-
-impl From<PollError> for PollInterruption {
-    fn from(error: PollError) -> Self {
-        match error {
-            PollError::Graph(error) => Self::Graph(error),
-            PollError::Store(error) => Self::Store(error),
-        }
-    }
-}
-
-impl From<GraphError> for PollInterruption {
-    fn from(error: GraphError) -> Self {
-        Self::Graph(error)
-    }
-}
-
-impl From<StoreError> for PollInterruption {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
 
 /// One result page as Graph returned it.
 struct ResultPageReply {
@@ -92,7 +42,7 @@ struct ResultPageReply {
 }
 
 impl ConnectionPoll<'_> {
-    /// Reads and commits the result pages. Returns the progress of the poll when the list is
+    /// Reads and commits the result pages of all lists. Returns the progress of the poll when they are
     /// complete.
     pub(super) async fn read_result_pages(
         &self,
@@ -100,56 +50,26 @@ impl ConnectionPoll<'_> {
     ) -> Result<PollProgress, PollInterruption> {
         let context = self.context;
         let deadline = tokio::time::Instant::now() + MAX_JOB_DURATION;
-        let page_slot = self.page_slot(&connection);
-        let last = connection.last_poll.as_ref().map(|last| last.began_at);
-        let logged_in_since = last < Some(connection.connected_at);
         loop {
-            // The keys are loaded for each result page: a key rotation may have added one
-            // meanwhile.
-            let keys = match context.keyring.keys() {
-                Ok(keys) => keys,
-                Err(error) => return Err(StoreError::Unexpected(error.to_string()).into()),
-            };
             let Some(progress) = connection.poll_progress.clone() else {
                 return Err(PollInterruption::Superseded);
             };
             if tokio::time::Instant::now() >= deadline || context.lifecycle.is_stopping() {
                 return Err(PollInterruption::TimeIsUp);
             }
-            let reply = self.request_result_page(&mut connection, &progress).await?;
-            let ResultPageReply {
-                list,
-                requested_fields,
-                stamp,
-            } = reply;
-            let repeats_cursor = list.next_cursor.is_some() && list.next_cursor == progress.cursor;
-            let page_count = list.pages.len() as u64;
-            let result_page = ResultPageContext {
-                user: self.user,
-                poll_began_at: progress.began_at,
-                stamp,
-                requested_fields: &requested_fields,
-                logged_in_since_last_poll: logged_in_since,
-                consented_at: connection.consented_at,
-                page_slot,
-                keys: &keys,
-                guard: &self.guard,
+            let is_accounts = progress.source == PageSource::Accounts;
+            let reply = self.request_result_page(&mut connection, &progress).await;
+            let (mut next, ends_list) = match reply {
+                Ok(reply) => self.commit_reply(&connection, progress, reply).await?,
+                Err(PollError::Graph(error)) if !is_accounts && !ends_poll(&error) => {
+                    (without_source(progress, &error), true)
+                }
+                Err(error) => return Err(error.into()),
             };
-            if !commit_result_page(context, &result_page, list.pages).await? {
-                return Err(PollInterruption::Superseded);
+            if ends_list && is_accounts {
+                self.find_further_lists(&mut connection, &mut next).await?;
             }
-            if repeats_cursor || progress.calls >= MAX_CALLS {
-                let reason = "the list of Pages does not end".to_owned();
-                return Err(GraphError::unexpected(reason).into());
-            }
-            let next = PollProgress {
-                cursor: list.next_cursor.clone(),
-                stamp: progress.stamp.or(Some(stamp)),
-                pages: progress.pages + page_count,
-                calls: progress.calls + 1,
-                ..progress
-            };
-            if list.next_cursor.is_none() {
+            if ends_list && !self.begin_next_list(&mut next).await? {
                 return Ok(next);
             }
             match self
@@ -160,6 +80,59 @@ impl ConnectionPoll<'_> {
                 None => return Err(PollInterruption::Superseded),
             }
         }
+    }
+
+    /// Commits the Pages of a result page. Returns the progress after it, and whether it was the last
+    /// one of its list.
+    async fn commit_reply(
+        &self,
+        connection: &Connection,
+        progress: PollProgress,
+        reply: ResultPageReply,
+    ) -> Result<(PollProgress, bool), PollInterruption> {
+        let context = self.context;
+        // The keys are loaded for each result page: a key rotation may have added one meanwhile.
+        let keys = context.keyring.keys();
+        let keys = keys.map_err(|error| StoreError::Unexpected(error.to_string()))?;
+        let ResultPageReply {
+            list,
+            requested_fields,
+            stamp,
+        } = reply;
+        let last = connection.last_poll.as_ref().map(|last| last.began_at);
+        let result_page = ResultPageContext {
+            user: self.user,
+            poll_began_at: progress.began_at,
+            stamp,
+            requested_fields: &requested_fields,
+            logged_in_since_last_poll: last < Some(connection.connected_at),
+            consented_at: connection.consented_at,
+            page_slot: self.page_slot(connection),
+            keys: &keys,
+            guard: &self.guard,
+        };
+        let repeats_cursor = list.next_cursor.is_some() && list.next_cursor == progress.cursor;
+        let (pages, new) = if progress.source == PageSource::Accounts {
+            let count = list.pages.len() as u64;
+            (list.pages, count)
+        } else {
+            without_listed(context, self.user, progress.began_at, list.pages).await?
+        };
+        if !commit_result_page(context, &result_page, pages).await? {
+            return Err(PollInterruption::Superseded);
+        }
+        if repeats_cursor || progress.calls >= MAX_CALLS {
+            return Err(GraphError::unexpected("the list of Pages does not end").into());
+        }
+        let ends_list = list.next_cursor.is_none();
+        let next = PollProgress {
+            cursor: list.next_cursor,
+            stamp: progress.stamp.or(Some(stamp)),
+            pages: progress.pages + new,
+            calls: progress.calls + 1,
+            ..progress
+        };
+        Ok((next, ends_list))
     }
 
     /// Commits the progress of the poll. Returns `None` if the connection has ended or another job
@@ -206,7 +179,14 @@ impl ConnectionPoll<'_> {
             let (limit, after) = (connection.result_page_size, progress.cursor.as_deref());
             let reply = context
                 .graph
-                .read_result_page(&self.token, &requested_fields, &extras, limit, after)
+                .read_result_page(
+                    &self.token,
+                    &progress.source,
+                    &requested_fields,
+                    &extras,
+                    limit,
+                    after,
+                )
                 .await;
             match reply {
                 Err(error) if error.kind == ErrorKind::TooMuchData && limit > 1 => {
@@ -225,10 +205,9 @@ impl ConnectionPoll<'_> {
                     let names = fields.chain(extras.map(ToOwned::to_owned)).collect();
                     let attempt = async |names: Vec<String>| {
                         let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                        let (graph, source) = (&context.graph, &progress.source);
                         let read =
-                            context
-                                .graph
-                                .read_result_page(&self.token, &[], &names, 1, after);
+                            graph.read_result_page(&self.token, source, &[], &names, 1, after);
                         read.await.map(drop)
                     };
                     exclude_refused(context, named.as_deref(), names, attempt).await?;

@@ -5,10 +5,11 @@
 
 use std::time::Duration;
 
-use common::records::commit_one;
+use common::pages::{self, COMMIT_BATCH};
 use common::records::connection::{self, Connection, Status};
-use common::store::{Commit, CommitOutcome, RecordGuard, StoreError, Versioned};
-use model::id::{Subject, UserId};
+use common::records::{commit_one, load_chunk, token};
+use common::store::{Commit, CommitOutcome, RecordGuard, RecordKind, StoreError, Versioned};
+use model::id::{PageId, Subject, UserId};
 use model::time::HostTime;
 
 use crate::context::Context;
@@ -62,6 +63,43 @@ pub(super) async fn request_poll_for_tokens(
     )
     .await
     .map(drop)
+}
+
+/// Requests a connection poll now. Does nothing if one is under way. Fails if the store does not
+/// answer.
+pub(super) async fn request_poll(context: &Context, user: &UserId) -> Result<(), StoreError> {
+    let due = DueUpdate::FromRecord;
+    let request = |connection: &mut Connection, _: &mut Commit, now| {
+        if connection.poll_progress.is_some() {
+            return false;
+        }
+        connection.polling.request_read_now(now);
+        true
+    };
+    update_connection(context, user, None, due, request)
+        .await
+        .map(drop)
+}
+
+/// Requests a read of every Page that a person gives access to.
+pub(super) async fn request_reads(context: &Context, user: &UserId) -> Result<(), StoreError> {
+    let store = &*context.store;
+    let prefix = token::page_prefix(user);
+    let mut after = None;
+    while let Some(stored) =
+        load_chunk::<token::StoredToken>(store, RecordKind::PageToken, &prefix, &mut after).await?
+    {
+        let with_access = stored
+            .into_iter()
+            .filter(|(_, stored)| stored.value.gives_access());
+        let ids: Vec<PageId> = with_access
+            .filter_map(|(id, _)| token::page_in_id(&id))
+            .collect();
+        for batch in ids.chunks(COMMIT_BATCH) {
+            pages::request_reads(store, batch, context.clock.now()).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Changes a connection and commits it, with the records that `change` adds. `change` returns

@@ -10,7 +10,7 @@ use common::graph::calls::{IssuedToken, TokenInfo};
 use common::graph::error::{ErrorKind, GraphError};
 use common::records::connection::{self, Connection, MAX_RESULT_PAGE_SIZE, Status};
 use common::records::token_exchange::{self, Stage, TokenExchange};
-use common::records::{commit_one, erasure, load_record, put_write, token};
+use common::records::{commit_one, erasure, load_record, put_write, token, token_inspection};
 use common::retry;
 use common::sealing::{SealedToken, SealingError, Token};
 use common::store::{Commit, CommitOutcome, DueWrite, RecordGuard, StoreError, Versioned};
@@ -20,6 +20,7 @@ use model::queue_name::QueueName;
 use model::time::HostTime;
 
 use super::commits::remove_due_commit;
+use super::token_inspection::INSPECTION_INTERVAL;
 use super::{app_subscription, rate_limits};
 use crate::context::Context;
 
@@ -47,6 +48,7 @@ pub(super) async fn poll(context: &Context, id: &LoginId) -> Result<(), StoreErr
                 code_exchanged_at,
                 failures,
                 stage: Stage::Sealed(sealed),
+                may_never_expire,
             },
     }) = load_record(&*context.store, &key).await?
     else {
@@ -57,7 +59,7 @@ pub(super) async fn poll(context: &Context, id: &LoginId) -> Result<(), StoreErr
     let opened = keys.and_then(|keys| keys.open(&sealed, &token_exchange::seal_name(id)));
     let login = match opened {
         Ok(short_lived) => {
-            let login = exchange_token(context, &short_lived).await;
+            let login = exchange_token(context, short_lived, may_never_expire).await;
             let call_scope = rate_limits::CallScope::default();
             rate_limits::record_reply(context, call_scope, login.as_ref().err()).await?;
             login
@@ -75,6 +77,7 @@ pub(super) async fn poll(context: &Context, id: &LoginId) -> Result<(), StoreErr
         code_exchanged_at,
         failures,
         stage,
+        may_never_expire,
     };
     loop {
         let mut next = match &login {
@@ -161,17 +164,31 @@ fn next_stage(
     }
 }
 
-/// Exchanges a short-lived token. Fails if the new token is not a valid token of a person for this
-/// app.
+/// Exchanges a short-lived token, unless it `may_never_expire` and does not expire. Fails if the new
+/// token is not a valid token of a person or a system user for this app.
 async fn exchange_token(
     context: &Context,
-    short_lived: &Token,
+    short_lived: Token,
+    may_never_expire: bool,
 ) -> Result<CompletedLogin, GraphError> {
-    let long_lived = context.graph.exchange_for_long_lived(short_lived).await?;
-    let info = context.graph.debug_token(&long_lived.token).await?;
+    let unexchanged = if may_never_expire {
+        Some(context.graph.debug_token(&short_lived).await?)
+    } else {
+        None
+    };
+    // An invalid token gets its error below.
+    let unexchanged = unexchanged.filter(|info| info.expires_at.is_none() || !info.is_valid);
+    let (long_lived, info) = if let Some(info) = unexchanged {
+        let (token, expires_in) = (short_lived, None);
+        (IssuedToken { token, expires_in }, info)
+    } else {
+        let long_lived = context.graph.exchange_for_long_lived(&short_lived).await?;
+        let info = context.graph.debug_token(&long_lived.token).await?;
+        (long_lived, info)
+    };
     let refuse = |reason: &str| Err(GraphError::configuration(reason));
     if !info.is_valid {
-        return refuse("the token is not valid");
+        return Err(info.refusal());
     }
     if info.app_id != context.graph.app_id() {
         return refuse("the token belongs to another app");
@@ -245,6 +262,7 @@ async fn connect_commit(
         Err(error) => return Err(StoreError::Unexpected(error.to_string())),
     }
     commit.guards.push(guard);
+    token_inspection::add_new(&mut commit, user, now.plus(INSPECTION_INTERVAL));
     app_subscription::request_check(context, &mut commit).await?;
     tracing::info!(connection = %user, scopes = ?connection.permissions, "a person connected");
     Ok(commit)

@@ -4,19 +4,23 @@
 
 use std::time::Duration;
 
+use common::records::connection::{self, Connection};
 use common::records::dead_letter::usage;
 use common::records::expiry::{self, ALERT_DAYS};
-use common::records::{connection, missed_webhooks};
+use common::records::missed_webhooks;
 use common::store::StoreError;
 use model::time::HostTime;
 
 use super::connection_update::{DueUpdate, update_connection};
+use super::token_inspection::add_missing;
 use crate::context::Context;
 use crate::erasure;
 
 /// Runs the maintenance. Fails if the store does not answer.
 pub(super) async fn maintain(context: &Context) -> Result<(), StoreError> {
-    warn_about_expiry(context).await?;
+    let connections = connection::list(&*context.store).await?;
+    add_missing(context, &connections).await?;
+    warn_about_expiry(context, &connections).await?;
     // Redis may need minutes, and the poll of the app must not wait for it.
     let scrubbing = context.clone();
     tokio::spawn(async move { erasure::scrub(&scrubbing).await });
@@ -29,11 +33,14 @@ pub(super) async fn maintain(context: &Context) -> Result<(), StoreError> {
 
 /// Counts the connections that expire within each number of days in [`ALERT_DAYS`], and logs each
 /// alert once per connection.
-async fn warn_about_expiry(context: &Context) -> Result<(), StoreError> {
+async fn warn_about_expiry(
+    context: &Context,
+    connections: &[Connection],
+) -> Result<(), StoreError> {
     let now = context.clock.now();
     let mut counts = ALERT_DAYS.map(|_| 0);
-    for connection in connection::list(&*context.store).await? {
-        let Some(days_left) = expiry::days_left(&connection, now) else {
+    for connection in connections {
+        let Some(days_left) = expiry::days_left(connection, now) else {
             continue;
         };
         for (count, days) in counts.iter_mut().zip(ALERT_DAYS) {

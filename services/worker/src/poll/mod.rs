@@ -15,12 +15,16 @@ mod excluded_field;
 mod login;
 mod maintenance;
 mod page;
+mod page_lists;
 mod page_subscription;
 mod page_tokens;
+mod poll_job;
 mod poll_outcome;
 mod rate_limits;
 mod result_page;
-mod token_maintenance;
+mod token_inspection;
+mod unusable;
+mod user_token;
 
 use common::store::StoreError;
 use model::id::Subject;
@@ -36,6 +40,7 @@ pub(crate) async fn poll(context: &Context, claim: &Claim) -> Result<(), StoreEr
     let result = match &claim.subject {
         Subject::Page(id) => page::poll(context, id, claim).await,
         Subject::Connection(user) => connection::poll(context, user, claim).await,
+        Subject::Token(user) => token_inspection::poll(context, user, claim).await,
         Subject::Login(id) => login::poll(context, id).await,
         Subject::PageSubscription(page) => page_subscription::poll(context, page, claim).await,
         Subject::App => app_subscription::poll(context, claim.due_at).await,

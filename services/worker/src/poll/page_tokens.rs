@@ -7,7 +7,7 @@
 
 use common::graph::error::{ErrorKind, GraphError};
 use common::records::connection::{self, Connection, Status};
-use common::records::{load_decodable, put_write, token};
+use common::records::{load_decodable, put_write, token, token_inspection};
 use common::sealing::{SealingError, Token};
 use common::store::{RecordGuard, RecordWrite, StoreError, StoredPage, load_page};
 use model::failure::Failure;
@@ -92,12 +92,15 @@ enum Listing {
 
 impl Listing {
     fn of(connection: &Connection, stored: &token::StoredToken) -> Self {
-        let last_poll_began = connection.last_poll.as_ref().map(|last| last.began_at);
+        let last_poll = connection.last_poll.as_ref();
+        let last_poll_began = last_poll.map(|last| last.began_at);
+        // A list that could not be read may have the Page.
+        let is_complete = last_poll.is_some_and(|last| last.problems.is_empty());
         if connection.status != Status::Active {
             Self::Unknown
         } else if Some(stored.obtained_at) >= last_poll_began {
             Self::Listed
-        } else if last_poll_began < Some(connection.connected_at) {
+        } else if last_poll_began < Some(connection.connected_at) || !is_complete {
             // The person has logged in again and may have selected the Page.
             Self::Unknown
         } else {
@@ -324,6 +327,11 @@ pub(super) async fn request_new_token(
 ) -> Result<bool, StoreError> {
     if !matches!(error.kind, ErrorKind::Token { .. }) {
         return Ok(false);
+    }
+    if candidate.listing != Listing::Unknown {
+        // The token of the person may be invalid, too, which Facebook does not report by itself.
+        let now = context.clock.now();
+        token_inspection::request(&*context.store, &candidate.user, now).await?;
     }
     let key = token::page_key(&candidate.user, page);
     let stored = context.store.load_record(&key).await?;

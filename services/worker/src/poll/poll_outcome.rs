@@ -4,154 +4,72 @@
 //! Invariant: an outcome is committed only if the connection has had no login since the poll began,
 //! and if no other poll has taken its place.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use common::graph::error::{ErrorKind, GraphError};
 use common::pages::{self, COMMIT_BATCH};
 use common::records::connection::{
     Connection, MAX_RESULT_PAGE_SIZE, PollOutcome, PollProgress, Status,
 };
-use common::records::{daily_poll, load_chunk, token};
+use common::records::{daily_poll, load_chunk, token, token_inspection};
 use common::retry;
 use common::store::{Commit, RecordKind, StoreError};
-use model::failure::Failure;
-use model::id::{PageId, UserId};
+use model::id::PageId;
 use model::time::HostTime;
 
-use super::connection_poll::ConnectionPoll;
-use super::connection_update::{DueUpdate, connection_subject, update_connection};
+use super::connection_update::{DueUpdate, request_reads, update_connection};
+use super::poll_job::ConnectionPoll;
 use super::rate_limits;
-use crate::context::Context;
-
-/// The reason why a connection cannot be used until a person acts.
-#[derive(Debug, thiserror::Error)]
-#[error("{reason}")]
-pub(super) struct UnusableConnection {
-    /// The status that the connection gets.
-    pub(super) status: Status,
-    /// The problem that an operator sees.
-    pub(super) reason: String,
-}
-
-impl UnusableConnection {
-    /// Returns the failure of an attempt that ended at `at` for this reason.
-    fn failure(&self, at: HostTime) -> Failure {
-        let remedy = match self.status {
-            Status::NeedsKey => "give the worker the private key: PAGESYNC_TOKEN_PRIVATE_KEYS",
-            _ => "ask the person to log in again: `pagesync connection invite` prints the address",
-        };
-        Failure {
-            at,
-            reason: self.reason.clone(),
-            remedy: remedy.to_owned(),
-            reported: None,
-        }
-    }
-}
-
-/// Marks a connection as unusable, and skips its daily poll if that poll was due. The connection is
-/// due again after a day. Nothing is written if the person has logged in since `connected_at`.
-/// Fails if the store does not answer.
-pub(super) async fn mark_unusable(
-    context: &Context,
-    user: &UserId,
-    connected_at: HostTime,
-    unusable: &UnusableConnection,
-) -> Result<(), StoreError> {
-    tracing::warn!(connection = %user, error = %unusable, "a connection cannot be used");
-    update_connection(
-        context,
-        user,
-        None,
-        DueUpdate::FromRecord,
-        |connection, commit, now| {
-            if connection.connected_at != connected_at {
-                // A login has replaced the token that cannot be used.
-                return false;
-            }
-            skip_daily_poll(context, connection, commit, now);
-            connection.status = unusable.status;
-            connection.problem = Some(unusable.reason.clone());
-            connection.last_failure = Some(unusable.failure(now));
-            connection.polling.fail_attempt(now.plus(retry::ONE_DAY));
-            true
-        },
-    )
-    .await
-    .map(drop)
-}
-
-/// If the daily poll of a connection was due at `now`, records it as skipped and sets the slot of the
-/// next day.
-fn skip_daily_poll(
-    context: &Context,
-    connection: &mut Connection,
-    commit: &mut Commit,
-    now: HostTime,
-) {
-    let Some(slot) = connection.polling.daily_slot.filter(|slot| *slot <= now) else {
-        return;
-    };
-    let result = daily_poll::DailyPollResult::Skipped;
-    let record = daily_poll_record(context, &connection.user, result, slot, None);
-    commit.records.push(daily_poll::daily_poll_write(&record));
-    let subject = connection_subject(&connection.user);
-    let next = context.daily_schedule.slot_on_next_day(&subject, now);
-    connection.polling.daily_slot = Some(next);
-}
-
-/// Returns the daily poll record for the local day of `slot`. `outcome` is `None` if no poll ran.
-fn daily_poll_record(
-    context: &Context,
-    user: &UserId,
-    result: daily_poll::DailyPollResult,
-    slot: HostTime,
-    outcome: Option<&PollOutcome>,
-) -> daily_poll::DailyPoll {
-    daily_poll::DailyPoll {
-        connection: user.clone(),
-        day: context.daily_schedule.local_day(slot),
-        result,
-        slot,
-        ended_at: outcome.map(|outcome| outcome.ended_at),
-        pages: outcome.map_or(0, |outcome| outcome.pages),
-        calls: outcome.map_or(0, |outcome| outcome.calls),
-    }
-}
+use super::unusable::{daily_poll_record, skip_daily_poll};
 
 impl ConnectionPoll<'_> {
-    /// Commits a complete connection poll, requests reads of Pages that were not listed, and
-    /// maintains the token. Fails if the store does not answer.
+    /// Commits a complete connection poll, and requests reads of Pages that were not listed. Fails if
+    /// the store does not answer.
     pub(super) async fn save_success(&self, progress: &PollProgress) -> Result<(), StoreError> {
         let context = self.context;
-        let saved = update_connection(context, self.user, Some(&self.guard), DueUpdate::FromRecord, |connection, commit, now| {
-            if connection.poll_progress.as_ref().map(|stored| stored.began_at) != Some(progress.began_at) {
-                return false;
-            }
-            let outcome = PollOutcome {
-                began_at: progress.began_at,
-                ended_at: now,
-                pages: progress.pages,
-                calls: progress.calls,
-            };
-            self.add_daily_poll_records(connection, &outcome, commit);
-            let next = self.next_slot(connection, now);
-            let stamp = progress.stamp.unwrap_or_default();
-            connection.polling.complete_read(progress.began_at, stamp, next);
-            connection.poll_progress = None;
-            connection.status = Status::Active;
-            connection.last_failure = None;
-            connection.problem = (progress.pages == 0).then(|| {
-                "Facebook lists no Page: the person must log in and select Pages; Pages of a business need business_management".to_owned()
-            });
-            connection.last_poll = Some(outcome);
-            // A demand for smaller result pages is temporary, so their size grows back.
-            connection.result_page_size = (connection.result_page_size * 2).min(MAX_RESULT_PAGE_SIZE);
-            true
-        })
+        let saved = update_connection(
+            context,
+            self.user,
+            Some(&self.guard),
+            DueUpdate::FromRecord,
+            |connection, commit, now| {
+                if connection
+                    .poll_progress
+                    .as_ref()
+                    .map(|stored| stored.began_at)
+                    != Some(progress.began_at)
+                {
+                    return false;
+                }
+                let outcome = PollOutcome {
+                    began_at: progress.began_at,
+                    ended_at: now,
+                    pages: progress.pages,
+                    calls: progress.calls,
+                    problems: progress.problems.clone(),
+                };
+                self.add_daily_poll_records(connection, &outcome, commit);
+                let next = self.next_slot(connection, now);
+                let stamp = progress.stamp.unwrap_or_default();
+                connection
+                    .polling
+                    .complete_read(progress.began_at, stamp, next);
+                connection.poll_progress = None;
+                connection.status = Status::Active;
+                connection.last_failure = None;
+                connection.problem = progress.problem(&connection.permissions);
+                connection.last_poll = Some(outcome);
+                // A demand for smaller result pages is temporary, so their size grows back.
+                connection.result_page_size =
+                    (connection.result_page_size * 2).min(MAX_RESULT_PAGE_SIZE);
+                true
+            },
+        )
         .await?;
-        let Some(saved) = saved else { return Ok(()) };
-        self.request_reads_of_unlisted(progress).await?;
-        self.maintain_token(saved.token_inspected_at, saved.token_expires_at)
-            .await
+        if saved.is_some() {
+            self.request_reads_of_unlisted(progress).await?;
+        }
+        Ok(())
     }
 
     /// Adds the record of a daily poll. If the poll is late, also adds a record `NotRun` for each
@@ -233,12 +151,14 @@ impl ConnectionPoll<'_> {
         blocked_until: Option<HostTime>,
     ) -> Result<(), StoreError> {
         tracing::warn!(connection = %self.user, error = %error, "the Pages of a connection could not be read");
-        update_connection(
+        let was_active = AtomicBool::new(false);
+        let saved = update_connection(
             self.context,
             self.user,
             Some(&self.guard),
             DueUpdate::FromRecord,
             |connection, commit, now| {
+                was_active.store(connection.status == Status::Active, Ordering::Relaxed);
                 if connection
                     .poll_progress
                     .as_ref()
@@ -291,7 +211,14 @@ impl ConnectionPoll<'_> {
                 true
             },
         )
-        .await
-        .map(drop)
+        .await?;
+        let is_refused = matches!(error.kind, ErrorKind::Token { .. });
+        if saved.is_some() && is_refused && was_active.into_inner() {
+            // The Pages show whether their own tokens still work.
+            let now = self.context.clock.now();
+            token_inspection::request(&*self.context.store, self.user, now).await?;
+            request_reads(self.context, self.user).await?;
+        }
+        Ok(())
     }
 }

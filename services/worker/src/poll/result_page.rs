@@ -48,6 +48,29 @@ pub(super) struct ResultPageContext<'a> {
     pub(super) guard: &'a RecordGuard,
 }
 
+/// Returns the Pages that this poll has not listed yet, or has listed without a token, and how many of
+/// them are new. Fails if the store does not answer.
+pub(super) async fn without_listed(
+    context: &Context,
+    user: &UserId,
+    poll_began_at: HostTime,
+    listed_pages: Vec<ListedPage>,
+) -> Result<(Vec<ListedPage>, u64), StoreError> {
+    let (mut rest, mut new) = (Vec::new(), 0);
+    for listed in listed_pages {
+        let key = token::page_key(user, &listed.id);
+        let stored = load_decodable::<token::StoredToken>(&*context.store, &key).await?;
+        let stored = stored.and_then(|stored| stored.value);
+        match stored.filter(|stored| stored.obtained_at >= poll_began_at) {
+            None => new += 1,
+            Some(stored) if stored.sealed.is_some() || listed.token.is_none() => continue,
+            Some(_) => {}
+        }
+        rest.push(listed);
+    }
+    Ok((rest, new))
+}
+
 /// Commits the Pages of a result page. Returns `false` if the connection has ended, so that nothing
 /// more may be written for it. Fails if the store does not answer.
 pub(super) async fn commit_result_page(

@@ -39,4 +39,5 @@ pub mod store_clock;
 pub mod telemetry;
 pub mod timestamp;
 pub mod tls;
+pub mod unsubscribe;
 pub mod views;

@@ -136,6 +136,15 @@ pub fn webhook_fields(tracked: &TrackedFields) -> Vec<&'static str> {
     subscribed.map(|(name, _)| name).collect()
 }
 
+/// Returns those of the webhook fields `names` that are not about the profile of a Page. pagesync counts
+/// and drops their webhooks, such as messages.
+pub fn unhandled_fields(names: &[String]) -> Vec<&str> {
+    let names = names.iter().map(String::as_str);
+    names
+        .filter(|name| meaning_of(name) == NotProfile)
+        .collect()
+}
+
 /// Returns the name under which metrics count `webhook_field`: its own name if Facebook documents
 /// the field, else `unknown`, so that a sender cannot create metrics.
 pub fn metric_label(webhook_field: &str) -> &'static str {

@@ -159,6 +159,9 @@ pub struct Config {
     /// Whether another callback of the app subscription is replaced with the address of this
     /// deployment.
     pub replace_callback: bool,
+    /// Whether another program receives the webhooks of the app and passes them on, so that the app
+    /// subscription is not changed.
+    pub webhooks_passed_on: bool,
     /// The local days and daily slots.
     pub daily_schedule: DailySchedule,
     /// The filter of log lines.
@@ -253,6 +256,8 @@ impl Config {
             graph_url: reader.value("PAGESYNC_GRAPH_URL", parse_web_address),
             dialog_url: reader.value("PAGESYNC_DIALOG_URL", parse_web_address),
             graph_version: reader.value("PAGESYNC_GRAPH_VERSION", parse_graph_version),
+            webhooks_passed_on: reader
+                .value("PAGESYNC_WEBHOOKS_PASSED_ON", |text| text.parse().ok()),
             replace_callback: reader.value("PAGESYNC_REPLACE_CALLBACK", |text| text.parse().ok()),
             daily_schedule: DailySchedule::new(zone, spread),
             log_filter: reader.value("PAGESYNC_LOG", parse_log_filter),

@@ -76,7 +76,7 @@ const fn secret(
 }
 
 /// All settings, in the order of `.env.example`.
-pub const SETTINGS: [Setting; 34] = [
+pub const SETTINGS: [Setting; 35] = [
     without_default(
         "FACEBOOK_APP_ID",
         "5 to 20 digits",
@@ -189,7 +189,13 @@ pub const SETTINGS: [Setting; 34] = [
         "PAGESYNC_REPLACE_CALLBACK",
         "false",
         "true or false",
-        "Facebook posts the webhooks of an app to one address. true: a different address is replaced with FACEBOOK_WEBHOOK_ADDRESS. false: it is reported and not changed.",
+        "Facebook posts the webhooks of an app to one address. true: a different address is replaced with FACEBOOK_WEBHOOK_ADDRESS, unless the program there receives fields that pagesync does not handle, such as messages. false: it is reported and not changed.",
+    ),
+    with_default(
+        "PAGESYNC_WEBHOOKS_PASSED_ON",
+        "false",
+        "true or false",
+        "true: another program with the same app, such as a bot, receives the webhooks and posts them on to /facebook/webhook with their bytes and signature headers. The app subscription is then checked and not changed.",
     ),
     Setting {
         key: "PAGESYNC_BACKEND",

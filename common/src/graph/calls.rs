@@ -243,6 +243,20 @@ impl Graph {
             .and_then(|reply| check_success(&reply))
     }
 
+    /// Removes this app from a Page, which ends all webhooks of the Page.
+    pub async fn unsubscribe_page(&self, token: &Token, id: &PageId) -> Result<(), GraphError> {
+        let path = format!("{id}/subscribed_apps");
+        let request = Request {
+            method: Method::DELETE,
+            path: &path,
+            parameters: Vec::new(),
+            caller: Caller::Token(token),
+        };
+        self.send(request)
+            .await
+            .and_then(|reply| check_success(&reply))
+    }
+
     /// Revokes all permissions that a person granted to this app.
     pub async fn revoke_permissions(&self, token: &Token) -> Result<(), GraphError> {
         let request = Request {

@@ -216,6 +216,15 @@ pub async fn users_with_token(store: &dyn Store, page: &PageId) -> Result<Vec<Us
     Ok(users)
 }
 
+/// Returns the ids of the Pages for which a person's token is stored, or was stored before.
+pub async fn page_ids(store: &dyn Store, user: &UserId) -> Result<Vec<PageId>, StoreError> {
+    let tokens = load_bodies(store, RecordKind::PageToken, &token::page_prefix(user)).await?;
+    let ids = tokens
+        .iter()
+        .filter_map(|(key, _)| token::page_in_id(&key.id));
+    Ok(ids.collect())
+}
+
 /// Returns the guard for commits made with the tokens of a connection. It must be read before the
 /// token is used.
 pub async fn epoch_guard(store: &dyn Store, user: &UserId) -> Result<RecordGuard, StoreError> {

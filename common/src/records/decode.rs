@@ -54,7 +54,7 @@ fn check(kind: RecordKind, body: Json) -> Result<(), Error> {
     match kind {
         RecordKind::DeadLetter => is::<dead_letter::DeadLetter>(body),
         RecordKind::DeadLetterRetry => is::<bool>(body),
-        RecordKind::DeadLetterCount => is::<i64>(body),
+        RecordKind::DeadLetterCount | RecordKind::DroppedCount => is::<i64>(body),
         RecordKind::Login => is::<login::Login>(body),
         RecordKind::TokenExchange => is::<token_exchange::TokenExchange>(body),
         RecordKind::Connection => is::<connection::Connection>(body),

@@ -8,6 +8,7 @@ pub mod connection;
 pub mod daily_poll;
 pub mod dead_letter;
 pub mod decode;
+pub mod dropped;
 pub mod erasure;
 pub mod excluded_field;
 pub mod expiry;

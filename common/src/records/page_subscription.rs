@@ -21,6 +21,9 @@ pub struct PageSubscription {
     pub polling: Polling,
     /// The webhook fields for which Facebook has the app subscribed on the Page.
     pub fields: BTreeSet<String>,
+    /// The webhook fields that were subscribed before pagesync subscribed the Page, for example by a bot
+    /// with the same app; `None` if Facebook was not asked yet.
+    pub found: Option<BTreeSet<String>>,
     /// The requested webhook fields that Facebook refused.
     pub refused: BTreeSet<String>,
     /// When Facebook was last called for the Page subscription, on this host's clock; `None` if it

@@ -42,6 +42,8 @@ pub enum RecordKind {
     ChangeCount,
     /// An unannounced change: [`crate::records::missed_webhooks`].
     UnannouncedChange,
+    /// A count of dropped parts of webhooks on one day: [`crate::records::dropped`].
+    DroppedCount,
     /// The receipt of an erasure request: [`crate::records::erasure`].
     ErasureReceipt,
     /// A probe that the worker has received: [`crate::records::probe`].
@@ -52,7 +54,7 @@ pub enum RecordKind {
 
 impl RecordKind {
     /// Every kind.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::DeadLetter,
         Self::DeadLetterRetry,
         Self::DeadLetterCount,
@@ -71,6 +73,7 @@ impl RecordKind {
         Self::DailyPoll,
         Self::ChangeCount,
         Self::UnannouncedChange,
+        Self::DroppedCount,
         Self::ErasureReceipt,
         Self::Probe,
         Self::Trial,
@@ -97,6 +100,7 @@ impl RecordKind {
             Self::DailyPoll => "daily_poll",
             Self::ChangeCount => "change_count",
             Self::UnannouncedChange => "unannounced_change",
+            Self::DroppedCount => "dropped_count",
             Self::ErasureReceipt => "erasure_receipt",
             Self::Probe => "probe",
             Self::Trial => "trial",

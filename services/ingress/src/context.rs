@@ -9,6 +9,7 @@ use common::telemetry::Metrics;
 use secrecy::SecretString;
 
 use crate::body::BodyMemory;
+use crate::dropped::DroppedParts;
 use crate::oauth::context::LoginContext;
 use crate::refusals::RefusalLog;
 
@@ -33,10 +34,12 @@ pub struct Context {
     pub refused_webhooks: RefusalLog,
     /// The log of refused handshakes.
     pub refused_handshakes: RefusalLog,
+    /// The parts of webhooks that were dropped.
+    pub dropped: DroppedParts,
     /// The state of the login handlers.
     pub login: LoginContext,
     /// The public address of this deployment, as [`Config::public_url`].
-    pub origin: String,
+    pub public_url: String,
 }
 
 impl Context {
@@ -54,10 +57,11 @@ impl Context {
             metrics,
             clock,
             app_secrets: config.app_secrets.clone(),
-            origin: config.public_url().to_owned(),
+            public_url: config.public_url().to_owned(),
             verify_token: config.verify_token.clone(),
             allow_sha1: config.allow_sha1,
             body_memory: BodyMemory::default(),
+            dropped: DroppedParts::default(),
             refused_webhooks: RefusalLog::new(
                 "webhooks refused: X-Hub-Signature-256 is missing or was not made with FACEBOOK_APP_SECRET",
             ),

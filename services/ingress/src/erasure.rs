@@ -209,7 +209,7 @@ pub(crate) async fn request_deletion(
     let code = erasure::confirmation_code(&secret, &random);
     match publish(&context, request, Some(sha256_hex(&code))).await {
         Ok(()) => {
-            let url = format!("{}/facebook/data-deletion/{code}", context.origin);
+            let url = format!("{}/facebook/data-deletion/{code}", context.public_url);
             Json(json!({"url": url, "confirmation_code": code})).into_response()
         }
         Err(status) => status.into_response(),

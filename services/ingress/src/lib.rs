@@ -9,6 +9,7 @@
 pub mod body;
 pub mod client;
 pub mod context;
+pub mod dropped;
 pub mod erasure;
 pub mod handshake;
 mod html;
@@ -30,7 +31,7 @@ use tokio::net::TcpListener;
 
 /// Returns the routes of the public listener. If the public address or the webhook address has a
 /// path, the routes are served below this path as well, for a proxy that passes it on.
-pub fn router(context: Context) -> Router {
+pub fn router(context: Arc<Context>) -> Router {
     let paths = context.login.public_paths();
     let mut router = Router::new()
         .route(
@@ -42,7 +43,7 @@ pub fn router(context: Context) -> Router {
     for path in paths.iter().filter(|path| !path.is_empty()) {
         router = router.nest(path, facebook_routes());
     }
-    router.with_state(Arc::new(context))
+    router.with_state(context)
 }
 
 /// Returns the routes that Facebook and people's browsers use.
@@ -63,5 +64,8 @@ pub async fn run(
     listener: TcpListener,
     lifecycle: Lifecycle,
 ) -> Result<(), Infallible> {
-    http::serve(listener, router(context), lifecycle).await
+    let context = Arc::new(context);
+    let counting = dropped::store_counts(&context.dropped, &context.login);
+    let serving = http::serve(listener, router(context.clone()), lifecycle);
+    tokio::join!(serving, counting).0
 }

@@ -110,6 +110,7 @@ async fn publish_webhook(context: &Context, signed: &SignedBody) -> StatusCode {
     } = parse_webhook(signed.bytes());
     for (name, n) in ignored {
         context.metrics.webhook_parts_ignored.add(name, n);
+        context.dropped.add(name, n);
     }
     for part in &rejected {
         tracing::warn!(

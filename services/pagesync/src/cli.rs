@@ -125,11 +125,15 @@ pub enum ConnectionCommand {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Delete a connection and its tokens, and revoke the app's permissions at Facebook if the
-    /// token can be opened here. The stored values of the Pages stay.
+    /// Delete a connection and its tokens, and remove the app from the Pages to which nobody else gives
+    /// access, if the tokens can be opened here. The stored values of the Pages stay.
     Disconnect {
         /// The id of the person, from the list.
         id: String,
+        /// Also revoke the permissions that the person gave the app at Facebook. This also ends the
+        /// access of a bot that uses the same app.
+        #[arg(long)]
+        revoke: bool,
         /// Only print what would be done.
         #[arg(long)]
         dry_run: bool,

@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use common::clock::Clock;
-use common::config::backend::Backend;
 use common::config::{Config, LoginPolicy};
 use common::graph::client::Graph;
 use common::invitation;
 use common::records::connection::{self, Connection};
 use common::records::{expiry, load_all, load_record, rate_limit, token};
-use common::sealing::{self, Keyring, Token};
+use common::sealing::Token;
 use common::store::{RecordKind, Store};
 use common::timestamp::rfc3339;
 use common::views::connection::{ConnectionDetail, ConnectionView, connection_view, expiring_view};
@@ -21,7 +20,9 @@ use simulator::browser::{Decision, LoginBrowser};
 
 use crate::cli::ConnectionCommand;
 use crate::import;
+use crate::keys::private_keys;
 use crate::output::{self, Format, Row, cell, escape_control, print_listing, to_json};
+use crate::unsubscribe::{self, Scope};
 
 /// Runs one of the commands. `store` is needed by all but `invite` and `simulate-login`.
 pub async fn run(
@@ -46,9 +47,14 @@ pub async fn run(
         ) => list_expiring(store, days, format).await,
         (ConnectionCommand::Show { id }, Some(store)) => show(config, store, &id, format).await,
         (ConnectionCommand::Poll { id, dry_run }, Some(store)) => poll(store, &id, dry_run).await,
-        (ConnectionCommand::Disconnect { id, dry_run }, Some(store)) => {
-            disconnect(config, store, &id, dry_run).await
-        }
+        (
+            ConnectionCommand::Disconnect {
+                id,
+                dry_run,
+                revoke,
+            },
+            Some(store),
+        ) => disconnect(config, store, &id, dry_run, revoke).await,
         (ConnectionCommand::Import { file }, Some(store)) => {
             import::run(config, store, file.as_deref()).await
         }
@@ -241,13 +247,14 @@ async fn show(config: &Config, store: &dyn Store, id: &str, format: Format) -> a
     }))
 }
 
-/// Deletes the tokens of a connection, and revokes the app's permissions at Facebook if the
-/// person's token can be opened here.
+/// Deletes the tokens of a connection, and removes the app from the Pages to which nobody else gives
+/// access. With `revoke`, also revokes the app's permissions at Facebook.
 async fn disconnect(
     config: &Config,
     store: &dyn Store,
     id: &str,
     dry_run: bool,
+    revoke: bool,
 ) -> anyhow::Result<()> {
     let user = parse(id)?;
     if dry_run {
@@ -257,17 +264,33 @@ async fn disconnect(
         return output::print(&format!("would disconnect {user}"));
     }
     let token = open_user_token(config, store, &user).await?;
+    let removal = unsubscribe::begin(config, store, Scope::Person(&user)).await?;
     let Some(pages) = connection::disconnect(store, &user).await? else {
         bail!("there is no connection of {user}");
     };
     output::print(&format!(
         "disconnected {user} and deleted the tokens of {pages} Pages; the stored values of the Pages stay"
     ))?;
+    if let Some(text) = unsubscribe::finish(removal).await {
+        output::print(&text)?;
+    }
+    if revoke {
+        return revoke_permissions(config, token).await;
+    }
+    output::print(
+        "the permissions that the person gave the app at Facebook were kept; --revoke revokes them, which also ends the access of a bot that uses the same app",
+    )
+}
+
+/// Revokes the app's permissions at Facebook, and prints the result.
+async fn revoke_permissions(config: &Config, token: Option<Token>) -> anyhow::Result<()> {
     match token {
         Some(token) if !config.app_id.is_empty() && !config.app_secrets.is_empty() => {
             let graph = Graph::new(config, Clock::system()).map_err(anyhow::Error::msg)?;
             match graph.revoke_permissions(&token).await {
-                Ok(()) => output::print("the app's permissions were revoked at Facebook"),
+                Ok(()) => output::print(
+                    "the app's permissions were revoked at Facebook; a bot that uses the same app has no access any more, either",
+                ),
                 Err(error) => output::print(&format!(
                     "the app's permissions could not be revoked at Facebook ({error}): the person can remove the app in their settings"
                 )),
@@ -284,18 +307,14 @@ async fn open_user_token(
     store: &dyn Store,
     user: &UserId,
 ) -> anyhow::Result<Option<Token>> {
-    let ring = match (&config.token_private_keys, config.backend) {
-        (Some(keys), _) => Keyring::Configured(keys.clone()),
-        (None, Backend::Embedded) => sealing::open_key_file(&config.data_dir)?,
-        (None, Backend::Distributed) => return Ok(None),
+    let Some(keys) = private_keys(config)? else {
+        return Ok(None);
     };
     let key = token::user_key(user);
     let Some(stored) = load_record::<token::StoredToken>(store, &key).await? else {
         return Ok(None);
     };
-    Ok(token::open_token(&key, &stored.value, &ring.keys()?)
-        .ok()
-        .flatten())
+    Ok(token::open_token(&key, &stored.value, &keys).ok().flatten())
 }
 
 /// Logs in as a person would: through the login of pagesync, the simulated dialog, and the

@@ -2,6 +2,7 @@
 
 use anyhow::Context as _;
 use common::clock::Clock;
+use common::config::Config;
 use common::pages::COMMIT_BATCH;
 use common::records::erasure::{self, ErasureResult, PageErasure};
 use common::records::{connection, dead_letter, load_all, token};
@@ -11,6 +12,7 @@ use serde::Serialize;
 
 use crate::cli::EraseCommand;
 use crate::output::{Format, Progress, Row, print_error, print_listing};
+use crate::unsubscribe::{self, Scope};
 
 /// The result of the command for one Page or connection.
 #[derive(Debug, Serialize)]
@@ -28,20 +30,37 @@ impl ErasedObject {
 }
 
 /// Runs the command.
-pub async fn run(store: &dyn Store, command: EraseCommand, format: Format) -> anyhow::Result<()> {
-    let mut rows = Vec::new();
+pub async fn run(
+    config: &Config,
+    store: &dyn Store,
+    command: EraseCommand,
+    format: Format,
+) -> anyhow::Result<()> {
+    let (mut rows, mut removals) = (Vec::new(), Vec::new());
     let erased = match &command {
         EraseCommand::Page { ids, dry_run } => {
             let ids: Result<Vec<PageId>, _> = ids.iter().map(|id| PageId::parse(id)).collect();
-            erase_pages(store, &ids?, *dry_run, &mut rows).await
+            let ids = ids?;
+            if !dry_run {
+                removals.push(unsubscribe::begin(config, store, Scope::Pages(&ids)).await?);
+            }
+            erase_pages(store, &ids, *dry_run, &mut rows).await
         }
         EraseCommand::Connection { id, dry_run } => {
             let user = UserId::parse(id)
                 .context("the id of a connection is the id of the person, which has only digits")?;
+            if !dry_run {
+                removals.push(unsubscribe::begin(config, store, Scope::Person(&user)).await?);
+            }
             let erased = erase_connection(store, &user, *dry_run).await;
             erased.map(|erased| rows.push(erased.row()))
         }
     };
+    for removal in removals {
+        if let Some(text) = unsubscribe::finish(removal).await {
+            print_error(&text);
+        }
+    }
     // If the store fails on the way, the results of the complete batches are still printed.
     let printed = if erased.is_ok() || !rows.is_empty() {
         print_listing(format, &["kind", "id", "result"], &rows)

@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use common::config::Config;
 use common::config::backend::Backend;
 use common::records::key_rotation;
-use common::sealing::{self, Keyring, PrivateKey, PrivateKeys};
+use common::sealing::{self, Keyring, PrivateKey, PrivateKeys, SealingError};
 use common::store::Store;
 use secrecy::ExposeSecret as _;
 
@@ -88,4 +88,16 @@ pub async fn rotate(config: &Config, store: &dyn Store, drop_old: bool) -> anyho
 fn drop_older_keys(path: &std::path::Path, keys: &PrivateKeys) -> anyhow::Result<()> {
     sealing::write_key_file(path, &keys.only_current())?;
     output::print("deleted the older keys")
+}
+
+/// Returns the keys that open tokens, or `None` if only the worker has them. Fails if the key file
+/// cannot be read.
+pub(crate) fn private_keys(config: &Config) -> Result<Option<PrivateKeys>, SealingError> {
+    let ring = match (&config.token_private_keys, config.backend) {
+        (Some(keys), _) => Keyring::Configured(keys.clone()),
+        // Unlike a role, this command creates no key file.
+        (None, Backend::Embedded) => Keyring::File(config.data_dir.join(sealing::KEY_FILE)),
+        (None, Backend::Distributed) => return Ok(None),
+    };
+    ring.keys().map(Some)
 }

@@ -20,6 +20,7 @@ pub mod output;
 pub mod page;
 pub mod roles;
 pub mod schedule;
+pub mod unsubscribe;
 
 use std::sync::Arc;
 
@@ -76,8 +77,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
             schedule::run(&config, &*store, cli.output).await
         }
         Command::Erase(command) => {
-            let (_, store) = config_and_store(environment)?;
-            erase::run(&*store, command, cli.output).await
+            let (config, store) = config_and_store(environment)?;
+            erase::run(&config, &*store, command, cli.output).await
         }
         Command::Doctor => doctor::run(environment, cli.output).await,
         Command::Missed { days } => {

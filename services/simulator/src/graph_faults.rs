@@ -1,6 +1,6 @@
 //! The faults and app-dependent settings of the simulated Graph API.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +30,8 @@ pub struct GraphFaults {
     /// The fields that calls about Pages may not request, with the name of the error that a call with
     /// one of them gets, such as `{"emails": "12", "phone": "200/2069031"}`.
     pub refused_fields: BTreeMap<String, String>,
+    /// The webhook fields that a Page subscription may not have. The error names none of them.
+    pub unnamed_refusals: BTreeSet<String>,
     /// How long a slow answer takes, in seconds.
     pub slow_answer_seconds: u64,
     /// The part of the app's rate limit that each call uses, in percent. Once 100 percent are used,
@@ -50,6 +52,7 @@ impl Default for GraphFaults {
             merge_app_fields: false,
             errors: BTreeMap::new(),
             refused_fields: BTreeMap::new(),
+            unnamed_refusals: BTreeSet::new(),
             slow_answer_seconds: 20,
             usage_percent_per_call: 0,
         }

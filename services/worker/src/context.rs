@@ -66,6 +66,8 @@ pub struct AppCallback {
     pub verify_token: SecretString,
     /// Whether an app subscription with another address is replaced.
     pub replace: bool,
+    /// Whether another program receives the webhooks and passes them on.
+    pub is_passed_on: bool,
 }
 
 /// Returns a random name that no other process has.
@@ -116,6 +118,7 @@ impl Context {
                 address: config.webhook_address.clone().unwrap_or_default(),
                 verify_token: config.verify_token.clone(),
                 replace: config.replace_callback,
+                is_passed_on: config.webhooks_passed_on,
             },
             lifecycle,
         })

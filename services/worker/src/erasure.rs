@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use common::records::erasure::{self, ErasureReceipt};
 use common::store::StoreError;
+use common::unsubscribe::Unsubscription;
 use model::job::ErasureRequest;
+use model::webhook_field::webhook_fields;
 
 use crate::context::Context;
 
@@ -18,6 +20,7 @@ const SCRUB_CHECK_INTERVAL: Duration = Duration::from_secs(15 * 60);
 /// if the store does not answer.
 pub(crate) async fn erase(context: &Context, request: &ErasureRequest) -> Result<(), StoreError> {
     let store = &*context.store;
+    unsubscribe(context, request).await?;
     let result = erasure::erase_user(
         store,
         &request.user,
@@ -49,6 +52,32 @@ pub(crate) async fn erase(context: &Context, request: &ErasureRequest) -> Result
     // A scrub can take longer than a stopping process waits, so it runs in its own task.
     let context = context.clone();
     tokio::spawn(async move { scrub(&context).await });
+    Ok(())
+}
+
+/// Begins to remove the app from the Pages that an erasure concerns, in a task of its own, because the
+/// erasure does not wait for Facebook. After a deauthorization, which has no confirmation code, the
+/// tokens do not work any more.
+async fn unsubscribe(context: &Context, request: &ErasureRequest) -> Result<(), StoreError> {
+    let ErasureRequest {
+        user,
+        requested_at,
+        issued_at,
+        confirmation_hash,
+        ..
+    } = request;
+    let store = &*context.store;
+    let is_deauthorized = confirmation_hash.is_none();
+    if is_deauthorized || erasure::is_outdated(store, user, *requested_at, *issued_at).await? {
+        return Ok(());
+    }
+    let keys = context.keyring.keys().ok();
+    let pages = Unsubscription::of_person(store, keys.as_ref(), user).await?;
+    if !pages.is_empty() {
+        let required = webhook_fields(&context.tracked_fields);
+        let required = required.into_iter().map(ToOwned::to_owned).collect();
+        tokio::spawn(pages.execute(context.graph.clone(), required));
+    }
     Ok(())
 }
 

@@ -154,6 +154,22 @@ pub async fn erase_user(
     Ok(result)
 }
 
+/// Returns whether a person has logged in since an erasure was requested, so that the erasure does
+/// nothing.
+pub async fn is_outdated(
+    store: &dyn Store,
+    user: &UserId,
+    requested_at: HostTime,
+    issued_at: Option<FacebookTime>,
+) -> Result<bool, StoreError> {
+    let request = ErasedEpoch {
+        erasure_requested_at: Some(requested_at),
+        issued_at,
+    };
+    let stored = load_record::<LoginTime>(store, &connection::key(user)).await?;
+    Ok(stored.is_some_and(|stored| stored.value.is_after(&request)))
+}
+
 /// Returns whether a person has a connection.
 async fn has_connection(store: &dyn Store, user: &UserId) -> Result<bool, StoreError> {
     Ok(store.load_record(&connection::key(user)).await?.is_some())
@@ -201,6 +217,13 @@ struct LoginTime {
     token_issued_at: Option<FacebookTime>,
 }
 
+impl LoginTime {
+    /// Returns whether the login is later than a request.
+    fn is_after(&self, request: &ErasedEpoch) -> bool {
+        !request.is_after_login(self.token_issued_at, self.consented_at)
+    }
+}
+
 /// Ends the connection of a person. Returns `false`, and does nothing, if the person logged in after
 /// the request.
 async fn end_connection(
@@ -210,11 +233,9 @@ async fn end_connection(
 ) -> Result<bool, StoreError> {
     loop {
         let stored = load_record::<LoginTime>(store, &connection::key(user)).await?;
-        let is_later =
-            |login: &LoginTime| !request.is_after_login(login.token_issued_at, login.consented_at);
         if stored
             .as_ref()
-            .is_some_and(|stored| is_later(&stored.value))
+            .is_some_and(|stored| stored.value.is_after(request))
         {
             return Ok(false);
         }

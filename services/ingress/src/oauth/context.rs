@@ -164,6 +164,16 @@ impl LoginContext {
 }
 
 impl LoginContext {
+    /// Returns the lifecycle of the process.
+    pub(crate) fn lifecycle(&self) -> &Lifecycle {
+        &self.lifecycle
+    }
+
+    /// Returns the present local day.
+    pub(crate) fn local_day(&self) -> String {
+        self.config.daily_schedule.local_day(self.clock.now())
+    }
+
     /// Returns the paths of the public address and of the webhook address.
     pub(crate) fn public_paths(&self) -> BTreeSet<String> {
         let paths = [self.config.public_path(), self.config.webhook_path()];

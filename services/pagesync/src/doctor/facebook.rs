@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use common::clock::Clock;
 use common::config::Config;
+use common::graph::calls::AppSubscription;
 use common::graph::client::Graph;
 use common::graph::error::ErrorKind;
 use common::graph::reply;
 use common::graph::versions::{VersionStatus, version_status};
 use ingress::handshake::{PEER_QUERY, UNDECLARED_PEER};
 use model::time::HostTime;
-use model::webhook_field::webhook_fields;
+use model::webhook_field::{unhandled_fields, webhook_fields};
 use secrecy::ExposeSecret as _;
 
 use super::check::{Check, State};
@@ -195,6 +196,21 @@ async fn public_address(config: &Config) -> (Check, Option<String>) {
     (Check::problem(name, State::Failed, detail, fix), None)
 }
 
+/// Returns the check of an app subscription whose callback is another address.
+fn foreign_callback(name: &'static str, subscription: &AppSubscription) -> Check {
+    let unhandled = unhandled_fields(&subscription.fields);
+    if unhandled.is_empty() {
+        let fix = "give this deployment an app of its own, or set PAGESYNC_REPLACE_CALLBACK=true and restart the worker";
+        return Check::problem(name, State::Failed, "its callback is another address", fix);
+    }
+    let detail = format!(
+        "its callback is another address, and the program there receives {}, which pagesync does not handle",
+        unhandled.join(", ")
+    );
+    let fix = "do not replace the callback, which would silence that program: let it pass the webhooks on to pagesync and set PAGESYNC_WEBHOOKS_PASSED_ON=true, or give this deployment an app of its own (docs/how-to/facebook-app.md, section 7)";
+    Check::problem(name, State::Failed, detail, fix)
+}
+
 /// Checks the app id, the app secret, and the app subscription.
 async fn app_subscription(config: &Config, clock: &Clock) -> Check {
     let name = "app subscription";
@@ -229,13 +245,13 @@ async fn app_subscription(config: &Config, clock: &Clock) -> Check {
         }
         Ok(Some(subscription)) => subscription,
     };
-    let is_foreign = config
-        .webhook_address
-        .as_ref()
-        .is_some_and(|address| *address != subscription.callback);
+    let is_foreign = !config.webhooks_passed_on
+        && config
+            .webhook_address
+            .as_ref()
+            .is_some_and(|address| *address != subscription.callback);
     if is_foreign {
-        let fix = "give this deployment an app of its own, or set PAGESYNC_REPLACE_CALLBACK=true and restart the worker";
-        return Check::problem(name, State::Failed, "its callback is another address", fix);
+        return foreign_callback(name, &subscription);
     }
     let required = webhook_fields(&config.tracked_fields);
     let missing: Vec<&str> = required
@@ -248,7 +264,11 @@ async fn app_subscription(config: &Config, clock: &Clock) -> Check {
         } else {
             "it is inactive".to_owned()
         };
-        let fix = "restart the worker, which repairs it at its start and once a day";
+        let fix = if config.webhooks_passed_on {
+            "subscribe these fields in the app's dashboard, with values included"
+        } else {
+            "restart the worker, which repairs it at its start and once a day"
+        };
         return Check::problem(name, State::Failed, detail, fix);
     }
     Check::ok(

@@ -10,7 +10,6 @@ use common::queue::error::QueueError;
 use common::queue::rabbitmq::RabbitMq;
 use common::records::dead_letter::usage::Usage;
 use common::records::key_rotation;
-use common::sealing::{self, Keyring, PrivateKeys, SealingError};
 use common::store::Store;
 use common::store_clock;
 use model::queue_name::QueueName;
@@ -18,6 +17,7 @@ use model::time::HostTime;
 use secrecy::ExposeSecret as _;
 
 use super::check::{Check, State};
+use crate::keys::private_keys;
 use crate::roles;
 
 /// The name of the check of the running process.
@@ -156,18 +156,6 @@ async fn store_health(store: &dyn Store) -> Check {
             Check::problem("store", State::Failed, error.to_string(), fix)
         }
     }
-}
-
-/// Returns the keys that open tokens, or `None` if only the worker has them. Fails if the key file
-/// cannot be read.
-pub(super) fn private_keys(config: &Config) -> Result<Option<PrivateKeys>, SealingError> {
-    let ring = match (&config.token_private_keys, config.backend) {
-        (Some(keys), _) => Keyring::Configured(keys.clone()),
-        // Unlike a role, this command creates no key file.
-        (None, Backend::Embedded) => Keyring::File(config.data_dir.join(sealing::KEY_FILE)),
-        (None, Backend::Distributed) => return Ok(None),
-    };
-    ring.keys().map(Some)
 }
 
 async fn keys(config: &Config, store: &dyn Store) -> Check {

@@ -10,7 +10,8 @@ use common::graph::client::Graph;
 use common::records::connection::{self, Connection, Status};
 use common::records::page_subscription::PageSubscription;
 use common::records::{
-    decode, excluded_field, expiry, load_chunk, load_record, missed_webhooks, rate_limit, token,
+    decode, dropped, excluded_field, expiry, load_chunk, load_record, missed_webhooks, rate_limit,
+    token,
 };
 use common::store::{RecordKey, RecordKind, Store, StoreError, StoredPage};
 use common::timestamp::rfc3339;
@@ -21,7 +22,8 @@ use model::queue_name::QueueName;
 use model::time::HostTime;
 
 use super::check::{Check, State};
-use super::local::{SEE_STORE, private_keys};
+use super::local::SEE_STORE;
+use crate::keys::private_keys;
 
 /// The largest number of names in one line.
 const MAX_NAMED: usize = 5;
@@ -51,6 +53,7 @@ pub(super) async fn run_checks(config: &Config, clock: &Clock, checks: &mut Vec<
         checks.push(pages(&*store).await?);
         checks.push(page_subscriptions(config, clock, &*store).await?);
         checks.push(webhooks(config, &*store, now).await?);
+        checks.push(dropped_webhooks(config, &*store, now).await?);
         checks.push(rate_limits(&*store, now).await?);
         Ok::<(), StoreError>(())
     };
@@ -322,9 +325,7 @@ async fn fields_at_facebook(
 /// Checks the ratio of changes that webhooks announced, and whether Pages are silent.
 async fn webhooks(config: &Config, store: &dyn Store, now: HostTime) -> Result<Check, StoreError> {
     let name = "webhooks";
-    let back = Duration::from_secs(DAYS * 24 * 3600);
-    let back = u64::try_from(back.as_millis()).unwrap_or(u64::MAX);
-    let first = HostTime(now.0.saturating_sub(back));
+    let first = first_instant(now);
     let report =
         missed_webhooks::report(store, &config.daily_schedule.local_day(first), now).await?;
     let Some(ratio) = report.all.ratio else {
@@ -346,6 +347,41 @@ async fn webhooks(config: &Config, store: &dyn Store, now: HostTime) -> Result<C
     };
     let fix = "check that the app is in Live mode and has Advanced Access; pagesync checks the subscriptions of silent Pages automatically; `pagesync missed` shows the changes";
     Ok(Check::problem(name, State::Warning, detail, fix))
+}
+
+/// Names the parts of webhooks that were received and dropped.
+async fn dropped_webhooks(
+    config: &Config,
+    store: &dyn Store,
+    now: HostTime,
+) -> Result<Check, StoreError> {
+    let name = "dropped webhooks";
+    let counts =
+        dropped::since(store, &config.daily_schedule.local_day(first_instant(now))).await?;
+    if counts.is_empty() {
+        return Ok(Check::ok(name, "none was dropped"));
+    }
+    let mut counts: Vec<(String, u64)> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+    let names: Vec<String> = counts
+        .iter()
+        .map(|(name, n)| format!("{n} x {name}"))
+        .collect();
+    let detail = format!(
+        "received in the last {DAYS} days and dropped, because they are not about the profile of a Page: {}",
+        list_names(&names)
+    );
+    let fix = "if another program needs them, let it keep the callback and pass the webhooks on to pagesync (docs/how-to/facebook-app.md, section 7); otherwise unsubscribe these fields";
+    Ok(Check::problem(name, State::Warning, detail, fix))
+}
+
+/// Returns the first instant of the checked days.
+fn first_instant(now: HostTime) -> HostTime {
+    let back = Duration::from_secs(DAYS * 24 * 3600);
+    HostTime(
+        now.0
+            .saturating_sub(u64::try_from(back.as_millis()).unwrap_or(u64::MAX)),
+    )
 }
 
 async fn rate_limits(store: &dyn Store, now: HostTime) -> Result<Check, StoreError> {

@@ -69,6 +69,8 @@ mod redis;
 mod redis_crash;
 #[path = "../it/scheduler.rs"]
 mod scheduler_alone;
+#[path = "../it/shared_app.rs"]
+mod shared_app;
 #[path = "../it/store.rs"]
 mod store;
 #[path = "../it/store_indexes.rs"]
@@ -84,6 +86,8 @@ mod token_sealing;
 mod tokens;
 #[path = "../it/unreadable_data.rs"]
 mod unreadable_data;
+#[path = "../it/unsubscribe.rs"]
+mod unsubscribe;
 #[path = "../it/webhook_input.rs"]
 mod webhook_input;
 #[path = "../it/webhook_input_table.rs"]

@@ -320,9 +320,10 @@ async fn an_operator_manages_connections_and_keys_while_the_process_runs() {
 
     let dry = run(&["connection", "disconnect", &user, "--dry-run"]);
     assert_eq!(text(&dry.stdout), format!("would disconnect {user}\n"));
-    let printed = text(&run(&["connection", "disconnect", &user]).stdout);
+    let printed = text(&run(&["connection", "disconnect", &user, "--revoke"]).stdout);
     assert!(
         printed.contains("deleted the tokens of 3 Pages")
+            && printed.contains("removed the app's webhook subscriptions of 3 Pages at Facebook")
             && printed.contains("the app's permissions were revoked at Facebook"),
         "{printed}"
     );

@@ -16,6 +16,7 @@ use pagesync::cli::EraseCommand;
 use pagesync::output::Format;
 use serde_json::json;
 
+use crate::support::command_config;
 use crate::support::{eventually, webhook_job};
 use crate::worker::{WorkerFixture, stop};
 
@@ -134,7 +135,7 @@ async fn the_counts_agree_with_the_dead_letters_after_every_operation() {
         ids: vec!["12".to_owned(), "2".to_owned()],
         dry_run: false,
     };
-    pagesync::erase::run(store, erase, Format::Table)
+    pagesync::erase::run(&command_config(), store, erase, Format::Table)
         .await
         .unwrap();
     wait_for_dead_letters(&bench, 4).await;

@@ -42,6 +42,7 @@ mod portfolios;
 mod queue;
 #[path = "scheduler.rs"]
 mod scheduler_alone;
+mod shared_app;
 mod store;
 mod store_indexes;
 mod subscriptions;
@@ -52,6 +53,7 @@ mod tidy;
 mod token_sealing;
 mod tokens;
 mod unreadable_data;
+mod unsubscribe;
 mod webhook_input;
 mod webhook_input_table;
 mod worker;

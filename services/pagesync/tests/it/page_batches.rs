@@ -214,8 +214,9 @@ async fn an_erasure_that_fails_on_the_way_is_completed_by_the_same_command() {
         ids: ids.iter().map(ToString::to_string).collect(),
         dry_run: false,
     };
+    let config = crate::support::command_config();
     let failing = FaultyStore::unavailable(store.clone(), 1, u64::MAX);
-    let failed = pagesync::erase::run(&*failing, command(), Format::Ndjson).await;
+    let failed = pagesync::erase::run(&config, &*failing, command(), Format::Ndjson).await;
     let error = format!("{:#}", failed.unwrap_err());
     assert!(error.contains("run this command again"), "{error}");
     assert_eq!(load(&*store, &ids[0]).await.status, Status::Erased);
@@ -223,7 +224,7 @@ async fn an_erasure_that_fails_on_the_way_is_completed_by_the_same_command() {
         load(&*store, ids.last().unwrap()).await.status,
         Status::Erased
     );
-    pagesync::erase::run(&*store, command(), Format::Ndjson)
+    pagesync::erase::run(&config, &*store, command(), Format::Ndjson)
         .await
         .unwrap();
     for id in &ids {

@@ -15,12 +15,12 @@ use crate::support::facebook::{
     ConnectedDeployment, DeploymentOptions, manual_clock, page_id_text,
 };
 
-/// Returns an app subscription whose callback belongs to another program.
-fn foreign_subscription() -> AppSubscription {
+/// Returns an app subscription whose callback belongs to another program, with one field.
+fn foreign_subscription(field: &str) -> AppSubscription {
     AppSubscription {
         callback: "https://bot.example/hook".to_owned(),
         include_values: true,
-        fields: BTreeSet::from(["messages".to_owned()]),
+        fields: BTreeSet::from([field.to_owned()]),
     }
 }
 
@@ -40,7 +40,7 @@ async fn the_callback_of_another_deployment_is_not_replaced_by_default() {
         load_app(&connected).await.callback
     })
     .await;
-    connected.simulator.facebook().app_subscription = Some(foreign_subscription());
+    connected.simulator.facebook().app_subscription = Some(foreign_subscription("messages"));
     // This makes the check of the app subscription due, as the start of a worker does.
     let mut stored = load_record::<App>(&*connected.deployment.store, &app::key())
         .await
@@ -84,7 +84,7 @@ async fn with_replace_callback_the_callback_is_replaced_and_the_fields_are_kept(
         load_app(&connected).await.callback
     })
     .await;
-    connected.simulator.facebook().app_subscription = Some(foreign_subscription());
+    connected.simulator.facebook().app_subscription = Some(foreign_subscription("mission"));
     connected.advance(Duration::from_secs(25 * 3600));
     let subscription = eventually("the callback to be replaced", || async {
         let subscription = connected.simulator.facebook().app_subscription.clone()?;
@@ -95,7 +95,7 @@ async fn with_replace_callback_the_callback_is_replaced_and_the_fields_are_kept(
     })
     .await;
     assert!(
-        subscription.fields.contains("messages") && subscription.fields.contains("name"),
+        subscription.fields.contains("mission") && subscription.fields.contains("name"),
         "{subscription:?}"
     );
     connected.finish().await;
@@ -158,7 +158,7 @@ async fn a_login_restores_the_app_subscription_and_reports_whether_webhooks_can_
     let subscription = connected.simulator.facebook().app_subscription.clone();
     let callback = subscription.unwrap().callback;
     assert!(callback.starts_with(&connected.public), "{callback}");
-    connected.simulator.facebook().app_subscription = Some(foreign_subscription());
+    connected.simulator.facebook().app_subscription = Some(foreign_subscription("messages"));
     let (_, body) = connected.connect().await;
     let webhooks = &body["connection"]["webhooks"];
     assert_eq!(webhooks["status"], "error", "{body}");

@@ -54,6 +54,7 @@ fn record_id(kind: RecordKind) -> &'static str {
         RecordKind::DailyPoll => "2026-11-22.7",
         RecordKind::ChangeCount => "2026-11-22.name.announced",
         RecordKind::UnannouncedChange => "1.name.5",
+        RecordKind::DroppedCount => "2026-11-22.messages",
     }
 }
 

@@ -333,7 +333,19 @@ impl ConnectedDeployment {
     /// Runs a command on the running deployment with a text in standard input. Returns its exit code,
     /// its output and its errors.
     pub(crate) fn run(&self, arguments: &[&str], input: &str) -> (i32, String, String) {
-        let role = self.deployment.roles[0].0;
+        self.run_as(self.deployment.roles[0].0, arguments, input)
+    }
+
+    /// Runs a command where the tokens can be opened.
+    pub(crate) fn run_as_worker(&self, arguments: &[&str]) -> (i32, String, String) {
+        let role = match &self.deployment.storage {
+            TestStorage::Distributed { .. } => Role::Worker,
+            TestStorage::Embedded(_) => Role::Up,
+        };
+        self.run_as(role, arguments, "")
+    }
+
+    fn run_as(&self, role: Role, arguments: &[&str], input: &str) -> (i32, String, String) {
         let mut environment = self.deployment.storage.environment(role, &[]);
         if let TestStorage::Distributed { .. } = &self.deployment.storage {
             environment.insert("PAGESYNC_BACKEND".to_owned(), "distributed".to_owned());

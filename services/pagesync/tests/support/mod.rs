@@ -15,6 +15,7 @@ pub(crate) mod raw_access;
 pub(crate) mod servers;
 pub(crate) mod slow_proxy;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::future::Future;
 use std::sync::Mutex;
@@ -57,6 +58,11 @@ pub(crate) async fn within<T, F: Future<Output = Option<T>>>(
         }
         assert!(began.elapsed() < timeout, "waited {timeout:?} for {what}");
     }
+}
+
+/// Returns the configuration of a command without settings.
+pub(crate) fn command_config() -> common::config::Config {
+    common::config::Config::read(&BTreeMap::new(), common::config::Role::Command).unwrap()
 }
 
 /// Returns the Page id with the number `n`.

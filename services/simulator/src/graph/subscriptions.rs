@@ -283,6 +283,12 @@ fn check_page_fields(facebook: &Facebook, user: &str, fields: &[String]) -> Resu
         );
         return Err(ErrorReply::oauth(100, None, &message));
     }
+    let is_refused = |name: &String| facebook.graph_faults.unnamed_refusals.contains(name);
+    if let Some(at) = fields.iter().position(is_refused) {
+        let message =
+            format!("(#100) Param subscribed_fields[{at}] must be one of {{affiliation, att");
+        return Err(ErrorReply::oauth(100, None, &message));
+    }
     let lacks_permission = |name: &String| {
         let needed = if MESSAGING.contains(&name.as_str()) {
             "pages_messaging"

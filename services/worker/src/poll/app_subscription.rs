@@ -17,7 +17,7 @@ use common::sealing::SealedToken;
 use common::store::{Commit, RecordKind, StoreError, Versioned};
 use model::id::Subject;
 use model::time::HostTime;
-use model::webhook_field::webhook_fields;
+use model::webhook_field::{unhandled_fields, webhook_fields};
 use secrecy::ExposeSecret as _;
 
 use super::commits::{save_outcome, update_commit};
@@ -151,17 +151,67 @@ pub(super) async fn poll(context: &Context, claimed: HostTime) -> Result<(), Sto
     .await
 }
 
+/// Checks the subscription of an app whose webhooks another program passes on. Returns its address.
+/// Fails if it lacks a required field.
+fn check_passed_on(
+    remote: Option<AppSubscription>,
+    required: &[&str],
+) -> Result<String, GraphError> {
+    let remote = remote.filter(|remote| remote.active);
+    let Some(remote) = remote else {
+        let reason = "the app has no active subscription, although another program is to receive its webhooks and pass them on (PAGESYNC_WEBHOOKS_PASSED_ON)";
+        return Err(GraphError::configuration(reason));
+    };
+    let is_missing = |name: &&&str| !remote.fields.iter().any(|field| field == **name);
+    let missing: Vec<&str> = required.iter().filter(is_missing).copied().collect();
+    if missing.is_empty() {
+        return Ok(remote.callback);
+    }
+    Err(GraphError::configuration(format!(
+        "the app is not subscribed to {}: subscribe these fields in the app's dashboard, with values included",
+        missing.join(", ")
+    )))
+}
+
+/// Returns why the callback of another program is not replaced, or `None` if it may be.
+fn refusal_to_replace(foreign: &AppSubscription, may_replace: bool) -> Option<String> {
+    let unhandled = unhandled_fields(&foreign.fields);
+    if unhandled.is_empty() && may_replace {
+        return None;
+    }
+    let other =
+        "Facebook posts this app's webhooks to another address than FACEBOOK_WEBHOOK_ADDRESS";
+    if unhandled.is_empty() {
+        return Some(format!(
+            "{other}: give this deployment an app of its own, or set PAGESYNC_REPLACE_CALLBACK=true"
+        ));
+    }
+    Some(format!(
+        "{other}, and the program there receives {}, which pagesync does not handle: let that program pass the webhooks on, or give this deployment an app of its own (docs/how-to/facebook-app.md, section 7)",
+        unhandled.join(", ")
+    ))
+}
+
 /// Sets the app subscription at Facebook unless it is complete. Returns its address. Fails if it
 /// has another address at Facebook and the settings do not allow its replacement.
 async fn reconcile(context: &Context, known: &App) -> Result<String, GraphError> {
     let address = &context.callback.address;
     let required = webhook_fields(&context.tracked_fields);
     let remote = context.graph.app_subscription().await?;
-    let has_other_callback =
-        |remote: &AppSubscription| remote.active && remote.callback != *address;
-    if remote.as_ref().is_some_and(has_other_callback) && !context.callback.replace {
-        let reason = "Facebook posts this app's webhooks to another address than FACEBOOK_WEBHOOK_ADDRESS: give this deployment an app of its own, or set PAGESYNC_REPLACE_CALLBACK=true";
-        return Err(GraphError::configuration(reason));
+    if context.callback.is_passed_on {
+        return check_passed_on(remote, &required);
+    }
+    // This deployment may replace an address that it has set itself, for example that of a tunnel.
+    let is_foreign = |remote: &&AppSubscription| {
+        remote.active
+            && remote.callback != *address
+            && known.callback.as_ref() != Some(&remote.callback)
+    };
+    if let Some(foreign) = remote.as_ref().filter(is_foreign) {
+        let reason = refusal_to_replace(foreign, context.callback.replace);
+        if let Some(reason) = reason {
+            return Err(GraphError::configuration(reason));
+        }
     }
     let fields: BTreeSet<String> = remote
         .iter()

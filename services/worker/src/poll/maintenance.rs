@@ -7,7 +7,7 @@ use std::time::Duration;
 use common::records::connection::{self, Connection};
 use common::records::dead_letter::usage;
 use common::records::expiry::{self, ALERT_DAYS};
-use common::records::missed_webhooks;
+use common::records::{dropped, missed_webhooks};
 use common::store::StoreError;
 use model::time::HostTime;
 
@@ -27,7 +27,9 @@ pub(super) async fn maintain(context: &Context) -> Result<(), StoreError> {
     let retention = Duration::from_secs(missed_webhooks::DAYS as u64 * 24 * 3600);
     let retention = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
     let oldest = HostTime(context.clock.now().0.saturating_sub(retention));
-    missed_webhooks::prune(&*context.store, &context.daily_schedule.local_day(oldest)).await?;
+    let oldest = context.daily_schedule.local_day(oldest);
+    missed_webhooks::prune(&*context.store, &oldest).await?;
+    dropped::prune(&*context.store, &oldest).await?;
     usage::prune(&*context.store).await
 }
 

@@ -159,6 +159,8 @@ impl From<StoreError> for AttemptError {
 
 /// The subscription at Facebook after a check.
 struct RemoteSubscription {
+    /// The fields that were subscribed before the check.
+    found: BTreeSet<String>,
     /// The fields that are subscribed.
     fields: BTreeSet<String>,
     /// The fields that Facebook refused.
@@ -249,6 +251,7 @@ impl RemoteSubscription {
         let Some(before) = before else { return self };
         let both = before.refused.intersection(&self.refused);
         Self {
+            found: before.found,
             refused: both.cloned().collect(),
             changed: before.changed || self.changed,
             restored_fields: before.restored_fields || self.restored_fields,
@@ -265,6 +268,7 @@ fn apply_check(
     now: HostTime,
 ) {
     if let Some(remote) = &check.remote {
+        value.found.get_or_insert_with(|| remote.found.clone());
         (value.fields, value.confirmed_at) = (remote.fields.clone(), Some(now));
     }
     if value.logins != known.logins {
@@ -312,6 +316,60 @@ fn apply_check(
     }
 }
 
+/// Returns whether Facebook refused a list of fields as invalid and named none of them.
+fn is_unnamed_refusal(error: &GraphError) -> bool {
+    let code = error.reported.as_ref().and_then(|reported| reported.code);
+    code == Some(100) && matches!(error.kind, ErrorKind::Configuration(_))
+}
+
+/// Returns those of the fields `missing` that Facebook refuses beside the subscribed fields `remote`, by
+/// trying one half after the other. The accepted ones are subscribed.
+async fn find_refused(
+    context: &Context,
+    page: &PageId,
+    token: &Token,
+    remote: &BTreeSet<String>,
+    missing: Vec<String>,
+) -> Result<BTreeSet<String>, GraphError> {
+    let (mut accepted, mut refused) = (remote.clone(), BTreeSet::new());
+    let mut parts = vec![missing];
+    while let Some(mut part) = parts.pop() {
+        let all: Vec<String> = accepted.iter().chain(&part).cloned().collect();
+        match context.graph.subscribe_page(token, page, &all).await {
+            Ok(()) => accepted.extend(part),
+            Err(error) if !is_unnamed_refusal(&error) => return Err(error),
+            Err(_) if part.len() == 1 => refused.extend(part),
+            Err(_) => {
+                let rest = part.split_off(part.len() / 2);
+                parts.extend([rest, part]);
+            }
+        }
+    }
+    Ok(refused)
+}
+
+/// Returns the error for a list that Facebook refuses because of fields of another program. Facebook
+/// replaces the whole list, so pagesync subscribes nothing rather than drop these fields.
+fn refusal_of_others(
+    mut error: GraphError,
+    named: &BTreeSet<String>,
+    remote: &BTreeSet<String>,
+) -> GraphError {
+    let of_others: Vec<&str> = named.intersection(remote).map(String::as_str).collect();
+    if let (ErrorKind::Permission(_), false) = (&error.kind, of_others.is_empty()) {
+        let permission = if of_others.iter().any(|name| name.starts_with("messag")) {
+            "pages_messaging"
+        } else {
+            "the permission that they need"
+        };
+        error.kind = ErrorKind::Permission(format!(
+            "{permission}, without which Facebook does not let pagesync keep {}, which another program with this app has subscribed; add it to PAGESYNC_SCOPES, and ask the person to log in at the address of `pagesync connection invite --rerequest`",
+            of_others.join(", ")
+        ));
+    }
+    error
+}
+
 /// Subscribes the Page to the required fields that are missing at Facebook. Fields that Facebook
 /// refuses by name are left out.
 async fn reconcile(
@@ -333,8 +391,16 @@ async fn reconcile(
     while !required.is_subset(&remote) {
         let all: Vec<String> = remote.union(&required).cloned().collect();
         match context.graph.subscribe_page(token, page, &all).await {
+            Err(error) if is_unnamed_refusal(&error) && all.len() > remote.len() + 1 => {
+                // The error names no field, so the fields are tried by halves.
+                let missing = required.difference(&remote).cloned().collect();
+                let found = find_refused(context, page, token, &remote, missing).await?;
+                required.retain(|name| !found.contains(name));
+                refused.extend(found);
+            }
             Ok(()) => {
                 return Ok(RemoteSubscription {
+                    found: remote,
                     fields: all.into_iter().collect(),
                     refused,
                     changed: true,
@@ -350,7 +416,7 @@ async fn reconcile(
                     _ => return Err(error),
                 };
                 if named.is_disjoint(&required) {
-                    return Err(error);
+                    return Err(refusal_of_others(error, &named, &remote));
                 }
                 required.retain(|name| !named.contains(name));
                 refused.extend(named);
@@ -358,6 +424,7 @@ async fn reconcile(
         }
     }
     Ok(RemoteSubscription {
+        found: remote.clone(),
         fields: remote,
         refused,
         changed: false,

@@ -1,38 +1,74 @@
-//! Signs and verifies invitations, which allow a login where logins are restricted.
+//! Signs and verifies invitations, which allow a login where logins are restricted, and which connect
+//! a login to a client.
 //!
-//! An invitation is `<expiry in seconds since the UNIX epoch>.<HMAC-SHA256 in URL-safe Base64>`.
-//! Invariant: an invitation is valid only with the secret that signed it and before its expiry.
+//! An invitation is `<kind>-<id>.<expiry in seconds since the UNIX epoch>.<HMAC-SHA256 in URL-safe
+//! Base64>`. Invariants: an invitation is valid only with the secret that signed it and before its
+//! expiry, and it is good for one person: the one that it names, or the first one who uses it.
+
+use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use hmac::{Hmac, Mac as _};
+use model::id::UserId;
 use model::time::HostTime;
 use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
 use crate::signing::hmac_sha256;
 
-fn mac(secret: &SecretString, expires_seconds: u64) -> Hmac<Sha256> {
-    hmac_sha256(secret).chain_update(format!("pagesync invitation {expires_seconds}"))
+/// The person for whom an invitation is good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Invitation {
+    /// The first person who uses it. The record with this id says more.
+    Stored(String),
+    /// This person, who logs in again.
+    Person(UserId),
 }
 
-/// Returns an invitation that expires at `expires_at`, rounded down to a second.
-pub fn sign(secret: &SecretString, expires_at: HostTime) -> String {
-    let seconds = expires_at.0 / 1000;
-    let tag = mac(secret, seconds).finalize().into_bytes();
-    format!("{seconds}.{}", BASE64.encode(tag))
+impl fmt::Display for Invitation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stored(id) => write!(f, "i-{id}"),
+            Self::Person(user) => write!(f, "p-{user}"),
+        }
+    }
 }
 
-/// Returns whether `secret` signed the invitation and it has not expired at `now`. The signature is
-/// compared in constant time.
-pub fn is_valid(secret: &SecretString, invitation: &str, now: HostTime) -> bool {
-    let Some((seconds, tag)) = invitation.split_once('.') else {
-        return false;
-    };
-    let (Ok(seconds), Ok(tag)) = (seconds.parse::<u64>(), BASE64.decode(tag)) else {
-        return false;
-    };
-    mac(secret, seconds).verify_slice(&tag).is_ok() && now.0 / 1000 < seconds
+impl Invitation {
+    /// Parses the form that `Display` writes. Returns `None` if `text` does not have it.
+    fn parse(text: &str) -> Option<Self> {
+        let is_id = |id: &str| id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
+        match text.split_once('-')? {
+            ("i", id) if is_id(id) => Some(Self::Stored(id.to_owned())),
+            ("p", user) => UserId::parse(user).ok().map(Self::Person),
+            _ => None,
+        }
+    }
+
+    fn mac(&self, secret: &SecretString, expires_seconds: u64) -> Hmac<Sha256> {
+        hmac_sha256(secret).chain_update(format!("pagesync invitation {self} {expires_seconds}"))
+    }
+
+    /// Returns the text of this invitation, which expires at `expires_at`, rounded down to a second.
+    pub fn sign(&self, secret: &SecretString, expires_at: HostTime) -> String {
+        let seconds = expires_at.0 / 1000;
+        let tag = self.mac(secret, seconds).finalize().into_bytes();
+        format!("{self}.{seconds}.{}", BASE64.encode(tag))
+    }
+
+    /// Returns the invitation in a text if `secret` signed it and it has not expired at `now`. The
+    /// signature is compared in constant time.
+    pub fn verify(secret: &SecretString, text: &str, now: HostTime) -> Option<Self> {
+        let mut parts = text.splitn(3, '.');
+        let invitation = Self::parse(parts.next()?)?;
+        let seconds: u64 = parts.next()?.parse().ok()?;
+        let tag = BASE64.decode(parts.next()?).ok()?;
+        let mac = invitation.mac(secret, seconds);
+        (mac.verify_slice(&tag).is_ok() && now.0 / 1000 < seconds).then_some(invitation)
+    }
 }
 
 #[cfg(test)]
@@ -42,15 +78,28 @@ mod tests {
     #[test]
     fn an_invitation_is_valid_for_its_secret_until_it_expires() {
         let secret = SecretString::from("0123456789abcdef".to_owned());
-        let invitation = sign(&secret, HostTime(100_000));
-        assert!(is_valid(&secret, &invitation, HostTime(99_000)));
-        assert!(!is_valid(&secret, &invitation, HostTime(100_000)));
         let other = SecretString::from("fedcba9876543210".to_owned());
-        assert!(!is_valid(&other, &invitation, HostTime(0)));
-        let extended = invitation.replacen("100.", "999.", 1);
-        assert!(!is_valid(&secret, &extended, HostTime(0)));
-        for malformed in ["", ".", "100.", "100.!!", "x.y"] {
-            assert!(!is_valid(&secret, malformed, HostTime(0)), "{malformed}");
+        let user = UserId::parse("200000000000001").unwrap();
+        for invitation in [
+            Invitation::Stored("0123456789abcdef0123456789abcdef".to_owned()),
+            Invitation::Person(user),
+        ] {
+            let text = invitation.sign(&secret, HostTime(100_000));
+            let verify = |secret, text: &str, at| Invitation::verify(secret, text, HostTime(at));
+            assert_eq!(verify(&secret, &text, 99_000), Some(invitation));
+            assert_eq!(verify(&secret, &text, 100_000), None);
+            assert_eq!(verify(&other, &text, 0), None);
+            for forged in [".100.", "1.100."] {
+                assert_eq!(
+                    verify(&secret, &text.replacen(forged, "0.999.", 1), 0),
+                    None
+                );
+            }
+            let renamed = text.replacen("1.", "2.", 1).replacen("f.", "e.", 1);
+            assert_eq!(verify(&secret, &renamed, 0), None);
+        }
+        for malformed in ["", ".", "i-1.100.x", "p-.1.", "x-1.1.1", "p-1.9"] {
+            assert_eq!(Invitation::verify(&secret, malformed, HostTime(0)), None);
         }
     }
 }

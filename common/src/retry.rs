@@ -77,6 +77,7 @@ pub fn delay_after(error: &GraphError, failures: u32) -> Duration {
         ErrorKind::Token { .. }
         | ErrorKind::Permission(_)
         | ErrorKind::NotFound
+        | ErrorKind::Merged(_)
         | ErrorKind::Configuration(_) => ONE_DAY,
         _ => GRAPH_CALL.delay(failures),
     }

@@ -210,7 +210,7 @@ impl Default for Metrics {
                 r,
                 "erasure_requests",
                 "result",
-                "Posts of signed requests to erase data, by result: valid, invalid_signature or unreadable",
+                "Posts of signed requests to erase data, by result: valid, of_page, invalid_signature or unreadable",
             ),
             change_findings: labeled_counter(
                 r,

@@ -69,7 +69,7 @@ impl ReportedError {
 /// contains a digit is replaced, because it could be a token. The text ends after
 /// [`MAX_MESSAGE_LENGTH`] characters.
 fn mask(text: &str) -> String {
-    let is_token_char = |c: char| c.is_ascii_alphanumeric() || "_-|.".contains(c);
+    let is_token_char = |c: char| c.is_ascii_alphanumeric() || "_-|.%".contains(c);
     let (mut masked, mut word) = (String::new(), String::new());
     for c in text.chars().map(|c| if c.is_control() { ' ' } else { c }) {
         if is_token_char(c) {

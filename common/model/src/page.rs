@@ -199,6 +199,8 @@ pub struct Page {
     pub polling: Polling,
     /// The connections that give access to the Page.
     pub connections: BTreeSet<UserId>,
+    /// The client for whom the Page was connected last; `None` if no invitation named one.
+    pub client: Option<String>,
     /// The fields with a stored value that the last read requested and did not return.
     pub missing_fields: BTreeSet<FieldName>,
     /// The open notifications and the unannounced changes. The merge does not use them.

@@ -143,6 +143,10 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// The permissions that people are asked for.
     pub scopes: Vec<String>,
+    /// The name of this deployment, which people see after a login; `None` if it is not set.
+    pub deployment_name: Option<String>,
+    /// How people reach the operator, which they see after a login; `None` if it is not set.
+    pub contact: Option<String>,
     /// The id of the configuration of Facebook Login for Business, which replaces the scopes in the
     /// dialog; `None` if people log in with scopes.
     pub login_config_id: Option<String>,
@@ -234,7 +238,7 @@ impl Config {
             verify_token: reader
                 .secret("FACEBOOK_VERIFY_TOKEN", 8, needs_token)
                 .unwrap_or_default(),
-            allow_sha1: reader.value("PAGESYNC_ALLOW_SHA1", |text| text.parse().ok()),
+            allow_sha1: reader.value("PAGESYNC_ALLOW_SHA1", parse_bool),
             tracked_fields: reader.value("PAGESYNC_FIELDS", TrackedFields::parse),
             verify_after: reader.value("PAGESYNC_VERIFY_AFTER", parse_verify_after),
             poll_concurrency: reader.value("PAGESYNC_POLL_CONCURRENCY", parse_poll_concurrency),
@@ -250,15 +254,16 @@ impl Config {
                 .optional("PAGESYNC_TRUSTED_PROXIES", parse_networks)
                 .unwrap_or_default(),
             scopes: reader.value("PAGESYNC_SCOPES", parse_scopes),
+            deployment_name: reader.optional("PAGESYNC_NAME", parse_line),
+            contact: reader.optional("PAGESYNC_CONTACT", parse_line),
             login_config_id: reader.optional("PAGESYNC_LOGIN_CONFIG_ID", parse_app_id),
             token_public_key: token_public,
             token_private_keys: token_keys,
             graph_url: reader.value("PAGESYNC_GRAPH_URL", parse_web_address),
             dialog_url: reader.value("PAGESYNC_DIALOG_URL", parse_web_address),
             graph_version: reader.value("PAGESYNC_GRAPH_VERSION", parse_graph_version),
-            webhooks_passed_on: reader
-                .value("PAGESYNC_WEBHOOKS_PASSED_ON", |text| text.parse().ok()),
-            replace_callback: reader.value("PAGESYNC_REPLACE_CALLBACK", |text| text.parse().ok()),
+            webhooks_passed_on: reader.value("PAGESYNC_WEBHOOKS_PASSED_ON", parse_bool),
+            replace_callback: reader.value("PAGESYNC_REPLACE_CALLBACK", parse_bool),
             daily_schedule: DailySchedule::new(zone, spread),
             log_filter: reader.value("PAGESYNC_LOG", parse_log_filter),
             log_format: reader.value("PAGESYNC_LOG_FORMAT", parse_log_format),
@@ -361,6 +366,17 @@ fn parse_networks(text: &str) -> Option<Vec<IpNet>> {
         network.or_else(|| Some(text.parse::<IpAddr>().ok()?.into()))
     };
     text.split(',').map(|text| parse(text.trim())).collect()
+}
+
+fn parse_bool(text: &str) -> Option<bool> {
+    text.parse().ok()
+}
+
+/// Returns a text of one line, without the spaces around it.
+fn parse_line(text: &str) -> Option<String> {
+    let line = text.trim();
+    let is_line = (1..=200).contains(&line.chars().count()) && !line.chars().any(char::is_control);
+    is_line.then(|| line.to_owned())
 }
 
 fn parse_scopes(text: &str) -> Option<Vec<String>> {

@@ -76,7 +76,7 @@ const fn secret(
 }
 
 /// All settings, in the order of `.env.example`.
-pub const SETTINGS: [Setting; 35] = [
+pub const SETTINGS: [Setting; 37] = [
     without_default(
         "FACEBOOK_APP_ID",
         "5 to 20 digits",
@@ -146,6 +146,18 @@ pub const SETTINGS: [Setting; 35] = [
         "pages_show_list,pages_read_engagement,pages_manage_metadata,business_management",
         "permission names, separated by commas",
         "The permissions that people are asked for.",
+    ),
+    without_default(
+        "PAGESYNC_NAME",
+        "a line of 1 to 200 characters",
+        "Example Agency",
+        "The name of this deployment, which people see after a login.",
+    ),
+    without_default(
+        "PAGESYNC_CONTACT",
+        "a line of 1 to 200 characters",
+        "pages@agency.example",
+        "How people reach the operator, which they see after a login.",
     ),
     without_default(
         "PAGESYNC_LOGIN_CONFIG_ID",

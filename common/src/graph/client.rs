@@ -128,11 +128,20 @@ impl Graph {
     /// refused with an `OAuthException` without a code is sent again once: such an error was seen for
     /// tokens that were valid.
     pub(super) async fn send(&self, request: Request<'_>) -> Result<Reply, GraphError> {
-        let is_read = request.method == Method::GET;
-        match self.send_once(request.clone()).await {
-            Err(error) if is_read && error.is_token_without_code() => self.send_once(request).await,
-            result => result,
+        let (is_read, caller) = (request.method == Method::GET, request.caller);
+        let mut result = self.send_once(request.clone()).await;
+        let is_unclear = |error: &GraphError| error.is_token_without_code();
+        if is_read && result.as_ref().err().is_some_and(is_unclear) {
+            result = self.send_once(request).await;
         }
+        result.map_err(|mut error| {
+            // The app's own token consists of its id and its secret.
+            if let (ErrorKind::Token { .. }, Caller::App) = (&error.kind, caller) {
+                let problem = "FACEBOOK_APP_ID and FACEBOOK_APP_SECRET do not belong together";
+                error.kind = ErrorKind::Configuration(problem.to_owned());
+            }
+            error
+        })
     }
 
     /// Sends a request once.
@@ -171,15 +180,7 @@ impl Graph {
             .send()
             .await
             .map_err(|error| network_error(&error))?;
-        let reply = self.read_reply(response, began).await;
-        reply.map_err(|mut error| {
-            // The app's own token consists of its id and its secret.
-            if let (ErrorKind::Token { .. }, Caller::App) = (&error.kind, caller) {
-                let problem = "FACEBOOK_APP_ID and FACEBOOK_APP_SECRET do not belong together";
-                error.kind = ErrorKind::Configuration(problem.to_owned());
-            }
-            error
-        })
+        self.read_reply(response, began).await
     }
 
     /// Reads a reply and its headers. Fails with the error in the reply if it is not successful.

@@ -12,6 +12,7 @@ use std::fmt;
 use std::time::Duration;
 
 use model::failure::{Failure, ReportedError};
+use model::id::PageId;
 use model::time::HostTime;
 use serde_json::Value as Json;
 
@@ -68,6 +69,8 @@ pub enum ErrorKind {
     Permission(String),
     /// The object does not exist, or the token does not give access to it.
     NotFound,
+    /// The Page was merged into the Page with this id.
+    Merged(PageId),
     /// The request, the app or the configuration of pagesync is wrong.
     Configuration(String),
     /// The reply is neither the expected reply nor an error of Graph.
@@ -107,6 +110,7 @@ impl fmt::Display for ErrorKind {
             Self::NotFound => {
                 f.write_str("the object does not exist, or the token does not give access to it")
             }
+            Self::Merged(id) => write!(f, "the Page was merged into Page {id}"),
             Self::Configuration(problem) => {
                 write!(f, "the request or the configuration is wrong: {problem}")
             }
@@ -146,6 +150,7 @@ impl ErrorKind {
             Self::Token { .. } => "token",
             Self::Permission(_) => "permission",
             Self::NotFound => "not_found",
+            Self::Merged(_) => "merged",
             Self::Configuration(_) => "configuration",
             Self::UnexpectedReply(_) => "unexpected_reply",
         }
@@ -173,6 +178,11 @@ impl ErrorKind {
             }
             Self::NotFound => {
                 "check at facebook.com whether the Page exists and whether the person still has a role on it"
+            }
+            Self::Merged(id) => {
+                return format!(
+                    "use Page {id}, which the next poll of the connection lists: `pagesync page show {id}`"
+                );
             }
             Self::Configuration(_) => {
                 "run `pagesync doctor`; if it finds nothing, report the code and the fbtrace_id"
@@ -313,7 +323,7 @@ fn classify_status(status: u16) -> ErrorKind {
 /// the message.
 fn unknown_field(message: &str) -> Option<String> {
     let (_, rest) = message.split_once("nonexisting field (")?;
-    let name = rest.split(')').next().filter(|name| !name.is_empty());
+    let name = rest.split(')').next().filter(|name| is_field_name(name));
     name.map(ToOwned::to_owned)
 }
 
@@ -370,7 +380,8 @@ fn classify_code(code: u64, subcode: Option<u64>, message: &str) -> ErrorKind {
             wait: Some(BLOCK_TIME),
         },
         (102 | 190 | 450 | 452 | 463 | 467, _) => ErrorKind::Token { subcode },
-        (100, Some(33)) | (21 | 803, _) => ErrorKind::NotFound,
+        (21, _) => merged_into(message).map_or(ErrorKind::NotFound, ErrorKind::Merged),
+        (100, Some(33)) | (803, _) => ErrorKind::NotFound,
         // A field that has ended, and a field that Pages of the new experience do not have. Sources:
         // "(#12) emails field is deprecated for versions v26.0 and higher" in reports of 2026, and
         // the errors of the Pages API.
@@ -389,6 +400,13 @@ fn classify_code(code: u64, subcode: Option<u64>, message: &str) -> ErrorKind {
         },
         _ => ErrorKind::Configuration(format!("code {code}{}", subcode_suffix(subcode))),
     }
+}
+
+/// Returns the id in "Page ID 1 was migrated to page ID 2".
+fn merged_into(message: &str) -> Option<PageId> {
+    let (_, rest) = message.split_once("migrated to page ID ")?;
+    let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
+    PageId::parse(digits).ok()
 }
 
 fn subcode_suffix(subcode: Option<u64>) -> String {
@@ -419,5 +437,12 @@ pub fn refused_fields(body: &Json) -> Vec<String> {
     {
         fields.extend(rest.split('"').next().map(ToOwned::to_owned));
     }
+    fields.retain(|name| is_field_name(name));
     fields
+}
+
+/// Returns whether a text from a message of Facebook can be the name of a field.
+fn is_field_name(text: &str) -> bool {
+    let is_allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'.';
+    (1..=64).contains(&text.len()) && text.bytes().all(is_allowed)
 }

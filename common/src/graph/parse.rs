@@ -254,7 +254,9 @@ fn next_cursor(body: &Json) -> Result<Option<String>, GraphError> {
     let in_address = || {
         let address = Url::parse(next.as_str()?).ok()?;
         let mut query = address.query_pairs();
-        Some(query.find(|(name, _)| name == "after")?.1.into_owned())
+        let (_, after) = query.find(|(name, _)| name == "after")?;
+        // A `+` that is not encoded is read as a space.
+        Some(after.replace(' ', "+"))
     };
     let cursor = after.map(ToOwned::to_owned).or_else(in_address);
     // The characters of base64 and of base64url.

@@ -235,15 +235,15 @@ async fn metrics_text(State(state): State<Arc<PrivateState>>) -> impl IntoRespon
 /// Sets the gauges of the connections and of the Pages with each status.
 async fn count_by_status(store: &Arc<dyn Store>, metrics: &Metrics) -> Result<(), StoreError> {
     let gauge = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-    for (status, n) in store.count_pages().await? {
-        metrics.pages.set(status.as_str(), gauge(n));
-    }
     let connections = connection::list(&**store).await?;
     for status in connection::Status::ALL {
         let with_status = connections.iter().filter(|one| one.status == status);
         metrics
             .connections
             .set(status.as_str(), gauge(with_status.count() as u64));
+    }
+    for (status, n) in store.count_pages().await? {
+        metrics.pages.set(status.as_str(), gauge(n));
     }
     Ok(())
 }

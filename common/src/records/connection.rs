@@ -72,6 +72,9 @@ pub struct Connection {
     /// The name of the person at Facebook; `None` if it is not known.
     #[serde(default)]
     pub name: Option<String>,
+    /// The client for whom the person connected Pages; `None` if their invitations named none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<String>,
     /// The status of the connection.
     #[serde(default)]
     pub status: Status,

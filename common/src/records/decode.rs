@@ -7,9 +7,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Error, Value as Json};
 
 use super::{
-    app, connection, daily_poll, dead_letter, erasure, excluded_field, load_chunk, login,
-    missed_webhooks, page_subscription, probe, rate_limit, token, token_exchange, token_inspection,
-    trial,
+    app, connection, daily_poll, dead_letter, erasure, excluded_field, invitation, load_chunk,
+    login, missed_webhooks, page_subscription, probe, rate_limit, token, token_exchange,
+    token_inspection, trial,
 };
 use crate::store::codec::describe_error;
 use crate::store::{RecordKey, RecordKind, Store, StoreError};
@@ -58,6 +58,7 @@ fn check(kind: RecordKind, body: Json) -> Result<(), Error> {
         RecordKind::Login => is::<login::Login>(body),
         RecordKind::TokenExchange => is::<token_exchange::TokenExchange>(body),
         RecordKind::Connection => is::<connection::Connection>(body),
+        RecordKind::Invitation => is::<invitation::InvitationRecord>(body),
         RecordKind::ConnectionEpoch => is::<erasure::ErasedEpoch>(body),
         RecordKind::UserToken | RecordKind::PageToken => is::<token::StoredToken>(body),
         RecordKind::TokenInspection => is::<token_inspection::TokenInspection>(body),
@@ -70,6 +71,7 @@ fn check(kind: RecordKind, body: Json) -> Result<(), Error> {
         RecordKind::UnannouncedChange => is::<missed_webhooks::UnannouncedRecord>(body),
         RecordKind::ErasureReceipt => is::<erasure::ErasureReceipt>(body),
         RecordKind::Probe => is::<probe::Probe>(body),
+        RecordKind::WebhookTest => is::<probe::WebhookTest>(body),
         RecordKind::Trial => is::<trial::Trials>(body),
     }
 }

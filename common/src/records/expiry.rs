@@ -18,6 +18,8 @@ pub struct Expiry {
     pub user: UserId,
     /// The name of the person at Facebook; `None` if it is not known.
     pub name: Option<String>,
+    /// The client for whom the person connected Pages.
+    pub client: Option<String>,
     /// The status of the connection.
     pub status: Status,
     /// When the token expires; `None` if it does not expire.
@@ -65,6 +67,7 @@ pub async fn list(store: &dyn Store, now: HostTime) -> Result<Vec<Expiry>, Store
         expiries.push(Expiry {
             user: connection.user.clone(),
             name: connection.name.clone(),
+            client: connection.client.clone(),
             status: connection.status,
             token_expires_at: connection.token_expires_at,
             data_access_expires_at: connection.data_access_expires_at,

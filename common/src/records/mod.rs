@@ -12,6 +12,7 @@ pub mod dropped;
 pub mod erasure;
 pub mod excluded_field;
 pub mod expiry;
+pub mod invitation;
 pub mod key_rotation;
 pub mod login;
 pub mod missed_webhooks;

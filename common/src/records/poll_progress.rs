@@ -31,6 +31,9 @@ pub struct PollProgress {
     /// How many portfolios the person has a role in; `None` if they were not searched.
     #[serde(default)]
     pub portfolios: Option<u64>,
+    /// For how many Pages the person granted permissions by name; `None` if Facebook was not asked.
+    #[serde(default)]
+    pub granted: Option<u64>,
     /// The lists that could not be read, each with the reason.
     #[serde(default)]
     pub problems: Vec<String>,
@@ -66,6 +69,7 @@ impl PollProgress {
             source: PageSource::Accounts,
             remaining: VecDeque::new(),
             portfolios: None,
+            granted: None,
             problems: Vec::new(),
         }
     }
@@ -85,9 +89,9 @@ impl PollProgress {
         };
         let portfolios = match self.portfolios {
             Some(0) => "the person has no role in a business portfolio".to_owned(),
-            Some(count) => {
-                format!("{count} business portfolios have no Page that the person can manage")
-            }
+            Some(count) => format!(
+                "in the {count} business portfolios of the person, there is no Page with a token for them"
+            ),
             None if is_granted("business_management") => {
                 "business portfolios could not be searched".to_owned()
             }
@@ -95,8 +99,13 @@ impl PollProgress {
                 "business portfolios were not searched, because the permission business_management is missing".to_owned()
             }
         };
+        let granted = match self.granted {
+            Some(0) => "the permissions name no Page".to_owned(),
+            Some(count) => format!("the permissions name {count} Pages, which cannot be read"),
+            None => "the permissions could not be read".to_owned(),
+        };
         let mut text = format!(
-            "Facebook lists no Page: {accounts}; {portfolios}; the permissions name no Page. The person must have a role on a Page, log in again and select it in Facebook's dialog"
+            "Facebook lists no Page: {accounts}; {portfolios}; {granted}. The person must have a role on a Page, log in again and select it in Facebook's dialog"
         );
         if let Some(incomplete) = incomplete {
             text.push_str(". ");

@@ -12,6 +12,7 @@ use model::time::HostTime;
 use serde::{Deserialize, Serialize};
 
 use super::put_write;
+use crate::invitation::Invitation;
 use crate::sealing::SealedToken;
 use crate::store::{Commit, DueWrite, RecordKey, RecordKind};
 
@@ -32,6 +33,9 @@ pub struct TokenExchange {
     /// exchanged.
     #[serde(default)]
     pub may_never_expire: bool,
+    /// The invitation with which the login began; `None` if it needed none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invitation: Option<Invitation>,
 }
 
 /// The stage of a token exchange.
@@ -54,6 +58,7 @@ impl TokenExchange {
             failures: 0,
             stage: Stage::Sealed(sealed),
             may_never_expire,
+            invitation: None,
         }
     }
 }

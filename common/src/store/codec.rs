@@ -29,6 +29,8 @@ pub const REGISTERS: &str = "_registers";
 pub const POLLING: &str = "_polling";
 /// The attribute with the people whose connections give access to the Page.
 pub const CONNECTIONS: &str = "_connections";
+/// The attribute with the client for whom the Page was connected.
+pub const CLIENT: &str = "_client";
 /// The attribute with the fields that have a stored value and that the last read requested and did
 /// not return.
 pub const MISSING_FIELDS: &str = "_missing_fields";
@@ -117,6 +119,9 @@ pub fn encode(page: &Page) -> Attributes {
     if !page.connections.is_empty() {
         attributes.insert(CONNECTIONS.to_owned(), to_json(&page.connections));
     }
+    if let Some(client) = &page.client {
+        attributes.insert(CLIENT.to_owned(), client.clone());
+    }
     if !page.missing_fields.is_empty() {
         attributes.insert(MISSING_FIELDS.to_owned(), to_json(&page.missing_fields));
     }
@@ -194,6 +199,7 @@ pub fn decode(attributes: &Attributes) -> Result<Page, DecodeError> {
         registers,
         polling,
         connections,
+        client: attributes.get(CLIENT).cloned(),
         missing_fields,
         announcements,
         last_failure: attributes
@@ -274,6 +280,7 @@ mod tests {
             .insert(model::id::UserId::parse("77").unwrap());
         page.missing_fields
             .insert(FieldName::parse("phone").unwrap());
+        page.client = Some("acme".to_owned());
         page.last_failure = Some(model::failure::Failure {
             at: HostTime(9),
             reason: "r".to_owned(),

@@ -335,6 +335,10 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// status it was written with, or as [`Status::Corrupt`].
     async fn count_pages(&self) -> Result<BTreeMap<Status, u64>, StoreError>;
 
+    /// Corrects the numbers that [`Store::count_pages`] returns, which an earlier version of pagesync
+    /// may have left wrong. Reads every Page on Redis.
+    async fn correct_page_counts(&self) -> Result<(), StoreError>;
+
     /// Returns the last changes of a Page, the newest first, at most [`MAX_HISTORY`].
     async fn history(&self, id: &PageId) -> Result<Vec<HistoryEntry>, StoreError>;
 

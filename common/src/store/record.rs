@@ -19,6 +19,8 @@ pub enum RecordKind {
     TokenExchange,
     /// A person who logged in: [`crate::records::connection`].
     Connection,
+    /// An invitation to log in: [`crate::records::invitation`].
+    Invitation,
     /// The epoch of a connection, which guards commits made with its tokens:
     /// [`crate::records::connection`].
     ConnectionEpoch,
@@ -48,13 +50,15 @@ pub enum RecordKind {
     ErasureReceipt,
     /// A probe that the worker has received: [`crate::records::probe`].
     Probe,
+    /// The webhook test of a login: [`crate::records::probe`].
+    WebhookTest,
     /// The trials of a job that was delivered too often: [`crate::records::trial`].
     Trial,
 }
 
 impl RecordKind {
     /// Every kind.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::DeadLetter,
         Self::DeadLetterRetry,
         Self::DeadLetterCount,
@@ -62,6 +66,7 @@ impl RecordKind {
         Self::Login,
         Self::TokenExchange,
         Self::Connection,
+        Self::Invitation,
         Self::ConnectionEpoch,
         Self::UserToken,
         Self::PageToken,
@@ -76,6 +81,7 @@ impl RecordKind {
         Self::DroppedCount,
         Self::ErasureReceipt,
         Self::Probe,
+        Self::WebhookTest,
         Self::Trial,
     ];
 
@@ -89,6 +95,7 @@ impl RecordKind {
             Self::Login => "login",
             Self::TokenExchange => "token_exchange",
             Self::Connection => "connection",
+            Self::Invitation => "invitation",
             Self::ConnectionEpoch => "connection_epoch",
             Self::UserToken => "user_token",
             Self::PageToken => "page_token",
@@ -103,6 +110,7 @@ impl RecordKind {
             Self::DroppedCount => "dropped_count",
             Self::ErasureReceipt => "erasure_receipt",
             Self::Probe => "probe",
+            Self::WebhookTest => "webhook_test",
             Self::Trial => "trial",
         }
     }

@@ -18,6 +18,8 @@ pub struct ConnectionView {
     pub id: UserId,
     /// The name of the person at Facebook; null if it is not known.
     pub name: Option<String>,
+    /// The client for whom the person connected Pages; null if no invitation named one.
+    pub client: Option<String>,
     /// The status of the connection.
     pub status: Status,
     /// When the person last logged in.
@@ -89,6 +91,8 @@ pub struct ExpiringConnection {
     pub id: UserId,
     /// Their name at Facebook; null if it is not known.
     pub name: Option<String>,
+    /// The client for whom they connected Pages; null if no invitation named one.
+    pub client: Option<String>,
     /// The status of the connection.
     pub status: Status,
     /// When the token expires; null if it does not expire.
@@ -128,6 +132,7 @@ pub fn connection_view(
     ConnectionView {
         id: connection.user.clone(),
         name: connection.name.clone(),
+        client: connection.client.clone(),
         status: connection.status,
         connected_at: rfc3339(connection.connected_at),
         token_expires_at: connection.token_expires_at.map(rfc3339),
@@ -147,6 +152,7 @@ pub fn expiring_view(expiry: &Expiry) -> ExpiringConnection {
     ExpiringConnection {
         id: expiry.user.clone(),
         name: expiry.name.clone(),
+        client: expiry.client.clone(),
         status: expiry.status,
         token_expires_at: expiry.token_expires_at.map(rfc3339),
         data_access_expires_at: expiry.data_access_expires_at.map(rfc3339),

@@ -67,8 +67,13 @@ pub fn reported_text(reported: &ReportedError) -> String {
         trace.map(|id| format!("fbtrace_id {id}")),
     ];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
-    match &reported.message {
-        Some(message) => format!("Facebook said \"{message}\" ({})", parts.join(", ")),
-        None => format!("Facebook gave no text ({})", parts.join(", ")),
+    let said = match &reported.message {
+        Some(message) => format!("Facebook said \"{message}\""),
+        None => "Facebook gave no text".to_owned(),
+    };
+    if parts.is_empty() {
+        said
+    } else {
+        format!("{said} ({})", parts.join(", "))
     }
 }

@@ -6,6 +6,7 @@
 pub mod connection;
 pub mod dead_letter;
 pub mod failure;
+pub mod invitation;
 pub mod missed;
 pub mod page;
 pub mod schedule;

@@ -21,6 +21,8 @@ pub struct PageView {
     pub id: PageId,
     /// The status of the Page.
     pub status: Status,
+    /// The client for whom the Page was connected; null if no invitation named one.
+    pub client: Option<String>,
     /// How often the Page was written.
     pub version: u64,
     /// The name of the Page; null if it is not known.
@@ -147,6 +149,7 @@ pub fn page_view(id: &PageId, stored: &Versioned<StoredPage>) -> PageView {
         StoredPage::Unknown | StoredPage::Corrupt(_) => PageView {
             id: id.clone(),
             status: Status::Corrupt,
+            client: None,
             version: stored.version,
             name: Json::Null,
             facebook_state: None,
@@ -164,6 +167,7 @@ fn decoded_page_view(id: &PageId, version: u64, page: &Page) -> PageView {
     PageView {
         id: id.clone(),
         status: page.status,
+        client: page.client.clone(),
         version,
         name: name.map_or(Json::Null, |(_, register)| json_value(register)),
         facebook_state: facebook_state(page),

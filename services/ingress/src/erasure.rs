@@ -27,12 +27,13 @@ use base64::engine::DecodePaddingMode;
 use base64::engine::GeneralPurpose;
 use base64::engine::general_purpose::GeneralPurposeConfig;
 use common::http::ConnectionPlace;
+use common::pages;
 use common::records::erasure;
 use common::signing::hmac_sha256;
 use common::timestamp::rfc3339;
 use hmac::Mac as _;
 use model::hex::sha256_hex;
-use model::id::UserId;
+use model::id::{PageId, UserId};
 use model::job::{ErasureRequest, Job};
 use model::queue_name::QueueName;
 use model::time::{FacebookTime, HostTime};
@@ -69,6 +70,8 @@ struct SignedRequest {
 enum InvalidRequest {
     /// This app did not sign it.
     Signature,
+    /// This app signed it, and it names a Page and no person: the app was removed from the Page.
+    OfPage(PageId),
     /// This app signed it, but it does not have the documented form. The text contains no value of
     /// the request.
     Form(&'static str),
@@ -96,10 +99,12 @@ fn verify_signed_request(
         text.or_else(|| value.as_u64().map(|number| number.to_string()))
     };
     let user = number("user_id").and_then(|id| UserId::parse(&id).ok());
-    let user = user.ok_or_else(|| match payload.get("profile_id") {
-        Some(_) => form("it names a Page (profile_id) and no person"),
-        None => form("it names no person (user_id)"),
-    })?;
+    let page = number("profile_id").and_then(|id| PageId::parse(&id).ok());
+    let user = match (user, page) {
+        (Some(user), _) => user,
+        (None, Some(page)) => return Err(InvalidRequest::OfPage(page)),
+        (None, None) => return Err(form("it names no person (user_id)")),
+    };
     let seconds = number("issued_at").and_then(|text| text.parse::<u64>().ok());
     let issued_at = seconds.map(|seconds| FacebookTime(seconds.saturating_mul(1000)));
     Ok(SignedRequest { user, issued_at })
@@ -116,7 +121,8 @@ fn verify_signature<'a>(secrets: &[SecretString], text: &'a str) -> Option<&'a s
     secrets.iter().any(is_signed_with).then_some(payload)
 }
 
-/// Reads and verifies the signed request of a post; fails with the status of the answer.
+/// Reads and verifies the signed request of a post; fails with the status of the answer, which is 200
+/// for a request that was handled here.
 async fn read_post(context: &Context, request: Request) -> Result<SignedRequest, StatusCode> {
     let results = &context.metrics.erasure_requests;
     let place = request.extensions().get::<ConnectionPlace>().cloned();
@@ -140,6 +146,15 @@ async fn read_post(context: &Context, request: Request) -> Result<SignedRequest,
         Err(InvalidRequest::Signature) => {
             results.count("invalid_signature");
             Err(StatusCode::BAD_REQUEST)
+        }
+        Err(InvalidRequest::OfPage(page)) => {
+            results.count("of_page");
+            // Others may still give access to the Page. A read shows whether its tokens work.
+            let (store, now) = (&*context.login.store, context.clock.now());
+            match pages::request_reads(store, &[page], now).await {
+                Ok(_) => Err(StatusCode::OK),
+                Err(_) => Err(StatusCode::SERVICE_UNAVAILABLE),
+            }
         }
         Err(InvalidRequest::Form(reason)) => {
             results.count("unreadable");
@@ -342,10 +357,9 @@ mod tests {
             assert_eq!(request.issued_at, Some(FacebookTime(1_750_000_000_000)));
         }
         let page = signed(r#"{"user_id":0,"profile_id":"7","algorithm":"HMAC-SHA256"}"#);
-        let reason = "it names a Page (profile_id) and no person";
         assert_eq!(
             verify_signed_request(&secrets(), &page),
-            Err(InvalidRequest::Form(reason))
+            Err(InvalidRequest::OfPage(PageId::parse("7").unwrap()))
         );
     }
 }

@@ -57,6 +57,9 @@ pub enum Command {
     /// List, show, poll or disconnect connections, or invite people to connect.
     #[command(subcommand)]
     Connection(ConnectionCommand),
+    /// List or revoke invitations.
+    #[command(subcommand)]
+    Invitation(InvitationCommand),
     /// Show the next due polls and the results of the daily polls.
     Schedule,
     /// Show how many changes webhooks announced, and which changes were missed.
@@ -111,6 +114,9 @@ pub enum ConnectionCommand {
         /// Pages that would be lost.
         #[arg(long, value_parser = parse_days)]
         expiring: Option<u64>,
+        /// List only connections of this client.
+        #[arg(long)]
+        client: Option<String>,
     },
     /// Show the permissions, Pages, polls and problems of a connection.
     Show {
@@ -138,14 +144,20 @@ pub enum ConnectionCommand {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Print the address where people connect their Pages.
+    /// Print the address where one person connects their Pages.
     Invite {
-        /// For how many days the invitation is valid (only if `PAGESYNC_LOGIN=invited`).
+        /// For how many days the invitation is valid (with `PAGESYNC_LOGIN=invited` or a client).
         #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..=90))]
         days: u64,
         /// Ask again for permissions that the person declined before.
         #[arg(long)]
         rerequest: bool,
+        /// The client whose Pages the person connects. It is kept with the connection and its Pages.
+        #[arg(long)]
+        client: Option<String>,
+        /// The address that the person sees as a link when the login is complete (https).
+        #[arg(long)]
+        return_to: Option<String>,
     },
     /// Connect the owner of an access token, such as a system user, and wait for the result. The token
     /// is read from standard input, or from a file, and never from an argument.
@@ -160,6 +172,22 @@ pub enum ConnectionCommand {
         /// The address at which this host reaches the public listener.
         #[arg(long)]
         ingress: String,
+    },
+}
+
+/// Commands on invitations.
+#[derive(Debug, Subcommand)]
+pub enum InvitationCommand {
+    /// List the invitations, also those that were used, revoked, or have expired.
+    List {
+        /// List only invitations of this client.
+        #[arg(long)]
+        client: Option<String>,
+    },
+    /// Revoke an invitation, so that nobody can use it any more.
+    Revoke {
+        /// The id of the invitation, from the list.
+        id: String,
     },
 }
 
@@ -218,7 +246,11 @@ pub enum PageCommand {
         dry_run: bool,
     },
     /// List every Page.
-    List,
+    List {
+        /// List only Pages of this client.
+        #[arg(long)]
+        client: Option<String>,
+    },
     /// Show every field of a Page.
     Show {
         /// The id of the Page.

@@ -1,12 +1,9 @@
 //! `pagesync connection ...`: lists, shows, polls, disconnects and invites connections.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, bail};
 use common::clock::Clock;
-use common::config::{Config, LoginPolicy};
+use common::config::Config;
 use common::graph::client::Graph;
-use common::invitation;
 use common::records::connection::{self, Connection};
 use common::records::{expiry, load_all, load_record, rate_limit, token};
 use common::sealing::Token;
@@ -20,6 +17,7 @@ use simulator::browser::{Decision, LoginBrowser};
 
 use crate::cli::ConnectionCommand;
 use crate::import;
+use crate::invitation::{self, Purpose, public_url};
 use crate::keys::private_keys;
 use crate::output::{self, Format, Row, cell, escape_control, print_listing, to_json};
 use crate::unsubscribe::{self, Scope};
@@ -32,19 +30,38 @@ pub async fn run(
     format: Format,
 ) -> anyhow::Result<()> {
     match (command, store) {
-        (ConnectionCommand::Invite { days, rerequest }, _) => {
-            output::print(&login_address(config, days, rerequest)?)
+        (
+            ConnectionCommand::Invite {
+                days,
+                rerequest: asks_again,
+                client,
+                return_to,
+            },
+            store,
+        ) => {
+            let purpose = Purpose {
+                days,
+                asks_again,
+                client,
+                return_to,
+            };
+            invitation::invite(config, store, purpose).await
         }
         (ConnectionCommand::SimulateLogin { ingress }, _) => simulate_login(config, &ingress).await,
-        (ConnectionCommand::List { expiring: None }, Some(store)) => {
-            list(config, store, format).await
-        }
+        (
+            ConnectionCommand::List {
+                expiring: None,
+                client,
+            },
+            Some(store),
+        ) => list(config, store, client.as_deref(), format).await,
         (
             ConnectionCommand::List {
                 expiring: Some(days),
+                client,
             },
             Some(store),
-        ) => list_expiring(store, days, format).await,
+        ) => list_expiring(store, days, client.as_deref(), format).await,
         (ConnectionCommand::Show { id }, Some(store)) => show(config, store, &id, format).await,
         (ConnectionCommand::Poll { id, dry_run }, Some(store)) => poll(store, &id, dry_run).await,
         (
@@ -103,54 +120,29 @@ pub(crate) fn start_phrase(at: HostTime, blocked: Option<HostTime>) -> String {
     }
 }
 
-/// For how many days the invitation in a shown address is valid.
-const INVITATION_DAYS: u64 = 7;
-
-/// Returns the public address of the deployment, or an error if it is not set.
-fn public_url(config: &Config) -> anyhow::Result<&str> {
-    match config.public_url() {
-        "" => bail!("PAGESYNC_PUBLIC_URL and FACEBOOK_REDIRECT_URI are missing"),
-        address => Ok(address),
-    }
-}
-
-/// Returns the address where people connect their Pages. An invitation in it is valid for `days`
-/// days. With `asks_again`, Facebook asks again for permissions that the person declined before.
-fn login_address(config: &Config, days: u64, asks_again: bool) -> anyhow::Result<String> {
-    let base = public_url(config)?;
-    let mut address = reqwest::Url::parse(&format!("{base}/facebook/login"))?;
-    if config.login_policy == LoginPolicy::Invited {
-        let secret = config.invitation_secret.as_ref();
-        let secret = secret.context("STATE_TOKEN_SECRET is missing")?;
-        let until = Clock::system()
-            .now()
-            .plus(Duration::from_secs(days * 24 * 3600));
-        let invitation = invitation::sign(secret, until);
-        address
-            .query_pairs_mut()
-            .append_pair("invitation", &invitation);
-    }
-    if asks_again {
-        address.query_pairs_mut().append_pair("rerequest", "true");
-    }
-    Ok(address.into())
-}
-
 fn optional_cell(value: Option<&str>) -> String {
     value.map_or("-".to_owned(), escape_control)
 }
 
-async fn list(config: &Config, store: &dyn Store, format: Format) -> anyhow::Result<()> {
+async fn list(
+    config: &Config,
+    store: &dyn Store,
+    client: Option<&str>,
+    format: Format,
+) -> anyhow::Result<()> {
     let now = Clock::system().now();
     let row = |connection: &Connection| {
         let view = connection_view(connection, &config.scopes, now);
         Row::new(cells(&view), &view)
     };
+    let is_listed =
+        |connection: &&Connection| client.is_none() || connection.client.as_deref() == client;
     let connections = connection::list(store).await?;
-    let rows: Vec<Row> = connections.iter().map(row).collect();
+    let rows: Vec<Row> = connections.iter().filter(is_listed).map(row).collect();
     let header = [
         "connection",
         "name",
+        "client",
         "status",
         "Pages",
         "last poll",
@@ -166,6 +158,7 @@ fn cells(view: &ConnectionView) -> Vec<String> {
     vec![
         view.id.to_string(),
         optional_cell(view.name.as_deref()),
+        optional_cell(view.client.as_deref()),
         view.status.to_string(),
         optional_cell(pages.as_deref()),
         optional_cell(last.map(|poll| poll.ended_at.as_str())),
@@ -183,9 +176,17 @@ fn problems(view: &ConnectionView) -> Option<String> {
     (!problems.is_empty()).then(|| problems.join("; "))
 }
 
-async fn list_expiring(store: &dyn Store, days: u64, format: Format) -> anyhow::Result<()> {
+async fn list_expiring(
+    store: &dyn Store,
+    days: u64,
+    client: Option<&str>,
+    format: Format,
+) -> anyhow::Result<()> {
     let all = expiry::list(store, Clock::system().now()).await?;
-    let ends_soon = |expiry: &&expiry::Expiry| expiry.days_left.is_some_and(|left| left <= days);
+    let ends_soon = |expiry: &&expiry::Expiry| {
+        let is_listed = client.is_none() || expiry.client.as_deref() == client;
+        is_listed && expiry.days_left.is_some_and(|left| left <= days)
+    };
     let row = |expiry: &expiry::Expiry| {
         let view = expiring_view(expiry);
         let cells = vec![
@@ -225,7 +226,7 @@ async fn show(config: &Config, store: &dyn Store, id: &str, format: Format) -> a
         .collect();
     let connection = connection_view(&stored.value, &config.scopes, Clock::system().now());
     // This host may lack the settings of the address.
-    let login_address = || login_address(config, INVITATION_DAYS, true).ok();
+    let login_address = || invitation::address_to_log_in_again(config, &user).ok();
     let is_permission_missing = !connection.missing_permissions.is_empty();
     let detail = ConnectionDetail {
         login_address: is_permission_missing.then(login_address).flatten(),

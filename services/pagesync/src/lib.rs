@@ -14,6 +14,7 @@ pub mod erase;
 pub mod import;
 pub mod init;
 pub mod init_secrets;
+pub mod invitation;
 pub mod keys;
 pub mod missed;
 pub mod output;
@@ -28,7 +29,7 @@ use anyhow::Context as _;
 use common::backends::{Backends, open_store};
 use common::clock::Clock;
 use common::config::settings::{self, Environment};
-use common::config::{Config, Role};
+use common::config::{Config, LoginPolicy, Role};
 use common::database::Access;
 use common::store::Store;
 use common::telemetry::init_logs;
@@ -63,14 +64,10 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
             let (config, store) = config_and_store(environment)?;
             keys::rotate(&config, &*store, drop_old).await
         }
-        Command::Connection(command) => {
-            let (config, store) = match command {
-                ConnectionCommand::Invite { .. } | ConnectionCommand::SimulateLogin { .. } => {
-                    (config(Role::Command)?, None)
-                }
-                _ => config_and_store(environment).map(|(config, store)| (config, Some(store)))?,
-            };
-            connection::run(&config, store.as_deref(), command, cli.output).await
+        Command::Connection(command) => run_connection(environment, command, cli.output).await,
+        Command::Invitation(command) => {
+            let (_, store) = config_and_store(environment)?;
+            invitation::run(&*store, command, cli.output).await
         }
         Command::Schedule => {
             let (config, store) = config_and_store(environment)?;
@@ -103,6 +100,32 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
             dead_letter::run(&backends, command, cli.output).await
         }
     }
+}
+
+/// Runs a command on connections. Opens the store only if the command needs it.
+async fn run_connection(
+    environment: &Environment,
+    command: ConnectionCommand,
+    format: Format,
+) -> anyhow::Result<()> {
+    let config = Config::read(environment, Role::Command)?;
+    let is_open = config.login_policy == LoginPolicy::Open;
+    let needs_store = match &command {
+        ConnectionCommand::SimulateLogin { .. } => false,
+        // An open login without a client needs no invitation.
+        ConnectionCommand::Invite {
+            client: None,
+            return_to: None,
+            ..
+        } => !is_open,
+        _ => true,
+    };
+    let store = if needs_store {
+        Some(config_and_store(environment)?.1)
+    } else {
+        None
+    };
+    connection::run(&config, store.as_deref(), command, format).await
 }
 
 /// Prints every setting. Fails if the configuration of a command is invalid.

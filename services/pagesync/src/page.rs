@@ -26,7 +26,7 @@ use crate::output::{self, Format, LIST_CHUNK, Row, cell, escape_control, print_l
 pub async fn run(store: &dyn Store, command: PageCommand, format: Format) -> anyhow::Result<()> {
     match command {
         PageCommand::Add { ids, dry_run } => add(store, &ids, dry_run).await,
-        PageCommand::List => print_listing(
+        PageCommand::List { client } => print_listing(
             format,
             &[
                 "Page",
@@ -37,7 +37,7 @@ pub async fn run(store: &dyn Store, command: PageCommand, format: Format) -> any
                 "next read",
                 "last failure",
             ],
-            &rows(store).await?,
+            &rows(store, client.as_deref()).await?,
         ),
         PageCommand::Show { id } => {
             let (id, version, page) = load(store, &id).await?;
@@ -200,7 +200,7 @@ async fn blocked_until(
     Ok(of_page.max(earliest.flatten()))
 }
 
-async fn rows(store: &dyn Store) -> anyhow::Result<Vec<Row>> {
+async fn rows(store: &dyn Store, client: Option<&str>) -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::new();
     let mut after: Option<PageId> = None;
     loop {
@@ -209,7 +209,13 @@ async fn rows(store: &dyn Store) -> anyhow::Result<Vec<Row>> {
             return Ok(rows);
         };
         after = Some(last.clone());
-        rows.extend(more.iter().map(|(id, stored)| row(id, stored)));
+        let is_listed = |stored: &StoredPage| match (client, stored) {
+            (None, _) => true,
+            (Some(_), StoredPage::Page(page)) => page.client.as_deref() == client,
+            (Some(_), _) => false,
+        };
+        let listed = more.iter().filter(|(_, stored)| is_listed(&stored.value));
+        rows.extend(listed.map(|(id, stored)| row(id, stored)));
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use hmac::{Hmac, Mac as _};
-use model::hex::sha256_hex;
+use model::hex::{from_hex, hex, sha256_hex};
 use model::time::HostTime;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
@@ -55,13 +55,14 @@ pub struct ErasureReceipt {
     pub result: ErasureResult,
 }
 
-/// Returns a confirmation code: 16 random bytes and their HMAC, so that a code of this deployment
-/// can be recognized without the store.
+/// Returns a confirmation code: 16 random bytes and their HMAC in hexadecimal, so that a code of this
+/// deployment can be recognized without the store. Source: "Data Deletion Request Callback", which
+/// requires an alphanumeric code.
 pub fn confirmation_code(secret: &SecretString, random: &[u8; 16]) -> String {
     let tag = mac(secret, random).finalize().into_bytes();
     let mut bytes = random.to_vec();
     bytes.extend_from_slice(&tag[..16]);
-    BASE64URL.encode(bytes)
+    hex(&bytes)
 }
 
 fn mac(secret: &SecretString, random: &[u8]) -> Hmac<Sha256> {
@@ -73,7 +74,10 @@ fn mac(secret: &SecretString, random: &[u8]) -> Hmac<Sha256> {
 /// Returns whether a confirmation code was made with one of these secrets. Compares in constant
 /// time.
 pub fn is_valid_code(secrets: &[SecretString], code: &str) -> bool {
-    let bytes = BASE64URL.decode(code).unwrap_or_default();
+    // Codes of earlier versions are base64url.
+    let bytes = from_hex(code)
+        .or_else(|| BASE64URL.decode(code).ok())
+        .unwrap_or_default();
     let (random, tag) = bytes.split_at(bytes.len().min(16));
     let verifies = |secret| mac(secret, random).verify_truncated_left(tag).is_ok();
     tag.len() == 16 && secrets.iter().any(verifies)

@@ -96,6 +96,10 @@ impl Store for RedisStore {
         self.page_counts().await
     }
 
+    async fn correct_page_counts(&self) -> Result<(), StoreError> {
+        self.reindex().await
+    }
+
     async fn history(&self, id: &PageId) -> Result<Vec<HistoryEntry>, StoreError> {
         let mut pipeline = redis::pipe();
         pipeline.cmd("LRANGE").arg(history_key(id)).arg(0).arg(-1);

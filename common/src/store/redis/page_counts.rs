@@ -1,16 +1,15 @@
 //! Counts Pages by their status.
 //!
-//! Invariant: `commit.lua` moves a Page from the index of its former status to that of its new one.
-//! Indexes that do not contain every Page, because an earlier version wrote some of them, are
-//! corrected before they are counted.
+//! Invariant: `commit.lua` moves a Page from the index of its former status to that of its new one. A
+//! worker corrects the indexes when it starts and once a day, because an earlier version may have
+//! written Pages without them.
 
 use std::collections::BTreeMap;
 
-use model::id::PageId;
 use model::page::Status;
 
 use super::client::RedisStore;
-use super::reply::{PREFIX, page_key, parse};
+use super::reply::{PREFIX, parse};
 use crate::store::StoreError;
 use crate::store::codec::to_json;
 
@@ -27,33 +26,22 @@ pub(super) fn status_key(status: Status) -> String {
 impl RedisStore {
     /// Returns the number of Pages with each status.
     pub(super) async fn page_counts(&self) -> Result<BTreeMap<Status, u64>, StoreError> {
-        let (counts, total) = self.read_counts().await?;
-        if counts.values().sum::<u64>() == total {
-            return Ok(counts);
-        }
-        self.reindex().await?;
-        Ok(self.read_counts().await?.0)
-    }
-
-    /// Returns the sizes of the indexes, and the number of Pages.
-    async fn read_counts(&self) -> Result<(BTreeMap<Status, u64>, u64), StoreError> {
         let mut pipeline = redis::pipe();
         // A transaction makes the replies describe the same state of the database.
         pipeline.atomic();
         for status in Status::ALL {
             pipeline.cmd("ZCARD").arg(status_key(status));
         }
-        pipeline.cmd("ZCARD").arg(format!("{PREFIX}:pages"));
         let mut replies = self.query_all(&mut pipeline).await?.into_iter();
         let mut counts = BTreeMap::new();
         for status in Status::ALL {
             counts.insert(status, parse(replies.next())?);
         }
-        Ok((counts, parse(replies.next())?))
+        Ok(counts)
     }
 
     /// Corrects the indexes for every Page.
-    async fn reindex(&self) -> Result<(), StoreError> {
+    pub(super) async fn reindex(&self) -> Result<(), StoreError> {
         let names: Vec<String> = Status::ALL.map(|status| status.to_string()).to_vec();
         let indexes = Status::ALL.map(status_key);
         let mut after: Option<String> = None;
@@ -64,12 +52,15 @@ impl RedisStore {
                 return Ok(());
             };
             after = Some(last.clone());
-            let ids: Vec<PageId> = ids.iter().filter_map(|id| PageId::parse(id).ok()).collect();
             let mut pipeline = redis::pipe();
             let call = pipeline.cmd("EVAL").arg(REINDEX_SCRIPT);
             call.arg(1 + indexes.len() + ids.len());
             call.arg(status_key(Status::Corrupt)).arg(&indexes);
-            call.arg(ids.iter().map(page_key).collect::<Vec<_>>());
+            call.arg(
+                ids.iter()
+                    .map(|id| format!("{PREFIX}:page:{id}"))
+                    .collect::<Vec<_>>(),
+            );
             call.arg(to_json(&names)).arg(to_json(&ids));
             self.query_all(&mut pipeline).await?;
         }

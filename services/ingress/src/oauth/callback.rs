@@ -18,15 +18,18 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use common::graph::error::{ErrorKind, GraphError};
 use common::http::PeerAddress;
+use common::invitation::Invitation;
 use common::records::login::{self, Login, Stage};
 use common::records::token_exchange::{self, TokenExchange};
 use common::records::{commit_one, load_record, put_write, write_records};
 use common::store::{CommitOutcome, StoreError, Versioned};
+use common::views::failure::reported_text;
 use model::id::LoginId;
 
-use super::answer::{self, Links, login_link};
+use super::answer;
 use super::context::LoginContext;
 use super::cookie::login_cookie;
+use super::html_page::{Links, login_link};
 use super::state::{StateError, VerifiedState};
 use crate::client::Client;
 use crate::context::Context;
@@ -156,10 +159,15 @@ async fn use_verified(
     })?;
     // The use of the code has its own task, so that it is completed if the browser disconnects.
     let (context, exchange_id, code) = (context.clone(), id.clone(), code.to_owned());
+    let invitation = context
+        .login
+        .invitation(&state.invitation, state.began_at());
     let exchanged = tokio::spawn(async move {
         let used = Stage::CodeUsed(context.login.clock.now());
         match write_stage(&context.login, &exchange_id, NOT_STORED, used).await? {
-            CommitOutcome::Applied => exchange_code(&context.login, &exchange_id, &code).await,
+            CommitOutcome::Applied => {
+                exchange_code(&context.login, &exchange_id, &code, invitation).await
+            }
             // Another request from this browser is exchanging the code.
             CommitOutcome::Stale => Ok(()),
         }
@@ -271,7 +279,12 @@ async fn write_stage(
 }
 
 /// Exchanges the code for a short-lived token, and stores the sealed token for the worker.
-async fn exchange_code(context: &LoginContext, id: &LoginId, code: &str) -> Result<(), Refusal> {
+async fn exchange_code(
+    context: &LoginContext,
+    id: &LoginId,
+    code: &str,
+    invitation: Option<Invitation>,
+) -> Result<(), Refusal> {
     let exchanged = context
         .graph
         .exchange_code(code, &context.config.redirect_uri)
@@ -300,7 +313,10 @@ async fn exchange_code(context: &LoginContext, id: &LoginId, code: &str) -> Resu
     };
     let now = context.clock.now();
     let may_never_expire = context.config.login_config_id.is_some();
-    let exchange = TokenExchange::new(sealed, now, may_never_expire);
+    let exchange = TokenExchange {
+        invitation,
+        ..TokenExchange::new(sealed, now, may_never_expire)
+    };
     let commit = token_exchange::begin_commit(id, &exchange, now);
     commit_one(&*context.store, commit)
         .await
@@ -318,9 +334,11 @@ fn exchange_error(error: &GraphError) -> Refusal {
             "facebook_unavailable",
             "Facebook does not answer right now. Please begin again in a minute.",
         ),
-        _ => Refusal::bad_request(
-            "exchange_failed",
-            "Facebook did not accept the login. Please begin again.",
-        ),
+        _ => {
+            let said = error.reported.as_deref().map(reported_text);
+            let said = said.map_or_else(String::new, |said| format!(" {said}."));
+            let text = format!("Facebook did not accept the login.{said} Please begin again.");
+            Refusal::bad_request("exchange_failed", &text)
+        }
     }
 }

@@ -13,7 +13,7 @@ use common::config::{Config, LoginPolicy};
 use common::graph::client::Graph;
 use common::graph::error::GraphError;
 use common::http::{PeerAddress, local_client};
-use common::invitation;
+use common::invitation::Invitation;
 use common::lifecycle::Lifecycle;
 use common::sealer::Sealer;
 use common::sealing::SealingError;
@@ -190,14 +190,16 @@ impl LoginContext {
         Client::of_request(peer, headers, &self.config.trusted_proxies)
     }
 
+    /// Returns the invitation in a text if it is valid at `now`.
+    pub(super) fn invitation(&self, text: &str, now: HostTime) -> Option<Invitation> {
+        let secret = self.config.invitation_secret.as_ref()?;
+        Invitation::verify(secret, text, now)
+    }
+
     /// Returns whether a login may begin with `invitation` at `now`. With [`LoginPolicy::Open`],
     /// every login may begin.
     pub(super) fn is_invited(&self, invitation: &str, now: HostTime) -> bool {
-        match (self.config.login_policy, &self.config.invitation_secret) {
-            (LoginPolicy::Open, _) => true,
-            (LoginPolicy::Invited, None) => false,
-            (LoginPolicy::Invited, Some(secret)) => invitation::is_valid(secret, invitation, now),
-        }
+        self.config.login_policy == LoginPolicy::Open || self.invitation(invitation, now).is_some()
     }
 }
 

@@ -14,11 +14,14 @@ use axum::response::{IntoResponse as _, Response};
 use common::config::LoginPolicy;
 use common::graph::calls::login_dialog_url;
 use common::http::PeerAddress;
+use common::invitation::Invitation;
+use common::records::invitation;
 use common::sealing::random_text;
 
-use super::answer::{self, login_link};
+use super::answer;
 use super::context::LoginContext;
 use super::cookie::{COOKIE_NAME, login_cookie};
+use super::html_page::login_link;
 use crate::context::Context;
 
 /// The number of random bytes in a cookie.
@@ -47,7 +50,12 @@ pub(crate) async fn redirect_to_dialog(
     let asks_again = query
         .iter()
         .any(|(name, text)| name == "rerequest" && text == "true");
-    let Some(invitation) = find_invitation(context, query) else {
+    let invitation = find_invitation(context, query);
+    let invitation = match invitation {
+        Some(invitation) if is_usable(context, &invitation).await => Some(invitation),
+        _ => None,
+    };
+    let Some(invitation) = invitation else {
         context.metrics.logins.count("not_invited");
         let message = "You need a valid invitation to log in here. Please ask the operator of this site for a new link.";
         return answer::refusal(
@@ -89,12 +97,23 @@ pub(crate) async fn redirect_to_dialog(
 /// Returns the invitation of a request, or `None` if the request may not begin a login. The
 /// invitation is empty if none is needed.
 fn find_invitation(context: &LoginContext, query: Vec<(String, String)>) -> Option<String> {
-    if context.config.login_policy == LoginPolicy::Open {
-        return Some(String::new());
-    }
+    let now = context.clock.now();
     let mut invitations = query.into_iter().filter(|(name, _)| name == "invitation");
-    let found = invitations.find(|(_, text)| context.is_invited(text, context.clock.now()));
-    found.map(|(_, text)| text)
+    let found = invitations.find(|(_, text)| context.invitation(text, now).is_some());
+    let is_open = context.config.login_policy == LoginPolicy::Open;
+    found.map(|(_, text)| text).or(is_open.then(String::new))
+}
+
+/// Returns whether an invitation exists and is not revoked. If the store does not answer, the worker
+/// decides later.
+async fn is_usable(context: &LoginContext, invitation: &str) -> bool {
+    let Some(Invitation::Stored(id)) = context.invitation(invitation, context.clock.now()) else {
+        return true;
+    };
+    match invitation::find(&*context.store, &id).await {
+        Ok(stored) => stored.is_some_and(|stored| stored.value.revoked_at.is_none()),
+        Err(_) => true,
+    }
 }
 
 /// Returns the address of the dialog and the cookie to set. Nothing is stored.

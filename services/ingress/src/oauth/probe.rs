@@ -6,19 +6,20 @@
 
 use std::time::Duration;
 
-use common::records::{load_record, probe};
-use common::sealing::random_text;
+use common::records::probe::{self, WebhookTest};
+use common::records::{load_record, write_records};
 use common::signing::hmac_sha256;
+use common::store::{CommitOutcome, StoreError};
 use hmac::Mac as _;
 use model::hex::hex;
+use model::id::LoginId;
 use model::webhook::PROBE_PREFIX;
 use reqwest::StatusCode;
 use serde_json::json;
 
 use super::context::LoginContext;
 
-/// How long the answer of the listener may take, and also how long a worker may then take to store
-/// the probe.
+/// How long the answer of the listener may take. A worker may take as long to store the probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time between two reads of the store.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
@@ -27,9 +28,6 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// test.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ProbeError {
-    /// The operating system returned no random bytes.
-    #[error("the operating system returned no random bytes: {0}")]
-    Random(#[from] getrandom::Error),
     /// No app secret is configured, so the probe cannot be signed.
     #[error("FACEBOOK_APP_SECRET is missing")]
     NoAppSecret,
@@ -39,14 +37,73 @@ pub(super) enum ProbeError {
     /// Ingress answered with this status instead of 200.
     #[error("ingress answered {0}: the queue does not accept webhooks")]
     Refused(StatusCode),
-    /// No worker stored the probe within [`PROBE_TIMEOUT`].
-    #[error("the queue accepted the webhook, but no worker stored it within 5 s")]
+    /// No worker stored the probe in time.
+    #[error("the queue accepted the webhook, but no worker stored it within 10 s")]
     NotStored,
 }
 
-/// Sends a probe and waits until it is stored.
-pub(super) async fn run(context: &LoginContext) -> Result<(), ProbeError> {
-    let nonce = random_text(16)?;
+/// The result of the webhook test of a login.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum TestResult {
+    /// The probe was sent and is not stored yet.
+    Waiting,
+    /// A worker stored the probe.
+    Passed,
+    /// The probe did not reach the store, for this reason.
+    Failed(String),
+}
+
+/// Begins the webhook test of a login if no request has begun it, and returns its result so far. A
+/// login sends one probe, however often its answer is requested.
+pub(super) async fn test(context: &LoginContext, id: &LoginId) -> Result<TestResult, StoreError> {
+    let store = &*context.store;
+    let new = WebhookTest {
+        began_at: context.clock.now(),
+        problem: None,
+    };
+    let begun = write_records(store, vec![probe::test_write(id, &new, Some(0))]).await?;
+    if begun == CommitOutcome::Applied
+        && let Err(error) = send(context, id.as_str()).await
+    {
+        let problem = Some(error.to_string());
+        let failed = WebhookTest { problem, ..new };
+        write_records(store, vec![probe::test_write(id, &failed, None)]).await?;
+    }
+    let arrived = load_record::<probe::Probe>(store, &probe::key(id.as_str())).await?;
+    if arrived.is_some() {
+        return Ok(TestResult::Passed);
+    }
+    let stored = load_record::<WebhookTest>(store, &probe::test_key(id)).await?;
+    Ok(match stored.map(|stored| stored.value) {
+        Some(WebhookTest {
+            problem: Some(problem),
+            ..
+        }) => TestResult::Failed(problem),
+        Some(test) if test.began_at.until(context.clock.now()) > PROBE_TIMEOUT * 2 => {
+            TestResult::Failed(ProbeError::NotStored.to_string())
+        }
+        _ => TestResult::Waiting,
+    })
+}
+
+/// Makes the webhook test of a login and waits for its result.
+pub(super) async fn run(context: &LoginContext, id: &LoginId) -> Result<TestResult, StoreError> {
+    let deadline = tokio::time::Instant::now() + PROBE_TIMEOUT * 2;
+    let mut interval = tokio::time::interval(CHECK_INTERVAL);
+    loop {
+        interval.tick().await;
+        match test(context, id).await? {
+            TestResult::Waiting if tokio::time::Instant::now() >= deadline => {
+                return Ok(TestResult::Failed(ProbeError::NotStored.to_string()));
+            }
+            TestResult::Waiting => {}
+            result => return Ok(result),
+        }
+    }
+}
+
+/// Posts a probe to the public listener of this process.
+async fn send(context: &LoginContext, nonce: &str) -> Result<(), ProbeError> {
     let seconds = context.clock.now().0 / 1000;
     let change = json!({"field": "name", "value": format!("{PROBE_PREFIX}{nonce}")});
     let entry = json!({"id": "0", "time": seconds, "changes": [change]});
@@ -76,17 +133,5 @@ pub(super) async fn run(context: &LoginContext) -> Result<(), ProbeError> {
     if status != StatusCode::OK {
         return Err(ProbeError::Refused(status));
     }
-    let stored = async {
-        let mut interval = tokio::time::interval(CHECK_INTERVAL);
-        loop {
-            interval.tick().await;
-            let found = load_record::<probe::Probe>(&*context.store, &probe::key(&nonce)).await;
-            if matches!(found, Ok(Some(_))) {
-                return;
-            }
-        }
-    };
-    tokio::time::timeout(PROBE_TIMEOUT, stored)
-        .await
-        .map_err(|_| ProbeError::NotStored)
+    Ok(())
 }

@@ -1,8 +1,10 @@
 //! Determines the progress of a login from the stored records of the login, its connection and its
 //! Pages.
 
+use common::invitation::Invitation;
 use common::records::app::{self, App};
 use common::records::connection::{self, Connection};
+use common::records::invitation;
 use common::records::login::{self, Login};
 use common::records::page_subscription::{self, PageSubscription};
 use common::records::token_exchange::{self, Stage, TokenExchange};
@@ -43,6 +45,8 @@ pub(super) struct Connected {
     pub(super) webhooks_problem: Option<String>,
     /// Whether the login is complete, or its connection cannot be used.
     pub(super) is_final: bool,
+    /// The address to which the person can return; `None` if their invitation named none.
+    pub(super) return_to: Option<String>,
 }
 
 /// A Page of the connection, and whether it was read.
@@ -102,7 +106,20 @@ pub(super) async fn load_progress(
         is_polled,
         webhooks_problem,
         is_final,
+        return_to: return_to(context, exchange.invitation.as_ref()).await?,
     })))
+}
+
+/// Returns the address to return to in the record of an invitation.
+async fn return_to(
+    context: &LoginContext,
+    invitation: Option<&Invitation>,
+) -> Result<Option<String>, StoreError> {
+    let Some(Invitation::Stored(id)) = invitation else {
+        return Ok(None);
+    };
+    let stored = invitation::find(&*context.store, id).await?;
+    Ok(stored.and_then(|stored| stored.value.return_to))
 }
 
 /// Returns the progress of a login that has no token exchange: its code is being exchanged, the
@@ -125,7 +142,7 @@ async fn progress_without_exchange(
 }
 
 /// Returns the first `max` Pages of a connection, except those that are erased or corrupt.
-pub(super) async fn load_connection_pages(
+async fn load_connection_pages(
     context: &LoginContext,
     connected: &Connected,
     max: usize,
@@ -180,4 +197,18 @@ async fn are_subscriptions_done(
         }
     }
     Ok(true)
+}
+
+/// Returns at most `max` Pages of a connection, or no Page while the first connection poll since
+/// the login is not complete.
+pub(super) async fn polled_pages(
+    context: &LoginContext,
+    connected: &Connected,
+    max: usize,
+) -> Result<Vec<PageProgress>, StoreError> {
+    if connected.is_polled {
+        load_connection_pages(context, connected, max).await
+    } else {
+        Ok(Vec::new())
+    }
 }

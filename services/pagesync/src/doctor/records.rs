@@ -246,7 +246,7 @@ async fn pages(store: &dyn Store) -> Result<Check, StoreError> {
         outdated.len(),
         list_names(&outdated)
     );
-    let fix = "connect them: `pagesync connection invite` prints the address; `pagesync page explain <id>` shows one Page in full";
+    let fix = "`pagesync page explain <id>` shows the reason; Pages without a token need a login: `pagesync connection invite` prints the address";
     Ok(Check::problem(name, State::Warning, detail, fix))
 }
 

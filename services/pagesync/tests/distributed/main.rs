@@ -14,6 +14,8 @@
 #[path = "../it/access.rs"]
 mod access;
 mod broker;
+#[path = "../it/clients.rs"]
+mod clients;
 #[path = "../it/clocks.rs"]
 mod clocks;
 #[path = "../it/corpus.rs"]
@@ -30,6 +32,8 @@ mod dead_tokens;
 mod doctor;
 #[path = "../it/erasure.rs"]
 mod erasure;
+#[path = "../it/facebook_says.rs"]
+mod facebook_says;
 #[path = "../it/failures.rs"]
 mod failures;
 #[path = "../it/fields.rs"]

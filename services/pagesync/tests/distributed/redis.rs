@@ -63,6 +63,33 @@ async fn any_client_of_redis_can_read_the_name_of_a_page() {
 }
 
 /// Another client flushes the scripts in a loop, so that a flush can happen between any two calls.
+/// An earlier version wrote Pages without the indexes by status, or changed a status without moving
+/// the Page.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_counts_of_pages_by_status_are_corrected() {
+    let storage = TestStorage::new(BACKEND).await;
+    let TestStorage::Distributed { redis, .. } = &storage else {
+        unreachable!()
+    };
+    let redis = redis.clone();
+    let (_storage, store) = storage.into_store();
+    for n in 1..=3 {
+        let commit = registration_commit(&page_id(n), 0, HostTime(1));
+        store.commit(&[commit]).await.unwrap();
+    }
+    let counted = async || {
+        let counts = store.count_pages().await.unwrap();
+        let all: u64 = counts.values().sum();
+        (counts[&model::page::Status::Active], all)
+    };
+    assert_eq!(counted().await, (3, 3));
+    redis_command(&redis, &["DEL", "{pagesync}:pages:active"]).await;
+    redis_command(&redis, &["ZADD", "{pagesync}:pages:corrupt", "0", "2"]).await;
+    assert_eq!(counted().await, (0, 1));
+    store.correct_page_counts().await.unwrap();
+    assert_eq!(counted().await, (3, 3));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_scripts_can_be_flushed_at_any_time() {
     let storage = TestStorage::new(BACKEND).await;

@@ -95,7 +95,13 @@ fn init_asks_four_questions_and_writes_a_complete_configuration() {
         &["connection", "invite"],
         "",
     );
-    assert!(text(&invited.stdout).starts_with("https://bot.example/facebook/login?invitation="));
+    // The invitation is stored, so that it is good for one person.
+    assert_eq!(invited.status.code(), Some(1));
+    let errors = text(&invited.stderr);
+    assert!(
+        errors.contains("run the command where `pagesync up` runs"),
+        "{errors}"
+    );
     let again = typed(&directory, &[], &["init"], &answers);
     assert_eq!(again.status.code(), Some(1), "a .env is not overwritten");
     // Values that contain special characters of a .env file are read back as they were typed.

@@ -122,6 +122,13 @@ async fn an_invalid_token_is_noticed_within_an_hour_without_any_other_call() {
     .await;
     connected.deployment.wait_until_idle().await;
     assert_eq!(connected.calls("GET {id}"), reads);
+    for n in 0..3 {
+        let requested = connected.page(n).await.polling.open_request_from();
+        assert!(
+            requested.is_none_or(|at| at < connected.clock.now()),
+            "Page {n}"
+        );
+    }
     connected.finish().await;
 }
 
@@ -140,7 +147,9 @@ async fn an_invalid_token_of_one_page_ends_no_connection() {
         connected.connection().await.status,
         ConnectionStatus::Active
     );
-    assert_eq!(connected.page(0).await.status, Status::Active);
+    let other = connected.page(0).await;
+    assert_eq!(other.status, Status::Active);
+    assert_eq!(other.polling.open_request_from(), None);
     connected.finish().await;
 }
 

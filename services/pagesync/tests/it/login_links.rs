@@ -126,7 +126,8 @@ async fn logins_by_invitation_need_a_valid_invitation() {
         .clock
         .now()
         .plus(std::time::Duration::from_secs(60));
-    let invitation = common::invitation::sign(&secret, until);
+    let user = model::id::UserId::parse("200000000000001").unwrap();
+    let invitation = common::invitation::Invitation::Person(user).sign(&secret, until);
     let invited = format!("{}?invitation={invitation}", connected.login());
     assert_eq!(client().get(&invited).send().await.unwrap().status(), 302);
     let forged = format!("{}?invitation={}x", connected.login(), invitation);

@@ -13,6 +13,7 @@
 mod access;
 mod cli;
 mod cli_connection;
+mod clients;
 mod clocks;
 mod corpus;
 mod daily_polls;
@@ -21,6 +22,7 @@ mod dead_letters;
 mod dead_tokens;
 mod doctor;
 mod erasure;
+mod facebook_says;
 mod failures;
 mod fields;
 mod graph_errors;

@@ -8,6 +8,7 @@ use common::records::connection;
 use model::page::Status;
 use serde_json::{Value as Json, json};
 use simulator::people::{LoginConfiguration, Person};
+use simulator::token::TokenInvalidation;
 
 use crate::BACKEND;
 use crate::support::eventually;
@@ -86,9 +87,17 @@ async fn a_portfolio_that_cannot_be_read_is_shown_and_ends_no_access() {
     put_person(&connected, ada());
     assert_eq!(connected.connect().await.0, 200);
     let error = json!({"error": {"code": 100, "message": "Invalid parameter"}});
-    let refusals =
-        json!([{"edge": "GET {id}/owned_pages", "status": 400, "body": error, "times": 2}]);
-    connected.reply(&refusals);
+    connected.reply(&json!([{"edge": "GET {id}/owned_pages", "status": 400, "body": error}]));
+    // The token of Page 1 is refused, so that its access would end if the poll counted as complete.
+    let invalidation = TokenInvalidation {
+        user: None,
+        page: Some(page_id_text(1)),
+        subcode: 492,
+    };
+    connected
+        .simulator
+        .facebook()
+        .invalidate_tokens(&invalidation);
     connected.next_day().await;
     let after = connected.connection().await;
     assert_eq!(after.status, connection::Status::Active);
@@ -102,10 +111,49 @@ async fn a_portfolio_that_cannot_be_read_is_shown_and_ends_no_access() {
         3,
         "the other lists are read"
     );
-    connected.deployment.wait_until_idle().await;
-    assert_eq!(active_pages(&connected).await, ids(&[0, 1, 2, 3]));
+    let page = eventually("the read of the Page that was not listed", || async {
+        let page = connected.page(1).await;
+        (page.status == Status::NeedsLogin).then_some(page)
+    })
+    .await;
+    assert_eq!(page.connections.len(), 1, "the person keeps the Page");
     connected.next_day().await;
     assert_eq!(connected.connection().await.problem, None);
+    assert_eq!(active_pages(&connected).await, ids(&[0, 1, 2, 3]));
+    connected.finish().await;
+}
+
+/// A portfolio also lists Pages on which the person has no task. They come without a token.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_a_portfolio_without_a_token_is_no_page_of_the_person() {
+    let connected = start(&[], 4).await;
+    let mut ada = ada();
+    ada["pages_without_token"] = json!([page_id_text(3)]);
+    put_person(&connected, ada);
+    assert_eq!(connected.connect().await.0, 200);
+    assert_eq!(active_pages(&connected).await, ids(&[0, 1, 2]));
+    let id = model::id::PageId::parse(&page_id_text(3)).unwrap();
+    assert_eq!(connected.deployment.page(&id).await, None);
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_fails_for_a_temporary_reason_is_read_again() {
+    let connected = start(&[], 4).await;
+    put_person(&connected, ada());
+    connected.reply(&json!([{"edge": "GET {id}/client_pages", "fault": "2"}]));
+    let (_, body) = connected.connect_once().await;
+    assert_eq!(body["connection"]["status"], "pending", "{body}");
+    let before = connected.calls("GET me/accounts");
+    connected.advance(std::time::Duration::from_secs(120));
+    eventually("the rest of the lists", || async {
+        connected.connection().await.last_poll
+    })
+    .await;
+    assert_eq!(active_pages(&connected).await, ids(&[0, 1, 2, 3]));
+    assert_eq!(connected.connection().await.problem, None);
+    let calls = connected.calls("GET me/accounts");
+    assert_eq!(calls, before, "the poll continues at the same list");
     connected.finish().await;
 }
 

@@ -42,7 +42,7 @@ fn record_id(kind: RecordKind) -> &'static str {
         | RecordKind::Trial => "fedcba98",
         RecordKind::DeadLetterCount => "90000.count",
         RecordKind::Check => "write",
-        RecordKind::Login | RecordKind::TokenExchange => LOGIN,
+        RecordKind::Login | RecordKind::TokenExchange | RecordKind::WebhookTest => LOGIN,
         RecordKind::Connection
         | RecordKind::ConnectionEpoch
         | RecordKind::UserToken
@@ -51,6 +51,7 @@ fn record_id(kind: RecordKind) -> &'static str {
         RecordKind::PageSubscription => "1",
         RecordKind::App | RecordKind::RateLimit => "app",
         RecordKind::ExcludedField => "name",
+        RecordKind::Invitation => "0123456789abcdef0123456789abcdef",
         RecordKind::DailyPoll => "2026-11-22.7",
         RecordKind::ChangeCount => "2026-11-22.name.announced",
         RecordKind::UnannouncedChange => "1.name.5",

@@ -201,6 +201,10 @@ impl Store for FaultyStore {
         self.store.count_pages().await
     }
 
+    async fn correct_page_counts(&self) -> Result<(), StoreError> {
+        self.store.correct_page_counts().await
+    }
+
     async fn scrub(&self) -> Result<(), StoreError> {
         self.scrubs.fetch_add(1, Ordering::SeqCst);
         self.store.scrub().await

@@ -7,10 +7,11 @@
 use std::time::Duration;
 
 use common::records::commit_one;
-use common::records::connection::{self, Connection, PollProgress};
+use common::records::connection::{self, Connection, PageSource, PollProgress};
 use common::store::{CommitOutcome, StoreError, Versioned};
 use model::id::UserId;
 use model::job::Claim;
+use model::time::HostTime;
 
 use super::commits::remove_due_commit;
 use super::connection_update::{DueUpdate, connection_subject, update_connection};
@@ -22,7 +23,21 @@ use crate::context::Context;
 
 /// How long after its start a poll continues at its cursor. An older poll starts from the
 /// beginning.
-const PROGRESS_LIFETIME: Duration = Duration::from_secs(3600);
+const CURSOR_LIFETIME: Duration = Duration::from_secs(3600);
+/// How long after its start a poll continues with the next list. Many Pages that are read singly can
+/// use up a rate limit several times.
+const PROGRESS_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// Returns whether a poll that is under way starts from the beginning.
+fn is_expired(progress: &PollProgress, now: HostTime) -> bool {
+    let has_cursor = progress.cursor.is_some() || progress.source == PageSource::Accounts;
+    let lifetime = if has_cursor {
+        CURSOR_LIFETIME
+    } else {
+        PROGRESS_LIFETIME
+    };
+    progress.began_at.until(now) > lifetime
+}
 
 /// Polls a connection if it is due or its last poll is not complete. Fails if the store does not
 /// answer; an error of Graph is recorded in the connection.
@@ -38,12 +53,11 @@ pub(super) async fn poll(
         return Ok(());
     };
     let now = context.clock.now();
-    let is_expired = |progress: &PollProgress| progress.began_at.until(now) > PROGRESS_LIFETIME;
     // The scheduler's clock may be ahead of this host's clock.
     let claimed_at = now.max(claim.due_at);
     // A poll that began in the future was started by a host whose clock was wrong.
     let is_valid =
-        |progress: &PollProgress| !is_expired(progress) && progress.began_at <= claimed_at;
+        |progress: &PollProgress| !is_expired(progress, now) && progress.began_at <= claimed_at;
     value.poll_progress = value.poll_progress.filter(is_valid);
     value.polling.lower_impossible_times(claimed_at);
     if value.poll_progress.is_none() && !value.polling.is_due(now, claim.due_at) {

@@ -19,7 +19,7 @@ use model::time::{FacebookTime, HostTime};
 use super::connection_update::{DueUpdate, connection_subject, update_connection};
 use super::error::PollError;
 use super::excluded_field::exclude_refused;
-use super::page_lists::{ends_poll, without_source};
+use super::page_lists::{ends_job, without_source};
 use super::poll_job::{ConnectionPoll, PollInterruption};
 use super::result_page::{ResultPageContext, commit_result_page, without_listed};
 
@@ -29,7 +29,7 @@ const MAX_JOB_DURATION: Duration = Duration::from_secs(60);
 /// A list with more result pages than this is treated as endless.
 const MAX_CALLS: u64 = 10_000;
 /// The fields that are requested in addition to the tracked ones.
-const EXTRA_FIELDS: [&str; 3] = ["access_token", "tasks", "is_webhooks_subscribed"];
+const EXTRA_FIELDS: [&str; 2] = ["access_token", "is_webhooks_subscribed"];
 
 /// One result page as Graph returned it.
 struct ResultPageReply {
@@ -60,8 +60,18 @@ impl ConnectionPoll<'_> {
             let is_accounts = progress.source == PageSource::Accounts;
             let reply = self.request_result_page(&mut connection, &progress).await;
             let (mut next, ends_list) = match reply {
-                Ok(reply) => self.commit_reply(&connection, progress, reply).await?,
-                Err(PollError::Graph(error)) if !is_accounts && !ends_poll(&error) => {
+                Ok(reply) => {
+                    let listed = progress.clone();
+                    match self.commit_reply(&connection, progress, reply).await {
+                        Err(PollInterruption::Graph(error)) if !is_accounts => {
+                            (without_source(listed, &error), true)
+                        }
+                        committed => committed?,
+                    }
+                }
+                Err(PollError::Graph(error))
+                    if !is_accounts && !ends_job(&error, connection.polling.failures) =>
+                {
                     (without_source(progress, &error), true)
                 }
                 Err(error) => return Err(error.into()),
@@ -102,6 +112,7 @@ impl ConnectionPoll<'_> {
         let last = connection.last_poll.as_ref().map(|last| last.began_at);
         let result_page = ResultPageContext {
             user: self.user,
+            client: connection.client.as_deref(),
             poll_began_at: progress.began_at,
             stamp,
             requested_fields: &requested_fields,

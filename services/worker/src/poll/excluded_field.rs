@@ -65,7 +65,7 @@ where
 async fn exclude(context: &Context, name: &str) -> Result<(), StoreError> {
     tracing::warn!(
         field = name,
-        "Graph refuses a field, which is excluded from reads for a week: check its name in PAGESYNC_FIELDS"
+        "Graph refuses a field, which is excluded from reads for a week: if it is in PAGESYNC_FIELDS, check its name"
     );
     context.metrics.graph_replies.count("field_excluded");
     let write = excluded_field::exclude_write(name, context.clock.now());

@@ -8,14 +8,19 @@ use std::time::Duration;
 
 use common::graph::calls::{IssuedToken, TokenInfo};
 use common::graph::error::{ErrorKind, GraphError};
+use common::invitation::Invitation;
 use common::records::connection::{self, Connection, MAX_RESULT_PAGE_SIZE, Status};
 use common::records::token_exchange::{self, Stage, TokenExchange};
-use common::records::{commit_one, erasure, load_record, put_write, token, token_inspection};
+use common::records::{
+    commit_one, erasure, invitation, load_record, put_write, token, token_inspection,
+};
 use common::retry;
 use common::sealing::{SealedToken, SealingError, Token};
-use common::store::{Commit, CommitOutcome, DueWrite, RecordGuard, StoreError, Versioned};
+use common::store::{
+    Commit, CommitOutcome, DueWrite, RecordGuard, RecordWrite, StoreError, Versioned,
+};
+use common::views::failure::reported_text;
 use model::id::{LoginId, Subject, UserId};
-use model::polling::Polling;
 use model::queue_name::QueueName;
 use model::time::HostTime;
 
@@ -49,6 +54,7 @@ pub(super) async fn poll(context: &Context, id: &LoginId) -> Result<(), StoreErr
                 failures,
                 stage: Stage::Sealed(sealed),
                 may_never_expire,
+                invitation,
             },
     }) = load_record(&*context.store, &key).await?
     else {
@@ -78,6 +84,7 @@ pub(super) async fn poll(context: &Context, id: &LoginId) -> Result<(), StoreErr
         failures,
         stage,
         may_never_expire,
+        invitation,
     };
     loop {
         let mut next = match &login {
@@ -122,6 +129,13 @@ async fn connect_or_fail(
         record.stage = Stage::Failed(reason.to_owned());
         return Ok(Commit::default());
     }
+    let invited = match invited(context, &login.user, record.invitation.as_ref()).await? {
+        Ok(invited) => invited,
+        Err(reason) => {
+            record.stage = Stage::Failed(reason.to_owned());
+            return Ok(Commit::default());
+        }
+    };
     // The request arrived after the exchange of the code, but Facebook had issued it before the
     // token. The Pages that it erased are stored again.
     let millisecond = Duration::from_millis(1);
@@ -129,7 +143,48 @@ async fn connect_or_fail(
     let consented_at = record
         .code_exchanged_at
         .max(after_erasure.unwrap_or_default());
-    connect_commit(context, login, consented_at, guard).await
+    connect_commit(context, login, consented_at, guard, invited).await
+}
+
+/// What the invitation of a login brings: the client, and the write that records the person.
+#[derive(Default)]
+struct Invited {
+    client: Option<String>,
+    write: Option<RecordWrite>,
+}
+
+/// Checks whether a person may use an invitation. Returns the reason if they may not. Fails if the
+/// store does not answer.
+async fn invited(
+    context: &Context,
+    user: &UserId,
+    invitation: Option<&Invitation>,
+) -> Result<Result<Invited, &'static str>, StoreError> {
+    let id = match invitation {
+        None => return Ok(Ok(Invited::default())),
+        Some(Invitation::Person(person)) if person == user => return Ok(Ok(Invited::default())),
+        Some(Invitation::Person(_)) => {
+            return Ok(Err(
+                "this link was made for another person: ask the operator of this site for a link of your own",
+            ));
+        }
+        Some(Invitation::Stored(id)) => id,
+    };
+    let Some(Versioned { version, mut value }) = invitation::find(&*context.store, id).await?
+    else {
+        return Ok(Err(
+            "the invitation does not exist any more: ask the operator of this site for a new link",
+        ));
+    };
+    if let Some(reason) = value.refusal(user) {
+        return Ok(Err(reason));
+    }
+    value.used_by = Some(user.clone());
+    let write = invitation::put(id, &value, version, context.clock.now());
+    Ok(Ok(Invited {
+        client: value.client,
+        write: Some(write),
+    }))
 }
 
 /// Returns the stage of a token exchange after an attempt, its number of failures, and when it is
@@ -159,7 +214,9 @@ fn next_stage(
         }
         Err(error) => {
             tracing::warn!(error = %error, "a login cannot be completed");
-            (Stage::Failed(error.to_string()), failures, None)
+            let said = error.reported.as_deref().map(reported_text);
+            let reason = said.map_or_else(|| error.to_string(), |said| format!("{error}; {said}"));
+            (Stage::Failed(reason), failures, None)
         }
     }
 }
@@ -215,14 +272,15 @@ async fn connect_commit(
     login: &CompletedLogin,
     consented_at: HostTime,
     guard: RecordGuard,
+    invited: Invited,
 ) -> Result<Commit, StoreError> {
     let now = context.clock.now();
     let user = &login.user;
     let stored = connection::find(&*context.store, user).await?;
-    let (version, mut polling, last_poll) = stored
-        .map_or((0, Polling::default(), None), |stored| {
-            (stored.version, stored.value.polling, stored.value.last_poll)
-        });
+    let (version, stored) = stored.map_or((0, None), |stored| (stored.version, Some(stored.value)));
+    let (mut polling, last_poll, client) = stored.map_or_else(Default::default, |stored| {
+        (stored.polling, stored.last_poll, stored.client)
+    });
     polling.request_login_read(now);
     let expires_at = login
         .long_lived
@@ -231,6 +289,7 @@ async fn connect_commit(
     let connection = Connection {
         user: user.clone(),
         name: login.name.clone(),
+        client: invited.client.or(client),
         status: Status::Active,
         connected_at: now,
         consented_at,
@@ -261,6 +320,7 @@ async fn connect_commit(
         Ok(write) => commit.records.push(write),
         Err(error) => return Err(StoreError::Unexpected(error.to_string())),
     }
+    commit.records.extend(invited.write);
     commit.guards.push(guard);
     token_inspection::add_new(&mut commit, user, now.plus(INSPECTION_INTERVAL));
     app_subscription::request_check(context, &mut commit).await?;

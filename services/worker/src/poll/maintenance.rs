@@ -24,6 +24,12 @@ pub(super) async fn maintain(context: &Context) -> Result<(), StoreError> {
     // Redis may need minutes, and the poll of the app must not wait for it.
     let scrubbing = context.clone();
     tokio::spawn(async move { erasure::scrub(&scrubbing).await });
+    let store = context.store.clone();
+    tokio::spawn(async move {
+        if let Err(error) = store.correct_page_counts().await {
+            tracing::warn!(error = %error, "the numbers of Pages by status could not be corrected; this is tried again within a day");
+        }
+    });
     let retention = Duration::from_secs(missed_webhooks::DAYS as u64 * 24 * 3600);
     let retention = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
     let oldest = HostTime(context.clock.now().0.saturating_sub(retention));

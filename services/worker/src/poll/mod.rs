@@ -16,6 +16,7 @@ mod login;
 mod maintenance;
 mod page;
 mod page_lists;
+mod page_read;
 mod page_subscription;
 mod page_tokens;
 mod poll_job;

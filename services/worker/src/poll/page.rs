@@ -7,27 +7,23 @@
 use std::time::Duration;
 
 use common::daily_schedule::PAGE_SLOT_DELAY;
-use common::graph::calls::PageReply;
 use common::graph::error::{ErrorKind, GraphError};
 use common::records::connection::{self, Connection};
-use common::records::{excluded_field, load_if_decodable, missed_webhooks};
+use common::records::{load_if_decodable, missed_webhooks};
 use common::retry;
-use common::sealing::Token;
 use common::store::{
     Commit, CommitOutcome, DueWrite, PageWrite, RecordGuard, StoreError, StoredPage, Versioned,
     load_page,
 };
-use model::field::FieldName;
 use model::id::{PageId, Subject, UserId};
 use model::job::Claim;
 use model::page::{Page, Status};
 use model::queue_name::QueueName;
 use model::read::{self, PageRead, ReadKind};
-use model::time::{FacebookTime, HostTime};
-use serde_json::{Map, Value as Json};
+use model::time::HostTime;
 
-use super::error::PollError;
-use super::excluded_field::exclude_refused;
+use super::connection_update::request_poll_for_tokens;
+use super::page_read::{PageValues, read_fields};
 use super::page_subscription::{count_findings, schedule_check_if_unannounced};
 use super::page_tokens::{
     LostAccess, NoToken, TokenError, TriedTokens, is_token_specific, people_without_token,
@@ -36,19 +32,6 @@ use super::page_tokens::{
 use super::rate_limits;
 use crate::context::Context;
 use crate::corrupt_page::replace_corrupt_page;
-
-/// How many fields Graph may refuse in one read before the read fails.
-const MAX_REFUSED_FIELDS: usize = 30;
-
-/// A Page as Graph returned it.
-struct PageValues {
-    /// The object with the fields of the Page.
-    object: Map<String, Json>,
-    /// A lower bound of the instant at which Graph answered.
-    stamp: FacebookTime,
-    /// The fields that were requested.
-    requested_fields: Vec<FieldName>,
-}
 
 /// The outcome of an attempt to read a Page.
 enum AttemptOutcome {
@@ -194,16 +177,8 @@ async fn attempt_read(
                 if lost.is_empty() {
                     lost = people_without_token(context, id).await?;
                 }
-                return Ok(match (earliest_block, first_failure) {
-                    (Some((until, used_connection)), _) => {
-                        let deferred = AttemptOutcome::Deferred(until, None);
-                        result(deferred, Some(used_connection), lost)
-                    }
-                    (None, Some((error, used_connection))) => {
-                        result(AttemptOutcome::Failed(error), Some(used_connection), lost)
-                    }
-                    (None, None) => result(AttemptOutcome::NoToken(reason), None, lost),
-                });
+                let (outcome, used) = last_outcome(earliest_block, first_failure, reason);
+                return Ok(result(outcome, used, lost));
             }
         };
         let call_scope = rate_limits::CallScope {
@@ -238,9 +213,32 @@ async fn attempt_read(
                 first_failure.get_or_insert((error, used_connection));
                 continue;
             }
-            (Err(error), None) => AttemptOutcome::Failed(error),
+            (Err(error), None) => {
+                if matches!(error.kind, ErrorKind::Merged(_)) {
+                    // The person's next poll lists the Page into which this one was merged.
+                    request_poll_for_tokens(context, &candidate.user).await?;
+                }
+                AttemptOutcome::Failed(error)
+            }
         };
         return Ok(result(attempt, Some(used_connection), lost));
+    }
+}
+
+/// The person whose token was used, and the epoch guard of their connection.
+type UsedConnection = (UserId, RecordGuard);
+
+/// Returns the outcome of an attempt after which no token is left to try: the first end of a rate
+/// limit, or the first failure, or that there is no token for `reason`.
+fn last_outcome(
+    earliest_block: Option<(HostTime, UsedConnection)>,
+    first_failure: Option<(GraphError, UsedConnection)>,
+    reason: NoToken,
+) -> (AttemptOutcome, Option<UsedConnection>) {
+    match (earliest_block, first_failure) {
+        (Some((until, used)), _) => (AttemptOutcome::Deferred(until, None), Some(used)),
+        (None, Some((error, used))) => (AttemptOutcome::Failed(error), Some(used)),
+        (None, None) => (AttemptOutcome::NoToken(reason), None),
     }
 }
 
@@ -276,53 +274,6 @@ async fn try_unlisted_tokens(
         tried_tokens.add(candidate);
     }
     Ok(lost)
-}
-
-/// Reads all tracked fields that are not excluded. If Graph refuses a field, the field is excluded and
-/// the read is repeated.
-async fn read_fields(
-    context: &Context,
-    id: &PageId,
-    token: &Token,
-) -> Result<PageValues, PollError> {
-    let tracked: Vec<FieldName> = context.tracked_fields.iter().cloned().collect();
-    for _ in 0..MAX_REFUSED_FIELDS {
-        let excluded = excluded_field::excluded_names(&*context.store).await?;
-        let requested_fields = excluded_field::without_excluded(&tracked, &excluded);
-        match context.graph.read_page(token, id, &requested_fields).await {
-            Err(GraphError {
-                kind: ErrorKind::RefusedField(named),
-                ..
-            }) => {
-                let names = requested_fields.iter().map(ToString::to_string).collect();
-                let attempt = async |names: Vec<String>| {
-                    let fields = tracked
-                        .iter()
-                        .filter(|field| names.iter().any(|name| name == field.as_str()));
-                    let fields: Vec<FieldName> = fields.cloned().collect();
-                    let read = context.graph.read_page(token, id, &fields).await;
-                    read.map(drop)
-                };
-                exclude_refused(context, named.as_deref(), names, attempt).await?;
-            }
-            Ok(PageReply {
-                object,
-                stamp: Ok(stamp),
-            }) => {
-                return Ok(PageValues {
-                    object,
-                    stamp,
-                    requested_fields,
-                });
-            }
-            Ok(PageReply {
-                stamp: Err(reason), ..
-            }) => return Err(GraphError::unexpected(reason.to_string()).into()),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let reason = "Graph refuses too many fields";
-    Err(GraphError::unexpected(reason).into())
 }
 
 /// Returns when the Page is read next if nothing requests an earlier read, later than `claimed_at`:
@@ -482,7 +433,7 @@ fn apply_attempt(
             page.status = match error.kind {
                 ErrorKind::Token { .. } => Status::NeedsLogin,
                 ErrorKind::Permission(_) => Status::NeedsPermission,
-                ErrorKind::NotFound => Status::Unreachable,
+                ErrorKind::NotFound | ErrorKind::Merged(_) => Status::Unreachable,
                 _ => page.status,
             };
             let at = now.plus(retry::delay_after(error, page.polling.failures));

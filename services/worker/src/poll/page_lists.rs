@@ -20,12 +20,17 @@ use super::token_inspection::{apply_info, permission_set};
 /// A list of portfolios with more result pages than this is not read further.
 const MAX_PORTFOLIO_CALLS: usize = 20;
 
-/// Returns whether an error concerns every list, so that the poll cannot go on.
-pub(super) fn ends_poll(error: &GraphError) -> bool {
-    matches!(
-        error.kind,
-        ErrorKind::Token { .. } | ErrorKind::RateLimited { .. }
-    )
+/// How often in a row a list may fail for a temporary reason before the poll goes on without it.
+const MAX_TEMPORARY_FAILURES: u32 = 3;
+
+/// Returns whether an error of a list ends the job: it concerns every list, or it is temporary, so that
+/// the next job may succeed with the same list. `failures` is the number of jobs in a row that failed.
+pub(super) fn ends_job(error: &GraphError, failures: u32) -> bool {
+    match error.kind {
+        ErrorKind::Token { .. } | ErrorKind::RateLimited { .. } => true,
+        ErrorKind::Transient(_) => failures < MAX_TEMPORARY_FAILURES,
+        _ => false,
+    }
 }
 
 /// Returns the progress of a poll whose present list could not be read.
@@ -36,9 +41,8 @@ pub(super) fn without_source(mut progress: PollProgress, error: &GraphError) -> 
         PageSource::Client(id) => format!("the client Pages of portfolio {id}"),
         PageSource::Granted(id) => format!("Page {id}"),
     };
-    // A permission for a Page that the person has lost is no problem of the poll.
-    let is_lost = matches!(error.kind, ErrorKind::NotFound | ErrorKind::Permission(_));
-    if !(is_lost && matches!(progress.source, PageSource::Granted(_))) {
+    // Who lacks the role for a list, or has lost a Page, gets this answer each time.
+    if !matches!(error.kind, ErrorKind::NotFound | ErrorKind::Permission(_)) {
         progress
             .problems
             .push(format!("{name} could not be read: {error}"));
@@ -59,7 +63,9 @@ impl ConnectionPoll<'_> {
         let info = match self.context.graph.debug_token(&self.token).await {
             Ok(info) if info.is_valid => info,
             Ok(info) => return Err(info.refusal().into()),
-            Err(error) if ends_poll(&error) => return Err(error.into()),
+            Err(error) if ends_job(&error, connection.polling.failures) => {
+                return Err(error.into());
+            }
             Err(error) => {
                 let problem = format!("the permissions could not be read: {error}");
                 progress.problems.push(problem);
@@ -79,8 +85,10 @@ impl ConnectionPoll<'_> {
         let stored = update_connection(context, self.user, guard, due, record).await?;
         *connection = stored.ok_or(PollInterruption::Superseded)?;
         if permission_set(&info.scopes).contains("business_management") {
-            self.find_portfolios(progress).await?;
+            let failures = connection.polling.failures;
+            self.find_portfolios(progress, failures).await?;
         }
+        progress.granted = Some(info.granted_pages.len() as u64);
         for id in &info.granted_pages {
             let source = PageSource::Granted(id.clone());
             if !self.is_listed(&source, progress).await? {
@@ -91,7 +99,11 @@ impl ConnectionPoll<'_> {
     }
 
     /// Adds the lists of the person's portfolios to `progress`.
-    async fn find_portfolios(&self, progress: &mut PollProgress) -> Result<(), PollInterruption> {
+    async fn find_portfolios(
+        &self,
+        progress: &mut PollProgress,
+        failures: u32,
+    ) -> Result<(), PollInterruption> {
         let (mut found, mut cursor): (Vec<PortfolioId>, _) = (Vec::new(), None);
         for _ in 0..MAX_PORTFOLIO_CALLS {
             let read = self
@@ -103,7 +115,7 @@ impl ConnectionPoll<'_> {
                     found.extend(portfolios);
                     cursor = next;
                 }
-                Err(error) if ends_poll(&error) => return Err(error.into()),
+                Err(error) if ends_job(&error, failures) => return Err(error.into()),
                 Err(error) => {
                     let problem = format!("the business portfolios could not be read: {error}");
                     progress.problems.push(problem);
@@ -114,6 +126,10 @@ impl ConnectionPoll<'_> {
                 progress.portfolios = Some(found.len() as u64);
                 break;
             }
+        }
+        if cursor.is_some() {
+            let problem = "there are more business portfolios than pagesync reads";
+            progress.problems.push(problem.to_owned());
         }
         for id in found {
             progress.remaining.push_back(PageSource::Owned(id.clone()));

@@ -328,18 +328,19 @@ pub(super) async fn request_new_token(
     if !matches!(error.kind, ErrorKind::Token { .. }) {
         return Ok(false);
     }
-    if candidate.listing != Listing::Unknown {
-        // The token of the person may be invalid, too, which Facebook does not report by itself.
-        let now = context.clock.now();
-        token_inspection::request(&*context.store, &candidate.user, now).await?;
-    }
     let key = token::page_key(&candidate.user, page);
     let stored = context.store.load_record(&key).await?;
     if stored.is_some_and(|stored| stored.version == candidate.version) {
         request_poll_for_tokens(context, &candidate.user).await?;
     }
     let connection = connection::find(&*context.store, &candidate.user).await?;
-    Ok(connection.is_some_and(|connection| connection.value.status == Status::Active))
+    let status = connection.map(|connection| connection.value.status);
+    if status.is_some_and(|status| status != Status::NeedsLogin) {
+        // The token of the person may be invalid, too, which Facebook does not report by itself.
+        let now = context.clock.now();
+        token_inspection::request(&*context.store, &candidate.user, now).await?;
+    }
+    Ok(status == Some(Status::Active))
 }
 
 /// Returns the people whose connection gives access to a Page. For a Page that cannot be decoded,

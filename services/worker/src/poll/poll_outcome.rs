@@ -151,14 +151,14 @@ impl ConnectionPoll<'_> {
         blocked_until: Option<HostTime>,
     ) -> Result<(), StoreError> {
         tracing::warn!(connection = %self.user, error = %error, "the Pages of a connection could not be read");
-        let was_active = AtomicBool::new(false);
+        let needed_login = AtomicBool::new(false);
         let saved = update_connection(
             self.context,
             self.user,
             Some(&self.guard),
             DueUpdate::FromRecord,
             |connection, commit, now| {
-                was_active.store(connection.status == Status::Active, Ordering::Relaxed);
+                needed_login.store(connection.status == Status::NeedsLogin, Ordering::Relaxed);
                 if connection
                     .poll_progress
                     .as_ref()
@@ -213,7 +213,7 @@ impl ConnectionPoll<'_> {
         )
         .await?;
         let is_refused = matches!(error.kind, ErrorKind::Token { .. });
-        if saved.is_some() && is_refused && was_active.into_inner() {
+        if saved.is_some() && is_refused && !needed_login.into_inner() {
             // The Pages show whether their own tokens still work.
             let now = self.context.clock.now();
             token_inspection::request(&*self.context.store, self.user, now).await?;

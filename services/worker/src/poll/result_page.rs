@@ -30,6 +30,8 @@ use crate::corrupt_page::replace_corrupt_page;
 pub(super) struct ResultPageContext<'a> {
     /// The person whose connection is polled.
     pub(super) user: &'a UserId,
+    /// The client for whom the person connected Pages.
+    pub(super) client: Option<&'a str>,
     /// When the connection poll began, on this host's clock.
     pub(super) poll_began_at: HostTime,
     /// A lower bound of the instant at which Graph answered, on Facebook's clock.
@@ -48,8 +50,9 @@ pub(super) struct ResultPageContext<'a> {
     pub(super) guard: &'a RecordGuard,
 }
 
-/// Returns the Pages that this poll has not listed yet, or has listed without a token, and how many of
-/// them are new. Fails if the store does not answer.
+/// Returns the Pages of a further list that this poll has not listed with a token yet, and how many of
+/// them are new. A portfolio also lists Pages on which the person has no task: without a token, they
+/// are not Pages of the person. Fails if the store does not answer.
 pub(super) async fn without_listed(
     context: &Context,
     user: &UserId,
@@ -57,13 +60,16 @@ pub(super) async fn without_listed(
     listed_pages: Vec<ListedPage>,
 ) -> Result<(Vec<ListedPage>, u64), StoreError> {
     let (mut rest, mut new) = (Vec::new(), 0);
-    for listed in listed_pages {
+    for listed in listed_pages
+        .into_iter()
+        .filter(|listed| listed.token.is_some())
+    {
         let key = token::page_key(user, &listed.id);
         let stored = load_decodable::<token::StoredToken>(&*context.store, &key).await?;
         let stored = stored.and_then(|stored| stored.value);
         match stored.filter(|stored| stored.obtained_at >= poll_began_at) {
             None => new += 1,
-            Some(stored) if stored.sealed.is_some() || listed.token.is_none() => continue,
+            Some(stored) if stored.sealed.is_some() => continue,
             Some(_) => {}
         }
         rest.push(listed);
@@ -149,6 +155,7 @@ async fn page_commit(
         }
     };
     page.connections.insert(result_page.user.clone());
+    page.client = result_page.client.map(str::to_owned).or(page.client);
     let outcome = page.apply_read(&PageRead {
         requested_fields: result_page.requested_fields,
         object: &listed.object,

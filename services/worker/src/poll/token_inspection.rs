@@ -129,7 +129,7 @@ async fn inspect(
         Ok(token) => token,
         Err(UserTokenError::Store(error)) => return Err(error),
         Err(UserTokenError::Unusable(unusable)) => {
-            if connection.status == Status::Active {
+            if connection.status != unusable.status {
                 mark_unusable(context, user, connection.connected_at, &unusable).await?;
             }
             return Ok(Outcome::Inspected { exchanged: false });
@@ -172,19 +172,31 @@ async fn exchange_and_inspect(
     let exchanged_at = known.exchanged_at.unwrap_or(connection.connected_at);
     let may_exchange = exchanged_at > now || exchanged_at.until(now) >= EXCHANGE_INTERVAL;
     if expires_soon && may_exchange && connection.status == Status::Active {
-        let renewed = context.graph.exchange_for_long_lived(token).await?;
-        let info = context.graph.debug_token(&renewed.token).await?;
-        let is_same_person = info
-            .user
-            .as_ref()
-            .is_none_or(|user| *user == connection.user);
-        if info.is_valid && is_same_person {
-            return Ok((info, Some(renewed)));
+        match exchange(context, &connection.user, token).await {
+            Ok((info, renewed)) => return Ok((info, Some(renewed))),
+            // The inspection of the present token says whether it is invalid.
+            Err(error) => {
+                tracing::warn!(connection = %connection.user, error = %error, "a token could not be renewed");
+            }
         }
-        let reason = "the exchanged token is not valid or belongs to another person";
-        return Err(GraphError::unexpected(reason));
     }
     Ok((context.graph.debug_token(token).await?, None))
+}
+
+/// Exchanges a token and inspects the new one. Fails if it is not a valid token of the same person.
+async fn exchange(
+    context: &Context,
+    user: &UserId,
+    token: &Token,
+) -> Result<(TokenInfo, IssuedToken), GraphError> {
+    let renewed = context.graph.exchange_for_long_lived(token).await?;
+    let info = context.graph.debug_token(&renewed.token).await?;
+    let is_same_person = info.user.as_ref().is_none_or(|owner| owner == user);
+    if info.is_valid && is_same_person {
+        return Ok((info, renewed));
+    }
+    let reason = "the exchanged token is not valid or belongs to another person";
+    Err(GraphError::unexpected(reason))
 }
 
 /// Records the properties of the token of a connection, unless a login has replaced the token
@@ -198,7 +210,7 @@ async fn save_inspection(
 ) -> Result<(), StoreError> {
     let user = &connection.user;
     if let Some(unusable) = refusal(info, user) {
-        if connection.status == Status::Active {
+        if connection.status != Status::NeedsLogin {
             mark_unusable(context, user, connection.connected_at, &unusable).await?;
             request_reads(context, user).await?;
         }
@@ -240,7 +252,8 @@ async fn save_inspection(
         .polling
         .last_attempt_began
         .is_some_and(|began| began.until(now) < INSPECTION_INTERVAL);
-    if has_changed || (connection.status != Status::Active && !was_tried_recently) {
+    let may_work_again = matches!(connection.status, Status::NeedsLogin | Status::NeedsKey);
+    if has_changed || (may_work_again && !was_tried_recently) {
         request_poll(context, user).await?;
     }
     if lost_permission {

@@ -85,6 +85,8 @@ pub(super) async fn mark_unusable(
                 return false;
             }
             skip_daily_poll(context, connection, commit, now);
+            // A poll that is under way must not make the connection active again.
+            connection.poll_progress = None;
             connection.status = unusable.status;
             connection.problem = Some(unusable.reason.clone());
             connection.last_failure = Some(unusable.failure(now));

@@ -42,6 +42,10 @@ pub(super) async fn open_user_token(
     let opened = keys.and_then(|keys| token::open_token(&key, &stored.value, &keys));
     match opened {
         Ok(token) => Ok(token.ok_or_else(missing)?),
+        // The key file may be readable again soon.
+        Err(error @ SealingError::File { .. }) => {
+            Err(StoreError::Unexpected(error.to_string()).into())
+        }
         Err(error @ SealingError::UnknownKey(_)) => {
             Err(unusable(Status::NeedsKey, error.to_string()).into())
         }

@@ -46,8 +46,10 @@ pub struct Unsubscription {
 pub struct Unsubscribed {
     /// The Pages from which the app was removed, or whose subscription was reduced.
     pub done: usize,
-    /// The Pages for which this failed, or for which no token can be opened.
+    /// The Pages for which this failed.
     pub failed: usize,
+    /// The Pages for which no token can be opened here.
+    pub without_token: usize,
 }
 
 impl Unsubscription {
@@ -128,7 +130,7 @@ impl Unsubscription {
     /// Removes the fields `required` from the subscription of each Page, or the app if no other field
     /// remains. Each Page gets one attempt, and all of them together 10 seconds.
     pub async fn execute(self, graph: Graph, required: Vec<String>) -> Unsubscribed {
-        let total = self.targets.len() + self.without_token;
+        let (total, without_token) = (self.targets.len(), self.without_token);
         let done = AtomicUsize::new(0);
         let (graph, required) = (&graph, &required);
         let count = |result: &Result<(), GraphError>| match result {
@@ -152,6 +154,7 @@ impl Unsubscription {
         Unsubscribed {
             done,
             failed: total - done,
+            without_token,
         }
     }
 }

@@ -420,8 +420,9 @@ fn read_own_address(
     }
 }
 
-/// Parses the public address of a deployment. Returns it without a slash at the end.
-fn parse_public_url(text: &str) -> Option<String> {
+/// Parses the public address of a deployment, as `PAGESYNC_PUBLIC_URL` has it. Returns it without a
+/// slash at the end.
+pub fn parse_public_url(text: &str) -> Option<String> {
     let text = text.strip_suffix('/').unwrap_or(text);
     let is_endpoint = text.ends_with(CALLBACK_PATH) || text.ends_with(WEBHOOK_PATH);
     (is_public_url(text) && !is_endpoint).then(|| text.to_owned())

@@ -92,6 +92,15 @@ impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Transient(reason) => write!(f, "Graph is temporarily not available: {reason}"),
+            Self::RateLimited {
+                scope,
+                wait: Some(wait),
+            } if *wait >= BLOCK_TIME => {
+                write!(
+                    f,
+                    "Facebook has blocked calls about the {scope:?} for a day"
+                )
+            }
             Self::RateLimited { scope, .. } => {
                 write!(f, "the rate limit of the {scope:?} is exhausted")
             }
@@ -223,10 +232,18 @@ impl GraphError {
 
     /// Returns the failure of an attempt that ended at `at` with this error.
     pub fn failure(&self, at: HostTime) -> Failure {
+        let code = self.reported.as_ref().and_then(|reported| reported.code);
+        // "Incorrect signature": `appsecret_proof` was made with another secret.
+        let is_signature = code == Some(104);
+        let of_secret = "check that FACEBOOK_APP_SECRET is the secret of this app";
         Failure {
             at,
             reason: self.to_string(),
-            remedy: self.kind.remedy(),
+            remedy: if is_signature {
+                of_secret.to_owned()
+            } else {
+                self.kind.remedy()
+            },
             reported: self.reported.as_deref().cloned(),
         }
     }

@@ -37,6 +37,9 @@ pub struct PollProgress {
     /// The lists that could not be read, each with the reason.
     #[serde(default)]
     pub problems: Vec<String>,
+    /// The lists of portfolios for which the person lacks a role or a permission.
+    #[serde(default)]
+    pub refusals: Vec<String>,
 }
 
 /// A list of the Pages that a person manages.
@@ -71,13 +74,20 @@ impl PollProgress {
             portfolios: None,
             granted: None,
             problems: Vec::new(),
+            refusals: Vec::new(),
         }
     }
 
     /// Returns the problem of a poll that has read all lists, or `None` if there is none. For a person
     /// without Pages it names what was searched. `permissions` are those of the person.
     pub fn problem(&self, permissions: &[String]) -> Option<String> {
-        let incomplete = (!self.problems.is_empty()).then(|| self.problems.join("; "));
+        let unread: Vec<&str> = self
+            .problems
+            .iter()
+            .chain(&self.refusals)
+            .map(String::as_str)
+            .collect();
+        let incomplete = (!unread.is_empty()).then(|| unread.join("; "));
         if self.pages > 0 {
             return incomplete;
         }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use common::config::settings::Environment;
-use common::config::{CALLBACK_PATH, WEBHOOK_PATH};
+use common::config::{CALLBACK_PATH, WEBHOOK_PATH, parse_public_url};
 use common::sealing::{PrivateKey, PrivateKeys};
 use model::hex::hex;
 use secrecy::ExposeSecret as _;
@@ -105,11 +105,13 @@ fn facebook_files(environment: &Environment) -> anyhow::Result<Vec<(&'static str
             ("dialog_url", format!("http://localhost:{simulator}")),
         ]);
     };
-    let public_url = given("PAGESYNC_PUBLIC_URL");
-    let below = |path: &str| {
-        let url = public_url.as_ref()?;
-        Some(format!("{}{path}", url.strip_suffix('/').unwrap_or(url)))
-    };
+    let public_url = given("PAGESYNC_PUBLIC_URL").map(|text| {
+        parse_public_url(&text).context(
+            "PAGESYNC_PUBLIC_URL is not a public address such as https://bot.example, without ? and #",
+        )
+    });
+    let public_url = public_url.transpose()?;
+    let below = |path: &str| Some(format!("{}{path}", public_url.as_ref()?));
     let address = |key: &str, path: &str| {
         given(key).or_else(|| below(path)).with_context(|| {
             format!(

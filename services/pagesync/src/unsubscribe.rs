@@ -50,12 +50,33 @@ pub(crate) async fn begin(
 /// Waits until a removal has ended. Returns its result in words, or `None` if there was nothing to
 /// remove.
 pub(crate) async fn finish(removal: Removal) -> Option<String> {
-    let Unsubscribed { done, failed } = removal?.await.ok()?;
-    let mut text = format!("removed the app's webhook subscriptions of {done} Pages at Facebook");
+    let Unsubscribed {
+        done,
+        failed,
+        without_token,
+    } = removal?.await.ok()?;
+    let pages = |count: usize| match count {
+        1 => "1 Page".to_owned(),
+        count => format!("{count} Pages"),
+    };
+    let mut parts = vec![format!(
+        "removed the webhook fields of pagesync from {} at Facebook",
+        pages(done)
+    )];
     if failed > 0 {
-        text = format!(
-            "{text}; {failed} could not be removed, and Facebook may go on delivering their webhooks, which are dropped: the tokens can be opened only where the worker runs, with FACEBOOK_APP_ID and FACEBOOK_APP_SECRET set"
+        parts.push(format!("Facebook did not do so for {}", pages(failed)));
+    }
+    if without_token > 0 {
+        parts.push(format!(
+            "the tokens of {} cannot be opened here: run the command where the worker runs, with FACEBOOK_APP_ID and FACEBOOK_APP_SECRET set",
+            pages(without_token)
+        ));
+    }
+    if failed + without_token > 0 {
+        parts.push(
+            "the webhooks of these Pages may go on and are stored: `pagesync erase page` ends that"
+                .to_owned(),
         );
     }
-    Some(text)
+    Some(parts.join("; "))
 }

@@ -98,9 +98,13 @@ pub(crate) async fn redirect_to_dialog(
 /// invitation is empty if none is needed.
 fn find_invitation(context: &LoginContext, query: Vec<(String, String)>) -> Option<String> {
     let now = context.clock.now();
-    let mut invitations = query.into_iter().filter(|(name, _)| name == "invitation");
+    let mut invitations = query
+        .into_iter()
+        .filter(|(name, text)| name == "invitation" && !text.is_empty())
+        .peekable();
+    // A damaged or expired link must not connect a person without its client.
+    let is_open = context.config.login_policy == LoginPolicy::Open && invitations.peek().is_none();
     let found = invitations.find(|(_, text)| context.invitation(text, now).is_some());
-    let is_open = context.config.login_policy == LoginPolicy::Open;
     found.map(|(_, text)| text).or(is_open.then(String::new))
 }
 

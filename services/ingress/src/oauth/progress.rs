@@ -1,6 +1,8 @@
 //! Determines the progress of a login from the stored records of the login, its connection and its
 //! Pages.
 
+use std::time::Duration;
+
 use common::invitation::Invitation;
 use common::records::app::{self, App};
 use common::records::connection::{self, Connection};
@@ -21,6 +23,9 @@ use super::context::LoginContext;
 /// has a problem. A login with more Pages is complete as soon as its Pages were read, because each
 /// subscription takes two calls.
 const MAX_AWAITED_SUBSCRIPTIONS: u64 = 100;
+
+/// How far away the next attempt to read the Pages may be for a login to wait for it.
+const MAX_WAIT: Duration = Duration::from_secs(10 * 60);
 
 /// The progress of a login.
 #[derive(Debug)]
@@ -43,6 +48,9 @@ pub(super) struct Connected {
     pub(super) is_polled: bool,
     /// The problem with the app subscription that prevents webhooks; `None` if there is none.
     pub(super) webhooks_problem: Option<String>,
+    /// The first problem of a Page subscription, with its Page; `None` if there is none, or if the
+    /// connection has too many Pages.
+    pub(super) subscription_problem: Option<(PageId, String)>,
     /// Whether the login is complete, or its connection cannot be used.
     pub(super) is_final: bool,
     /// The address to which the person can return; `None` if their invitation named none.
@@ -84,7 +92,12 @@ pub(super) async fn load_progress(
         .filter(|poll| poll.began_at >= exchange.code_exchanged_at);
     let is_polled = poll.is_some();
     let awaits_subscriptions = poll.is_some_and(|poll| poll.pages <= MAX_AWAITED_SUBSCRIPTIONS);
-    let is_unusable = connection.status != connection::Status::Active;
+    // A poll that is repeated only after a long time is not worth waiting for.
+    let failure = connection.last_failure.as_ref();
+    let has_failed = failure.is_some_and(|failure| failure.at >= exchange.code_exchanged_at);
+    let not_before = connection.polling.not_before.unwrap_or_default();
+    let is_late = context.clock.now().until(not_before) > MAX_WAIT;
+    let is_unusable = connection.status != connection::Status::Active || (has_failed && is_late);
     let app = load_record::<App>(store, &app::key())
         .await?
         .map(|stored| stored.value);
@@ -96,15 +109,19 @@ pub(super) async fn load_progress(
     } else {
         Some("the app subscription was not checked yet".to_owned())
     };
+    let subscriptions = if awaits_subscriptions {
+        load_subscriptions(context, &connection).await?
+    } else {
+        Subscriptions::default()
+    };
     let is_final = is_unusable
-        || (is_polled
-            && is_app_checked
-            && (!awaits_subscriptions || are_subscriptions_done(context, &connection).await?));
+        || (is_polled && is_app_checked && (!awaits_subscriptions || subscriptions.is_done));
     Ok(Progress::Connected(Box::new(Connected {
         connection,
         code_exchanged_at: exchange.code_exchanged_at,
         is_polled,
         webhooks_problem,
+        subscription_problem: subscriptions.problem,
         is_final,
         return_to: return_to(context, exchange.invitation.as_ref()).await?,
     })))
@@ -181,22 +198,40 @@ async fn page_ids(
     Ok(listed.filter_map(|(id, _)| token::page_in_id(id)).collect())
 }
 
-/// Returns whether each Page subscription of the connection is confirmed or has a problem. A Page
-/// without a record of its subscription is left out.
-async fn are_subscriptions_done(
+/// The Page subscriptions of a connection.
+#[derive(Debug, Default)]
+struct Subscriptions {
+    /// Whether each of them is confirmed or has a problem.
+    is_done: bool,
+    /// The first problem, with its Page.
+    problem: Option<(PageId, String)>,
+}
+
+/// Loads the Page subscriptions of a connection. A Page without a record of its subscription is left
+/// out.
+async fn load_subscriptions(
     context: &LoginContext,
     connection: &Connection,
-) -> Result<bool, StoreError> {
+) -> Result<Subscriptions, StoreError> {
+    let mut found = Subscriptions {
+        is_done: true,
+        problem: None,
+    };
     for id in page_ids(context, connection).await? {
-        let stored =
-            load_record::<PageSubscription>(&*context.store, &page_subscription::key(&id)).await?;
-        if stored.is_some_and(|stored| {
-            stored.value.confirmed_at.is_none() && stored.value.problem.is_none()
-        }) {
-            return Ok(false);
-        }
+        let key = page_subscription::key(&id);
+        let stored = load_record::<PageSubscription>(&*context.store, &key).await?;
+        let Some(PageSubscription {
+            problem,
+            confirmed_at,
+            ..
+        }) = stored.map(|stored| stored.value)
+        else {
+            continue;
+        };
+        found.is_done &= confirmed_at.is_some() || problem.is_some();
+        found.problem = found.problem.or(problem.map(|problem| (id, problem)));
     }
-    Ok(true)
+    Ok(found)
 }
 
 /// Returns at most `max` Pages of a connection, or no Page while the first connection poll since

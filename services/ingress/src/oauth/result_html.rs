@@ -68,12 +68,15 @@ fn connected_page(
         let count = connection.last_poll.as_ref().map_or(0, |poll| poll.pages);
         push_tests(count, pages, tested, connected, &mut body);
         body.push_str(&pages_table(count, pages));
+    } else if is_final {
+        body.push_str(r#"<p class="bad">Your Pages could not be read.</p>"#);
     } else {
         body.push_str("<p>Reading your Pages. This page reloads automatically.</p>");
     }
     push_deployment(context, &mut body);
     if is_final {
-        push_next_steps(connected, &mut body);
+        let is_good = *tested == TestResult::Passed && has_no_problem(context, connected);
+        push_next_steps(context, connected, is_good, &mut body);
     }
     let title = if is_final { "Connected" } else { "Connecting" };
     let refresh = (!is_final).then_some(links.reload.as_str());
@@ -98,6 +101,13 @@ fn push_problems(context: &LoginContext, connected: &Connected, links: &Links, b
     }
     if let Some(problem) = &connection.problem {
         let _ = write!(body, r#"<p class="bad">{}</p>"#, escape(problem));
+    }
+    if let Some((id, problem)) = &connected.subscription_problem {
+        let _ = write!(
+            body,
+            r#"<p class="bad">Facebook does not announce all changes of Page {id}: {}</p>"#,
+            escape(problem)
+        );
     }
     let webhooks_problem = connected.webhooks_problem.as_ref();
     if let Some(problem) = webhooks_problem.filter(|_| connected.is_final) {
@@ -176,9 +186,41 @@ fn push_deployment(context: &LoginContext, body: &mut String) {
     }
 }
 
+/// Returns whether everything about a login that is complete works.
+fn has_no_problem(context: &LoginContext, connected: &Connected) -> bool {
+    let connection = &connected.connection;
+    let has_pages = connection
+        .last_poll
+        .as_ref()
+        .is_some_and(|poll| poll.pages > 0);
+    let missing = connection.missing_permissions(&context.config.scopes);
+    connected.is_polled
+        && has_pages
+        && missing.is_empty()
+        && connection.problem.is_none()
+        && connected.webhooks_problem.is_none()
+        && connected.subscription_problem.is_none()
+}
+
 /// Appends what happens next and where the person can go.
-fn push_next_steps(connected: &Connected, body: &mut String) {
-    body.push_str("<h2>What happens next</h2><p>Changes of these Pages are followed from now on. You have nothing else to do, and you may close this window. You can end this at any time in the settings of your Facebook account, under Apps and Websites.</p>");
+fn push_next_steps(
+    context: &LoginContext,
+    connected: &Connected,
+    is_good: bool,
+    body: &mut String,
+) {
+    let next = if is_good {
+        "Changes of these Pages are followed from now on. You have nothing else to do, and you may close this window."
+    } else {
+        "Something above needs attention. Please do what is written there, or show this page to the operator of this site. You may close this window."
+    };
+    let _ = write!(
+        body,
+        "<h2>What happens next</h2><p>{next} You can end this at any time in the settings of your Facebook account, under Apps and Websites.</p>"
+    );
+    if let Some(contact) = context.config.contact.as_ref().filter(|_| !is_good) {
+        let _ = write!(body, "<p>The operator: {}</p>", escape(contact));
+    }
     if let Some(address) = &connected.return_to {
         body.push_str(&html_link(address, "Return to the site that sent you here"));
     }

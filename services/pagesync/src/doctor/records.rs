@@ -371,6 +371,9 @@ async fn dropped_webhooks(
         "received in the last {DAYS} days and dropped, because they are not about the profile of a Page: {}",
         list_names(&names)
     );
+    if config.webhooks_passed_on {
+        return Ok(Check::ok(name, detail));
+    }
     let fix = "if another program needs them, let it keep the callback and pass the webhooks on to pagesync (docs/how-to/facebook-app.md, section 7); otherwise unsubscribe these fields";
     Ok(Check::problem(name, State::Warning, detail, fix))
 }

@@ -46,6 +46,8 @@ mod http_input;
 mod interleavings;
 #[path = "../it/large_connections.rs"]
 mod large_connections;
+#[path = "../it/large_connections_scenario.rs"]
+mod large_connections_scenario;
 #[path = "../it/login_flow.rs"]
 mod login_flow;
 #[path = "../it/login_limits.rs"]

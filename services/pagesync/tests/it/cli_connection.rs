@@ -329,7 +329,7 @@ async fn an_operator_manages_connections_and_keys_while_the_process_runs() {
     let printed = text(&run(&["connection", "disconnect", &user, "--revoke"]).stdout);
     assert!(
         printed.contains("deleted the tokens of 3 Pages")
-            && printed.contains("removed the app's webhook subscriptions of 3 Pages at Facebook")
+            && printed.contains("removed the webhook fields of pagesync from 3 Pages at Facebook")
             && printed.contains("the app's permissions were revoked at Facebook"),
         "{printed}"
     );

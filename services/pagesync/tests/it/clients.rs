@@ -156,6 +156,17 @@ async fn a_revoked_invitation_begins_no_login() {
     connected.finish().await;
 }
 
+/// A link that was damaged on its way must not connect a person without its client.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_invitation_begins_no_login_even_if_none_is_needed() {
+    let connected = ConnectedDeployment::start(BACKEND, DeploymentOptions::default()).await;
+    let damaged = format!("{}?invitation=garbage", connected.login());
+    assert_eq!(client().get(damaged).send().await.unwrap().status(), 403);
+    let plain = client().get(connected.login()).send().await.unwrap();
+    assert_eq!(plain.status(), 302);
+    connected.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_after_a_login_shows_both_tests_what_is_read_and_what_happens_next() {
     let connected = start().await;

@@ -43,6 +43,35 @@ async fn a_field_that_graph_does_not_have_is_excluded_and_the_rest_is_read() {
     connected.finish().await;
 }
 
+/// The next version of Graph, rehearsed: five fields end with v26. Source: the changelog of v26.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_v26_the_fields_that_end_are_excluded_and_with_v25_they_are_read() {
+    for (version, ended) in [("v25.0", &[][..]), ("v26.0", &["genre", "parking"][..])] {
+        let extra = [
+            ("PAGESYNC_GRAPH_VERSION", version),
+            ("PAGESYNC_FIELDS", "name,phone,parking,genre"),
+        ];
+        let options = DeploymentOptions {
+            extra: &extra,
+            ..DeploymentOptions::default()
+        };
+        let connected = ConnectedDeployment::start(BACKEND, options).await;
+        let mut page = connected.simulator.pages().remove(0);
+        page.insert("parking".to_owned(), json!({"lot": 1}));
+        connected.simulator.put_page(&page).unwrap();
+        assert_eq!(connected.connect().await.0, 200);
+        assert_eq!(connected.field(0, "phone").await, json!("+49 30 1"));
+        let mut excluded = excluded_field::excluded_names(&*connected.deployment.store)
+            .await
+            .unwrap();
+        excluded.sort();
+        assert_eq!(excluded, ended, "{version}");
+        let is_read = !connected.field(0, "parking").await.is_null();
+        assert_eq!(is_read, ended.is_empty(), "{version}");
+        connected.finish().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_field_that_is_taken_out_of_the_settings_disappears_with_the_next_read() {
     let connected = ConnectedDeployment::start(BACKEND, DeploymentOptions::default()).await;

@@ -281,7 +281,7 @@ async fn an_invalid_token_causes_at_most_one_call_a_day_and_delays_no_other_page
         .invalidate_tokens(&invalidation);
     let began = connected.clock.now();
     let mut attempts_seen: [BTreeSet<HostTime>; 3] = Default::default();
-    for day in 0..4 {
+    for day in 0..5 {
         let about = format!("about {day}");
         let mut page = connected.simulator.pages().remove(2);
         page.insert("about".to_owned(), json!(about));

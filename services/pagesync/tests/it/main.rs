@@ -31,6 +31,7 @@ mod import_cycles;
 mod interleavings;
 mod json_reference;
 mod large_connections;
+mod large_connections_scenario;
 mod login_flow;
 mod login_limits;
 mod login_links;

@@ -199,7 +199,8 @@ async fn webhooks_that_a_bot_passes_on_are_applied_and_messages_are_named_as_dro
     assert_eq!(connected.deployment.deliver(message.to_string()).await, 200);
     let checks = eventually("the dropped message in doctor", || async {
         let checks = connected.json(&["doctor"]);
-        (check(&checks, "dropped webhooks")["state"] == "warning").then_some(checks)
+        let dropped = check(&checks, "dropped webhooks");
+        (dropped["detail"] != "none was dropped").then_some(checks)
     })
     .await;
     let dropped = check(&checks, "dropped webhooks");
@@ -213,6 +214,31 @@ async fn webhooks_that_a_bot_passes_on_are_applied_and_messages_are_named_as_dro
         "ok",
         "{checks:#}"
     );
+    assert_eq!(
+        load_app(&connected).await.callback,
+        None,
+        "the address is not that of pagesync"
+    );
+    connected.finish().await;
+}
+
+/// Without a bot that passes them on, dropped messages are worth a warning.
+#[tokio::test(flavor = "multi_thread")]
+async fn dropped_messages_are_a_warning_with_their_number() {
+    let connected = start(&[]).await;
+    let message = json!({"object": "page", "entry": [{"id": "7", "time": 1_790_000_000_000_u64,
+        "changes": [{"field": "feed", "value": {"message": "private words"}}]}]});
+    for _ in 0..2 {
+        assert_eq!(connected.deployment.deliver(message.to_string()).await, 200);
+    }
+    eventually("the dropped posts in doctor", || async {
+        let checks = connected.json(&["doctor"]);
+        let dropped = check(&checks, "dropped webhooks");
+        assert!(!checks.to_string().contains("private words"));
+        let is_named = dropped["detail"].as_str().unwrap().contains("2 x feed");
+        (is_named && dropped["state"] == "warning").then_some(())
+    })
+    .await;
     connected.finish().await;
 }
 

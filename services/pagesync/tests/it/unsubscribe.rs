@@ -71,7 +71,7 @@ async fn a_disconnect_removes_the_app_from_pages_of_nobody_else_and_keeps_the_pe
     connect_bob(&connected).await;
     let printed = run(&connected, &["connection", "disconnect", ADA]);
     assert!(
-        printed.contains("subscriptions of 2 Pages at Facebook"),
+        printed.contains("fields of pagesync from 2 Pages at Facebook"),
         "{printed}"
     );
     assert!(printed.contains("--revoke revokes them"), "{printed}");

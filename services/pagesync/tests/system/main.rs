@@ -13,6 +13,7 @@
 
 mod browser;
 mod compose;
+mod mtls;
 mod readme;
 mod sdk;
 mod strace;

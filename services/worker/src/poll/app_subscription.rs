@@ -134,7 +134,7 @@ pub(super) async fn poll(context: &Context, claimed: HostTime) -> Result<(), Sto
         match &result {
             None => {}
             Some(Ok(callback)) => {
-                app.callback = Some(callback.clone());
+                app.callback = callback.clone().or(app.callback.take());
                 app.confirmed_at = Some(now);
                 app.problem = None;
                 app.polling.complete_attempt(now);
@@ -151,12 +151,9 @@ pub(super) async fn poll(context: &Context, claimed: HostTime) -> Result<(), Sto
     .await
 }
 
-/// Checks the subscription of an app whose webhooks another program passes on. Returns its address.
-/// Fails if it lacks a required field.
-fn check_passed_on(
-    remote: Option<AppSubscription>,
-    required: &[&str],
-) -> Result<String, GraphError> {
+/// Checks the subscription of an app whose webhooks another program passes on. Fails if it lacks a
+/// required field.
+fn check_passed_on(remote: Option<AppSubscription>, required: &[&str]) -> Result<(), GraphError> {
     let remote = remote.filter(|remote| remote.active);
     let Some(remote) = remote else {
         let reason = "the app has no active subscription, although another program is to receive its webhooks and pass them on (PAGESYNC_WEBHOOKS_PASSED_ON)";
@@ -165,7 +162,7 @@ fn check_passed_on(
     let is_missing = |name: &&&str| !remote.fields.iter().any(|field| field == **name);
     let missing: Vec<&str> = required.iter().filter(is_missing).copied().collect();
     if missing.is_empty() {
-        return Ok(remote.callback);
+        return Ok(());
     }
     Err(GraphError::configuration(format!(
         "the app is not subscribed to {}: subscribe these fields in the app's dashboard, with values included",
@@ -192,14 +189,15 @@ fn refusal_to_replace(foreign: &AppSubscription, may_replace: bool) -> Option<St
     ))
 }
 
-/// Sets the app subscription at Facebook unless it is complete. Returns its address. Fails if it
-/// has another address at Facebook and the settings do not allow its replacement.
-async fn reconcile(context: &Context, known: &App) -> Result<String, GraphError> {
+/// Sets the app subscription at Facebook unless it is complete. Returns its address, or `None` if
+/// another program passes the webhooks on. Fails if it has another address at Facebook and may not be
+/// replaced.
+async fn reconcile(context: &Context, known: &App) -> Result<Option<String>, GraphError> {
     let address = &context.callback.address;
     let required = webhook_fields(&context.tracked_fields);
     let remote = context.graph.app_subscription().await?;
     if context.callback.is_passed_on {
-        return check_passed_on(remote, &required);
+        return check_passed_on(remote, &required).map(|()| None);
     }
     // This deployment may replace an address that it has set itself, for example that of a tunnel.
     let is_foreign = |remote: &&AppSubscription| {
@@ -232,5 +230,5 @@ async fn reconcile(context: &Context, known: &App) -> Result<String, GraphError>
             .await?;
         tracing::info!(fields = fields.len(), "the app subscription was set");
     }
-    Ok(address.clone())
+    Ok(Some(address.clone()))
 }

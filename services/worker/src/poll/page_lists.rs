@@ -41,11 +41,14 @@ pub(super) fn without_source(mut progress: PollProgress, error: &GraphError) -> 
         PageSource::Client(id) => format!("the client Pages of portfolio {id}"),
         PageSource::Granted(id) => format!("Page {id}"),
     };
-    // Who lacks the role for a list, or has lost a Page, gets this answer each time.
-    if !matches!(error.kind, ErrorKind::NotFound | ErrorKind::Permission(_)) {
-        progress
-            .problems
-            .push(format!("{name} could not be read: {error}"));
+    let text = format!("{name} could not be read: {error}");
+    let is_refusal = matches!(error.kind, ErrorKind::NotFound | ErrorKind::Permission(_));
+    match (&progress.source, is_refusal) {
+        (_, false) => progress.problems.push(text),
+        // A permission for a Page that the person has lost is no problem.
+        (PageSource::Granted(_), true) => {}
+        // Who lacks the role for a list gets this answer each time. It says all there is to know.
+        (_, true) => progress.refusals.push(text),
     }
     progress.cursor = None;
     progress.calls += 1;

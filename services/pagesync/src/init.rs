@@ -1,9 +1,10 @@
 //! `pagesync init`: asks five questions, writes the `.env` of a deployment on one host, and prints
 //! the values to enter in the dashboard of the app.
 //!
-//! Invariant: it never overwrites a `.env`, and never prints a secret.
+//! Invariant: it never overwrites a `.env`, and never prints a secret. A terminal does not show the
+//! secret while it is entered.
 
-use std::io::{BufRead as _, Write as _};
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
@@ -26,7 +27,7 @@ pub fn run() -> anyhow::Result<()> {
         "The id of the app, from its dashboard at developers.facebook.com",
         "",
     )?;
-    let app_secret = ask("The secret of the app (App settings, Basic)", "")?;
+    let app_secret = ask_secret("The secret of the app (App settings, Basic)")?;
     let address = ask(
         "The public address of this deployment, such as https://bot.example",
         "",
@@ -94,6 +95,20 @@ fn quoted(value: &str) -> String {
         format!("\"{escaped}\"")
     } else {
         format!("'{value}'")
+    }
+}
+
+/// Asks for a secret. A terminal does not show what is entered; from a pipe, the answer is read like
+/// every other answer.
+fn ask_secret(question: &str) -> anyhow::Result<String> {
+    if !std::io::stdin().is_terminal() {
+        return ask(question, "");
+    }
+    let answer = rpassword::prompt_password(format!("{question}, which is not shown: "))
+        .context("cannot read the secret from the terminal")?;
+    match answer.trim() {
+        "" => bail!("this question needs an answer"),
+        secret => Ok(secret.to_owned()),
     }
 }
 

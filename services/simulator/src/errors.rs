@@ -44,7 +44,7 @@ const fn transient(name: &'static str, status: u16, message: &'static str) -> Kn
 pub(crate) const SESSION_OVER: &str = "Error validating access token: the session is over";
 
 /// Every error that the simulated Graph can answer with on request.
-pub const GRAPH_ERRORS: [KnownError; 56] = [
+pub const GRAPH_ERRORS: [KnownError; 58] = [
     error("1", 500, "An unknown error occurred"),
     error("1/99", 500, "An unknown error has occurred."),
     error(
@@ -144,6 +144,11 @@ pub const GRAPH_ERRORS: [KnownError; 56] = [
         "Error validating access token: the user does not have a role on the Page",
     ),
     error(
+        "190/493",
+        400,
+        "Error validating access token: The access token was issued for another Page.",
+    ),
+    error(
         "190/2069032",
         400,
         "A Page access token is required for this call for the new Pages experience.",
@@ -152,6 +157,11 @@ pub const GRAPH_ERRORS: [KnownError; 56] = [
         "200",
         403,
         "(#200) Requires pages_read_engagement permission to manage the object",
+    ),
+    error(
+        "200/2069030",
+        400,
+        "(#200) This endpoint is not supported for the new Pages experience",
     ),
     error(
         "200/2069031",

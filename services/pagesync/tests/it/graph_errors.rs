@@ -52,10 +52,12 @@ fn expected(name: &str) -> Action {
         "32" | "80001" => Wait("page", FIVE_MINUTES),
         "368" => Wait("page", DAY),
         "102" | "190" | "190/458" | "190/459" | "190/460" | "190/463" | "190/464" | "190/466"
-        | "190/467" | "190/490" | "190/492" | "190/2069032" | "450" | "452" => {
+        | "190/467" | "190/490" | "190/492" | "190/493" | "190/2069032" | "450" | "452" => {
             Tomorrow(Status::NeedsLogin)
         }
-        "1/2853006" | "3" | "10" | "200" | "210" | "299" => Tomorrow(Status::NeedsPermission),
+        "1/2853006" | "3" | "10" | "200" | "200/2069030" | "210" | "299" => {
+            Tomorrow(Status::NeedsPermission)
+        }
         "100/33" | "21" | "803" => Tomorrow(Status::Unreachable),
         // These errors are caused by pagesync or its configuration, so the Page stays active.
         "15" | "100" | "100/36007" | "100/36008" | "100/36009" | "101" | "104" | "506/1455006"

@@ -20,3 +20,4 @@ mod strace;
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "other test binaries use the rest")]
 mod support;
+mod terminal;

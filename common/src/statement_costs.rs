@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::id::{PageId, Subject};
+use model::id::{PageId, Subject, UserId};
 use model::job::{Job, Unreadable};
-use model::page::Page;
+use model::page::{Page, Status};
 use model::queue_name::QueueName;
 use model::time::HostTime;
 use rusqlite::Connection;
@@ -21,7 +21,7 @@ use crate::queue::Queue;
 use crate::queue::embedded::EmbeddedQueue;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::{
-    Commit, DueWrite, PageWrite, RecordGuard, RecordKey, RecordKind, RecordWrite, Store,
+    Commit, DueWrite, PageIndex, PageWrite, RecordGuard, RecordKey, RecordKind, RecordWrite, Store,
 };
 
 const NOW: HostTime = HostTime(1_790_000_000_000);
@@ -145,7 +145,15 @@ async fn use_store(store: &EmbeddedStore) {
     };
     store.commit(&[commit]).await.unwrap();
     store.load_pages(std::slice::from_ref(&id)).await.unwrap();
-    store.list_pages(Some(&id), 10).await.unwrap();
+    for index in [
+        PageIndex::All,
+        PageIndex::Status(Status::Active),
+        PageIndex::Client("c".to_owned()),
+        PageIndex::Connection(UserId::parse("7").unwrap()),
+    ] {
+        store.list_pages(&index, Some(&id), 10).await.unwrap();
+    }
+    store.newest_cursor().await.unwrap();
     store.history(&id).await.unwrap_err();
     store.changes_after(None, 10).await.unwrap();
     store.load_record(&probe("7")).await.unwrap();

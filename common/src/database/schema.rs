@@ -11,11 +11,12 @@ use rusqlite::Connection;
 const FIRST_VERSION: i64 = 2;
 
 /// The steps, each with the version (`PRAGMA user_version`) that the schema has after it.
-const STEPS: [(i64, &str); 4] = [
+const STEPS: [(i64, &str); 5] = [
     (2, TABLES),
     (3, LEASES_AND_DEPTHS),
     (4, QUEUE_OF_LOGINS),
     (5, PAGES_BY_STATUS),
+    (6, CLIENTS_AND_CHANGES),
 ];
 
 /// Step 2: the tables.
@@ -77,6 +78,26 @@ ALTER TABLE pages ADD COLUMN status TEXT GENERATED ALWAYS AS (
   coalesce(CASE WHEN json_valid(attributes) THEN json_extract(attributes, '$._status') END, 'corrupt')
 ) VIRTUAL;
 CREATE INDEX pages_by_status ON pages (status, id);
+";
+
+/// Step 6: the Pages by client and by connection, and the values of the entries of the change feed.
+const CLIENTS_AND_CHANGES: &str = "
+ALTER TABLE pages ADD COLUMN client TEXT GENERATED ALWAYS AS (
+  CASE WHEN json_valid(attributes) THEN json_extract(attributes, '$._client') END
+) VIRTUAL;
+ALTER TABLE pages ADD COLUMN connections TEXT GENERATED ALWAYS AS (
+  CASE WHEN json_valid(attributes) THEN json_extract(attributes, '$._connections') END
+) VIRTUAL;
+CREATE INDEX pages_by_client ON pages (client, id) WHERE client IS NOT NULL;
+CREATE TABLE page_connections (person TEXT NOT NULL, page TEXT NOT NULL, PRIMARY KEY (person, page)) WITHOUT ROWID;
+CREATE INDEX connections_of_page ON page_connections (page);
+INSERT INTO page_connections SELECT people.value, pages.id FROM pages, json_each(pages.connections) AS people
+  WHERE json_valid(pages.connections);
+ALTER TABLE feed ADD COLUMN page TEXT GENERATED ALWAYS AS (
+  CASE WHEN json_valid(entry) THEN json_extract(entry, '$.page') END
+) VIRTUAL;
+ALTER TABLE feed ADD COLUMN changes TEXT;
+CREATE INDEX feed_by_page ON feed (page) WHERE changes IS NOT NULL;
 ";
 
 /// The value of `PRAGMA auto_vacuum` that makes freed pages removable from the file.

@@ -20,16 +20,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use model::field::FieldName;
-use model::id::{PageId, Subject};
+use model::id::{PageId, Subject, UserId};
 use model::page::{Change, Page, Source, Status};
 use model::queue_name::QueueName;
 use model::time::{FacebookTime, HostTime};
+use model::value::CanonicalValue;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 /// The largest number of entries in the history of a Page.
 pub const MAX_HISTORY: usize = 20;
-/// The number of entries that the change feed retains. Redis may retain a few more.
+/// The number of entries that the change feed retains.
 pub const MAX_FEED: u64 = 100_000;
 
 /// The reason why an operation of the store failed. The variant says whether waiting can help.
@@ -107,15 +108,10 @@ pub struct HistoryEntry {
 impl HistoryEntry {
     /// Returns the entry of a change that is stored at `received_at` and leads to `version`.
     pub fn new(change: &Change, received_at: HostTime, version: u64) -> Self {
-        let json = |value: &Option<model::value::CanonicalValue>| {
-            value
-                .as_ref()
-                .map_or(Json::Null, model::value::CanonicalValue::to_json)
-        };
         Self {
             field: change.field.clone(),
-            before: json(&change.before),
-            after: json(&change.after),
+            before: json(change.before.as_ref()),
+            after: json(change.after.as_ref()),
             changed_at: change.stamp,
             source: change.source,
             received_at,
@@ -124,40 +120,83 @@ impl HistoryEntry {
     }
 }
 
-/// An entry of the change feed. It names the Page and the fields that one commit changed, and
-/// contains no values.
+/// The change of one field in an entry of the change feed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FieldChange {
+    /// The field that changed.
+    pub field: FieldName,
+    /// The value before the change; null if there was none.
+    pub before: Json,
+    /// The value after the change; null if there is none.
+    pub after: Json,
+    /// The stamp of the observation that changed the value, on Facebook's clock.
+    pub changed_at: FacebookTime,
+    /// The source of that observation: a read or a webhook.
+    pub source: Source,
+}
+
+impl From<&Change> for FieldChange {
+    fn from(change: &Change) -> Self {
+        Self {
+            field: change.field.clone(),
+            before: json(change.before.as_ref()),
+            after: json(change.after.as_ref()),
+            changed_at: change.stamp,
+            source: change.source,
+        }
+    }
+}
+
+fn json(value: Option<&CanonicalValue>) -> Json {
+    value.map_or(Json::Null, CanonicalValue::to_json)
+}
+
+/// An entry of the change feed: what one commit changed of one Page.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FeedEntry {
     /// The Page that changed.
     pub page: PageId,
     /// The version of the Page after the changes.
     pub version: u64,
-    /// The fields that changed, sorted.
+    /// The status of the Page after the changes; `None` if an earlier version of pagesync wrote the
+    /// entry.
+    #[serde(default)]
+    pub status: Option<Status>,
+    /// The client of the Page after the changes.
+    #[serde(default)]
+    pub client: Option<String>,
+    /// The fields that changed, sorted. Empty if only the status changed.
     pub fields: Vec<FieldName>,
-    /// The source of the first of the changes: a read or a webhook.
-    pub source: Source,
+    /// The source of the first of the changes: a read or a webhook. `None` if no field changed.
+    #[serde(default)]
+    pub source: Option<Source>,
     /// When the changes were stored, on this host's clock.
     pub received_at: HostTime,
+    /// The change of each field. The stores keep it apart from the entry, so that an erasure can
+    /// delete it. `None` if the Page was erased since, or if an earlier version of pagesync wrote the
+    /// entry.
+    #[serde(skip)]
+    pub changes: Option<Vec<FieldChange>>,
 }
 
 impl FeedEntry {
-    /// Returns the entry of a write, or `None` if the write changes no field visibly.
-    pub fn new(write: &PageWrite) -> Option<Self> {
-        let mut fields: Vec<FieldName> = write
-            .changes
-            .iter()
-            .map(|change| change.field.clone())
-            .collect();
-        fields.sort_unstable();
+    /// Returns the entry of a write. The store adds it to the feed if the write changes a field or,
+    /// on a stored Page, the status.
+    pub fn new(write: &PageWrite) -> Self {
+        let mut changes: Vec<FieldChange> = write.changes.iter().map(FieldChange::from).collect();
+        changes.sort_by(|one, other| one.field.cmp(&other.field));
+        let mut fields: Vec<FieldName> = changes.iter().map(|one| one.field.clone()).collect();
         fields.dedup();
-        let source = write.changes.first()?.source;
-        Some(Self {
+        Self {
             page: write.id.clone(),
             version: write.expected + 1,
+            status: Some(write.page.status),
+            client: write.page.client.clone(),
             fields,
-            source,
+            source: write.changes.first().map(|change| change.source),
             received_at: write.received_at,
-        })
+            changes: Some(changes),
+        }
     }
 }
 
@@ -265,6 +304,20 @@ pub struct RecordGuard {
     pub version: u64,
 }
 
+/// A list of Pages that every commit keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PageIndex {
+    /// Every Page.
+    All,
+    /// The Pages with a status. A Page that cannot be decoded has the status it was written with, or
+    /// [`Status::Corrupt`].
+    Status(Status),
+    /// The Pages of a client.
+    Client(String),
+    /// The Pages to which the connection of a person gives access.
+    Connection(UserId),
+}
+
 /// Writes that are executed together or not at all.
 #[derive(Debug, Clone, Default)]
 pub struct Commit {
@@ -323,10 +376,11 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// fail the others.
     async fn load_pages(&self, ids: &[PageId]) -> Result<Vec<Versioned<StoredPage>>, StoreError>;
 
-    /// Returns up to `limit` Pages whose ids are greater than `after`, ordered by their ids as
-    /// text.
+    /// Returns up to `limit` Pages of an index whose ids are greater than `after`, ordered by their
+    /// ids as text.
     async fn list_pages(
         &self,
+        index: &PageIndex,
         after: Option<&PageId>,
         limit: usize,
     ) -> Result<Vec<(PageId, Versioned<StoredPage>)>, StoreError>;
@@ -335,9 +389,9 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// status it was written with, or as [`Status::Corrupt`].
     async fn count_pages(&self) -> Result<BTreeMap<Status, u64>, StoreError>;
 
-    /// Corrects the numbers that [`Store::count_pages`] returns, which an earlier version of pagesync
-    /// may have left wrong. Reads every Page on Redis.
-    async fn correct_page_counts(&self) -> Result<(), StoreError>;
+    /// Corrects the indexes of [`Store::list_pages`] and the numbers of [`Store::count_pages`], which
+    /// an earlier version of pagesync may have left wrong. Reads every Page on Redis.
+    async fn correct_page_indexes(&self) -> Result<(), StoreError>;
 
     /// Returns the last changes of a Page, the newest first, at most [`MAX_HISTORY`].
     async fn history(&self, id: &PageId) -> Result<Vec<HistoryEntry>, StoreError>;
@@ -349,6 +403,13 @@ pub trait Store: Send + Sync + fmt::Debug {
         cursor: Option<&Cursor>,
         limit: usize,
     ) -> Result<Changes, StoreError>;
+
+    /// Returns the cursor after the newest entry of the change feed.
+    async fn newest_cursor(&self) -> Result<Cursor, StoreError>;
+
+    /// Deletes the values of every erased Page from the change feed, whose entries remain. A commit that
+    /// erases a Page does this on the embedded backend; on Redis this reads the whole feed.
+    async fn forget_erased_changes(&self) -> Result<(), StoreError>;
 
     /// Executes commits and returns their outcomes in order. Each commit is atomic, but not all of
     /// them together. `Ok` means that they are as durable as the store is configured to make them.

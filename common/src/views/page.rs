@@ -10,7 +10,7 @@ use model::value::CanonicalValue;
 use serde::Serialize;
 use serde_json::Value as Json;
 
-use crate::store::{Cursor, FeedEntry, HistoryEntry, StoredPage, Versioned};
+use crate::store::{Cursor, FeedEntry, FieldChange, HistoryEntry, StoredPage, Versioned};
 use crate::timestamp::rfc3339;
 use crate::views::failure::{FailureView, failure_view};
 
@@ -125,7 +125,48 @@ pub struct ChangeView {
     pub received_at: String,
 }
 
-/// One entry of the change feed: a Page and the fields that changed together.
+/// Why an entry was added to the change feed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// A read found new values.
+    Poll,
+    /// A webhook carried new values.
+    Webhook,
+    /// Only the status of the Page changed.
+    Status,
+    /// The Page was erased.
+    Erasure,
+}
+
+impl Cause {
+    /// Returns the name of the cause, as JSON shows it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Poll => "poll",
+            Self::Webhook => "webhook",
+            Self::Status => "status",
+            Self::Erasure => "erasure",
+        }
+    }
+}
+
+/// The change of one field in an entry of the change feed.
+#[derive(Debug, Clone, Serialize)]
+pub struct FieldChangeView {
+    /// The Graph name of the field.
+    pub field: FieldName,
+    /// The value before the change; null if there was none.
+    pub before: Json,
+    /// The value after the change; null if there is none.
+    pub after: Json,
+    /// The source that reported the change: a read or a webhook.
+    pub source: Source,
+    /// The stamp of the observation that changed the value, on Facebook's clock.
+    pub changed_at: String,
+}
+
+/// One entry of the change feed: what changed of a Page in one commit.
 #[derive(Debug, Clone, Serialize)]
 pub struct FeedChangeView {
     /// The cursor that continues after this entry.
@@ -134,10 +175,18 @@ pub struct FeedChangeView {
     pub page_id: PageId,
     /// The version of the Page after the changes.
     pub version: u64,
+    /// Why the entry was added.
+    pub cause: Cause,
+    /// The status of the Page after the changes; null if an earlier version of pagesync wrote the
+    /// entry.
+    pub status: Option<Status>,
+    /// The client of the Page; null if it has none.
+    pub client: Option<String>,
     /// The Graph names of the fields that changed.
     pub fields: Vec<FieldName>,
-    /// The source that reported the first of the changes: a read or a webhook.
-    pub source: Source,
+    /// The change of each field; null if the Page was erased since, or if an earlier version of
+    /// pagesync wrote the entry.
+    pub changes: Option<Vec<FieldChangeView>>,
     /// When pagesync stored the changes, on this host's clock.
     pub received_at: String,
 }
@@ -219,12 +268,28 @@ pub fn change_view(id: &PageId, entry: &HistoryEntry) -> ChangeView {
 
 /// Returns an entry of the change feed.
 pub fn feed_change_view(cursor: &Cursor, entry: &FeedEntry) -> FeedChangeView {
+    let change = |change: &FieldChange| FieldChangeView {
+        field: change.field.clone(),
+        before: change.before.clone(),
+        after: change.after.clone(),
+        source: change.source,
+        changed_at: rfc3339(change.changed_at),
+    };
+    let cause = match entry.source {
+        _ if entry.status == Some(Status::Erased) => Cause::Erasure,
+        Some(Source::Poll) => Cause::Poll,
+        Some(Source::Webhook) => Cause::Webhook,
+        None => Cause::Status,
+    };
     FeedChangeView {
         cursor: cursor.to_string(),
         page_id: entry.page.clone(),
         version: entry.version,
+        cause,
+        status: entry.status,
+        client: entry.client.clone(),
         fields: entry.fields.clone(),
-        source: entry.source,
+        changes: (entry.changes.as_ref()).map(|all| all.iter().map(change).collect()),
         received_at: rfc3339(entry.received_at),
     }
 }

@@ -38,7 +38,7 @@ pub async fn run(
                 view.received_at.clone(),
                 view.page_id.to_string(),
                 view.version.to_string(),
-                view.source.to_string(),
+                view.cause.name().to_owned(),
                 fields.join(", "),
             ];
             Row::new(cells, &view)
@@ -57,7 +57,7 @@ pub async fn run(
         "received at",
         "Page",
         "version",
-        "source",
+        "cause",
         "fields",
     ];
     print_listing(format, &header, &rows)

@@ -113,8 +113,9 @@ async fn erase_pages(
         progress.show(rows.len());
     }
     if !dry_run && !known.is_empty() {
-        // An earlier run of the command may have erased a Page and then failed, so the dead letters of
-        // Pages that are erased already are searched, too.
+        // An earlier run of the command may have erased a Page and then failed, so this is also
+        // done for Pages that are erased already.
+        store.forget_erased_changes().await?;
         let deleted = dead_letter::delete_mentioning(store, &known).await?;
         if deleted > 0 {
             print_error(&format!(

@@ -7,7 +7,7 @@ use anyhow::bail;
 use common::clock::Clock;
 use common::pages::{self, COMMIT_BATCH};
 use common::records::rate_limit;
-use common::store::{HistoryEntry, Store, StoredPage, Versioned, load_page};
+use common::store::{HistoryEntry, PageIndex, Store, StoredPage, Versioned, load_page};
 use common::timestamp::rfc3339;
 use common::views::failure::failure_text;
 use common::views::page::{change_view, facebook_state, page_detail, page_view};
@@ -203,19 +203,16 @@ async fn blocked_until(
 async fn rows(store: &dyn Store, client: Option<&str>) -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::new();
     let mut after: Option<PageId> = None;
+    let index = client.map_or(PageIndex::All, |client| {
+        PageIndex::Client(client.to_owned())
+    });
     loop {
-        let more = store.list_pages(after.as_ref(), LIST_CHUNK).await?;
+        let more = store.list_pages(&index, after.as_ref(), LIST_CHUNK).await?;
         let Some((last, _)) = more.last() else {
             return Ok(rows);
         };
         after = Some(last.clone());
-        let is_listed = |stored: &StoredPage| match (client, stored) {
-            (None, _) => true,
-            (Some(_), StoredPage::Page(page)) => page.client.as_deref() == client,
-            (Some(_), _) => false,
-        };
-        let listed = more.iter().filter(|(_, stored)| is_listed(&stored.value));
-        rows.extend(listed.map(|(id, stored)| row(id, stored)));
+        rows.extend(more.iter().map(|(id, stored)| row(id, stored)));
     }
 }
 

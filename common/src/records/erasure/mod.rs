@@ -141,6 +141,7 @@ pub async fn erase_user(
     result.pages_kept = (pages.len() - erased_pages.len()) as u64;
     // A dead letter may have been stored since the first pass, before its Page was erased.
     result.dead_letters += dead_letter::delete_mentioning(store, &ids(&erased_pages)).await?;
+    store.forget_erased_changes().await?;
     let mut deletes = vec![delete_write(rate_limit::key(&rate_limit::user_bucket(
         user,
     )))];
@@ -317,7 +318,7 @@ impl PageErasure {
 /// Erases Pages, whether or not connections give access to them, with one batch of commits. They stay
 /// erased until a person with access to them logs in again, or until an operator adds them. Returns
 /// the result for each Page, in the same order. The caller must then call
-/// [`dead_letter::delete_mentioning`], once for all of its batches.
+/// [`dead_letter::delete_mentioning`] and [`Store::forget_erased_changes`], once for all of its batches.
 pub async fn erase_pages(
     store: &dyn Store,
     ids: &[PageId],

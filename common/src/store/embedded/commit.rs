@@ -103,19 +103,69 @@ fn record_version(
 fn write_page(connection: &Connection, write: &PageWrite) -> rusqlite::Result<()> {
     let version = write.expected + 1;
     let id = write.id.as_str();
+    let stored: Option<(String, Option<String>)> = connection
+        .prepare_cached("SELECT status, connections FROM pages WHERE id = ?1")?
+        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let attributes = codec::encode(&write.page);
     connection
         .prepare_cached(
             "INSERT OR REPLACE INTO pages (id, version, attributes) VALUES (?1, ?2, ?3)",
         )?
-        .execute(params![id, version, to_json(&codec::encode(&write.page))])?;
+        .execute(params![id, version, to_json(&attributes)])?;
+    let before = stored.as_ref().and_then(|(_, people)| people.as_ref());
+    if before != attributes.get(codec::CONNECTIONS) {
+        write_connections(connection, write)?;
+    }
     if write.page.status == Status::Erased {
         connection
             .prepare_cached("DELETE FROM history WHERE page = ?1")?
             .execute([id])?;
+        connection
+            .prepare_cached(
+                "UPDATE feed SET changes = NULL WHERE page = ?1 AND changes IS NOT NULL",
+            )?
+            .execute([id])?;
     }
-    if write.changes.is_empty() {
+    if !write.changes.is_empty() {
+        write_history(connection, write)?;
+    }
+    // A new Page without a value is no change.
+    let status = write.page.status.to_string();
+    let has_new_status = stored.is_some_and(|(before, _)| before != status);
+    if write.changes.is_empty() && !has_new_status {
         return Ok(());
     }
+    let entry = FeedEntry::new(write);
+    let changes = (!write.changes.is_empty()).then(|| to_json(&entry.changes));
+    connection
+        .prepare_cached("INSERT INTO feed (entry, changes) VALUES (?1, ?2)")?
+        .execute(params![to_json(&entry), changes])?;
+    connection
+        .prepare_cached("DELETE FROM feed WHERE n <= ?1 - ?2")?
+        .execute(params![connection.last_insert_rowid(), MAX_FEED])?;
+    Ok(())
+}
+
+/// Replaces the people in the index of the Pages by connection.
+fn write_connections(connection: &Connection, write: &PageWrite) -> rusqlite::Result<()> {
+    let id = write.id.as_str();
+    connection
+        .prepare_cached("DELETE FROM page_connections WHERE page = ?1")?
+        .execute([id])?;
+    let mut insert = connection
+        .prepare_cached("INSERT OR IGNORE INTO page_connections (person, page) VALUES (?1, ?2)")?;
+    if write.page.status != Status::Erased {
+        for person in &write.page.connections {
+            insert.execute([person.as_str(), id])?;
+        }
+    }
+    Ok(())
+}
+
+/// Adds the changes of a Page to its history.
+fn write_history(connection: &Connection, write: &PageWrite) -> rusqlite::Result<()> {
+    let (id, version) = (write.id.as_str(), write.expected + 1);
     let mut insert = connection.prepare_cached(
         "INSERT INTO history (page, n, entry) VALUES (?1, (SELECT coalesce(max(n), 0) + 1 FROM history WHERE page = ?1), ?2)",
     )?;
@@ -128,15 +178,6 @@ fn write_page(connection: &Connection, write: &PageWrite) -> rusqlite::Result<()
     connection
         .prepare_cached("DELETE FROM history WHERE page = ?1 AND n <= (SELECT max(n) FROM history WHERE page = ?1) - ?2")?
         .execute(params![id, MAX_HISTORY])?;
-    let Some(entry) = FeedEntry::new(write) else {
-        return Ok(());
-    };
-    connection
-        .prepare_cached("INSERT INTO feed (entry) VALUES (?1)")?
-        .execute([to_json(&entry)])?;
-    connection
-        .prepare_cached("DELETE FROM feed WHERE n <= ?1 - ?2")?
-        .execute(params![connection.last_insert_rowid(), MAX_FEED])?;
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 //! effect as `commit.lua` has on Redis.
 
 mod commit;
+mod feed;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,8 +21,8 @@ use serde_json::Value as Json;
 
 use super::codec::{from_json, record_body};
 use super::{
-    Changes, ClaimedEntries, Commit, CommitOutcome, CorruptPage, Cursor, DueEntry, FeedEntry,
-    Health, HistoryEntry, RecordKey, RecordKind, RecordWrite, Store, StoreError, StoredPage,
+    Changes, ClaimedEntries, Commit, CommitOutcome, CorruptPage, Cursor, DueEntry, Health,
+    HistoryEntry, PageIndex, RecordKey, RecordKind, RecordWrite, Store, StoreError, StoredPage,
     Versioned, codec,
 };
 use crate::clock::Clock;
@@ -74,19 +75,18 @@ impl Store for EmbeddedStore {
 
     async fn list_pages(
         &self,
+        index: &PageIndex,
         after: Option<&PageId>,
         limit: usize,
     ) -> Result<Vec<(PageId, Versioned<StoredPage>)>, StoreError> {
         let after = after.map_or(String::new(), PageId::to_string);
+        let (select, value) = page_query(index);
         let rows: Vec<(String, Versioned<StoredPage>)> = self
             .read(move |connection| {
-                let mut select = connection.prepare_cached(
-                    "SELECT id, version, attributes FROM pages WHERE id > ?1 ORDER BY id LIMIT ?2",
-                )?;
-                select
-                    .query_map(params![after, limit], |row| {
-                        Ok((row.get(0)?, stored_page(row, 1)?))
-                    })?
+                let row = |row: &Row<'_>| Ok((row.get(0)?, stored_page(row, 1)?));
+                connection
+                    .prepare_cached(select)?
+                    .query_map(params![after, limit, value], row)?
                     .collect()
             })
             .await?;
@@ -114,8 +114,8 @@ impl Store for EmbeddedStore {
         Ok(counts)
     }
 
-    async fn correct_page_counts(&self) -> Result<(), StoreError> {
-        // SQLite computes the status of each Page.
+    async fn correct_page_indexes(&self) -> Result<(), StoreError> {
+        // SQLite computes the columns of the indexes, and a step of the schema has filled the table.
         Ok(())
     }
 
@@ -137,59 +137,17 @@ impl Store for EmbeddedStore {
         limit: usize,
     ) -> Result<Changes, StoreError> {
         let cursor = cursor.cloned();
-        let (epoch, last, entries) = self
-            .read(move |connection| {
-                let epoch: String = connection.query_row(
-                    "SELECT value FROM meta WHERE key = 'epoch'",
-                    [],
-                    |row| row.get(0),
-                )?;
-                let last: Option<u64> = connection
-                    .query_row(
-                        "SELECT seq FROM sqlite_sequence WHERE name = 'feed'",
-                        [],
-                        |row| row.get(0),
-                    )
-                    .optional()?;
-                let from = cursor.as_ref().map_or(0, |cursor| cursor.position);
-                let mut select = connection
-                    .prepare_cached("SELECT n, entry FROM feed WHERE n > ?1 ORDER BY n LIMIT ?2")?;
-                let entries: Vec<(u64, String)> = select
-                    .query_map(params![from, limit], |row| Ok((row.get(0)?, row.get(1)?)))?
-                    .collect::<Result<_, _>>()?;
-                let first: Option<u64> =
-                    connection.query_row("SELECT min(n) FROM feed", [], |row| row.get(0))?;
-                let is_trimmed = cursor.is_some_and(|cursor| {
-                    let missing = first.map_or(cursor.position < last.unwrap_or(0), |first| {
-                        cursor.position + 1 < first
-                    });
-                    cursor.epoch != epoch || missing || cursor.position > last.unwrap_or(0)
-                });
-                Ok((epoch, last.unwrap_or(0), (!is_trimmed).then_some(entries)))
-            })
-            .await?;
-        let Some(entries) = entries else {
-            return Ok(Changes::Trimmed(Cursor {
-                epoch,
-                position: last,
-            }));
-        };
-        let entry = |(n, entry): (u64, String)| {
-            let entry: FeedEntry = from_json(&entry)?;
-            Ok((
-                Cursor {
-                    epoch: epoch.clone(),
-                    position: n,
-                },
-                entry,
-            ))
-        };
-        Ok(Changes::Entries(
-            entries
-                .into_iter()
-                .map(entry)
-                .collect::<Result<_, StoreError>>()?,
-        ))
+        self.read(move |connection| feed::after(connection, cursor.as_ref(), limit))
+            .await?
+    }
+
+    async fn newest_cursor(&self) -> Result<Cursor, StoreError> {
+        self.read(feed::end).await
+    }
+
+    async fn forget_erased_changes(&self) -> Result<(), StoreError> {
+        // The commit of an erasure deletes them.
+        Ok(())
     }
 
     async fn commit(&self, commits: &[Commit]) -> Result<Vec<CommitOutcome>, StoreError> {
@@ -363,6 +321,30 @@ impl Store for EmbeddedStore {
             errors: Vec::new(),
             warnings: Vec::new(),
         })
+    }
+}
+
+/// Returns the query of an index of Pages, and its third parameter. The first two are the id before the
+/// first row and the number of rows.
+fn page_query(index: &PageIndex) -> (&'static str, Option<String>) {
+    match index {
+        PageIndex::All => (
+            "SELECT id, version, attributes FROM pages WHERE id > ?1 AND ?3 IS NULL ORDER BY id LIMIT ?2",
+            None,
+        ),
+        PageIndex::Status(status) => (
+            "SELECT id, version, attributes FROM pages WHERE status = ?3 AND id > ?1 ORDER BY id LIMIT ?2",
+            Some(status.to_string()),
+        ),
+        PageIndex::Client(client) => (
+            "SELECT id, version, attributes FROM pages WHERE client = ?3 AND id > ?1 ORDER BY id LIMIT ?2",
+            Some(client.clone()),
+        ),
+        PageIndex::Connection(user) => (
+            "SELECT id, version, attributes FROM page_connections JOIN pages ON id = page
+             WHERE person = ?3 AND page > ?1 ORDER BY page LIMIT ?2",
+            Some(user.to_string()),
+        ),
     }
 }
 

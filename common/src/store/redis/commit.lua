@@ -39,9 +39,9 @@ for _, due in ipairs(commit.due) do
 end
 local page = commit.page
 if page then
-  shared[page.index], shared[page.status_index] = 'zset', 'zset'
+  shared[page.index], shared[page.status_index], shared[page.page_index] = 'zset', 'zset', 'zset'
   for _, other in ipairs(page.other_status_indexes) do shared[other] = 'zset' end
-  if #page.entries > 0 then shared[page.feed], shared[page.feed_position] = 'stream', 'string' end
+  shared[page.feed], shared[page.feed_position], shared[page.feed_changes] = 'stream', 'string', 'hash'
 end
 for key, wanted in pairs(shared) do
   local found = redis.call('TYPE', KEYS[key]).ok
@@ -49,7 +49,7 @@ for key, wanted in pairs(shared) do
     return redis.error_reply('ERR ' .. KEYS[key] .. ' contains a ' .. found .. ' instead of a ' .. wanted)
   end
 end
-if page and shared[page.feed_position] then
+if page then
   local position = redis.call('GET', KEYS[page.feed_position]) or '0'
   if not is_integer(position) then
     return redis.error_reply('ERR ' .. KEYS[page.feed_position] .. ' does not contain a number')
@@ -65,6 +65,20 @@ end
 -- script in any case.
 local function delete_unless(key, wanted)
   if not has_type(key, wanted) and redis.call('EXISTS', key) == 1 then redis.call('DEL', key) end
+end
+
+-- Returns the members of a Page in the index of clients and connections.
+local function index_members(attributes)
+  local members = {}
+  local function add(kind, value) members[kind .. '\0' .. value .. '\0' .. page.id] = true end
+  if attributes['_client'] then add('client', attributes['_client']) end
+  local is_json, people = pcall(cjson.decode, attributes['_connections'] or '[]')
+  if is_json and type(people) == 'table' then
+    for _, person in ipairs(people) do
+      if type(person) == 'string' then add('connection', person) end
+    end
+  end
+  return members
 end
 
 if page then
@@ -89,13 +103,27 @@ if page then
     for _, other in ipairs(page.other_status_indexes) do redis.call('ZREM', KEYS[other], page.id) end
     redis.call('ZADD', KEYS[page.status_index], 0, page.id)
   end
+  if stored['_client'] ~= page.attributes['_client'] or stored['_connections'] ~= page.attributes['_connections'] then
+    local before, after = index_members(stored), index_members(page.attributes)
+    for member in pairs(before) do
+      if not after[member] then redis.call('ZREM', KEYS[page.page_index], member) end
+    end
+    for member in pairs(after) do redis.call('ZADD', KEYS[page.page_index], 0, member) end
+  end
   if page.delete_history then redis.call('DEL', KEYS[page.history]) end
-  if #page.entries > 0 then
+  local has_changes = #page.entries > 0
+  if has_changes then
     delete_unless(KEYS[page.history], 'list')
     for _, entry in ipairs(page.entries) do redis.call('LPUSH', KEYS[page.history], entry) end
     redis.call('LTRIM', KEYS[page.history], 0, page.max_history - 1)
+  end
+  -- A new Page without a value is no change.
+  local is_new = next(stored) == nil
+  if has_changes or (not is_new and stored['_status'] ~= page.attributes['_status']) then
     local position = redis.call('INCR', KEYS[page.feed_position])
     redis.call('XADD', KEYS[page.feed], 'MAXLEN', '~', page.max_feed, string.format('%d-0', position), 'entry', page.feed_entry)
+    if has_changes then redis.call('HSET', KEYS[page.feed_changes], string.format('%d', position), page.changes) end
+    redis.call('HDEL', KEYS[page.feed_changes], string.format('%d', position - page.max_feed))
   end
 end
 

@@ -11,6 +11,8 @@
 //! | `{pagesync}:history:<id>` | list | the last changes of a Page, the newest first |
 //! | `{pagesync}:feed` | stream | the change feed |
 //! | `{pagesync}:feed_position` | number | the number of the last entry of the change feed |
+//! | `{pagesync}:feed_changes` | hash | the changed values of each entry of the change feed |
+//! | `{pagesync}:page_index` | sorted set | the ids of all Pages by client and by connection |
 //! | `{pagesync}:due:<queue>` | sorted set | the subjects of a queue by due time |
 //! | `{pagesync}:record:<kind>:<id>` | hash | a record |
 //! | `{pagesync}:records:<kind>` | sorted set | the ids of all records of a kind |
@@ -23,7 +25,8 @@ pub mod client;
 mod commit;
 mod disk;
 pub mod durability;
-mod page_counts;
+mod feed;
+mod page_indexes;
 mod payload;
 mod reply;
 mod settings;
@@ -42,14 +45,13 @@ use serde_json::Value as Json;
 
 use super::codec::from_json;
 use super::{
-    Changes, ClaimedEntries, Commit, CommitOutcome, Cursor, DueEntry, FeedEntry, Health,
-    HistoryEntry, RecordKey, RecordKind, RecordWrite, Store, StoreError, StoredPage, Versioned,
-    codec,
+    Changes, ClaimedEntries, Commit, CommitOutcome, Cursor, DueEntry, Health, HistoryEntry,
+    PageIndex, RecordKey, RecordKind, RecordWrite, Store, StoreError, StoredPage, Versioned, codec,
 };
 use client::RedisStore;
 use reply::{
-    PREFIX, due_entries, due_key, feed_entry, feed_key, feed_position_key, history_key, index_key,
-    meta_key, page_key, parse, record_key, run_id, stored_page, stored_record,
+    due_entries, due_key, history_key, index_key, meta_key, page_key, parse, record_key,
+    stored_page, stored_record,
 };
 
 /// The script that makes entries of the due index due now that lie too far ahead.
@@ -81,11 +83,12 @@ impl Store for RedisStore {
 
     async fn list_pages(
         &self,
+        index: &PageIndex,
         after: Option<&PageId>,
         limit: usize,
     ) -> Result<Vec<(PageId, Versioned<StoredPage>)>, StoreError> {
         let ids = self
-            .index_members(&format!("{PREFIX}:pages"), after.map(PageId::as_str), limit)
+            .indexed_ids(index, after.map(PageId::as_str), limit)
             .await?;
         let ids: Vec<PageId> = ids.iter().filter_map(|id| PageId::parse(id).ok()).collect();
         let pages = self.load_pages(&ids).await?;
@@ -96,7 +99,7 @@ impl Store for RedisStore {
         self.page_counts().await
     }
 
-    async fn correct_page_counts(&self) -> Result<(), StoreError> {
+    async fn correct_page_indexes(&self) -> Result<(), StoreError> {
         self.reindex().await
     }
 
@@ -113,60 +116,15 @@ impl Store for RedisStore {
         cursor: Option<&Cursor>,
         limit: usize,
     ) -> Result<Changes, StoreError> {
-        let from = cursor.map_or(0, |cursor| cursor.position);
-        let meta = meta_key();
-        let mut pipeline = redis::pipe();
-        // A transaction makes the replies describe the same state of the database.
-        pipeline.atomic();
-        pipeline.cmd("HGET").arg(&meta).arg("epoch");
-        pipeline.cmd("GET").arg(feed_position_key());
-        pipeline
-            .cmd("XRANGE")
-            .arg(feed_key())
-            .arg(format!("({from}-0"))
-            .arg("+")
-            .arg("COUNT")
-            .arg(limit);
-        pipeline.cmd("INFO").arg("server");
-        let mut replies = self.query_all(&mut pipeline).await?.into_iter();
-        let epoch: Option<String> = parse(replies.next())?;
-        let epoch = match epoch {
-            Some(epoch) => epoch,
-            None => self.epoch().await?,
-        };
-        let last: Option<u64> = parse(replies.next())?;
-        let entries: Vec<(String, Vec<String>)> = parse(replies.next())?;
-        // After a crash, Redis may have lost the last entries and number others like them. Each start
-        // of Redis has another run id, so that a cursor of an earlier start is recognized.
-        let info: String = parse(replies.next())?;
-        let epoch = format!("{epoch}-{}", run_id(&info));
-        let last = last.unwrap_or(0);
-        let entries: Vec<(u64, FeedEntry)> = entries
-            .into_iter()
-            .map(feed_entry)
-            .collect::<Result<_, _>>()?;
-        let is_trimmed = cursor.is_some_and(|cursor| {
-            let missing = entries
-                .first()
-                .map_or(cursor.position != last, |(n, _)| *n != cursor.position + 1);
-            cursor.epoch != epoch || missing
-        });
-        if is_trimmed {
-            return Ok(Changes::Trimmed(Cursor {
-                epoch,
-                position: last,
-            }));
-        }
-        let cursor_at = |position| Cursor {
-            epoch: epoch.clone(),
-            position,
-        };
-        Ok(Changes::Entries(
-            entries
-                .into_iter()
-                .map(|(position, entry)| (cursor_at(position), entry))
-                .collect(),
-        ))
+        self.feed_after(cursor, limit).await
+    }
+
+    async fn newest_cursor(&self) -> Result<Cursor, StoreError> {
+        self.feed_end().await
+    }
+
+    async fn forget_erased_changes(&self) -> Result<(), StoreError> {
+        self.forget_feed_changes().await
     }
 
     async fn commit(&self, commits: &[Commit]) -> Result<Vec<CommitOutcome>, StoreError> {

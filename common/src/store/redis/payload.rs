@@ -12,9 +12,10 @@ use model::queue_name::QueueName;
 use model::time::HostTime;
 use serde::Serialize;
 
-use super::page_counts::status_key;
+use super::page_indexes::status_key;
 use super::reply::{
-    PREFIX, due_key, feed_key, feed_position_key, history_key, index_key, page_key, record_key,
+    PREFIX, due_key, feed_changes_key, feed_key, feed_position_key, history_key, index_key,
+    page_index_key, page_key, record_key,
 };
 use crate::store::{
     Commit, DueWrite, FeedEntry, HistoryEntry, MAX_FEED, MAX_HISTORY, PageWrite, RecordKey,
@@ -60,15 +61,18 @@ struct WirePage<'a> {
     key: usize,
     index: usize,
     status_index: usize,
+    page_index: usize,
     other_status_indexes: Vec<usize>,
     history: usize,
     feed: usize,
     feed_position: usize,
+    feed_changes: usize,
     attributes: codec::Attributes,
     delete_history: bool,
     entries: Vec<String>,
     max_history: usize,
     feed_entry: String,
+    changes: String,
     max_feed: u64,
 }
 
@@ -180,11 +184,13 @@ impl Payload {
 
 fn page<'a>(write: &'a PageWrite, keys: &mut Keys) -> WirePage<'a> {
     let version = write.expected + 1;
+    let entry = FeedEntry::new(write);
     WirePage {
         id: write.id.as_str(),
         key: keys.index(page_key(&write.id)),
         index: keys.index(format!("{PREFIX}:pages")),
         status_index: keys.index(status_key(write.page.status)),
+        page_index: keys.index(page_index_key()),
         other_status_indexes: Status::ALL
             .into_iter()
             .filter(|status| *status != write.page.status)
@@ -193,6 +199,7 @@ fn page<'a>(write: &'a PageWrite, keys: &mut Keys) -> WirePage<'a> {
         history: keys.index(history_key(&write.id)),
         feed: keys.index(feed_key()),
         feed_position: keys.index(feed_position_key()),
+        feed_changes: keys.index(feed_changes_key()),
         attributes: codec::encode(&write.page),
         delete_history: write.page.status == Status::Erased,
         entries: write
@@ -201,7 +208,8 @@ fn page<'a>(write: &'a PageWrite, keys: &mut Keys) -> WirePage<'a> {
             .map(|change| codec::to_json(&HistoryEntry::new(change, write.received_at, version)))
             .collect(),
         max_history: MAX_HISTORY,
-        feed_entry: FeedEntry::new(write).map_or(String::new(), |entry| codec::to_json(&entry)),
+        feed_entry: codec::to_json(&entry),
+        changes: codec::to_json(&entry.changes),
         max_feed: MAX_FEED,
     }
 }

@@ -43,6 +43,16 @@ pub(super) fn feed_position_key() -> String {
     format!("{PREFIX}:feed_position")
 }
 
+/// Returns the key of the hash with the changed values of the entries of the change feed.
+pub(super) fn feed_changes_key() -> String {
+    format!("{PREFIX}:feed_changes")
+}
+
+/// Returns the key of the sorted set that lists Pages by client and by connection.
+pub(super) fn page_index_key() -> String {
+    format!("{PREFIX}:page_index")
+}
+
 /// Returns the key of the sorted set with the subjects of a queue by due time.
 pub(super) fn due_key(queue_name: QueueName) -> String {
     format!("{PREFIX}:due:{queue_name}")

@@ -16,7 +16,7 @@ use common::clock::Clock;
 use common::config::settings::Environment;
 use common::config::{Config, LogFormat, Role};
 use common::records::dead_letter;
-use common::store::{StoredPage, Versioned};
+use common::store::{PageIndex, StoredPage, Versioned};
 use common::telemetry::init_logs;
 use model::field::FieldName;
 use model::id::PageId;
@@ -412,7 +412,7 @@ impl Demo {
         for (id, stored) in self
             .backends
             .store
-            .list_pages(None, DEMO_PAGES.len())
+            .list_pages(&PageIndex::All, None, DEMO_PAGES.len())
             .await?
         {
             if let Versioned {

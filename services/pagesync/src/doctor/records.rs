@@ -13,7 +13,7 @@ use common::records::{
     decode, dropped, excluded_field, expiry, load_chunk, load_record, missed_webhooks, rate_limit,
     token,
 };
-use common::store::{RecordKey, RecordKind, Store, StoreError, StoredPage};
+use common::store::{PageIndex, RecordKey, RecordKind, Store, StoreError, StoredPage};
 use common::timestamp::rfc3339;
 use common::views::failure::failure_text;
 use model::id::PageId;
@@ -205,7 +205,9 @@ async fn pages(store: &dyn Store) -> Result<Check, StoreError> {
     let name = "Pages";
     let (mut count, mut failed, mut outdated, mut after) = (0, Vec::new(), Vec::new(), None);
     loop {
-        let chunk = store.list_pages(after.as_ref(), 500).await?;
+        let chunk = store
+            .list_pages(&PageIndex::All, after.as_ref(), 500)
+            .await?;
         let Some((last, _)) = chunk.last() else { break };
         after = Some(last.clone());
         for (id, stored) in &chunk {

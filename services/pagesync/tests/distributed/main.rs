@@ -79,6 +79,8 @@ mod scheduler_alone;
 mod shared_app;
 #[path = "../it/store.rs"]
 mod store;
+#[path = "../it/store_feed.rs"]
+mod store_feed;
 #[path = "../it/store_indexes.rs"]
 mod store_indexes;
 #[path = "../it/subscriptions.rs"]

@@ -85,9 +85,14 @@ async fn the_counts_of_pages_by_status_are_corrected() {
     assert_eq!(counted().await, (3, 3));
     redis_command(&redis, &["DEL", "{pagesync}:pages:active"]).await;
     redis_command(&redis, &["ZADD", "{pagesync}:pages:corrupt", "0", "2"]).await;
+    redis_command(&redis, &["HSET", "{pagesync}:page:2", "_client", "acme"]).await;
     assert_eq!(counted().await, (0, 1));
-    store.correct_page_counts().await.unwrap();
+    store.correct_page_indexes().await.unwrap();
     assert_eq!(counted().await, (3, 3));
+    let index = common::store::PageIndex::Client("acme".to_owned());
+    let of_client = store.list_pages(&index, None, 9).await.unwrap();
+    assert_eq!(of_client.len(), 1);
+    assert_eq!(of_client[0].0, page_id(2));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -96,7 +96,10 @@ impl ProcessDeployment {
         let mut found = 0;
         let mut after = None;
         loop {
-            let chunk = store.list_pages(after.as_ref(), 500).await.unwrap();
+            let chunk = store
+                .list_pages(&common::store::PageIndex::All, after.as_ref(), 500)
+                .await
+                .unwrap();
             let Some((last, _)) = chunk.last() else { break };
             after = Some(last.clone());
             found += chunk.len() as u64;

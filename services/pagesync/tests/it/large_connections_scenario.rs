@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use common::records::{connection, expiry};
-use common::store::StoredPage;
+use common::store::{PageIndex, StoredPage};
 use model::id::UserId;
 use serde_json::{Value as Json, json};
 use simulator::browser::Decision;
@@ -71,7 +71,11 @@ impl Pages {
 /// Loads all Pages.
 async fn pages(connected: &ConnectedDeployment) -> Pages {
     let mut found = Pages::new(&[], &[]);
-    let stored = connected.deployment.store.list_pages(None, 2000).await;
+    let stored = connected
+        .deployment
+        .store
+        .list_pages(&PageIndex::All, None, 2000)
+        .await;
     for (_, stored) in stored.unwrap() {
         let StoredPage::Page(page) = stored.value else {
             panic!("a Page cannot be decoded");

@@ -47,6 +47,7 @@ mod queue;
 mod scheduler_alone;
 mod shared_app;
 mod store;
+mod store_feed;
 mod store_indexes;
 mod subscriptions;
 #[path = "../support/mod.rs"]

@@ -51,7 +51,7 @@ async fn active_pages(connected: &ConnectedDeployment) -> BTreeSet<String> {
     let stored = connected
         .deployment
         .store
-        .list_pages(None, 100)
+        .list_pages(&common::store::PageIndex::All, None, 100)
         .await
         .unwrap();
     let active = stored.into_iter().filter(|(_, stored)| {

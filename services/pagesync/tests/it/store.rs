@@ -22,7 +22,7 @@ use crate::support::deployment::TestStorage;
 use crate::support::{eventually, page_id};
 
 /// Applies a webhook that sets the name of the Page at `stamp`. Returns the changes.
-fn apply_name(page: &mut Page, name: &str, stamp: u64) -> Vec<model::page::Change> {
+pub(crate) fn apply_name(page: &mut Page, name: &str, stamp: u64) -> Vec<model::page::Change> {
     let observation = Observation {
         field: FieldName::parse("name").unwrap(),
         value: CanonicalValue::from_json(&json!(name)),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use common::store::{
-    Changes, Commit, Cursor, DueEntry, DueWrite, PageWrite, StoredPage, Versioned,
+    Changes, Commit, Cursor, DueEntry, DueWrite, PageIndex, PageWrite, StoredPage, Versioned,
 };
 use futures_util::future::join_all;
 use model::id::{PageId, Subject};
@@ -232,7 +232,7 @@ async fn pages_are_listed_in_order_and_an_erased_page_keeps_only_its_status_and_
         apply(&*store.1, write(&page_id(n), 0, "secret", n)).await;
     }
     let ids = async |after: Option<&PageId>| -> Vec<String> {
-        let pages = store.1.list_pages(after, 2).await.unwrap();
+        let pages = store.1.list_pages(&PageIndex::All, after, 2).await.unwrap();
         pages.into_iter().map(|(id, _)| id.to_string()).collect()
     };
     assert_eq!(ids(None).await, ["200", "30"]);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use common::store::{
     Changes, ClaimedEntries, Commit, CommitOutcome, Cursor, DueEntry, Health, HistoryEntry,
-    RecordKey, RecordKind, RecordWrite, Store, StoreError, StoredPage, Versioned,
+    PageIndex, RecordKey, RecordKind, RecordWrite, Store, StoreError, StoredPage, Versioned,
 };
 use model::id::PageId;
 use model::page::Status;
@@ -201,8 +201,8 @@ impl Store for FaultyStore {
         self.store.count_pages().await
     }
 
-    async fn correct_page_counts(&self) -> Result<(), StoreError> {
-        self.store.correct_page_counts().await
+    async fn correct_page_indexes(&self) -> Result<(), StoreError> {
+        self.store.correct_page_indexes().await
     }
 
     async fn scrub(&self) -> Result<(), StoreError> {
@@ -212,10 +212,19 @@ impl Store for FaultyStore {
 
     async fn list_pages(
         &self,
+        index: &PageIndex,
         after: Option<&PageId>,
         limit: usize,
     ) -> Result<Vec<(PageId, Versioned<StoredPage>)>, StoreError> {
-        self.store.list_pages(after, limit).await
+        self.store.list_pages(index, after, limit).await
+    }
+
+    async fn newest_cursor(&self) -> Result<Cursor, StoreError> {
+        self.store.newest_cursor().await
+    }
+
+    async fn forget_erased_changes(&self) -> Result<(), StoreError> {
+        self.store.forget_erased_changes().await
     }
 
     async fn history(&self, id: &PageId) -> Result<Vec<HistoryEntry>, StoreError> {

@@ -26,7 +26,7 @@ pub(super) async fn maintain(context: &Context) -> Result<(), StoreError> {
     tokio::spawn(async move { erasure::scrub(&scrubbing).await });
     let store = context.store.clone();
     tokio::spawn(async move {
-        if let Err(error) = store.correct_page_counts().await {
+        if let Err(error) = store.correct_page_indexes().await {
             tracing::warn!(error = %error, "the numbers of Pages by status could not be corrected; this is tried again within a day");
         }
     });

@@ -1,17 +1,16 @@
-//! Counts Pages by their status.
+//! Lists Pages by status, client and connection, and counts them by status.
 //!
-//! Invariant: `commit.lua` moves a Page from the index of its former status to that of its new one. A
-//! worker corrects the indexes when it starts and once a day, because an earlier version may have
-//! written Pages without them.
+//! Invariant: `commit.lua` keeps the indexes in the commit that changes a Page. A worker corrects them
+//! when it starts and once a day, because an earlier version may have written Pages without them.
 
 use std::collections::BTreeMap;
 
 use model::page::Status;
 
 use super::client::RedisStore;
-use super::reply::{PREFIX, parse};
-use crate::store::StoreError;
+use super::reply::{PREFIX, page_index_key, parse};
 use crate::store::codec::to_json;
+use crate::store::{PageIndex, StoreError};
 
 /// The script that corrects the entries of some Pages.
 const REINDEX_SCRIPT: &str = include_str!("reindex.lua");
@@ -24,6 +23,37 @@ pub(super) fn status_key(status: Status) -> String {
 }
 
 impl RedisStore {
+    /// Returns up to `limit` ids of an index that are greater than `after`.
+    pub(super) async fn indexed_ids(
+        &self,
+        index: &PageIndex,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<String>, StoreError> {
+        let (kind, value) = match index {
+            PageIndex::All => {
+                let pages = format!("{PREFIX}:pages");
+                return self.index_members(&pages, after, limit).await;
+            }
+            PageIndex::Status(status) => {
+                return self.index_members(&status_key(*status), after, limit).await;
+            }
+            PageIndex::Client(client) => ("client", client.as_str()),
+            PageIndex::Connection(user) => ("connection", user.as_str()),
+        };
+        // The members are `<kind>\0<value>\0<id>`, so those of one value are neighbours. Neither a
+        // client nor an id contains a control character.
+        let prefix = format!("{kind}\0{value}\0");
+        let from = format!("({prefix}{}", after.unwrap_or_default());
+        let mut pipeline = redis::pipe();
+        let call = pipeline.cmd("ZRANGEBYLEX").arg(page_index_key());
+        call.arg(from).arg(format!("({kind}\0{value}\x01"));
+        call.arg("LIMIT").arg(0).arg(limit);
+        let members: Vec<String> = parse(self.query_all(&mut pipeline).await?.pop())?;
+        let id = |member: &String| member.strip_prefix(&prefix).map(ToOwned::to_owned);
+        Ok(members.iter().filter_map(id).collect())
+    }
+
     /// Returns the number of Pages with each status.
     pub(super) async fn page_counts(&self) -> Result<BTreeMap<Status, u64>, StoreError> {
         let mut pipeline = redis::pipe();
@@ -54,8 +84,9 @@ impl RedisStore {
             after = Some(last.clone());
             let mut pipeline = redis::pipe();
             let call = pipeline.cmd("EVAL").arg(REINDEX_SCRIPT);
-            call.arg(1 + indexes.len() + ids.len());
+            call.arg(2 + indexes.len() + ids.len());
             call.arg(status_key(Status::Corrupt)).arg(&indexes);
+            call.arg(page_index_key());
             call.arg(
                 ids.iter()
                     .map(|id| format!("{PREFIX}:page:{id}"))

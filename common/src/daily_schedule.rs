@@ -76,6 +76,12 @@ impl DailySchedule {
         Duration::from_millis(hash % spread)
     }
 
+    /// Returns the first of the last `days` local days, of which the last one is that of `now`.
+    pub fn first_of_days(&self, days: u32, now: HostTime) -> String {
+        let back = u64::from(days.saturating_sub(1)) * 24 * 3600 * 1000;
+        self.local_day(HostTime(now.0.saturating_sub(back)))
+    }
+
     /// Returns the local day of an instant, as in `2026-11-22`, or an empty text if the instant is
     /// out of range.
     pub fn local_day(&self, at: HostTime) -> String {

@@ -11,15 +11,18 @@
 //! | [`sealing`] | encrypted tokens |
 //! | [`signing`], [`invitation`] | HMAC-SHA256, signed login links |
 //! | [`daily_schedule`], [`retry`] | the local time of daily polls, retry delays |
-//! | [`views`], [`timestamp`] | the JSON that commands print, instants as text |
+//! | [`views`], [`timestamp`] | the JSON of commands and of the API, instants as text |
+//! | [`escape`], [`csv_lines`] | text for terminals and spreadsheets |
 //! | [`config`], [`clock`], [`lifecycle`], [`telemetry`] | parts of every process |
 //! | [`http`], [`tls`] | the HTTP server, the TLS provider of HTTP clients |
 
 pub mod backends;
 pub mod clock;
 pub mod config;
+pub mod csv_lines;
 pub mod daily_schedule;
 pub mod database;
+pub mod escape;
 pub mod graph;
 pub mod http;
 pub mod invitation;

@@ -105,6 +105,37 @@ pub async fn request_reads(
     commit_each(store, ids, plan).await
 }
 
+/// The result of [`request_read_of`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestedRead {
+    /// The read is due at this time, on this host's clock.
+    Due(HostTime),
+    /// The Page is erased and is not read.
+    Erased,
+    /// The Page has another version than the given one.
+    Changed,
+}
+
+/// Requests a read of a Page that was loaded with `version`, unless it has changed since.
+pub async fn request_read_of(
+    store: &dyn Store,
+    id: &PageId,
+    version: u64,
+    page: Page,
+    now: HostTime,
+) -> Result<RequestedRead, StoreError> {
+    if page.status == Status::Erased {
+        return Ok(RequestedRead::Erased);
+    }
+    let commit = read_request_commit(id, version, page, now);
+    let due = commit.due.first().and_then(|write| write.due);
+    let outcomes = store.commit(&[commit]).await?;
+    Ok(match outcomes.first() {
+        Some(CommitOutcome::Applied) => RequestedRead::Due(due.map_or(now, |(_, at)| at)),
+        _ => RequestedRead::Changed,
+    })
+}
+
 /// Returns the commit that requests a read of a Page and writes its due time.
 fn read_request_commit(id: &PageId, expected: u64, mut page: Page, now: HostTime) -> Commit {
     page.polling.request_read_now(now);

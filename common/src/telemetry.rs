@@ -102,6 +102,7 @@ pub struct Metrics {
     pub connections_expiring: LabeledGauge,
     pub webhook_commit_seconds: Histogram,
     pub queue_messages: LabeledGauge,
+    pub api_refusals: LabeledCounter,
     registry: Arc<Mutex<Registry>>,
 }
 
@@ -246,6 +247,12 @@ impl Default for Metrics {
                 "queue_messages",
                 "queue",
                 "Messages ready to be delivered, by queue; set when the metrics are read",
+            ),
+            api_refusals: labeled_counter(
+                r,
+                "api_refusals",
+                "code",
+                "Requests of the API that were refused before a handler ran, by code of the problem",
             ),
             registry: Arc::new(Mutex::new(registry)),
         }

@@ -44,6 +44,8 @@ pub enum Role {
     Worker,
     /// Publishes due polls.
     Scheduler,
+    /// Serves the HTTP API.
+    Api,
     /// The Facebook simulator.
     Simulator,
     /// A command of an operator.
@@ -58,6 +60,7 @@ impl Role {
             Self::Ingress => "ingress",
             Self::Worker => "worker",
             Self::Scheduler => "scheduler",
+            Self::Api => "api",
             Self::Simulator => "simulator",
             Self::Command => "command",
         }
@@ -75,7 +78,10 @@ impl Role {
 
     /// Returns whether the role is one of the services that share RabbitMQ and Redis.
     fn is_service(self) -> bool {
-        matches!(self, Self::Ingress | Self::Worker | Self::Scheduler)
+        matches!(
+            self,
+            Self::Ingress | Self::Worker | Self::Scheduler | Self::Api
+        )
     }
 }
 
@@ -276,7 +282,7 @@ impl Config {
 fn read_backend(reader: &mut SettingsReader<'_>, role: Role) -> Backend {
     let given = reader.optional("PAGESYNC_BACKEND", |text| text.parse().ok());
     let backend = given.unwrap_or(match role {
-        Role::Ingress | Role::Worker | Role::Scheduler => Backend::Distributed,
+        Role::Ingress | Role::Worker | Role::Scheduler | Role::Api => Backend::Distributed,
         // If the environment names servers, a command must work on the data of the services.
         Role::Command if reader.names_servers() => Backend::Distributed,
         Role::Up | Role::Simulator | Role::Command => Backend::Embedded,
@@ -333,7 +339,7 @@ fn read_token_keys(
         }
     }
     if let Some(text) = private {
-        if matches!(role, Role::Ingress | Role::Scheduler) {
+        if matches!(role, Role::Ingress | Role::Scheduler | Role::Api) {
             let problem = "is given, but this role must not be able to open tokens";
             reader.problem(PRIVATE, problem.to_owned());
             return parsed;

@@ -253,7 +253,7 @@ pub const SETTINGS: [Setting; 37] = [
         "PAGESYNC_PRIVATE_LISTEN",
         "127.0.0.1:5001",
         "address:port",
-        "The address of the private listener, for health and metrics.",
+        "The address of the private listener, for health and metrics, and for the API in up and api.",
     ),
     with_default(
         "PAGESYNC_SIMULATOR_LISTEN",

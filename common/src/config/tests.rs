@@ -113,7 +113,7 @@ fn only_a_worker_may_open_tokens() {
     let ingress = |pairs: &[(&str, &str)]| Config::read(&environment(pairs), Role::Ingress);
     assert!(ingress(&[("PAGESYNC_TOKEN_PUBLIC_KEY", &public)]).is_ok());
     assert!(ingress(&[]).is_err(), "ingress needs a key that seals");
-    for role in [Role::Ingress, Role::Scheduler] {
+    for role in [Role::Ingress, Role::Scheduler, Role::Api] {
         let both = [
             ("PAGESYNC_TOKEN_PUBLIC_KEY", public.as_str()),
             ("PAGESYNC_TOKEN_PRIVATE_KEYS", private),

@@ -11,6 +11,7 @@ use model::id::{PageId, Subject, UserId};
 use model::polling::Polling;
 use model::time::{FacebookTime, HostTime};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 pub use super::poll_progress::{PageSource, PollOutcome, PollProgress, PortfolioId};
 use super::{
@@ -24,8 +25,9 @@ use crate::store::{
 };
 
 /// The status of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = ConnectionStatus)]
 pub enum Status {
     /// The connection can be polled.
     #[default]
@@ -124,7 +126,7 @@ pub struct Connection {
 }
 
 /// A permission that the person did not grant, and the consequence.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct MissingPermission {
     /// The name of the permission.
     pub permission: String,
@@ -245,16 +247,34 @@ pub async fn request_poll(
     now: HostTime,
 ) -> Result<Option<HostTime>, StoreError> {
     loop {
-        let Some(Versioned { version, mut value }) = find(store, user).await? else {
+        let Some(stored) = find(store, user).await? else {
             return Ok(None);
         };
-        value.polling.request_read_now(now);
-        // An operator requested the poll, so the minimum time between attempts does not postpone it.
-        value.polling.last_attempt_began = None;
-        if commit_one(store, update_commit(&value, version)).await? == CommitOutcome::Applied {
-            return Ok(value.polling.due().map(|(_, at)| at));
+        if let Some(at) = request_poll_of(store, user, stored.version, now).await? {
+            return Ok(Some(at));
         }
     }
+}
+
+/// Requests a connection poll now, as [`request_poll`] does, if the connection still has this version.
+/// Returns `None` if it has another one or does not exist.
+pub async fn request_poll_of(
+    store: &dyn Store,
+    user: &UserId,
+    version: u64,
+    now: HostTime,
+) -> Result<Option<HostTime>, StoreError> {
+    let stored = find(store, user).await?;
+    let Some(Versioned { mut value, .. }) = stored.filter(|stored| stored.version == version)
+    else {
+        return Ok(None);
+    };
+    value.polling.request_read_now(now);
+    // An operator requested the poll, so the minimum time between attempts does not postpone it.
+    value.polling.last_attempt_began = None;
+    let outcome = commit_one(store, update_commit(&value, version)).await?;
+    let due_at = value.polling.due().map_or(now, |(_, at)| at);
+    Ok((outcome == CommitOutcome::Applied).then_some(due_at))
 }
 
 /// Returns the commit that writes a connection and its due time, if the connection still has the

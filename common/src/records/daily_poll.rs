@@ -5,6 +5,7 @@ use std::time::Duration;
 use model::id::UserId;
 use model::time::HostTime;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::put_write;
 use crate::store::{RecordKey, RecordKind, RecordWrite};
@@ -18,7 +19,7 @@ pub const LATE_AFTER: Duration = Duration::from_secs(3600);
 pub const MAX_NOT_RUN_DAYS: usize = 30;
 
 /// The result of a daily poll.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DailyPollResult {
     /// The poll ran, at most [`LATE_AFTER`] after its daily slot.

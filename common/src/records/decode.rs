@@ -7,9 +7,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Error, Value as Json};
 
 use super::{
-    app, connection, daily_poll, dead_letter, erasure, excluded_field, invitation, load_chunk,
-    login, missed_webhooks, page_subscription, probe, rate_limit, token, token_exchange,
-    token_inspection, trial,
+    api_key, app, audit, connection, daily_poll, dead_letter, erasure, excluded_field, invitation,
+    load_chunk, login, missed_webhooks, page_subscription, probe, rate_limit, token,
+    token_exchange, token_inspection, trial,
 };
 use crate::store::codec::describe_error;
 use crate::store::{RecordKey, RecordKind, Store, StoreError};
@@ -72,6 +72,8 @@ fn check(kind: RecordKind, body: Json) -> Result<(), Error> {
         RecordKind::ErasureReceipt => is::<erasure::ErasureReceipt>(body),
         RecordKind::Probe => is::<probe::Probe>(body),
         RecordKind::WebhookTest => is::<probe::WebhookTest>(body),
+        RecordKind::ApiKey => is::<api_key::ApiKey>(body),
+        RecordKind::Audit => is::<audit::AuditRecord>(body),
         RecordKind::Trial => is::<trial::Trials>(body),
     }
 }

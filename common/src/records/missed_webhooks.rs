@@ -13,6 +13,7 @@ use model::id::PageId;
 use model::missed_webhooks::{Finding, FindingKind};
 use model::time::HostTime;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{load_all, load_chunk, put_write, write_records};
 use crate::daily_schedule::DailySchedule;
@@ -116,7 +117,7 @@ pub fn finding_labels(writes: &[RecordWrite]) -> impl Iterator<Item = (&'static 
 }
 
 /// The numbers of changes that webhooks announced, and of those that they did not announce.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 pub struct Counts {
     /// Changes that were announced before a read found them.
     pub captured: u64,
@@ -141,7 +142,7 @@ impl Counts {
 }
 
 /// The counts of one local day.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
 pub struct DayReport {
     /// All fields together.
     #[serde(flatten)]

@@ -3,7 +3,9 @@
 //! Invariant: a feature that stores something new adds a kind of record here, and no method to
 //! [`Store`].
 
+pub mod api_key;
 pub mod app;
+pub mod audit;
 pub mod connection;
 pub mod daily_poll;
 pub mod dead_letter;

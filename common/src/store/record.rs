@@ -52,13 +52,17 @@ pub enum RecordKind {
     Probe,
     /// The webhook test of a login: [`crate::records::probe`].
     WebhookTest,
+    /// A key of the HTTP API: [`crate::records::api_key`].
+    ApiKey,
+    /// An action of the HTTP API: [`crate::records::audit`].
+    Audit,
     /// The trials of a job that was delivered too often: [`crate::records::trial`].
     Trial,
 }
 
 impl RecordKind {
     /// Every kind.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::DeadLetter,
         Self::DeadLetterRetry,
         Self::DeadLetterCount,
@@ -82,6 +86,8 @@ impl RecordKind {
         Self::ErasureReceipt,
         Self::Probe,
         Self::WebhookTest,
+        Self::ApiKey,
+        Self::Audit,
         Self::Trial,
     ];
 
@@ -111,6 +117,8 @@ impl RecordKind {
             Self::ErasureReceipt => "erasure_receipt",
             Self::Probe => "probe",
             Self::WebhookTest => "webhook_test",
+            Self::ApiKey => "api_key",
+            Self::Audit => "audit",
             Self::Trial => "trial",
         }
     }

@@ -3,19 +3,25 @@
 use model::id::{PageId, UserId};
 use model::time::HostTime;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::records::connection::{
-    Connection, MissingPermission, PollOutcome, PollProgress, Status,
+    self, Connection, MissingPermission, PollOutcome, PollProgress, Status,
 };
 use crate::records::expiry::Expiry;
+use crate::records::{load_all, token};
+use crate::store::{RecordKind, Store, StoreError, Versioned};
 use crate::timestamp::rfc3339;
 use crate::views::failure::{FailureView, failure_view};
 
 /// A connection in a list.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ConnectionView {
     /// The app-scoped id of the person.
+    #[schema(value_type = String)]
     pub id: UserId,
+    /// How often the connection was written.
+    pub version: u64,
     /// The name of the person at Facebook; null if it is not known.
     pub name: Option<String>,
     /// The client for whom the person connected Pages; null if no invitation named one.
@@ -45,7 +51,7 @@ pub struct ConnectionView {
 }
 
 /// A complete poll of a connection.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct PollView {
     /// When it began.
     pub began_at: String,
@@ -58,7 +64,7 @@ pub struct PollView {
 }
 
 /// A poll of a connection that is under way.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct PollProgressView {
     /// When it began.
     pub began_at: String,
@@ -71,12 +77,13 @@ pub struct PollProgressView {
 }
 
 /// A connection with the ids of its Pages.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ConnectionDetail {
     /// The connection as it appears in a list.
     #[serde(flatten)]
     pub connection: ConnectionView,
     /// The Pages that the connection gives access to.
+    #[schema(value_type = Vec<String>)]
     pub page_ids: Vec<PageId>,
     /// The address where the person is asked again for the missing permissions, with an invitation if
     /// logins need one; null if none is missing, or if a setting of the address is not set on this
@@ -85,9 +92,10 @@ pub struct ConnectionDetail {
 }
 
 /// A connection that expires, with the Pages to which no other active connection gives access.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ExpiringConnection {
     /// The app-scoped id of the person.
+    #[schema(value_type = String)]
     pub id: UserId,
     /// Their name at Facebook; null if it is not known.
     pub name: Option<String>,
@@ -105,6 +113,7 @@ pub struct ExpiringConnection {
     /// The number of Pages to which no other active connection gives access.
     pub pages_lost_count: u64,
     /// The first of these Pages.
+    #[schema(value_type = Vec<String>)]
     pub pages_lost: Vec<PageId>,
 }
 
@@ -117,12 +126,55 @@ fn poll_view(poll: &PollOutcome) -> PollView {
     }
 }
 
+/// Returns the connections of a client, or all of them, as they are at `now`.
+pub async fn list_connections(
+    store: &dyn Store,
+    client: Option<&str>,
+    requested: &[String],
+    now: HostTime,
+) -> Result<Vec<ConnectionView>, StoreError> {
+    let stored = load_all::<Connection>(store, RecordKind::Connection, "").await?;
+    let is_listed = |connection: &Versioned<Connection>| {
+        client.is_none() || connection.value.client.as_deref() == client
+    };
+    let listed = stored.iter().filter(|(_, stored)| is_listed(stored));
+    Ok(listed
+        .map(|(_, stored)| connection_view(stored, requested, now))
+        .collect())
+}
+
+/// Returns a connection with its Pages as it is at `now`, or `None` if there is none. It has no
+/// address to log in again.
+pub async fn load_connection(
+    store: &dyn Store,
+    user: &UserId,
+    requested: &[String],
+    now: HostTime,
+) -> Result<Option<ConnectionDetail>, StoreError> {
+    let Some(stored) = connection::find(store, user).await? else {
+        return Ok(None);
+    };
+    let prefix = token::page_prefix(user);
+    let tokens = load_all::<token::StoredToken>(store, RecordKind::PageToken, &prefix).await?;
+    let with_access = tokens
+        .iter()
+        .filter(|(_, stored)| stored.value.gives_access());
+    Ok(Some(ConnectionDetail {
+        connection: connection_view(&stored, requested, now),
+        page_ids: with_access
+            .filter_map(|(id, _)| token::page_in_id(id))
+            .collect(),
+        login_address: None,
+    }))
+}
+
 /// Returns a connection as it is at `now`. `requested` are the permissions that the app requests.
-pub fn connection_view(
-    connection: &Connection,
+fn connection_view(
+    stored: &Versioned<Connection>,
     requested: &[String],
     now: HostTime,
 ) -> ConnectionView {
+    let connection = &stored.value;
     let in_progress = |progress: &PollProgress| PollProgressView {
         began_at: rfc3339(progress.began_at),
         pages: progress.pages,
@@ -131,6 +183,7 @@ pub fn connection_view(
     };
     ConnectionView {
         id: connection.user.clone(),
+        version: stored.version,
         name: connection.name.clone(),
         client: connection.client.clone(),
         status: connection.status,

@@ -1,15 +1,19 @@
 //! The JSON of dead letters.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::records::dead_letter::{DeadLetter, body_text};
+use crate::store::Versioned;
 use crate::timestamp::rfc3339;
 
 /// A dead letter in a list.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct DeadLetterView {
     /// The id of the dead letter.
     pub id: String,
+    /// How often the dead letter was written.
+    pub version: u64,
     /// When the job failed for good, on this host's clock.
     pub failed_at: String,
     /// The reason why the job failed.
@@ -17,7 +21,7 @@ pub struct DeadLetterView {
 }
 
 /// A dead letter with the job that failed.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct DeadLetterDetail {
     /// The dead letter as it appears in a list.
     #[serde(flatten)]
@@ -27,18 +31,19 @@ pub struct DeadLetterDetail {
 }
 
 /// Returns a dead letter as it appears in a list.
-pub fn dead_letter_view(id: &str, dead_letter: &DeadLetter) -> DeadLetterView {
+pub fn dead_letter_view(id: &str, stored: &Versioned<DeadLetter>) -> DeadLetterView {
     DeadLetterView {
         id: id.to_owned(),
-        failed_at: rfc3339(dead_letter.failed_at),
-        reason: dead_letter.reason.clone(),
+        version: stored.version,
+        failed_at: rfc3339(stored.value.failed_at),
+        reason: stored.value.reason.clone(),
     }
 }
 
 /// Returns a dead letter with the job that failed.
-pub fn dead_letter_detail(id: &str, dead_letter: &DeadLetter) -> DeadLetterDetail {
+pub fn dead_letter_detail(id: &str, stored: &Versioned<DeadLetter>) -> DeadLetterDetail {
     DeadLetterDetail {
-        dead_letter: dead_letter_view(id, dead_letter),
-        body: body_text(dead_letter),
+        dead_letter: dead_letter_view(id, stored),
+        body: body_text(&stored.value),
     }
 }

@@ -2,11 +2,12 @@
 
 use model::failure::{Failure, ReportedError};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::timestamp::rfc3339;
 
 /// A failed attempt.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct FailureView {
     /// When the attempt failed, on this host's clock.
     pub failed_at: String,
@@ -19,7 +20,7 @@ pub struct FailureView {
 }
 
 /// An error as Facebook reported it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ReportedErrorView {
     /// The code of the error.
     pub code: Option<u64>,

@@ -6,12 +6,13 @@ use model::field::FieldName;
 use model::id::PageId;
 use model::time::HostTime;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::records::missed_webhooks::{Counts, DayReport, Report, UnannouncedRecord};
 use crate::timestamp::rfc3339;
 
 /// A report about the changes that webhooks announced, and those that they did not announce.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct MissedView {
     /// All fields and days together.
     #[serde(flatten)]
@@ -25,17 +26,20 @@ pub struct MissedView {
     /// The counts of each local day.
     pub days: BTreeMap<String, DayReport>,
     /// The silent Pages: a change was missed, and no webhook was sent for the Page since.
+    #[schema(value_type = Vec<String>)]
     pub silent_pages: Vec<PageId>,
     /// Every change that no webhook has announced, the oldest first.
     pub changes: Vec<UnannouncedChangeView>,
 }
 
 /// A change that no webhook has announced.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct UnannouncedChangeView {
     /// The id of the Page.
+    #[schema(value_type = String)]
     pub page_id: PageId,
     /// The Graph name of the field.
+    #[schema(value_type = String)]
     pub field: FieldName,
     /// The stamp of the last read before the change, on Facebook's clock.
     pub changed_after: String,
@@ -46,7 +50,7 @@ pub struct UnannouncedChangeView {
 }
 
 /// Whether an unannounced change already counts as missed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ChangeState {
     /// The change was found less than an hour ago, and its webhook is still awaited.

@@ -9,23 +9,27 @@ use model::page::{Page, Register, Source, Status};
 use model::value::CanonicalValue;
 use serde::Serialize;
 use serde_json::Value as Json;
+use utoipa::ToSchema;
 
 use crate::store::{Cursor, FeedEntry, FieldChange, HistoryEntry, StoredPage, Versioned};
 use crate::timestamp::rfc3339;
 use crate::views::failure::{FailureView, failure_view};
 
 /// A Page in a list.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct PageView {
     /// The id of the Page.
+    #[schema(value_type = String)]
     pub id: PageId,
     /// The status of the Page.
+    #[schema(value_type = String)]
     pub status: Status,
     /// The client for whom the Page was connected; null if no invitation named one.
     pub client: Option<String>,
     /// How often the Page was written.
     pub version: u64,
     /// The name of the Page; null if it is not known.
+    #[schema(value_type = serde_json::Value)]
     pub name: Json,
     /// The state of the Page at Facebook as the last read found it; null if it is not known.
     pub facebook_state: Option<FacebookState>,
@@ -36,7 +40,7 @@ pub struct PageView {
 }
 
 /// The state of a Page at Facebook.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FacebookState {
     /// Everyone can see the Page.
@@ -78,23 +82,26 @@ pub fn facebook_state(page: &Page) -> Option<FacebookState> {
 }
 
 /// A Page with all its fields.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct PageDetail {
     /// The Page as it appears in a list.
     #[serde(flatten)]
     pub page: PageView,
     /// The people whose connections give access to the Page.
+    #[schema(value_type = Vec<String>)]
     pub connections: Vec<UserId>,
     /// Every field that was ever read or reported, by its Graph name.
     pub fields: BTreeMap<String, FieldView>,
 }
 
 /// A field of a Page.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct FieldView {
     /// The value; null if the field has none.
+    #[schema(value_type = serde_json::Value)]
     pub value: Json,
     /// The source that first reported the value: a read or a webhook.
+    #[schema(value_type = String)]
     pub source: Source,
     /// The stamp of the first observation of the value, on Facebook's clock.
     pub changed_at: String,
@@ -105,19 +112,24 @@ pub struct FieldView {
 }
 
 /// One change of one field.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ChangeView {
     /// The id of the Page.
+    #[schema(value_type = String)]
     pub page_id: PageId,
     /// The version of the Page after the change.
     pub version: u64,
     /// The Graph name of the field.
+    #[schema(value_type = String)]
     pub field: FieldName,
     /// The value before the change; null if there was none.
+    #[schema(value_type = serde_json::Value)]
     pub before: Json,
     /// The value after the change; null if there is none.
+    #[schema(value_type = serde_json::Value)]
     pub after: Json,
     /// The source that reported the change: a read or a webhook.
+    #[schema(value_type = String)]
     pub source: Source,
     /// The stamp of the observation that changed the value, on Facebook's clock.
     pub changed_at: String,
@@ -126,7 +138,7 @@ pub struct ChangeView {
 }
 
 /// Why an entry was added to the change feed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// A read found new values.
@@ -152,26 +164,31 @@ impl Cause {
 }
 
 /// The change of one field in an entry of the change feed.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct FieldChangeView {
     /// The Graph name of the field.
+    #[schema(value_type = String)]
     pub field: FieldName,
     /// The value before the change; null if there was none.
+    #[schema(value_type = serde_json::Value)]
     pub before: Json,
     /// The value after the change; null if there is none.
+    #[schema(value_type = serde_json::Value)]
     pub after: Json,
     /// The source that reported the change: a read or a webhook.
+    #[schema(value_type = String)]
     pub source: Source,
     /// The stamp of the observation that changed the value, on Facebook's clock.
     pub changed_at: String,
 }
 
 /// One entry of the change feed: what changed of a Page in one commit.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct FeedChangeView {
     /// The cursor that continues after this entry.
     pub cursor: String,
     /// The id of the Page.
+    #[schema(value_type = String)]
     pub page_id: PageId,
     /// The version of the Page after the changes.
     pub version: u64,
@@ -179,10 +196,12 @@ pub struct FeedChangeView {
     pub cause: Cause,
     /// The status of the Page after the changes; null if an earlier version of pagesync wrote the
     /// entry.
+    #[schema(value_type = Option<String>)]
     pub status: Option<Status>,
     /// The client of the Page; null if it has none.
     pub client: Option<String>,
     /// The Graph names of the fields that changed.
+    #[schema(value_type = Vec<String>)]
     pub fields: Vec<FieldName>,
     /// The change of each field; null if the Page was erased since, or if an earlier version of
     /// pagesync wrote the entry.

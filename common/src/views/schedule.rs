@@ -2,14 +2,20 @@
 
 use model::id::UserId;
 use model::queue_name::QueueName;
+use model::time::HostTime;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::records::daily_poll::{DailyPoll, DailyPollResult};
-use crate::store::DueEntry;
+use crate::records::{app, load_all, load_record, rate_limit};
+use crate::store::{DueEntry, RecordKind, Store, StoreError};
 use crate::timestamp::rfc3339;
 
+/// How many due polls of each queue, and how many daily polls, are shown.
+pub const MAX_SHOWN: usize = 20;
+
 /// The polls that are due next, and the results of the daily polls.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ScheduleView {
     /// The next polls of each queue.
     pub due: Vec<DuePoll>,
@@ -23,9 +29,10 @@ pub struct ScheduleView {
 }
 
 /// A poll that is due.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct DuePoll {
     /// The queue that the poll goes to.
+    #[schema(value_type = String)]
     pub queue: QueueName,
     /// The subject of the poll, as `<kind>:<id>`.
     pub subject: String,
@@ -36,11 +43,12 @@ pub struct DuePoll {
 }
 
 /// The daily poll of one connection on one local day.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct DailyPollView {
     /// The local day, as in `2026-11-22`.
     pub day: String,
     /// The app-scoped id of the person.
+    #[schema(value_type = String)]
     pub connection_id: UserId,
     /// The result of the poll.
     pub result: DailyPollResult,
@@ -54,8 +62,30 @@ pub struct DailyPollView {
     pub calls: u64,
 }
 
+/// Returns the schedule as it is at `now`.
+pub async fn load_schedule(store: &dyn Store, now: HostTime) -> Result<ScheduleView, StoreError> {
+    let mut due = Vec::new();
+    for queue in QueueName::POLLS {
+        let next = store.next_due(queue, MAX_SHOWN).await?;
+        due.extend(next.iter().map(|entry| due_poll(queue, entry)));
+    }
+    let polls = load_all::<DailyPoll>(store, RecordKind::DailyPoll, "").await?;
+    // The ids of the records begin with the day, so the last ones are the newest.
+    let newest = polls.iter().rev().take(MAX_SHOWN);
+    let limit = rate_limit::find(store, rate_limit::APP_BUCKET, now).await?;
+    let app = load_record::<app::App>(store, &app::key()).await?;
+    Ok(ScheduleView {
+        due,
+        daily_polls: newest
+            .map(|(_, poll)| daily_poll_view(&poll.value))
+            .collect(),
+        rate_limited_until: (limit.blocked_until > now).then(|| rfc3339(limit.blocked_until)),
+        webhooks_problem: app.and_then(|app| app.value.problem),
+    })
+}
+
 /// Returns a poll that is due.
-pub fn due_poll(queue: QueueName, entry: &DueEntry) -> DuePoll {
+fn due_poll(queue: QueueName, entry: &DueEntry) -> DuePoll {
     DuePoll {
         queue,
         subject: entry.text.clone(),
@@ -65,7 +95,7 @@ pub fn due_poll(queue: QueueName, entry: &DueEntry) -> DuePoll {
 }
 
 /// Returns a daily poll.
-pub fn daily_poll_view(poll: &DailyPoll) -> DailyPollView {
+fn daily_poll_view(poll: &DailyPoll) -> DailyPollView {
     DailyPollView {
         day: poll.day.clone(),
         connection_id: poll.connection.clone(),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::output::Format;
 
@@ -35,6 +35,8 @@ pub enum Command {
     Worker,
     /// Run the scheduler: publish due polls (distributed backend).
     Scheduler,
+    /// Serve the HTTP API on the private listener (distributed backend; `up` serves it, too).
+    Api,
     /// Run the Facebook simulator (login dialog, Graph API, control API).
     Simulator {
         /// A scenario file to play; services/simulator/scenarios has examples.
@@ -76,7 +78,21 @@ pub enum Command {
         /// The largest number of entries to show.
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
         limit: u16,
+        /// Go on, and show each change when it is stored, until a signal.
+        #[arg(long)]
+        follow: bool,
     },
+    /// Create, list or revoke keys of the HTTP API.
+    #[command(subcommand)]
+    ApiKey(ApiKeyCommand),
+    /// Show who did what with the HTTP API, the newest first.
+    Audit {
+        /// The largest number of actions to show.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=500))]
+        limit: u16,
+    },
+    /// Print the description of the HTTP API (`OpenAPI` 3.1).
+    Openapi,
     /// Erase Pages or people, also from the disk.
     #[command(subcommand)]
     Erase(EraseCommand),
@@ -94,6 +110,45 @@ pub enum Command {
     /// List, show, replay or discard jobs that failed for good.
     #[command(subcommand)]
     DeadLetter(DeadLetterCommand),
+}
+
+/// Commands on the keys of the HTTP API.
+#[derive(Debug, Subcommand)]
+pub enum ApiKeyCommand {
+    /// Create a key and print it. It is not stored and cannot be shown again.
+    Create {
+        /// A name by which you recognize the key.
+        #[arg(long)]
+        name: String,
+        /// What the key allows: reading, or reading and actions.
+        #[arg(long, value_enum)]
+        scope: KeyScope,
+        /// Let the key see only this Page; can be repeated.
+        #[arg(long = "page")]
+        pages: Vec<String>,
+        /// Let the key see only the Pages and connections of this client.
+        #[arg(long)]
+        client: Option<String>,
+        /// After how many days the key ends; without it, the key does not end.
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3650))]
+        days: Option<u64>,
+    },
+    /// List the keys, also those that have ended or were revoked.
+    List,
+    /// Revoke a key. It works for at most five more seconds.
+    Revoke {
+        /// The id of the key, from the list.
+        id: String,
+    },
+}
+
+/// What a key of the HTTP API allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KeyScope {
+    /// Reading.
+    Read,
+    /// Reading and actions.
+    Operate,
 }
 
 /// Commands on the configuration.

@@ -4,13 +4,12 @@ use anyhow::{Context as _, bail};
 use common::clock::Clock;
 use common::config::Config;
 use common::graph::client::Graph;
-use common::records::connection::{self, Connection};
-use common::records::{expiry, load_all, load_record, rate_limit, token};
+use common::records::{connection, expiry, load_record, rate_limit, token};
 use common::sealing::Token;
-use common::store::{RecordKind, Store};
+use common::store::Store;
 use common::timestamp::rfc3339;
-use common::views::connection::{ConnectionDetail, ConnectionView, connection_view, expiring_view};
-use model::id::{PageId, UserId};
+use common::views::connection::{ConnectionView, expiring_view, list_connections, load_connection};
+use model::id::UserId;
 use model::queue_name::QueueName;
 use model::time::HostTime;
 use simulator::browser::{Decision, LoginBrowser};
@@ -131,14 +130,11 @@ async fn list(
     format: Format,
 ) -> anyhow::Result<()> {
     let now = Clock::system().now();
-    let row = |connection: &Connection| {
-        let view = connection_view(connection, &config.scopes, now);
-        Row::new(cells(&view), &view)
-    };
-    let is_listed =
-        |connection: &&Connection| client.is_none() || connection.client.as_deref() == client;
-    let connections = connection::list(store).await?;
-    let rows: Vec<Row> = connections.iter().filter(is_listed).map(row).collect();
+    let connections = list_connections(store, client, &config.scopes, now).await?;
+    let rows: Vec<Row> = connections
+        .iter()
+        .map(|view| Row::new(cells(view), view))
+        .collect();
     let header = [
         "connection",
         "name",
@@ -215,24 +211,13 @@ async fn list_expiring(
 
 async fn show(config: &Config, store: &dyn Store, id: &str, format: Format) -> anyhow::Result<()> {
     let user = parse(id)?;
-    let stored = connection::find(store, &user).await?;
-    let stored = stored.with_context(|| format!("there is no connection of {user}"))?;
-    let prefix = token::page_prefix(&user);
-    let tokens = load_all::<token::StoredToken>(store, RecordKind::PageToken, &prefix).await?;
-    let page_ids: Vec<PageId> = tokens
-        .iter()
-        .filter(|(_, stored)| stored.value.gives_access())
-        .filter_map(|(id, _)| token::page_in_id(id))
-        .collect();
-    let connection = connection_view(&stored.value, &config.scopes, Clock::system().now());
-    // This host may lack the settings of the address.
-    let login_address = || invitation::address_to_log_in_again(config, &user).ok();
-    let is_permission_missing = !connection.missing_permissions.is_empty();
-    let detail = ConnectionDetail {
-        login_address: is_permission_missing.then(login_address).flatten(),
-        connection,
-        page_ids,
-    };
+    let now = Clock::system().now();
+    let detail = load_connection(store, &user, &config.scopes, now).await?;
+    let mut detail = detail.with_context(|| format!("there is no connection of {user}"))?;
+    if !detail.connection.missing_permissions.is_empty() {
+        // This host may lack the settings of the address.
+        detail.login_address = invitation::address_to_log_in_again(config, &user).ok();
+    }
     let json = to_json(&detail);
     output::print(&output::format_object(format, &json, || {
         let lines = json.as_object().into_iter().flatten().map(|(name, value)| {

@@ -6,7 +6,7 @@ use common::backends::Backends;
 use common::clock::Clock;
 use common::queue::Queue;
 use common::records::dead_letter::{self, DeadLetter, DeadLetterError, usage};
-use common::store::{Store, Versioned};
+use common::store::{Store, StoreError, Versioned};
 use common::views::dead_letter::{DeadLetterView, dead_letter_detail, dead_letter_view};
 use serde_json::Value as Json;
 
@@ -24,14 +24,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let store = &*backends.store;
     match command {
-        DeadLetterCommand::List => {
-            let (mut rows, mut after) = (Vec::new(), None);
-            while let Some(chunk) = dead_letter::next_chunk::<DeadLetter>(store, &mut after).await?
-            {
-                rows.extend(chunk.iter().map(|(id, stored)| row(id, &stored.value)));
-            }
-            print_listing(format, &["id", "failed at", "reason"], &rows)
-        }
+        DeadLetterCommand::List => print_listing(format, &HEADER, &rows(store).await?),
         DeadLetterCommand::Show { id } => {
             let stored = dead_letter::find_or_fail(store, &id).await?;
             let detail = dead_letter_detail(&id, &stored);
@@ -40,6 +33,7 @@ pub async fn run(
                     id,
                     failed_at,
                     reason,
+                    ..
                 } = &detail.dead_letter;
                 let body = escape_control(&detail.body);
                 format!("{id}\nfailed at {failed_at}\n{reason}\n\n{body}")
@@ -157,9 +151,20 @@ async fn wait_until_ready(queue: &dyn Queue) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns the row of a dead letter in a list.
-pub(crate) fn row(id: &str, dead_letter: &DeadLetter) -> Row {
-    let view = dead_letter_view(id, dead_letter);
+/// The header of a list of dead letters.
+pub(crate) const HEADER: [&str; 3] = ["id", "failed at", "reason"];
+
+/// Returns the row of each dead letter.
+pub(crate) async fn rows(store: &dyn Store) -> Result<Vec<Row>, StoreError> {
+    let (mut rows, mut after) = (Vec::new(), None);
+    while let Some(chunk) = dead_letter::next_chunk::<DeadLetter>(store, &mut after).await? {
+        rows.extend(chunk.iter().map(|(id, stored)| row(id, stored)));
+    }
+    Ok(rows)
+}
+
+fn row(id: &str, stored: &Versioned<DeadLetter>) -> Row {
+    let view = dead_letter_view(id, stored);
     let cells = vec![
         view.id.clone(),
         view.failed_at.clone(),

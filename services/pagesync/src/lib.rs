@@ -2,6 +2,8 @@
 //!
 //! Commands only read their arguments, call an operation of `common`, and print the result.
 
+pub mod api_key;
+pub mod audit;
 pub mod changes;
 pub mod cli;
 pub mod connection;
@@ -11,6 +13,7 @@ pub mod demo_pages;
 pub mod doctor;
 pub mod environment;
 pub mod erase;
+pub mod health;
 pub mod import;
 pub mod init;
 pub mod init_secrets;
@@ -49,10 +52,12 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Ingress => roles::run(&config(Role::Ingress)?, Role::Ingress).await,
         Command::Worker => roles::run(&config(Role::Worker)?, Role::Worker).await,
         Command::Scheduler => roles::run(&config(Role::Scheduler)?, Role::Scheduler).await,
+        Command::Api => roles::run(&config(Role::Api)?, Role::Api).await,
+        Command::Openapi => output::print(&api::description()),
         Command::Simulator { scenario } => {
             roles::simulator(&config(Role::Simulator)?, scenario.as_deref()).await
         }
-        Command::Health => roles::health(&config(Role::Command)?).await,
+        Command::Health => health::check(&config(Role::Command)?).await,
         Command::Demo { seconds } => demo::run(seconds, cli.output).await,
         Command::Init {
             secrets: Some(secrets),
@@ -60,38 +65,10 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         } => init_secrets::run(&secrets, &worker, environment),
         Command::Init { .. } => init::run(),
         Command::Keys(KeysCommand::Generate) => keys::generate(),
-        Command::Keys(KeysCommand::Rotate { drop_old }) => {
-            let (config, store) = config_and_store(environment)?;
-            keys::rotate(&config, &*store, drop_old).await
-        }
         Command::Connection(command) => run_connection(environment, command, cli.output).await,
-        Command::Invitation(command) => {
-            let (_, store) = config_and_store(environment)?;
-            invitation::run(&*store, command, cli.output).await
-        }
-        Command::Schedule => {
-            let (config, store) = config_and_store(environment)?;
-            schedule::run(&config, &*store, cli.output).await
-        }
-        Command::Erase(command) => {
-            let (config, store) = config_and_store(environment)?;
-            erase::run(&config, &*store, command, cli.output).await
-        }
         Command::Doctor => doctor::run(environment, cli.output).await,
-        Command::Missed { days } => {
-            let (config, store) = config_and_store(environment)?;
-            missed::run(&config, &*store, days, cli.output).await
-        }
-        Command::Changes { after, limit } => {
-            let (_, store) = config_and_store(environment)?;
-            changes::run(&*store, after.as_deref(), usize::from(limit), cli.output).await
-        }
         Command::Config(ConfigCommand::Show) => show_config(&snapshot, cli.output),
         Command::Config(ConfigCommand::Example) => output::print(&settings::env_example()),
-        Command::Page(command) => {
-            let (_, store) = config_and_store(environment)?;
-            page::run(&*store, command, cli.output).await
-        }
         Command::DeadLetter(command) => {
             let config = config(Role::Command)?;
             init_logs("error", config.log_format);
@@ -99,6 +76,38 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
             let backends = opened.context("cannot open queue and store")?;
             dead_letter::run(&backends, command, cli.output).await
         }
+        command => run_on_store(environment, command, cli.output).await,
+    }
+}
+
+/// Runs a command that needs only the store.
+async fn run_on_store(
+    environment: &Environment,
+    command: Command,
+    format: Format,
+) -> anyhow::Result<()> {
+    let (config, store) = config_and_store(environment)?;
+    let store = &*store;
+    match command {
+        Command::Keys(KeysCommand::Rotate { drop_old }) => {
+            keys::rotate(&config, store, drop_old).await
+        }
+        Command::Invitation(command) => invitation::run(store, command, format).await,
+        Command::Schedule => schedule::run(&config, store, format).await,
+        Command::Erase(command) => erase::run(&config, store, command, format).await,
+        Command::Missed { days } => missed::run(&config, store, days, format).await,
+        Command::Changes {
+            after,
+            limit,
+            follow,
+        } => {
+            let limit = usize::from(limit);
+            changes::run(store, after.as_deref(), limit, follow, format).await
+        }
+        Command::ApiKey(command) => api_key::run(store, command, format).await,
+        Command::Audit { limit } => audit::run(store, usize::from(limit), format).await,
+        Command::Page(command) => page::run(store, command, format).await,
+        _ => anyhow::bail!("this command does not use the store"),
     }
 }
 

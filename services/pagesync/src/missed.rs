@@ -1,7 +1,6 @@
 //! `pagesync missed`: reports how many changes webhooks announced, and which changes they did not.
 
 use std::fmt::Write as _;
-use std::time::Duration;
 
 use common::clock::Clock;
 use common::config::Config;
@@ -10,7 +9,6 @@ use common::store::Store;
 use common::views::missed::{ChangeState, MissedView, UnannouncedChangeView, missed_view};
 use model::announcements::NOTIFICATION_GRACE;
 use model::id::PageId;
-use model::time::HostTime;
 
 use crate::output::{self, Format, to_json};
 
@@ -25,9 +23,7 @@ pub async fn run(
     format: Format,
 ) -> anyhow::Result<()> {
     let now = Clock::system().now();
-    let back = Duration::from_secs(u64::from(days.saturating_sub(1)) * 24 * 3600);
-    let first = HostTime(now.0.saturating_sub(u64::try_from(back.as_millis())?));
-    let first_day = config.daily_schedule.local_day(first);
+    let first_day = config.daily_schedule.first_of_days(days, now);
     let report = missed_webhooks::report(store, &first_day, now).await?;
     let view = missed_view(&report, now);
     output::print(&output::format_object(format, &to_json(&view), || {

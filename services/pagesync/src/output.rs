@@ -8,6 +8,8 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 use comfy_table::Table;
 use common::config::settings::ShownSetting;
+use common::csv_lines::{csv_cell, csv_line};
+pub use common::escape::escape_control;
 use common::pages::COMMIT_BATCH;
 use serde::Serialize;
 use serde_json::Value as Json;
@@ -21,10 +23,17 @@ pub enum Format {
     Json,
     /// One JSON value on each line.
     Ndjson,
+    /// Comma-separated values, for spreadsheets. Lists only.
+    Csv,
 }
 
 /// Writes text to standard output, and a line break if the text does not end with one.
 pub fn print(text: &str) -> anyhow::Result<()> {
+    print_if_open(text).map(drop)
+}
+
+/// Writes text as [`print`] does. Returns `false` if the reader has closed the pipe.
+pub(crate) fn print_if_open(text: &str) -> anyhow::Result<bool> {
     let mut out = std::io::stdout().lock();
     let end = if text.ends_with('\n') || text.is_empty() {
         ""
@@ -33,8 +42,11 @@ pub fn print(text: &str) -> anyhow::Result<()> {
     };
     match write!(out, "{text}{end}").and_then(|()| out.flush()) {
         // The reader, such as `head`, has closed the pipe because it needs no more.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("cannot write to standard output"),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        written => {
+            written.context("cannot write to standard output")?;
+            Ok(true)
+        }
     }
 }
 
@@ -88,23 +100,6 @@ impl Drop for Progress {
     }
 }
 
-/// Returns `text` with its control and direction characters as escapes, so that it cannot control a
-/// terminal.
-pub fn escape_control(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control()
-            || ('\u{202a}'..='\u{202e}').contains(&c)
-            || ('\u{2066}'..='\u{2069}').contains(&c)
-        {
-            escaped.extend(c.escape_unicode());
-        } else {
-            escaped.push(c);
-        }
-    }
-    escaped
-}
-
 /// Returns a JSON value as a table cell of at most `max` characters. Strings have no quotes.
 pub fn cell(value: &Json, max: usize) -> String {
     let text = match value {
@@ -152,7 +147,35 @@ pub fn listing(format: Format, header: &[&str], rows: &[Row]) -> String {
             let lines: Vec<String> = rows.iter().map(|row| row.json.to_string()).collect();
             lines.join("\n")
         }
+        Format::Csv => csv(rows),
     }
+}
+
+/// Returns rows as CSV: one column for each member of the objects, whose own members are JSON.
+fn csv(rows: &[Row]) -> String {
+    let mut names: Vec<&String> = Vec::new();
+    for name in rows
+        .iter()
+        .filter_map(|row| row.json.as_object())
+        .flat_map(|object| object.keys())
+    {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    // The members of a JSON object are in alphabetical order, and the id comes first in every list.
+    names.sort_by_key(|name| *name != "id");
+    let line = |row: &Row| {
+        let cells: Vec<String> = names
+            .iter()
+            .map(|name| csv_cell(&row.json[name.as_str()]))
+            .collect();
+        csv_line(cells.iter().map(String::as_str))
+    };
+    let header = csv_line(names.iter().map(|name| name.as_str()));
+    std::iter::once(header)
+        .chain(rows.iter().map(line))
+        .collect()
 }
 
 /// Returns one object in `format`. As a table, it is the result of `text`.
@@ -161,6 +184,10 @@ pub fn format_object(format: Format, json: &Json, text: impl FnOnce() -> String)
         Format::Table => text(),
         Format::Json => pretty(json),
         Format::Ndjson => json.to_string(),
+        Format::Csv => csv(&[Row {
+            cells: Vec::new(),
+            json: json.clone(),
+        }]),
     }
 }
 

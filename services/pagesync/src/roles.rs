@@ -11,7 +11,7 @@ use common::backends::Backends;
 use common::clock::Clock;
 use common::config::{Config, Role};
 use common::database::Access;
-use common::http::{NotReady, ReadinessCheck, local_client, private_router, serve};
+use common::http::{NotReady, ReadinessCheck, private_router, serve};
 use common::lifecycle::Lifecycle;
 use common::queue::Queue;
 use common::store::Store;
@@ -25,6 +25,7 @@ use simulator::scenario::Scenario;
 use tokio::net::{TcpListener, TcpSocket};
 
 use crate::demo_pages::DEMO_PAGES;
+use crate::doctor;
 
 /// How many new connections wait to be accepted. The kernel refuses further ones for a second, so
 /// there is room for as many as are open at a time.
@@ -177,7 +178,10 @@ fn serve_private(config: &Config, role: Role, runtime: &Runtime) -> anyhow::Resu
     let required_store = (role != Role::Ingress).then_some(store);
     let metrics = runtime.metrics.clone();
     let readiness = readiness_check(queue.clone(), required_store.clone(), metrics.clone());
-    let router = private_router(metrics, queue, required_store, readiness);
+    let mut router = private_router(metrics, queue, required_store, readiness);
+    if matches!(role, Role::Up | Role::Api) {
+        router = router.merge(api_router(config, runtime));
+    }
     let serving = serve(listener, router, runtime.lifecycle.clone());
     runtime.lifecycle.spawn("private listener", serving);
     let Runtime { clock, metrics, .. } = runtime;
@@ -198,6 +202,27 @@ fn serve_private(config: &Config, role: Role, runtime: &Runtime) -> anyhow::Resu
         }
     });
     Ok(private)
+}
+
+/// Starts the tasks of the API, and returns its routes.
+fn api_router(config: &Config, runtime: &Runtime) -> axum::Router {
+    let Backends { queue, store, .. } = runtime.backends.clone();
+    // The check opens the connection for publishing before the first action.
+    queue.is_ready();
+    let checked = config.clone();
+    let context = api::context::Context::start(
+        config,
+        queue,
+        store,
+        runtime.metrics.clone(),
+        runtime.clock.clone(),
+        runtime.lifecycle.clone(),
+        Arc::new(move || {
+            let config = checked.clone();
+            Box::pin(async move { doctor::checks(&config).await })
+        }),
+    );
+    api::router(context)
 }
 
 /// Returns a listener on `address`. An error names `setting`.
@@ -243,24 +268,6 @@ fn readiness_check(
                 .map_err(|error| NotReady(error.to_string()))
         })
     })
-}
-
-/// Checks that the running process of this configuration is ready. Fails with the text of `/readyz`
-/// if it is not, and if nothing answers within 4 seconds.
-pub async fn health(config: &Config) -> anyhow::Result<()> {
-    let mut address = config.private_listen;
-    if address.ip().is_unspecified() {
-        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
-    }
-    let request = local_client()?
-        .get(format!("http://{address}/readyz"))
-        .timeout(std::time::Duration::from_secs(4));
-    let answer = request.send().await;
-    let answer = answer.with_context(|| format!("nothing answers on {address}"))?;
-    if !answer.status().is_success() {
-        bail!("not ready: {}", answer.text().await?.trim());
-    }
-    Ok(())
 }
 
 /// Runs the simulator with the Pages of the demo until a signal. Plays the scenario of the file

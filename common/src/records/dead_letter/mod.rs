@@ -102,11 +102,12 @@ pub async fn next_chunk<T: DeserializeOwned>(
 }
 
 /// Returns one dead letter. Fails with [`DeadLetterError::Unknown`] if it does not exist.
-pub async fn find_or_fail(store: &dyn Store, id: &str) -> Result<DeadLetter, DeadLetterError> {
-    let found = find(store, id)
-        .await?
-        .ok_or_else(|| DeadLetterError::Unknown(id.to_owned()))?;
-    Ok(found.value)
+pub async fn find_or_fail(
+    store: &dyn Store,
+    id: &str,
+) -> Result<Versioned<DeadLetter>, DeadLetterError> {
+    let found = find(store, id).await?;
+    found.ok_or_else(|| DeadLetterError::Unknown(id.to_owned()))
 }
 
 /// Returns the dead letters with these ids as they are stored, in the same order. Fails with

@@ -268,7 +268,7 @@ async fn remove_user_from_pages(
         users.insert(user.clone());
         let is_only_user = users.len() == 1;
         let commit = if is_only_user {
-            erasure_commit(store, &id, stored.version, &users, requested_at).await?
+            erasure_commit(store, &id, &stored, &users, requested_at).await?
         } else {
             connection::remove_access_commit(user, &id, stored)
         };
@@ -330,7 +330,7 @@ pub async fn erase_pages(
             return Ok((None, erasure));
         }
         let users = users_with_access(store, &id, &stored.value).await?;
-        let commit = erasure_commit(store, &id, stored.version, &users, now).await?;
+        let commit = erasure_commit(store, &id, &stored, &users, now).await?;
         Ok((Some(commit), erasure))
     };
     commit_each(store, ids, plan).await
@@ -341,10 +341,16 @@ pub async fn erase_pages(
 async fn erasure_commit(
     store: &dyn Store,
     id: &PageId,
-    version: u64,
+    stored: &Versioned<StoredPage>,
     users: &BTreeSet<UserId>,
     requested_at: HostTime,
 ) -> Result<Commit, StoreError> {
+    // The client is not stored with the erased Page, but the entry of the change feed names it, so that a
+    // reader that sees only this client learns of the erasure.
+    let client = match &stored.value {
+        StoredPage::Page(page) => page.client.clone(),
+        StoredPage::Unknown | StoredPage::Corrupt(_) => None,
+    };
     let mut next = Commit {
         records: vec![
             delete_write(page_subscription::key(id)),
@@ -358,9 +364,10 @@ async fn erasure_commit(
         .into(),
         page: Some(PageWrite {
             id: id.clone(),
-            expected: version,
+            expected: stored.version,
             page: Page {
                 status: Status::Erased,
+                client,
                 erasure_requested_at: Some(requested_at),
                 ..Page::default()
             },

@@ -15,7 +15,6 @@ use common::backends::Backends;
 use common::clock::Clock;
 use common::config::settings::Environment;
 use common::config::{Config, LogFormat, Role};
-use common::records::dead_letter;
 use common::store::{PageIndex, StoredPage, Versioned};
 use common::telemetry::init_logs;
 use model::field::FieldName;
@@ -424,15 +423,11 @@ impl Demo {
                 output::print("")?;
             }
         }
-        let dead_letters = dead_letter::list(&*self.backends.store).await?;
-        let rows: Vec<_> = dead_letters
-            .iter()
-            .map(|(id, dead_letter)| dead_letter_command::row(id, dead_letter))
-            .collect();
+        let rows = dead_letter_command::rows(&*self.backends.store).await?;
         output::print("Dead letters:\n")?;
         output::print(&output::listing(
             format,
-            &["id", "failed at", "reason"],
+            &dead_letter_command::HEADER,
             &rows,
         ))?;
         output::print(&format!(

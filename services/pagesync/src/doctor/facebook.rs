@@ -15,7 +15,7 @@ use model::time::HostTime;
 use model::webhook_field::{unhandled_fields, webhook_fields};
 use secrecy::ExposeSecret as _;
 
-use super::check::{Check, State};
+use common::views::check::{Check, State};
 
 /// The name of the check of the public address.
 pub(super) const ADDRESS_CHECK: &str = "public address";

@@ -16,9 +16,9 @@ use model::queue_name::QueueName;
 use model::time::HostTime;
 use secrecy::ExposeSecret as _;
 
-use super::check::{Check, State};
+use crate::health;
 use crate::keys::private_keys;
-use crate::roles;
+use common::views::check::{Check, State};
 
 /// The name of the check of the running process.
 pub(super) const PROCESS_CHECK: &str = "process";
@@ -48,7 +48,7 @@ pub(super) async fn run_checks(config: &Config, clock: &Clock, checks: &mut Vec<
             ));
         }
     }
-    checks.push(match roles::health(config).await {
+    checks.push(match health::check(config).await {
         Ok(()) => Check::ok(PROCESS_CHECK, format!("ready on {}", config.private_listen)),
         Err(error) => {
             let fix = "start it (`pagesync up`), or run this command on the host where it runs";

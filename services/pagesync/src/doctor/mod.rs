@@ -20,7 +20,8 @@ use common::telemetry::init_logs;
 use serde_json::json;
 
 use crate::output::{self, Format};
-use check::{Check, ChecksFailed, State};
+use check::ChecksFailed;
+use common::views::check::{Check, State};
 
 /// Runs every check that is possible on this host, and prints the results. Fails with
 /// [`ChecksFailed`] if a check failed.
@@ -45,7 +46,7 @@ pub async fn run(environment: &Environment, format: Format) -> anyhow::Result<()
             match configs.collect::<Result<Vec<Config>, Problems>>() {
                 Err(problems) => configuration_problems(&problems),
                 Ok(configs) => match configs.into_iter().next() {
-                    Some(config) => run_checks(&config).await,
+                    Some(config) => checks(&config).await,
                     None => Vec::new(),
                 },
             }
@@ -67,7 +68,8 @@ fn configuration_problems(problems: &Problems) -> Vec<Check> {
     problems.0.iter().map(check).collect()
 }
 
-async fn run_checks(config: &Config) -> Vec<Check> {
+/// Makes every check that is possible with this configuration.
+pub async fn checks(config: &Config) -> Vec<Check> {
     let clock = Clock::system();
     let mut checks = vec![Check::ok(
         "configuration",
@@ -106,6 +108,11 @@ fn print(checks: &[Check], format: Format) -> anyhow::Result<()> {
             .map(|check| json!(check).to_string())
             .collect();
         return output::print(&lines.join("\n"));
+    }
+    if format == Format::Csv {
+        let row = |check: &Check| output::Row::new(Vec::new(), check);
+        let rows: Vec<output::Row> = checks.iter().map(row).collect();
+        return output::print(&output::listing(format, &[], &rows));
     }
     output::print(&output::format_object(format, &json!(checks), || {
         let mut text = String::new();

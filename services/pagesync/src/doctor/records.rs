@@ -21,9 +21,9 @@ use model::page;
 use model::queue_name::QueueName;
 use model::time::HostTime;
 
-use super::check::{Check, State};
 use super::local::SEE_STORE;
 use crate::keys::private_keys;
+use common::views::check::{Check, State};
 
 /// The largest number of names in one line.
 const MAX_NAMED: usize = 5;

@@ -13,6 +13,10 @@
 
 #[path = "../it/access.rs"]
 mod access;
+#[path = "../it/api.rs"]
+mod api;
+#[path = "../it/api_changes.rs"]
+mod api_changes;
 mod broker;
 #[path = "../it/clients.rs"]
 mod clients;

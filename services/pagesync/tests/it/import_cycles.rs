@@ -11,12 +11,13 @@ use crate::tidy::{root, sources};
 /// The path of a module within its crate; the crate root is empty.
 type Module = Vec<String>;
 
-const CRATES: [&str; 7] = [
+const CRATES: [&str; 8] = [
     "common/model/src",
     "common/src",
     "services/ingress/src",
     "services/worker/src",
     "services/scheduler/src",
+    "services/api/src",
     "services/simulator/src",
     "services/pagesync/src",
 ];

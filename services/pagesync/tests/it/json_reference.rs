@@ -13,13 +13,13 @@ use crate::support::facebook::{ConnectedDeployment, DeploymentOptions, page_id_t
 use crate::tidy::read;
 
 /// The objects that `docs/json.md` describes, each with its members and their types.
-struct Reference(BTreeMap<String, BTreeMap<String, String>>);
+pub(crate) struct Reference(BTreeMap<String, BTreeMap<String, String>>);
 
 /// The beginning of the sentence in the reference that names the base of an object.
 const EXTENDS: &str = "It has every member of `";
 
 impl Reference {
-    fn load() -> Self {
+    pub(crate) fn load() -> Self {
         let text = read("docs/json.md");
         let mut objects: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
         for section in text.split("\n## ").skip(1) {
@@ -47,7 +47,7 @@ impl Reference {
     }
 
     /// Checks `value` against `kind`, which names an object of the reference or one of its types.
-    fn check(&self, kind: &str, value: &Json, at: &str) {
+    pub(crate) fn check(&self, kind: &str, value: &Json, at: &str) {
         if let Some(kind) = kind.strip_suffix(" or null") {
             if !value.is_null() {
                 self.check(kind, value, at);
@@ -101,7 +101,7 @@ impl Reference {
 }
 
 /// Starts a deployment in which every command has something to print.
-async fn busy_deployment() -> ConnectedDeployment {
+pub(crate) async fn busy_deployment() -> ConnectedDeployment {
     let connected = ConnectedDeployment::start(BACKEND, DeploymentOptions::default()).await;
     assert_eq!(connected.connect().await.0, 200);
     let change = |fields: Json| {
@@ -191,6 +191,10 @@ async fn every_printed_object_matches_its_description_in_the_reference() {
     let letters = check(&["dead-letter", "list"], "list of dead_letter");
     let id = letters[0]["id"].as_str().unwrap();
     check(&["dead-letter", "show", id], "dead_letter_detail");
+    let create = ["api-key", "create", "--name", "bot", "--scope", "read"];
+    check(&create, "created_api_key");
+    check(&["api-key", "list"], "list of api_key");
+    check(&["audit"], "list of action");
     check(&["doctor"], "list of check");
     check(&["config", "show"], "list of setting");
     check(
@@ -203,17 +207,18 @@ async fn every_printed_object_matches_its_description_in_the_reference() {
 #[test]
 fn the_check_finds_a_missing_member_a_wrong_type_and_an_undescribed_member() {
     let reference = Reference::load();
-    let letter = json!({"id": "a", "failed_at": "2026-11-26T04:00:00Z", "reason": "r"});
+    let letter =
+        json!({"id": "a", "version": 1, "failed_at": "2026-11-26T04:00:00Z", "reason": "r"});
     reference.check("dead_letter", &letter, "letter");
     let refused = |letter: Json| {
         let check = || reference.check("dead_letter", &letter, "letter");
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(check)).is_err()
     };
     assert!(refused(
-        json!({"id": "a", "failed_at": "2026-11-26T04:00:00Z"})
+        json!({"id": "a", "version": 1, "failed_at": "2026-11-26T04:00:00Z"})
     ));
     assert!(refused(
-        json!({"id": "a", "failed_at": 1_790_000_000_000_u64, "reason": "r"})
+        json!({"id": "a", "version": 1, "failed_at": 1_790_000_000_000_u64, "reason": "r"})
     ));
     let mut with_more = letter.clone();
     with_more["kept_at"] = json!(1);

@@ -11,6 +11,9 @@
 )]
 
 mod access;
+mod api;
+mod api_changes;
+mod api_reference;
 mod cli;
 mod cli_connection;
 mod clients;

@@ -51,6 +51,8 @@ fn record_id(kind: RecordKind) -> &'static str {
         RecordKind::PageSubscription => "1",
         RecordKind::App | RecordKind::RateLimit => "app",
         RecordKind::ExcludedField => "name",
+        RecordKind::ApiKey => "0123456789abcdef",
+        RecordKind::Audit => "ffffffffffffffff-00000000",
         RecordKind::Invitation => "0123456789abcdef0123456789abcdef",
         RecordKind::DailyPoll => "2026-11-22.7",
         RecordKind::ChangeCount => "2026-11-22.name.announced",

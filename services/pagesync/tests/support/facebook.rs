@@ -345,17 +345,22 @@ impl ConnectedDeployment {
         self.run_as(role, arguments, "")
     }
 
-    fn run_as(&self, role: Role, arguments: &[&str], input: &str) -> (i32, String, String) {
+    /// Returns a command on the running deployment, which the caller starts.
+    pub(crate) fn command(&self, role: Role, arguments: &[&str]) -> Command {
         let mut environment = self.deployment.storage.environment(role, &[]);
         if let TestStorage::Distributed { .. } = &self.deployment.storage {
             environment.insert("PAGESYNC_BACKEND".to_owned(), "distributed".to_owned());
         }
         environment.extend(self.settings.iter().cloned());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pagesync"));
+        command.args(arguments).env_clear().envs(environment);
+        command
+    }
+
+    fn run_as(&self, role: Role, arguments: &[&str], input: &str) -> (i32, String, String) {
+        let mut command = self.command(role, arguments);
         tokio::task::block_in_place(|| {
-            let mut child = Command::new(env!("CARGO_BIN_EXE_pagesync"))
-                .args(arguments)
-                .env_clear()
-                .envs(environment)
+            let mut child = command
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped())

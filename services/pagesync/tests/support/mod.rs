@@ -6,6 +6,7 @@
     reason = "a failed unwrap is a failed test, with its line"
 )]
 
+pub(crate) mod api;
 pub(crate) mod deployment;
 pub(crate) mod engine;
 pub(crate) mod facebook;

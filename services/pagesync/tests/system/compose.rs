@@ -22,6 +22,8 @@ struct Project {
     ingress: u16,
     /// The port of the simulator on this machine.
     simulator: u16,
+    /// The port of the API on this machine.
+    api: u16,
 }
 
 impl Project {
@@ -42,6 +44,7 @@ impl Project {
             .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."))
             .env("INGRESS_PORT", self.ingress.to_string())
             .env("SIMULATOR_PORT", self.simulator.to_string())
+            .env("API_PORT", self.api.to_string())
             .env_remove("FACEBOOK_APP_ID")
             .env_remove("FACEBOOK_APP_SECRET")
             .output()
@@ -136,6 +139,7 @@ async fn no_webhook_is_lost_when_one_of_four_workers_is_killed_under_load() {
     let project = Project {
         ingress: reserve_port(),
         simulator: reserve_port(),
+        api: reserve_port(),
     };
     project.compose(&["down", "-v", "--remove-orphans"]);
     let scaled = ["--scale", "worker=4", "--scale", "scheduler=2"];
@@ -183,7 +187,17 @@ async fn no_webhook_is_lost_when_one_of_four_workers_is_killed_under_load() {
         .await
         .unwrap();
     assert_eq!(login.status(), 302);
-    for service in ["ingress", "scheduler"] {
+    let create = [
+        "exec", "-T", "api", "pagesync", "api-key", "create", "--name", "bot",
+    ];
+    let created = project.run(&[&create[..], &["--scope", "read", "--output", "json"]].concat());
+    let created: Json = serde_json::from_str(&created).unwrap();
+    let listed = client
+        .get(format!("http://127.0.0.1:{}/v1/pages", project.api))
+        .bearer_auth(created["key"].as_str().unwrap());
+    let listed: Json = listed.send().await.unwrap().json().await.unwrap();
+    assert_eq!(listed["pages"].as_array().unwrap().len(), 3, "{listed}");
+    for service in ["ingress", "scheduler", "api"] {
         let printed = project.compose(&[
             "exec",
             "-T",

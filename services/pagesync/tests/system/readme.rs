@@ -7,11 +7,19 @@ use std::process::Command;
 use common::database::{Access, Database};
 
 /// The commands of the README that are not run here, each with the place where it is run.
-const RUN_BY: [(&str, &str); 4] = [
+const RUN_BY: [(&str, &str); 6] = [
     ("pagesync doctor", "tests/it/doctor.rs, with a deployment"),
     (
         "docker compose --profile demo up --build --scale worker=4",
         "tests/system/compose.rs",
+    ),
+    (
+        r#"curl -H "Authorization: Bearer $KEY" http://127.0.0.1:5001/v1/pages"#,
+        "tests/it/examples.rs, with a deployment",
+    ),
+    (
+        r#"curl -H "Authorization: Bearer $KEY" "http://127.0.0.1:5001/v1/changes?after=newest&wait=30s""#,
+        "tests/it/examples.rs, with a deployment",
     ),
     ("./test", "the script that runs every test"),
     (

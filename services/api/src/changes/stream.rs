@@ -1,0 +1,124 @@
+//! The change feed as an event stream (Server-Sent Events, HTML standard).
+//!
+//! Invariants: the number of open streams is limited. A stream ends when the process stops, when entries
+//! after its cursor are missing, when its key ends, or when the store does not answer; the reader connects
+//! again with the id of the last event.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use common::store::Cursor;
+use futures_util::stream;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+
+use super::feed::Read;
+use crate::auth::Caller;
+use crate::context::Context;
+use crate::problem::{Code, Problem};
+
+/// How often a stream without a change sends its cursor, so that a lost connection is noticed.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How many changes are sent at once.
+const CHUNK: usize = 500;
+
+/// An open stream.
+struct Stream {
+    context: Arc<Context>,
+    caller: Caller,
+    after: Option<Cursor>,
+    added: watch::Receiver<()>,
+    has_ended: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Opens a stream after a cursor. Fails if too many are open, or if entries after the cursor are missing.
+pub(super) async fn open(
+    context: &Arc<Context>,
+    caller: Caller,
+    after: Option<Cursor>,
+) -> Result<Response, Problem> {
+    let permit = context.streams.clone().try_acquire_owned().map_err(|_| {
+        let detail = "too many event streams are open: close some, or follow /v1/changes with wait";
+        Problem::new(Code::TooManyStreams, detail)
+    })?;
+    let added = context.feed.subscribe();
+    // A cursor that is gone is answered with 410, because a client can read its body.
+    if let Read::Gone(cursor) = context.feed.read(after.as_ref(), 1).await? {
+        return Err(Problem::gone(cursor.to_string()));
+    }
+    let stream = Stream {
+        context: context.clone(),
+        caller,
+        after,
+        added,
+        has_ended: false,
+        _permit: permit,
+    };
+    let body = stream::unfold(stream, |mut stream| async move {
+        let chunk = stream.next().await?;
+        Some((Ok::<_, std::convert::Infallible>(chunk), stream))
+    });
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    Ok((headers, Body::from_stream(body)).into_response())
+}
+
+impl Stream {
+    /// Returns the next events, or `None` at the end of the stream.
+    async fn next(&mut self) -> Option<Bytes> {
+        let mut is_late = false;
+        loop {
+            let may_go_on = self.caller.key.is_usable(self.context.clock.now());
+            if self.has_ended || self.context.lifecycle.is_stopping() || !may_go_on {
+                return None;
+            }
+            self.added.borrow_and_update();
+            let changes = match self.context.feed.read(self.after.as_ref(), CHUNK).await {
+                Ok(Read::Changes(changes)) => changes,
+                Ok(Read::Gone(cursor)) => {
+                    self.has_ended = true;
+                    let problem = Problem::gone(cursor.to_string()).json();
+                    return Some(format!("event: gone\ndata: {problem}\n\n").into());
+                }
+                // The client connects again, and learns from the answer what is wrong.
+                Err(_) => return None,
+            };
+            let was_empty = changes.is_empty();
+            if let Some(last) = changes.last() {
+                self.after = Some(last.cursor.clone());
+            }
+            let visible = changes
+                .iter()
+                .filter(|change| self.caller.may_see(&change.page, change.client.as_deref()));
+            let events: Vec<u8> = visible.flat_map(|change| change.event.to_vec()).collect();
+            if !events.is_empty() {
+                return Some(events.into());
+            }
+            if !was_empty {
+                continue;
+            }
+            if is_late {
+                return Some(self.heartbeat());
+            }
+            tokio::select! {
+                _ = self.added.changed() => {}
+                () = tokio::time::sleep(HEARTBEAT) => is_late = true,
+                () = self.context.lifecycle.stopping() => return None,
+            }
+        }
+    }
+
+    /// Returns an event without data, which only sets the id at the reader.
+    fn heartbeat(&self) -> Bytes {
+        match &self.after {
+            Some(cursor) => format!("id: {cursor}\n\n").into(),
+            None => Bytes::from_static(b": no change yet\n\n"),
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! The parts of a process that the handlers share.
+
+use std::sync::Arc;
+
+use common::clock::Clock;
+use common::config::Config;
+use common::daily_schedule::DailySchedule;
+use common::lifecycle::Lifecycle;
+use common::queue::Queue;
+use common::store::Store;
+use common::telemetry::Metrics;
+use tokio::sync::Semaphore;
+
+use crate::changes::feed::Feed;
+use crate::check_cache::{CheckCache, RunChecks};
+use crate::key_cache::KeyCache;
+
+/// The largest number of open event streams.
+pub const MAX_STREAMS: usize = 2000;
+
+/// The state of the API.
+pub struct Context {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) queue: Arc<dyn Queue>,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Metrics,
+    pub(crate) scopes: Vec<String>,
+    pub(crate) tracked_fields: Vec<String>,
+    pub(crate) daily_schedule: DailySchedule,
+    pub(crate) keys: KeyCache,
+    pub(crate) feed: Arc<Feed>,
+    pub(crate) checks: CheckCache,
+    /// One permit for each event stream that may be open.
+    pub(crate) streams: Arc<Semaphore>,
+    pub(crate) lifecycle: Lifecycle,
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").finish_non_exhaustive()
+    }
+}
+
+impl Context {
+    /// Returns the state of an API on this queue and store, and starts the task that follows the change
+    /// feed.
+    pub fn start(
+        config: &Config,
+        queue: Arc<dyn Queue>,
+        store: Arc<dyn Store>,
+        metrics: Metrics,
+        clock: Clock,
+        lifecycle: Lifecycle,
+        run_checks: RunChecks,
+    ) -> Self {
+        let feed = Arc::new(Feed::new(store.clone()));
+        let following = feed.clone().follow(lifecycle.clone());
+        lifecycle.spawn("change feed of the API", following);
+        Self {
+            store,
+            queue,
+            clock,
+            metrics,
+            scopes: config.scopes.clone(),
+            tracked_fields: config
+                .tracked_fields
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            daily_schedule: config.daily_schedule.clone(),
+            keys: KeyCache::default(),
+            feed,
+            checks: CheckCache::new(run_checks),
+            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            lifecycle,
+        }
+    }
+}

@@ -80,7 +80,8 @@ ALTER TABLE pages ADD COLUMN status TEXT GENERATED ALWAYS AS (
 CREATE INDEX pages_by_status ON pages (status, id);
 ";
 
-/// Step 6: the Pages by client and by connection, and the values of the entries of the change feed.
+/// Step 6: the Pages by client and by connection, the values of the entries of the change feed, and a view
+/// for other programs, which `docs/state.md` describes.
 const CLIENTS_AND_CHANGES: &str = "
 ALTER TABLE pages ADD COLUMN client TEXT GENERATED ALWAYS AS (
   CASE WHEN json_valid(attributes) THEN json_extract(attributes, '$._client') END
@@ -98,6 +99,16 @@ ALTER TABLE feed ADD COLUMN page TEXT GENERATED ALWAYS AS (
 ) VIRTUAL;
 ALTER TABLE feed ADD COLUMN changes TEXT;
 CREATE INDEX feed_by_page ON feed (page) WHERE changes IS NOT NULL;
+CREATE VIEW pages_v1 AS
+  SELECT id, status, client, version, json_extract(attributes, '$.name') AS name,
+    coalesce(connections, '[]') AS connections,
+    (SELECT json_group_object(field.key, CASE json_extract(field.value, '$[4]')
+       WHEN 'n' THEN NULL
+       WHEN 'j' THEN json(json_extract(attributes, '$.\"' || field.key || '\"'))
+       ELSE json_extract(attributes, '$.\"' || field.key || '\"')
+     END)
+     FROM json_each(json_extract(attributes, '$._registers')) AS field) AS fields
+  FROM pages WHERE json_valid(attributes);
 ";
 
 /// The value of `PRAGMA auto_vacuum` that makes freed pages removable from the file.

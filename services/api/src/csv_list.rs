@@ -20,7 +20,7 @@ use crate::auth::Caller;
 use crate::context::Context;
 use crate::page_filter::{PageFilter, Selection};
 use crate::problem::Problem;
-use crate::query::{self, Parameters};
+use crate::query::Parameters;
 
 /// How many Pages are sent at once.
 const CHUNK: usize = 250;
@@ -41,7 +41,7 @@ pub(crate) async fn pages(
     if selection.limit.is_some() {
         return Err(Problem::invalid("the list as CSV has no limit"));
     }
-    let after = selection.after.as_deref().map(query::page_id).transpose()?;
+    let after = selection.after()?;
     let filter = PageFilter::new(&selection, &caller)?;
     let columns = columns(&context, selection.fields.as_deref())?;
     let fixed = ["id", "client", "status", "facebook_state", "version"];

@@ -58,7 +58,7 @@ pub fn router(context: Context) -> Router {
         .with_state(context)
 }
 
-/// Returns the description of the API (`OpenAPI` 3.1) as JSON text.
+/// Returns the description of the API (OpenAPI 3.1) as JSON text.
 pub fn description() -> String {
     let (_, description) = documented_routes().split_for_parts();
     description

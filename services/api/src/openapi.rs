@@ -1,4 +1,4 @@
-//! The description of the API (`OpenAPI` 3.1), derived from the handlers and their types.
+//! The description of the API (OpenAPI 3.1), derived from the handlers and their types.
 
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{

@@ -29,7 +29,7 @@ const MAX_IDS: usize = 100;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Selection {
-    /// Go on after this cursor, which is the `next` of the previous answer.
+    /// Go on after this cursor, which is the `next` of the previous answer. Empty for the beginning.
     pub(crate) after: Option<String>,
     /// The largest number of Pages in the answer, from 1 to 500; 100 by default.
     pub(crate) limit: Option<usize>,
@@ -46,6 +46,14 @@ pub(crate) struct Selection {
     /// Only Pages whose name, username or id contains this text; upper and lower case are the same. One
     /// request looks at up to 1,000 Pages, so an answer can have a `next` and no Pages.
     pub(crate) q: Option<String>,
+}
+
+impl Selection {
+    /// Returns the cursor, or `None` for the beginning of the list.
+    pub(crate) fn after(&self) -> Result<Option<PageId>, Problem> {
+        let after = self.after.as_deref().filter(|text| !text.is_empty());
+        after.map(query::page_id).transpose()
+    }
 }
 
 /// Where the Pages of a list come from.

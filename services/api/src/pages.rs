@@ -83,7 +83,7 @@ pub(crate) async fn list(
     Parameters(selection): Parameters<Selection>,
 ) -> Result<Json<PageList>, Problem> {
     let limit = query::limit(selection.limit, 100, 500)?;
-    let after = selection.after.as_deref().map(query::page_id).transpose()?;
+    let after = selection.after()?;
     let fields = selection.fields.as_deref().map(Fields::parse).transpose()?;
     let filter = PageFilter::new(&selection, &caller)?;
     let found = filter.next(&*context.store, after, limit).await?;

@@ -91,7 +91,7 @@ pub enum Command {
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=500))]
         limit: u16,
     },
-    /// Print the description of the HTTP API (`OpenAPI` 3.1).
+    /// Print the description of the HTTP API (OpenAPI 3.1).
     Openapi,
     /// Erase Pages or people, also from the disk.
     #[command(subcommand)]

@@ -18,6 +18,29 @@ use secrecy::ExposeSecret as _;
 
 use crate::output;
 
+/// The user of Redis with which other programs read the state (`docs/state.md`).
+const READER: &str = "reader";
+
+/// Returns the rule of that user: it reads Pages, their history and the change feed, and neither reads
+/// records, which contain sealed tokens, nor writes anything.
+pub fn reader_rule(password: &str) -> String {
+    let patterns = [
+        "page:*",
+        "pages",
+        "pages:*",
+        "page_index",
+        "history:*",
+        "feed*",
+        "meta",
+    ];
+    let patterns = patterns
+        .map(|pattern| format!("%R~{{pagesync}}:{pattern}"))
+        .join(" ");
+    format!(
+        "{READER} on >{password} {patterns} resetchannels -@all +@read +@connection +@transaction -@dangerous +info"
+    )
+}
+
 /// Writes the files into `directory`, and the private keys into `worker`. Prints which secrets are
 /// new.
 pub fn run(directory: &Path, worker: &Path, environment: &Environment) -> anyhow::Result<()> {
@@ -30,6 +53,7 @@ pub fn run(directory: &Path, worker: &Path, environment: &Environment) -> anyhow
     token_keys(directory, worker, &mut new_secrets)?;
     let broker = read_or_create(directory, "rabbitmq_password", None, &mut new_secrets)?;
     let redis = read_or_create(directory, "redis_password", None, &mut new_secrets)?;
+    let reader = read_or_create(directory, "redis_reader_password", None, &mut new_secrets)?;
     let files = [
         (
             "rabbitmq/10-user.conf",
@@ -37,10 +61,18 @@ pub fn run(directory: &Path, worker: &Path, environment: &Environment) -> anyhow
         ),
         ("redis/10-password.conf", format!("requirepass {redis}\n")),
         (
+            "redis/20-reader.conf",
+            format!("user {}\n", reader_rule(&reader)),
+        ),
+        (
             "rabbitmq_url",
             format!("amqp://pagesync:{broker}@rabbitmq:5672/%2f\n"),
         ),
         ("redis_url", format!("redis://:{redis}@redis:6379/0\n")),
+        (
+            "redis_reader_url",
+            format!("redis://{READER}:{reader}@redis:6379/0\n"),
+        ),
     ];
     for (name, text) in files {
         write_private_file(&directory.join(name), &text)?;

@@ -25,6 +25,7 @@ mod dead_letters;
 mod dead_tokens;
 mod doctor;
 mod erasure;
+mod examples;
 mod facebook_says;
 mod failures;
 mod fields;

@@ -13,6 +13,7 @@
 
 mod browser;
 mod compose;
+mod examples;
 mod mtls;
 mod readme;
 mod sdk;

@@ -15,7 +15,7 @@ fn sdk_directory() -> PathBuf {
 }
 
 /// Runs a command. Panics with its output if it fails.
-fn run(command: &mut Command) {
+pub(crate) fn run(command: &mut Command) {
     let output = command
         .output()
         .unwrap_or_else(|error| panic!("{command:?}: {error}; ./test installs what is missing"));
@@ -51,25 +51,62 @@ async fn check(program: &Path, script: &str, environment: &[(&str, &Path)]) {
     drop(simulator);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn metas_sdk_for_python_works_with_the_simulator() {
-    let directory = installed().join("python");
+/// Installs a package of Python into an environment of its own. Returns the interpreter.
+pub(crate) fn python_packages(name: &str, package: &str) -> PathBuf {
+    let python = python_environment(name);
+    run(pip_install(&python).arg(package));
+    python
+}
+
+/// Creates an environment of Python. Returns its interpreter.
+fn python_environment(name: &str) -> PathBuf {
+    let directory = installed().join(name);
     let python = directory.join("bin/python");
     if !python.exists() {
-        run(Command::new("python3")
-            .arg("-m")
-            .arg("venv")
-            .arg(&directory));
+        run(Command::new("python3").args(["-m", "venv"]).arg(&directory));
     }
-    run(Command::new(&python)
+    python
+}
+
+fn pip_install(python: &Path) -> Command {
+    let mut command = Command::new(python);
+    command.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+    ]);
+    command
+}
+
+/// Installs packages of Node into a directory of their own. Returns the directory.
+pub(crate) fn node_packages(name: &str, packages: &[&str]) -> PathBuf {
+    let directory = installed().join(name).join("node");
+    std::fs::create_dir_all(&directory).unwrap();
+    run(npm_install(&directory).args(packages));
+    directory
+}
+
+fn npm_install(directory: &Path) -> Command {
+    let mut command = Command::new("npm");
+    command
         .args([
-            "-m",
-            "pip",
             "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "-r",
+            "--no-audit",
+            "--no-fund",
+            "--loglevel=error",
+            "--prefix",
         ])
+        .arg(directory);
+    command
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metas_sdk_for_python_works_with_the_simulator() {
+    let python = python_environment("python");
+    run(pip_install(&python)
+        .arg("-r")
         .arg(sdk_directory().join("requirements.txt")));
     check(&python, "sdk_python.py", &[]).await;
 }
@@ -80,15 +117,7 @@ async fn metas_sdk_for_node_works_with_the_simulator() {
     std::fs::create_dir_all(&directory).unwrap();
     let package = sdk_directory().join("package.json");
     std::fs::copy(package, directory.join("package.json")).unwrap();
-    run(Command::new("npm")
-        .args([
-            "install",
-            "--no-audit",
-            "--no-fund",
-            "--loglevel=error",
-            "--prefix",
-        ])
-        .arg(&directory));
+    run(&mut npm_install(&directory));
     let modules = directory.join("node_modules");
     check(Path::new("node"), "sdk_node.js", &[("NODE_PATH", &modules)]).await;
 }

@@ -15,7 +15,9 @@
 //! | [`escape`], [`csv_lines`] | text for terminals and spreadsheets |
 //! | [`config`], [`clock`], [`lifecycle`], [`telemetry`] | parts of every process |
 //! | [`http`], [`tls`] | the HTTP server, the TLS provider of HTTP clients |
+//! | [`authentication`], [`problem`] | the keys and the errors of the HTTP API |
 
+pub mod authentication;
 pub mod backends;
 pub mod clock;
 pub mod config;
@@ -29,6 +31,7 @@ pub mod invitation;
 pub mod lifecycle;
 pub mod log_limit;
 pub mod pages;
+pub mod problem;
 pub mod queue;
 pub mod records;
 pub mod retry;

@@ -1,8 +1,8 @@
 //! Seals tokens to a public key with HPKE (RFC 9180, base mode, X25519, HKDF-SHA256,
 //! ChaCha20-Poly1305), with the name of the record as associated data.
 //!
-//! Invariants: a [`Token`] cannot be printed or encoded, and leaves this crate only in a request to
-//! Graph; a process that has only a [`PublicKey`] can seal tokens but not open them; a sealed token
+//! Invariants: a [`Token`] cannot be printed or encoded, and leaves the process only in a request to
+//! Graph and through [`Token::reveal`], which only the token listener of the worker calls; a process that has only a [`PublicKey`] can seal tokens but not open them; a sealed token
 //! that was moved to another record does not open. This module never logs, prints or stores an
 //! unsealed token, and writes private keys only to the key file.
 
@@ -52,6 +52,12 @@ impl Token {
     /// Returns the token with this text.
     pub fn new(text: String) -> Self {
         Self(SecretString::from(text))
+    }
+
+    /// Returns the text of the token for the answer to a program with a key of the scope `token`. This is
+    /// the only way in which a token leaves the process, except in a request to Graph.
+    pub fn reveal(&self) -> &str {
+        self.expose()
     }
 
     /// Returns the text of the token, for sealing and for requests to Graph.

@@ -103,6 +103,7 @@ pub struct Metrics {
     pub webhook_commit_seconds: Histogram,
     pub queue_messages: LabeledGauge,
     pub api_refusals: LabeledCounter,
+    pub page_tokens: LabeledCounter,
     registry: Arc<Mutex<Registry>>,
 }
 
@@ -253,6 +254,12 @@ impl Default for Metrics {
                 "api_refusals",
                 "code",
                 "Requests of the API that were refused before a handler ran, by code of the problem",
+            ),
+            page_tokens: labeled_counter(
+                r,
+                "page_tokens",
+                "outcome",
+                "Requests of a program for the token of a Page, by outcome: done, or the code of the problem",
             ),
             registry: Arc::new(Mutex::new(registry)),
         }

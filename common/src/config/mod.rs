@@ -7,6 +7,7 @@
 pub mod backend;
 pub mod problem;
 mod reader;
+mod role;
 pub mod settings;
 
 use std::net::{IpAddr, SocketAddr};
@@ -24,6 +25,7 @@ use crate::store::redis::durability::Durability;
 use backend::Backend;
 use problem::Problems;
 use reader::SettingsReader;
+pub use role::Role;
 use settings::Environment;
 
 /// The path to which Facebook's dialog sends people back, below the public address.
@@ -32,58 +34,6 @@ pub const CALLBACK_PATH: &str = "/facebook/callback";
 pub const WEBHOOK_PATH: &str = "/facebook/webhook";
 /// The largest number of polls of a queue that a worker makes at a time.
 const MAX_POLL_CONCURRENCY: u16 = 256;
-
-/// The role of the process that reads the configuration. It decides which settings are required.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Ingress, worker and scheduler in one process.
-    Up,
-    /// Receives webhooks and logins.
-    Ingress,
-    /// Executes jobs.
-    Worker,
-    /// Publishes due polls.
-    Scheduler,
-    /// Serves the HTTP API.
-    Api,
-    /// The Facebook simulator.
-    Simulator,
-    /// A command of an operator.
-    Command,
-}
-
-impl Role {
-    /// Returns the name of the role on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Up => "up",
-            Self::Ingress => "ingress",
-            Self::Worker => "worker",
-            Self::Scheduler => "scheduler",
-            Self::Api => "api",
-            Self::Simulator => "simulator",
-            Self::Command => "command",
-        }
-    }
-
-    /// Returns whether the role receives webhooks and logins.
-    fn is_public(self) -> bool {
-        matches!(self, Self::Up | Self::Ingress)
-    }
-
-    /// Returns whether the role calls Graph to poll and subscribe.
-    fn calls_graph(self) -> bool {
-        matches!(self, Self::Up | Self::Worker)
-    }
-
-    /// Returns whether the role is one of the services that share RabbitMQ and Redis.
-    fn is_service(self) -> bool {
-        matches!(
-            self,
-            Self::Ingress | Self::Worker | Self::Scheduler | Self::Api
-        )
-    }
-}
 
 /// The form of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,6 +70,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The address of the private listener, which serves health and metrics.
     pub private_listen: SocketAddr,
+    /// The address of the token listener; `None` if no program gets tokens.
+    pub token_listen: Option<SocketAddr>,
     /// The app secret and, during its rotation, the previous one.
     pub app_secrets: Vec<SecretString>,
     /// The token of the webhook handshake.
@@ -228,10 +180,6 @@ impl Config {
         let login = reader.value("PAGESYNC_LOGIN", parse_login_policy);
         let invites = login == LoginPolicy::Invited && role.is_public();
         let (token_public, token_keys) = read_token_keys(&mut reader, role, backend);
-        let zone = reader.value("PAGESYNC_TIME_ZONE", |name| TimeZone::get(name).ok());
-        let spread = reader.value("PAGESYNC_POLL_SPREAD", |text| {
-            parse_duration(text).filter(|spread| *spread <= Duration::from_secs(23 * 3600))
-        });
         let config = Self {
             backend,
             data_dir: reader.value("PAGESYNC_DATA_DIR", |text| Some(text.into())),
@@ -240,6 +188,7 @@ impl Config {
             redis_durability: reader.value("PAGESYNC_REDIS_DURABILITY", Durability::parse),
             listen: reader.value("PAGESYNC_LISTEN", |text| text.parse().ok()),
             private_listen: reader.value("PAGESYNC_PRIVATE_LISTEN", |text| text.parse().ok()),
+            token_listen: reader.optional("PAGESYNC_TOKEN_LISTEN", |text| text.parse().ok()),
             app_secrets: app_secret.into_iter().chain(previous).collect(),
             verify_token: reader
                 .secret("FACEBOOK_VERIFY_TOKEN", 8, needs_token)
@@ -270,12 +219,21 @@ impl Config {
             graph_version: reader.value("PAGESYNC_GRAPH_VERSION", parse_graph_version),
             webhooks_passed_on: reader.value("PAGESYNC_WEBHOOKS_PASSED_ON", parse_bool),
             replace_callback: reader.value("PAGESYNC_REPLACE_CALLBACK", parse_bool),
-            daily_schedule: DailySchedule::new(zone, spread),
+            daily_schedule: read_schedule(&mut reader),
             log_filter: reader.value("PAGESYNC_LOG", parse_log_filter),
             log_format: reader.value("PAGESYNC_LOG_FORMAT", parse_log_format),
         };
         reader.finish(config)
     }
+}
+
+/// Returns the local days and daily slots.
+fn read_schedule(reader: &mut SettingsReader<'_>) -> DailySchedule {
+    let zone = reader.value("PAGESYNC_TIME_ZONE", |name| TimeZone::get(name).ok());
+    let spread = reader.value("PAGESYNC_POLL_SPREAD", |text| {
+        parse_duration(text).filter(|spread| *spread <= Duration::from_secs(23 * 3600))
+    });
+    DailySchedule::new(zone, spread)
 }
 
 /// Returns the backend of `role`. Reports a backend that the role cannot use.

@@ -76,7 +76,7 @@ const fn secret(
 }
 
 /// All settings, in the order of `.env.example`.
-pub const SETTINGS: [Setting; 37] = [
+pub const SETTINGS: [Setting; 38] = [
     without_default(
         "FACEBOOK_APP_ID",
         "5 to 20 digits",
@@ -254,6 +254,12 @@ pub const SETTINGS: [Setting; 37] = [
         "127.0.0.1:5001",
         "address:port",
         "The address of the private listener, for health and metrics, and for the API in up and api.",
+    ),
+    without_default(
+        "PAGESYNC_TOKEN_LISTEN",
+        "address:port",
+        "127.0.0.1:5002",
+        "The address at which the worker gives the tokens of Pages to programs with a key of the scope token. If it is unset, no program gets tokens. Keep it on a private network.",
     ),
     with_default(
         "PAGESYNC_SIMULATOR_LISTEN",

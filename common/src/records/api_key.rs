@@ -30,6 +30,8 @@ pub enum Scope {
     Read,
     /// Reading everything, and actions.
     Operate,
+    /// The tokens of Pages, from the worker, and nothing else.
+    Token,
 }
 
 impl fmt::Display for Scope {
@@ -37,6 +39,7 @@ impl fmt::Display for Scope {
         f.write_str(match self {
             Self::Read => "read",
             Self::Operate => "operate",
+            Self::Token => "token",
         })
     }
 }

@@ -23,8 +23,8 @@ use crate::auth::Caller;
 use crate::connections::visible_connection;
 use crate::context::Context;
 use crate::pages::visible_page;
-use crate::problem::{Code, Problem};
 use crate::query::Target;
+use common::problem::{Code, Problem};
 
 /// A read that was requested.
 #[derive(Debug, Serialize, ToSchema)]

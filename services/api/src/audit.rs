@@ -14,8 +14,8 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::auth::Caller;
 use crate::context::Context;
-use crate::problem::Problem;
 use crate::query::{self, Parameters};
+use common::problem::Problem;
 
 /// An action and its object.
 #[derive(Debug, Clone)]

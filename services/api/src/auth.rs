@@ -8,11 +8,11 @@ use axum::extract::{Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use common::records::api_key::{self, ApiKey, Scope};
+use common::problem::{Code, Problem};
+use common::records::api_key::{ApiKey, Scope};
 use model::id::PageId;
 
 use crate::context::Context;
-use crate::problem::{Code, Problem};
 
 /// The key with which a request was made. Each request has it as an extension.
 #[derive(Debug, Clone)]
@@ -71,25 +71,11 @@ pub(crate) async fn check(
 }
 
 async fn caller(context: &Context, header: Option<&str>) -> Result<Caller, Problem> {
-    let refused = |detail| Problem::new(Code::Unauthorized, detail);
-    let header = header.ok_or_else(|| {
-        refused("the request has no header `Authorization: Bearer <key>`: `pagesync api-key create` makes a key")
-    })?;
-    // The name of the scheme has no case (RFC 9110).
-    let (scheme, text) = header.split_once(' ').unwrap_or((header, ""));
-    let text = text.trim();
-    let unknown =
-        "the key is not known, has ended or was revoked: `pagesync api-key list` shows all keys";
-    let id = (scheme.eq_ignore_ascii_case("bearer"))
-        .then(|| api_key::id_in(text))
-        .flatten()
-        .ok_or_else(|| refused(unknown))?;
-    let key = context.keys.find(&*context.store, id).await?;
-    let is_valid =
-        |key: &Arc<ApiKey>| api_key::matches(key, text) && key.is_usable(context.clock.now());
-    let key = key.filter(is_valid).ok_or_else(|| refused(unknown))?;
-    Ok(Caller {
-        id: id.to_owned(),
-        key,
-    })
+    let (store, now) = (&*context.store, context.clock.now());
+    let (id, key) = context.keys.authenticate(store, header, now).await?;
+    if key.scope == Scope::Token {
+        let detail = "the key has the scope token, which allows only /page-tokens of the worker";
+        return Err(Problem::new(Code::Forbidden, detail));
+    }
+    Ok(Caller { id, key })
 }

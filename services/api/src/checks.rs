@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use crate::auth::Caller;
 use crate::context::Context;
-use crate::problem::Problem;
+use common::problem::Problem;
 
 /// The results of the checks.
 #[derive(Debug, Serialize, ToSchema)]

@@ -12,8 +12,8 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::auth::Caller;
 use crate::context::Context;
-use crate::problem::{Code, Problem};
 use crate::query::{self, Parameters};
+use common::problem::{Code, Problem};
 
 /// The connections.
 #[derive(Debug, Serialize, ToSchema)]

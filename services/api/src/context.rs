@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 
 use crate::changes::feed::Feed;
 use crate::check_cache::{CheckCache, RunChecks};
-use crate::key_cache::KeyCache;
+use common::authentication::KeyCache;
 
 /// The largest number of open event streams.
 pub const MAX_STREAMS: usize = 2000;

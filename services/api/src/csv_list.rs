@@ -19,8 +19,8 @@ use model::id::PageId;
 use crate::auth::Caller;
 use crate::context::Context;
 use crate::page_filter::{PageFilter, Selection};
-use crate::problem::Problem;
 use crate::query::Parameters;
+use common::problem::Problem;
 
 /// How many Pages are sent at once.
 const CHUNK: usize = 250;

@@ -13,8 +13,8 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::auth::Caller;
 use crate::context::Context;
-use crate::problem::Problem;
 use crate::query::Parameters;
+use common::problem::Problem;
 
 /// A part of the list of dead letters.
 #[derive(Debug, Serialize, ToSchema)]

@@ -19,11 +19,9 @@ mod connections;
 pub mod context;
 mod csv_list;
 mod dead_letters;
-mod key_cache;
 mod openapi;
 mod page_filter;
 mod pages;
-mod problem;
 mod query;
 mod reports;
 
@@ -36,10 +34,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::context::Context;
-use crate::problem::{Code, Problem};
+use common::problem::{Code, Problem};
 
 pub use check_cache::RunChecks;
-pub use problem::Code as ProblemCode;
 
 /// The largest body of a request, in bytes.
 const MAX_BODY: usize = 64 * 1024;

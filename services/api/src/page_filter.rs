@@ -14,8 +14,8 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use crate::auth::Caller;
-use crate::problem::Problem;
 use crate::query;
+use common::problem::Problem;
 
 /// The largest number of Pages that one request looks at.
 pub(crate) const MAX_EXAMINED: usize = 1000;

@@ -19,8 +19,8 @@ use utoipa::{IntoParams, ToSchema};
 use crate::auth::Caller;
 use crate::context::Context;
 use crate::page_filter::{PageFilter, Selection};
-use crate::problem::{Code, Problem};
 use crate::query::{self, Parameters};
+use common::problem::{Code, Problem};
 
 /// A part of the list of Pages.
 #[derive(Debug, Serialize, ToSchema)]

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
 
-use crate::problem::Problem;
+use common::problem::Problem;
 
 /// The parameters of a request.
 #[derive(Debug, Clone)]

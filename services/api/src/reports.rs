@@ -12,8 +12,8 @@ use utoipa::IntoParams;
 
 use crate::auth::Caller;
 use crate::context::Context;
-use crate::problem::Problem;
 use crate::query::Parameters;
+use common::problem::Problem;
 
 /// Show the schedule
 ///

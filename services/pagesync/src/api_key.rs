@@ -39,6 +39,7 @@ pub async fn run(store: &dyn Store, command: ApiKeyCommand, format: Format) -> a
                 scope: match scope {
                     KeyScope::Read => Scope::Read,
                     KeyScope::Operate => Scope::Operate,
+                    KeyScope::Token => Scope::Token,
                 },
                 hash: String::new(),
                 pages: parse_pages(&pages)?,

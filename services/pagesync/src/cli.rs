@@ -120,7 +120,7 @@ pub enum ApiKeyCommand {
         /// A name by which you recognize the key.
         #[arg(long)]
         name: String,
-        /// What the key allows: reading, or reading and actions.
+        /// What the key allows.
         #[arg(long, value_enum)]
         scope: KeyScope,
         /// Let the key see only this Page; can be repeated.
@@ -149,6 +149,8 @@ pub enum KeyScope {
     Read,
     /// Reading and actions.
     Operate,
+    /// The tokens of Pages, from the listener `PAGESYNC_TOKEN_LISTEN` of the worker, and nothing else.
+    Token,
 }
 
 /// Commands on the configuration.

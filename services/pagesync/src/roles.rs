@@ -38,6 +38,8 @@ pub struct RunningRole {
     pub public: Option<SocketAddr>,
     /// The address of the private listener.
     pub private: SocketAddr,
+    /// The address of the token listener, if the role has one.
+    pub tokens: Option<SocketAddr>,
     /// The lifecycle of the process, which starts and stops the tasks of the role.
     pub lifecycle: Lifecycle,
     /// The metrics of the role.
@@ -101,8 +103,9 @@ pub async fn start(
         };
         public = Some(serve_public(config, &runtime, listener)?);
     }
+    let mut tokens = None;
     if matches!(role, Role::Up | Role::Worker) {
-        start_worker(config, &runtime)?;
+        tokens = start_worker(config, &runtime)?;
     }
     if matches!(role, Role::Up | Role::Scheduler) {
         start_scheduler(config, &runtime);
@@ -111,6 +114,7 @@ pub async fn start(
     Ok(RunningRole {
         public,
         private,
+        tokens,
         lifecycle: runtime.lifecycle,
         metrics: runtime.metrics,
         backends: runtime.backends,
@@ -143,13 +147,22 @@ fn serve_public(
     Ok(address)
 }
 
-fn start_worker(config: &Config, runtime: &Runtime) -> anyhow::Result<()> {
+/// Starts the worker, and returns the address of its token listener, if it has one.
+fn start_worker(config: &Config, runtime: &Runtime) -> anyhow::Result<Option<SocketAddr>> {
     let (metrics, clock) = (runtime.metrics.clone(), runtime.clock.clone());
     let lifecycle = runtime.lifecycle.clone();
     let context =
         worker::context::Context::new(config, &runtime.backends, metrics, clock, lifecycle)?;
+    let mut tokens = None;
+    if let Some(address) = config.token_listen {
+        let listener = bind(address, "PAGESYNC_TOKEN_LISTEN")?;
+        tokens = Some(listener.local_addr()?);
+        let router = worker::token_listener::router(context.clone());
+        let serving = serve(listener, router, runtime.lifecycle.clone());
+        runtime.lifecycle.spawn("token listener", serving);
+    }
     runtime.lifecycle.spawn("worker", worker::run(context));
-    Ok(())
+    Ok(tokens)
 }
 
 fn start_scheduler(config: &Config, runtime: &Runtime) {

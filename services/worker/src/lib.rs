@@ -17,6 +17,7 @@ mod erasure;
 pub mod outage;
 mod poison_messages;
 mod poll;
+pub mod token_listener;
 
 use std::sync::Arc;
 use std::time::Duration;

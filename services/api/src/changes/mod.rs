@@ -20,8 +20,8 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::auth::Caller;
 use crate::context::Context;
-use crate::problem::Problem;
 use crate::query::{self, Parameters};
+use common::problem::Problem;
 use feed::{EncodedChange, Read};
 
 /// The longest time that an answer waits for a change.

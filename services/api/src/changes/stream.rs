@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use super::feed::Read;
 use crate::auth::Caller;
 use crate::context::Context;
-use crate::problem::{Code, Problem};
+use common::problem::{Code, Problem};
 
 /// How often a stream without a change sends its cursor, so that a lost connection is noticed.
 const HEARTBEAT: Duration = Duration::from_secs(15);

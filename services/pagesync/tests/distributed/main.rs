@@ -69,6 +69,8 @@ mod missed_webhooks;
 mod page_batches;
 #[path = "../it/page_polls.rs"]
 mod page_polls;
+#[path = "../it/page_token_listener.rs"]
+mod page_token_listener;
 #[path = "../it/platform_rules.rs"]
 mod platform_rules;
 #[path = "../it/portfolios.rs"]

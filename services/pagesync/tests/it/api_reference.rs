@@ -28,7 +28,7 @@ fn the_reference_explains_every_code_of_a_problem() {
         .lines()
         .filter_map(|line| line.strip_prefix("### `")?.strip_suffix('`'))
         .collect();
-    let codes = api::ProblemCode::ALL.map(api::ProblemCode::name);
+    let codes = common::problem::Code::ALL.map(common::problem::Code::name);
     assert_eq!(described, BTreeSet::from(codes));
 }
 

@@ -44,6 +44,7 @@ mod logins;
 mod missed_webhooks;
 mod page_batches;
 mod page_polls;
+mod page_token_listener;
 mod platform_rules;
 mod portfolios;
 mod queue;

@@ -120,7 +120,9 @@ fn every_path_named_in_a_document_exists() {
         "SECURITY.md",
         "CHANGELOG.md",
         "docs/decisions.md",
+        "docs/api.md",
         "docs/json.md",
+        "docs/state.md",
     ] {
         let text = read(document);
         let names = text.split('`').skip(1).step_by(2);
@@ -190,4 +192,20 @@ fn no_test_is_ignored_and_no_test_sleeps() {
             );
         }
     }
+}
+
+#[test]
+fn only_the_token_listener_reveals_a_token() {
+    let reveals = |path: &&std::path::PathBuf| {
+        let is_test = path.to_string_lossy().contains("/tests/");
+        !is_test && std::fs::read_to_string(path).unwrap().contains(".reveal()")
+    };
+    let sources: Vec<_> = ["common", "services"]
+        .map(sources)
+        .into_iter()
+        .flatten()
+        .collect();
+    let found: Vec<_> = sources.iter().filter(reveals).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].ends_with("services/worker/src/token_listener.rs"));
 }

@@ -18,7 +18,7 @@ mod page;
 mod page_lists;
 mod page_read;
 mod page_subscription;
-mod page_tokens;
+pub(crate) mod page_tokens;
 mod poll_job;
 mod poll_outcome;
 mod rate_limits;

@@ -24,7 +24,7 @@ const MAX_EXTRA_ATTEMPTS: usize = 5;
 
 /// The reason why no token can be used for a Page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum NoToken {
+pub(crate) enum NoToken {
     /// No connection gives access to the Page, or every token of its connections was tried.
     #[error("no connection has a usable token for this Page")]
     NoAccess,
@@ -35,7 +35,7 @@ pub(super) enum NoToken {
 
 impl NoToken {
     /// Returns the failure of an attempt that ended at `at` for this reason.
-    pub(super) fn failure(self, at: HostTime) -> Failure {
+    pub(crate) fn failure(self, at: HostTime) -> Failure {
         let remedy = match self {
             Self::NoAccess => {
                 "ask a person who has a role on the Page to log in: `pagesync connection invite` prints the address"
@@ -53,7 +53,7 @@ impl NoToken {
 
 /// The reason why there is no next token for a Page.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum TokenError {
+pub(crate) enum TokenError {
     /// No token can be used.
     #[error(transparent)]
     NoToken(#[from] NoToken),
@@ -73,6 +73,8 @@ pub(super) struct Candidate {
     pub(super) guard: RecordGuard,
     /// The version of the record that contains the token.
     version: u64,
+    /// Whether the connection is active.
+    is_active: bool,
     /// Whether the connection is active, and whether it listed the Page in its last poll.
     listing: Listing,
     /// Whether the last poll of the connection ended so recently that its own token is still valid.
@@ -214,6 +216,7 @@ async fn load_tokens(context: &Context, page: &PageId) -> Result<Tokens, TokenEr
             Ok(None) => {}
             Ok(Some(opened)) => {
                 candidates.push(Candidate {
+                    is_active: connection.status == Status::Active,
                     listing,
                     was_polled_recently: was_polled_recently(&connection, context.clock.now()),
                     token: opened,
@@ -242,6 +245,20 @@ async fn load_tokens(context: &Context, page: &PageId) -> Result<Tokens, TokenEr
             reason,
         })
     }
+}
+
+/// Returns the best token of a Page whose connection is active, and the person of the connection. Fails
+/// with [`TokenError::NoToken`] if there is none.
+pub(crate) async fn best_token(
+    context: &Context,
+    page: &PageId,
+) -> Result<(Token, UserId), TokenError> {
+    let Tokens {
+        candidates, reason, ..
+    } = load_tokens(context, page).await?;
+    let active = candidates.into_iter().find(|candidate| candidate.is_active);
+    let Candidate { token, user, .. } = active.ok_or(reason)?;
+    Ok((token, user))
 }
 
 /// Returns the people who may have lost access to a Page although others still give access to it:

@@ -1,13 +1,13 @@
-//! The errors of the API, as problem details (RFC 9457).
+//! The errors of the HTTP API and of the token listener, as problem details (RFC 9457).
 //!
 //! Invariant: the list of codes is closed, and `docs/api.md` has an entry for each. A detail contains
 //! neither a key nor a stored value.
 
+use crate::queue::error::QueueError;
+use crate::records::dead_letter::DeadLetterError;
+use crate::store::StoreError;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use common::queue::error::QueueError;
-use common::records::dead_letter::DeadLetterError;
-use common::store::StoreError;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -29,6 +29,10 @@ pub enum Code {
     VersionConflict,
     /// The entries after the cursor are no longer stored.
     CursorGone,
+    /// No token of the Page works.
+    NoToken,
+    /// The key was used too often.
+    TooManyRequests,
     /// Too many event streams are open.
     TooManyStreams,
     /// The stored data of the object cannot be decoded.
@@ -41,7 +45,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::InvalidRequest,
         Self::Unauthorized,
         Self::Forbidden,
@@ -49,6 +53,8 @@ impl Code {
         Self::MethodNotAllowed,
         Self::VersionConflict,
         Self::CursorGone,
+        Self::NoToken,
+        Self::TooManyRequests,
         Self::TooManyStreams,
         Self::UnreadableData,
         Self::StoreUnavailable,
@@ -65,6 +71,8 @@ impl Code {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::VersionConflict => "version_conflict",
             Self::CursorGone => "cursor_gone",
+            Self::NoToken => "no_token",
+            Self::TooManyRequests => "too_many_requests",
             Self::TooManyStreams => "too_many_streams",
             Self::UnreadableData => "unreadable_data",
             Self::StoreUnavailable => "store_unavailable",
@@ -79,7 +87,8 @@ impl Code {
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::VersionConflict => StatusCode::CONFLICT,
+            Self::VersionConflict | Self::NoToken => StatusCode::CONFLICT,
+            Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Self::CursorGone => StatusCode::GONE,
             Self::UnreadableData => StatusCode::INTERNAL_SERVER_ERROR,
             Self::TooManyStreams | Self::StoreUnavailable | Self::QueueUnavailable => {
@@ -91,7 +100,7 @@ impl Code {
 
 /// An error, as `application/problem+json`.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub(crate) struct Problem {
+pub struct Problem {
     /// `urn:pagesync:problem:` and the code.
     #[serde(rename = "type")]
     kind: String,
@@ -111,7 +120,7 @@ pub(crate) struct Problem {
 
 impl Problem {
     /// Returns a problem with these words.
-    pub(crate) fn new(code: Code, detail: impl Into<String>) -> Self {
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self {
             kind: format!("urn:pagesync:problem:{}", code.name()),
             code,
@@ -123,17 +132,17 @@ impl Problem {
     }
 
     /// Returns the problem of a parameter or a body.
-    pub(crate) fn invalid(detail: impl Into<String>) -> Self {
+    pub fn invalid(detail: impl Into<String>) -> Self {
         Self::new(Code::InvalidRequest, detail)
     }
 
     /// Returns the problem of an object that does not exist or that the key may not see.
-    pub(crate) fn not_found(what: &str) -> Self {
+    pub fn not_found(what: &str) -> Self {
         Self::new(Code::NotFound, format!("there is no such {what}"))
     }
 
     /// Returns the problem of an action on an object that has the version `present`.
-    pub(crate) fn conflict(present: u64) -> Self {
+    pub fn conflict(present: u64) -> Self {
         let detail = "the object has changed since: load it, and repeat the request with its present version if it is still wanted";
         Self {
             version: Some(present),
@@ -142,7 +151,7 @@ impl Problem {
     }
 
     /// Returns the problem of a cursor after which entries are missing.
-    pub(crate) fn gone(cursor: String) -> Self {
+    pub fn gone(cursor: String) -> Self {
         let detail = "the entries after this cursor are no longer stored: keep the cursor of this answer, load all Pages from /v1/pages, and go on after it";
         Self {
             cursor: Some(cursor),
@@ -151,12 +160,12 @@ impl Problem {
     }
 
     /// Returns the code.
-    pub(crate) fn code(&self) -> Code {
+    pub fn code(&self) -> Code {
         self.code
     }
 
     /// Returns the problem as JSON text.
-    pub(crate) fn json(&self) -> String {
+    pub fn json(&self) -> String {
         serde_json::to_string(self).unwrap_or_else(|error| unreachable!("plain data: {error}"))
     }
 }

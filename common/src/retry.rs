@@ -40,6 +40,13 @@ pub const APP_SUBSCRIPTION: RetryPolicy = RetryPolicy {
     jitter: (0.9, 1.1),
 };
 
+/// The policy for posting a change to a destination that did not accept it: 1 s, 2 s, up to 5 min.
+pub const DESTINATION: RetryPolicy = RetryPolicy {
+    first: Duration::from_secs(1),
+    longest: Duration::from_secs(300),
+    jitter: (0.8, 1.2),
+};
+
 /// The policy for calls of Graph after a transient failure: 1 min, 2 min, up to 6 h.
 pub const GRAPH_CALL: RetryPolicy = RetryPolicy {
     first: Duration::from_secs(60),

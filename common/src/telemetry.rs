@@ -104,6 +104,7 @@ pub struct Metrics {
     pub queue_messages: LabeledGauge,
     pub api_refusals: LabeledCounter,
     pub page_tokens: LabeledCounter,
+    pub change_posts: LabeledCounter,
     registry: Arc<Mutex<Registry>>,
 }
 
@@ -260,6 +261,12 @@ impl Default for Metrics {
                 "page_tokens",
                 "outcome",
                 "Requests of a program for the token of a Page, by outcome: done, or the code of the problem",
+            ),
+            change_posts: labeled_counter(
+                r,
+                "change_posts",
+                "outcome",
+                "Posts of changes to destinations, by outcome: accepted, refused or not_answered",
             ),
             registry: Arc::new(Mutex::new(registry)),
         }

@@ -5,6 +5,7 @@
 //! list of settings, and `.env.example` is generated from it.
 
 pub mod backend;
+pub mod destination;
 pub mod problem;
 mod reader;
 mod role;
@@ -23,6 +24,7 @@ use crate::daily_schedule::DailySchedule;
 use crate::sealing::{self, PrivateKeys, PublicKey};
 use crate::store::redis::durability::Durability;
 use backend::Backend;
+use destination::DestinationConfig;
 use problem::Problems;
 use reader::SettingsReader;
 pub use role::Role;
@@ -126,6 +128,8 @@ pub struct Config {
     pub webhooks_passed_on: bool,
     /// The local days and daily slots.
     pub daily_schedule: DailySchedule,
+    /// The destinations to which changes are posted.
+    pub destinations: Vec<DestinationConfig>,
     /// The filter of log lines.
     pub log_filter: String,
     /// The form of log lines.
@@ -220,6 +224,7 @@ impl Config {
             webhooks_passed_on: reader.value("PAGESYNC_WEBHOOKS_PASSED_ON", parse_bool),
             replace_callback: reader.value("PAGESYNC_REPLACE_CALLBACK", parse_bool),
             daily_schedule: read_schedule(&mut reader),
+            destinations: destination::read(&mut reader),
             log_filter: reader.value("PAGESYNC_LOG", parse_log_filter),
             log_format: reader.value("PAGESYNC_LOG_FORMAT", parse_log_format),
         };

@@ -76,7 +76,7 @@ const fn secret(
 }
 
 /// All settings, in the order of `.env.example`.
-pub const SETTINGS: [Setting; 38] = [
+pub const SETTINGS: [Setting; 43] = [
     without_default(
         "FACEBOOK_APP_ID",
         "5 to 20 digits",
@@ -302,6 +302,40 @@ pub const SETTINGS: [Setting; 38] = [
         "1h",
         "a whole number followed by s, m or h, at most 23h",
         "The length of the time after midnight over which the daily polls of connections are spread.",
+    ),
+    secret(
+        "PAGESYNC_CHANGES_URL",
+        None,
+        "an https:// address (http:// only for a loopback address or a host without a dot)",
+        "https://bot.example/changes",
+        "The address to which api and up post each change of a Page, signed by the Standard Webhooks specification.",
+    ),
+    secret(
+        "PAGESYNC_CHANGES_SECRET",
+        None,
+        "whsec_ and the Base64 of 24 to 64 random bytes: echo whsec_$(openssl rand -base64 32)",
+        "whsec_...",
+        "The secret that signs these posts. Required with PAGESYNC_CHANGES_URL.",
+    ),
+    secret(
+        "PAGESYNC_CHANGES_AUTHORIZATION",
+        None,
+        "the value of a header",
+        "Bearer ...",
+        "The header Authorization of these posts.",
+    ),
+    with_default(
+        "PAGESYNC_CHANGES_THIN",
+        "false",
+        "true or false",
+        "true: the posts have no values, only the names of the fields that changed.",
+    ),
+    secret(
+        "PAGESYNC_DESTINATIONS",
+        None,
+        "a JSON list of objects with name, url, secret and, if wanted, authorization and thin; names have letters, digits, - and _",
+        r#"[{"name":"crm","url":"https://crm.example/hook","secret":"whsec_..."}]"#,
+        "Further addresses to which changes are posted, usually as a file: PAGESYNC_DESTINATIONS_FILE.",
     ),
     with_default(
         "PAGESYNC_LOG",

@@ -7,8 +7,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Error, Value as Json};
 
 use super::{
-    api_key, app, audit, connection, daily_poll, dead_letter, erasure, excluded_field, invitation,
-    load_chunk, login, missed_webhooks, page_subscription, probe, rate_limit, token,
+    api_key, app, audit, connection, daily_poll, dead_letter, destination, erasure, excluded_field,
+    invitation, load_chunk, login, missed_webhooks, page_subscription, probe, rate_limit, token,
     token_exchange, token_inspection, trial,
 };
 use crate::store::codec::describe_error;
@@ -73,6 +73,7 @@ fn check(kind: RecordKind, body: Json) -> Result<(), Error> {
         RecordKind::Probe => is::<probe::Probe>(body),
         RecordKind::WebhookTest => is::<probe::WebhookTest>(body),
         RecordKind::ApiKey => is::<api_key::ApiKey>(body),
+        RecordKind::Destination => is::<destination::Destination>(body),
         RecordKind::Audit => is::<audit::AuditRecord>(body),
         RecordKind::Trial => is::<trial::Trials>(body),
     }

@@ -10,6 +10,7 @@ pub mod connection;
 pub mod daily_poll;
 pub mod dead_letter;
 pub mod decode;
+pub mod destination;
 pub mod dropped;
 pub mod erasure;
 pub mod excluded_field;

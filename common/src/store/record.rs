@@ -54,6 +54,8 @@ pub enum RecordKind {
     WebhookTest,
     /// A key of the HTTP API: [`crate::records::api_key`].
     ApiKey,
+    /// A destination of changes: [`crate::records::destination`].
+    Destination,
     /// An action of the HTTP API: [`crate::records::audit`].
     Audit,
     /// The trials of a job that was delivered too often: [`crate::records::trial`].
@@ -62,7 +64,7 @@ pub enum RecordKind {
 
 impl RecordKind {
     /// Every kind.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::DeadLetter,
         Self::DeadLetterRetry,
         Self::DeadLetterCount,
@@ -87,6 +89,7 @@ impl RecordKind {
         Self::Probe,
         Self::WebhookTest,
         Self::ApiKey,
+        Self::Destination,
         Self::Audit,
         Self::Trial,
     ];
@@ -118,6 +121,7 @@ impl RecordKind {
             Self::Probe => "probe",
             Self::WebhookTest => "webhook_test",
             Self::ApiKey => "api_key",
+            Self::Destination => "destination",
             Self::Audit => "audit",
             Self::Trial => "trial",
         }

@@ -8,6 +8,7 @@ pub mod audit;
 pub mod check;
 pub mod connection;
 pub mod dead_letter;
+pub mod destination;
 pub mod explain;
 pub mod failure;
 pub mod invitation;

@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 
 use crate::changes::feed::Feed;
 use crate::check_cache::{CheckCache, RunChecks};
+use crate::push::{Poster, Pusher};
 use common::authentication::KeyCache;
 
 /// The largest number of open event streams.
@@ -42,8 +43,8 @@ impl std::fmt::Debug for Context {
 }
 
 impl Context {
-    /// Returns the state of an API on this queue and store, and starts the task that follows the change
-    /// feed.
+    /// Returns the state of an API on this queue and store, and starts the tasks that follow the change
+    /// feed and post changes. Fails if an HTTP client cannot be built.
     pub fn start(
         config: &Config,
         queue: Arc<dyn Queue>,
@@ -52,11 +53,24 @@ impl Context {
         clock: Clock,
         lifecycle: Lifecycle,
         run_checks: RunChecks,
-    ) -> Self {
+    ) -> reqwest::Result<Self> {
         let feed = Arc::new(Feed::new(store.clone()));
         let following = feed.clone().follow(lifecycle.clone());
         lifecycle.spawn("change feed of the API", following);
-        Self {
+        let process: Arc<str> = format!("{:016x}", fastrand::u64(..)).into();
+        for destination in &config.destinations {
+            let pusher = Pusher {
+                config: destination.clone(),
+                poster: Poster::new(destination, clock.clone())?,
+                store: store.clone(),
+                feed: feed.clone(),
+                metrics: metrics.clone(),
+                process: process.clone(),
+                lifecycle: lifecycle.clone(),
+            };
+            lifecycle.spawn("destination of changes", pusher.run());
+        }
+        Ok(Self {
             store,
             queue,
             clock,
@@ -73,6 +87,6 @@ impl Context {
             checks: CheckCache::new(run_checks),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             lifecycle,
-        }
+        })
     }
 }

@@ -22,6 +22,7 @@ mod dead_letters;
 mod openapi;
 mod page_filter;
 mod pages;
+pub mod push;
 mod query;
 mod reports;
 

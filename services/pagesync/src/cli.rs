@@ -85,6 +85,9 @@ pub enum Command {
     /// Create, list or revoke keys of the HTTP API.
     #[command(subcommand)]
     ApiKey(ApiKeyCommand),
+    /// List, test, pause, resume or replay the destinations to which changes are posted.
+    #[command(subcommand)]
+    Destination(DestinationCommand),
     /// Show who did what with the HTTP API, the newest first.
     Audit {
         /// The largest number of actions to show.
@@ -139,6 +142,40 @@ pub enum ApiKeyCommand {
     Revoke {
         /// The id of the key, from the list.
         id: String,
+    },
+}
+
+/// Commands on the destinations of changes.
+#[derive(Debug, Subcommand)]
+pub enum DestinationCommand {
+    /// List the destinations that are configured on this host.
+    List,
+    /// Post a test message to a destination.
+    Test {
+        /// The name of the destination.
+        #[arg(default_value = "default")]
+        name: String,
+    },
+    /// Pause a destination. Its changes wait in the feed.
+    Pause {
+        /// The name of the destination.
+        #[arg(default_value = "default")]
+        name: String,
+    },
+    /// Resume a destination that was paused or that is failing.
+    Resume {
+        /// The name of the destination.
+        #[arg(default_value = "default")]
+        name: String,
+    },
+    /// Post the changes after a cursor again.
+    Replay {
+        /// The name of the destination.
+        #[arg(default_value = "default")]
+        name: String,
+        /// The cursor, from `changes` or from an earlier post.
+        #[arg(long)]
+        after: String,
     },
 }
 

@@ -10,6 +10,7 @@ pub mod connection;
 pub mod dead_letter;
 pub mod demo;
 pub mod demo_pages;
+pub mod destination;
 pub mod doctor;
 pub mod environment;
 pub mod erase;
@@ -104,6 +105,7 @@ async fn run_on_store(
             let limit = usize::from(limit);
             changes::run(store, after.as_deref(), limit, follow, format).await
         }
+        Command::Destination(command) => destination::run(&config, store, command, format).await,
         Command::ApiKey(command) => api_key::run(store, command, format).await,
         Command::Audit { limit } => audit::run(store, usize::from(limit), format).await,
         Command::Page(command) => page::run(store, command, format).await,

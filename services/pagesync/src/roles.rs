@@ -193,7 +193,7 @@ fn serve_private(config: &Config, role: Role, runtime: &Runtime) -> anyhow::Resu
     let readiness = readiness_check(queue.clone(), required_store.clone(), metrics.clone());
     let mut router = private_router(metrics, queue, required_store, readiness);
     if matches!(role, Role::Up | Role::Api) {
-        router = router.merge(api_router(config, runtime));
+        router = router.merge(api_router(config, runtime)?);
     }
     let serving = serve(listener, router, runtime.lifecycle.clone());
     runtime.lifecycle.spawn("private listener", serving);
@@ -218,7 +218,7 @@ fn serve_private(config: &Config, role: Role, runtime: &Runtime) -> anyhow::Resu
 }
 
 /// Starts the tasks of the API, and returns its routes.
-fn api_router(config: &Config, runtime: &Runtime) -> axum::Router {
+fn api_router(config: &Config, runtime: &Runtime) -> anyhow::Result<axum::Router> {
     let Backends { queue, store, .. } = runtime.backends.clone();
     // The check opens the connection for publishing before the first action.
     queue.is_ready();
@@ -234,8 +234,8 @@ fn api_router(config: &Config, runtime: &Runtime) -> axum::Router {
             let config = checked.clone();
             Box::pin(async move { doctor::checks(&config).await })
         }),
-    );
-    api::router(context)
+    )?;
+    Ok(api::router(context))
 }
 
 /// Returns a listener on `address`. An error names `setting`.

@@ -18,6 +18,8 @@ mod api;
 #[path = "../it/api_changes.rs"]
 mod api_changes;
 mod broker;
+#[path = "../it/change_posts.rs"]
+mod change_posts;
 #[path = "../it/clients.rs"]
 mod clients;
 #[path = "../it/clocks.rs"]
@@ -98,6 +100,7 @@ mod support;
 mod token_sealing;
 #[path = "../it/tokens.rs"]
 mod tokens;
+mod two_apis;
 #[path = "../it/unreadable_data.rs"]
 mod unreadable_data;
 #[path = "../it/unsubscribe.rs"]

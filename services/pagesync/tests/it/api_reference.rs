@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value as Json, json};
 
-use crate::json_reference::{Reference, busy_deployment};
+use crate::json_reference::busy_deployment;
 use crate::support::api::ApiClient;
 use crate::support::eventually;
 use crate::support::facebook::page_id_text;
+use crate::support::reference::Reference;
 use crate::tidy::read;
 
 #[test]

@@ -14,6 +14,7 @@ mod access;
 mod api;
 mod api_changes;
 mod api_reference;
+mod change_posts;
 mod cli;
 mod cli_connection;
 mod clients;

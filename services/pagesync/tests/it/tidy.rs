@@ -196,7 +196,7 @@ fn no_test_is_ignored_and_no_test_sleeps() {
 
 #[test]
 fn only_the_token_listener_reveals_a_token() {
-    let reveals = |path: &&std::path::PathBuf| {
+    let reveals = |path: &&PathBuf| {
         let is_test = path.to_string_lossy().contains("/tests/");
         !is_test && std::fs::read_to_string(path).unwrap().contains(".reveal()")
     };

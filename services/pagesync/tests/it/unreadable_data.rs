@@ -52,6 +52,7 @@ fn record_id(kind: RecordKind) -> &'static str {
         RecordKind::App | RecordKind::RateLimit => "app",
         RecordKind::ExcludedField => "name",
         RecordKind::ApiKey => "0123456789abcdef",
+        RecordKind::Destination => "default",
         RecordKind::Audit => "ffffffffffffffff-00000000",
         RecordKind::Invitation => "0123456789abcdef0123456789abcdef",
         RecordKind::DailyPoll => "2026-11-22.7",

@@ -13,6 +13,8 @@ pub(crate) mod facebook;
 pub(crate) mod faulty_store;
 pub(crate) mod process;
 pub(crate) mod raw_access;
+pub(crate) mod receiver;
+pub(crate) mod reference;
 pub(crate) mod servers;
 pub(crate) mod slow_proxy;
 

@@ -1,0 +1,226 @@
+//! Posts changes to destinations.
+//!
+//! Invariants: a destination is a cursor into the change feed. Its changes are posted one after the other,
+//! and the cursor moves after an answer with a status from 200 to 299. Each destination has a task of its
+//! own, so a slow one holds no other. Redirects are not followed.
+
+mod post;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::config::destination::DestinationConfig;
+use common::lifecycle::Lifecycle;
+use common::records::destination::{self, Destination};
+use common::retry::DESTINATION;
+use common::store::{Cursor, Store, StoreError, Versioned};
+use common::telemetry::Metrics;
+use tokio::time::Instant;
+
+use crate::changes::feed::{EncodedChange, Feed, Read};
+pub use post::{Message, PostError, Poster};
+
+/// How often a process renews its lease or tries to take one.
+const RENEWAL: Duration = Duration::from_secs(10);
+/// How often a process looks whether a command has changed the destination.
+const CHECK: Duration = Duration::from_secs(1);
+/// How many changes are posted before the cursor is stored.
+const CHUNK: usize = 50;
+
+/// The task of one destination.
+pub(crate) struct Pusher {
+    pub(crate) config: DestinationConfig,
+    pub(crate) poster: Poster,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) feed: Arc<Feed>,
+    pub(crate) metrics: Metrics,
+    /// A name that no other process has.
+    pub(crate) process: Arc<str>,
+    pub(crate) lifecycle: Lifecycle,
+}
+
+impl Pusher {
+    /// Posts changes until the process stops.
+    pub(crate) async fn run(self) -> Result<(), Infallible> {
+        let lifecycle = self.lifecycle.clone();
+        loop {
+            let step = tokio::select! {
+                () = lifecycle.stopping() => break,
+                step = self.step() => step,
+            };
+            let pause = step.unwrap_or_else(|error| {
+                tracing::warn!(destination = self.config.name, error = %error, "changes cannot be posted, because the store does not answer");
+                RENEWAL
+            });
+            tokio::select! {
+                () = lifecycle.stopping() => break,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+        let released = destination::release(&*self.store, &self.config.name, &self.process);
+        // The lease ends by itself if the store does not answer.
+        let _ = tokio::time::timeout(Duration::from_secs(2), released).await;
+        Ok(())
+    }
+
+    /// Posts the next changes if this process holds the lease. Returns how long to wait before the next
+    /// step.
+    async fn step(&self) -> Result<Duration, StoreError> {
+        let name = &self.config.name;
+        let Some(state) = destination::acquire(&*self.store, name, &self.process).await? else {
+            return Ok(RENEWAL);
+        };
+        let now = self.store.now().await?;
+        if state.value.is_paused {
+            return Ok(CHECK);
+        }
+        if state.value.retry_at > now {
+            return Ok(now.until(state.value.retry_at).min(CHECK));
+        }
+        let stored = state.value.cursor.as_deref().and_then(Cursor::parse);
+        let Some(cursor) = stored else {
+            // A new destination begins with the changes from now on.
+            let newest = self.feed.newest().await?;
+            self.moved(state, &newest, 0).await?;
+            return Ok(Duration::ZERO);
+        };
+        let mut added = self.feed.subscribe();
+        let renewal = Instant::now() + RENEWAL;
+        loop {
+            added.borrow_and_update();
+            match self.feed.read(Some(&cursor), CHUNK).await? {
+                Read::Gone(newest) => return self.announce_gap(state, newest).await,
+                Read::Changes(changes) if !changes.is_empty() => {
+                    return self.post_all(state, cursor, &changes, renewal).await;
+                }
+                Read::Changes(_) => {}
+            }
+            tokio::select! {
+                _ = added.changed() => {}
+                // A command may have changed the destination.
+                () = tokio::time::sleep(CHECK) => {
+                    let present = destination::find(&*self.store, name).await?;
+                    if present.version != state.version || Instant::now() > renewal {
+                        return Ok(Duration::ZERO);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Posts changes in order, and stores the cursor after the last accepted one.
+    async fn post_all(
+        &self,
+        state: Versioned<Destination>,
+        from: Cursor,
+        changes: &[Arc<EncodedChange>],
+        renewal: Instant,
+    ) -> Result<Duration, StoreError> {
+        let (mut cursor, mut accepted, mut failure) = (from, 0, None);
+        for change in changes {
+            let posted = self
+                .poster
+                .post(&Message::of_change(change, self.config.is_thin))
+                .await;
+            self.metrics.change_posts.count(outcome(&posted));
+            if let Err(error) = posted {
+                failure = Some(error);
+                break;
+            }
+            cursor = change.cursor.clone();
+            accepted += 1;
+            if Instant::now() > renewal || self.lifecycle.is_stopping() {
+                break;
+            }
+        }
+        let mut state = state;
+        if accepted > 0 {
+            let Some(moved) = self.moved(state, &cursor, accepted).await? else {
+                return Ok(Duration::ZERO);
+            };
+            state = moved;
+        }
+        match failure {
+            None => Ok(Duration::ZERO),
+            Some(error) => self.failed(state, &error).await,
+        }
+    }
+
+    /// Tells the destination that entries of the feed are missing, and goes on after the gap.
+    async fn announce_gap(
+        &self,
+        state: Versioned<Destination>,
+        newest: Cursor,
+    ) -> Result<Duration, StoreError> {
+        let posted = self.poster.post(&Message::of_gap(&newest)).await;
+        self.metrics.change_posts.count(outcome(&posted));
+        match posted {
+            Ok(()) => self.moved(state, &newest, 0).await.map(|_| Duration::ZERO),
+            Err(error) => self.failed(state, &error).await,
+        }
+    }
+
+    /// Stores a cursor. If a command has changed the destination meanwhile but not its cursor, its change is
+    /// kept. Returns `None` if the cursor is another one, so that the posts from it on are repeated.
+    async fn moved(
+        &self,
+        mut state: Versioned<Destination>,
+        cursor: &Cursor,
+        accepted: u64,
+    ) -> Result<Option<Versioned<Destination>>, StoreError> {
+        let name = &self.config.name;
+        let before = state.value.cursor.clone();
+        let now = self.store.now().await?;
+        loop {
+            let value = &mut state.value;
+            if value.failures > 0 {
+                tracing::info!(
+                    destination = name,
+                    failures = value.failures,
+                    "a destination accepts changes again"
+                );
+            }
+            value.cursor = Some(cursor.to_string());
+            value.delivered += accepted;
+            value.last_delivered_at = (accepted > 0).then_some(now).or(value.last_delivered_at);
+            (value.failures, value.last_failure) = (0, None);
+            if let Some(version) = destination::save(&*self.store, name, &state).await? {
+                return Ok(Some(Versioned { version, ..state }));
+            }
+            state = destination::find(&*self.store, name).await?;
+            let is_own = state.value.owner.as_deref() == Some(&*self.process);
+            if state.value.cursor != before || !is_own {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Stores a failed attempt, and returns how long to wait.
+    async fn failed(
+        &self,
+        mut state: Versioned<Destination>,
+        error: &PostError,
+    ) -> Result<Duration, StoreError> {
+        let name = &self.config.name;
+        if state.value.failures == 0 {
+            tracing::warn!(destination = name, error = %error, "a destination does not accept a change; it is posted again with growing pauses");
+        }
+        let delay = DESTINATION.delay(state.value.failures);
+        state.value.failures = state.value.failures.saturating_add(1);
+        state.value.last_failure = Some(error.to_string());
+        state.value.retry_at = self.store.now().await?.plus(delay);
+        // If a command has changed the destination, the next step posts again at once.
+        destination::save(&*self.store, name, &state).await?;
+        Ok(Duration::ZERO)
+    }
+}
+
+/// Returns the name of an outcome in the metrics.
+fn outcome(posted: &Result<(), PostError>) -> &'static str {
+    match posted {
+        Ok(()) => "accepted",
+        Err(PostError::Status(_)) => "refused",
+        Err(PostError::NotAnswered(_)) => "not_answered",
+    }
+}

@@ -1,0 +1,168 @@
+//! Sends one message, signed by the Standard Webhooks specification.
+//!
+//! Invariant: a message that is sent again has the same id, so that a receiver can recognize it. An error
+//! contains no address.
+//!
+//! Source: <https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>,
+//! versions of 2024 and later.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use common::clock::Clock;
+use common::config::destination::{DestinationConfig, secret_bytes};
+use common::store::Cursor;
+use common::timestamp::rfc3339;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use reqwest::StatusCode;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::{Value as Json, json};
+use sha2::Sha256;
+
+use crate::changes::feed::EncodedChange;
+
+/// How long a destination may take to answer. The specification recommends 15 to 30 seconds.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A message before it is signed.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// The id.
+    id: String,
+    /// The type of the event.
+    kind: &'static str,
+    /// The member `data`.
+    data: String,
+}
+
+impl Message {
+    /// Returns the message of a change. A thin one has no values.
+    pub(crate) fn of_change(change: &EncodedChange, is_thin: bool) -> Self {
+        let mut data = String::from_utf8_lossy(&change.json).into_owned();
+        if is_thin && let Ok(mut parsed) = serde_json::from_str::<Json>(&data) {
+            parsed["changes"] = Json::Null;
+            data = parsed.to_string();
+        }
+        Self {
+            id: id_of(&change.cursor),
+            kind: "page.changed",
+            data,
+        }
+    }
+
+    /// Returns the message that entries before a cursor are missing.
+    pub(crate) fn of_gap(cursor: &Cursor) -> Self {
+        Self {
+            id: format!("{}-gap", id_of(cursor)),
+            kind: "changes.missing",
+            data: json!({"cursor": cursor.to_string()}).to_string(),
+        }
+    }
+
+    /// Returns a message that `destination test` sends.
+    pub fn of_test(now_millis: u64) -> Self {
+        Self {
+            id: format!("test-{now_millis}"),
+            kind: "pagesync.test",
+            data: json!({"text": "pagesync can post to this address."}).to_string(),
+        }
+    }
+}
+
+/// Returns the id of the message of a change. It has no dot, because dots separate the signed parts.
+fn id_of(cursor: &Cursor) -> String {
+    format!("change-{}-{}", cursor.epoch, cursor.position)
+}
+
+/// The reason why a message was not accepted.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PostError {
+    /// The destination answered with a status other than 200 to 299.
+    #[error("the destination answered {0}")]
+    Status(StatusCode),
+    /// The destination did not answer.
+    #[error("the destination did not answer: {0}")]
+    NotAnswered(String),
+}
+
+/// Sends messages to one destination.
+#[derive(Debug)]
+pub struct Poster {
+    client: reqwest::Client,
+    url: SecretString,
+    secret: SecretString,
+    authorization: Option<SecretString>,
+    clock: Clock,
+}
+
+impl Poster {
+    /// Returns the poster of a destination. Fails if the HTTP client cannot be built.
+    pub fn new(config: &DestinationConfig, clock: Clock) -> reqwest::Result<Self> {
+        common::tls::install_provider();
+        let client = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(TIMEOUT)
+            .build()?;
+        Ok(Self {
+            client,
+            url: config.url.clone(),
+            secret: config.secret.clone(),
+            authorization: config.authorization.clone(),
+            clock,
+        })
+    }
+
+    /// Sends a message. Fails unless the destination accepts it.
+    pub async fn post(&self, message: &Message) -> Result<(), PostError> {
+        let now = self.clock.now();
+        let timestamp = (now.0 / 1000).to_string();
+        let body = format!(
+            r#"{{"type":"{}","timestamp":"{}","data":{}}}"#,
+            message.kind,
+            rfc3339(now),
+            message.data
+        );
+        let signature = self.signature(&message.id, &timestamp, &body);
+        let mut request = self
+            .client
+            .post(self.url.expose_secret())
+            .header("webhook-id", &message.id)
+            .header("webhook-timestamp", timestamp)
+            .header("webhook-signature", signature)
+            .header(CONTENT_TYPE, "application/json")
+            .header(USER_AGENT, concat!("pagesync/", env!("CARGO_PKG_VERSION")))
+            .body(body);
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization.expose_secret());
+        }
+        let answer = request.send().await;
+        let answer =
+            answer.map_err(|error| PostError::NotAnswered(describe(&error.without_url())))?;
+        let status = answer.status();
+        status
+            .is_success()
+            .then_some(())
+            .ok_or(PostError::Status(status))
+    }
+
+    fn signature(&self, id: &str, timestamp: &str, body: &str) -> String {
+        let secret = secret_bytes(self.secret.expose_secret());
+        let mac = Hmac::<Sha256>::new_from_slice(&secret)
+            .unwrap_or_else(|_| unreachable!("HMAC accepts a key of any length"));
+        let mac = mac.chain_update(format!("{id}.{timestamp}.{body}"));
+        format!("v1,{}", BASE64.encode(mac.finalize().into_bytes()))
+    }
+}
+
+/// Describes an error without its address.
+fn describe(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        format!("nothing came within {} s", TIMEOUT.as_secs())
+    } else if error.is_connect() {
+        "the connection could not be made".to_owned()
+    } else {
+        "the connection ended before the answer".to_owned()
+    }
+}

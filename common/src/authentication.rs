@@ -1,6 +1,6 @@
 //! Checks the key of a request, and caches the records of keys.
 //!
-//! Invariant: a revoked key works for at most [`CACHE_TIME`] more.
+//! Invariant: a revoked key works for at most five seconds more, for which its record is cached.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -54,6 +54,19 @@ impl KeyCache {
         let key = self.find(store, id).await?.filter(is_valid);
         let key = key.ok_or_else(|| refused(unknown))?;
         Ok((id.to_owned(), key))
+    }
+
+    /// Fails if a key that was checked before cannot be used any more.
+    pub async fn require_usable(
+        &self,
+        store: &dyn Store,
+        id: &str,
+        now: HostTime,
+    ) -> Result<(), Problem> {
+        let key = self.find(store, id).await?;
+        let is_usable = key.is_some_and(|key| key.is_usable(now));
+        let ended = || Problem::new(Code::Unauthorized, "the key has ended or was revoked");
+        is_usable.then_some(()).ok_or_else(ended)
     }
 
     async fn find(&self, store: &dyn Store, id: &str) -> Result<Option<Arc<ApiKey>>, StoreError> {

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use super::parse_web_address;
+use super::forms::{parse_bool, parse_web_address};
 use super::reader::SettingsReader;
 
 /// The name of the destination of `PAGESYNC_CHANGES_URL`.
@@ -52,7 +52,7 @@ pub(super) fn read(reader: &mut SettingsReader<'_>) -> Vec<DestinationConfig> {
     let url = reader.optional("PAGESYNC_CHANGES_URL", parse_web_address);
     let secret = reader.required_by_role(SECRET, url.is_some(), parse_secret);
     let authorization = reader.secret("PAGESYNC_CHANGES_AUTHORIZATION", 1, false);
-    let is_thin = reader.value("PAGESYNC_CHANGES_THIN", super::parse_bool);
+    let is_thin = reader.value("PAGESYNC_CHANGES_THIN", parse_bool);
     let listed = reader.optional("PAGESYNC_DESTINATIONS", parse_list);
     let default = url.zip(secret).map(|(url, secret)| DestinationConfig {
         name: DEFAULT_NAME.to_owned(),

@@ -6,6 +6,7 @@
 
 pub mod backend;
 pub mod destination;
+mod forms;
 pub mod problem;
 mod reader;
 mod role;
@@ -25,6 +26,7 @@ use crate::sealing::{self, PrivateKeys, PublicKey};
 use crate::store::redis::durability::Durability;
 use backend::Backend;
 use destination::DestinationConfig;
+use forms::{parse_bool, parse_web_address};
 use problem::Problems;
 use reader::SettingsReader;
 pub use role::Role;
@@ -337,10 +339,6 @@ fn parse_networks(text: &str) -> Option<Vec<IpNet>> {
     text.split(',').map(|text| parse(text.trim())).collect()
 }
 
-fn parse_bool(text: &str) -> Option<bool> {
-    text.parse().ok()
-}
-
 /// Returns a text of one line, without the spaces around it.
 fn parse_line(text: &str) -> Option<String> {
     let line = text.trim();
@@ -411,22 +409,6 @@ fn is_public_url(text: &str) -> bool {
     let is_normal = !path.ends_with('/') && !path.contains("//") && !path.contains("/.");
     let is_plain_host = !rest.contains('\\');
     is_normal && is_plain_host && path.chars().all(is_plain) && parse_web_address(text).is_some()
-}
-
-/// Accepts the address of a web server to which pagesync sends tokens or people. The scheme must be
-/// `https`. `http` is accepted only for a loopback address, or for a host without a dot, as in a
-/// private network of containers.
-fn parse_web_address(text: &str) -> Option<String> {
-    let url = reqwest::Url::parse(text).ok()?;
-    let host = url.host_str()?;
-    let is_private = !host.contains('.') || host.starts_with("127.");
-    let is_protected = match url.scheme() {
-        "https" => true,
-        "http" => is_private,
-        _ => false,
-    };
-    let is_bare = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
-    (is_protected && is_bare).then(|| text.to_owned())
 }
 
 /// Parses the delay of verification reads, at most a day.

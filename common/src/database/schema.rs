@@ -98,6 +98,7 @@ ALTER TABLE feed ADD COLUMN page TEXT GENERATED ALWAYS AS (
   CASE WHEN json_valid(entry) THEN json_extract(entry, '$.page') END
 ) VIRTUAL;
 ALTER TABLE feed ADD COLUMN changes TEXT;
+ALTER TABLE feed ADD COLUMN former_client TEXT;
 CREATE INDEX feed_by_page ON feed (page) WHERE changes IS NOT NULL;
 CREATE VIEW pages_v1 AS
   SELECT id, status, client, version, json_extract(attributes, '$.name') AS name,

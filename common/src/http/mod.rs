@@ -67,6 +67,17 @@ impl ConnectionPlace {
     pub fn hold(&self) {
         self.0.hold();
     }
+
+    /// Records a use of the connection, so that it does not lose its place to a new one soon. A handler
+    /// calls it when it has sent a part of a long answer.
+    pub fn record_use(&self) {
+        self.0.record_answer();
+    }
+}
+
+/// Returns how many connections of a listener may wait for a long answer. The others are for short ones.
+pub fn max_long_answers() -> usize {
+    available_places() / 2
 }
 
 /// Serves `router` until the process stops, then waits up to ten seconds for open requests to

@@ -44,16 +44,18 @@ pub async fn record(store: &dyn Store, action: &AuditRecord) -> Result<(), Store
     write_records(store, vec![write]).await.map(drop)
 }
 
-/// Returns up to `limit` records after the record `after`, the newest first, each with its id. A record
-/// that this build cannot decode is left out.
+/// Returns up to `limit` records after the record `after`, the newest first, each with its id, and the
+/// cursor to go on; `None` after the oldest one. A record that this build cannot decode is left out.
 pub async fn list(
     store: &dyn Store,
     after: Option<&str>,
     limit: usize,
-) -> Result<Vec<(String, AuditRecord)>, StoreError> {
+) -> Result<(Vec<(String, AuditRecord)>, Option<String>), StoreError> {
     let found = store.list_records(RecordKind::Audit, after, limit).await?;
     let decode = |(key, stored): (RecordKey, Versioned<Json>)| {
         Some((key.id, serde_json::from_value(stored.value).ok()?))
     };
-    Ok(found.into_iter().filter_map(decode).collect())
+    let last = found.last().filter(|_| found.len() == limit);
+    let next = last.map(|(key, _)| key.id.clone());
+    Ok((found.into_iter().filter_map(decode).collect(), next))
 }

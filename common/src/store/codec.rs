@@ -19,7 +19,7 @@ use model::time::{FacebookTime, HostTime};
 use model::value::CanonicalValue;
 use serde::{Deserialize, Serialize};
 
-use super::StoreError;
+use super::error::StoreError;
 
 /// The attribute with the status of the Page.
 pub const STATUS: &str = "_status";
@@ -225,7 +225,7 @@ pub(super) fn to_json(value: &impl Serialize) -> String {
 
 /// Parses JSON text that a store contains. Fails with [`StoreError::Unexpected`].
 pub(super) fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, StoreError> {
-    serde_json::from_str(text).map_err(|error| StoreError::Unexpected(error.to_string()))
+    serde_json::from_str(text).map_err(|error| StoreError::Unexpected(describe_error(&error)))
 }
 
 /// Describes a decoding error without the value that caused it.

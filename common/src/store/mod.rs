@@ -6,12 +6,18 @@
 //! commit.
 
 pub mod codec;
+mod commit;
 mod due;
 pub mod embedded;
+mod error;
+mod feed;
 mod record;
 pub mod redis;
 
+pub use commit::{Commit, CommitOutcome, DueWrite, PageWrite, RecordGuard, RecordWrite};
 pub use due::{ClaimedEntries, DueEntry};
+pub use error::StoreError;
+pub use feed::{Changes, Cursor, FeedEntry, FieldChange};
 pub use record::{RecordKey, RecordKind};
 
 use std::collections::BTreeMap;
@@ -20,11 +26,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use model::field::FieldName;
-use model::id::{PageId, Subject, UserId};
+use model::id::{PageId, UserId};
 use model::page::{Change, Page, Source, Status};
 use model::queue_name::QueueName;
 use model::time::{FacebookTime, HostTime};
-use model::value::CanonicalValue;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
@@ -32,28 +37,6 @@ use serde_json::Value as Json;
 pub const MAX_HISTORY: usize = 20;
 /// The number of entries that the change feed retains.
 pub const MAX_FEED: u64 = 100_000;
-
-/// The reason why an operation of the store failed. The variant says whether waiting can help.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum StoreError {
-    /// The store cannot be reached, is read-only, is full, or did not answer in time. The operation
-    /// may have been executed. Repeating it later is safe, and can succeed.
-    #[error("the store is not available: {0}")]
-    Unavailable(String),
-    /// The store contains data that this build cannot interpret, for example because a newer
-    /// version of pagesync wrote it. Repeating the operation fails again, and only the subject of
-    /// the data is affected.
-    #[error("the store returned data that this build does not understand: {0}")]
-    Unexpected(String),
-}
-
-impl StoreError {
-    /// Returns whether the store itself does not work, so that every operation may fail until it
-    /// recovers.
-    pub fn is_outage(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
-    }
-}
 
 /// A stored value with its version. Version 0 means that nothing is stored, or that the version of
 /// a corrupt Page cannot be read.
@@ -110,198 +93,14 @@ impl HistoryEntry {
     pub fn new(change: &Change, received_at: HostTime, version: u64) -> Self {
         Self {
             field: change.field.clone(),
-            before: json(change.before.as_ref()),
-            after: json(change.after.as_ref()),
+            before: feed::json(change.before.as_ref()),
+            after: feed::json(change.after.as_ref()),
             changed_at: change.stamp,
             source: change.source,
             received_at,
             version,
         }
     }
-}
-
-/// The change of one field in an entry of the change feed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FieldChange {
-    /// The field that changed.
-    pub field: FieldName,
-    /// The value before the change; null if there was none.
-    pub before: Json,
-    /// The value after the change; null if there is none.
-    pub after: Json,
-    /// The stamp of the observation that changed the value, on Facebook's clock.
-    pub changed_at: FacebookTime,
-    /// The source of that observation: a read or a webhook.
-    pub source: Source,
-}
-
-impl From<&Change> for FieldChange {
-    fn from(change: &Change) -> Self {
-        Self {
-            field: change.field.clone(),
-            before: json(change.before.as_ref()),
-            after: json(change.after.as_ref()),
-            changed_at: change.stamp,
-            source: change.source,
-        }
-    }
-}
-
-fn json(value: Option<&CanonicalValue>) -> Json {
-    value.map_or(Json::Null, CanonicalValue::to_json)
-}
-
-/// An entry of the change feed: what one commit changed of one Page.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FeedEntry {
-    /// The Page that changed.
-    pub page: PageId,
-    /// The version of the Page after the changes.
-    pub version: u64,
-    /// The status of the Page after the changes; `None` if an earlier version of pagesync wrote the
-    /// entry.
-    #[serde(default)]
-    pub status: Option<Status>,
-    /// The client of the Page after the changes.
-    #[serde(default)]
-    pub client: Option<String>,
-    /// The fields that changed, sorted. Empty if only the status changed.
-    pub fields: Vec<FieldName>,
-    /// The source of the first of the changes: a read or a webhook. `None` if no field changed.
-    #[serde(default)]
-    pub source: Option<Source>,
-    /// When the changes were stored, on this host's clock.
-    pub received_at: HostTime,
-    /// The change of each field. The stores keep it apart from the entry, so that an erasure can
-    /// delete it. `None` if the Page was erased since, or if an earlier version of pagesync wrote the
-    /// entry.
-    #[serde(skip)]
-    pub changes: Option<Vec<FieldChange>>,
-}
-
-impl FeedEntry {
-    /// Returns the entry of a write. The store adds it to the feed if the write changes a field or,
-    /// on a stored Page, the status.
-    pub fn new(write: &PageWrite) -> Self {
-        let mut changes: Vec<FieldChange> = write.changes.iter().map(FieldChange::from).collect();
-        changes.sort_by(|one, other| one.field.cmp(&other.field));
-        let mut fields: Vec<FieldName> = changes.iter().map(|one| one.field.clone()).collect();
-        fields.dedup();
-        Self {
-            page: write.id.clone(),
-            version: write.expected + 1,
-            status: Some(write.page.status),
-            client: write.page.client.clone(),
-            fields,
-            source: write.changes.first().map(|change| change.source),
-            received_at: write.received_at,
-            changes: Some(changes),
-        }
-    }
-}
-
-/// A position in the change feed, after which a reader continues.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cursor {
-    /// The epoch of the store, which changes when the store is emptied. On Redis, the run id of the
-    /// server follows, which changes at each start of Redis: a crash may have lost entries.
-    pub epoch: String,
-    /// The number of the last entry that was read; 0 if none was read.
-    pub position: u64,
-}
-
-impl Cursor {
-    /// Parses a cursor from `<epoch>.<position>`, as its `Display` writes it.
-    pub fn parse(text: &str) -> Option<Self> {
-        let (epoch, position) = text.rsplit_once('.')?;
-        Some(Self {
-            epoch: epoch.to_owned(),
-            position: position.parse().ok()?,
-        })
-    }
-}
-
-impl fmt::Display for Cursor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.epoch, self.position)
-    }
-}
-
-/// The entries of the change feed after a cursor.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Changes {
-    /// The next entries in order, each with the cursor that continues after it.
-    Entries(Vec<(Cursor, FeedEntry)>),
-    /// Entries after the cursor are no longer retained, or the cursor is of another epoch. The
-    /// reader must load all Pages and then continue from this cursor.
-    Trimmed(Cursor),
-}
-
-/// The write of a Page.
-#[derive(Debug, Clone)]
-pub struct PageWrite {
-    /// The id of the Page.
-    pub id: PageId,
-    /// The version that the Page must have: the one that was loaded, or 0 if none is stored.
-    pub expected: u64,
-    /// The Page to store.
-    pub page: Page,
-    /// The visible changes, which are added to the history and the change feed.
-    pub changes: Vec<Change>,
-    /// When the changes are stored, on this host's clock.
-    pub received_at: HostTime,
-}
-
-/// The write of a record.
-#[derive(Debug, Clone)]
-pub enum RecordWrite {
-    /// Stores a record.
-    Put {
-        /// The key of the record.
-        key: RecordKey,
-        /// The content of the record.
-        body: Json,
-        /// The version that the record must have, 0 if it must not exist; `None` accepts any.
-        expected: Option<u64>,
-        /// How long the record is stored; `None` if it does not expire.
-        ttl: Option<Duration>,
-    },
-    /// Deletes a record. With an expected version, only one of several callers can delete the
-    /// record.
-    Delete {
-        /// The key of the record.
-        key: RecordKey,
-        /// The version that the record must have; `None` accepts any, or no record.
-        expected: Option<u64>,
-    },
-    /// Adds to a record that contains an integer. A record that does not exist counts as 0. A body
-    /// that is not an integer was written by a newer version, and is not changed.
-    Add {
-        /// The key of the record.
-        key: RecordKey,
-        /// The number to add.
-        n: i64,
-    },
-}
-
-/// The write of a due time.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DueWrite {
-    /// The subject of the poll.
-    pub subject: Subject,
-    /// The queue that the poll goes to and when it is due, on this host's clock; `None` removes the
-    /// subject from the due index. The store lowers a time that is further ahead of its own clock
-    /// than [`MAX_DUE_AHEAD`](model::polling::MAX_DUE_AHEAD).
-    pub due: Option<(QueueName, HostTime)>,
-}
-
-/// A condition of a commit: a record has a version.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RecordGuard {
-    /// The record.
-    pub key: RecordKey,
-    /// The version that it must have; 0 if it must not exist.
-    pub version: u64,
 }
 
 /// A list of Pages that every commit keeps.
@@ -316,28 +115,6 @@ pub enum PageIndex {
     Client(String),
     /// The Pages to which the connection of a person gives access.
     Connection(UserId),
-}
-
-/// Writes that are executed together or not at all.
-#[derive(Debug, Clone, Default)]
-pub struct Commit {
-    /// The write of a Page.
-    pub page: Option<PageWrite>,
-    /// The writes of records.
-    pub records: Vec<RecordWrite>,
-    /// The conditions under which anything is written.
-    pub guards: Vec<RecordGuard>,
-    /// The writes of the due index.
-    pub due: Vec<DueWrite>,
-}
-
-/// The outcome of a commit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CommitOutcome {
-    /// Everything was written.
-    Applied,
-    /// A version was not the expected one, and nothing was written. The caller must load again.
-    Stale,
 }
 
 /// The result of [`Store::check`].

@@ -28,7 +28,8 @@ pub fn last_failure_text(failure: &Failure) -> String {
 }
 
 /// Explains in sentences where each value comes from and when the Page is read next.
-pub fn explain(id: &PageId, version: u64, page: &Page) -> String {
+/// With `shows_people`, names the people whose connections give access to it.
+pub fn explain(id: &PageId, version: u64, page: &Page, shows_people: bool) -> String {
     let mut text = status_line(id, version, page);
     // Writing to a String cannot fail.
     if let Some(failure) = &page.last_failure {
@@ -55,6 +56,20 @@ pub fn explain(id: &PageId, version: u64, page: &Page) -> String {
             "  {name} = {value}\n      {first}{last}; {confirmed}."
         );
     }
+    if shows_people {
+        explain_people(page, &mut text);
+    }
+    for field in &page.missing_fields {
+        let _ = writeln!(
+            text,
+            "The last read did not return {field}; the value is kept until a second read confirms that it was removed."
+        );
+    }
+    explain_polling(&page.polling, &mut text);
+    text
+}
+
+fn explain_people(page: &Page, text: &mut String) {
     let people: Vec<&str> = page.connections.iter().map(UserId::as_str).collect();
     let _ = match people.as_slice() {
         [] => writeln!(
@@ -68,14 +83,6 @@ pub fn explain(id: &PageId, version: u64, page: &Page) -> String {
             people.join(", ")
         ),
     };
-    for field in &page.missing_fields {
-        let _ = writeln!(
-            text,
-            "The last read did not return {field}; the value is kept until a second read confirms that it was removed."
-        );
-    }
-    explain_polling(&page.polling, &mut text);
-    text
 }
 
 fn explain_polling(polling: &Polling, text: &mut String) {

@@ -147,6 +147,8 @@ pub enum Cause {
     Webhook,
     /// Only the status of the Page changed.
     Status,
+    /// The Page was moved to another client, and no field changed.
+    Client,
     /// The Page was erased.
     Erasure,
 }
@@ -158,6 +160,7 @@ impl Cause {
             Self::Poll => "poll",
             Self::Webhook => "webhook",
             Self::Status => "status",
+            Self::Client => "client",
             Self::Erasure => "erasure",
         }
     }
@@ -298,6 +301,7 @@ pub fn feed_change_view(cursor: &Cursor, entry: &FeedEntry) -> FeedChangeView {
         _ if entry.status == Some(Status::Erased) => Cause::Erasure,
         Some(Source::Poll) => Cause::Poll,
         Some(Source::Webhook) => Cause::Webhook,
+        None if entry.former_client.is_some() => Cause::Client,
         None => Cause::Status,
     };
     FeedChangeView {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use common::pages::{self, RequestedRead};
 use common::records::connection;
@@ -23,8 +23,17 @@ use crate::auth::Caller;
 use crate::connections::visible_connection;
 use crate::context::Context;
 use crate::pages::visible_page;
-use crate::query::Target;
+use crate::query::{Id, Target};
 use common::problem::{Code, Problem};
+
+fn action(name: &'static str, kind: &'static str, id: &str, target: Target) -> Action {
+    Action {
+        name,
+        kind,
+        id: id.to_owned(),
+        version: target.version,
+    }
+}
 
 /// A read that was requested.
 #[derive(Debug, Serialize, ToSchema)]
@@ -51,16 +60,13 @@ impl ReadRequested {
 pub(crate) async fn read_page(
     State(context): State<Arc<Context>>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    Id(id): Id,
     target: Target,
 ) -> Result<(StatusCode, Json<ReadRequested>), Problem> {
-    let action = Action {
-        name: "page.read",
-        target: ("page", &id),
-        version: target.version,
-    };
-    let outcome = request_page_read(&context, &caller, &id, target).await;
-    let due_at = recorded(&context, &caller, action, outcome).await?;
+    let action = action("page.read", "page", &id, target);
+    let (in_context, of_caller) = (context.clone(), caller.clone());
+    let outcome = async move { request_page_read(&in_context, &of_caller, &id, target).await };
+    let due_at = recorded(context, caller, action, outcome).await?;
     Ok(ReadRequested::new(due_at))
 }
 
@@ -70,7 +76,6 @@ async fn request_page_read(
     id: &str,
     target: Target,
 ) -> Result<HostTime, Problem> {
-    caller.require_operate()?;
     let (id, version, page) = visible_page(context, caller, id).await?;
     if version != target.version {
         return Err(Problem::conflict(version));
@@ -97,16 +102,14 @@ async fn request_page_read(
 pub(crate) async fn read_connection(
     State(context): State<Arc<Context>>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    Id(id): Id,
     target: Target,
 ) -> Result<(StatusCode, Json<ReadRequested>), Problem> {
-    let action = Action {
-        name: "connection.read",
-        target: ("connection", &id),
-        version: target.version,
-    };
-    let outcome = request_connection_read(&context, &caller, &id, target).await;
-    let due_at = recorded(&context, &caller, action, outcome).await?;
+    let action = action("connection.read", "connection", &id, target);
+    let (in_context, of_caller) = (context.clone(), caller.clone());
+    let outcome =
+        async move { request_connection_read(&in_context, &of_caller, &id, target).await };
+    let due_at = recorded(context, caller, action, outcome).await?;
     Ok(ReadRequested::new(due_at))
 }
 
@@ -116,7 +119,6 @@ async fn request_connection_read(
     id: &str,
     target: Target,
 ) -> Result<HostTime, Problem> {
-    caller.require_operate()?;
     let detail = visible_connection(context, caller, id).await?;
     let (user, present) = (detail.connection.id, detail.connection.version);
     if present != target.version {
@@ -150,24 +152,21 @@ pub(crate) struct DeadLetterDone {
 pub(crate) async fn replay_dead_letter(
     State(context): State<Arc<Context>>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    Id(id): Id,
     target: Target,
 ) -> Result<Json<DeadLetterDone>, Problem> {
-    let action = Action {
-        name: "dead_letter.replay",
-        target: ("dead_letter", &id),
-        version: target.version,
-    };
-    let outcome = async {
-        let chosen = chosen_dead_letter(&context, &caller, &id, target).await?;
+    let action = action("dead_letter.replay", "dead_letter", &id, target);
+    let (in_context, of_caller) = (context.clone(), caller.clone());
+    let outcome = async move {
+        let chosen = chosen_dead_letter(&in_context, &of_caller, &id, target).await?;
         if !dead_letter::is_readable(&chosen[0].1) {
             let detail = "this version of pagesync cannot read the dead letter";
             return Err(Problem::new(Code::UnreadableData, detail));
         }
-        let (store, queue) = (&*context.store, &*context.queue);
-        Ok(dead_letter::replay(store, queue, context.clock.now(), &chosen).await?)
+        let (store, queue) = (&*in_context.store, &*in_context.queue);
+        Ok(dead_letter::replay(store, queue, in_context.clock.now(), &chosen).await?)
     };
-    let is_deleted = recorded(&context, &caller, action, outcome.await).await?;
+    let is_deleted = recorded(context, caller, action, outcome).await?;
     Ok(Json(DeadLetterDone { is_deleted }))
 }
 
@@ -182,19 +181,22 @@ pub(crate) async fn replay_dead_letter(
 pub(crate) async fn discard_dead_letter(
     State(context): State<Arc<Context>>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    Id(id): Id,
     target: Target,
 ) -> Result<Json<DeadLetterDone>, Problem> {
-    let action = Action {
-        name: "dead_letter.discard",
-        target: ("dead_letter", &id),
-        version: target.version,
+    let action = action("dead_letter.discard", "dead_letter", &id, target);
+    let (in_context, of_caller) = (context.clone(), caller.clone());
+    let outcome = async move {
+        let chosen = chosen_dead_letter(&in_context, &of_caller, &id, target).await?;
+        for dead_letter in chosen {
+            if !dead_letter::discard_version(&*in_context.store, dead_letter).await? {
+                // It has changed since it was loaded.
+                chosen_dead_letter(&in_context, &of_caller, &id, target).await?;
+            }
+        }
+        Ok(())
     };
-    let outcome = async {
-        let chosen = chosen_dead_letter(&context, &caller, &id, target).await?;
-        Ok(dead_letter::discard(&*context.store, &chosen).await?)
-    };
-    recorded(&context, &caller, action, outcome.await).await?;
+    recorded(context, caller, action, outcome).await?;
     Ok(Json(DeadLetterDone { is_deleted: true }))
 }
 
@@ -206,7 +208,6 @@ async fn chosen_dead_letter(
     target: Target,
 ) -> Result<Vec<(String, Versioned<Value>)>, Problem> {
     caller.require_unlimited()?;
-    caller.require_operate()?;
     let chosen = dead_letter::load_chosen(&*context.store, &[id.to_owned()]).await?;
     match chosen.first() {
         Some((_, stored)) if stored.version == target.version => Ok(chosen),

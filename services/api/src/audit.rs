@@ -15,44 +15,72 @@ use utoipa::{IntoParams, ToSchema};
 use crate::auth::Caller;
 use crate::context::Context;
 use crate::query::{self, Parameters};
-use common::problem::Problem;
+use common::problem::{Code, Problem};
 
 /// An action and its object.
 #[derive(Debug, Clone)]
-pub(crate) struct Action<'a> {
+pub(crate) struct Action {
     /// The name of the action.
     pub(crate) name: &'static str,
-    /// The kind and the id of the object.
-    pub(crate) target: (&'static str, &'a str),
+    /// The kind of the object.
+    pub(crate) kind: &'static str,
+    /// The id of the object.
+    pub(crate) id: String,
     /// The version that the request named.
     pub(crate) version: u64,
 }
 
-/// Records the outcome of an action, and returns it.
-pub(crate) async fn recorded<T>(
+/// Executes an action of a key with the scope `operate` and records its outcome, also if the client does
+/// not wait for the answer.
+pub(crate) async fn recorded<T: Send + 'static>(
+    context: Arc<Context>,
+    caller: Caller,
+    action: Action,
+    outcome: impl Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Result<T, Problem> {
+    // A refused key must not be able to fill the audit.
+    caller.require_operate()?;
+    let recorded = tokio::spawn(async move {
+        let outcome = outcome.await;
+        record(&context, &caller, action, outcome.as_ref().err()).await?;
+        outcome
+    });
+    let ended = |_| {
+        Problem::new(
+            Code::StoreUnavailable,
+            "the action ended early: look at the audit",
+        )
+    };
+    recorded.await.map_err(ended)?
+}
+
+async fn record(
     context: &Context,
     caller: &Caller,
-    action: Action<'_>,
-    outcome: Result<T, Problem>,
-) -> Result<T, Problem> {
-    let code = outcome
-        .as_ref()
-        .err()
-        .map_or("done", |problem| problem.code().name());
-    let (kind, id) = action.target;
+    action: Action,
+    problem: Option<&Problem>,
+) -> Result<(), Problem> {
+    let Action {
+        name,
+        kind,
+        id,
+        version,
+    } = action;
     // An id that is none, which a request can contain, is not repeated.
     let is_id = id.len() <= 40 && id.bytes().all(|b| b.is_ascii_alphanumeric());
+    let id = if is_id { &*id } else { "invalid" };
     let record = AuditRecord {
         at: context.clock.now(),
         actor: caller.id.clone(),
         actor_name: Some(caller.key.name.clone()),
-        action: action.name.to_owned(),
-        target: format!("{kind}:{}", if is_id { id } else { "invalid" }),
-        version: Some(action.version),
-        outcome: code.to_owned(),
+        action: name.to_owned(),
+        target: format!("{kind}:{id}"),
+        version: Some(version),
+        outcome: problem
+            .map_or("done", |problem| problem.code().name())
+            .to_owned(),
     };
-    audit::record(&*context.store, &record).await?;
-    outcome
+    Ok(audit::record(&*context.store, &record).await?)
 }
 
 /// A part of the audit.
@@ -91,10 +119,9 @@ pub(crate) async fn list(
     caller.require_unlimited()?;
     caller.require_operate()?;
     let limit = query::limit(limit, 100, 500)?;
-    let found = audit::list(&*context.store, after.as_deref(), limit).await?;
-    let last = found.last().filter(|_| found.len() == limit);
+    let (found, next) = audit::list(&*context.store, after.as_deref(), limit).await?;
     Ok(Json(AuditList {
-        next: last.map(|(id, _)| id.clone()),
+        next,
         actions: found
             .iter()
             .map(|(id, record)| audit_view(id, record))

@@ -24,6 +24,12 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
+    /// Fails if the key has ended or was revoked since the request began.
+    pub(crate) async fn require_usable(&self, context: &Context) -> Result<(), Problem> {
+        let (store, now) = (&*context.store, context.clock.now());
+        context.keys.require_usable(store, &self.id, now).await
+    }
+
     /// Fails unless the key allows actions.
     pub(crate) fn require_operate(&self) -> Result<(), Problem> {
         if self.key.scope == Scope::Operate {

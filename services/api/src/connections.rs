@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, State};
+use common::store::PageIndex;
 use common::views::connection::{
     ConnectionDetail, ConnectionView, list_connections, load_connection,
 };
@@ -12,7 +13,8 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::auth::Caller;
 use crate::context::Context;
-use crate::query::{self, Parameters};
+use crate::page_filter::PageFilter;
+use crate::query::{self, Id, Parameters};
 use common::problem::{Code, Problem};
 
 /// The connections.
@@ -66,7 +68,7 @@ pub(crate) async fn list(
 pub(crate) async fn show(
     State(context): State<Arc<Context>>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    Id(id): Id,
 ) -> Result<Json<ConnectionDetail>, Problem> {
     visible_connection(&context, &caller, &id).await.map(Json)
 }
@@ -82,9 +84,18 @@ pub(crate) async fn visible_connection(
     let now = context.clock.now();
     let found = load_connection(&*context.store, &user, &context.scopes, now).await?;
     let limit = caller.key.client.as_ref();
-    found
+    let mut found = found
         .filter(|detail| limit.is_none() || detail.connection.client.as_ref() == limit)
-        .ok_or_else(|| Problem::not_found("connection"))
+        .ok_or_else(|| Problem::not_found("connection"))?;
+    if limit.is_some() {
+        // Another person can have moved a Page to another client.
+        let ids = PageIndex::Connection(user);
+        let pages = PageFilter::of_key(ids, caller)
+            .all_ids(&*context.store)
+            .await?;
+        found.page_ids.retain(|id| pages.contains(id));
+    }
+    Ok(found)
 }
 
 /// Fails if the key is limited to some Pages.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use common::clock::Clock;
 use common::config::Config;
 use common::daily_schedule::DailySchedule;
+use common::http::max_long_answers;
 use common::lifecycle::Lifecycle;
 use common::queue::Queue;
 use common::store::Store;
@@ -15,9 +16,6 @@ use crate::changes::feed::Feed;
 use crate::check_cache::{CheckCache, RunChecks};
 use crate::push::{Poster, Pusher};
 use common::authentication::KeyCache;
-
-/// The largest number of open event streams.
-pub const MAX_STREAMS: usize = 2000;
 
 /// The state of the API.
 pub struct Context {
@@ -85,7 +83,7 @@ impl Context {
             keys: KeyCache::default(),
             feed,
             checks: CheckCache::new(run_checks),
-            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            streams: Arc::new(Semaphore::new(max_long_answers())),
             lifecycle,
         })
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, State};
 use common::records::dead_letter::{self, DeadLetter};
 use common::views::dead_letter::{
     DeadLetterDetail, DeadLetterView, dead_letter_detail, dead_letter_view,
@@ -13,7 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::auth::Caller;
 use crate::context::Context;
-use crate::query::Parameters;
+use crate::query::{Id, Parameters};
 use common::problem::Problem;
 
 /// A part of the list of dead letters.
@@ -69,7 +69,7 @@ pub(crate) async fn list(
 pub(crate) async fn show(
     State(context): State<Arc<Context>>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    Id(id): Id,
 ) -> Result<Json<DeadLetterDetail>, Problem> {
     caller.require_unlimited()?;
     caller.require_operate()?;

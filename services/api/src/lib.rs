@@ -1,8 +1,8 @@
 //! The role `api`: reads of Pages, connections and the change feed over HTTP, and the actions of an
 //! operator.
 //!
-//! Invariants: it never opens a token. Every request except that for the description needs a key. An
-//! action changes only records and the queue, and is recorded before it is answered.
+//! Invariants: it never opens a token. Every path needs a key. An action changes only records and the
+//! queue, and is recorded before it is answered.
 
 #![expect(
     unused_qualifications,

@@ -3,6 +3,7 @@
 //! Invariant: one request looks at no more than [`MAX_EXAMINED`] Pages, and reads them from the index that
 //! fits the request best.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use common::records::api_key::ApiKey;
@@ -15,7 +16,7 @@ use utoipa::IntoParams;
 
 use crate::auth::Caller;
 use crate::query;
-use common::problem::Problem;
+use common::problem::{Code, Problem};
 
 /// The largest number of Pages that one request looks at.
 pub(crate) const MAX_EXAMINED: usize = 1000;
@@ -94,6 +95,10 @@ impl PageFilter {
             text.parse::<Status>().map_err(unknown)
         });
         let status = status.transpose()?;
+        if selection.connection.is_some() && caller.key.is_limited() {
+            let detail = "the key is limited to some Pages or a client, and may not see people";
+            return Err(Problem::new(Code::Forbidden, detail));
+        }
         let connection = selection
             .connection
             .as_deref()
@@ -110,6 +115,9 @@ impl PageFilter {
             (None, None, Some(status)) => PageIndex::Status(status),
             (None, None, None) => PageIndex::All,
         };
+        // A key of one client finds no Page of another one, and must not learn its id as a cursor.
+        let is_foreign = caller.key.client.is_some() && caller.key.client != client;
+        let ids = if is_foreign { Some(Vec::new()) } else { ids };
         let source = match ids.or_else(|| caller.key.pages.clone()) {
             Some(mut ids) => {
                 ids.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
@@ -126,6 +134,31 @@ impl PageFilter {
             text: selection.q.as_ref().map(|text| text.to_lowercase()),
             key: caller.key.clone(),
         })
+    }
+
+    /// Returns the filter of the Pages of an index that a key may see.
+    pub(crate) fn of_key(index: PageIndex, caller: &Caller) -> Self {
+        Self {
+            source: Source::Index(index),
+            status: None,
+            client: None,
+            connection: None,
+            text: None,
+            key: caller.key.clone(),
+        }
+    }
+
+    /// Returns the ids of all Pages.
+    pub(crate) async fn all_ids(&self, store: &dyn Store) -> Result<BTreeSet<PageId>, StoreError> {
+        let (mut ids, mut after) = (BTreeSet::new(), None);
+        loop {
+            let found = self.next(store, after, MAX_EXAMINED).await?;
+            ids.extend(found.pages.into_iter().map(|(id, _)| id));
+            if found.next.is_none() {
+                return Ok(ids);
+            }
+            after = found.next;
+        }
     }
 
     /// Returns up to `limit` Pages after the cursor.
@@ -202,7 +235,12 @@ fn contains(page: &Page, text: &str) -> bool {
         .iter()
         .filter(|(field, _)| matches!(field.as_str(), "name" | "username"));
     let mut values = named.filter_map(|(_, register)| register.value.as_ref());
-    values.any(|value| value.as_json_text().to_lowercase().contains(text))
+    values.any(|value| {
+        let value = value.to_json();
+        value
+            .as_str()
+            .is_some_and(|value| value.to_lowercase().contains(text))
+    })
 }
 
 fn parse_ids(text: &str) -> Result<Vec<PageId>, Problem> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use common::store::{StoredPage, Versioned, load_page};
@@ -19,8 +19,11 @@ use utoipa::{IntoParams, ToSchema};
 use crate::auth::Caller;
 use crate::context::Context;
 use crate::page_filter::{PageFilter, Selection};
-use crate::query::{self, Parameters};
+use crate::query::{self, Id, Parameters};
 use common::problem::{Code, Problem};
+
+/// The version of pagesync, which is part of each tag, because another version can answer other JSON.
+const RELEASE: &str = env!("CARGO_PKG_VERSION");
 
 /// A part of the list of Pages.
 #[derive(Debug, Serialize, ToSchema)]
@@ -62,7 +65,11 @@ impl Fields {
         ))
     }
 
-    fn of(&self, mut detail: PageDetail) -> PageDetail {
+    /// Returns the part of a Page that the answer includes. A limited key does not see people.
+    fn of(&self, mut detail: PageDetail, caller: &Caller) -> PageDetail {
+        if caller.key.is_limited() {
+            detail.connections.clear();
+        }
         if let Self::Named(names) = self {
             detail.fields.retain(|name, _| names.contains(name));
         }
@@ -88,9 +95,9 @@ pub(crate) async fn list(
     let filter = PageFilter::new(&selection, &caller)?;
     let found = filter.next(&*context.store, after, limit).await?;
     let item = |(id, stored): &(PageId, Versioned<StoredPage>)| match (&fields, &stored.value) {
-        (Some(fields), StoredPage::Page(page)) => {
-            PageItem::Detail(Box::new(fields.of(page_detail(id, stored.version, page))))
-        }
+        (Some(fields), StoredPage::Page(page)) => PageItem::Detail(Box::new(
+            fields.of(page_detail(id, stored.version, page), &caller),
+        )),
         _ => PageItem::Summary(Box::new(page_view(id, stored))),
     };
     Ok(Json(PageList {
@@ -141,7 +148,7 @@ pub(crate) struct OnePage {
 pub(crate) async fn show(
     State(context): State<Arc<Context>>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    Id(id): Id,
     Parameters(parameters): Parameters<OnePage>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -152,12 +159,13 @@ pub(crate) async fn show(
     // The epoch is read before the Page, so that a tag of an earlier epoch never names a newer Page.
     let epoch = context.feed.epoch();
     let (id, version, page) = visible_page(&context, &caller, &id).await?;
-    let tag = epoch.and_then(|epoch| HeaderValue::from_str(&format!("\"{epoch}.{version}\"")).ok());
+    let tag = epoch
+        .and_then(|epoch| HeaderValue::from_str(&format!("\"{epoch}.{version}.{RELEASE}\"")).ok());
     let is_unchanged = tag.as_ref().is_some_and(|tag| matches_tag(&headers, tag));
     let mut response = if is_unchanged {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
-        Json(fields.of(page_detail(&id, version, &page))).into_response()
+        Json(fields.of(page_detail(&id, version, &page), &caller)).into_response()
     };
     if let Some(tag) = tag {
         response.headers_mut().insert(header::ETAG, tag);
@@ -193,7 +201,7 @@ pub(crate) struct PageHistory {
 pub(crate) async fn history(
     State(context): State<Arc<Context>>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    Id(id): Id,
 ) -> Result<Json<PageHistory>, Problem> {
     let (id, _, _) = visible_page(&context, &caller, &id).await?;
     let entries = context.store.history(&id).await?;
@@ -223,10 +231,10 @@ pub(crate) struct Explanation {
 pub(crate) async fn explanation(
     State(context): State<Arc<Context>>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    Id(id): Id,
 ) -> Result<Json<Explanation>, Problem> {
     let (id, version, page) = visible_page(&context, &caller, &id).await?;
-    let text = explain(&id, version, &page);
+    let text = explain(&id, version, &page, !caller.key.is_limited());
     Ok(Json(Explanation { text }))
 }
 

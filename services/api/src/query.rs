@@ -3,7 +3,7 @@
 //! Invariant: an error names the parameter and its accepted form, and never repeats its value.
 
 use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{FromRequest, FromRequestParts, Json, Query};
+use axum::extract::{FromRequest, FromRequestParts, Json, Path, Query};
 use axum::http::request::Parts;
 use axum::response::IntoResponse as _;
 use axum::response::Response;
@@ -29,6 +29,21 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> 
                 "a parameter of the query is unknown, repeated, or has another form: docs/api.md describes them",
             )
             .into_response()),
+        }
+    }
+}
+
+/// The id in a path.
+#[derive(Debug, Clone)]
+pub(crate) struct Id(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(id)) => Ok(Self(id)),
+            Err(_) => Err(Problem::invalid("the id in the path is not text").into_response()),
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::output::{Format, Row, cell, print_listing};
 
 /// Prints the newest `limit` actions.
 pub async fn run(store: &dyn Store, limit: usize, format: Format) -> anyhow::Result<()> {
-    let found = audit::list(store, None, limit).await?;
+    let (found, _) = audit::list(store, None, limit).await?;
     let row = |(id, record): &(String, AuditRecord)| {
         let view = audit_view(id, record);
         let name = view.actor_name.as_deref().unwrap_or(&view.actor);

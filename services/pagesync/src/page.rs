@@ -41,7 +41,7 @@ pub async fn run(store: &dyn Store, command: PageCommand, format: Format) -> any
         }
         PageCommand::Explain { id } => {
             let (id, version, page) = load(store, &id).await?;
-            output::print(&explain(&id, version, &page))
+            output::print(&explain(&id, version, &page, true))
         }
         PageCommand::Poll { ids, dry_run } => poll(store, &ids, dry_run).await,
         PageCommand::History { id } => history(store, &id, format).await,

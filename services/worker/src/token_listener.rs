@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
@@ -56,9 +57,11 @@ pub fn router(context: Context) -> Router {
 /// Handles `GET /page-tokens/{id}`.
 async fn answer(
     State(listener): State<Arc<Listener>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Response {
+    // An id that is no text is no id of a Page, either.
+    let id = id.map(|Path(id)| id).unwrap_or_default();
     let mut response = match listener.token(&id, &headers).await {
         Ok(body) => Json(body).into_response(),
         Err(problem) => problem.into_response(),

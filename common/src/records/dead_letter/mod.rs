@@ -204,6 +204,15 @@ pub async fn discard(
     Ok(())
 }
 
+/// Deletes a dead letter if it still has the version with which it was loaded. Returns whether it did.
+pub async fn discard_version(
+    store: &dyn Store,
+    dead_letter: (String, Versioned<Json>),
+) -> Result<bool, StoreError> {
+    let outcomes = remove_versions(store, &[dead_letter]).await?;
+    Ok(outcomes == [CommitOutcome::Applied])
+}
+
 /// Removes each dead letter if it still has the version with which it was loaded.
 async fn remove_versions(
     store: &dyn Store,

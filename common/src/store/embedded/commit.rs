@@ -103,9 +103,9 @@ fn record_version(
 fn write_page(connection: &Connection, write: &PageWrite) -> rusqlite::Result<()> {
     let version = write.expected + 1;
     let id = write.id.as_str();
-    let stored: Option<(String, Option<String>)> = connection
-        .prepare_cached("SELECT status, connections FROM pages WHERE id = ?1")?
-        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))
+    let stored: Option<(String, Option<String>, Option<String>)> = connection
+        .prepare_cached("SELECT status, connections, client FROM pages WHERE id = ?1")?
+        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
     let attributes = codec::encode(&write.page);
     connection
@@ -113,7 +113,7 @@ fn write_page(connection: &Connection, write: &PageWrite) -> rusqlite::Result<()
             "INSERT OR REPLACE INTO pages (id, version, attributes) VALUES (?1, ?2, ?3)",
         )?
         .execute(params![id, version, to_json(&attributes)])?;
-    let before = stored.as_ref().and_then(|(_, people)| people.as_ref());
+    let before = stored.as_ref().and_then(|(_, people, _)| people.as_ref());
     if before != attributes.get(codec::CONNECTIONS) {
         write_connections(connection, write)?;
     }
@@ -132,15 +132,20 @@ fn write_page(connection: &Connection, write: &PageWrite) -> rusqlite::Result<()
     }
     // A new Page without a value is no change.
     let status = write.page.status.to_string();
-    let has_new_status = stored.is_some_and(|(before, _)| before != status);
-    if write.changes.is_empty() && !has_new_status {
+    let has_new_status = stored
+        .as_ref()
+        .is_some_and(|(before, ..)| *before != status);
+    let former_client = stored
+        .filter(|(_, _, client)| *client != write.page.client)
+        .map(|(_, _, client)| client.unwrap_or_default());
+    if write.changes.is_empty() && !has_new_status && former_client.is_none() {
         return Ok(());
     }
     let entry = FeedEntry::new(write);
     let changes = (!write.changes.is_empty()).then(|| to_json(&entry.changes));
     connection
-        .prepare_cached("INSERT INTO feed (entry, changes) VALUES (?1, ?2)")?
-        .execute(params![to_json(&entry), changes])?;
+        .prepare_cached("INSERT INTO feed (entry, changes, former_client) VALUES (?1, ?2, ?3)")?
+        .execute(params![to_json(&entry), changes, former_client])?;
     connection
         .prepare_cached("DELETE FROM feed WHERE n <= ?1 - ?2")?
         .execute(params![connection.last_insert_rowid(), MAX_FEED])?;

@@ -5,7 +5,6 @@
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use crate::store::codec::from_json;
 use crate::store::{Changes, Cursor, FeedEntry, StoreError};
 
 /// Returns the cursor after the newest entry.
@@ -29,27 +28,24 @@ pub(super) fn after(
     let first: Option<u64> =
         connection.query_row("SELECT min(n) FROM feed", [], |row| row.get(0))?;
     let is_trimmed = cursor.is_some_and(|cursor| {
-        let missing = first.map_or(cursor.position < end.position, |first| {
-            cursor.position + 1 < first
-        });
-        cursor.epoch != end.epoch || missing || cursor.position > end.position
+        let first = first.unwrap_or_else(|| end.position.saturating_add(1));
+        let is_missing = cursor.position.saturating_add(1) < first;
+        cursor.epoch != end.epoch || cursor.position > end.position || is_missing
     });
     if is_trimmed {
         return Ok(Ok(Changes::Trimmed(end)));
     }
     let from = cursor.map_or(0, |cursor| cursor.position);
-    let rows: Vec<(u64, String, Option<String>)> = connection
-        .prepare_cached("SELECT n, entry, changes FROM feed WHERE n > ?1 ORDER BY n LIMIT ?2")?
+    let rows: Vec<(u64, String, Option<String>, Option<String>)> = connection
+        .prepare_cached(
+            "SELECT n, entry, changes, former_client FROM feed WHERE n > ?1 ORDER BY n LIMIT ?2",
+        )?
         .query_map(params![from, limit], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
         })?
         .collect::<Result<_, _>>()?;
-    let decode = |(position, entry, changes): (u64, String, Option<String>)| {
-        let mut entry: FeedEntry = from_json(&entry)?;
-        entry.changes = match changes {
-            Some(changes) => from_json(&changes)?,
-            None => entry.fields.is_empty().then(Vec::new),
-        };
+    let decode = |(position, entry, changes, former): (u64, String, Option<String>, _)| {
+        let entry = FeedEntry::decode(&entry, changes.as_deref(), former)?;
         let epoch = end.epoch.clone();
         Ok((Cursor { epoch, position }, entry))
     };

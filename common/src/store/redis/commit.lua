@@ -119,9 +119,15 @@ if page then
   end
   -- A new Page without a value is no change.
   local is_new = next(stored) == nil
-  if has_changes or (not is_new and stored['_status'] ~= page.attributes['_status']) then
+  local has_new_status = stored['_status'] ~= page.attributes['_status']
+  local former_client = stored['_client']
+  -- The client of an erased Page is not stored, but its entry names it.
+  local has_new_client = former_client ~= page.client
+  if has_changes or (not is_new and (has_new_status or has_new_client)) then
     local position = redis.call('INCR', KEYS[page.feed_position])
-    redis.call('XADD', KEYS[page.feed], 'MAXLEN', '~', page.max_feed, string.format('%d-0', position), 'entry', page.feed_entry)
+    local fields = { 'entry', page.feed_entry }
+    if has_new_client and not is_new then fields[3], fields[4] = 'former_client', former_client or '' end
+    redis.call('XADD', KEYS[page.feed], 'MAXLEN', '~', page.max_feed, string.format('%d-0', position), unpack(fields))
     if has_changes then redis.call('HSET', KEYS[page.feed_changes], string.format('%d', position), page.changes) end
     redis.call('HDEL', KEYS[page.feed_changes], string.format('%d', position - page.max_feed))
   end

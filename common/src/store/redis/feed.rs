@@ -10,9 +10,10 @@ use redis::{Pipeline, Value as Reply};
 use super::client::RedisStore;
 use super::page_indexes::status_key;
 use super::reply::{
-    feed_changes_key, feed_entry, feed_key, feed_position_key, meta_key, parse, run_id,
+    StreamEntry, feed_changes_key, feed_key, feed_position_key, meta_key, parse, run_id,
+    stream_entry,
 };
-use crate::store::{Changes, Cursor, FeedEntry, MAX_FEED, StoreError, codec};
+use crate::store::{Changes, Cursor, FeedEntry, MAX_FEED, StoreError};
 
 /// How many entries are read at once to find those of erased Pages.
 const CHUNK: usize = 1000;
@@ -35,21 +36,24 @@ impl RedisStore {
         // Redis retains a few more entries than their values.
         let first = end.position.saturating_sub(MAX_FEED);
         let is_trimmed = cursor.is_some_and(|cursor| {
-            let missing = entries
-                .first()
-                .map_or(from != end.position, |(n, _)| *n != from + 1);
+            let missing = entries.first().map_or(from != end.position, |entry| {
+                entry.position != from.saturating_add(1)
+            });
             cursor.epoch != end.epoch || missing || from < first
         });
         if is_trimmed {
             return Ok(Changes::Trimmed(end));
         }
-        entries.retain(|(position, _)| *position > first);
-        self.add_changes(&mut entries).await?;
-        let entry = |(position, entry)| {
-            let epoch = end.epoch.clone();
-            (Cursor { epoch, position }, entry)
+        entries.retain(|entry| entry.position > first);
+        let changes = self.changes_of(&entries).await?;
+        let decode = |(stream, changes): (StreamEntry, Option<String>)| {
+            let (epoch, position) = (end.epoch.clone(), stream.position);
+            let entry = FeedEntry::decode(&stream.entry, changes.as_deref(), stream.former_client)?;
+            Ok((Cursor { epoch, position }, entry))
         };
-        Ok(Changes::Entries(entries.into_iter().map(entry).collect()))
+        let decoded: Result<Vec<_>, StoreError> =
+            entries.into_iter().zip(changes).map(decode).collect();
+        Ok(Changes::Entries(decoded?))
     }
 
     /// Returns the cursor after the newest entry.
@@ -80,24 +84,17 @@ impl RedisStore {
         })
     }
 
-    /// Adds the values to entries whose values are stored.
-    async fn add_changes(&self, entries: &mut [(u64, FeedEntry)]) -> Result<(), StoreError> {
+    /// Returns the values of each entry, or `None` if they are not stored.
+    async fn changes_of(&self, entries: &[StreamEntry]) -> Result<Vec<Option<String>>, StoreError> {
         if entries.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let mut pipeline = redis::pipe();
         let call = pipeline.cmd("HMGET").arg(feed_changes_key());
-        for (position, _) in entries.iter() {
-            call.arg(*position);
+        for entry in entries {
+            call.arg(entry.position);
         }
-        let found: Vec<Option<String>> = parse(self.query_all(&mut pipeline).await?.pop())?;
-        for ((_, entry), changes) in entries.iter_mut().zip(found) {
-            entry.changes = match changes {
-                Some(changes) => codec::from_json(&changes)?,
-                None => entry.fields.is_empty().then(Vec::new),
-            };
-        }
-        Ok(())
+        parse(self.query_all(&mut pipeline).await?.pop())
     }
 
     /// Deletes the values of erased Pages, and waits until this is as durable as a commit.
@@ -107,12 +104,13 @@ impl RedisStore {
             let mut pipeline = redis::pipe();
             add_range(&mut pipeline, from, CHUNK);
             let entries = parse_entries(self.query_all(&mut pipeline).await?.pop())?;
-            let Some((last, _)) = entries.last() else {
+            let Some(last) = entries.last() else {
                 break;
             };
-            from = *last;
+            from = last.position;
             let mut pipeline = Pipeline::with_capacity(entries.len());
-            for (_, entry) in &entries {
+            for stream in &entries {
+                let entry = FeedEntry::decode(&stream.entry, None, None)?;
                 let call = pipeline.cmd("ZSCORE").arg(status_key(Status::Erased));
                 call.arg(entry.page.as_str());
             }
@@ -121,7 +119,7 @@ impl RedisStore {
                 .iter()
                 .zip(scores)
                 .filter(|(_, score)| *score != Reply::Nil)
-                .map(|((position, _), _)| *position)
+                .map(|(entry, _)| entry.position)
                 .collect();
             if !of_erased.is_empty() {
                 let mut pipeline = redis::pipe();
@@ -147,7 +145,7 @@ fn add_range(pipeline: &mut Pipeline, after: u64, limit: usize) {
     call.arg("COUNT").arg(limit);
 }
 
-fn parse_entries(reply: Option<Reply>) -> Result<Vec<(u64, FeedEntry)>, StoreError> {
+fn parse_entries(reply: Option<Reply>) -> Result<Vec<StreamEntry>, StoreError> {
     let entries: Vec<(String, Vec<String>)> = parse(reply)?;
-    entries.into_iter().map(feed_entry).collect()
+    entries.into_iter().map(stream_entry).collect()
 }

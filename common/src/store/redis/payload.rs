@@ -72,6 +72,8 @@ struct WirePage<'a> {
     entries: Vec<String>,
     max_history: usize,
     feed_entry: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client: Option<&'a str>,
     changes: String,
     max_feed: u64,
 }
@@ -209,6 +211,7 @@ fn page<'a>(write: &'a PageWrite, keys: &mut Keys) -> WirePage<'a> {
             .collect(),
         max_history: MAX_HISTORY,
         feed_entry: codec::to_json(&entry),
+        client: write.page.client.as_deref(),
         changes: codec::to_json(&entry.changes),
         max_feed: MAX_FEED,
     }

@@ -11,8 +11,8 @@ use redis::{RedisError, RedisResult, Value as Reply, from_redis_value};
 use serde_json::Value as Json;
 
 use crate::store::{
-    CommitOutcome, CorruptPage, DueEntry, FeedEntry, RecordKey, RecordKind, StoreError, StoredPage,
-    Versioned, codec,
+    CommitOutcome, CorruptPage, DueEntry, RecordKey, RecordKind, StoreError, StoredPage, Versioned,
+    codec,
 };
 
 /// The beginning of every key: a hash tag, which places all keys in one hash slot of a cluster.
@@ -152,18 +152,31 @@ pub(super) fn stored_page(reply: RedisResult<Reply>) -> Result<Versioned<StoredP
     })
 }
 
-/// Decodes an entry of the stream of the change feed. Its id is `<position>-0`.
-pub(super) fn feed_entry(
-    (id, fields): (String, Vec<String>),
-) -> Result<(u64, FeedEntry), StoreError> {
+/// An entry of the stream of the change feed.
+pub(super) struct StreamEntry {
+    /// The number in the id, which is `<position>-0`.
+    pub(super) position: u64,
+    /// The entry as JSON.
+    pub(super) entry: String,
+    /// The client before the changes, if it is another one.
+    pub(super) former_client: Option<String>,
+}
+
+/// Returns an entry of the stream from its id and its fields.
+pub(super) fn stream_entry((id, fields): (String, Vec<String>)) -> Result<StreamEntry, StoreError> {
     let invalid =
         || StoreError::Unexpected("an entry of the change feed has another form".to_owned());
     let position = id
         .split_once('-')
-        .and_then(|(position, _)| position.parse().ok())
-        .ok_or_else(invalid)?;
-    let entry = fields.get(1).ok_or_else(invalid)?;
-    Ok((position, codec::from_json(entry)?))
+        .and_then(|(position, _)| position.parse().ok());
+    let mut fields = fields.into_iter();
+    let (_, entry) = (fields.next(), fields.next().ok_or_else(invalid)?);
+    let former_client = fields.nth(1);
+    Ok(StreamEntry {
+        position: position.ok_or_else(invalid)?,
+        entry,
+        former_client,
+    })
 }
 
 /// Decodes the reply to `HMGET _version body` for a record; `None` if the record does not exist. A

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::lifecycle::Lifecycle;
+use common::records::api_key::ApiKey;
 use common::store::{Changes, Cursor, FeedEntry, Store, StoreError};
 use common::views::page::feed_change_view;
 use model::id::PageId;
@@ -37,7 +38,10 @@ pub(crate) struct EncodedChange {
     /// The Page.
     pub(crate) page: PageId,
     /// The client of the Page.
-    pub(crate) client: Option<String>,
+    client: Option<String>,
+    /// The change for those who see only the former client of the Page, if it has another one now: the
+    /// Page has left, and they see nothing of its new state.
+    farewell: Option<Arc<EncodedChange>>,
     /// The change as JSON.
     pub(crate) json: Bytes,
     /// The change as an event of an event stream.
@@ -45,8 +49,26 @@ pub(crate) struct EncodedChange {
 }
 
 impl EncodedChange {
-    fn new(cursor: Cursor, entry: FeedEntry) -> Self {
-        let view = feed_change_view(&cursor, &entry);
+    fn new(cursor: Cursor, entry: &FeedEntry) -> Self {
+        let farewell = entry.former_client.as_ref().map(|former| {
+            let left = FeedEntry {
+                client: None,
+                former_client: Some(String::new()),
+                status: None,
+                fields: Vec::new(),
+                source: None,
+                changes: Some(Vec::new()),
+                ..entry.clone()
+            };
+            let client = Some(former.clone()).filter(|former| !former.is_empty());
+            let encoded = Self::encode(cursor.clone(), &left, None);
+            Arc::new(Self { client, ..encoded })
+        });
+        Self::encode(cursor, entry, farewell)
+    }
+
+    fn encode(cursor: Cursor, entry: &FeedEntry, farewell: Option<Arc<Self>>) -> Self {
+        let view = feed_change_view(&cursor, entry);
         let json = serde_json::to_string(&view)
             .unwrap_or_else(|error| unreachable!("a view encodes: {error}"));
         let head = format!("id: {cursor}\nevent: change\ndata: ");
@@ -55,9 +77,17 @@ impl EncodedChange {
             json: event.slice(head.len()..head.len() + json.len()),
             event,
             cursor,
-            page: entry.page,
-            client: entry.client,
+            page: entry.page.clone(),
+            client: entry.client.clone(),
+            farewell,
         }
+    }
+
+    /// Returns the change as the holder of a key may see it, or `None` if they may not.
+    pub(crate) fn seen_by<'a>(self: &'a Arc<Self>, key: &ApiKey) -> Option<&'a Arc<Self>> {
+        let may_see = |change: &Self| key.may_see(&change.page, change.client.as_deref());
+        let farewell = || self.farewell.as_ref().filter(|change| may_see(change));
+        may_see(self).then_some(self).or_else(farewell)
     }
 }
 
@@ -154,7 +184,8 @@ impl Feed {
         recent.before.as_ref().map(|cursor| cursor.epoch.clone())
     }
 
-    /// Returns up to `limit` changes after a cursor, or from the first stored one if it is `None`.
+    /// Returns up to `limit` changes after a cursor, or from the first stored one if it is `None`. Changes
+    /// of the last second can be missing; [`Self::subscribe`] tells when they are there.
     pub(crate) async fn read(
         &self,
         after: Option<&Cursor>,
@@ -166,10 +197,19 @@ impl Feed {
                 return Ok(Read::Changes(changes));
             }
         }
+        self.read_stored(after, limit).await
+    }
+
+    /// Returns changes as [`Self::read`] does, also those that were stored a moment ago.
+    pub(crate) async fn read_stored(
+        &self,
+        after: Option<&Cursor>,
+        limit: usize,
+    ) -> Result<Read, StoreError> {
         Ok(match self.store.changes_after(after, limit).await? {
             Changes::Trimmed(cursor) => Read::Gone(cursor),
             Changes::Entries(entries) => {
-                let encode = |(cursor, entry)| Arc::new(EncodedChange::new(cursor, entry));
+                let encode = |(cursor, entry)| Arc::new(EncodedChange::new(cursor, &entry));
                 Read::Changes(entries.into_iter().map(encode).collect())
             }
         })
@@ -243,7 +283,7 @@ impl Feed {
                 self.change(|recent| {
                     for (at, (cursor, entry)) in entries.into_iter().enumerate() {
                         let restart = (erasure == Some(at)).then(|| cursor.clone());
-                        recent.push(EncodedChange::new(cursor, entry));
+                        recent.push(EncodedChange::new(cursor, &entry));
                         if let Some(cursor) = restart {
                             recent.restart(cursor);
                         }

@@ -12,6 +12,8 @@ use std::time::Duration;
 use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
+use common::http::ConnectionPlace;
+use common::problem::Problem;
 use common::store::Cursor;
 use common::views::page::FeedChangeView;
 use serde::{Deserialize, Serialize};
@@ -21,9 +23,12 @@ use utoipa::{IntoParams, ToSchema};
 use crate::auth::Caller;
 use crate::context::Context;
 use crate::query::{self, Parameters};
-use common::problem::Problem;
 use feed::{EncodedChange, Read};
 
+/// The largest number of changes that one request looks at.
+const MAX_EXAMINED: usize = 20_000;
+/// How many changes are read at once for a limited key.
+const CHUNK: usize = 500;
 /// The longest time that an answer waits for a change.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 /// The header with which a browser continues an event stream.
@@ -68,12 +73,11 @@ pub(crate) struct ChangeList {
 pub(crate) async fn list(
     State(context): State<Arc<Context>>,
     Extension(caller): Extension<Caller>,
+    Extension(place): Extension<ConnectionPlace>,
     Parameters(parameters): Parameters<ChangesAfter>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let accepts = headers.get(header::ACCEPT);
-    let accepts = accepts.and_then(|value| value.to_str().ok());
-    let is_stream = accepts.is_some_and(|value| value.contains("text/event-stream"));
+    let is_stream = accepts_stream(&headers);
     let last = headers.get(LAST_EVENT_ID).filter(|_| is_stream);
     let last = last.and_then(|value| value.to_str().ok());
     let after = match last.or(parameters.after.as_deref()) {
@@ -86,20 +90,36 @@ pub(crate) async fn list(
     let limit = query::limit(parameters.limit, 100, 1000)?;
     let wait = parameters.wait.as_deref().map(parse_wait).transpose()?;
     if is_stream {
-        return stream::open(&context, caller, after).await;
+        return stream::open(&context, caller, after, place).await;
     }
+    // The end of an empty feed is read before its changes, so that the cursor covers no later one.
+    let end = match after {
+        None => Some(context.feed.newest().await?),
+        Some(_) => None,
+    };
     let deadline = Instant::now() + wait.unwrap_or_default();
     let (changes, cursor) = wait_for_changes(&context, &caller, after, limit, deadline).await?;
-    let cursor = match cursor {
-        Some(cursor) => cursor,
-        None => context.feed.newest().await?,
-    };
+    let cursor = cursor.or(end);
     let json = [(header::CONTENT_TYPE, "application/json")];
-    Ok((json, joined(&changes, &cursor)).into_response())
+    Ok((json, joined(&changes, cursor.as_ref())).into_response())
+}
+
+/// Returns whether the header `Accept` asks for an event stream (RFC 9110).
+fn accepts_stream(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::ACCEPT).iter();
+    let mut ranges = values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
+    ranges.any(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let is_stream = parts.next() == Some("text/event-stream");
+        is_stream && !parts.any(|part| part.replace(' ', "").trim_end_matches(['0', '.']) == "q=")
+    })
 }
 
 /// Returns the next changes that the key may see, and the cursor after them, or `None` if the feed is
-/// empty. Waits until there is a change, until the deadline, or until the process stops.
+/// empty. Waits until there is a change, until the deadline, or until the process stops. Looks at up to
+/// [`MAX_EXAMINED`] changes.
 async fn wait_for_changes(
     context: &Context,
     caller: &Caller,
@@ -108,19 +128,36 @@ async fn wait_for_changes(
     deadline: Instant,
 ) -> Result<(Vec<Arc<EncodedChange>>, Option<Cursor>), Problem> {
     let mut added = context.feed.subscribe();
+    // A limited key may see few of the changes, so more of them are read at once.
+    let chunk = if caller.key.is_limited() {
+        CHUNK.max(limit)
+    } else {
+        limit
+    };
+    let (mut examined, mut is_first) = (0, true);
     loop {
         added.borrow_and_update();
-        let mut changes = match context.feed.read(after.as_ref(), limit).await? {
+        let mut read = context.feed.read(after.as_ref(), chunk).await?;
+        if is_first && matches!(&read, Read::Changes(changes) if changes.is_empty()) {
+            read = context.feed.read_stored(after.as_ref(), chunk).await?;
+        }
+        is_first = false;
+        let changes = match read {
             Read::Gone(cursor) => return Err(Problem::gone(cursor.to_string())),
             Read::Changes(changes) => changes,
         };
         let was_empty = changes.is_empty();
-        if let Some(last) = changes.last() {
-            after = Some(last.cursor.clone());
+        examined += changes.len();
+        let mut visible = Vec::new();
+        for change in &changes {
+            after = Some(change.cursor.clone());
+            visible.extend(change.seen_by(&caller.key).cloned());
+            if visible.len() == limit {
+                break;
+            }
         }
-        changes.retain(|change| caller.may_see(&change.page, change.client.as_deref()));
-        if !changes.is_empty() || context.lifecycle.is_stopping() {
-            return Ok((changes, after));
+        if !visible.is_empty() || examined >= MAX_EXAMINED || context.lifecycle.is_stopping() {
+            return Ok((visible, after));
         }
         // There may be more entries after those that the key may not see.
         if !was_empty {
@@ -128,14 +165,15 @@ async fn wait_for_changes(
         }
         tokio::select! {
             _ = added.changed() => {}
-            () = tokio::time::sleep_until(deadline) => return Ok((changes, after)),
-            () = context.lifecycle.stopping() => return Ok((changes, after)),
+            () = tokio::time::sleep_until(deadline) => return Ok((visible, after)),
+            () = context.lifecycle.stopping() => return Ok((visible, after)),
         }
+        caller.require_usable(context).await?;
     }
 }
 
 /// Returns the text of a [`ChangeList`].
-fn joined(changes: &[Arc<EncodedChange>], cursor: &Cursor) -> Vec<u8> {
+fn joined(changes: &[Arc<EncodedChange>], cursor: Option<&Cursor>) -> Vec<u8> {
     let size: usize = changes.iter().map(|change| change.json.len() + 1).sum();
     let mut text = Vec::with_capacity(size + 100);
     text.extend_from_slice(b"{\"changes\":[");
@@ -145,6 +183,7 @@ fn joined(changes: &[Arc<EncodedChange>], cursor: &Cursor) -> Vec<u8> {
         }
         text.extend_from_slice(&change.json);
     }
+    let cursor = cursor.map(Cursor::to_string).unwrap_or_default();
     text.extend_from_slice(format!("],\"cursor\":\"{cursor}\"}}").as_bytes());
     text
 }

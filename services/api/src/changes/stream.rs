@@ -11,9 +11,11 @@ use axum::body::Body;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use common::http::ConnectionPlace;
 use common::store::Cursor;
 use futures_util::stream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::Instant;
 
 use super::feed::Read;
 use crate::auth::Caller;
@@ -22,6 +24,8 @@ use common::problem::{Code, Problem};
 
 /// How often a stream without a change sends its cursor, so that a lost connection is noticed.
 const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How often the key of a stream without changes is checked.
+const KEY_CHECK: Duration = Duration::from_secs(5);
 /// How many changes are sent at once.
 const CHUNK: usize = 500;
 
@@ -31,6 +35,7 @@ struct Stream {
     caller: Caller,
     after: Option<Cursor>,
     added: watch::Receiver<()>,
+    place: ConnectionPlace,
     has_ended: bool,
     _permit: OwnedSemaphorePermit,
 }
@@ -40,6 +45,7 @@ pub(super) async fn open(
     context: &Arc<Context>,
     caller: Caller,
     after: Option<Cursor>,
+    place: ConnectionPlace,
 ) -> Result<Response, Problem> {
     let permit = context.streams.clone().try_acquire_owned().map_err(|_| {
         let detail = "too many event streams are open: close some, or follow /v1/changes with wait";
@@ -55,6 +61,7 @@ pub(super) async fn open(
         caller,
         after,
         added,
+        place,
         has_ended: false,
         _permit: permit,
     };
@@ -72,10 +79,17 @@ pub(super) async fn open(
 impl Stream {
     /// Returns the next events, or `None` at the end of the stream.
     async fn next(&mut self) -> Option<Bytes> {
-        let mut is_late = false;
+        let events = self.next_events().await?;
+        // Connections that are not used lose their place first.
+        self.place.record_use();
+        Some(events)
+    }
+
+    async fn next_events(&mut self) -> Option<Bytes> {
+        let heartbeat = Instant::now() + HEARTBEAT;
         loop {
-            let may_go_on = self.caller.key.is_usable(self.context.clock.now());
-            if self.has_ended || self.context.lifecycle.is_stopping() || !may_go_on {
+            let is_usable = self.caller.require_usable(&self.context).await.is_ok();
+            if self.has_ended || self.context.lifecycle.is_stopping() || !is_usable {
                 return None;
             }
             self.added.borrow_and_update();
@@ -89,26 +103,26 @@ impl Stream {
                 // The client connects again, and learns from the answer what is wrong.
                 Err(_) => return None,
             };
-            let was_empty = changes.is_empty();
             if let Some(last) = changes.last() {
                 self.after = Some(last.cursor.clone());
             }
             let visible = changes
                 .iter()
-                .filter(|change| self.caller.may_see(&change.page, change.client.as_deref()));
+                .filter_map(|change| change.seen_by(&self.caller.key));
             let events: Vec<u8> = visible.flat_map(|change| change.event.to_vec()).collect();
             if !events.is_empty() {
                 return Some(events.into());
             }
-            if !was_empty {
-                continue;
-            }
-            if is_late {
+            if Instant::now() >= heartbeat {
                 return Some(self.heartbeat());
             }
+            if !changes.is_empty() {
+                continue;
+            }
+            let wait = Instant::now() + KEY_CHECK;
             tokio::select! {
                 _ = self.added.changed() => {}
-                () = tokio::time::sleep(HEARTBEAT) => is_late = true,
+                () = tokio::time::sleep_until(heartbeat.min(wait)) => {}
                 () = self.context.lifecycle.stopping() => return None,
             }
         }

@@ -15,6 +15,8 @@
 mod access;
 #[path = "../it/api.rs"]
 mod api;
+#[path = "../it/api_actions.rs"]
+mod api_actions;
 #[path = "../it/api_changes.rs"]
 mod api_changes;
 mod broker;

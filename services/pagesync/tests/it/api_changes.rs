@@ -164,6 +164,98 @@ async fn an_event_stream_has_every_change_once_and_ends_when_the_process_stops()
     connected.finish().await;
 }
 
+/// A Page moves from one client to another one and is erased. A key of either client sees what concerns
+/// it, and no values of the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_two_clients_see_a_page_leave_and_come_and_its_erasure() {
+    let mut connected = ConnectedDeployment::start(BACKEND, DeploymentOptions::default()).await;
+    let api = ApiClient::start(&mut connected, &["--scope", "read"]).await;
+    let of_client = |client: &str| {
+        let key = create_key(&connected, &["--scope", "read", "--client", client]);
+        api.with_key(key["key"].as_str().unwrap())
+    };
+    let (acme, globex) = (of_client("acme"), of_client("globex"));
+    let cursor = newest(&api).await;
+    let store = connected.deployment.store.clone();
+    let id = page_id(1);
+    for (version, client, name) in [
+        (0, "acme", "of acme"),
+        (1, "globex", "of globex"),
+        (2, "globex", "more"),
+    ] {
+        let mut commit = crate::store::write(&id, version, name, version + 1);
+        commit.page.as_mut().unwrap().page.client = Some(client.to_owned());
+        store.commit(&[commit]).await.unwrap();
+    }
+    connected.text(&["erase", "page", "1"]);
+    let seen = async |api: &ApiClient| -> Vec<(String, Json, Json)> {
+        let body = api
+            .ok(&format!("/v1/changes?after={cursor}&limit=1000"))
+            .await;
+        let changes = body["changes"].as_array().unwrap().iter();
+        changes
+            .map(|change| {
+                let cause = change["cause"].as_str().unwrap().to_owned();
+                (cause, change["client"].clone(), change["fields"].clone())
+            })
+            .collect()
+    };
+    let name = json!(["name"]);
+    let entry =
+        |cause: &str, client: Json, fields: &Json| (cause.to_owned(), client, fields.clone());
+    assert_eq!(
+        seen(&acme).await,
+        [
+            entry("webhook", json!("acme"), &name),
+            entry("client", Json::Null, &json!([]))
+        ]
+    );
+    assert_eq!(
+        seen(&globex).await,
+        [
+            entry("webhook", json!("globex"), &name),
+            entry("webhook", json!("globex"), &name),
+            entry("erasure", json!("globex"), &json!([])),
+        ]
+    );
+    connected.finish().await;
+}
+
+/// Many changes of other Pages are under way. The stream of a limited key sends its cursor all the same,
+/// and ends when the key is revoked.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stream_of_a_limited_key_moves_on_and_ends_with_its_key() {
+    let mut connected = ConnectedDeployment::start(BACKEND, DeploymentOptions::default()).await;
+    let api = ApiClient::start(&mut connected, &["--scope", "read"]).await;
+    let created = create_key(&connected, &["--scope", "read", "--page", "1"]);
+    let limited = api.with_key(created["key"].as_str().unwrap());
+    let cursor = newest(&api).await;
+    let store = connected.deployment.store.clone();
+    let writer = tokio::spawn(async move {
+        for version in 0.. {
+            let commit =
+                crate::store::write(&page_id(2), version, &version.to_string(), version + 1);
+            store.commit(&[commit]).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+    });
+    let path = format!("/v1/changes?after={cursor}");
+    let stream = [("accept", "text/event-stream")];
+    let mut events = EventReader::new(limited.request(&path, &stream).await);
+    let heartbeat = events.next().await.unwrap();
+    assert!(!heartbeat.contains_key("data"), "{heartbeat:?}");
+    assert_ne!(heartbeat["id"], cursor);
+    connected.text(&["api-key", "revoke", created["id"].as_str().unwrap()]);
+    while events.next().await.is_some() {}
+    writer.abort();
+    let _ = writer.await;
+    // A client that does not want a stream gets none.
+    let accept = [("accept", "application/json, text/event-stream;q=0")];
+    let answer = api.request("/v1/changes?after=newest", &accept).await;
+    assert_eq!(answer.headers()["content-type"], "application/json");
+    connected.finish().await;
+}
+
 /// The state of a reader, as it would be in its database: values and cursor change together.
 #[derive(Debug, Default)]
 struct Mirror {

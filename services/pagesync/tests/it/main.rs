@@ -12,6 +12,7 @@
 
 mod access;
 mod api;
+mod api_actions;
 mod api_changes;
 mod api_reference;
 mod change_posts;

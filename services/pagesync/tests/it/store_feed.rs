@@ -112,6 +112,61 @@ async fn a_change_of_only_the_status_of_a_stored_page_is_an_entry() {
 }
 
 #[tokio::test]
+async fn a_move_to_another_client_is_an_entry_with_both_clients() {
+    let (_storage, store) = TestStorage::new(BACKEND).await.into_store();
+    let of = |client: Option<&str>| Page {
+        client: client.map(ToOwned::to_owned),
+        ..Page::default()
+    };
+    let id = page_id(1);
+    for (expected, client) in [None, Some("acme"), Some("acme"), Some("globex"), None]
+        .into_iter()
+        .enumerate()
+    {
+        let commit = set(&id, u64::try_from(expected).unwrap(), of(client));
+        apply(&*store, commit).await;
+    }
+    let feed = entries(&*store, None).await;
+    let moves: Vec<(Option<&str>, Option<&str>)> = feed
+        .iter()
+        .map(|entry| (entry.former_client.as_deref(), entry.client.as_deref()))
+        .collect();
+    assert_eq!(
+        moves,
+        [
+            (Some(""), Some("acme")),
+            (Some("acme"), Some("globex")),
+            (Some("globex"), None),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn an_entry_of_a_newer_version_does_not_block_the_feed() {
+    let (storage, store) = TestStorage::new(BACKEND).await.into_store();
+    apply(&*store, write(&page_id(1), 0, "one", 5)).await;
+    apply(&*store, write(&page_id(2), 0, "two", 6)).await;
+    storage
+        .replace_feed_entry(
+            2,
+            r#"{"page":"2","version":1,"status":"of the future","received_at":6}"#,
+        )
+        .await;
+    let feed = entries(&*store, None).await;
+    assert_eq!(feed[0].changes.as_ref().unwrap()[0].after, "one");
+    assert_eq!(
+        (&feed[1].page, feed[1].status, &feed[1].changes),
+        (&page_id(2), None, &None)
+    );
+    let far = Cursor {
+        position: u64::MAX,
+        ..store.newest_cursor().await.unwrap()
+    };
+    let trimmed = store.changes_after(Some(&far), 9).await.unwrap();
+    assert!(matches!(trimmed, Changes::Trimmed(_)));
+}
+
+#[tokio::test]
 async fn pages_are_listed_by_status_client_and_connection() {
     let (_storage, store) = TestStorage::new(BACKEND).await.into_store();
     let user = |n: u64| UserId::parse(&n.to_string()).unwrap();

@@ -139,6 +139,32 @@ impl TestStorage {
             }
         }
     }
+
+    /// Replaces the newest entry of the change feed, which has this number, with this text.
+    pub(crate) async fn replace_feed_entry(&self, n: u64, entry: &str) {
+        match self {
+            Self::Embedded(directory) => {
+                let file =
+                    rusqlite::Connection::open(directory.path().join("pagesync.db")).unwrap();
+                let update = "UPDATE feed SET entry = ?2 WHERE n = ?1";
+                let n = i64::try_from(n).unwrap();
+                assert_eq!(
+                    file.execute(update, rusqlite::params![n, entry]).unwrap(),
+                    1
+                );
+            }
+            Self::Distributed { redis, .. } => {
+                let id = format!("{n}-0");
+                redis_command(redis, &["XDEL", "{pagesync}:feed", &id]).await;
+                redis_command(
+                    redis,
+                    &["XSETID", "{pagesync}:feed", &format!("{}-0", n - 1)],
+                )
+                .await;
+                redis_command(redis, &["XADD", "{pagesync}:feed", &id, "entry", entry]).await;
+            }
+        }
+    }
 }
 
 /// Sends a command to Redis, as `redis-cli` would, and returns the reply.

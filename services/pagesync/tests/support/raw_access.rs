@@ -154,14 +154,19 @@ impl TestStorage {
                 );
             }
             Self::Distributed { redis, .. } => {
-                let id = format!("{n}-0");
-                redis_command(redis, &["XDEL", "{pagesync}:feed", &id]).await;
-                redis_command(
-                    redis,
-                    &["XSETID", "{pagesync}:feed", &format!("{}-0", n - 1)],
-                )
-                .await;
-                redis_command(redis, &["XADD", "{pagesync}:feed", &id, "entry", entry]).await;
+                // Redis never adds an entry whose id is not greater than every earlier one.
+                let feed = "{pagesync}:feed";
+                let earlier = format!("({n}-0");
+                let earlier = redis_command(redis, &["XRANGE", feed, "-", &earlier]).await;
+                let mut entries: Vec<(String, Vec<String>)> =
+                    redis::from_redis_value(earlier).unwrap();
+                entries.push((format!("{n}-0"), vec!["entry".to_owned(), entry.to_owned()]));
+                redis_command(redis, &["DEL", feed]).await;
+                for (id, fields) in &entries {
+                    let words = ["XADD", feed, id].into_iter();
+                    let words: Vec<&str> = words.chain(fields.iter().map(String::as_str)).collect();
+                    redis_command(redis, &words).await;
+                }
             }
         }
     }

@@ -5,11 +5,12 @@
 
 use std::time::Duration;
 
+use model::id::UserId;
 use model::time::HostTime;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use super::{put_write, write_records};
+use super::{load_chunk, put_write, write_records};
 use crate::store::{RecordKey, RecordKind, Store, StoreError, Versioned};
 
 /// How long the record of an action is stored.
@@ -42,6 +43,33 @@ pub async fn record(store: &dyn Store, action: &AuditRecord) -> Result<(), Store
     let key = RecordKey::new(RecordKind::Audit, id);
     let write = put_write(key, action, None, Some(RETENTION));
     write_records(store, vec![write]).await.map(drop)
+}
+
+/// Takes an erased person out of the records: the actions on their connection remain, without their id.
+/// Repeating it is safe.
+pub async fn forget_person(
+    store: &dyn Store,
+    user: &UserId,
+    now: HostTime,
+) -> Result<(), StoreError> {
+    let target = format!("connection:{user}");
+    let mut after = None;
+    while let Some(chunk) =
+        load_chunk::<AuditRecord>(store, RecordKind::Audit, "", &mut after).await?
+    {
+        let of_person = chunk
+            .into_iter()
+            .filter(|(_, stored)| stored.value.target == target);
+        for (id, mut stored) in of_person {
+            "connection:erased".clone_into(&mut stored.value.target);
+            let left = RETENTION.saturating_sub(stored.value.at.until(now));
+            let key = RecordKey::new(RecordKind::Audit, id);
+            // A record is written once, so no other write is lost.
+            let write = put_write(key, &stored.value, Some(stored.version), Some(left));
+            write_records(store, vec![write]).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Returns up to `limit` records after the record `after`, the newest first, each with its id, and the

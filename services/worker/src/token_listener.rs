@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
@@ -23,6 +23,7 @@ use common::store::{StoredPage, load_page};
 use common::timestamp::rfc3339;
 use model::id::PageId;
 use model::page::{Page, Status};
+use model::time::HostTime;
 use serde_json::json;
 
 use crate::context::Context;
@@ -37,8 +38,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 struct Listener {
     context: Context,
     keys: KeyCache,
-    /// The beginning of the present minute and the tokens since, by id of the key.
-    counts: Mutex<HashMap<String, (Instant, u32)>>,
+    /// The beginning of the present minute, on this host's clock, and the tokens since, by id of the key.
+    counts: Mutex<HashMap<String, (HostTime, u32)>>,
 }
 
 /// Returns the routes of the token listener.
@@ -138,10 +139,9 @@ impl Listener {
     /// Counts a token of a key. Fails if the key has got too many in this minute.
     fn count(&self, key_id: &str) -> Result<(), Problem> {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.retain(|_, (began, _)| began.elapsed() < MINUTE);
-        let (_, count) = counts
-            .entry(key_id.to_owned())
-            .or_insert((Instant::now(), 0));
+        let now = self.context.clock.now();
+        counts.retain(|_, (began, _)| began.until(now) < MINUTE);
+        let (_, count) = counts.entry(key_id.to_owned()).or_insert((now, 0));
         *count += 1;
         if *count <= MAX_TOKENS_PER_MINUTE {
             return Ok(());

@@ -25,7 +25,7 @@ use serde_json::Value as Json;
 use super::connection::{self, delete_write};
 use super::token_exchange::{Stage, TokenExchange};
 use super::{
-    commit_one, daily_poll, dead_letter, load_bodies, load_record, missed_webhooks,
+    audit, commit_one, daily_poll, dead_letter, load_bodies, load_record, missed_webhooks,
     page_subscription, put_write, rate_limit, token, write_records,
 };
 use crate::pages::{COMMIT_BATCH, commit_each};
@@ -142,6 +142,7 @@ pub async fn erase_user(
     // A dead letter may have been stored since the first pass, before its Page was erased.
     result.dead_letters += dead_letter::delete_mentioning(store, &ids(&erased_pages)).await?;
     store.forget_erased_changes().await?;
+    audit::forget_person(store, user, store.now().await?).await?;
     let mut deletes = vec![delete_write(rate_limit::key(&rate_limit::user_bucket(
         user,
     )))];

@@ -188,12 +188,18 @@ async fn keys_of_two_clients_see_a_page_leave_and_come_and_its_erasure() {
         store.commit(&[commit]).await.unwrap();
     }
     connected.text(&["erase", "page", "1"]);
-    let seen = async |api: &ApiClient| -> Vec<(String, Json, Json)> {
-        let body = api
-            .ok(&format!("/v1/changes?after={cursor}&limit=1000"))
-            .await;
-        let changes = body["changes"].as_array().unwrap().iter();
+    // An answer without `wait` can lack the changes of the last moment.
+    let seen = async |api: &ApiClient, n: usize| -> Vec<(String, Json, Json)> {
+        let changes = eventually("every change", || async {
+            let body = api
+                .ok(&format!("/v1/changes?after={cursor}&limit=1000"))
+                .await;
+            let changes = body["changes"].as_array().unwrap().clone();
+            (changes.len() >= n).then_some(changes)
+        })
+        .await;
         changes
+            .iter()
             .map(|change| {
                 let cause = change["cause"].as_str().unwrap().to_owned();
                 (cause, change["client"].clone(), change["fields"].clone())
@@ -204,14 +210,14 @@ async fn keys_of_two_clients_see_a_page_leave_and_come_and_its_erasure() {
     let entry =
         |cause: &str, client: Json, fields: &Json| (cause.to_owned(), client, fields.clone());
     assert_eq!(
-        seen(&acme).await,
+        seen(&acme, 2).await,
         [
             entry("webhook", json!("acme"), &name),
             entry("client", Json::Null, &json!([]))
         ]
     );
     assert_eq!(
-        seen(&globex).await,
+        seen(&globex, 3).await,
         [
             entry("webhook", json!("globex"), &name),
             entry("webhook", json!("globex"), &name),

@@ -36,20 +36,38 @@ def copy_all(database, cursor):
         while after is not None:
             part = api("pages?fields=all&limit=500&after=" + after)
             for page in part["pages"]:
-                fields = {name: field["value"] for name, field in page.get("fields", {}).items()}
-                database.execute(
-                    "INSERT INTO pages VALUES (%s, %s, %s, %s)",
-                    [page["id"], page["version"], page["status"], Jsonb(fields)],
-                )
+                insert(database, page)
             after = part["next"]
         save_cursor(database, cursor)
+
+
+def insert(database, page):
+    fields = {name: field["value"] for name, field in page.get("fields", {}).items()}
+    database.execute(
+        "INSERT INTO pages VALUES (%s, %s, %s, %s)",
+        [page["id"], page["version"], page["status"], Jsonb(fields)],
+    )
+
+
+def load(database, page_id):
+    """Replaces the row of a Page whose change does not say everything, or deletes it."""
+    database.execute("DELETE FROM pages WHERE id = %s", [page_id])
+    try:
+        insert(database, api("pages/" + page_id))
+    except urllib.error.HTTPError as error:
+        # 404: the key does not see the Page any more.
+        if error.code != 404:
+            raise
 
 
 def apply(database, change):
     if change["cause"] == "erasure":
         database.execute("DELETE FROM pages WHERE id = %s", [change["page_id"]])
         return
-    fields = {one["field"]: one["after"] for one in change["changes"] or []}
+    if change["cause"] == "client" or change["changes"] is None or change["status"] is None:
+        load(database, change["page_id"])
+        return
+    fields = {one["field"]: one["after"] for one in change["changes"]}
     # A change that is already part of the row has no greater version than the row.
     database.execute(
         "INSERT INTO pages VALUES (%s, %s, %s, %s) ON CONFLICT (id) DO UPDATE SET"

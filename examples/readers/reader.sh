@@ -5,6 +5,6 @@ cursor() { sed 's/.*"cursor":"\([^"]*\)"}$/\1/'; }
 after=$(api 'changes?after=newest' | cursor)
 api pages.csv
 while answer=$(api "changes?after=$after&wait=30s"); do
-  echo "$answer"
-  after=$(echo "$answer" | cursor)
+  printf '%s\n' "$answer"
+  after=$(printf '%s\n' "$answer" | cursor)
 done

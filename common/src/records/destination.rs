@@ -13,7 +13,9 @@ use super::{load_record, put_write, write_records};
 use crate::store::{CommitOutcome, RecordKey, RecordKind, Store, StoreError, Versioned};
 
 /// How long a process holds a destination without renewing its lease.
-pub const LEASE: Duration = Duration::from_secs(30);
+pub const LEASE: Duration = Duration::from_secs(60);
+/// How often the holder of a lease renews it. A post takes less than the rest.
+pub const RENEWAL: Duration = Duration::from_secs(10);
 
 /// The state of a destination.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +84,9 @@ pub async fn acquire(
     let now = store.now().await?;
     let mut state = find(store, name).await?;
     let is_own = state.value.owner.as_deref() == Some(process);
+    if is_own && now.until(state.value.owned_until) > LEASE.saturating_sub(RENEWAL) {
+        return Ok(Some(state));
+    }
     if !is_own && state.value.owner.is_some() && state.value.owned_until > now {
         return Ok(None);
     }

@@ -147,7 +147,7 @@ pub enum Cause {
     Webhook,
     /// Only the status of the Page changed.
     Status,
-    /// The Page was moved to another client, and no field changed.
+    /// The Page was moved to another client. Fields may have changed, too.
     Client,
     /// The Page was erased.
     Erasure,
@@ -299,9 +299,9 @@ pub fn feed_change_view(cursor: &Cursor, entry: &FeedEntry) -> FeedChangeView {
     };
     let cause = match entry.source {
         _ if entry.status == Some(Status::Erased) => Cause::Erasure,
+        _ if entry.former_client.is_some() => Cause::Client,
         Some(Source::Poll) => Cause::Poll,
         Some(Source::Webhook) => Cause::Webhook,
-        None if entry.former_client.is_some() => Cause::Client,
         None => Cause::Status,
     };
     FeedChangeView {

@@ -37,7 +37,7 @@ pub fn reader_rule(password: &str) -> String {
         .map(|pattern| format!("%R~{{pagesync}}:{pattern}"))
         .join(" ");
     format!(
-        "{READER} on >{password} {patterns} resetchannels -@all +@read +@connection +@transaction -@dangerous +info"
+        "{READER} on >{password} {patterns} resetchannels -@all +@read +@connection +@transaction -@dangerous -scan -randomkey +info"
     )
 }
 

@@ -82,6 +82,11 @@ impl Listener {
         let (key_id, key) = self.keys.authenticate(store, header, now).await?;
         let id = PageId::parse(id)
             .map_err(|_| Problem::invalid("the id of a Page has 1 to 20 digits"))?;
+        if key.scope != Scope::Token {
+            let detail =
+                "tokens need a key of the scope token: `pagesync api-key create --scope token`";
+            return Err(Problem::new(Code::Forbidden, detail));
+        }
         // Requests beyond the limit are not recorded, so that they cannot fill the store.
         self.count(&key_id)?;
         let given = self.open_token(&key, &id).await;
@@ -104,11 +109,6 @@ impl Listener {
     }
 
     async fn open_token(&self, key: &ApiKey, id: &PageId) -> Result<serde_json::Value, Problem> {
-        if key.scope != Scope::Token {
-            let detail =
-                "tokens need a key of the scope token: `pagesync api-key create --scope token`";
-            return Err(Problem::new(Code::Forbidden, detail));
-        }
         let store = &*self.context.store;
         let StoredPage::Page(page) = load_page(store, id).await?.value else {
             return Err(Problem::not_found("Page"));

@@ -25,7 +25,11 @@ impl RedisStore {
         cursor: Option<&Cursor>,
         limit: usize,
     ) -> Result<Changes, StoreError> {
-        let from = cursor.map_or(0, |cursor| cursor.position);
+        let from = match cursor {
+            Some(cursor) => cursor.position,
+            // Redis retains a few more entries than their values.
+            None => self.feed_end().await?.position.saturating_sub(MAX_FEED),
+        };
         let mut pipeline = redis::pipe();
         // A transaction makes the replies describe the same state of the database.
         add_position(pipeline.atomic());
@@ -33,7 +37,6 @@ impl RedisStore {
         let mut replies = self.query_all(&mut pipeline).await?.into_iter();
         let end = self.end_of(&mut replies).await?;
         let mut entries = parse_entries(replies.next())?;
-        // Redis retains a few more entries than their values.
         let first = end.position.saturating_sub(MAX_FEED);
         let is_trimmed = cursor.is_some_and(|cursor| {
             let missing = entries.first().map_or(from != end.position, |entry| {

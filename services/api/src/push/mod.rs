@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use common::config::destination::DestinationConfig;
 use common::lifecycle::Lifecycle;
-use common::records::destination::{self, Destination};
+use common::records::destination::{self, Destination, RENEWAL};
 use common::retry::DESTINATION;
 use common::store::{Cursor, Store, StoreError, Versioned};
 use common::telemetry::Metrics;
@@ -21,8 +21,6 @@ use tokio::time::Instant;
 use crate::changes::feed::{EncodedChange, Feed, Read};
 pub use post::{Message, PostError, Poster};
 
-/// How often a process renews its lease or tries to take one.
-const RENEWAL: Duration = Duration::from_secs(10);
 /// How often a process looks whether a command has changed the destination.
 const CHECK: Duration = Duration::from_secs(1);
 /// How many changes are posted before the cursor is stored.
@@ -50,7 +48,7 @@ impl Pusher {
                 step = self.step() => step,
             };
             let pause = step.unwrap_or_else(|error| {
-                tracing::warn!(destination = self.config.name, error = %error, "changes cannot be posted, because the store does not answer");
+                tracing::warn!(destination = self.config.name, error = %error, "changes cannot be posted now");
                 RENEWAL
             });
             tokio::select! {
@@ -68,6 +66,7 @@ impl Pusher {
     /// step.
     async fn step(&self) -> Result<Duration, StoreError> {
         let name = &self.config.name;
+        let renewal = Instant::now() + RENEWAL;
         let Some(state) = destination::acquire(&*self.store, name, &self.process).await? else {
             return Ok(RENEWAL);
         };
@@ -86,7 +85,6 @@ impl Pusher {
             return Ok(Duration::ZERO);
         };
         let mut added = self.feed.subscribe();
-        let renewal = Instant::now() + RENEWAL;
         loop {
             added.borrow_and_update();
             match self.feed.read(Some(&cursor), CHUNK).await? {
@@ -97,7 +95,8 @@ impl Pusher {
                 Read::Changes(_) => {}
             }
             tokio::select! {
-                _ = added.changed() => {}
+                // The next step looks at the lease and at what a command has changed.
+                _ = added.changed() => return Ok(Duration::ZERO),
                 // A command may have changed the destination.
                 () = tokio::time::sleep(CHECK) => {
                     let present = destination::find(&*self.store, name).await?;

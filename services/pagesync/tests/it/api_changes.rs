@@ -219,7 +219,7 @@ async fn keys_of_two_clients_see_a_page_leave_and_come_and_its_erasure() {
     assert_eq!(
         seen(&globex, 3).await,
         [
-            entry("webhook", json!("globex"), &name),
+            entry("client", json!("globex"), &name),
             entry("webhook", json!("globex"), &name),
             entry("erasure", json!("globex"), &json!([])),
         ]

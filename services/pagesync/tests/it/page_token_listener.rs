@@ -132,7 +132,6 @@ async fn a_key_of_the_scope_token_gets_a_working_token_and_the_reason_if_there_i
         (page(0), "no_token"),
         ("page:4711".to_owned(), "not_found"),
         (page(0), "not_found"),
-        (page(0), "forbidden"),
         (page(0), "done"),
     ];
     let expected: Vec<(String, String)> = expected

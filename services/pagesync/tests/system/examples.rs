@@ -98,6 +98,8 @@ async fn the_reader_of_redis_reads_pages_and_nothing_else() {
         &["HSET", &key, "name", "x"],
         &["DEL", &key],
         &["KEYS", "*"],
+        &["SCAN", "0"],
+        &["RANDOMKEY"],
         &["EVAL", "return 1", "0"],
         &["CONFIG", "GET", "requirepass"],
         &["FLUSHALL"],

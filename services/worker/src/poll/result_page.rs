@@ -128,6 +128,15 @@ pub(super) async fn commit_result_page(
     Ok(true)
 }
 
+/// Returns the client of a listed Page. People of different clients can manage the same Page: the last
+/// login decides, and not the last poll.
+fn client_of(result_page: &ResultPageContext<'_>, present: Option<String>) -> Option<String> {
+    if present.is_some() && !result_page.logged_in_since_last_poll {
+        return present;
+    }
+    result_page.client.map(str::to_owned).or(present)
+}
+
 /// Returns the commit that writes a listed Page, or `None` if the Page was erased and the person
 /// has not consented again since.
 async fn page_commit(
@@ -155,7 +164,7 @@ async fn page_commit(
         }
     };
     page.connections.insert(result_page.user.clone());
-    page.client = result_page.client.map(str::to_owned).or(page.client);
+    page.client = client_of(result_page, page.client);
     let outcome = page.apply_read(&PageRead {
         requested_fields: result_page.requested_fields,
         object: &listed.object,

@@ -15,6 +15,11 @@ use tokio_util::task::TaskTracker;
 /// How long the tasks of a process may take to end after the process has begun to stop.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(28);
 
+/// Returns a random name that no other process has.
+pub fn process_name() -> Arc<str> {
+    format!("{:016x}", fastrand::u64(..)).into()
+}
+
 /// The reason why a process ended with a failure.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LifecycleError {

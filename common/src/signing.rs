@@ -6,8 +6,12 @@ use sha2::Sha256;
 
 /// Returns an HMAC-SHA256 with the key `secret` and an empty message.
 pub fn hmac_sha256(secret: &SecretString) -> Hmac<Sha256> {
-    Hmac::new_from_slice(secret.expose_secret().as_bytes())
-        .unwrap_or_else(|_| unreachable!("HMAC accepts a key of any length"))
+    hmac_sha256_with_key(secret.expose_secret().as_bytes())
+}
+
+/// Returns an HMAC-SHA256 with a key that is no text, and an empty message.
+pub fn hmac_sha256_with_key(key: &[u8]) -> Hmac<Sha256> {
+    Hmac::new_from_slice(key).unwrap_or_else(|_| unreachable!("HMAC accepts a key of any length"))
 }
 
 #[cfg(test)]

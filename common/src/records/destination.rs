@@ -75,13 +75,13 @@ pub async fn save(
 }
 
 /// Takes or renews the lease of a destination for `process`. Returns its state, or `None` if another
-/// process holds the lease.
+/// process holds the lease. `now` is the time of the clock of the store.
 pub async fn acquire(
     store: &dyn Store,
     name: &str,
     process: &str,
+    now: HostTime,
 ) -> Result<Option<Versioned<Destination>>, StoreError> {
-    let now = store.now().await?;
     let mut state = find(store, name).await?;
     let is_own = state.value.owner.as_deref() == Some(process);
     if is_own && now.until(state.value.owned_until) > LEASE.saturating_sub(RENEWAL) {

@@ -9,6 +9,7 @@ use axum::Json;
 use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use common::pages::{self, RequestedRead};
+use common::problem::{Code, Problem};
 use common::records::connection;
 use common::records::dead_letter;
 use common::store::Versioned;
@@ -24,7 +25,6 @@ use crate::connections::visible_connection;
 use crate::context::Context;
 use crate::pages::visible_page;
 use crate::query::{Id, Target};
-use common::problem::{Code, Problem};
 
 fn action(name: &'static str, kind: &'static str, id: &str, target: Target) -> Action {
     Action {
@@ -159,12 +159,13 @@ pub(crate) async fn replay_dead_letter(
     let (in_context, of_caller) = (context.clone(), caller.clone());
     let outcome = async move {
         let chosen = chosen_dead_letter(&in_context, &of_caller, &id, target).await?;
-        if !dead_letter::is_readable(&chosen[0].1) {
+        if !dead_letter::is_readable(&chosen.1) {
             let detail = "this version of pagesync cannot read the dead letter";
             return Err(Problem::new(Code::UnreadableData, detail));
         }
         let (store, queue) = (&*in_context.store, &*in_context.queue);
-        Ok(dead_letter::replay(store, queue, in_context.clock.now(), &chosen).await?)
+        let (now, chosen) = (in_context.clock.now(), [chosen]);
+        Ok(dead_letter::replay(store, queue, now, &chosen).await?)
     };
     let is_deleted = recorded(context, caller, action, outcome).await?;
     Ok(Json(DeadLetterDone { is_deleted }))
@@ -188,13 +189,12 @@ pub(crate) async fn discard_dead_letter(
     let (in_context, of_caller) = (context.clone(), caller.clone());
     let outcome = async move {
         let chosen = chosen_dead_letter(&in_context, &of_caller, &id, target).await?;
-        for dead_letter in chosen {
-            if !dead_letter::discard_version(&*in_context.store, dead_letter).await? {
-                // It has changed since it was loaded.
-                chosen_dead_letter(&in_context, &of_caller, &id, target).await?;
-            }
+        if dead_letter::discard_version(&*in_context.store, chosen).await? {
+            return Ok(());
         }
-        Ok(())
+        // It has changed since it was loaded.
+        let (_, present) = chosen_dead_letter(&in_context, &of_caller, &id, target).await?;
+        Err(Problem::conflict(present.version))
     };
     recorded(context, caller, action, outcome).await?;
     Ok(Json(DeadLetterDone { is_deleted: true }))
@@ -206,11 +206,11 @@ async fn chosen_dead_letter(
     caller: &Caller,
     id: &str,
     target: Target,
-) -> Result<Vec<(String, Versioned<Value>)>, Problem> {
+) -> Result<(String, Versioned<Value>), Problem> {
     caller.require_unlimited()?;
     let chosen = dead_letter::load_chosen(&*context.store, &[id.to_owned()]).await?;
-    match chosen.first() {
-        Some((_, stored)) if stored.version == target.version => Ok(chosen),
+    match chosen.into_iter().next() {
+        Some(chosen) if chosen.1.version == target.version => Ok(chosen),
         Some((_, stored)) => Err(Problem::conflict(stored.version)),
         None => Err(Problem::not_found("dead letter")),
     }

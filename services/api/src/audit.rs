@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Extension, State};
+use common::problem::{Code, Problem};
 use common::records::audit::{self, AuditRecord};
 use common::views::audit::{AuditView, audit_view};
 use serde::{Deserialize, Serialize};
@@ -15,7 +16,6 @@ use utoipa::{IntoParams, ToSchema};
 use crate::auth::Caller;
 use crate::context::Context;
 use crate::query::{self, Parameters};
-use common::problem::{Code, Problem};
 
 /// An action and its object.
 #[derive(Debug, Clone)]

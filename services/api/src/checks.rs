@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Extension, State};
+use common::problem::Problem;
 use common::views::check::Check;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::auth::Caller;
 use crate::context::Context;
-use common::problem::Problem;
 
 /// The results of the checks.
 #[derive(Debug, Serialize, ToSchema)]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Extension, State};
+use common::problem::{Code, Problem};
 use common::store::PageIndex;
 use common::views::connection::{
     ConnectionDetail, ConnectionView, list_connections, load_connection,
@@ -15,7 +16,6 @@ use crate::auth::Caller;
 use crate::context::Context;
 use crate::page_filter::PageFilter;
 use crate::query::{self, Id, Parameters};
-use common::problem::{Code, Problem};
 
 /// The connections.
 #[derive(Debug, Serialize, ToSchema)]

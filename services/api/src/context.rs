@@ -6,7 +6,7 @@ use common::clock::Clock;
 use common::config::Config;
 use common::daily_schedule::DailySchedule;
 use common::http::max_long_answers;
-use common::lifecycle::Lifecycle;
+use common::lifecycle::{Lifecycle, process_name};
 use common::queue::Queue;
 use common::store::Store;
 use common::telemetry::Metrics;
@@ -55,7 +55,7 @@ impl Context {
         let feed = Arc::new(Feed::new(store.clone()));
         let following = feed.clone().follow(lifecycle.clone());
         lifecycle.spawn("change feed of the API", following);
-        let process: Arc<str> = format!("{:016x}", fastrand::u64(..)).into();
+        let process = process_name();
         for destination in &config.destinations {
             let pusher = Pusher {
                 config: destination.clone(),

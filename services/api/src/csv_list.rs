@@ -10,17 +10,16 @@ use axum::extract::{Extension, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use common::csv_lines::{csv_cell, csv_line};
+use common::problem::Problem;
 use common::store::{StoreError, StoredPage, Versioned};
 use common::views::page::{page_detail, page_view};
 use futures_util::{StreamExt as _, stream};
-use model::field::FieldName;
 use model::id::PageId;
 
 use crate::auth::Caller;
 use crate::context::Context;
 use crate::page_filter::{PageFilter, Selection};
-use crate::query::Parameters;
-use common::problem::Problem;
+use crate::query::{self, Parameters};
 
 /// How many Pages are sent at once.
 const CHUNK: usize = 250;
@@ -43,7 +42,10 @@ pub(crate) async fn pages(
     }
     let after = selection.after()?;
     let filter = PageFilter::new(&selection, &caller)?;
-    let columns = columns(&context, selection.fields.as_deref())?;
+    let columns: Vec<String> = match selection.fields.as_deref() {
+        None | Some("all") => context.tracked_fields.clone(),
+        Some(names) => query::field_names(names)?,
+    };
     let fixed = ["id", "client", "status", "facebook_state", "version"];
     let header = csv_line(fixed.into_iter().chain(columns.iter().map(String::as_str)));
     let list = Arc::new(List {
@@ -112,21 +114,5 @@ impl List {
                 .map(|name| value(name).unwrap_or_default()),
         );
         csv_line(cells.iter().map(String::as_str))
-    }
-}
-
-/// Returns the names of the fields that the list has as columns.
-fn columns(context: &Context, fields: Option<&str>) -> Result<Vec<String>, Problem> {
-    match fields {
-        None | Some("all") => Ok(context.tracked_fields.clone()),
-        Some(names) => names
-            .split(',')
-            .map(|name| match FieldName::parse(name) {
-                Some(field) => Ok(field.to_string()),
-                None => Err(Problem::invalid(
-                    "fields has Graph names of fields, separated by commas",
-                )),
-            })
-            .collect(),
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Extension, State};
+use common::problem::Problem;
 use common::records::dead_letter::{self, DeadLetter};
 use common::views::dead_letter::{
     DeadLetterDetail, DeadLetterView, dead_letter_detail, dead_letter_view,
@@ -14,7 +15,6 @@ use utoipa::{IntoParams, ToSchema};
 use crate::auth::Caller;
 use crate::context::Context;
 use crate::query::{Id, Parameters};
-use common::problem::Problem;
 
 /// A part of the list of dead letters.
 #[derive(Debug, Serialize, ToSchema)]

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use common::problem::{Code, Problem};
 use common::records::api_key::ApiKey;
 use common::store::{PageIndex, Store, StoreError, StoredPage, Versioned};
 use common::views::page::page_view;
@@ -16,7 +17,6 @@ use utoipa::IntoParams;
 
 use crate::auth::Caller;
 use crate::query;
-use common::problem::{Code, Problem};
 
 /// The largest number of Pages that one request looks at.
 pub(crate) const MAX_EXAMINED: usize = 1000;

@@ -7,10 +7,10 @@ use axum::Json;
 use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use common::problem::{Code, Problem};
 use common::store::{StoredPage, Versioned, load_page};
 use common::views::explain::explain;
 use common::views::page::{ChangeView, PageDetail, PageView, change_view, page_detail, page_view};
-use model::field::FieldName;
 use model::id::PageId;
 use model::page::Page;
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,6 @@ use crate::auth::Caller;
 use crate::context::Context;
 use crate::page_filter::{PageFilter, Selection};
 use crate::query::{self, Id, Parameters};
-use common::problem::{Code, Problem};
 
 /// The version of pagesync, which is part of each tag, because another version can answer other JSON.
 const RELEASE: &str = env!("CARGO_PKG_VERSION");
@@ -54,15 +53,7 @@ impl Fields {
         if text == "all" {
             return Ok(Self::All);
         }
-        let name = |name: &str| {
-            let field = FieldName::parse(name).map(|field| field.to_string());
-            field.ok_or_else(|| {
-                Problem::invalid("fields has Graph names of fields, separated by commas, or is all")
-            })
-        };
-        Ok(Self::Named(
-            text.split(',').map(name).collect::<Result<_, _>>()?,
-        ))
+        query::field_names(text).map(Self::Named)
     }
 
     /// Returns the part of a Page that the answer includes. A limited key does not see people.

@@ -7,12 +7,12 @@ use axum::extract::{FromRequest, FromRequestParts, Json, Path, Query};
 use axum::http::request::Parts;
 use axum::response::IntoResponse as _;
 use axum::response::Response;
+use common::problem::Problem;
+use model::field::FieldName;
 use model::id::{PageId, UserId};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
-
-use common::problem::Problem;
 
 /// The parameters of a request.
 #[derive(Debug, Clone)]
@@ -83,6 +83,17 @@ pub(crate) fn page_id(text: &str) -> Result<PageId, Problem> {
 /// Parses the id of a person in a path.
 pub(crate) fn user_id(text: &str) -> Result<UserId, Problem> {
     UserId::parse(text).map_err(|_| Problem::invalid("the id of a connection has 1 to 20 digits"))
+}
+
+/// Returns the names in a list of fields, which are separated by commas.
+pub(crate) fn field_names<T: FromIterator<String>>(text: &str) -> Result<T, Problem> {
+    let name = |name: &str| {
+        let field = FieldName::parse(name).map(|field| field.to_string());
+        field.ok_or_else(|| {
+            Problem::invalid("fields has Graph names of fields, separated by commas, or is all")
+        })
+    };
+    text.split(',').map(name).collect()
 }
 
 /// Returns a limit of a list, or its default. Fails unless it is from 1 to `max`.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Extension, State};
+use common::problem::Problem;
 use common::records::missed_webhooks;
 use common::views::missed::{MissedView, missed_view};
 use common::views::schedule::{ScheduleView, load_schedule};
@@ -13,7 +14,6 @@ use utoipa::IntoParams;
 use crate::auth::Caller;
 use crate::context::Context;
 use crate::query::Parameters;
-use common::problem::Problem;
 
 /// Show the schedule
 ///

@@ -18,10 +18,8 @@ use serde::Serialize;
 use serde_json::Value as Json;
 
 use crate::cli::{ApiKeyCommand, KeyScope};
+use crate::invitation::{parse_client, parse_name};
 use crate::output::{self, Format, Row, cell, print_listing, to_json};
-
-/// The longest name of a key, in characters.
-const MAX_NAME: usize = 100;
 
 /// Runs one of the commands.
 pub async fn run(store: &dyn Store, command: ApiKeyCommand, format: Format) -> anyhow::Result<()> {
@@ -35,7 +33,7 @@ pub async fn run(store: &dyn Store, command: ApiKeyCommand, format: Format) -> a
         } => {
             let now = Clock::system().now();
             let record = ApiKey {
-                name: parse_name(&name)?,
+                name: parse_name("a key", &name)?,
                 scope: match scope {
                     KeyScope::Read => Scope::Read,
                     KeyScope::Operate => Scope::Operate,
@@ -43,7 +41,7 @@ pub async fn run(store: &dyn Store, command: ApiKeyCommand, format: Format) -> a
                 },
                 hash: String::new(),
                 pages: parse_pages(&pages)?,
-                client,
+                client: client.as_deref().map(parse_client).transpose()?,
                 created_at: now,
                 expires_at: days.map(|days| now.plus(Duration::from_secs(days * 24 * 3600))),
                 revoked_at: None,
@@ -146,15 +144,6 @@ async fn record_action(
         outcome: "done".to_owned(),
     };
     Ok(audit::record(store, &record).await?)
-}
-
-fn parse_name(name: &str) -> anyhow::Result<String> {
-    let name = name.trim();
-    let is_short = (1..=MAX_NAME).contains(&name.chars().count());
-    if !is_short || name.chars().any(char::is_control) {
-        bail!("the name of a key has 1 to {MAX_NAME} characters and no control characters");
-    }
-    Ok(name.to_owned())
 }
 
 /// Returns the Pages of a limited key, or `None` if no Page is given.

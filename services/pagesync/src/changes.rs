@@ -63,6 +63,9 @@ pub async fn run(
 
 /// Prints each entry after a cursor, or after the present end of the feed, when it is stored.
 async fn follow(store: &dyn Store, start: Option<Cursor>, format: Format) -> anyhow::Result<()> {
+    if format == Format::Csv {
+        bail!("changes --follow has no CSV: use --output ndjson");
+    }
     let mut cursor = match start {
         Some(cursor) => cursor,
         None => store.newest_cursor().await?,
@@ -72,7 +75,7 @@ async fn follow(store: &dyn Store, start: Option<Cursor>, format: Format) -> any
             let view = feed_change_view(&next, &entry);
             let text = match format {
                 Format::Table => line(&view),
-                Format::Json | Format::Ndjson | Format::Csv => to_json(&view).to_string(),
+                Format::Csv | Format::Json | Format::Ndjson => to_json(&view).to_string(),
             };
             if !output::print_if_open(&text)? {
                 return Ok(());

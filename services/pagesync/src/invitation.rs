@@ -18,8 +18,8 @@ use reqwest::Url;
 use crate::cli::InvitationCommand;
 use crate::output::{self, Format, Row, escape_control, print_listing};
 
-/// The longest name of a client, in characters.
-const MAX_CLIENT: usize = 64;
+/// The longest name of a client or of a key, in characters.
+const MAX_NAME: usize = 64;
 /// For how many days the invitation in a shown address is valid.
 const SHOWN_DAYS: u64 = 7;
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -115,11 +115,17 @@ fn address(config: &Config, invitation: Option<&str>, asks_again: bool) -> anyho
     Ok(address)
 }
 
-fn parse_client(name: &str) -> anyhow::Result<String> {
+/// Parses the name of a client.
+pub(crate) fn parse_client(name: &str) -> anyhow::Result<String> {
+    parse_name("a client", name)
+}
+
+/// Parses a name that an operator gives. An error says of what it is the name.
+pub(crate) fn parse_name(of: &str, name: &str) -> anyhow::Result<String> {
     let name = name.trim();
-    let is_short = (1..=MAX_CLIENT).contains(&name.chars().count());
+    let is_short = (1..=MAX_NAME).contains(&name.chars().count());
     if !is_short || name.chars().any(char::is_control) {
-        bail!("the name of a client has 1 to {MAX_CLIENT} characters and no control characters");
+        bail!("the name of {of} has 1 to {MAX_NAME} characters and no control characters");
     }
     Ok(name.to_owned())
 }

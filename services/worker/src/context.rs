@@ -12,7 +12,7 @@ use common::config::Config;
 use common::daily_schedule::DailySchedule;
 use common::graph::client::Graph;
 use common::graph::error::GraphError;
-use common::lifecycle::Lifecycle;
+use common::lifecycle::{Lifecycle, process_name};
 use common::log_limit::LogLimit;
 use common::queue::Queue;
 use common::sealing::{self, Keyring, SealingError};
@@ -68,11 +68,6 @@ pub struct AppCallback {
     pub replace: bool,
     /// Whether another program receives the webhooks and passes them on.
     pub is_passed_on: bool,
-}
-
-/// Returns a random name that no other process has.
-pub fn process_name() -> Arc<str> {
-    format!("{:016x}", fastrand::u64(..)).into()
 }
 
 /// An error that prevents the creation of a [`Context`].

@@ -18,7 +18,7 @@ use common::authentication::KeyCache;
 use common::problem::{Code, Problem};
 use common::records::api_key::{ApiKey, Scope};
 use common::records::audit::{self, AuditRecord};
-use common::records::connection::{self, Connection};
+use common::records::connection::Connection;
 use common::store::{StoredPage, load_page};
 use common::timestamp::rfc3339;
 use model::id::PageId;
@@ -117,7 +117,8 @@ impl Listener {
             return Err(Problem::not_found("Page"));
         }
         refuse_without_access(&page)?;
-        let (token, user) = match best_token(&self.context, id).await {
+        let best = best_token(&self.context, id, key.client.as_deref()).await;
+        let (token, connection) = match best {
             Ok(best) => best,
             Err(TokenError::Store(error)) => return Err(error.into()),
             Err(TokenError::NoToken(reason)) => {
@@ -125,14 +126,11 @@ impl Listener {
                 return Err(no_token(&failure.reason, &failure.remedy));
             }
         };
-        let connection = connection::find(store, &user).await?;
-        let connection = connection.map(|stored| stored.value);
-        let ends_at = connection.as_ref().and_then(end_of);
         Ok(json!({
             "page_id": id,
             "token": token.reveal(),
-            "permissions": connection.map(|connection| connection.permissions).unwrap_or_default(),
-            "ends_at": ends_at,
+            "permissions": connection.permissions,
+            "ends_at": end_of(&connection),
         }))
     }
 

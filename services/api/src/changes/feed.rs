@@ -39,9 +39,9 @@ pub(crate) struct EncodedChange {
     pub(crate) page: PageId,
     /// The client of the Page.
     client: Option<String>,
-    /// The change for those who see only the former client of the Page, if it has another one now: the
-    /// Page has left, and they see nothing of its new state.
-    farewell: Option<Arc<EncodedChange>>,
+    /// What the keys of the former client see if the Page has another client now: that the Page has left,
+    /// and nothing of its new state.
+    for_former_client: Option<Arc<EncodedChange>>,
     /// The change as JSON.
     pub(crate) json: Bytes,
     /// The change as an event of an event stream.
@@ -50,24 +50,25 @@ pub(crate) struct EncodedChange {
 
 impl EncodedChange {
     fn new(cursor: Cursor, entry: &FeedEntry) -> Self {
-        let farewell = entry.former_client.as_ref().map(|former| {
+        let former = entry.former_client.as_ref();
+        let for_former_client = former.filter(|former| !former.is_empty()).map(|former| {
             let left = FeedEntry {
                 client: None,
-                former_client: Some(String::new()),
                 status: None,
                 fields: Vec::new(),
                 source: None,
                 changes: Some(Vec::new()),
                 ..entry.clone()
             };
-            let client = Some(former.clone()).filter(|former| !former.is_empty());
-            let encoded = Self::encode(cursor.clone(), &left, None);
-            Arc::new(Self { client, ..encoded })
+            Arc::new(Self {
+                client: Some(former.clone()),
+                ..Self::encode(cursor.clone(), &left, None)
+            })
         });
-        Self::encode(cursor, entry, farewell)
+        Self::encode(cursor, entry, for_former_client)
     }
 
-    fn encode(cursor: Cursor, entry: &FeedEntry, farewell: Option<Arc<Self>>) -> Self {
+    fn encode(cursor: Cursor, entry: &FeedEntry, for_former_client: Option<Arc<Self>>) -> Self {
         let view = feed_change_view(&cursor, entry);
         let json = serde_json::to_string(&view)
             .unwrap_or_else(|error| unreachable!("a view encodes: {error}"));
@@ -79,15 +80,19 @@ impl EncodedChange {
             cursor,
             page: entry.page.clone(),
             client: entry.client.clone(),
-            farewell,
+            for_former_client,
         }
     }
 
     /// Returns the change as the holder of a key may see it, or `None` if they may not.
     pub(crate) fn seen_by<'a>(self: &'a Arc<Self>, key: &ApiKey) -> Option<&'a Arc<Self>> {
         let may_see = |change: &Self| key.may_see(&change.page, change.client.as_deref());
-        let farewell = || self.farewell.as_ref().filter(|change| may_see(change));
-        may_see(self).then_some(self).or_else(farewell)
+        let left = || {
+            self.for_former_client
+                .as_ref()
+                .filter(|change| may_see(change))
+        };
+        may_see(self).then_some(self).or_else(left)
     }
 }
 

@@ -12,6 +12,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use common::http::ConnectionPlace;
+use common::problem::{Code, Problem};
 use common::store::Cursor;
 use futures_util::stream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -20,7 +21,6 @@ use tokio::time::Instant;
 use super::feed::Read;
 use crate::auth::Caller;
 use crate::context::Context;
-use common::problem::{Code, Problem};
 
 /// How often a stream without a change sends its cursor, so that a lost connection is noticed.
 const HEARTBEAT: Duration = Duration::from_secs(15);

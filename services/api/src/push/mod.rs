@@ -23,6 +23,8 @@ pub use post::{Message, PostError, Poster};
 
 /// How often a process looks whether a command has changed the destination.
 const CHECK: Duration = Duration::from_secs(1);
+/// How long the end of the lease is waited for when the process stops.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many changes are posted before the cursor is stored.
 const CHUNK: usize = 50;
 
@@ -39,65 +41,64 @@ pub(crate) struct Pusher {
 }
 
 impl Pusher {
-    /// Posts changes until the process stops.
+    /// Posts changes until the process stops. It then stores the cursor of the accepted posts.
     pub(crate) async fn run(self) -> Result<(), Infallible> {
-        let lifecycle = self.lifecycle.clone();
-        loop {
-            let step = tokio::select! {
-                () = lifecycle.stopping() => break,
-                step = self.step() => step,
-            };
-            let pause = step.unwrap_or_else(|error| {
+        while !self.lifecycle.is_stopping() {
+            let pause = self.step().await.unwrap_or_else(|error| {
                 tracing::warn!(destination = self.config.name, error = %error, "changes cannot be posted now");
                 RENEWAL
             });
             tokio::select! {
-                () = lifecycle.stopping() => break,
+                () = self.lifecycle.stopping() => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
         let released = destination::release(&*self.store, &self.config.name, &self.process);
         // The lease ends by itself if the store does not answer.
-        let _ = tokio::time::timeout(Duration::from_secs(2), released).await;
+        let _ = tokio::time::timeout(RELEASE_TIMEOUT, released).await;
         Ok(())
     }
 
     /// Posts the next changes if this process holds the lease. Returns how long to wait before the next
-    /// step.
+    /// step. Returns early when the process stops.
     async fn step(&self) -> Result<Duration, StoreError> {
         let name = &self.config.name;
         let renewal = Instant::now() + RENEWAL;
-        let Some(state) = destination::acquire(&*self.store, name, &self.process).await? else {
+        let now = self.store.now().await?;
+        let state = destination::acquire(&*self.store, name, &self.process, now).await?;
+        let Some(state) = state else {
             return Ok(RENEWAL);
         };
-        let now = self.store.now().await?;
         if state.value.is_paused {
             return Ok(CHECK);
         }
         if state.value.retry_at > now {
             return Ok(now.until(state.value.retry_at).min(CHECK));
         }
-        let stored = state.value.cursor.as_deref().and_then(Cursor::parse);
-        let Some(cursor) = stored else {
+        let Some(stored) = state.value.cursor.clone() else {
             // A new destination begins with the changes from now on.
             let newest = self.feed.newest().await?;
             self.moved(state, &newest, 0).await?;
             return Ok(Duration::ZERO);
         };
+        let Some(cursor) = Cursor::parse(&stored) else {
+            let newest = self.feed.newest().await?;
+            return self.announce_gap(state, &stored, newest).await;
+        };
         let mut added = self.feed.subscribe();
         loop {
             added.borrow_and_update();
             match self.feed.read(Some(&cursor), CHUNK).await? {
-                Read::Gone(newest) => return self.announce_gap(state, newest).await,
+                Read::Gone(newest) => return self.announce_gap(state, &stored, newest).await,
                 Read::Changes(changes) if !changes.is_empty() => {
                     return self.post_all(state, cursor, &changes, renewal).await;
                 }
                 Read::Changes(_) => {}
             }
             tokio::select! {
+                () = self.lifecycle.stopping() => return Ok(Duration::ZERO),
                 // The next step looks at the lease and at what a command has changed.
                 _ = added.changed() => return Ok(Duration::ZERO),
-                // A command may have changed the destination.
                 () = tokio::time::sleep(CHECK) => {
                     let present = destination::find(&*self.store, name).await?;
                     if present.version != state.version || Instant::now() > renewal {
@@ -108,32 +109,43 @@ impl Pusher {
         }
     }
 
+    /// Posts a message. Returns `None` if the process stops before it was accepted.
+    async fn post(&self, message: &Message) -> Option<Result<(), PostError>> {
+        let posted = tokio::select! {
+            () = self.lifecycle.stopping() => return None,
+            posted = self.poster.post(message) => posted,
+        };
+        self.metrics.change_posts.count(outcome(&posted));
+        Some(posted)
+    }
+
     /// Posts changes in order, and stores the cursor after the last accepted one.
     async fn post_all(
         &self,
-        state: Versioned<Destination>,
+        mut state: Versioned<Destination>,
         from: Cursor,
         changes: &[Arc<EncodedChange>],
         renewal: Instant,
     ) -> Result<Duration, StoreError> {
         let (mut cursor, mut accepted, mut failure) = (from, 0, None);
         for change in changes {
-            let posted = self
-                .poster
+            match self
                 .post(&Message::of_change(change, self.config.is_thin))
-                .await;
-            self.metrics.change_posts.count(outcome(&posted));
-            if let Err(error) = posted {
-                failure = Some(error);
-                break;
+                .await
+            {
+                None => break,
+                Some(Err(error)) => {
+                    failure = Some(error);
+                    break;
+                }
+                Some(Ok(())) => {}
             }
             cursor = change.cursor.clone();
             accepted += 1;
-            if Instant::now() > renewal || self.lifecycle.is_stopping() {
+            if Instant::now() > renewal {
                 break;
             }
         }
-        let mut state = state;
         if accepted > 0 {
             let Some(moved) = self.moved(state, &cursor, accepted).await? else {
                 return Ok(Duration::ZERO);
@@ -146,17 +158,18 @@ impl Pusher {
         }
     }
 
-    /// Tells the destination that entries of the feed are missing, and goes on after the gap.
+    /// Tells the destination that the entries after the cursor `from` are missing, and goes on after the
+    /// gap.
     async fn announce_gap(
         &self,
         state: Versioned<Destination>,
+        from: &str,
         newest: Cursor,
     ) -> Result<Duration, StoreError> {
-        let posted = self.poster.post(&Message::of_gap(&newest)).await;
-        self.metrics.change_posts.count(outcome(&posted));
-        match posted {
-            Ok(()) => self.moved(state, &newest, 0).await.map(|_| Duration::ZERO),
-            Err(error) => self.failed(state, &error).await,
+        match self.post(&Message::of_gap(from, &newest)).await {
+            None => Ok(Duration::ZERO),
+            Some(Ok(())) => self.moved(state, &newest, 0).await.map(|_| Duration::ZERO),
+            Some(Err(error)) => self.failed(state, &error).await,
         }
     }
 

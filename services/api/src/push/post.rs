@@ -12,14 +12,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use common::clock::Clock;
 use common::config::destination::{DestinationConfig, secret_bytes};
+use common::signing::hmac_sha256_with_key;
 use common::store::Cursor;
 use common::timestamp::rfc3339;
-use hmac::{Hmac, KeyInit as _, Mac as _};
+use hmac::Mac as _;
 use reqwest::StatusCode;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value as Json, json};
-use sha2::Sha256;
 
 use crate::changes::feed::EncodedChange;
 
@@ -46,18 +46,20 @@ impl Message {
             data = parsed.to_string();
         }
         Self {
-            id: id_of(&change.cursor),
+            // Dots separate the signed parts.
+            id: format!("change-{}-{}", change.cursor.epoch, change.cursor.position),
             kind: "page.changed",
             data,
         }
     }
 
-    /// Returns the message that entries before a cursor are missing.
-    pub(crate) fn of_gap(cursor: &Cursor) -> Self {
+    /// Returns the message that entries after the cursor `from` are missing, and that the posts go on
+    /// after the cursor `to`.
+    pub(crate) fn of_gap(from: &str, to: &Cursor) -> Self {
         Self {
-            id: format!("{}-gap", id_of(cursor)),
+            id: format!("gap-{}", from.replace('.', "-")),
             kind: "changes.missing",
-            data: json!({"cursor": cursor.to_string()}).to_string(),
+            data: json!({"cursor": to.to_string()}).to_string(),
         }
     }
 
@@ -69,11 +71,6 @@ impl Message {
             data: json!({"text": "pagesync can post to this address."}).to_string(),
         }
     }
-}
-
-/// Returns the id of the message of a change. It has no dot, because dots separate the signed parts.
-fn id_of(cursor: &Cursor) -> String {
-    format!("change-{}-{}", cursor.epoch, cursor.position)
 }
 
 /// The reason why a message was not accepted.
@@ -149,9 +146,7 @@ impl Poster {
 
     fn signature(&self, id: &str, timestamp: &str, body: &str) -> String {
         let secret = secret_bytes(self.secret.expose_secret());
-        let mac = Hmac::<Sha256>::new_from_slice(&secret)
-            .unwrap_or_else(|_| unreachable!("HMAC accepts a key of any length"));
-        let mac = mac.chain_update(format!("{id}.{timestamp}.{body}"));
+        let mac = hmac_sha256_with_key(&secret).chain_update(format!("{id}.{timestamp}.{body}"));
         format!("v1,{}", BASE64.encode(mac.finalize().into_bytes()))
     }
 }

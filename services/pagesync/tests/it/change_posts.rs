@@ -4,16 +4,19 @@ use std::collections::BTreeSet;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use common::config::Role;
+use common::records::destination;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::{Value as Json, json};
 use sha2::Sha256;
 
 use crate::BACKEND;
+use crate::store::write;
 use crate::support::api::ApiClient;
-use crate::support::eventually;
 use crate::support::facebook::{ConnectedDeployment, DeploymentOptions, page_id_text};
 use crate::support::receiver::{Answer, Received, Receiver};
 use crate::support::reference::Reference;
+use crate::support::{eventually, page_id};
 
 const SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
@@ -238,11 +241,12 @@ async fn a_destination_learns_that_changes_are_missing() {
     let receiver = Receiver::start().await;
     let connected = start(&receiver, None).await;
     let store = connected.deployment.store.clone();
-    let lost = common::records::destination::change(&*store, "default", |state| {
+    let lost = destination::change(&*store, "default", |state| {
         state.cursor = Some("another.1".to_owned());
     });
     lost.await.unwrap();
     let received = receiver.wait_for(1).await;
+    assert_eq!(received[0].headers["webhook-id"], "gap-another-1");
     assert_eq!(received[0].json()["type"], "changes.missing");
     assert!(is_signed(&received[0]));
     let cursor = received[0].json()["data"]["cursor"]
@@ -253,5 +257,28 @@ async fn a_destination_learns_that_changes_are_missing() {
     change_name(&connected, "name 1");
     let received = receiver.wait_for(2).await;
     assert_eq!(names(&received[1..]), ["name 1"]);
+    connected.finish().await;
+}
+
+/// The process stops while it posts several changes, of which the receiver has accepted two.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_stops_stores_the_cursor_of_the_accepted_posts() {
+    let receiver = Receiver::start().await;
+    let connected = start(&receiver, None).await;
+    let store = connected.deployment.store.clone();
+    connected.text(&["destination", "pause"]);
+    let commits: Vec<_> = (1..=5).map(|n| write(&page_id(n), 0, "n", n)).collect();
+    store.commit(&commits).await.unwrap();
+    receiver.answer(Answer::FirstOnly(2));
+    connected.text(&["destination", "resume"]);
+    receiver.wait_for(3).await;
+    let serves = |role: Role| matches!(role, Role::Up | Role::Api);
+    let mut roles = connected.deployment.roles.iter();
+    let (_, running) = roles.find(|(role, _)| serves(*role)).unwrap();
+    running.lifecycle.stop();
+    running.lifecycle.finish().await.unwrap();
+    let state = destination::find(&*store, "default").await.unwrap().value;
+    // The first three are those of the login.
+    assert_eq!((state.delivered, state.owner), (5, None));
     connected.finish().await;
 }

@@ -159,5 +159,17 @@ async fn the_view_of_the_database_has_every_field_with_its_type() {
         Json::Object(values)
     );
     assert!(database.execute("DELETE FROM pages_v1", []).is_err());
+    // The query of the documentation.
+    let documented = crate::tidy::read("docs/state.md");
+    let command = documented.lines().find(|line| line.starts_with("sqlite3 "));
+    let query = command.unwrap().rsplit('"').nth(1).unwrap();
+    let phone: String = database
+        .query_row(
+            &format!("{query} WHERE id = ?1"),
+            [page_id_text(1)],
+            |row| row.get(2),
+        )
+        .unwrap();
+    assert_eq!(phone, "+49 30 1");
     connected.finish().await;
 }

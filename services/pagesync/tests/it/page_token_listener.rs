@@ -1,6 +1,8 @@
 //! The token of a Page for a program of the operator: who gets it, when, and what is recorded.
 
 use common::config::Role;
+use common::store::{Commit, CommitOutcome, PageWrite};
+use model::id::PageId;
 use model::page::Status;
 use serde_json::{Value as Json, json};
 use simulator::bytes::signature_256;
@@ -94,6 +96,31 @@ async fn a_key_of_the_scope_token_gets_a_working_token_and_the_reason_if_there_i
     let (status, body) = api.with_key(&key).get("/v1/pages").await;
     assert_eq!((status, &body["code"]), (403, &json!("forbidden")));
 
+    // A key of one client gets no token of a person who logged in for another one.
+    let of_client = ["--scope", "token", "--client", "globex"];
+    let of_client = text(&create_key(&connected, &of_client));
+    let store = connected.deployment.store.clone();
+    let moved = PageId::parse(&page_id_text(1)).unwrap();
+    let (version, mut page) = connected.deployment.page(&moved).await.unwrap();
+    page.client = Some("globex".to_owned());
+    let write = PageWrite {
+        id: moved,
+        expected: version,
+        page,
+        changes: Vec::new(),
+        received_at: connected.clock.now(),
+    };
+    let commit = Commit {
+        page: Some(write),
+        ..Commit::default()
+    };
+    assert_eq!(
+        store.commit(&[commit]).await.unwrap(),
+        [CommitOutcome::Applied]
+    );
+    let (status, body, _) = request(&url, &of_client, &page_id_text(1)).await;
+    assert_eq!((status, &body["code"]), (409, &json!("no_token")), "{body}");
+
     // The person changes their password, which ends all tokens.
     let ended = connected
         .simulator
@@ -130,6 +157,7 @@ async fn a_key_of_the_scope_token_gets_a_working_token_and_the_reason_if_there_i
     let expected = [
         (page(2), "not_found"),
         (page(0), "no_token"),
+        (page(1), "no_token"),
         ("page:4711".to_owned(), "not_found"),
         (page(0), "not_found"),
         (page(0), "done"),

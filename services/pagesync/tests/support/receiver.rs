@@ -22,6 +22,8 @@ pub(crate) enum Answer {
     Redirect,
     /// Not at all.
     Never,
+    /// With 200 until the receiver has got this number of requests, then not at all.
+    FirstOnly(usize),
 }
 
 /// A request that a receiver got.
@@ -112,7 +114,11 @@ async fn receive(
         headers: headers.iter().map(text).collect(),
         body: String::from_utf8(body.to_vec()).unwrap(),
     };
-    inner.received.lock().unwrap().push(received);
+    let count = {
+        let mut all = inner.received.lock().unwrap();
+        all.push(received);
+        all.len()
+    };
     let answer = *inner.answer.lock().unwrap();
     match answer {
         Answer::Status(status) => StatusCode::from_u16(status).unwrap().into_response(),
@@ -121,6 +127,7 @@ async fn receive(
             [(header::LOCATION, "/elsewhere")],
         )
             .into_response(),
-        Answer::Never => std::future::pending().await,
+        Answer::FirstOnly(first) if count <= first => StatusCode::OK.into_response(),
+        Answer::Never | Answer::FirstOnly(_) => std::future::pending().await,
     }
 }

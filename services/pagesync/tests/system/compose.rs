@@ -274,6 +274,11 @@ async fn no_webhook_is_lost_when_one_of_four_workers_is_killed_under_load() {
     let name = project.run(&["exec", "-T", "redis", "sh", "-c", script]);
     assert_eq!(name.trim(), "Renamed at the simulator");
 
+    // The command of docs/state.md.
+    let script = "redis-cli -u \"$(cat /run/pagesync/redis_reader_url)\" HGET {pagesync}:page:100000000000001 name";
+    let name = project.run(&["exec", "-T", "redis", "sh", "-c", script]);
+    assert_eq!(name.trim(), "Renamed at the simulator");
+
     let named = versions(&project.pages(), |_| true);
     let twice = named
         .iter()

@@ -73,8 +73,8 @@ pub(super) struct Candidate {
     pub(super) guard: RecordGuard,
     /// The version of the record that contains the token.
     version: u64,
-    /// Whether the connection is active.
-    is_active: bool,
+    /// The connection.
+    connection: Connection,
     /// Whether the connection is active, and whether it listed the Page in its last poll.
     listing: Listing,
     /// Whether the last poll of the connection ended so recently that its own token is still valid.
@@ -216,9 +216,9 @@ async fn load_tokens(context: &Context, page: &PageId) -> Result<Tokens, TokenEr
             Ok(None) => {}
             Ok(Some(opened)) => {
                 candidates.push(Candidate {
-                    is_active: connection.status == Status::Active,
                     listing,
                     was_polled_recently: was_polled_recently(&connection, context.clock.now()),
+                    connection,
                     token: opened,
                     user,
                     guard,
@@ -247,18 +247,38 @@ async fn load_tokens(context: &Context, page: &PageId) -> Result<Tokens, TokenEr
     }
 }
 
-/// Returns the best token of a Page whose connection is active, and the person of the connection. Fails
-/// with [`TokenError::NoToken`] if there is none.
+/// The permission to send messages.
+const MESSAGING: &str = "pages_messaging";
+
+/// Returns the best token of a Page for a bot, with its connection: one of an active connection that, if
+/// possible, may send messages. With a `client`, only the connections of this client count. Fails with
+/// [`TokenError::NoToken`] if there is none.
 pub(crate) async fn best_token(
     context: &Context,
     page: &PageId,
-) -> Result<(Token, UserId), TokenError> {
+    client: Option<&str>,
+) -> Result<(Token, Connection), TokenError> {
     let Tokens {
         candidates, reason, ..
     } = load_tokens(context, page).await?;
-    let active = candidates.into_iter().find(|candidate| candidate.is_active);
-    let Candidate { token, user, .. } = active.ok_or(reason)?;
-    Ok((token, user))
+    let is_usable = |candidate: &Candidate| {
+        let connection = &candidate.connection;
+        let is_of_client = client.is_none() || connection.client.as_deref() == client;
+        connection.status == Status::Active && is_of_client
+    };
+    let cannot_send = |candidate: &Candidate| {
+        let mut permissions = candidate.connection.permissions.iter();
+        !permissions.any(|permission| permission == MESSAGING)
+    };
+    // Of several with the same answer, this is the first one.
+    let best = candidates
+        .into_iter()
+        .filter(is_usable)
+        .min_by_key(cannot_send);
+    let Candidate {
+        token, connection, ..
+    } = best.ok_or(reason)?;
+    Ok((token, connection))
 }
 
 /// Returns the people who may have lost access to a Page although others still give access to it:

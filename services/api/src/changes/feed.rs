@@ -2,7 +2,7 @@
 //!
 //! Invariants: each change is encoded once. A reader gets the entries after its cursor in order and
 //! without a gap, from the recent entries in memory or from the store. The memory of the recent entries
-//! is limited.
+//! is limited, and nothing is in memory while nobody waits.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -261,13 +261,15 @@ impl Feed {
         }
     }
 
-    /// Adds the entries after the recent ones. Returns whether these were all.
+    /// Adds the entries after the recent ones. Returns whether these were all. While nobody waits for
+    /// changes, it adds none and removes the recent ones, so that an idle process needs no memory for
+    /// them.
     async fn read_new(&self) -> Result<bool, StoreError> {
         let end = {
             let recent = self.recent.read().unwrap_or_else(PoisonError::into_inner);
             recent.end().cloned()
         };
-        let Some(end) = end else {
+        let Some(end) = end.filter(|_| self.added.receiver_count() > 0) else {
             let newest = self.store.newest_cursor().await?;
             self.change(|recent| recent.restart(newest));
             return Ok(true);

@@ -8,13 +8,13 @@
 //! | [`database`] | the SQLite file of the embedded backends |
 //! | [`pages`], [`records`] | operations on stored Pages and records |
 //! | [`graph`] | the client of the Graph API |
-//! | [`sealing`] | encrypted tokens |
+//! | [`sealing`], [`key_file`], [`sealer`], [`delivery_sealing`] | encrypted tokens and forwarded deliveries |
 //! | [`signing`], [`invitation`] | HMAC-SHA256, signed login links |
 //! | [`daily_schedule`], [`retry`] | the local time of daily polls, retry delays |
 //! | [`views`], [`timestamp`] | the JSON of commands and of the API, instants as text |
 //! | [`escape`], [`csv_lines`] | text for terminals and spreadsheets |
 //! | [`config`], [`clock`], [`lifecycle`], [`telemetry`] | parts of every process |
-//! | [`http`], [`tls`] | the HTTP server, the TLS provider of HTTP clients |
+//! | [`http`], [`tls`], [`posting`] | the HTTP server, the TLS provider of HTTP clients, posts to the operator |
 //! | [`authentication`], [`problem`] | the keys and the errors of the HTTP API |
 
 pub mod authentication;
@@ -24,13 +24,16 @@ pub mod config;
 pub mod csv_lines;
 pub mod daily_schedule;
 pub mod database;
+pub mod delivery_sealing;
 pub mod escape;
 pub mod graph;
 pub mod http;
 pub mod invitation;
+pub mod key_file;
 pub mod lifecycle;
 pub mod log_limit;
 pub mod pages;
+pub mod posting;
 pub mod problem;
 pub mod queue;
 pub mod records;

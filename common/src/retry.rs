@@ -47,6 +47,21 @@ pub const DESTINATION: RetryPolicy = RetryPolicy {
     jitter: (0.8, 1.2),
 };
 
+/// The policy for sending a delivery again while its message is held, and for trying a program that is down:
+/// 1 s, 2 s, up to 1 min.
+pub const FORWARD: RetryPolicy = RetryPolicy {
+    first: Duration::from_secs(1),
+    longest: Duration::from_secs(60),
+    jitter: (0.8, 1.2),
+};
+
+/// The policy for sending a delivery again that has a record: 5 s, 10 s, up to 10 min.
+pub const FORWARD_RECORD: RetryPolicy = RetryPolicy {
+    first: Duration::from_secs(5),
+    longest: Duration::from_secs(600),
+    jitter: (0.8, 1.2),
+};
+
 /// The policy for calls of Graph after a transient failure: 1 min, 2 min, up to 6 h.
 pub const GRAPH_CALL: RetryPolicy = RetryPolicy {
     first: Duration::from_secs(60),

@@ -4,9 +4,8 @@
 
 use std::path::Path;
 
-use crate::sealing::{
-    Keyring, PrivateKeys, PublicKey, SealedToken, SealingError, Token, open_key_file,
-};
+use crate::key_file::{Keyring, open_key_file};
+use crate::sealing::{PrivateKeys, PublicKey, SealedToken, SealingError, Token};
 
 /// The key with which ingress seals tokens.
 #[derive(Debug, Clone)]
@@ -20,9 +19,14 @@ pub enum Sealer {
 impl Sealer {
     /// Seals a token for the record `name`.
     pub fn seal(&self, token: &Token, name: &str) -> Result<SealedToken, SealingError> {
+        self.public_key()?.seal(token, name)
+    }
+
+    /// Returns the public key with which data is sealed now. Fails if the key file cannot be used.
+    pub fn public_key(&self) -> Result<PublicKey, SealingError> {
         match self {
-            Self::PublicKey(key) => key.seal(token, name),
-            Self::Keyring(keyring) => keyring.keys()?.current().seal(token, name),
+            Self::PublicKey(key) => Ok(key.clone()),
+            Self::Keyring(keyring) => Ok(keyring.keys()?.current().clone()),
         }
     }
 

@@ -7,7 +7,7 @@
 //! unsealed token, and writes private keys only to the key file.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
@@ -147,20 +147,32 @@ impl PublicKey {
 
     /// Seals a token for the record `name`.
     pub fn seal(&self, token: &Token, name: &str) -> Result<SealedToken, SealingError> {
+        let body = self.seal_bytes(INFO, token.expose().as_bytes(), name.as_bytes())?;
+        Ok(SealedToken {
+            key_id: self.id.clone(),
+            body,
+        })
+    }
+
+    /// Seals bytes with the HPKE parameters `info` and `aad`. Returns the encapsulated key and the
+    /// ciphertext, in URL-safe Base64.
+    pub(crate) fn seal_bytes(
+        &self,
+        info: &[u8],
+        bytes: &[u8],
+        aad: &[u8],
+    ) -> Result<String, SealingError> {
         let sealed = hpke::single_shot_seal::<ChaCha20Poly1305, HkdfSha256, Suite>(
             &OpModeS::Base,
             &self.key,
-            INFO,
-            token.expose().as_bytes(),
-            name.as_bytes(),
+            info,
+            bytes,
+            aad,
         );
         let (encapped, ciphertext) = sealed.map_err(|_| SealingError::Damaged)?;
         let mut body = encapped.to_bytes().to_vec();
         body.extend(ciphertext);
-        Ok(SealedToken {
-            key_id: self.id.clone(),
-            body: BASE64.encode(body),
-        })
+        Ok(BASE64.encode(body))
     }
 }
 
@@ -208,17 +220,23 @@ impl PrivateKey {
 
     /// Opens a token that was sealed for the record `name`. Returns `None` if it is damaged.
     fn open(&self, sealed: &SealedToken, name: &str) -> Option<Token> {
-        let body = BASE64.decode(&sealed.body).ok()?;
+        let opened = self.open_bytes(INFO, &sealed.body, name.as_bytes())?;
+        String::from_utf8(opened).ok().map(Token::new)
+    }
+
+    /// Opens bytes that [`PublicKey::seal_bytes`] sealed. Returns `None` if they are damaged.
+    fn open_bytes(&self, info: &[u8], sealed: &str, aad: &[u8]) -> Option<Vec<u8>> {
+        let body = BASE64.decode(sealed).ok()?;
         let (encapped, ciphertext) = body.split_at_checked(ENCAPPED_BYTES)?;
         let opened = hpke::single_shot_open::<ChaCha20Poly1305, HkdfSha256, Suite>(
             &OpModeR::Base,
             &self.key,
             &Encapped::from_bytes(encapped).ok()?,
-            INFO,
+            info,
             ciphertext,
-            name.as_bytes(),
+            aad,
         );
-        String::from_utf8(opened.ok()?).ok().map(Token::new)
+        opened.ok()
     }
 }
 
@@ -262,9 +280,28 @@ impl PrivateKeys {
         key.open(sealed, name).ok_or(SealingError::Damaged)
     }
 
+    /// Opens bytes that [`PublicKey::seal_bytes`] sealed to the key with this id.
+    pub(crate) fn open_bytes(
+        &self,
+        info: &[u8],
+        key_id: &str,
+        sealed: &str,
+        aad: &[u8],
+    ) -> Result<Vec<u8>, SealingError> {
+        let key = self.0.iter().find(|key| key.public.id == key_id);
+        let key = key.ok_or_else(|| SealingError::UnknownKey(key_id.to_owned()))?;
+        key.open_bytes(info, sealed, aad)
+            .ok_or(SealingError::Damaged)
+    }
+
     /// Returns whether the list has the private key for the public key with this id.
     pub fn contains(&self, id: &str) -> bool {
         self.0.iter().any(|key| key.public.id == id)
+    }
+
+    /// Returns a list of one new random key.
+    pub(crate) fn generate() -> Self {
+        Self(vec![PrivateKey::generate()])
     }
 
     /// Returns the list with a new random key as the current one.
@@ -280,7 +317,7 @@ impl PrivateKeys {
     }
 
     /// Returns the list as a text that [`Self::parse`] accepts.
-    fn text(&self) -> SecretString {
+    pub(crate) fn text(&self) -> SecretString {
         let lines = self.0.iter().fold(String::new(), |mut lines, key| {
             lines.push_str(key.text().expose_secret());
             lines.push('\n');
@@ -288,86 +325,6 @@ impl PrivateKeys {
         });
         SecretString::from(lines)
     }
-}
-
-/// The place where the private keys of a process are stored.
-#[derive(Debug, Clone)]
-pub enum Keyring {
-    /// The configuration.
-    Configured(PrivateKeys),
-    /// The key file of the embedded backend. It is read at each use, because `pagesync keys rotate`
-    /// can change it at any time.
-    File(PathBuf),
-}
-
-/// The name of the key file of the embedded backend, in the directory of the database.
-pub const KEY_FILE: &str = "token.keys";
-
-impl Keyring {
-    /// Returns the present keys. Fails if the key file cannot be used.
-    pub fn keys(&self) -> Result<PrivateKeys, SealingError> {
-        match self {
-            Self::Configured(keys) => Ok(keys.clone()),
-            Self::File(path) => read_key_file(path),
-        }
-    }
-}
-
-/// Opens the key file of the embedded backend, and creates it with a new key if it does not exist.
-/// Fails if it cannot be read or written, contains no valid key, or is accessible to other users.
-pub fn open_key_file(data_dir: &Path) -> Result<Keyring, SealingError> {
-    let path = data_dir.join(KEY_FILE);
-    if !path.exists() {
-        write_key_file(&path, &PrivateKeys(vec![PrivateKey::generate()]))?;
-    }
-    read_key_file(&path)?;
-    Ok(Keyring::File(path))
-}
-
-fn read_key_file(path: &Path) -> Result<PrivateKeys, SealingError> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let file_error = |reason: String| SealingError::File {
-        path: path.to_owned(),
-        reason,
-    };
-    let metadata = std::fs::metadata(path).map_err(|error| file_error(error.to_string()))?;
-    if metadata.permissions().mode() & 0o077 != 0 {
-        let reason = "other users have access to it: run chmod 600";
-        return Err(file_error(reason.to_owned()));
-    }
-    let text = std::fs::read_to_string(path).map_err(|error| file_error(error.to_string()))?;
-    PrivateKeys::parse(&text).map_err(|error| {
-        file_error(format!(
-            "{error}: restore it from a backup, or move it away and let people log in again"
-        ))
-    })
-}
-
-/// Writes the key file with mode 0600, so that a crash leaves either the old file or the new one.
-pub fn write_key_file(path: &Path, keys: &PrivateKeys) -> Result<(), SealingError> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let write = || {
-        if let Some(directory) = path.parent() {
-            std::fs::create_dir_all(directory)?;
-        }
-        let new_path = path.with_extension("keys.new");
-        let _ = std::fs::remove_file(&new_path);
-        let mut options = std::fs::OpenOptions::new();
-        let mut file = options
-            .create_new(true)
-            .write(true)
-            .mode(0o600)
-            .open(&new_path)?;
-        file.write_all(keys.text().expose_secret().as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&new_path, path)?;
-        std::fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
-    };
-    write().map_err(|error: std::io::Error| SealingError::File {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    })
 }
 
 /// Returns `bytes` random bytes from the operating system, in URL-safe Base64.
@@ -452,20 +409,6 @@ mod tests {
                 && !contains_private_key(&key.public().text())
         );
         assert!(!format!("{key:?} {:?}", Token::new("secret".to_owned())).contains("secret"));
-    }
-
-    #[test]
-    fn the_key_file_is_created_once_with_mode_600_and_refused_with_another_mode() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let directory = tempfile::tempdir().unwrap();
-        let id = |keyring: &Keyring| keyring.keys().unwrap().current().id().to_owned();
-        let first = id(&open_key_file(directory.path()).unwrap());
-        assert_eq!(id(&open_key_file(directory.path()).unwrap()), first);
-        let path = directory.path().join("token.keys");
-        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(open_key_file(directory.path()).is_err());
     }
 
     #[test]

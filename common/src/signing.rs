@@ -1,6 +1,7 @@
 //! HMAC-SHA256 with a secret of this deployment or of the app.
 
-use hmac::{Hmac, KeyInit as _};
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use model::hex::hex;
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::Sha256;
 
@@ -14,11 +15,15 @@ pub fn hmac_sha256_with_key(key: &[u8]) -> Hmac<Sha256> {
     Hmac::new_from_slice(key).unwrap_or_else(|_| unreachable!("HMAC accepts a key of any length"))
 }
 
+/// Returns the value of `X-Hub-Signature-256` for a body, as Facebook makes it with the app secret.
+pub fn webhook_signature(secret: &SecretString, body: &str) -> String {
+    let tag = hmac_sha256(secret).chain_update(body).finalize();
+    format!("sha256={}", hex(&tag.into_bytes()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hmac::Mac as _;
-    use model::hex::hex;
 
     /// Source: RFC 4231, test case 2.
     #[test]

@@ -105,6 +105,7 @@ pub struct Metrics {
     pub api_refusals: LabeledCounter,
     pub page_tokens: LabeledCounter,
     pub change_posts: LabeledCounter,
+    pub forwarded_deliveries: LabeledCounter,
     registry: Arc<Mutex<Registry>>,
 }
 
@@ -267,6 +268,12 @@ impl Default for Metrics {
                 "change_posts",
                 "outcome",
                 "Posts of changes to destinations, by outcome: accepted, refused or not_answered",
+            ),
+            forwarded_deliveries: labeled_counter(
+                r,
+                "forwarded_deliveries",
+                "outcome",
+                "Deliveries to forward, by outcome: accepted, refused or not_answered for each attempt; stored when they are sent again from a record; too_old and unopenable when they became dead letters; erased and expired when they were deleted",
             ),
             registry: Arc::new(Mutex::new(registry)),
         }

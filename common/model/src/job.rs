@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
+use crate::forward::ForwardedDelivery;
 use crate::hex::hex;
 use crate::id::{Subject, UserId};
 use crate::queue_name::QueueName;
@@ -80,6 +81,8 @@ pub enum Job {
     Poll(Claim),
     /// An erasure of the data of a person.
     Erase(ErasureRequest),
+    /// A delivery of Facebook that is forwarded to another program.
+    Forward(ForwardedDelivery),
 }
 
 /// The id of a job, derived from its content: a job that is delivered twice has the same id.
@@ -116,6 +119,8 @@ struct WireJob<'a> {
     poll: Option<Claim>,
     #[serde(default)]
     erase: Option<ErasureRequest>,
+    #[serde(default)]
+    forward: Option<ForwardedDelivery>,
 }
 
 #[derive(Deserialize)]
@@ -153,6 +158,9 @@ pub fn encode_job(job: &Job) -> String {
         }
         Job::Poll(claim) => format!(r#"{{"v":{WIRE_VERSION},"poll":{}}}"#, json(claim)),
         Job::Erase(request) => format!(r#"{{"v":{WIRE_VERSION},"erase":{}}}"#, json(request)),
+        Job::Forward(delivery) => {
+            format!(r#"{{"v":{WIRE_VERSION},"forward":{}}}"#, json(delivery))
+        }
     }
 }
 
@@ -209,12 +217,19 @@ pub fn decode_job(text: &str) -> Job {
     let Ok(wire) = serde_json::from_str::<WireJob<'_>>(text) else {
         return unreadable(text.as_bytes(), UNKNOWN_KIND.to_owned());
     };
-    match (wire.webhook, wire.unreadable, wire.poll, wire.erase) {
-        (Some(webhook), None, None, None) => Job::Webhook {
+    let WireJob {
+        webhook,
+        unreadable: undecoded,
+        poll,
+        erase,
+        forward,
+    } = wire;
+    match (webhook, undecoded, poll, erase, forward) {
+        (Some(webhook), None, None, None, None) => Job::Webhook {
             entry: ProfileEntry::from_raw(webhook.entry),
             received_at: webhook.received_at,
         },
-        (None, Some(wire), None, None) => match BASE64.decode(&wire.body) {
+        (None, Some(wire), None, None, None) => match BASE64.decode(&wire.body) {
             Ok(body) => Job::Unreadable(Unreadable {
                 body,
                 reason: wire.reason,
@@ -225,8 +240,9 @@ pub fn decode_job(text: &str) -> Job {
                 "the body of an unreadable job is not base64".to_owned(),
             ),
         },
-        (None, None, Some(claim), None) => Job::Poll(claim),
-        (None, None, None, Some(request)) => Job::Erase(request),
+        (None, None, Some(claim), None, None) => Job::Poll(claim),
+        (None, None, None, Some(request), None) => Job::Erase(request),
+        (None, None, None, None, Some(delivery)) => Job::Forward(delivery),
         _ => unreadable(text.as_bytes(), UNKNOWN_KIND.to_owned()),
     }
 }

@@ -5,11 +5,13 @@
 //! a network or a disk. A test in `services/pagesync/tests/it/tidy.rs` checks this.
 //!
 //! Reading order: [`time`], [`id`], [`value`], [`field`], [`webhook_field`], [`page`], [`read`],
-//! [`announcements`], [`missed_webhooks`], [`queue_name`], [`polling`], [`webhook`], [`job`].
+//! [`announcements`], [`missed_webhooks`], [`queue_name`], [`polling`], [`webhook`], [`forward`],
+//! [`job`].
 
 pub mod announcements;
 pub mod failure;
 pub mod field;
+pub mod forward;
 pub mod hex;
 pub mod id;
 pub mod job;

@@ -18,15 +18,18 @@ pub enum QueueName {
     PollsNow,
     /// Daily polls.
     PollsDaily,
+    /// Deliveries of Facebook that are forwarded to another program.
+    Forwards,
 }
 
 impl QueueName {
     /// Every queue.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Webhooks,
         Self::Logins,
         Self::PollsNow,
         Self::PollsDaily,
+        Self::Forwards,
     ];
     /// The queues of polls, in the order in which the scheduler fills them.
     pub const POLLS: [Self; 3] = [Self::Logins, Self::PollsNow, Self::PollsDaily];
@@ -38,6 +41,7 @@ impl QueueName {
             Self::Logins => "logins",
             Self::PollsNow => "polls_now",
             Self::PollsDaily => "polls_daily",
+            Self::Forwards => "forwards",
         }
     }
 

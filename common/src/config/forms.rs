@@ -1,6 +1,7 @@
 //! The forms of values that several settings have.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 /// Accepts the address of a web server to which pagesync sends tokens or people. The scheme must be
 /// `https`. `http` is accepted only for a loopback address, or for a host without a dot, as in a
@@ -24,6 +25,17 @@ pub(super) fn parse_web_address(text: &str) -> Option<String> {
 
 pub(super) fn parse_bool(text: &str) -> Option<bool> {
     text.parse().ok()
+}
+
+/// Parses a whole number with a unit, such as `10s`, `5m` or `1h`.
+pub(super) fn parse_duration(text: &str) -> Option<Duration> {
+    let units = [("s", 1_u64), ("m", 60), ("h", 3600)];
+    let (number, factor) = units
+        .iter()
+        .find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)))?;
+    Some(Duration::from_secs(
+        number.parse::<u64>().ok()?.checked_mul(*factor)?,
+    ))
 }
 
 #[cfg(test)]

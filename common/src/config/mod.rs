@@ -7,11 +7,13 @@
 pub mod backend;
 pub mod destination;
 mod forms;
+pub mod forward;
 pub mod problem;
 mod reader;
 mod role;
 pub mod settings;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,6 +21,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use jiff::tz::TimeZone;
 use model::field::TrackedFields;
+use model::webhook_field::webhook_fields;
 use secrecy::SecretString;
 
 use crate::daily_schedule::DailySchedule;
@@ -26,7 +29,8 @@ use crate::sealing::{self, PrivateKeys, PublicKey};
 use crate::store::redis::durability::Durability;
 use backend::Backend;
 use destination::DestinationConfig;
-use forms::{parse_bool, parse_web_address};
+use forms::{parse_bool, parse_duration, parse_web_address};
+use forward::ForwardConfig;
 use problem::Problems;
 use reader::SettingsReader;
 pub use role::Role;
@@ -132,6 +136,8 @@ pub struct Config {
     pub daily_schedule: DailySchedule,
     /// The destinations to which changes are posted.
     pub destinations: Vec<DestinationConfig>,
+    /// The program to which deliveries are forwarded; `None` if they are not.
+    pub forward: Option<ForwardConfig>,
     /// The filter of log lines.
     pub log_filter: String,
     /// The form of log lines.
@@ -158,6 +164,16 @@ impl Config {
     pub fn webhook_path(&self) -> &str {
         let address = self.webhook_address.as_deref().unwrap_or_default();
         path_of(address.strip_suffix(WEBHOOK_PATH).unwrap_or_default())
+    }
+
+    /// Returns the webhook fields that the app and each Page are subscribed to: those that announce a
+    /// tracked field, and those of `PAGESYNC_FORWARD_FIELDS`.
+    pub fn webhook_fields(&self) -> Vec<String> {
+        let forwarded = self.forward.iter().flat_map(|forward| &forward.fields);
+        let tracked = webhook_fields(&self.tracked_fields);
+        let tracked = tracked.into_iter().map(ToOwned::to_owned);
+        let all: BTreeSet<String> = tracked.chain(forwarded.cloned()).collect();
+        all.into_iter().collect()
     }
 
     /// Reads the configuration of `role` from a snapshot of the environment and the files that it
@@ -227,6 +243,7 @@ impl Config {
             replace_callback: reader.value("PAGESYNC_REPLACE_CALLBACK", parse_bool),
             daily_schedule: read_schedule(&mut reader),
             destinations: destination::read(&mut reader),
+            forward: forward::read(&mut reader),
             log_filter: reader.value("PAGESYNC_LOG", parse_log_filter),
             log_format: reader.value("PAGESYNC_LOG_FORMAT", parse_log_format),
         };
@@ -423,17 +440,6 @@ fn parse_poll_concurrency(text: &str) -> Option<u16> {
     (1..=MAX_POLL_CONCURRENCY)
         .contains(&number)
         .then_some(number)
-}
-
-/// Parses a whole number with a unit, such as `10s`, `5m` or `1h`.
-fn parse_duration(text: &str) -> Option<Duration> {
-    let units = [("s", 1_u64), ("m", 60), ("h", 3600)];
-    let (number, factor) = units
-        .iter()
-        .find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)))?;
-    Some(Duration::from_secs(
-        number.parse::<u64>().ok()?.checked_mul(*factor)?,
-    ))
 }
 
 #[cfg(test)]

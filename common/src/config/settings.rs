@@ -75,8 +75,12 @@ const fn secret(
     }
 }
 
+/// The permissions that people are asked for by default.
+pub const DEFAULT_SCOPES: &str =
+    "pages_show_list,pages_read_engagement,pages_manage_metadata,business_management";
+
 /// All settings, in the order of `.env.example`.
-pub const SETTINGS: [Setting; 43] = [
+pub const SETTINGS: [Setting; 47] = [
     without_default(
         "FACEBOOK_APP_ID",
         "5 to 20 digits",
@@ -143,9 +147,9 @@ pub const SETTINGS: [Setting; 43] = [
     ),
     with_default(
         "PAGESYNC_SCOPES",
-        "pages_show_list,pages_read_engagement,pages_manage_metadata,business_management",
+        DEFAULT_SCOPES,
         "permission names, separated by commas",
-        "The permissions that people are asked for.",
+        "The permissions that people are asked for. Messages need pages_messaging as well.",
     ),
     without_default(
         "PAGESYNC_NAME",
@@ -336,6 +340,31 @@ pub const SETTINGS: [Setting; 43] = [
         "a JSON list of objects with name, url, secret and, if wanted, authorization and thin; names have letters, digits, - and _",
         r#"[{"name":"crm","url":"https://crm.example/hook","secret":"whsec_..."}]"#,
         "Further addresses to which changes are posted, usually as a file: PAGESYNC_DESTINATIONS_FILE.",
+    ),
+    secret(
+        "PAGESYNC_FORWARD_URL",
+        None,
+        "an https:// address (http:// only for a loopback address or a host without a dot), or none",
+        "http://bot:8000/webhook",
+        "The address to which the worker forwards deliveries of Facebook as they arrived, such as messages to a bot. Set it for up, ingress and worker. If it is unset or none, these parts of deliveries are dropped.",
+    ),
+    with_default(
+        "PAGESYNC_FORWARD_DELIVERIES",
+        "unhandled",
+        "unhandled or all",
+        "unhandled: the deliveries with a part that is not about the profile of a Page are forwarded. all: every delivery is.",
+    ),
+    with_default(
+        "PAGESYNC_FORWARD_FIELDS",
+        "messages,messaging_postbacks",
+        "names of webhook fields, separated by commas",
+        "The webhook fields that the program at PAGESYNC_FORWARD_URL needs. The app and each Page are subscribed to them as well.",
+    ),
+    with_default(
+        "PAGESYNC_FORWARD_MAX_AGE",
+        "24h",
+        "a whole number followed by s, m or h, from 1m to 168h",
+        "Deliveries that are older are not forwarded. They become dead letters, which an operator can replay. Facebook lets a Page answer a message within 24 hours.",
     ),
     with_default(
         "PAGESYNC_LOG",

@@ -11,12 +11,13 @@ use rusqlite::Connection;
 const FIRST_VERSION: i64 = 2;
 
 /// The steps, each with the version (`PRAGMA user_version`) that the schema has after it.
-const STEPS: [(i64, &str); 5] = [
+const STEPS: [(i64, &str); 6] = [
     (2, TABLES),
     (3, LEASES_AND_DEPTHS),
     (4, QUEUE_OF_LOGINS),
     (5, PAGES_BY_STATUS),
     (6, CLIENTS_AND_CHANGES),
+    (7, QUEUE_OF_FORWARDS),
 ];
 
 /// Step 2: the tables.
@@ -111,6 +112,10 @@ CREATE VIEW pages_v1 AS
      FROM json_each(json_extract(attributes, '$._registers')) AS field) AS fields
   FROM pages WHERE json_valid(attributes);
 ";
+
+/// Step 7: the queue of deliveries that are forwarded.
+const QUEUE_OF_FORWARDS: &str =
+    "INSERT INTO queues (queue, bytes, max_bytes) VALUES ('forwards', 0, 8589934592);";
 
 /// The value of `PRAGMA auto_vacuum` that makes freed pages removable from the file.
 const INCREMENTAL: i64 = 2;

@@ -24,12 +24,16 @@ use error::QueueError;
 /// its writes.
 const WEBHOOK_CONCURRENCY: u16 = 16;
 
+/// How many messages of deliveries a worker forwards at a time.
+pub const FORWARD_CONCURRENCY: u16 = 64;
+
 /// Returns how many messages of a queue a worker handles at a time. `poll_concurrency` is how many
 /// polls of each queue it makes at a time.
 pub fn concurrency(queue_name: QueueName, poll_concurrency: u16) -> u16 {
     match queue_name {
         QueueName::Webhooks => WEBHOOK_CONCURRENCY,
         QueueName::Logins | QueueName::PollsNow | QueueName::PollsDaily => poll_concurrency,
+        QueueName::Forwards => FORWARD_CONCURRENCY,
     }
 }
 

@@ -8,8 +8,8 @@ use serde_json::{Error, Value as Json};
 
 use super::{
     api_key, app, audit, connection, daily_poll, dead_letter, destination, erasure, excluded_field,
-    invitation, load_chunk, login, missed_webhooks, page_subscription, probe, rate_limit, token,
-    token_exchange, token_inspection, trial,
+    forwarding, invitation, load_chunk, login, missed_webhooks, page_subscription, probe,
+    rate_limit, token, token_exchange, token_inspection, trial, waiting_delivery,
 };
 use crate::store::codec::describe_error;
 use crate::store::{RecordKey, RecordKind, Store, StoreError};
@@ -74,6 +74,8 @@ fn check(kind: RecordKind, body: Json) -> Result<(), Error> {
         RecordKind::WebhookTest => is::<probe::WebhookTest>(body),
         RecordKind::ApiKey => is::<api_key::ApiKey>(body),
         RecordKind::Destination => is::<destination::Destination>(body),
+        RecordKind::Forwarding => is::<forwarding::Forwarding>(body),
+        RecordKind::WaitingDelivery => is::<waiting_delivery::WaitingDelivery>(body),
         RecordKind::Audit => is::<audit::AuditRecord>(body),
         RecordKind::Trial => is::<trial::Trials>(body),
     }

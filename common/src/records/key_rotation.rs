@@ -3,11 +3,16 @@
 //! Invariants: a token is written only if its record still has the version that was read; the token
 //! of a connection is written under the guard of the connection's epoch.
 
+use model::forward::ForwardedDelivery;
 use model::id::{LoginId, UserId};
+use model::job::{Job, decode_job};
 
+use super::dead_letter::{self, DeadLetter};
 use super::token::{StoredToken, open_token, seal_write};
 use super::token_exchange::{self, Stage, TokenExchange};
-use super::{commit_one, connection, load_all, load_record, put_write, write_records};
+use super::{
+    commit_one, connection, load_all, load_record, put_write, waiting_delivery, write_records,
+};
 use crate::sealing::{PrivateKeys, SealedToken};
 use crate::store::{
     Commit, CommitOutcome, RecordKey, RecordKind, RecordWrite, Store, StoreError, Versioned,
@@ -58,6 +63,30 @@ pub async fn count_outdated(
         }
     }
     Ok(report)
+}
+
+/// Returns how many deliveries that wait, or have a dead letter, are sealed to another key than the current
+/// one.
+pub async fn count_outdated_deliveries(
+    store: &dyn Store,
+    keys: &PrivateKeys,
+) -> Result<u64, StoreError> {
+    let is_old =
+        |delivery: &ForwardedDelivery| u64::from(delivery.key.key_id != keys.current().id());
+    let (mut count, mut after) = (0, None);
+    while let Some(chunk) = waiting_delivery::next_chunk(store, &mut after).await? {
+        let old = chunk.iter().map(|(_, one)| is_old(&one.value.delivery));
+        count += old.sum::<u64>();
+    }
+    let mut after = None;
+    while let Some(chunk) = dead_letter::next_chunk::<DeadLetter>(store, &mut after).await? {
+        for (_, stored) in chunk {
+            if let Job::Forward(delivery) = decode_job(&stored.value.job) {
+                count += is_old(&delivery);
+            }
+        }
+    }
+    Ok(count)
 }
 
 /// Seals every token to the current key, each in a commit of its own. A token that is written by

@@ -15,6 +15,7 @@ pub mod dropped;
 pub mod erasure;
 pub mod excluded_field;
 pub mod expiry;
+pub mod forwarding;
 pub mod invitation;
 pub mod key_rotation;
 pub mod login;
@@ -27,6 +28,7 @@ pub mod token;
 pub mod token_exchange;
 pub mod token_inspection;
 pub mod trial;
+pub mod waiting_delivery;
 
 use std::time::Duration;
 

@@ -48,8 +48,8 @@ impl PageSubscription {
     /// [`MAX_RESUBSCRIPTIONS`] resubscriptions were made. It also must if none is requested yet and
     /// either Facebook was not called since the last login, or `requested` has a field that is
     /// neither subscribed nor refused.
-    pub fn needs_check(&self, is_unsubscribed: bool, requested: &[&str]) -> bool {
-        let is_known = |name: &&str| self.fields.contains(*name) || self.refused.contains(*name);
+    pub fn needs_check(&self, is_unsubscribed: bool, requested: &[String]) -> bool {
+        let is_known = |name: &String| self.fields.contains(name) || self.refused.contains(name);
         let is_lost = is_unsubscribed
             && !self.fields.is_empty()
             && self.resubscriptions < MAX_RESUBSCRIPTIONS;

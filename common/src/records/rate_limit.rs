@@ -97,7 +97,7 @@ impl RateLimit {
     pub fn allowed_from(&self, queue_name: QueueName) -> HostTime {
         let reserved_until = self.blocked_until.max(self.reserved_until);
         match queue_name {
-            QueueName::Logins | QueueName::Webhooks => self.blocked_until,
+            QueueName::Logins | QueueName::Webhooks | QueueName::Forwards => self.blocked_until,
             QueueName::PollsNow => reserved_until,
             QueueName::PollsDaily => reserved_until.max(self.deferred_until),
         }

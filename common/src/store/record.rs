@@ -56,6 +56,10 @@ pub enum RecordKind {
     ApiKey,
     /// A destination of changes: [`crate::records::destination`].
     Destination,
+    /// The state of forwarding: [`crate::records::forwarding`].
+    Forwarding,
+    /// A delivery that could not be forwarded yet: [`crate::records::waiting_delivery`].
+    WaitingDelivery,
     /// An action of the HTTP API: [`crate::records::audit`].
     Audit,
     /// The trials of a job that was delivered too often: [`crate::records::trial`].
@@ -64,7 +68,7 @@ pub enum RecordKind {
 
 impl RecordKind {
     /// Every kind.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 29] = [
         Self::DeadLetter,
         Self::DeadLetterRetry,
         Self::DeadLetterCount,
@@ -90,6 +94,8 @@ impl RecordKind {
         Self::WebhookTest,
         Self::ApiKey,
         Self::Destination,
+        Self::Forwarding,
+        Self::WaitingDelivery,
         Self::Audit,
         Self::Trial,
     ];
@@ -122,6 +128,8 @@ impl RecordKind {
             Self::WebhookTest => "webhook_test",
             Self::ApiKey => "api_key",
             Self::Destination => "destination",
+            Self::Forwarding => "forwarding",
+            Self::WaitingDelivery => "waiting_delivery",
             Self::Audit => "audit",
             Self::Trial => "trial",
         }

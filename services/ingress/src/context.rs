@@ -10,6 +10,7 @@ use secrecy::SecretString;
 
 use crate::body::BodyMemory;
 use crate::dropped::DroppedParts;
+use crate::forwarding::Forwarding;
 use crate::oauth::context::LoginContext;
 use crate::refusals::RefusalLog;
 
@@ -36,6 +37,8 @@ pub struct Context {
     pub refused_handshakes: RefusalLog,
     /// The parts of webhooks that were dropped.
     pub dropped: DroppedParts,
+    /// The deliveries that the worker forwards; `None` if it forwards none.
+    pub forwarding: Option<Forwarding>,
     /// The state of the login handlers.
     pub login: LoginContext,
     /// The public address of this deployment, as [`Config::public_url`].
@@ -51,7 +54,9 @@ impl Context {
         metrics: Metrics,
         clock: Clock,
     ) -> Self {
+        let forwarding = config.forward.as_ref();
         Self {
+            forwarding: forwarding.map(|forward| Forwarding::new(forward, login.sealer.clone())),
             login,
             queue,
             metrics,

@@ -2,8 +2,8 @@
 //! and logs people in.
 //!
 //! Invariants: a webhook is answered with 200 only after the queue has made its jobs durable. The
-//! webhook handler uses the queue and nothing else: no store and no token. Tokens are sealed here
-//! and never opened. Input is echoed only if it is escaped or has only letters, digits, `_` and
+//! webhook handler uses the queue and nothing else: no store and no token. Tokens and forwarded
+//! deliveries are sealed here and never opened. Input is echoed only if it is escaped or has only letters, digits, `_` and
 //! `-`. No body is logged, and no endpoint is for operators.
 
 pub mod body;
@@ -11,6 +11,7 @@ pub mod client;
 pub mod context;
 pub mod dropped;
 pub mod erasure;
+pub mod forwarding;
 pub mod handshake;
 mod html;
 pub mod oauth;

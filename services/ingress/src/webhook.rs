@@ -1,7 +1,7 @@
 //! Receives webhooks: verifies the signature, publishes the jobs of the delivery, and answers.
 //!
 //! Invariant: the answer is 200 only if the delivery contains no job, or after the queue has made
-//! each of its jobs durable.
+//! each of its jobs durable. If another program gets the delivery, its copy is one of these jobs.
 //!
 //! | webhook request | answer |
 //! |---|---|
@@ -22,6 +22,7 @@ use axum::response::{IntoResponse, Response};
 use common::http::ConnectionPlace;
 use model::job::{Job, Unreadable};
 use model::queue_name::QueueName;
+use model::time::HostTime;
 use model::webhook::{ParsedWebhook, parse_webhook};
 
 use crate::context::Context;
@@ -36,7 +37,7 @@ pub const ANSWER_DEADLINE: Duration = Duration::from_secs(4);
 /// Handles `POST /facebook/webhook`.
 pub(crate) async fn receive(State(context): State<Arc<Context>>, request: Request) -> Response {
     let status = match read_signed(&context, request).await {
-        Ok(signed) => publish_webhook(&context, &signed).await,
+        Ok((signed, headers)) => publish_webhook(&context, &signed, &headers).await,
         Err(status) => status,
     };
     context.metrics.webhook_answers.count(status_label(status));
@@ -66,8 +67,12 @@ fn status_label(status: StatusCode) -> &'static str {
     }
 }
 
-/// Reads the body and verifies its signature; fails with the status of the answer.
-async fn read_signed(context: &Context, request: Request) -> Result<SignedBody, StatusCode> {
+/// Reads the body and verifies its signature. Returns it with the headers of the request; fails with the
+/// status of the answer.
+async fn read_signed(
+    context: &Context,
+    request: Request,
+) -> Result<(SignedBody, HeaderMap), StatusCode> {
     let (head, body) = request.into_parts();
     let place = head.extensions.get::<ConnectionPlace>().cloned();
     let signature = Signature::from_headers(&head.headers, context.allow_sha1)
@@ -90,7 +95,7 @@ async fn read_signed(context: &Context, request: Request) -> Result<SignedBody, 
     if let Some(place) = place {
         place.hold();
     }
-    Ok(signed)
+    Ok((signed, head.headers))
 }
 
 fn is_compressed(headers: &HeaderMap) -> bool {
@@ -101,55 +106,91 @@ fn is_compressed(headers: &HeaderMap) -> bool {
 }
 
 /// Splits a delivery into jobs and publishes them; returns the status of the answer.
-async fn publish_webhook(context: &Context, signed: &SignedBody) -> StatusCode {
+async fn publish_webhook(
+    context: &Context,
+    signed: &SignedBody,
+    headers: &HeaderMap,
+) -> StatusCode {
     let received_at = context.clock.now();
-    let ParsedWebhook {
-        entries,
-        rejected,
-        ignored,
-    } = parse_webhook(signed.bytes());
-    for (name, n) in ignored {
-        context.metrics.webhook_parts_ignored.add(name, n);
-        context.dropped.add(name, n);
+    let parsed = parse_webhook(signed.bytes());
+    let forwarding = context.forwarding.as_ref();
+    let forwarding = forwarding.filter(|forwarding| forwarding.is_forwarded(&parsed));
+    let forward =
+        forwarding.map(|forwarding| forwarding.job(headers, signed.bytes(), &parsed, received_at));
+    let forward = match forward.transpose() {
+        Ok(forward) => forward,
+        Err(error) => {
+            tracing::error!(error = %error, "a webhook cannot be sealed for forwarding; Facebook will send it again");
+            return StatusCode::SERVICE_UNAVAILABLE;
+        }
+    };
+    count_ignored(context, &parsed, forward.is_some());
+    let jobs = page_jobs(parsed, received_at);
+    // Both are published, although one of them may fail: the changes of Pages do not wait for a queue of
+    // deliveries that is full.
+    let (pages, forwarded) = tokio::join!(
+        publish(context, QueueName::Webhooks, &jobs),
+        publish(context, QueueName::Forwards, forward.as_slice()),
+    );
+    if pages && forwarded {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
     }
-    for part in &rejected {
+}
+
+/// Counts the parts of a delivery that are not about the profile of a Page. They are dropped unless the
+/// delivery is forwarded.
+fn count_ignored(context: &Context, parsed: &ParsedWebhook, is_forwarded: bool) {
+    for (name, n) in &parsed.ignored {
+        context.metrics.webhook_parts_ignored.add(name, *n);
+        if !is_forwarded {
+            context.dropped.add(name, *n);
+        }
+    }
+}
+
+/// Returns the jobs that change Pages, and those of the parts that cannot be read.
+fn page_jobs(parsed: ParsedWebhook, received_at: HostTime) -> Vec<Job> {
+    for part in &parsed.rejected {
         tracing::warn!(
             reason = part.reason,
             bytes = part.body.len(),
             "a signed webhook cannot be read; it is stored as a dead letter"
         );
     }
-    let webhooks = entries
+    let webhooks = parsed
+        .entries
         .into_iter()
         .map(|entry| Job::Webhook { entry, received_at });
-    let unreadable = rejected.into_iter().map(|part| {
+    let unreadable = parsed.rejected.into_iter().map(|part| {
         Job::Unreadable(Unreadable {
             body: part.body,
             reason: part.reason,
             received_at,
         })
     });
-    let jobs: Vec<Job> = webhooks.chain(unreadable).collect();
+    webhooks.chain(unreadable).collect()
+}
+
+/// Publishes jobs, and returns whether the queue has made all of them durable in time.
+async fn publish(context: &Context, queue_name: QueueName, jobs: &[Job]) -> bool {
     if jobs.is_empty() {
-        return StatusCode::OK;
+        return true;
     }
-    let published = tokio::time::timeout(
-        ANSWER_DEADLINE,
-        context.queue.publish(QueueName::Webhooks, &jobs),
-    )
-    .await;
-    match published {
+    let published = context.queue.publish(queue_name, jobs);
+    match tokio::time::timeout(ANSWER_DEADLINE, published).await {
         Ok(Ok(())) => {
             context.metrics.jobs_published.inc_by(jobs.len() as u64);
-            StatusCode::OK
+            true
         }
         Ok(Err(error)) => {
-            tracing::warn!(error = %error, "a webhook was not made durable; Facebook will send it again");
-            StatusCode::SERVICE_UNAVAILABLE
+            tracing::warn!(queue_name = %queue_name, error = %error, "a webhook was not made durable; Facebook will send it again");
+            false
         }
         Err(_) => {
-            tracing::warn!("a webhook was not made durable in time; Facebook will send it again");
-            StatusCode::SERVICE_UNAVAILABLE
+            tracing::warn!(queue_name = %queue_name, "a webhook was not made durable in time; Facebook will send it again");
+            false
         }
     }
 }

@@ -389,6 +389,9 @@ pub enum DeadLetterCommand {
         /// Replay every dead letter.
         #[arg(long, conflicts_with = "ids")]
         all: bool,
+        /// Also replay deliveries that were too old to be forwarded. A bot may answer them.
+        #[arg(long)]
+        deliveries: bool,
         /// Only print what would be done.
         #[arg(long)]
         dry_run: bool,

@@ -44,9 +44,12 @@ pub async fn run(
                 text,
             ))
         }
-        DeadLetterCommand::Replay { ids, all, dry_run } => {
-            replay(backends, Chosen::new(ids, all), dry_run).await
-        }
+        DeadLetterCommand::Replay {
+            ids,
+            all,
+            deliveries,
+            dry_run,
+        } => replay(backends, Chosen::new(ids, all), deliveries, dry_run).await,
         DeadLetterCommand::Discard { ids, all, dry_run } => {
             let mut chosen = Chosen::new(ids, all);
             while let Some(chunk) = chosen.next_chunk(store).await? {
@@ -68,8 +71,14 @@ pub async fn run(
     }
 }
 
-/// Publishes the jobs of these dead letters again, or only prints which.
-async fn replay(backends: &Backends, mut chosen: Chosen, dry_run: bool) -> anyhow::Result<()> {
+/// Publishes the jobs of these dead letters again, or only prints which. Deliveries to forward are left
+/// where they are unless `deliveries` is set.
+async fn replay(
+    backends: &Backends,
+    mut chosen: Chosen,
+    deliveries: bool,
+    dry_run: bool,
+) -> anyhow::Result<()> {
     let (store, queue) = (&*backends.store, &*backends.queue);
     if !dry_run {
         wait_until_ready(queue).await?;
@@ -81,6 +90,12 @@ async fn replay(backends: &Backends, mut chosen: Chosen, dry_run: bool) -> anyho
             &unreadable,
             ("cannot read", "with this version of pagesync"),
         )?;
+        if !deliveries {
+            let is_delivery = |(_, stored): &mut (String, _)| dead_letter::is_delivery(stored);
+            let kept: Vec<_> = chunk.extract_if(.., is_delivery).collect();
+            let why = "a delivery to forward, which a bot may answer late: repeat the command with --deliveries";
+            print_done(&kept, ("did not replay", why))?;
+        }
         if dry_run {
             print_done(&chunk, ("would replay", ""))?;
             continue;

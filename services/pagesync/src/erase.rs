@@ -5,7 +5,7 @@ use common::clock::Clock;
 use common::config::Config;
 use common::pages::COMMIT_BATCH;
 use common::records::erasure::{self, ErasureResult, PageErasure};
-use common::records::{connection, dead_letter, load_all, token};
+use common::records::{connection, load_all, token};
 use common::store::{RecordKind, Store};
 use model::id::{PageId, UserId};
 use serde::Serialize;
@@ -116,7 +116,7 @@ async fn erase_pages(
         // An earlier run of the command may have erased a Page and then failed, so this is also
         // done for Pages that are erased already.
         store.forget_erased_changes().await?;
-        let deleted = dead_letter::delete_mentioning(store, &known).await?;
+        let deleted = erasure::delete_mentioning(store, &known).await?;
         if deleted > 0 {
             print_error(&format!(
                 "deleted the dead letters that mention these Pages: {deleted}"

@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use common::config::settings::Environment;
+use common::config::settings::{DEFAULT_SCOPES, Environment};
 use common::config::{CALLBACK_PATH, WEBHOOK_PATH, parse_public_url};
 use common::sealing::{PrivateKey, PrivateKeys};
 use model::hex::hex;
@@ -107,8 +107,9 @@ pub fn run(directory: &Path, worker: &Path, environment: &Environment) -> anyhow
     ))
 }
 
-/// Returns the addresses of Facebook and of this deployment: those of the real Facebook if the
-/// environment has an app id, otherwise those of the simulator of the profile `demo`.
+/// Returns the addresses of Facebook and of this deployment, and what depends on them: those of the real
+/// Facebook if the environment has an app id, otherwise those of the simulator and of the bot of the profile
+/// `demo`.
 fn facebook_files(environment: &Environment) -> anyhow::Result<Vec<(&'static str, String)>> {
     let given = |key: &str| {
         environment
@@ -120,6 +121,7 @@ fn facebook_files(environment: &Environment) -> anyhow::Result<Vec<(&'static str
     let Some(app_id) = given("FACEBOOK_APP_ID") else {
         let ingress = given_or("INGRESS_PORT", "5000");
         let simulator = given_or("SIMULATOR_PORT", "5100");
+        let with_messages = format!("{DEFAULT_SCOPES},pages_messaging");
         output::print_error(
             "FACEBOOK_APP_ID is not set: configured for the simulator of the profile demo",
         );
@@ -135,6 +137,11 @@ fn facebook_files(environment: &Environment) -> anyhow::Result<Vec<(&'static str
             ),
             ("graph_url", "http://simulator:5100".to_owned()),
             ("dialog_url", format!("http://localhost:{simulator}")),
+            (
+                "forward_url",
+                given_or("PAGESYNC_FORWARD_URL", "http://bot:8000/webhook"),
+            ),
+            ("scopes", given_or("PAGESYNC_SCOPES", &with_messages)),
         ]);
     };
     let public_url = given("PAGESYNC_PUBLIC_URL").map(|text| {
@@ -169,6 +176,8 @@ fn facebook_files(environment: &Environment) -> anyhow::Result<Vec<(&'static str
             "dialog_url",
             given_or("PAGESYNC_DIALOG_URL", "https://www.facebook.com"),
         ),
+        ("forward_url", given_or("PAGESYNC_FORWARD_URL", "none")),
+        ("scopes", given_or("PAGESYNC_SCOPES", DEFAULT_SCOPES)),
     ])
 }
 

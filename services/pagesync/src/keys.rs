@@ -3,11 +3,16 @@
 //! Invariant: only `keys generate` prints a private key.
 
 use anyhow::{Context as _, bail};
+use common::backends::Backends;
+use common::clock::Clock;
 use common::config::Config;
 use common::config::backend::Backend;
+use common::database::Access;
+use common::key_file::{self, Keyring};
 use common::records::key_rotation;
-use common::sealing::{self, Keyring, PrivateKey, PrivateKeys, SealingError};
+use common::sealing::{PrivateKey, PrivateKeys, SealingError};
 use common::store::Store;
+use model::queue_name::QueueName;
 use secrecy::ExposeSecret as _;
 
 use crate::output;
@@ -32,7 +37,7 @@ pub async fn rotate(config: &Config, store: &dyn Store, drop_old: bool) -> anyho
     let file = match (&config.token_private_keys, config.backend) {
         (Some(_), _) => None,
         (None, Backend::Embedded) => {
-            let Keyring::File(path) = sealing::open_key_file(&config.data_dir)? else {
+            let Keyring::File(path) = key_file::open_key_file(&config.data_dir)? else {
                 bail!("the embedded backend has no key file");
             };
             Some(path)
@@ -49,7 +54,7 @@ pub async fn rotate(config: &Config, store: &dyn Store, drop_old: bool) -> anyho
                 stored
             } else {
                 let next = stored.with_new_key();
-                sealing::write_key_file(path, &next)?;
+                key_file::write_key_file(path, &next)?;
                 next
             }
         }
@@ -74,19 +79,37 @@ pub async fn rotate(config: &Config, store: &dyn Store, drop_old: bool) -> anyho
     if report.outdated > 0 {
         bail!("not every token is sealed to the current key: run `pagesync keys rotate` again");
     }
+    let deliveries = key_rotation::count_outdated_deliveries(store, &keys).await?;
+    if deliveries > 0 {
+        output::print(&format!(
+            "{deliveries} deliveries to forward need an older key, until they are forwarded or seven days old"
+        ))?;
+    }
+    if drop_old && (deliveries > 0 || waits_in_queue(config).await?) {
+        bail!(
+            "the older keys stay, because deliveries wait to be forwarded: forward or discard them first"
+        );
+    }
     match (&file, drop_old) {
         (Some(path), true) => drop_older_keys(path, &keys),
         (Some(_), false) => output::print(
             "the older keys stay in the key file until `pagesync keys rotate --drop-old`",
         ),
         (None, _) => output::print(
-            "remove the older keys from PAGESYNC_TOKEN_PRIVATE_KEYS as soon as ingress has the new public key",
+            "remove the older keys from PAGESYNC_TOKEN_PRIVATE_KEYS as soon as ingress has the new public key and the queue `forwards` is empty",
         ),
     }
 }
 
+/// Returns whether deliveries wait in the queue, which may need any of the keys.
+async fn waits_in_queue(config: &Config) -> anyhow::Result<bool> {
+    let backends = Backends::open(config, "command", Access::Shared, Clock::system()).await?;
+    let depth = backends.queue.depth(QueueName::Forwards).await?;
+    Ok(depth.messages > 0)
+}
+
 fn drop_older_keys(path: &std::path::Path, keys: &PrivateKeys) -> anyhow::Result<()> {
-    sealing::write_key_file(path, &keys.only_current())?;
+    key_file::write_key_file(path, &keys.only_current())?;
     output::print("deleted the older keys")
 }
 
@@ -96,7 +119,7 @@ pub(crate) fn private_keys(config: &Config) -> Result<Option<PrivateKeys>, Seali
     let ring = match (&config.token_private_keys, config.backend) {
         (Some(keys), _) => Keyring::Configured(keys.clone()),
         // Unlike a role, this command creates no key file.
-        (None, Backend::Embedded) => Keyring::File(config.data_dir.join(sealing::KEY_FILE)),
+        (None, Backend::Embedded) => Keyring::File(config.data_dir.join(key_file::KEY_FILE)),
         (None, Backend::Distributed) => return Ok(None),
     };
     ring.keys().map(Some)

@@ -9,7 +9,6 @@ use common::graph::client::Graph;
 use common::store::{Store, StoreError};
 use common::unsubscribe::{Unsubscribed, Unsubscription};
 use model::id::{PageId, UserId};
-use model::webhook_field::webhook_fields;
 use tokio::task::JoinHandle;
 
 use crate::keys::private_keys;
@@ -42,8 +41,7 @@ pub(crate) async fn begin(
     let Some(graph) = graph.ok().filter(|_| !pages.is_empty()) else {
         return Ok(None);
     };
-    let required = webhook_fields(&config.tracked_fields);
-    let required = required.into_iter().map(ToOwned::to_owned).collect();
+    let required = config.webhook_fields();
     Ok(Some(tokio::spawn(pages.execute(graph, required))))
 }
 

@@ -11,6 +11,7 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::conversation::{CustomerMessage, Message};
 use crate::delivery::DeliveryFaults;
 use crate::errors;
 use crate::graph_faults::GraphFaults;
@@ -47,6 +48,8 @@ pub(crate) fn routes() -> Router<Simulator> {
     Router::new()
         .route("/_sim/pages", get(pages).post(put_pages))
         .route("/_sim/pages/{id}", patch(change_page).delete(remove_page))
+        .route("/_sim/pages/{id}/messages", post(write_message))
+        .route("/_sim/pages/{id}/conversation", get(conversation))
         .route("/_sim/people", get(people).post(put_people))
         .route("/_sim/people/{id}/permissions/{name}", delete(revoke))
         .route("/_sim/people/{id}/deauthorize", post(deauthorize))
@@ -101,6 +104,22 @@ async fn remove_page(State(simulator): State<Simulator>, Path(id): Path<String>)
     } else {
         StatusCode::NOT_FOUND
     }
+}
+
+async fn write_message(
+    State(simulator): State<Simulator>,
+    Path(id): Path<String>,
+    Json(message): Json<CustomerMessage>,
+) -> Result<(StatusCode, Json<Value>), SimulatorError> {
+    let mid = simulator.write_message(&id, &message)?;
+    Ok((StatusCode::CREATED, Json(json!({"mid": mid}))))
+}
+
+async fn conversation(
+    State(simulator): State<Simulator>,
+    Path(id): Path<String>,
+) -> Json<Vec<Message>> {
+    Json(simulator.facebook().conversations.of_page(&id).to_vec())
 }
 
 async fn people(State(simulator): State<Simulator>) -> Json<Vec<Person>> {

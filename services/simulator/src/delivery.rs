@@ -86,6 +86,8 @@ pub struct ReportedChange {
     pub(crate) page: String,
     field: &'static str,
     value: Option<Value>,
+    /// The member of `messaging`, if the event is a message.
+    messaging: Option<Value>,
     pub(crate) time: u64,
     /// The target at the time of the change; empty until [`ReportedChange::with_target`] sets it.
     pub(crate) target: WebhookTarget,
@@ -104,9 +106,22 @@ impl ReportedChange {
             page: page.to_owned(),
             field: field.name,
             value,
+            messaging: None,
             time,
             target: WebhookTarget::default(),
         })
+    }
+
+    /// Returns the event for a message of a person to a Page.
+    pub(crate) fn for_message(page: &str, messaging: Value, time: u64) -> Self {
+        Self {
+            page: page.to_owned(),
+            field: "messages",
+            value: None,
+            messaging: Some(messaging),
+            time,
+            target: WebhookTarget::default(),
+        }
     }
 
     /// Returns the webhook field of the event.
@@ -132,9 +147,19 @@ pub fn delivery_body(entries: &[Value]) -> String {
     escaped_json(&json!({"object": "page", "entry": entries}))
 }
 
-/// Returns one webhook entry for events of the same Page and the same time.
+/// Returns whether two events are reported in the same entry. An entry has one message, or changes of one
+/// Page and time.
+pub(crate) fn share_entry(a: &ReportedChange, b: &ReportedChange) -> bool {
+    a.page == b.page && a.time == b.time && a.messaging.is_none() && b.messaging.is_none()
+}
+
+/// Returns one webhook entry for events that share it.
 pub(crate) fn entry_for_events(events: &[ReportedChange], faults: DeliveryFaults) -> Value {
     let first = &events[0];
+    if let Some(messaging) = &first.messaging {
+        // Facebook writes the time of messages in milliseconds.
+        return json!({"id": first.page, "time": first.time * 1000, "messaging": [messaging]});
+    }
     let page = match first.page.parse::<u64>() {
         Ok(number) if faults.number_ids => json!(number),
         _ => json!(first.page),

@@ -1,7 +1,7 @@
 //! The names under which calls of Graph are counted.
 
 /// The edges that are served. `me/permissions` can also be followed by the name of one permission.
-pub(crate) const EDGES: [&str; 13] = [
+pub(crate) const EDGES: [&str; 15] = [
     "oauth/access_token",
     "debug_token",
     "me",
@@ -15,6 +15,8 @@ pub(crate) const EDGES: [&str; 13] = [
     "{id}/subscribed_apps",
     "{id}/owned_pages",
     "{id}/client_pages",
+    "me/messages",
+    "{id}/messages",
 ];
 
 /// Returns whether calls are counted under this name: a method, a space and one of [`EDGES`].

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::clock::unix_now;
+use crate::conversation::Conversations;
 use crate::graph_faults::GraphFaults;
 use crate::people::{LoginConfiguration, Person};
 use crate::scripted_reply::ScriptedReply;
@@ -106,6 +107,8 @@ pub struct Facebook {
     pub failing_since: BTreeMap<String, u64>,
     /// How much of the app's rate limit is used.
     pub usage: AppUsage,
+    /// The conversations of Pages with people.
+    pub conversations: Conversations,
     random: fastrand::Rng,
 }
 
@@ -133,6 +136,7 @@ impl Facebook {
             all_pages_subscribed: false,
             failing_since: BTreeMap::new(),
             usage: AppUsage::default(),
+            conversations: Conversations::default(),
             random: fastrand::Rng::with_seed(seed),
         }
     }

@@ -11,7 +11,7 @@
 //! # Reading order
 //!
 //! 1. [`Simulator`] and [`Options`] (`simulator.rs`): the handle that programs and tests use.
-//! 2. [`facebook`], [`people`], [`token`] and [`pages`]: the state of the simulated Facebook.
+//! 2. [`facebook`], [`people`], [`token`], [`pages`] and [`conversation`]: the state of the simulated Facebook.
 //! 3. [`webhook_fields`], [`delivery`], [`delivery_counts`] and `sender`: the deliveries that
 //!    changes cause.
 //! 4. `graph` and `dialog`: the answers to the app and to browsers. [`errors`], [`graph_faults`]
@@ -23,6 +23,7 @@
 
 pub mod browser;
 pub mod bytes;
+pub mod conversation;
 pub mod delivery;
 pub mod delivery_counts;
 pub mod errors;

@@ -12,7 +12,9 @@ use serde_json::Value;
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::bytes::{signature_256, signature_sha1};
-use crate::delivery::{DeliveryFaults, ReportedChange, delivery_body, entry_for_events};
+use crate::delivery::{
+    DeliveryFaults, ReportedChange, delivery_body, entry_for_events, share_entry,
+};
 use crate::delivery_counts::DeliveryCounts;
 use crate::facebook::Facebook;
 
@@ -176,7 +178,7 @@ impl Sender {
     /// sent. The last delivery is never reordered, because no later one would release it.
     fn deliver(&mut self, events: &[ReportedChange], faults: DeliveryFaults, is_last: bool) {
         let entries: Vec<Value> = events
-            .chunk_by(|a, b| a.page == b.page && a.time == b.time)
+            .chunk_by(share_entry)
             .map(|group| entry_for_events(group, faults))
             .collect();
         let delivery = Delivery {

@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::json;
 use tokio::sync::mpsc;
 
+use crate::conversation::{self, Author, CustomerMessage};
 use crate::delivery::{DeliveryFaults, ReportedChange};
 use crate::delivery_counts::DeliveryCounts;
 use crate::facebook::{App, Facebook, WebhookTarget};
-use crate::pages::{Page, Pages};
+use crate::pages::{Page, Pages, id_of};
 use crate::sender::{Sender, SharedFaults};
 use crate::simulator_error::SimulatorError;
 use crate::tls;
@@ -112,6 +113,28 @@ impl Simulator {
         let unknown = || SimulatorError::UnknownPageField("name".to_owned());
         self.send(event.ok_or_else(unknown)?, target);
         Ok(())
+    }
+
+    /// Writes a message of a person to a Page. It causes a webhook if both layers of subscriptions include
+    /// the field `messages`. Returns the id of the message. Fails if the Page does not exist.
+    pub fn write_message(
+        &self,
+        page: &str,
+        message: &CustomerMessage,
+    ) -> Result<String, SimulatorError> {
+        if !self.pages().iter().any(|known| id_of(known) == Some(page)) {
+            return Err(SimulatorError::UnknownPage(page.to_owned()));
+        }
+        let CustomerMessage { from, text } = message;
+        let mut facebook = self.facebook();
+        let now = facebook.now();
+        let conversations = &mut facebook.conversations;
+        let mid = conversations.add(page, Author::Customer, from, text, now);
+        if let Some(target) = facebook.webhook_target(page, "messages") {
+            let messaging = conversation::messaging(page, from, &mid, text, now);
+            self.send(ReportedChange::for_message(page, messaging, now), target);
+        }
+        Ok(mid)
     }
 
     fn send(&self, event: ReportedChange, target: WebhookTarget) {

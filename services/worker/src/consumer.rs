@@ -156,7 +156,7 @@ async fn execute(context: &Context, jobs: &[Job], is_repeated: bool) -> Result<(
 
 /// Returns whether the store accepts a write again within [`IN_PLACE`], or the process is stopping.
 /// Then only the delivery that failed is given back, and the others go on.
-async fn recovers_soon(context: &Context) -> bool {
+pub(crate) async fn recovers_soon(context: &Context) -> bool {
     let began = tokio::time::Instant::now();
     let mut backoff = Backoff::default();
     while began.elapsed() < IN_PLACE {

@@ -9,13 +9,15 @@ use std::time::Duration;
 use common::backends::Backends;
 use common::clock::Clock;
 use common::config::Config;
+use common::config::forward::ForwardConfig;
 use common::daily_schedule::DailySchedule;
 use common::graph::client::Graph;
 use common::graph::error::GraphError;
+use common::key_file::{Keyring, open_key_file};
 use common::lifecycle::{Lifecycle, process_name};
 use common::log_limit::LogLimit;
 use common::queue::Queue;
-use common::sealing::{self, Keyring, SealingError};
+use common::sealing::SealingError;
 use common::store::Store;
 use common::telemetry::Metrics;
 use model::field::TrackedFields;
@@ -51,6 +53,10 @@ pub struct Context {
     pub keyring: Keyring,
     /// The schedule of the daily polls: the local days and their daily slots.
     pub daily_schedule: DailySchedule,
+    /// The webhook fields that the app and each Page are subscribed to.
+    pub webhook_fields: Vec<String>,
+    /// The program to which deliveries are forwarded.
+    pub forward: Option<ForwardConfig>,
     /// The callback that the app subscription should have.
     pub callback: AppCallback,
     /// The lifecycle of the process. A connection poll stops early when the process is stopping.
@@ -93,7 +99,7 @@ impl Context {
     ) -> Result<Self, ContextError> {
         let keyring = match config.token_private_keys.clone() {
             Some(keys) => Keyring::Configured(keys),
-            None => sealing::open_key_file(&config.data_dir)?,
+            None => open_key_file(&config.data_dir)?,
         };
         Ok(Self {
             queue: backends.queue.clone(),
@@ -109,6 +115,8 @@ impl Context {
             receive_errors: Arc::default(),
             keyring,
             daily_schedule: config.daily_schedule.clone(),
+            webhook_fields: config.webhook_fields(),
+            forward: config.forward.clone(),
             callback: AppCallback {
                 address: config.webhook_address.clone().unwrap_or_default(),
                 verify_token: config.verify_token.clone(),

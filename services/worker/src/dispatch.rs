@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use common::records::dead_letter::{self, UNREADABLE_DATA_PREFIX, usage::Usage};
 use common::records::probe;
 use common::store::{Commit, RecordWrite, StoreError};
+use model::forward::ForwardedDelivery;
 use model::id::PageId;
 use model::job::{Claim, ErasureRequest, Job, Unreadable, decode_job};
 use model::time::HostTime;
@@ -16,6 +17,7 @@ use model::webhook::{EntryId, ParsedWebhook, ProfileEntry, parse_webhook};
 use crate::apply::{EntryNotifications, apply_notifications};
 use crate::context::Context;
 use crate::poll;
+use crate::waiting_deliveries;
 
 /// A job that failed for good and has no dead letter yet.
 #[derive(Debug)]
@@ -39,6 +41,8 @@ struct JobBatch {
     probe_commits: Vec<Commit>,
     /// The claims of due polls.
     polls: Vec<Claim>,
+    /// The deliveries that the queue of forwarded deliveries has given up. They get records.
+    forwards: Vec<ForwardedDelivery>,
 }
 
 /// Executes a group of jobs. Returns `Ok` if each job was executed, or is stored or counted as a dead
@@ -88,6 +92,7 @@ impl JobBatch {
             Job::Unreadable(unreadable) => self.add_unreadable(context, job, unreadable),
             Job::Poll(claim) => self.polls.push(claim.clone()),
             Job::Erase(request) => self.erasures.push(request.clone()),
+            Job::Forward(delivery) => self.forwards.push(delivery.clone()),
         }
     }
 
@@ -239,6 +244,7 @@ async fn execute(context: &Context, mut batch: JobBatch) -> Result<usize, StoreE
     for request in std::mem::take(&mut batch.erasures) {
         crate::erasure::erase(context, &request).await?;
     }
+    waiting_deliveries::store_waiting(context, std::mem::take(&mut batch.forwards)).await?;
     for claim in std::mem::take(&mut batch.polls) {
         poll::poll(context, &claim).await?;
     }

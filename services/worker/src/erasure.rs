@@ -9,7 +9,6 @@ use common::records::erasure::{self, ErasureReceipt};
 use common::store::StoreError;
 use common::unsubscribe::Unsubscription;
 use model::job::ErasureRequest;
-use model::webhook_field::webhook_fields;
 
 use crate::context::Context;
 
@@ -74,8 +73,7 @@ async fn unsubscribe(context: &Context, request: &ErasureRequest) -> Result<(), 
     let keys = context.keyring.keys().ok();
     let pages = Unsubscription::of_person(store, keys.as_ref(), user).await?;
     if !pages.is_empty() {
-        let required = webhook_fields(&context.tracked_fields);
-        let required = required.into_iter().map(ToOwned::to_owned).collect();
+        let required = context.webhook_fields.clone();
         tokio::spawn(pages.execute(context.graph.clone(), required));
     }
     Ok(())

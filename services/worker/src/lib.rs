@@ -14,10 +14,12 @@ mod corrupt_page;
 pub mod dead_letter_retries;
 mod dispatch;
 mod erasure;
+mod forward;
 pub mod outage;
 mod poison_messages;
 mod poll;
 pub mod token_listener;
+mod waiting_deliveries;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +38,14 @@ use outage::ProcessingGate;
 /// How long after a retry of the dead letters the next one is made. Another process may have written
 /// data that this build can read.
 const RETRY_INTERVAL: Duration = Duration::from_secs(15 * 60);
+
+/// The queues whose messages consumers handle. [`forward`] receives from the other one.
+const CONSUMED: [QueueName; 4] = [
+    QueueName::Webhooks,
+    QueueName::Logins,
+    QueueName::PollsNow,
+    QueueName::PollsDaily,
+];
 
 /// An error that ends a worker.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +67,8 @@ pub async fn run(context: Context) -> Result<(), WorkerError> {
     context.queue.start_receiving();
     tasks.spawn(retry_dead_letters(context.clone(), gate.clone()));
     tasks.spawn(erasure::scrub_when_due(context.clone()));
-    for queue_name in QueueName::ALL {
+    tasks.spawn(forward::run(context.clone(), gate.clone()));
+    for queue_name in CONSUMED {
         // Each consumer handles one delivery at a time.
         for _ in 0..concurrency(queue_name, context.poll_concurrency) {
             tasks.spawn(run_consumer(context.clone(), queue_name, gate.clone()));

@@ -56,11 +56,18 @@ pub struct ParsedWebhook {
     pub entries: Vec<ProfileEntry>,
     /// The parts that cannot be read.
     pub rejected: Vec<Rejected>,
-    /// How many parts were dropped because they concern no profile, by metric label.
+    /// How many parts concern no profile, by metric label. They are not passed on.
     pub ignored: BTreeMap<&'static str, u64>,
+    /// The Pages of all entries.
+    pub pages: BTreeSet<PageId>,
 }
 
 impl ParsedWebhook {
+    /// Returns whether the delivery has a part that is not about the profile of a Page.
+    pub fn has_unhandled_part(&self) -> bool {
+        !self.ignored.is_empty() || !self.rejected.is_empty()
+    }
+
     fn count_ignored(&mut self, name: &'static str, n: u64) {
         *self.ignored.entry(name).or_default() += n;
     }
@@ -175,9 +182,12 @@ fn parse_entry(raw: &RawValue, delivery: &mut ParsedWebhook) {
             ));
         }
     };
-    let Some(id) = wire.id.filter(|id| parse_entry_id(id).is_some()) else {
+    let Some((id, parsed_id)) = wire.id.and_then(|id| Some((id, parse_entry_id(id)?))) else {
         return reject(EntryError::InvalidId.to_string());
     };
+    if let EntryId::Page(page) = parsed_id {
+        delivery.pages.insert(page);
+    }
     let mut profile_changes = Vec::new();
     for change in wire.changes.iter().flatten() {
         match serde_json::from_str::<WireChange<'_>>(change.get()) {
@@ -313,6 +323,9 @@ pub struct EntryMeaning {
 
 /// The prefix of the value of a probe, which the nonce follows.
 pub const PROBE_PREFIX: &str = "pagesync-probe-";
+/// The prefix of the value of a probe of forwarding, which the nonce follows. Its webhook field is unknown, so
+/// it is forwarded.
+pub const FORWARD_PROBE_PREFIX: &str = "pagesync-forward-probe-";
 
 impl ProfileEntry {
     /// Returns the nonce if the entry is a probe of pagesync, and `None` otherwise. A probe has the

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 use super::delivery::{AckHandle as AnyAckHandle, Delivery};
 use super::error::QueueError;
-use super::messages::{MAX_JOBS_PER_MESSAGE, MAX_MESSAGE_BYTES, split_into_messages};
+use super::messages::{MAX_MESSAGE_BYTES, max_jobs, split_into_messages};
 use super::{Depth, PUBLISH_DEADLINE, Queue};
 use crate::database::{Access, Database, DatabaseError};
 use ack_handle::{AckHandle, unavailable};
@@ -132,13 +132,12 @@ fn lease_rows(
     let (mut jobs, mut bytes, mut group_deliveries) = (Vec::new(), 0, None);
     while let Some(row) = rows.next()? {
         let (id, deliveries, body): (i64, u32, Vec<u8>) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        let alone = queue_name != QueueName::Webhooks
-            || group_deliveries
-                .is_some_and(|group| group != deliveries || deliveries >= ALONE_AFTER_DELIVERIES);
+        let alone = group_deliveries
+            .is_some_and(|group| group != deliveries || deliveries >= ALONE_AFTER_DELIVERIES);
         let row_jobs = decode_message(&body);
         if !jobs.is_empty()
             && (alone
-                || jobs.len() + row_jobs.len() > MAX_JOBS_PER_MESSAGE
+                || jobs.len() + row_jobs.len() > max_jobs(queue_name)
                 || bytes + body.len() > MAX_MESSAGE_BYTES)
         {
             break;

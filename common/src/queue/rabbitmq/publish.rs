@@ -15,6 +15,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, Event};
+use model::forward::FORWARD_RETENTION;
 use model::job::encode_message;
 use model::queue_name::QueueName;
 use tokio::sync::{Notify, oneshot, watch};
@@ -25,7 +26,7 @@ use super::connection::{Broker, close};
 use super::deadline::{unavailable, with_timeout};
 use super::topology::amqp_queue;
 use crate::queue::error::QueueError;
-use crate::queue::messages::{MAX_JOBS_PER_MESSAGE, MAX_MESSAGE_BYTES};
+use crate::queue::messages::{MAX_MESSAGE_BYTES, max_jobs};
 use crate::retry::Backoff;
 
 /// The number of publishing channels.
@@ -182,11 +183,10 @@ impl Pending {
         }
         let (mut group, mut jobs, mut bytes) = (Vec::<Request>::new(), 0, 0);
         while let Some(next) = requests.front() {
-            let fits = next.queue_name == QueueName::Webhooks
-                && group
-                    .first()
-                    .is_some_and(|first| first.queue_name == QueueName::Webhooks)
-                && jobs + next.jobs.len() <= MAX_JOBS_PER_MESSAGE
+            let fits = group
+                .first()
+                .is_some_and(|first| first.queue_name == next.queue_name)
+                && jobs + next.jobs.len() <= max_jobs(next.queue_name)
                 && bytes + next.bytes <= MAX_MESSAGE_BYTES;
             if !group.is_empty() && !fits {
                 // The rest needs another message: wake another publishing channel.
@@ -336,10 +336,15 @@ async fn publish_one(
         mandatory: true,
         ..BasicPublishOptions::default()
     };
-    let properties = BasicProperties::default()
+    let mut properties = BasicProperties::default()
         .with_delivery_mode(2)
         .with_content_type("application/json".into())
         .with_type("pagesync.jobs.v1".into());
+    if queue_name == QueueName::Forwards {
+        // The broker moves a message to the dead-letter queue then, and a worker deletes it there.
+        let expiration = FORWARD_RETENTION.as_millis().to_string();
+        properties = properties.with_expiration(expiration.into());
+    }
     channel
         .basic_publish(
             "".into(),

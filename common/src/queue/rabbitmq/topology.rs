@@ -21,9 +21,6 @@ const DELIVERY_LIMIT: i64 = 20;
 /// The limit of the dead-letter queue. Beyond it the broker drops a message, because it has nowhere
 /// to move it to. Without a declared limit, RabbitMQ 4 drops it after 20 deliveries.
 const DEAD_LETTER_DELIVERY_LIMIT: i64 = 1_000_000;
-/// The queue of webhooks that are forwarded to another program. It is declared with the others, so
-/// that one version of the queues is enough, and is not used yet.
-const FORWARD_QUEUE: &str = "pagesync.v2.forwards";
 /// The queues of version 1, which no released version of pagesync used.
 const QUEUES_OF_VERSION_1: [&str; 4] = [
     "pagesync.v1.webhooks",
@@ -42,6 +39,7 @@ fn max_bytes(queue_name: QueueName) -> i64 {
     match queue_name {
         QueueName::Webhooks => 2 << 30,
         QueueName::Logins | QueueName::PollsNow | QueueName::PollsDaily => 256 << 20,
+        QueueName::Forwards => 8 << 30,
     }
 }
 
@@ -71,12 +69,14 @@ pub(super) async fn declare(channel: &Channel) -> Result<(), QueueError> {
     let dead_letters = arguments(1 << 30, DEAD_LETTER_DELIVERY_LIMIT);
     declare_one(channel, DEAD_LETTER_QUEUE, dead_letters).await?;
     for queue_name in QueueName::ALL {
-        let arguments = with_dead_letters(arguments(max_bytes(queue_name), DELIVERY_LIMIT));
+        let mut arguments = with_dead_letters(arguments(max_bytes(queue_name), DELIVERY_LIMIT));
+        if queue_name == QueueName::Forwards {
+            // The deliveries of a Page keep their order only with one receiver.
+            arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+        }
         declare_one(channel, &amqp_queue(queue_name), arguments).await?;
     }
-    let mut forwards = with_dead_letters(arguments(8 << 30, DELIVERY_LIMIT));
-    forwards.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
-    declare_one(channel, FORWARD_QUEUE, forwards).await
+    Ok(())
 }
 
 /// Adds the arguments that move a message to the dead-letter queue.

@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use model::id::PageId;
-use model::job::decode_job;
+use model::job::{Job, decode_job};
 use model::page::Status;
 use serde::Deserialize;
 use serde_json::Value as Json;
@@ -50,6 +50,11 @@ fn searchable_text(body: Json) -> (String, bool) {
     match serde_json::from_value::<Parts>(body) {
         Ok(Parts { job, reason }) => {
             let job = decode_job(&job);
+            if let Job::Forward(delivery) = &job {
+                // The rest of its JSON is sealed, and digits in it are no ids.
+                let pages: Vec<&str> = delivery.pages.iter().map(PageId::as_str).collect();
+                return (pages.join(" "), false);
+            }
             let text = format!("{reason}\n{}\n{json}", job_text(&job));
             (text, is_erasure(&job))
         }

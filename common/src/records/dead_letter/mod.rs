@@ -17,6 +17,7 @@ pub use record::{
 pub use removal::remove;
 pub use retry::{begin_retry, end_retry, next_retryable, set_retry_state};
 
+use model::forward::ForwardedDelivery;
 use model::job::{Job, decode_job};
 use model::queue_name::QueueName;
 use model::time::HostTime;
@@ -130,6 +131,12 @@ pub fn is_readable(stored: &Versioned<Json>) -> bool {
     DeadLetter::deserialize(&stored.value).is_ok()
 }
 
+/// Returns whether the job of a dead letter is a delivery to forward.
+pub fn is_delivery(stored: &Versioned<Json>) -> bool {
+    DeadLetter::deserialize(&stored.value)
+        .is_ok_and(|dead_letter| matches!(decode_job(&dead_letter.job), Job::Forward(_)))
+}
+
 /// Publishes the jobs of dead letters to their queues and removes the dead letters. If a job fails
 /// again, its new dead letter is retained, even if the job fails before the old dead letter is
 /// removed. After a crash between the two steps, both a job and its dead letter exist; executing
@@ -147,7 +154,7 @@ pub async fn replay(
     let mut are_removed = true;
     let mut rest = dead_letters;
     while !rest.is_empty() {
-        let jobs = next_jobs(rest)?;
+        let jobs = next_jobs(rest, now)?;
         let (group, others) = rest.split_at(jobs.len());
         rest = others;
         for queue_name in QueueName::ALL {
@@ -169,7 +176,10 @@ pub async fn replay(
 
 /// Returns the jobs of the first dead letters: as many as fit into [`MAX_MESSAGE_BYTES`], so that
 /// they are published before the deadline of a publish, and at least one.
-fn next_jobs(dead_letters: &[(String, Versioned<Json>)]) -> Result<Vec<Job>, StoreError> {
+fn next_jobs(
+    dead_letters: &[(String, Versioned<Json>)],
+    now: HostTime,
+) -> Result<Vec<Job>, StoreError> {
     let (mut jobs, mut bytes) = (Vec::new(), 0);
     for (id, stored) in dead_letters {
         let dead_letter: DeadLetter = decode_record(&key(id), stored.value.clone())?;
@@ -177,7 +187,14 @@ fn next_jobs(dead_letters: &[(String, Versioned<Json>)]) -> Result<Vec<Job>, Sto
         if bytes > MAX_MESSAGE_BYTES && !jobs.is_empty() {
             break;
         }
-        jobs.push(decode_job(&dead_letter.job));
+        jobs.push(match decode_job(&dead_letter.job) {
+            // The age of a delivery counts from its replay, so that it is forwarded although it is old.
+            Job::Forward(delivery) => Job::Forward(ForwardedDelivery {
+                replayed_at: Some(now),
+                ..delivery
+            }),
+            job => job,
+        });
     }
     Ok(jobs)
 }
@@ -186,6 +203,7 @@ fn next_jobs(dead_letters: &[(String, Versioned<Json>)]) -> Result<Vec<Job>, Sto
 fn queue_of(job: &Job) -> QueueName {
     match job {
         Job::Poll(claim) => claim.queue,
+        Job::Forward(_) => QueueName::Forwards,
         Job::Webhook { .. } | Job::Unreadable(_) | Job::Erase(_) => QueueName::Webhooks,
     }
 }

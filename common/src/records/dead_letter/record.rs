@@ -5,12 +5,13 @@
 
 use std::time::Duration;
 
+use model::forward::FORWARD_RETENTION;
 use model::job::{
     Job, JobId, NEWER_VERSION_PREFIX, UNKNOWN_KIND, Unreadable, decode_job, encode_job,
 };
 use model::time::HostTime;
 use serde::{Deserialize, Serialize};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use crate::records::put_write;
 use crate::store::{RecordKey, RecordKind, RecordWrite};
@@ -119,7 +120,7 @@ pub(super) fn is_erasure(job: &Job) -> bool {
         Job::Unreadable(Unreadable { body, .. }) => {
             serde_json::from_slice::<Json>(body).is_ok_and(|job| job.get("erase").is_some())
         }
-        Job::Webhook { .. } | Job::Poll(_) => false,
+        Job::Webhook { .. } | Job::Poll(_) | Job::Forward(_) => false,
     }
 }
 
@@ -127,10 +128,15 @@ pub(super) fn is_erasure(job: &Job) -> bool {
 /// time of a job that may contain text that people wrote. An erasure contains none, and must not
 /// expire before it is done.
 fn time_left(dead_letter: &DeadLetter, now: HostTime) -> Duration {
-    if is_erasure(&decode_job(&dead_letter.job)) {
+    let job = decode_job(&dead_letter.job);
+    if is_erasure(&job) {
         return RETENTION;
     }
-    let left = now.until(dead_letter.failed_at.plus(RETENTION));
+    let ends_at = match job {
+        Job::Forward(delivery) => delivery.received_at.plus(FORWARD_RETENTION),
+        _ => dead_letter.failed_at.plus(RETENTION),
+    };
+    let left = now.until(ends_at);
     // A record cannot be stored for no time at all.
     left.clamp(Duration::from_secs(1), RETENTION)
 }
@@ -153,13 +159,19 @@ pub fn body_text(dead_letter: &DeadLetter) -> String {
     job_text(&decode_job(&dead_letter.job))
 }
 
-/// Returns a job as text for people: the data that Facebook sent, or the job as JSON. Bytes that
-/// are not UTF-8 are replaced.
+/// Returns a job as text for people: the data that Facebook sent, or the job as JSON, without what is
+/// sealed. Bytes that are not UTF-8 are replaced.
 pub fn job_text(job: &Job) -> String {
     match job {
         Job::Unreadable(Unreadable { body, .. }) => String::from_utf8_lossy(body).into_owned(),
         Job::Webhook { entry, .. } => entry.as_str().to_owned(),
         Job::Poll(_) | Job::Erase(_) => encode_job(job),
+        Job::Forward(delivery) => json!({
+            "received_at": delivery.received_at,
+            "pages": delivery.pages,
+            "sealed_bytes": delivery.sealed.len(),
+        })
+        .to_string(),
     }
 }
 

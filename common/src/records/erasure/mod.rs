@@ -26,7 +26,7 @@ use super::connection::{self, delete_write};
 use super::token_exchange::{Stage, TokenExchange};
 use super::{
     audit, commit_one, daily_poll, dead_letter, load_bodies, load_record, missed_webhooks,
-    page_subscription, put_write, rate_limit, token, write_records,
+    page_subscription, put_write, rate_limit, token, waiting_delivery, write_records,
 };
 use crate::pages::{COMMIT_BATCH, commit_each};
 use crate::store::{
@@ -118,7 +118,7 @@ pub async fn erase_user(
         pages.chain([user.to_string()]).collect()
     };
     let mut result = ErasureResult {
-        dead_letters: dead_letter::delete_mentioning(store, &ids(&pages)).await?,
+        dead_letters: delete_mentioning(store, &ids(&pages)).await?,
         ..ErasureResult::default()
     };
     let other_tokens = tokens
@@ -140,7 +140,7 @@ pub async fn erase_user(
     result.pages_erased = erased_pages.len() as u64;
     result.pages_kept = (pages.len() - erased_pages.len()) as u64;
     // A dead letter may have been stored since the first pass, before its Page was erased.
-    result.dead_letters += dead_letter::delete_mentioning(store, &ids(&erased_pages)).await?;
+    result.dead_letters += delete_mentioning(store, &ids(&erased_pages)).await?;
     store.forget_erased_changes().await?;
     audit::forget_person(store, user, store.now().await?).await?;
     let mut deletes = vec![delete_write(rate_limit::key(&rate_limit::user_bucket(
@@ -154,6 +154,13 @@ pub async fn erase_user(
     deletes.extend(exchange_deletes(store, user, requested_at).await?);
     write_records(store, deletes).await?;
     Ok(result)
+}
+
+/// Deletes the dead letters that contain one of these ids of Pages or people, and the deliveries of these
+/// Pages that wait to be forwarded. Returns the number of the dead letters.
+pub async fn delete_mentioning(store: &dyn Store, ids: &[String]) -> Result<u64, StoreError> {
+    waiting_delivery::delete_of_pages(store, ids).await?;
+    dead_letter::delete_mentioning(store, ids).await
 }
 
 /// Returns whether a person has logged in since an erasure was requested, so that the erasure does
@@ -319,7 +326,7 @@ impl PageErasure {
 /// Erases Pages, whether or not connections give access to them, with one batch of commits. They stay
 /// erased until a person with access to them logs in again, or until an operator adds them. Returns
 /// the result for each Page, in the same order. The caller must then call
-/// [`dead_letter::delete_mentioning`] and [`Store::forget_erased_changes`], once for all of its batches.
+/// [`delete_mentioning`] and [`Store::forget_erased_changes`], once for all of its batches.
 pub async fn erase_pages(
     store: &dyn Store,
     ids: &[PageId],

@@ -243,9 +243,9 @@ fn record<'a>(write: &'a RecordWrite, keys: &mut Keys) -> WireRecord<'a> {
 
 fn due(write: &DueWrite, keys: &mut Keys) -> WireDue {
     let queue_name = write.due.map(|(queue_name, _)| queue_name);
-    let others = QueueName::ALL
+    let others = QueueName::POLLS
         .into_iter()
-        .filter(|other| *other != QueueName::Webhooks && Some(*other) != queue_name);
+        .filter(|other| Some(*other) != queue_name);
     WireDue {
         subject: write.subject.to_string(),
         others: others.map(|other| keys.index(due_key(other))).collect(),

@@ -19,7 +19,8 @@ use common::telemetry::Metrics;
 use tokio::time::Instant;
 
 use crate::changes::feed::{EncodedChange, Feed, Read};
-pub use post::{Message, PostError, Poster};
+pub use common::posting::PostError;
+pub use post::{Message, Poster};
 
 /// How often a process looks whether a command has changed the destination.
 const CHECK: Duration = Duration::from_secs(1);
@@ -115,7 +116,8 @@ impl Pusher {
             () = self.lifecycle.stopping() => return None,
             posted = self.poster.post(message) => posted,
         };
-        self.metrics.change_posts.count(outcome(&posted));
+        let outcome = posted.as_ref().err().map_or("accepted", PostError::label);
+        self.metrics.change_posts.count(outcome);
         Some(posted)
     }
 
@@ -225,14 +227,5 @@ impl Pusher {
         // If a command has changed the destination, the next step posts again at once.
         destination::save(&*self.store, name, &state).await?;
         Ok(Duration::ZERO)
-    }
-}
-
-/// Returns the name of an outcome in the metrics.
-fn outcome(posted: &Result<(), PostError>) -> &'static str {
-    match posted {
-        Ok(()) => "accepted",
-        Err(PostError::Status(_)) => "refused",
-        Err(PostError::NotAnswered(_)) => "not_answered",
     }
 }

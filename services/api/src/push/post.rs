@@ -6,25 +6,20 @@
 //! Source: <https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>,
 //! versions of 2024 and later.
 
-use std::time::Duration;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use common::clock::Clock;
 use common::config::destination::{DestinationConfig, secret_bytes};
+use common::posting::{self, PostError};
 use common::signing::hmac_sha256_with_key;
 use common::store::Cursor;
 use common::timestamp::rfc3339;
 use hmac::Mac as _;
-use reqwest::StatusCode;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value as Json, json};
 
 use crate::changes::feed::EncodedChange;
-
-/// How long a destination may take to answer. The specification recommends 15 to 30 seconds.
-const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A message before it is signed.
 #[derive(Debug, Clone)]
@@ -73,17 +68,6 @@ impl Message {
     }
 }
 
-/// The reason why a message was not accepted.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum PostError {
-    /// The destination answered with a status other than 200 to 299.
-    #[error("the destination answered {0}")]
-    Status(StatusCode),
-    /// The destination did not answer.
-    #[error("the destination did not answer: {0}")]
-    NotAnswered(String),
-}
-
 /// Sends messages to one destination.
 #[derive(Debug)]
 pub struct Poster {
@@ -97,13 +81,8 @@ pub struct Poster {
 impl Poster {
     /// Returns the poster of a destination. Fails if the HTTP client cannot be built.
     pub fn new(config: &DestinationConfig, clock: Clock) -> reqwest::Result<Self> {
-        common::tls::install_provider();
-        let client = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .timeout(TIMEOUT)
-            .build()?;
         Ok(Self {
-            client,
+            client: posting::client()?,
             url: config.url.clone(),
             secret: config.secret.clone(),
             authorization: config.authorization.clone(),
@@ -134,30 +113,12 @@ impl Poster {
         if let Some(authorization) = &self.authorization {
             request = request.header(AUTHORIZATION, authorization.expose_secret());
         }
-        let answer = request.send().await;
-        let answer =
-            answer.map_err(|error| PostError::NotAnswered(describe(&error.without_url())))?;
-        let status = answer.status();
-        status
-            .is_success()
-            .then_some(())
-            .ok_or(PostError::Status(status))
+        posting::send(request).await
     }
 
     fn signature(&self, id: &str, timestamp: &str, body: &str) -> String {
         let secret = secret_bytes(self.secret.expose_secret());
         let mac = hmac_sha256_with_key(&secret).chain_update(format!("{id}.{timestamp}.{body}"));
         format!("v1,{}", BASE64.encode(mac.finalize().into_bytes()))
-    }
-}
-
-/// Describes an error without its address.
-fn describe(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        format!("nothing came within {} s", TIMEOUT.as_secs())
-    } else if error.is_connect() {
-        "the connection could not be made".to_owned()
-    } else {
-        "the connection ended before the answer".to_owned()
     }
 }

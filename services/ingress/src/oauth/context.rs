@@ -30,7 +30,7 @@ use crate::client::{Client, RateLimiter};
 pub struct LoginContext {
     pub(crate) store: Arc<dyn Store>,
     pub(super) graph: Graph,
-    pub(super) sealer: Sealer,
+    pub(crate) sealer: Sealer,
     pub(super) config: Config,
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,

@@ -8,10 +8,8 @@ use std::time::Duration;
 
 use common::records::probe::{self, WebhookTest};
 use common::records::{load_record, write_records};
-use common::signing::hmac_sha256;
+use common::signing::webhook_signature;
 use common::store::{CommitOutcome, StoreError};
-use hmac::Mac as _;
-use model::hex::hex;
 use model::id::LoginId;
 use model::webhook::PROBE_PREFIX;
 use reqwest::StatusCode;
@@ -113,11 +111,6 @@ async fn send(context: &LoginContext, nonce: &str) -> Result<(), ProbeError> {
         .app_secrets
         .first()
         .ok_or(ProbeError::NoAppSecret)?;
-    let tag = hmac_sha256(secret)
-        .chain_update(&body)
-        .finalize()
-        .into_bytes();
-    let signature = format!("sha256={}", hex(&tag));
     let request = context
         .http
         .post(format!(
@@ -126,7 +119,7 @@ async fn send(context: &LoginContext, nonce: &str) -> Result<(), ProbeError> {
         ))
         .timeout(PROBE_TIMEOUT)
         .header("content-type", "application/json")
-        .header("x-hub-signature-256", signature)
+        .header("x-hub-signature-256", webhook_signature(secret, &body))
         .body(body);
     let answer = request.send().await.map_err(|_| ProbeError::NoAnswer)?;
     let status = answer.status();

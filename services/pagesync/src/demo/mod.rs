@@ -1,9 +1,11 @@
 //! `pagesync demo`: runs pagesync and a simulated Facebook in one process, on a temporary database.
 //!
 //! A login connects three Pages. The Pages change for a minute. Then webhooks are lost and every
-//! token becomes invalid (`lost_webhooks.rs`). Logins and webhooks pass through HTTP, the queue and
-//! the worker, as in a deployment.
+//! token becomes invalid (`lost_webhooks.rs`). At last a customer writes to a Page, and the example bot
+//! answers (`conversation.rs`). Logins and webhooks pass through HTTP, the queue and the worker, as in a
+//! deployment.
 
+mod conversation;
 mod lost_webhooks;
 
 use std::path::Path;
@@ -13,7 +15,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use common::backends::Backends;
 use common::clock::Clock;
-use common::config::settings::Environment;
+use common::config::settings::{DEFAULT_SCOPES, Environment};
 use common::config::{Config, LogFormat, Role};
 use common::store::{PageIndex, StoredPage, Versioned};
 use common::telemetry::init_logs;
@@ -41,6 +43,8 @@ struct Demo {
     backends: Backends,
     webhook_address: String,
     app_secret: String,
+    /// The base address of the simulated Facebook.
+    facebook: String,
     client: reqwest::Client,
     began: Instant,
     /// Changes that were announced without their value, and whose value no read has returned yet.
@@ -68,7 +72,12 @@ pub async fn run(seconds: u64, format: Format) -> anyhow::Result<()> {
     // The listener is bound before its address is used, so that no other process can take the port.
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let public = format!("http://{}", listener.local_addr()?);
-    let environment = settings(directory.path(), &facebook, &public, &app_secret)?;
+    let mut environment = settings(directory.path(), &facebook, &public, &app_secret)?;
+    let bot = Demo::bot_address().await?;
+    if let Some(bot) = bot {
+        let url = format!("http://{bot}/webhook");
+        environment.insert("PAGESYNC_FORWARD_URL".to_owned(), url);
+    }
     let config = Config::read(&environment, Role::Up)?;
     let simulator = start_simulator(&config, &app_secret)?;
     tokio::spawn(simulator::serve(simulator.clone(), control));
@@ -85,6 +94,7 @@ pub async fn run(seconds: u64, format: Format) -> anyhow::Result<()> {
         backends: running.backends.clone(),
         webhook_address: format!("{public}/facebook/webhook"),
         app_secret,
+        facebook,
         client: reqwest::Client::new(),
         began: Instant::now(),
         unread: Mutex::default(),
@@ -95,6 +105,8 @@ pub async fn run(seconds: u64, format: Format) -> anyhow::Result<()> {
     };
     played?;
     demo.print_store(format).await?;
+    demo.show_conversation(&running, bot, directory.path())
+        .await?;
     running.lifecycle.stop();
     running.lifecycle.finish().await.map_err(anyhow::Error::msg)
 }
@@ -112,6 +124,11 @@ fn settings(
         ("PAGESYNC_DATA_DIR", directory.display().to_string()),
         ("PAGESYNC_LISTEN", listen),
         ("PAGESYNC_PRIVATE_LISTEN", "127.0.0.1:0".to_owned()),
+        ("PAGESYNC_TOKEN_LISTEN", "127.0.0.1:0".to_owned()),
+        (
+            "PAGESYNC_SCOPES",
+            format!("{DEFAULT_SCOPES},pages_messaging"),
+        ),
         ("PAGESYNC_GRAPH_URL", facebook.to_owned()),
         ("PAGESYNC_DIALOG_URL", facebook.to_owned()),
         ("FACEBOOK_APP_ID", "100200300400500".to_owned()),

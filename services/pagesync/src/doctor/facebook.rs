@@ -12,7 +12,7 @@ use common::graph::reply;
 use common::graph::versions::{VersionStatus, version_status};
 use ingress::handshake::{PEER_QUERY, UNDECLARED_PEER};
 use model::time::HostTime;
-use model::webhook_field::{unhandled_fields, webhook_fields};
+use model::webhook_field::unhandled_fields;
 use secrecy::ExposeSecret as _;
 
 use common::views::check::{Check, State};
@@ -67,7 +67,7 @@ fn version(config: &Config, now: HostTime) -> Check {
     }
 }
 
-fn client() -> Option<reqwest::Client> {
+pub(super) fn client() -> Option<reqwest::Client> {
     common::tls::install_provider();
     let client = reqwest::Client::builder().timeout(REQUEST_TIMEOUT);
     client
@@ -197,9 +197,13 @@ async fn public_address(config: &Config) -> (Check, Option<String>) {
 }
 
 /// Returns the check of an app subscription whose callback is another address.
-fn foreign_callback(name: &'static str, subscription: &AppSubscription) -> Check {
+fn foreign_callback(
+    name: &'static str,
+    subscription: &AppSubscription,
+    is_forwarding: bool,
+) -> Check {
     let unhandled = unhandled_fields(&subscription.fields);
-    if unhandled.is_empty() {
+    if unhandled.is_empty() || is_forwarding {
         let fix = "give this deployment an app of its own, or set PAGESYNC_REPLACE_CALLBACK=true and restart the worker";
         return Check::problem(name, State::Failed, "its callback is another address", fix);
     }
@@ -207,7 +211,7 @@ fn foreign_callback(name: &'static str, subscription: &AppSubscription) -> Check
         "its callback is another address, and the program there receives {}, which pagesync does not handle",
         unhandled.join(", ")
     );
-    let fix = "do not replace the callback, which would silence that program: let it pass the webhooks on to pagesync and set PAGESYNC_WEBHOOKS_PASSED_ON=true, or give this deployment an app of its own (docs/how-to/facebook-app.md, section 7)";
+    let fix = "do not replace the callback, which would silence that program: set PAGESYNC_FORWARD_URL to its address first, or let it pass the webhooks on to pagesync and set PAGESYNC_WEBHOOKS_PASSED_ON=true, or give this deployment an app of its own (docs/how-to/facebook-app.md, section 7)";
     Check::problem(name, State::Failed, detail, fix)
 }
 
@@ -251,11 +255,12 @@ async fn app_subscription(config: &Config, clock: &Clock) -> Check {
             .as_ref()
             .is_some_and(|address| *address != subscription.callback);
     if is_foreign {
-        return foreign_callback(name, &subscription);
+        return foreign_callback(name, &subscription, config.forward.is_some());
     }
-    let required = webhook_fields(&config.tracked_fields);
+    let required = config.webhook_fields();
     let missing: Vec<&str> = required
-        .into_iter()
+        .iter()
+        .map(String::as_str)
         .filter(|field| !subscription.fields.iter().any(|stored| stored == field))
         .collect();
     if !subscription.active || !missing.is_empty() {

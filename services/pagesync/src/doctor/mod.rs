@@ -1,11 +1,12 @@
 //! `pagesync doctor`: checks a deployment, and prints one line for each check and one for each fix.
 //!
-//! Invariant: it changes nothing, except that the check of the store writes a record, and that the
-//! queues are declared as every process declares them. The exit code is 3 if a check failed; a
+//! Invariant: it changes nothing, except that the check of the store writes a record, that the queues are
+//! declared as every process declares them, and that the check of forwarding sends a probe. The exit code is 3 if a check failed; a
 //! warning is not a failure.
 
 pub mod check;
 mod facebook;
+mod forwarding;
 mod local;
 mod records;
 
@@ -77,6 +78,7 @@ pub async fn checks(config: &Config) -> Vec<Check> {
     )];
     local::run_checks(config, &clock, &mut checks).await;
     facebook::run_checks(config, &clock, &mut checks).await;
+    forwarding::run_checks(config, &clock, &mut checks).await;
     records::run_checks(config, &clock, &mut checks).await;
     fail_if_nothing_runs(&mut checks);
     checks

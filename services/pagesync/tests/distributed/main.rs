@@ -40,12 +40,16 @@ mod dead_tokens;
 mod doctor;
 #[path = "../it/erasure.rs"]
 mod erasure;
+#[path = "../it/example_bot.rs"]
+mod example_bot;
 #[path = "../it/facebook_says.rs"]
 mod facebook_says;
 #[path = "../it/failures.rs"]
 mod failures;
 #[path = "../it/fields.rs"]
 mod fields;
+#[path = "../it/forwarding.rs"]
+mod forwarding;
 #[path = "../it/graph_errors.rs"]
 mod graph_errors;
 #[path = "../it/http_input.rs"]

@@ -23,7 +23,7 @@ const BODY_BYTES: usize = 5 * 1024 * 1024 - 1;
 /// How many bytes a client writes at once.
 const PART_BYTES: usize = 16 * 1024;
 /// The most memory that ingress may use, in bytes. Without a limit on bodies it would use gigabytes.
-const MAX_MEMORY: u64 = 200 * 1024 * 1024;
+const MAX_MEMORY: u64 = 300 * 1024 * 1024;
 
 impl Deployment {
     /// Delivers webhooks while hostile clients send. Panics if ingress uses more than

@@ -48,6 +48,8 @@ struct Totals {
     lost: u64,
     /// Webhooks that had more than one effect.
     duplicated: u64,
+    /// Webhooks that were answered with 200 but not forwarded.
+    not_forwarded: u64,
     /// Wrong values, dead letters, and messages left in a queue.
     unexpected: u64,
 }
@@ -101,16 +103,17 @@ async fn main() -> Result<(), String> {
         acknowledged,
         lost,
         duplicated,
+        not_forwarded,
         unexpected,
     } = totals;
     println!(
-        "attempted={attempted} acknowledged={acknowledged} lost={lost} duplicated={duplicated} unexpected={unexpected} seed={}",
+        "attempted={attempted} acknowledged={acknowledged} lost={lost} duplicated={duplicated} not_forwarded={not_forwarded} unexpected={unexpected} seed={}",
         options.seed
     );
-    match lost + duplicated + unexpected {
+    match lost + duplicated + not_forwarded + unexpected {
         0 => Ok(()),
         failures => Err(format!(
-            "{failures} webhooks were lost, duplicated or unexpected"
+            "{failures} webhooks were lost, duplicated, not forwarded or unexpected"
         )),
     }
 }

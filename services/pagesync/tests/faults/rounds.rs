@@ -1,6 +1,7 @@
 //! The rounds of a run. Each round sends a load, injects a fault at a random point, waits for the
 //! recovery, and counts the webhooks without an effect.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ use crate::load::{CONNECTIONS, Counts, Load, name_of, wait};
 use crate::support::deployment::TestStorage;
 use crate::support::engine::{Server, ServerKind};
 use crate::support::process::Process;
+use crate::support::receiver::Receiver;
 use crate::support::servers::{database, vhost};
 use crate::support::slow_proxy::SlowProxy;
 use crate::support::{TestBackend, page_id, within};
@@ -75,6 +77,8 @@ pub(crate) struct Deployment {
     proxy: Option<SlowProxy>,
     storage: TestStorage,
     pub(crate) store: Arc<dyn Store>,
+    /// The program to which every webhook is forwarded.
+    program: Receiver,
     /// The settings that differ from those of `storage`.
     extra: Vec<(&'static str, String)>,
     next_page: u64,
@@ -152,7 +156,11 @@ impl Deployment {
             }
             _ => (None, String::new()),
         };
-        let mut extra = Vec::new();
+        let program = Receiver::start().await;
+        let mut extra = vec![
+            ("PAGESYNC_FORWARD_URL", program.url.clone()),
+            ("PAGESYNC_FORWARD_DELIVERIES", "all".to_owned()),
+        ];
         if proxy.is_some() {
             extra.push(("PAGESYNC_REDIS_URL", proxied));
         }
@@ -163,6 +171,7 @@ impl Deployment {
             proxy,
             storage,
             store,
+            program,
             extra,
             next_page: 1_000_000,
         };
@@ -372,6 +381,7 @@ impl Deployment {
     /// left in the queues.
     async fn check_effects(&mut self, totals: &mut Totals) {
         let queue = self.wait_until_drained(totals).await;
+        totals.not_forwarded += self.count_not_forwarded().await;
         for process in &mut self.processes {
             process.terminate().await;
         }
@@ -414,6 +424,27 @@ impl Deployment {
         // A webhook that no process acknowledged is in its queue again. A poll that was published
         // while the processes stopped is no error.
         totals.unexpected += queue.depth(QueueName::Webhooks).await.unwrap().messages;
+    }
+
+    /// Waits until every webhook was forwarded. Returns how many were not when the timeout ends.
+    async fn count_not_forwarded(&self) -> u64 {
+        let began = Instant::now();
+        let mut interval = tokio::time::interval(Duration::from_millis(100));
+        let mut missing: BTreeSet<String> = (1_000_000..self.next_page)
+            .map(|page| page.to_string())
+            .collect();
+        while !missing.is_empty() && began.elapsed() < TIMEOUT {
+            interval.tick().await;
+            for post in self.program.take() {
+                for entry in post.json()["entry"].as_array().unwrap() {
+                    missing.remove(entry["id"].as_str().unwrap());
+                }
+            }
+        }
+        for page in missing.iter().take(3) {
+            println!("not forwarded: the webhook of Page {page}");
+        }
+        missing.len() as u64
     }
 
     /// Waits until the queues are empty. Every Page may already have its name while the second

@@ -174,7 +174,7 @@ async fn a_change_that_is_not_accepted_is_posted_again_and_no_redirect_is_follow
         .await;
         assert_eq!(failing["state"], "failing");
         let text = failing["last_failure"].as_str().unwrap();
-        assert!(text.starts_with("the destination answered "), "{text}");
+        assert!(text.starts_with("the receiver answered "), "{text}");
         receiver.answer(Answer::Status(204));
         eventually("the success", || async {
             (state_of(&connected, "default")["state"] == "posting").then_some(())

@@ -287,7 +287,7 @@ async fn an_operator_manages_connections_and_keys_while_the_process_runs() {
     let before = std::fs::read_to_string(&file).unwrap();
     // A rotation that is killed right after it has added the new key leaves the key file like this.
     let old = common::sealing::PrivateKeys::parse(&before).unwrap();
-    common::sealing::write_key_file(&file, &old.with_new_key()).unwrap();
+    common::key_file::write_key_file(&file, &old.with_new_key()).unwrap();
     let halfway = std::fs::read_to_string(&file).unwrap();
     let rotated = run(&["keys", "rotate"]);
     let printed = text(&rotated.stdout);

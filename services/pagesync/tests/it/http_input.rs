@@ -2,6 +2,7 @@
 //! settings for signatures, wrong lengths, large deliveries, replays and a full queue.
 
 use common::clock::Clock;
+use model::queue_name::QueueName;
 use raw_http::exchange;
 use serde_json::json;
 use simulator::bytes::{signature_256, signature_sha1};
@@ -289,14 +290,20 @@ async fn a_webhook_that_cannot_be_stored_is_answered_503_in_time_and_accepted_la
         .register_without_read(std::slice::from_ref(&id))
         .await;
     let body = change(r#""later""#).replace("{page}", "9");
-    deployment.storage.limit_webhooks(Some(1)).await;
+    deployment
+        .storage
+        .limit_queue(QueueName::Webhooks, Some(1))
+        .await;
     eventually("an answer in time that the queue is full", || async {
         let began = std::time::Instant::now();
         let status = deployment.deliver(body.clone()).await;
         (status == 503 && began.elapsed() < std::time::Duration::from_secs(4)).then_some(())
     })
     .await;
-    deployment.storage.limit_webhooks(None).await;
+    deployment
+        .storage
+        .limit_queue(QueueName::Webhooks, None)
+        .await;
     for role in &roles[1..] {
         deployment.add_role(*role).await;
     }

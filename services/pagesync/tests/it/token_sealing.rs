@@ -326,7 +326,7 @@ async fn keys_can_be_rotated_while_the_deployment_runs() {
     assert_eq!(connected.field(0, "name").await, json!("Page 0"));
     if let TestStorage::Embedded(directory) = &connected.deployment.storage {
         // The running process reads its key file at each use.
-        common::sealing::write_key_file(&directory.path().join("token.keys"), &keys).unwrap();
+        common::key_file::write_key_file(&directory.path().join("token.keys"), &keys).unwrap();
         connected.advance(Duration::from_secs(61));
         assert_eq!(connected.read_again(0).await.status, Status::Active);
     }

@@ -53,6 +53,8 @@ fn record_id(kind: RecordKind) -> &'static str {
         RecordKind::ExcludedField => "name",
         RecordKind::ApiKey => "0123456789abcdef",
         RecordKind::Destination => "default",
+        RecordKind::Forwarding => "state",
+        RecordKind::WaitingDelivery => "01790000000000.fedcba98",
         RecordKind::Audit => "ffffffffffffffff-00000000",
         RecordKind::Invitation => "0123456789abcdef0123456789abcdef",
         RecordKind::DailyPoll => "2026-11-22.7",

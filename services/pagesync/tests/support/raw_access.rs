@@ -66,19 +66,21 @@ impl TestStorage {
         }
     }
 
-    /// Limits the queue of webhooks to `bytes`; `None` sets a limit that no test reaches.
-    pub(crate) async fn limit_webhooks(&self, bytes: Option<u64>) {
+    /// Limits a queue to `bytes`; `None` sets a limit that no test reaches.
+    pub(crate) async fn limit_queue(&self, queue_name: QueueName, bytes: Option<u64>) {
         match self {
             Self::Embedded(directory) => {
                 let file =
                     rusqlite::Connection::open(directory.path().join("pagesync.db")).unwrap();
                 let bytes = i64::try_from(bytes.unwrap_or(1 << 31)).unwrap();
-                let limit = "UPDATE queues SET max_bytes = ?1 WHERE queue = 'webhooks'";
-                assert_eq!(file.execute(limit, [bytes]).unwrap(), 1);
+                let limit = "UPDATE queues SET max_bytes = ?1 WHERE queue = ?2";
+                let values = rusqlite::params![bytes, queue_name.as_str()];
+                assert_eq!(file.execute(limit, values).unwrap(), 1);
             }
             Self::Distributed { vhost, .. } => {
                 let bytes = bytes.unwrap_or(1 << 30);
-                vhost.limit_queue("pagesync.v2.webhooks", bytes).await;
+                let name = format!("pagesync.v2.{queue_name}");
+                vhost.limit_queue(&name, bytes).await;
             }
         }
     }

@@ -85,6 +85,11 @@ impl Receiver {
         self.inner.received.lock().unwrap().clone()
     }
 
+    /// Returns the requests so far and forgets them.
+    pub(crate) fn take(&self) -> Vec<Received> {
+        std::mem::take(&mut *self.inner.received.lock().unwrap())
+    }
+
     /// Forgets the requests so far.
     pub(crate) fn forget(&self) {
         self.inner.received.lock().unwrap().clear();

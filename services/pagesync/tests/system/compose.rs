@@ -134,6 +134,27 @@ async fn poll_connection(project: &Project) {
     );
 }
 
+/// Writes to a Page of the simulator as a customer, and waits for the answer of the example bot.
+async fn ask_the_bot(client: &reqwest::Client, page: &str) {
+    let question = json!({"from": "5501", "text": "Can I call you?"});
+    let sent = client.post(format!("{page}/messages")).json(&question);
+    assert_eq!(sent.send().await.unwrap().status(), 201);
+    let answer = within(
+        Duration::from_secs(180),
+        "the answer of the bot",
+        || async {
+            let answer = client.get(format!("{page}/conversation")).send().await;
+            let messages: Json = answer.ok()?.json().await.ok()?;
+            let mut messages = messages.as_array()?.iter();
+            let of_page = messages.find(|message| message["author"] == "page")?;
+            of_page["text"].as_str().map(ToOwned::to_owned)
+        },
+    )
+    .await;
+    let expected = "Renamed at the simulator: Our phone number: ";
+    assert!(answer.starts_with(expected), "{answer}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_webhook_is_lost_when_one_of_four_workers_is_killed_under_load() {
     let project = Project {
@@ -270,6 +291,7 @@ async fn no_webhook_is_lost_when_one_of_four_workers_is_killed_under_load() {
     )
     .await;
     println!("webhooks={WEBHOOKS} lost={lost}");
+    ask_the_bot(&client, &format!("{simulated}/100000000000001")).await;
     let script = "redis-cli --no-auth-warning -a \"$(sed 's/^requirepass //' /run/pagesync/redis/10-password.conf)\" HGET '{pagesync}:page:100000000000001' name";
     let name = project.run(&["exec", "-T", "redis", "sh", "-c", script]);
     assert_eq!(name.trim(), "Renamed at the simulator");

@@ -6,7 +6,7 @@ use axum::http::Method;
 use super::call::Call;
 use super::parameters::Parameters;
 use super::refusal::{Answer, ErrorReply};
-use super::{accounts, oauth, objects, subscriptions};
+use super::{accounts, messages, oauth, objects, subscriptions};
 use crate::scripted_reply::ScriptedReply;
 use crate::simulator::Simulator;
 
@@ -45,6 +45,7 @@ pub(super) async fn dispatch(simulator: &Simulator, call: &Call) -> Answer {
         ("GET", ["me"]) => objects::me(simulator, call),
         ("GET", []) if simulator.facebook().has_ended_protocol() => Err(ErrorReply::ended("ids")),
         ("GET", []) => objects::several(simulator, call),
+        ("POST", [id, "messages"]) => messages::send(simulator, call, id),
         (_, [id, "subscriptions"]) => subscriptions::app(simulator, call, id).await,
         (_, ["me", "subscribed_apps"]) => {
             let own = call.token()?.page().unwrap_or("me");

@@ -1,7 +1,7 @@
 //! The simulated Graph API.
 //!
 //! [`handler`] receives every request and builds its response. [`dispatch`] passes the call in it
-//! to an edge: [`oauth`], [`accounts`], [`objects`] or [`subscriptions`].
+//! to an edge: [`oauth`], [`accounts`], [`objects`], [`messages`] or [`subscriptions`].
 
 mod accounts;
 mod answer_fault;
@@ -12,6 +12,7 @@ mod dispatch;
 mod fields;
 mod handler;
 mod lists;
+mod messages;
 mod oauth;
 mod objects;
 mod page_object;

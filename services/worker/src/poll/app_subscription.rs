@@ -17,7 +17,7 @@ use common::sealing::SealedToken;
 use common::store::{Commit, RecordKind, StoreError, Versioned};
 use model::id::Subject;
 use model::time::HostTime;
-use model::webhook_field::{unhandled_fields, webhook_fields};
+use model::webhook_field::unhandled_fields;
 use secrecy::ExposeSecret as _;
 
 use super::commits::{save_outcome, update_commit};
@@ -153,14 +153,18 @@ pub(super) async fn poll(context: &Context, claimed: HostTime) -> Result<(), Sto
 
 /// Checks the subscription of an app whose webhooks another program passes on. Fails if it lacks a
 /// required field.
-fn check_passed_on(remote: Option<AppSubscription>, required: &[&str]) -> Result<(), GraphError> {
+fn check_passed_on(remote: Option<AppSubscription>, required: &[String]) -> Result<(), GraphError> {
     let remote = remote.filter(|remote| remote.active);
     let Some(remote) = remote else {
         let reason = "the app has no active subscription, although another program is to receive its webhooks and pass them on (PAGESYNC_WEBHOOKS_PASSED_ON)";
         return Err(GraphError::configuration(reason));
     };
-    let is_missing = |name: &&&str| !remote.fields.iter().any(|field| field == **name);
-    let missing: Vec<&str> = required.iter().filter(is_missing).copied().collect();
+    let is_missing = |name: &&String| !remote.fields.contains(name);
+    let missing: Vec<&str> = required
+        .iter()
+        .filter(is_missing)
+        .map(String::as_str)
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -171,8 +175,13 @@ fn check_passed_on(remote: Option<AppSubscription>, required: &[&str]) -> Result
 }
 
 /// Returns why the callback of another program is not replaced, or `None` if it may be.
-fn refusal_to_replace(foreign: &AppSubscription, may_replace: bool) -> Option<String> {
-    let unhandled = unhandled_fields(&foreign.fields);
+fn refusal_to_replace(context: &Context, foreign: &AppSubscription) -> Option<String> {
+    let may_replace = context.callback.replace;
+    let mut unhandled = unhandled_fields(&foreign.fields);
+    if context.forward.is_some() {
+        // The program gets them from pagesync.
+        unhandled.clear();
+    }
     if unhandled.is_empty() && may_replace {
         return None;
     }
@@ -184,7 +193,7 @@ fn refusal_to_replace(foreign: &AppSubscription, may_replace: bool) -> Option<St
         ));
     }
     Some(format!(
-        "{other}, and the program there receives {}, which pagesync does not handle: let that program pass the webhooks on, or give this deployment an app of its own (docs/how-to/facebook-app.md, section 7)",
+        "{other}, and the program there receives {}, which pagesync does not handle: set PAGESYNC_FORWARD_URL to its address, let it pass the webhooks on, or give this deployment an app of its own (docs/how-to/facebook-app.md, section 7)",
         unhandled.join(", ")
     ))
 }
@@ -194,10 +203,10 @@ fn refusal_to_replace(foreign: &AppSubscription, may_replace: bool) -> Option<St
 /// replaced.
 async fn reconcile(context: &Context, known: &App) -> Result<Option<String>, GraphError> {
     let address = &context.callback.address;
-    let required = webhook_fields(&context.tracked_fields);
+    let required = &context.webhook_fields;
     let remote = context.graph.app_subscription().await?;
     if context.callback.is_passed_on {
-        return check_passed_on(remote, &required).map(|()| None);
+        return check_passed_on(remote, required).map(|()| None);
     }
     // This deployment may replace an address that it has set itself, for example that of a tunnel.
     let is_foreign = |remote: &&AppSubscription| {
@@ -206,7 +215,7 @@ async fn reconcile(context: &Context, known: &App) -> Result<Option<String>, Gra
             && known.callback.as_ref() != Some(&remote.callback)
     };
     if let Some(foreign) = remote.as_ref().filter(is_foreign) {
-        let reason = refusal_to_replace(foreign, context.callback.replace);
+        let reason = refusal_to_replace(context, foreign);
         if let Some(reason) = reason {
             return Err(GraphError::configuration(reason));
         }
@@ -214,7 +223,7 @@ async fn reconcile(context: &Context, known: &App) -> Result<Option<String>, Gra
     let fields: BTreeSet<String> = remote
         .iter()
         .flat_map(|remote| remote.fields.iter().cloned())
-        .chain(required.iter().map(|name| (*name).to_owned()))
+        .chain(required.iter().cloned())
         .collect();
     let is_complete = remote.as_ref().is_some_and(|remote| {
         remote.active && remote.callback == *address && fields.len() == remote.fields.len()

@@ -18,7 +18,6 @@ use model::id::{PageId, Subject};
 use model::job::Claim;
 use model::queue_name::QueueName;
 use model::time::HostTime;
-use model::webhook_field::webhook_fields;
 
 use super::commits::{remove_due_commit, save_outcome, update_commit};
 use super::page_tokens::{
@@ -381,9 +380,7 @@ async fn reconcile(
     let remote = context.graph.page_subscription(token, page).await?;
     let remote: BTreeSet<String> = remote.unwrap_or_default().into_iter().collect();
     let was_missing = !known.fields.is_subset(&remote);
-    let required = webhook_fields(&context.tracked_fields)
-        .into_iter()
-        .map(ToOwned::to_owned);
+    let required = context.webhook_fields.iter().cloned();
     let mut required: BTreeSet<String> = required
         .filter(|name| !known.refused.contains(name))
         .collect();

@@ -19,7 +19,6 @@ use model::id::{PageId, Subject, UserId};
 use model::page::{Page, Status};
 use model::read::{PageRead, ReadKind};
 use model::time::{FacebookTime, HostTime};
-use model::webhook_field::webhook_fields;
 use serde_json::Value as Json;
 
 use super::page_subscription::{count_findings, schedule_check_if_unannounced};
@@ -243,7 +242,7 @@ async fn request_check_if_needed(
     if is_reset {
         value.reset_after_login();
     }
-    if !is_reset && !value.needs_check(is_unsubscribed, &webhook_fields(&context.tracked_fields)) {
+    if !is_reset && !value.needs_check(is_unsubscribed, &context.webhook_fields) {
         return Ok(());
     }
     value.polling.request_read(context.clock.now());

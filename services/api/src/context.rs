@@ -10,9 +10,9 @@ use common::lifecycle::{Lifecycle, process_name};
 use common::queue::Queue;
 use common::store::Store;
 use common::telemetry::Metrics;
-use tokio::sync::Semaphore;
 
 use crate::changes::feed::Feed;
+use crate::changes::stream_places::StreamPlaces;
 use crate::check_cache::{CheckCache, RunChecks};
 use crate::push::{Poster, Pusher};
 use common::authentication::KeyCache;
@@ -29,8 +29,8 @@ pub struct Context {
     pub(crate) keys: KeyCache,
     pub(crate) feed: Arc<Feed>,
     pub(crate) checks: CheckCache,
-    /// One permit for each event stream that may be open.
-    pub(crate) streams: Arc<Semaphore>,
+    /// The places of event streams.
+    pub(crate) streams: Arc<StreamPlaces>,
     pub(crate) lifecycle: Lifecycle,
 }
 
@@ -83,7 +83,7 @@ impl Context {
             keys: KeyCache::default(),
             feed,
             checks: CheckCache::new(run_checks),
-            streams: Arc::new(Semaphore::new(max_long_answers())),
+            streams: Arc::new(StreamPlaces::new(max_long_answers())),
             lifecycle,
         })
     }

@@ -5,6 +5,7 @@
 
 pub(crate) mod feed;
 mod stream;
+pub(crate) mod stream_places;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -15,10 +15,11 @@ use common::http::ConnectionPlace;
 use common::problem::{Code, Problem};
 use common::store::Cursor;
 use futures_util::stream;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::feed::Read;
+use super::stream_places::StreamPlace;
 use crate::auth::Caller;
 use crate::context::Context;
 
@@ -37,7 +38,7 @@ struct Stream {
     added: watch::Receiver<()>,
     place: ConnectionPlace,
     has_ended: bool,
-    _permit: OwnedSemaphorePermit,
+    _stream_place: StreamPlace,
 }
 
 /// Opens a stream after a cursor. Fails if too many are open, or if entries after the cursor are missing.
@@ -47,8 +48,8 @@ pub(super) async fn open(
     after: Option<Cursor>,
     place: ConnectionPlace,
 ) -> Result<Response, Problem> {
-    let permit = context.streams.clone().try_acquire_owned().map_err(|_| {
-        let detail = "too many event streams are open: close some, or follow /v1/changes with wait";
+    let stream_place = context.streams.take(&caller.id).ok_or_else(|| {
+        let detail = "too many event streams are open, or half of them with this key: close some, or follow /v1/changes with wait";
         Problem::new(Code::TooManyStreams, detail)
     })?;
     let added = context.feed.subscribe();
@@ -63,7 +64,7 @@ pub(super) async fn open(
         added,
         place,
         has_ended: false,
-        _permit: permit,
+        _stream_place: stream_place,
     };
     let body = stream::unfold(stream, |mut stream| async move {
         let chunk = stream.next().await?;

@@ -17,6 +17,7 @@ mod examples;
 mod mtls;
 mod readme;
 mod sdk;
+mod standard_webhooks;
 mod strace;
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "other test binaries use the rest")]

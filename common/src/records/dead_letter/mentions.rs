@@ -16,18 +16,36 @@ use super::removal::remove;
 use crate::records::load_chunk;
 use crate::store::{RecordKind, Store, StoreError, StoredPage, Versioned};
 
+/// Which dead letters [`delete_mentioning`] removes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removed {
+    /// All.
+    All,
+    /// All but deliveries to forward, which a Page needs that is kept.
+    ExceptDeliveries,
+}
+
 /// Removes every dead letter that contains one of these ids of Pages or people. Returns how many
 /// were removed.
-pub async fn delete_mentioning(store: &dyn Store, ids: &[String]) -> Result<u64, StoreError> {
+pub async fn delete_mentioning(
+    store: &dyn Store,
+    ids: &[String],
+    removed: Removed,
+) -> Result<u64, StoreError> {
     let ids: HashSet<&str> = ids.iter().map(String::as_str).collect();
     let (mut erased, mut after) = (0, None);
     while let Some(chunk) =
         load_chunk::<Json>(store, RecordKind::DeadLetter, "", &mut after).await?
     {
         for (id, stored) in chunk {
-            let (text, is_erasure) = searchable_text(stored.value);
-            // An erasure that failed is retained, so that it can be replayed.
-            if !is_erasure && numbers(&text).any(|number| ids.contains(number)) {
+            let (text, job) = searchable_text(stored.value);
+            let is_retained = match &job {
+                // An erasure that failed is retained, so that it can be replayed.
+                Some(job) if is_erasure(job) => true,
+                Some(Job::Forward(_)) => removed == Removed::ExceptDeliveries,
+                _ => false,
+            };
+            if !is_retained && numbers(&text).any(|number| ids.contains(number)) {
                 remove(store, &id).await?;
                 erased += 1;
             }
@@ -36,9 +54,9 @@ pub async fn delete_mentioning(store: &dyn Store, ids: &[String]) -> Result<u64,
     Ok(erased)
 }
 
-/// Returns the text of a stored dead letter in which ids are searched, and whether its job is an
-/// erasure. The text of a dead letter that this build cannot decode is its JSON.
-fn searchable_text(body: Json) -> (String, bool) {
+/// Returns the text of a stored dead letter in which ids are searched, and its job. The text of a dead
+/// letter that this build cannot decode is its JSON.
+fn searchable_text(body: Json) -> (String, Option<Job>) {
     /// The parts that every version has.
     #[derive(Deserialize)]
     struct Parts {
@@ -53,12 +71,12 @@ fn searchable_text(body: Json) -> (String, bool) {
             if let Job::Forward(delivery) = &job {
                 // The rest of its JSON is sealed, and digits in it are no ids.
                 let pages: Vec<&str> = delivery.pages.iter().map(PageId::as_str).collect();
-                return (pages.join(" "), false);
+                return (pages.join(" "), Some(job));
             }
             let text = format!("{reason}\n{}\n{json}", job_text(&job));
-            (text, is_erasure(&job))
+            (text, Some(job))
         }
-        Err(_) => (json, false),
+        Err(_) => (json, None),
     }
 }
 

@@ -10,7 +10,7 @@ mod retry;
 pub mod usage;
 
 pub(super) use mentions::contains_number;
-pub use mentions::{delete_mentioning, mentions_erased_page};
+pub use mentions::{Removed, delete_mentioning, mentions_erased_page};
 pub use record::{
     DeadLetter, RETENTION, RetryState, UNREADABLE_DATA_PREFIX, body_text, id, job_text,
 };

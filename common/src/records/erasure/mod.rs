@@ -117,8 +117,11 @@ pub async fn erase_user(
         let pages = pages.iter().map(ToString::to_string);
         pages.chain([user.to_string()]).collect()
     };
+    // Some of the Pages may be kept for other people, and with them the deliveries that wait.
+    let except_deliveries = dead_letter::Removed::ExceptDeliveries;
+    let mentioning = ids(&pages);
     let mut result = ErasureResult {
-        dead_letters: delete_mentioning(store, &ids(&pages)).await?,
+        dead_letters: dead_letter::delete_mentioning(store, &mentioning, except_deliveries).await?,
         ..ErasureResult::default()
     };
     let other_tokens = tokens
@@ -160,7 +163,7 @@ pub async fn erase_user(
 /// Pages that wait to be forwarded. Returns the number of the dead letters.
 pub async fn delete_mentioning(store: &dyn Store, ids: &[String]) -> Result<u64, StoreError> {
     waiting_delivery::delete_of_pages(store, ids).await?;
-    dead_letter::delete_mentioning(store, ids).await
+    dead_letter::delete_mentioning(store, ids, dead_letter::Removed::All).await
 }
 
 /// Returns whether a person has logged in since an erasure was requested, so that the erasure does

@@ -2,15 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use common::backends::open_store;
+use common::backends::{Backends, open_store};
 use common::clock::Clock;
 use common::config::Config;
+use common::database::Access;
 use common::records::{forwarding, load_record, probe, waiting_delivery};
 use common::sealing::random_text;
 use common::signing::webhook_signature;
 use common::store::{Store, StoreError};
 use common::timestamp::rfc3339;
 use common::views::check::{Check, State};
+use model::queue_name::QueueName;
 use model::webhook::FORWARD_PROBE_PREFIX;
 use reqwest::StatusCode;
 use serde_json::json;
@@ -32,7 +34,7 @@ pub(super) async fn run_checks(config: &Config, clock: &Clock, checks: &mut Vec<
     let checked = if config.forward.is_some() {
         forwarding(config, clock, &*store).await.map(Some)
     } else {
-        left_over(&*store).await
+        left_over(config, clock, &*store).await
     };
     match checked {
         Ok(check) => checks.extend(check),
@@ -46,11 +48,23 @@ pub(super) async fn run_checks(config: &Config, clock: &Clock, checks: &mut Vec<
 }
 
 /// Warns if deliveries wait although no program is configured.
-async fn left_over(store: &dyn Store) -> Result<Option<Check>, StoreError> {
+async fn left_over(
+    config: &Config,
+    clock: &Clock,
+    store: &dyn Store,
+) -> Result<Option<Check>, StoreError> {
     let waiting = waiting_delivery::next_chunk(store, &mut None).await?;
-    Ok(waiting.filter(|waiting| !waiting.is_empty()).map(|_| {
+    let has_records = waiting.is_some_and(|waiting| !waiting.is_empty());
+    let opened = Backends::open(config, "doctor", Access::Shared, clock.clone()).await;
+    let queued = match opened {
+        Ok(backends) => backends.queue.depth(QueueName::Forwards).await.ok(),
+        // The check of the queue reports it.
+        Err(_) => None,
+    };
+    let is_queued = queued.is_some_and(|depth| depth.messages > 0);
+    Ok((has_records || is_queued).then(|| {
         let detail = "deliveries wait to be forwarded, but PAGESYNC_FORWARD_URL is not set here";
-        let fix = "set it, or wait: they are deleted seven days after they arrived";
+        let fix = "set it for ingress and worker, and restart them";
         Check::problem(NAME, State::Warning, detail, fix)
     }))
 }

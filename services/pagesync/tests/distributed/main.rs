@@ -50,6 +50,8 @@ mod failures;
 mod fields;
 #[path = "../it/forwarding.rs"]
 mod forwarding;
+#[path = "../it/forwarding_erasure.rs"]
+mod forwarding_erasure;
 #[path = "../it/graph_errors.rs"]
 mod graph_errors;
 #[path = "../it/http_input.rs"]

@@ -28,7 +28,7 @@ use crate::support::servers::shared_redis;
 /// A text that is planted in values of Pages. It must be stored nowhere after the erasure.
 const PLANTED: &str = "PLANTEDdeadbeef";
 const ADA: &str = "200000000000001";
-const BOB: &str = "200000000000002";
+pub(crate) const BOB: &str = "200000000000002";
 
 /// Posts a signed request, as Facebook does. Returns the status and the body of the answer.
 async fn post(connected: &ConnectedDeployment, path: &str, signed: &str) -> (u16, Json) {
@@ -172,7 +172,7 @@ async fn a_signed_request_that_cannot_be_read_is_counted() {
 }
 
 /// Starts a deployment with two connections: Ada manages Pages 0 to 2, and Bob manages Page 2.
-async fn two_people() -> ConnectedDeployment {
+pub(crate) async fn two_people() -> ConnectedDeployment {
     let scene = DeploymentOptions {
         clock: manual_clock(),
         ..DeploymentOptions::default()

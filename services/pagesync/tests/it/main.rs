@@ -33,6 +33,7 @@ mod facebook_says;
 mod failures;
 mod fields;
 mod forwarding;
+mod forwarding_erasure;
 mod graph_errors;
 mod http_input;
 mod import_cycles;

@@ -4,11 +4,12 @@
 
 use std::time::Duration;
 
-use common::posting::{PostError, TIMEOUT};
+use common::posting::TIMEOUT;
 use common::records::dead_letter::{self, usage::Usage};
 use common::records::probe;
 use common::records::write_records;
 use common::retry::FORWARD;
+use common::sealing::SealingError;
 use common::store::StoreError;
 use model::forward::{Envelope, ForwardedDelivery};
 use model::job::Job;
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::forwarder::{Forwarder, Turn};
+use super::health::Kind;
 use crate::dispatch::{FailedJob, save_dead_letter};
 use crate::waiting_deliveries::{is_erased, save_record};
 
@@ -24,16 +26,21 @@ use crate::waiting_deliveries::{is_erased, save_record};
 const MAX_STORED_BYTES: usize = 64 << 20;
 /// How much longer than to its deadline a delivery waits for its turn while the program is slow but accepts
 /// everything. RabbitMQ gives up a message after half an hour.
-const MAX_LATE: Duration = Duration::from_secs(300);
+const MAX_LATE: Duration = Duration::from_secs(20 * 60);
 /// The size in bytes below which a body can be a probe of `pagesync doctor`.
 const MAX_PROBE: usize = 1024;
 
 /// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Attempt {
-    /// The program accepted the delivery, or it must not be sent any more.
+    /// The program accepted the delivery.
+    Accepted,
+    /// The delivery must not be sent any more, so the program was not asked.
     Settled,
     /// The program did not accept the delivery.
     Failed,
+    /// Forwarding ended before the delivery was sent.
+    Ended,
 }
 
 /// How the handling of a delivery ended.
@@ -71,8 +78,15 @@ impl Forwarder {
             if late > MAX_LATE || (!late.is_zero() && self.health.has_failures()) {
                 return self.store(delivery).await;
             }
-            if let Attempt::Settled = self.attempt(delivery, failures == 0).await? {
-                return Ok(Outcome::Finished);
+            let kind = if failures == 0 {
+                Kind::First
+            } else {
+                Kind::Later
+            };
+            match self.attempt(delivery, kind, ended).await? {
+                Attempt::Accepted | Attempt::Settled => return Ok(Outcome::Finished),
+                Attempt::Ended => return Ok(Outcome::Unfinished),
+                Attempt::Failed => {}
             }
             let pause = FORWARD.delay(failures);
             failures += 1;
@@ -90,8 +104,14 @@ impl Forwarder {
     pub(super) async fn attempt(
         &self,
         delivery: &ForwardedDelivery,
-        is_first: bool,
+        kind: Kind,
+        ended: &CancellationToken,
     ) -> Result<Attempt, StoreError> {
+        // The semaphore is never closed.
+        let _permit = tokio::select! {
+            permit = self.sends.acquire() => permit,
+            () = ended.cancelled() => return Ok(Attempt::Ended),
+        };
         let now = self.context.clock.now();
         let outcomes = &self.context.metrics.forwarded_deliveries;
         if delivery.has_expired(now) {
@@ -110,13 +130,21 @@ impl Forwarder {
         }
         let envelope = match self.opener.open(delivery) {
             Ok(envelope) => envelope,
-            Err(error) => {
+            Err(error @ SealingError::Damaged) => {
                 let reason = format!("a delivery cannot be opened: {error}");
                 return self.give_up(delivery, reason, "unopenable").await;
             }
+            // The key may be here after the next start, or the key file may be readable again.
+            Err(error) => {
+                if self.log_limit.allows() {
+                    tracing::error!(error = %error, "deliveries cannot be opened, and wait; this is logged once a minute");
+                }
+                self.health.failed_because(error.to_string(), false, kind);
+                return Ok(Attempt::Failed);
+            }
         };
         let probe = probe_nonce(&envelope);
-        match self.send(envelope, delivery).await {
+        match self.sender.send(envelope, delivery.received_at).await {
             Ok(()) => {
                 self.health.accepted();
                 outcomes.count("accepted");
@@ -124,24 +152,14 @@ impl Forwarder {
                     let write = probe::arrival_write(&nonce, self.context.clock.now());
                     write_records(&*self.context.store, vec![write]).await?;
                 }
-                Ok(Attempt::Settled)
+                Ok(Attempt::Accepted)
             }
             Err(error) => {
-                self.health.failed(&error, is_first);
+                self.health.failed(&error, kind);
                 outcomes.count(error.label());
                 Ok(Attempt::Failed)
             }
         }
-    }
-
-    async fn send(
-        &self,
-        envelope: Envelope,
-        delivery: &ForwardedDelivery,
-    ) -> Result<(), PostError> {
-        // The semaphore is never closed.
-        let _permit = self.sends.acquire().await;
-        self.sender.send(envelope, delivery.received_at).await
     }
 
     /// Stores the dead letter of a delivery.

@@ -45,7 +45,7 @@ pub(super) struct Forwarder {
     pub(super) stored_bytes: AtomicUsize,
     /// Wakes the retries after a record was written.
     pub(super) stored: Notify,
-    log_limit: LogLimit,
+    pub(super) log_limit: LogLimit,
 }
 
 /// The turn of a delivery: it begins when those before it are over, and ends when it is dropped.

@@ -16,6 +16,17 @@ const MAX_REFUSED: u32 = 8;
 /// After how many refused attempts of a program that is down other deliveries are tried.
 const MAX_REFUSED_PROBES: u32 = 5;
 
+/// Which attempt of a delivery it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The first one.
+    First,
+    /// A later one.
+    Later,
+    /// One that tries a program that is down.
+    Probe,
+}
+
 #[derive(Debug, Default)]
 struct State {
     /// How many deliveries failed for the first time since the program accepted one.
@@ -61,17 +72,23 @@ impl Health {
         self.set_down(&mut state, false);
     }
 
-    /// Records a failed attempt. `is_first` is whether it is the first one of its delivery.
-    pub(super) fn failed(&self, error: &PostError, is_first: bool) {
-        let mut state = self.lock();
-        state.progress.last_failure = Some(error.to_string());
+    /// Records a failed attempt.
+    pub(super) fn failed(&self, error: &PostError, attempt: Kind) {
         let is_answer = matches!(error, PostError::Status(_));
-        if is_first {
+        self.failed_because(error.to_string(), is_answer, attempt);
+    }
+
+    /// Records a failed attempt with its reason. `is_answer` is whether the program answered.
+    pub(super) fn failed_because(&self, reason: String, is_answer: bool, attempt: Kind) {
+        let mut state = self.lock();
+        state.progress.last_failure = Some(reason);
+        if attempt == Kind::First {
             state.failed += 1;
             state.not_answered += u32::from(!is_answer);
         }
         if state.progress.is_down {
-            state.probes += 1;
+            // The messages that are held make many attempts at a time, which do not count.
+            state.probes += u32::from(attempt == Kind::Probe);
             if is_answer && state.probes >= MAX_REFUSED_PROBES {
                 // It answers, so it may accept others than those that it refused.
                 (state.failed, state.not_answered) = (0, 0);
@@ -167,15 +184,15 @@ mod tests {
     #[test]
     fn one_delivery_that_is_always_refused_does_not_take_the_program_down() {
         let health = Health::default();
-        health.failed(&REFUSED, true);
+        health.failed(&REFUSED, Kind::First);
         for _ in 0..100 {
-            health.failed(&REFUSED, false);
+            health.failed(&REFUSED, Kind::Later);
         }
         assert!(!health.is_down());
-        health.failed(&NOT_ANSWERED, true);
-        health.failed(&NOT_ANSWERED, true);
+        health.failed(&NOT_ANSWERED, Kind::First);
+        health.failed(&NOT_ANSWERED, Kind::First);
         assert!(!health.is_down());
-        health.failed(&NOT_ANSWERED, true);
+        health.failed(&NOT_ANSWERED, Kind::First);
         assert!(health.is_down());
         assert!(health.take_progress().is_down);
         health.accepted();
@@ -188,12 +205,15 @@ mod tests {
     fn a_program_that_answers_gets_other_deliveries_after_some_refusals() {
         let health = Health::default();
         for _ in 0..MAX_REFUSED {
-            health.failed(&REFUSED, true);
+            health.failed(&REFUSED, Kind::First);
         }
         assert!(health.is_down());
         for probe in 1..=MAX_REFUSED_PROBES {
+            // The deliveries of the messages that are held fail meanwhile.
+            health.failed(&REFUSED, Kind::First);
+            health.failed(&REFUSED, Kind::Later);
             assert!(health.is_down(), "before probe {probe}");
-            health.failed(&REFUSED, false);
+            health.failed(&REFUSED, Kind::Probe);
         }
         assert!(!health.is_down());
     }

@@ -17,9 +17,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::deliver::Attempt;
 use super::forwarder::Forwarder;
+use super::health::Kind;
 
 /// How often the records are read although no delivery is due. Another worker may have written one.
 const INTERVAL: Duration = Duration::from_secs(30);
+/// The shortest time between two reads of the records.
+const MIN_PAUSE: Duration = Duration::from_secs(1);
 /// How many deliveries are sent again at a time.
 const CONCURRENCY: usize = 8;
 /// How many deliveries are sent before the records are read again.
@@ -47,13 +50,20 @@ pub(super) async fn retry_all(forwarder: Arc<Forwarder>, ended: CancellationToke
                 FORWARD.delay(0)
             }
         };
+        let is_down = forwarder.health.is_down();
         let woken = async {
             tokio::select! {
-                () = forwarder.stored.notified() => {}
+                // A program that is down is tried with pauses, however many records are written.
+                () = forwarder.stored.notified(), if !is_down => {}
                 // The others are sent as soon as the program accepts one.
-                () = forwarder.health.wait_until(false), if forwarder.health.is_down() => {}
+                () = forwarder.health.wait_until(false), if is_down => {}
             }
         };
+        // All records are read each time.
+        tokio::select! {
+            () = ended.cancelled() => {}
+            () = tokio::time::sleep(MIN_PAUSE) => {}
+        }
         tokio::select! {
             () = ended.cancelled() => {}
             () = woken => {}
@@ -69,19 +79,14 @@ impl Forwarder {
         let waiting = self.read_waiting(now).await?;
         self.stored_bytes.store(waiting.bytes, Ordering::Relaxed);
         if self.health.is_down() {
-            match waiting.first {
-                Some(first) => self.retry(first).await?,
-                None if !self.holds_messages() => self.health.try_others(),
-                None => {}
-            }
-            return Ok(FORWARD.delay(self.health.probes()));
+            return self.probe(waiting, ended).await;
         }
         let retries = waiting.due.into_iter().map(|one| async move {
             // The program may be down since the first of them was sent.
             if ended.is_cancelled() || self.health.is_down() {
                 return Ok(());
             }
-            self.retry(one).await
+            self.retry(one, Kind::Later, ended).await.map(drop)
         });
         let mut retries = futures_util::stream::iter(retries).buffered(CONCURRENCY);
         let mut was_sent = false;
@@ -96,14 +101,42 @@ impl Forwarder {
         Ok(until_next.unwrap_or(INTERVAL).min(INTERVAL))
     }
 
+    /// Tries a program that is down with one delivery. Returns how long to wait.
+    async fn probe(
+        &self,
+        waiting: Waiting,
+        ended: &CancellationToken,
+    ) -> Result<Duration, StoreError> {
+        if waiting.first.is_none() && !self.holds_messages() {
+            self.health.try_others();
+        }
+        let candidates = if waiting.due.is_empty() {
+            waiting.first.into_iter().collect()
+        } else {
+            waiting.due
+        };
+        for one in candidates {
+            // A delivery that is too old shows nothing of the program.
+            if self.retry(one, Kind::Probe, ended).await? != Attempt::Settled {
+                return Ok(FORWARD.delay(self.health.probes()));
+            }
+        }
+        Ok(MIN_PAUSE)
+    }
+
     /// Sends one delivery, and deletes its record or writes when it is sent again. A record that an erasure
     /// has deleted meanwhile is not written again.
-    async fn retry(&self, stored: Versioned<WaitingDelivery>) -> Result<(), StoreError> {
+    async fn retry(
+        &self,
+        stored: Versioned<WaitingDelivery>,
+        kind: Kind,
+        ended: &CancellationToken,
+    ) -> Result<Attempt, StoreError> {
         let Versioned {
             version,
             value: waiting,
         } = stored;
-        let attempt = match self.attempt(&waiting.delivery, false).await {
+        let attempt = match self.attempt(&waiting.delivery, kind, ended).await {
             // Only this delivery needs the stored data.
             Err(error) if !error.is_outage() => {
                 tracing::error!(error = %error, "a delivery cannot be forwarded now; it is tried again");
@@ -112,7 +145,10 @@ impl Forwarder {
             attempt => attempt?,
         };
         let write = match attempt {
-            Attempt::Settled => waiting_delivery::remove_write(&waiting.delivery),
+            Attempt::Ended => return Ok(attempt),
+            Attempt::Accepted | Attempt::Settled => {
+                waiting_delivery::remove_write(&waiting.delivery)
+            }
             Attempt::Failed => {
                 let now = self.context.clock.now();
                 let next = WaitingDelivery {
@@ -123,9 +159,8 @@ impl Forwarder {
                 waiting_delivery::write(&next, Some(version), now)
             }
         };
-        write_records(&*self.context.store, vec![write])
-            .await
-            .map(drop)
+        write_records(&*self.context.store, vec![write]).await?;
+        Ok(attempt)
     }
 
     async fn read_waiting(&self, now: HostTime) -> Result<Waiting, StoreError> {

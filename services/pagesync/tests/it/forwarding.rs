@@ -19,7 +19,9 @@ use sha2::{Digest as _, Sha256};
 use simulator::bytes::signature_256;
 
 use crate::BACKEND;
-use crate::support::deployment::{APP_SECRET, Deployment, TestStorage, sealing_key};
+use crate::support::deployment::{
+    APP_SECRET, Deployment, TestStorage, sealing_key, worker_context,
+};
 use crate::support::facebook::{
     ConnectedDeployment, DeploymentOptions, manual_clock, page_id_text,
 };
@@ -239,21 +241,16 @@ async fn a_program_that_comes_back_after_twenty_hours_gets_every_delivery() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delivery_that_the_queue_gave_up_is_sent_from_its_record() {
     let receiver = Receiver::start().await;
-    let storage = TestStorage::new(BACKEND).await;
+    let deployment = start(&receiver).await;
+    let storage = &deployment.storage;
     let now = Clock::system().now();
-    let recent = sealed(&storage, "given up", now.0 - 60_000);
-    let old = sealed(&storage, "expired", now.0 - 8 * 86_400_000);
+    let recent = sealed(storage, "given up", now.0 - 60_000);
+    let old = sealed(storage, "expired", now.0 - 8 * 86_400_000);
+    // A worker that handles the dead-letter queue, beside the one that forwards.
+    let queue = deployment.public_role().backends.queue.clone();
+    let context = worker_context(storage, queue, deployment.store.clone());
     let jobs = [recent, old].map(Job::Forward);
-    {
-        let (queue, store) = (storage.queue().await, storage.store());
-        let context = crate::support::deployment::worker_context(&storage, queue, store.clone());
-        worker::apply_jobs(&context, &jobs).await.unwrap();
-        // Another execution, after a redelivery, changes nothing.
-        worker::apply_jobs(&context, &jobs).await.unwrap();
-        assert_eq!(waiting(&*store).await.len(), 1);
-    }
-    let url = [("PAGESYNC_FORWARD_URL", &*receiver.url)];
-    let deployment = Deployment::start_on(storage, &url).await;
+    worker::apply_jobs(&context, &jobs).await.unwrap();
     assert_eq!(texts(&receiver.wait_for(1).await), ["given up"]);
     eventually("the deletion of the record", || async {
         waiting(&*deployment.store).await.is_empty().then_some(())

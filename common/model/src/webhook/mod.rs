@@ -327,18 +327,26 @@ pub const PROBE_PREFIX: &str = "pagesync-probe-";
 /// it is forwarded.
 pub const FORWARD_PROBE_PREFIX: &str = "pagesync-forward-probe-";
 
+/// Returns the nonce if a body of a delivery is a probe of forwarding, and `None` otherwise.
+pub fn forward_probe_nonce(body: &[u8]) -> Option<String> {
+    let body: Value = serde_json::from_slice(body).ok()?;
+    nonce_in(body.pointer("/entry/0")?, FORWARD_PROBE_PREFIX)
+}
+
+/// Returns the nonce after `prefix` in the first value of an entry with the id `0`.
+fn nonce_in(entry: &Value, prefix: &str) -> Option<String> {
+    let value = entry.pointer("/changes/0/value")?.as_str()?;
+    let nonce = value.strip_prefix(prefix).filter(|_| entry["id"] == "0")?;
+    let is_nonce_char = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    ((16..=64).contains(&nonce.len()) && nonce.chars().all(is_nonce_char)).then(|| nonce.to_owned())
+}
+
 impl ProfileEntry {
     /// Returns the nonce if the entry is a probe of pagesync, and `None` otherwise. A probe has the
     /// id `0` and one value: [`PROBE_PREFIX`] and 16 to 64 letters, digits, `_` and `-`.
     pub fn probe_nonce(&self) -> Option<String> {
         let entry: Value = serde_json::from_str(&self.0).ok()?;
-        let value = entry.pointer("/changes/0/value")?.as_str()?;
-        let nonce = value
-            .strip_prefix(PROBE_PREFIX)
-            .filter(|_| entry["id"] == "0")?;
-        let is_nonce_char = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-        ((16..=64).contains(&nonce.len()) && nonce.chars().all(is_nonce_char))
-            .then(|| nonce.to_owned())
+        nonce_in(&entry, PROBE_PREFIX)
     }
 
     /// Creates an entry from the JSON that a queued job carries.

@@ -19,6 +19,7 @@ use sha2::{Digest as _, Sha256};
 use simulator::bytes::signature_256;
 
 use crate::BACKEND;
+use crate::change_posts::change_name;
 use crate::support::deployment::{
     APP_SECRET, Deployment, TestStorage, sealing_key, worker_context,
 };
@@ -208,11 +209,7 @@ async fn a_program_that_comes_back_after_twenty_hours_gets_every_delivery() {
         let page = page_id(1000 + n as u64).to_string();
         assert_eq!(deployment.deliver(message(&page, text)).await, 200);
     }
-    let fields = json!({"name": "Renamed"}).as_object().unwrap().clone();
-    connected
-        .simulator
-        .change(&page_id_text(0), fields)
-        .unwrap();
+    change_name(&connected, "Renamed");
     eventually("the new name", || async {
         (connected.field(0, "name").await == "Renamed").then_some(())
     })

@@ -11,9 +11,9 @@ use common::records::write_records;
 use common::retry::FORWARD;
 use common::sealing::SealingError;
 use common::store::StoreError;
-use model::forward::{Envelope, ForwardedDelivery};
+use model::forward::ForwardedDelivery;
 use model::job::Job;
-use model::webhook::FORWARD_PROBE_PREFIX;
+use model::webhook::forward_probe_nonce;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -27,8 +27,6 @@ const MAX_STORED_BYTES: usize = 64 << 20;
 /// How much longer than to its deadline a delivery waits for its turn while the program is slow but accepts
 /// everything. RabbitMQ gives up a message after half an hour.
 const MAX_LATE: Duration = Duration::from_secs(20 * 60);
-/// The size in bytes below which a body can be a probe of `pagesync doctor`.
-const MAX_PROBE: usize = 1024;
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,8 +128,8 @@ impl Forwarder {
         }
         let envelope = match self.opener.open(delivery) {
             Ok(envelope) => envelope,
-            Err(error @ SealingError::Damaged) => {
-                let reason = format!("a delivery cannot be opened: {error}");
+            Err(SealingError::Damaged) => {
+                let reason = "the sealed delivery was changed, so it cannot be opened".to_owned();
                 return self.give_up(delivery, reason, "unopenable").await;
             }
             // The key may be here after the next start, or the key file may be readable again.
@@ -143,12 +141,14 @@ impl Forwarder {
                 return Ok(Attempt::Failed);
             }
         };
-        let probe = probe_nonce(&envelope);
+        // A probe is for the id 0, so it is of no Page. Other bodies need not be parsed.
+        let is_of_no_page = delivery.pages.is_empty();
+        let probe = is_of_no_page.then(|| forward_probe_nonce(&envelope.body));
         match self.sender.send(envelope, delivery.received_at).await {
             Ok(()) => {
                 self.health.accepted();
                 outcomes.count("accepted");
-                if let Some(nonce) = probe {
+                if let Some(nonce) = probe.flatten() {
                     let write = probe::arrival_write(&nonce, self.context.clock.now());
                     write_records(&*self.context.store, vec![write]).await?;
                 }
@@ -198,17 +198,4 @@ impl Forwarder {
         self.stored.notify_one();
         Ok(Outcome::Finished)
     }
-}
-
-/// Returns the nonce of a probe of `pagesync doctor`, or `None` if the delivery is none.
-fn probe_nonce(envelope: &Envelope) -> Option<String> {
-    if envelope.body.len() > MAX_PROBE {
-        return None;
-    }
-    let body: serde_json::Value = serde_json::from_slice(&envelope.body).ok()?;
-    let value = body.pointer("/entry/0/changes/0/value")?.as_str()?;
-    let nonce = value.strip_prefix(FORWARD_PROBE_PREFIX)?;
-    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
-    let is_nonce = (16..=64).contains(&nonce.len()) && nonce.bytes().all(is_plain);
-    is_nonce.then(|| nonce.to_owned())
 }

@@ -3,13 +3,14 @@
 //! Invariant: the turns of a Page are in the order in which they were taken.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use common::config::forward::ForwardConfig;
 use common::delivery_sealing::DeliveryOpener;
 use common::log_limit::LogLimit;
+use common::queue::FORWARD_CONCURRENCY;
 use common::records::forwarding;
 use common::store::StoreError;
 use model::id::PageId;
@@ -39,8 +40,8 @@ pub(super) struct Forwarder {
     /// The last turn of each Page.
     turns: Mutex<HashMap<PageId, CancellationToken>>,
     pub(super) sends: Semaphore,
-    /// How many messages this worker holds.
-    pub(super) held: AtomicUsize,
+    /// The places of messages. A message that this worker holds has taken one.
+    pub(super) places: Arc<Semaphore>,
     /// The size of all records, in bytes, when they were last read.
     pub(super) stored_bytes: AtomicUsize,
     /// Wakes the retries after a record was written.
@@ -69,7 +70,7 @@ impl Forwarder {
             health: Health::default(),
             turns: Mutex::default(),
             sends: Semaphore::new(MAX_SENDS),
-            held: AtomicUsize::new(0),
+            places: Arc::new(Semaphore::new(usize::from(FORWARD_CONCURRENCY))),
             stored_bytes: AtomicUsize::new(0),
             stored: Notify::new(),
             log_limit: LogLimit::default(),
@@ -117,8 +118,9 @@ impl Forwarder {
         }
     }
 
+    /// Returns whether this worker holds a message, or is about to receive one.
     pub(super) fn holds_messages(&self) -> bool {
-        self.held.load(Ordering::Relaxed) > 0
+        self.places.available_permits() < usize::from(FORWARD_CONCURRENCY)
     }
 
     pub(super) fn warn(&self, error: &StoreError) {

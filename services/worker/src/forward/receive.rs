@@ -4,10 +4,8 @@
 //! the program is down, or the store does not answer, no message is received.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use common::queue::FORWARD_CONCURRENCY;
 use common::queue::delivery::Delivery;
 use common::queue::error::QueueError;
 use common::retry::Backoff;
@@ -15,7 +13,7 @@ use common::store::StoreError;
 use model::forward::ForwardedDelivery;
 use model::job::Job;
 use model::queue_name::QueueName;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -44,7 +42,6 @@ struct Message {
 
 /// Receives and handles messages until `ended`.
 pub(super) async fn receive_all(forwarder: Arc<Forwarder>, ended: CancellationToken) {
-    let places = Arc::new(Semaphore::new(usize::from(FORWARD_CONCURRENCY)));
     let mut tasks = JoinSet::new();
     let mut backoff = Backoff::default();
     while !ended.is_cancelled() {
@@ -58,7 +55,7 @@ pub(super) async fn receive_all(forwarder: Arc<Forwarder>, ended: CancellationTo
             }
             continue;
         }
-        let next = receive_one(&forwarder, &places);
+        let next = receive_one(&forwarder);
         let received = tokio::select! {
             () = ended.cancelled() => break,
             () = forwarder.health.wait_until(true) => continue,
@@ -106,12 +103,9 @@ async fn wait_while_down(forwarder: &Forwarder, tasks: &mut JoinSet<()>) {
     }
 }
 
-async fn receive_one(
-    forwarder: &Forwarder,
-    places: &Arc<Semaphore>,
-) -> Result<Message, QueueError> {
+async fn receive_one(forwarder: &Forwarder) -> Result<Message, QueueError> {
     let outages = forwarder.gate.wait_until_open().await;
-    let permit = places.clone().acquire_owned().await;
+    let permit = forwarder.places.clone().acquire_owned().await;
     let permit = permit.unwrap_or_else(|_| unreachable!("the semaphore is never closed"));
     let delivery = forwarder.context.queue.receive(QueueName::Forwards).await?;
     let turns = delivery.jobs.iter().filter_map(|job| match job {
@@ -138,7 +132,6 @@ fn report_panic(handled: &Result<(), tokio::task::JoinError>) {
 /// Handles a message, and acknowledges it if each of its deliveries came to its end. Otherwise the queue
 /// delivers it again.
 async fn handle(forwarder: Arc<Forwarder>, message: Message, ended: CancellationToken) {
-    forwarder.held.fetch_add(1, Ordering::Relaxed);
     let Message {
         delivery,
         turns,
@@ -188,5 +181,4 @@ async fn handle(forwarder: Arc<Forwarder>, message: Message, ended: Cancellation
             drop(delivery);
         }
     }
-    forwarder.held.fetch_sub(1, Ordering::Relaxed);
 }

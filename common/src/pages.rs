@@ -91,11 +91,21 @@ pub async fn request_reads(
     ids: &[PageId],
     now: HostTime,
 ) -> Result<Vec<Option<HostTime>>, StoreError> {
+    request_reads_of(store, ids, now, |_| true).await
+}
+
+/// Requests reads as [`request_reads`] does, of those Pages for which `is_needed` returns `true`.
+pub async fn request_reads_of(
+    store: &dyn Store,
+    ids: &[PageId],
+    now: HostTime,
+    is_needed: impl Fn(&Page) -> bool,
+) -> Result<Vec<Option<HostTime>>, StoreError> {
     let plan = async |id: PageId, stored: Versioned<StoredPage>| {
         let StoredPage::Page(page) = stored.value else {
             return Ok((None, None));
         };
-        if page.status == Status::Erased {
+        if page.status == Status::Erased || !is_needed(&page) {
             return Ok((None, None));
         }
         let commit = read_request_commit(&id, stored.version, *page, now);

@@ -8,6 +8,7 @@ use common::records::{connection, rate_limit, write_records};
 use common::store::{RecordKind, RecordWrite};
 use model::id::UserId;
 use model::page::{Page, Status};
+use model::queue_name::QueueName;
 use model::time::HostTime;
 use serde_json::json;
 use simulator::browser::Decision;
@@ -249,6 +250,22 @@ async fn attempts(connected: &ConnectedDeployment) -> [Option<HostTime>; 3] {
     ]
 }
 
+/// Waits until the scheduler has published every due poll and the worker has executed it.
+async fn wait_until_nothing_is_due(connected: &ConnectedDeployment) {
+    let store = &connected.deployment.store;
+    for queue_name in QueueName::POLLS {
+        eventually("the polls that are due", || async {
+            let first = store.next_due(queue_name, 1).await.unwrap();
+            let is_due = first
+                .first()
+                .is_some_and(|entry| entry.due_at <= connected.clock.now());
+            (!is_due).then_some(())
+        })
+        .await;
+    }
+    connected.deployment.wait_until_idle().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_invalid_token_causes_at_most_one_call_a_day_and_delays_no_other_page() {
     let scene = DeploymentOptions {
@@ -295,6 +312,7 @@ async fn an_invalid_token_causes_at_most_one_call_a_day_and_delays_no_other_page
             let body = simulator::delivery::single_change_body(&page_id_text(0), "name", &name);
             assert_eq!(connected.deployment.deliver(body).await, 200);
             connected.deployment.wait_until_idle().await;
+            wait_until_nothing_is_due(&connected).await;
             // The clock moves in steps of an hour, so all attempts between two steps have the same
             // time.
             for (seen, at) in attempts_seen.iter_mut().zip(attempts(&connected).await) {
@@ -325,5 +343,39 @@ async fn an_invalid_token_causes_at_most_one_call_a_day_and_delays_no_other_page
             );
         }
     }
+    connected.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_was_refused_before_its_connection_is_not_read_again_within_a_day() {
+    let scene = DeploymentOptions {
+        clock: manual_clock(),
+        ..DeploymentOptions::default()
+    };
+    let connected = ConnectedDeployment::start(BACKEND, scene).await;
+    assert_eq!(connected.connect().await.0, 200);
+    let invalidation = TokenInvalidation {
+        user: Some("200000000000001".to_owned()),
+        page: None,
+        subcode: 460,
+    };
+    connected
+        .simulator
+        .facebook()
+        .invalidate_tokens(&invalidation);
+    connected.advance(2 * MINUTE);
+    // The refusal of the read of Page 0 causes a poll of the connection, and its refusal causes a
+    // read of every other Page.
+    let refused = connected.read_again(0).await;
+    assert_eq!(refused.status, Status::NeedsLogin);
+    eventually("the read of Page 1", || async {
+        (connected.page(1).await.status == Status::NeedsLogin).then_some(())
+    })
+    .await;
+    connected.deployment.wait_until_idle().await;
+    let Page { polling, .. } = connected.page(0).await;
+    let (_, due) = polling.due().unwrap();
+    let attempted = polling.last_attempt_began.unwrap();
+    assert!(attempted.until(due) >= DAY, "{polling:?}");
     connected.finish().await;
 }

@@ -10,6 +10,7 @@ use common::records::connection::{self, Connection, Status};
 use common::records::{commit_one, load_chunk, token};
 use common::store::{Commit, CommitOutcome, RecordGuard, RecordKind, StoreError, Versioned};
 use model::id::{PageId, Subject, UserId};
+use model::page::{self, Page};
 use model::time::HostTime;
 
 use crate::context::Context;
@@ -81,9 +82,16 @@ pub(super) async fn request_poll(context: &Context, user: &UserId) -> Result<(),
         .map(drop)
 }
 
-/// Requests a read of every Page that a person gives access to.
-pub(super) async fn request_reads(context: &Context, user: &UserId) -> Result<(), StoreError> {
-    let store = &*context.store;
+/// Requests a read of every Page that a person gives access to, because it may show `expected`. A Page
+/// that a read has shown so already waits for its next attempt: otherwise a Page whose read was refused
+/// before the connection's would be read twice in a minute.
+pub(super) async fn request_reads(
+    context: &Context,
+    user: &UserId,
+    expected: page::Status,
+) -> Result<(), StoreError> {
+    let (store, now) = (&*context.store, context.clock.now());
+    let is_needed = |page: &Page| page.status != expected || page.polling.not_before <= Some(now);
     let prefix = token::page_prefix(user);
     let mut after = None;
     while let Some(stored) =
@@ -96,7 +104,7 @@ pub(super) async fn request_reads(context: &Context, user: &UserId) -> Result<()
             .filter_map(|(id, _)| token::page_in_id(&id))
             .collect();
         for batch in ids.chunks(COMMIT_BATCH) {
-            pages::request_reads(store, batch, context.clock.now()).await?;
+            pages::request_reads_of(store, batch, now, is_needed).await?;
         }
     }
     Ok(())

@@ -15,6 +15,7 @@ use common::records::{daily_poll, load_chunk, token, token_inspection};
 use common::retry;
 use common::store::{Commit, RecordKind, StoreError};
 use model::id::PageId;
+use model::page;
 use model::time::HostTime;
 
 use super::connection_update::{DueUpdate, request_reads, update_connection};
@@ -217,7 +218,7 @@ impl ConnectionPoll<'_> {
             // The Pages show whether their own tokens still work.
             let now = self.context.clock.now();
             token_inspection::request(&*self.context.store, self.user, now).await?;
-            request_reads(self.context, self.user).await?;
+            request_reads(self.context, self.user, page::Status::NeedsLogin).await?;
         }
         Ok(())
     }

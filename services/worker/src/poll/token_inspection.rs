@@ -22,6 +22,7 @@ use common::sealing::Token;
 use common::store::{Commit, DueWrite, RecordGuard, RecordWrite, StoreError, Versioned};
 use model::id::{Subject, UserId};
 use model::job::Claim;
+use model::page;
 use model::queue_name::QueueName;
 use model::time::HostTime;
 
@@ -212,7 +213,7 @@ async fn save_inspection(
     if let Some(unusable) = refusal(info, user) {
         if connection.status != Status::NeedsLogin {
             mark_unusable(context, user, connection.connected_at, &unusable).await?;
-            request_reads(context, user).await?;
+            request_reads(context, user, page::Status::NeedsLogin).await?;
         }
         return Ok(());
     }
@@ -257,7 +258,7 @@ async fn save_inspection(
         request_poll(context, user).await?;
     }
     if lost_permission {
-        request_reads(context, user).await?;
+        request_reads(context, user, page::Status::NeedsPermission).await?;
     }
     Ok(())
 }

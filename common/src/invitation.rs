@@ -6,16 +6,19 @@
 //! expiry, and it is good for one person: the one that it names, or the first one who uses it.
 
 use std::fmt;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use hmac::{Hmac, Mac as _};
 use model::id::UserId;
 use model::time::HostTime;
+use reqwest::Url;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
+use crate::config::{Config, LoginPolicy};
 use crate::signing::hmac_sha256;
 
 /// The person for whom an invitation is good.
@@ -69,6 +72,38 @@ impl Invitation {
         let mac = invitation.mac(secret, seconds);
         (mac.verify_slice(&tag).is_ok() && now.0 / 1000 < seconds).then_some(invitation)
     }
+}
+
+/// For how long the invitation in an address to log in again is valid.
+const SHOWN: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Returns the address where people log in, with an invitation. With `asks_again`, Facebook asks again for
+/// permissions that the person declined. Returns `None` if the public address is not set.
+pub fn login_address(config: &Config, invitation: Option<&str>, asks_again: bool) -> Option<Url> {
+    let public_url = Some(config.public_url()).filter(|address| !address.is_empty())?;
+    let mut address = Url::parse(&format!("{public_url}/facebook/login")).ok()?;
+    if let Some(invitation) = invitation {
+        address
+            .query_pairs_mut()
+            .append_pair("invitation", invitation);
+    }
+    if asks_again {
+        address.query_pairs_mut().append_pair("rerequest", "true");
+    }
+    Some(address)
+}
+
+/// Returns the address where a person who is known logs in again, and where Facebook asks again for
+/// permissions that they declined. It is valid for seven days. Returns `None` if a setting is missing.
+pub fn address_to_log_in_again(config: &Config, user: &UserId, now: HostTime) -> Option<String> {
+    let invitation = match &config.invitation_secret {
+        None if config.login_policy == LoginPolicy::Open => None,
+        secret => {
+            let invitation = Invitation::Person(user.clone());
+            Some(invitation.sign(secret.as_ref()?, now.plus(SHOWN)))
+        }
+    };
+    Some(login_address(config, invitation.as_deref(), true)?.into())
 }
 
 #[cfg(test)]

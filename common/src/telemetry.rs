@@ -106,6 +106,8 @@ pub struct Metrics {
     pub page_tokens: LabeledCounter,
     pub change_posts: LabeledCounter,
     pub forwarded_deliveries: LabeledCounter,
+    pub open_alerts: LabeledGauge,
+    pub alert_messages: LabeledCounter,
     registry: Arc<Mutex<Registry>>,
 }
 
@@ -274,6 +276,18 @@ impl Default for Metrics {
                 "forwarded_deliveries",
                 "outcome",
                 "Deliveries to forward, by outcome: accepted, refused or not_answered for each attempt; stored when they are sent again from a record; too_old and unopenable when they became dead letters; erased and expired when they were deleted",
+            ),
+            open_alerts: labeled_gauge(
+                r,
+                "open_alerts",
+                "kind",
+                "Problems of which the operator was told and that are not resolved, by kind; set by the process that tells",
+            ),
+            alert_messages: labeled_counter(
+                r,
+                "alert_messages",
+                "outcome",
+                "Messages about problems, by outcome: accepted, refused or not_answered",
             ),
             registry: Arc::new(Mutex::new(registry)),
         }

@@ -4,6 +4,7 @@
 //! a secret appears neither in a report nor in `config show`. The table in [`settings`] is the only
 //! list of settings, and `.env.example` is generated from it.
 
+pub mod alert;
 pub mod backend;
 pub mod destination;
 mod forms;
@@ -12,6 +13,7 @@ pub mod problem;
 mod reader;
 mod role;
 pub mod settings;
+pub mod shown;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -27,6 +29,7 @@ use secrecy::SecretString;
 use crate::daily_schedule::DailySchedule;
 use crate::sealing::{self, PrivateKeys, PublicKey};
 use crate::store::redis::durability::Durability;
+use alert::AlertConfig;
 use backend::Backend;
 use destination::DestinationConfig;
 use forms::{parse_bool, parse_duration, parse_web_address};
@@ -138,6 +141,8 @@ pub struct Config {
     pub destinations: Vec<DestinationConfig>,
     /// The program to which deliveries are forwarded; `None` if they are not.
     pub forward: Option<ForwardConfig>,
+    /// How the operator is told of problems.
+    pub alert: AlertConfig,
     /// The filter of log lines.
     pub log_filter: String,
     /// The form of log lines.
@@ -244,6 +249,7 @@ impl Config {
             daily_schedule: read_schedule(&mut reader),
             destinations: destination::read(&mut reader),
             forward: forward::read(&mut reader),
+            alert: alert::read(&mut reader),
             log_filter: reader.value("PAGESYNC_LOG", parse_log_filter),
             log_format: reader.value("PAGESYNC_LOG_FORMAT", parse_log_format),
         };

@@ -1,10 +1,9 @@
 //! The table of all settings. `.env.example`, `config show` and error reports come from it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use model::field::DEFAULT_TRACKED;
-use serde::Serialize;
 
 /// The environment variables: each name with its value.
 pub type Environment = BTreeMap<String, String>;
@@ -80,7 +79,7 @@ pub const DEFAULT_SCOPES: &str =
     "pages_show_list,pages_read_engagement,pages_manage_metadata,business_management";
 
 /// All settings, in the order of `.env.example`.
-pub const SETTINGS: [Setting; 47] = [
+pub const SETTINGS: [Setting; 52] = [
     without_default(
         "FACEBOOK_APP_ID",
         "5 to 20 digits",
@@ -366,6 +365,39 @@ pub const SETTINGS: [Setting; 47] = [
         "a whole number followed by s, m or h, from 1m to 168h",
         "Deliveries that are older are not forwarded. They become dead letters, which an operator can replay. Facebook lets a Page answer a message within 24 hours.",
     ),
+    secret(
+        "PAGESYNC_ALERT_URL",
+        None,
+        "an https:// address (http:// only for a loopback address or a host without a dot)",
+        "https://hooks.slack.com/services/...",
+        "The address to which scheduler and up post each problem, as JSON whose text Slack, Mattermost and Discord (with /slack at the end) show.",
+    ),
+    without_default(
+        "PAGESYNC_ALERT_EMAIL",
+        "mailboxes, separated by commas",
+        "ops@example.com",
+        "The recipients of messages about problems. Set PAGESYNC_SMTP_URL as well.",
+    ),
+    without_default(
+        "PAGESYNC_ALERT_FROM",
+        "a mailbox",
+        "pagesync@example.com",
+        "The sender of these messages. If it is unset, the first recipient is the sender.",
+    ),
+    secret(
+        "PAGESYNC_SMTP_URL",
+        None,
+        "smtps://user:password@host:465, smtp://user:password@host:587?tls=required, or smtp:// alone for a loopback address or a host without a dot; special characters of the password are percent-encoded",
+        "smtps://user:password@mail.example:465",
+        "The mail server for these messages.",
+    ),
+    secret(
+        "PAGESYNC_HEARTBEAT_URL",
+        None,
+        "an https:// address (http:// only for a loopback address or a host without a dot)",
+        "https://hc-ping.com/...",
+        "The address that scheduler and up call each minute while all is well, for a service that tells you when the calls stop.",
+    ),
     with_default(
         "PAGESYNC_LOG",
         "info",
@@ -416,56 +448,4 @@ pub fn env_example() -> String {
         );
     }
     text
-}
-
-/// A setting in a form that can be shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ShownSetting {
-    /// The environment variable.
-    pub setting: &'static str,
-    /// The value, or a note in parentheses if the value is secret or in a file.
-    pub value: String,
-    /// The origin of the value: `environment`, `file`, `default` or `unset`.
-    pub origin: &'static str,
-}
-
-/// Returns every setting in a form that can be shown. `dotenv_keys` are the variables of the
-/// environment that come from `.env`.
-pub fn shown(environment: &Environment, dotenv_keys: &BTreeSet<String>) -> Vec<ShownSetting> {
-    SETTINGS
-        .iter()
-        .map(|setting| {
-            let (value, origin) = shown_value(setting, environment, dotenv_keys);
-            ShownSetting {
-                setting: setting.key,
-                value,
-                origin,
-            }
-        })
-        .collect()
-}
-
-fn shown_value(
-    setting: &Setting,
-    environment: &Environment,
-    dotenv_keys: &BTreeSet<String>,
-) -> (String, &'static str) {
-    let variable = if dotenv_keys.contains(setting.key) {
-        ".env"
-    } else {
-        "environment"
-    };
-    let given = |key: &str| environment.get(key).filter(|text| !text.is_empty());
-    let secret = || "(secret)".to_owned();
-    match (given(setting.key), given(&format!("{}_FILE", setting.key))) {
-        (Some(_), _) if setting.secret => (secret(), variable),
-        (Some(text), _) => (text.clone(), variable),
-        (None, Some(path)) if setting.secret => (format!("(secret in {path})"), "file"),
-        (None, Some(path)) => (format!("(in {path})"), "file"),
-        (None, None) if setting.secret && setting.default.is_some() => (secret(), "default"),
-        (None, None) => match setting.default {
-            None | Some("") => ("-".to_owned(), "unset"),
-            Some(default) => (default.to_owned(), "default"),
-        },
-    }
 }

@@ -11,13 +11,14 @@ use rusqlite::Connection;
 const FIRST_VERSION: i64 = 2;
 
 /// The steps, each with the version (`PRAGMA user_version`) that the schema has after it.
-const STEPS: [(i64, &str); 6] = [
+const STEPS: [(i64, &str); 7] = [
     (2, TABLES),
     (3, LEASES_AND_DEPTHS),
     (4, QUEUE_OF_LOGINS),
     (5, PAGES_BY_STATUS),
     (6, CLIENTS_AND_CHANGES),
     (7, QUEUE_OF_FORWARDS),
+    (8, UNPUBLISHED_PAGES),
 ];
 
 /// Step 2: the tables.
@@ -116,6 +117,14 @@ CREATE VIEW pages_v1 AS
 /// Step 7: the queue of deliveries that are forwarded.
 const QUEUE_OF_FORWARDS: &str =
     "INSERT INTO queues (queue, bytes, max_bytes) VALUES ('forwards', 0, 8589934592);";
+
+/// Step 8: the Pages whose field `is_published` is false.
+const UNPUBLISHED_PAGES: &str = "
+ALTER TABLE pages ADD COLUMN is_unpublished INTEGER GENERATED ALWAYS AS (
+  CASE WHEN json_valid(attributes) THEN json_extract(attributes, '$.is_published') = 'false' END
+) VIRTUAL;
+CREATE INDEX unpublished_pages ON pages (id) WHERE is_unpublished;
+";
 
 /// The value of `PRAGMA auto_vacuum` that makes freed pages removable from the file.
 const INCREMENTAL: i64 = 2;

@@ -7,9 +7,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Error, Value as Json};
 
 use super::{
-    api_key, app, audit, connection, daily_poll, dead_letter, destination, erasure, excluded_field,
-    forwarding, invitation, load_chunk, login, missed_webhooks, page_subscription, probe,
-    rate_limit, token, token_exchange, token_inspection, trial, waiting_delivery,
+    alert, api_key, app, audit, connection, daily_poll, dead_letter, destination, erasure,
+    excluded_field, forwarding, invitation, lease, load_chunk, login, missed_webhooks,
+    page_subscription, probe, rate_limit, token, token_exchange, token_inspection, trial,
+    waiting_delivery,
 };
 use crate::store::codec::describe_error;
 use crate::store::{RecordKey, RecordKind, Store, StoreError};
@@ -53,7 +54,7 @@ pub async fn find_unreadable(
 fn check(kind: RecordKind, body: Json) -> Result<(), Error> {
     match kind {
         RecordKind::DeadLetter => is::<dead_letter::DeadLetter>(body),
-        RecordKind::DeadLetterRetry => is::<bool>(body),
+        RecordKind::DeadLetterRetry | RecordKind::WebhookHour => is::<bool>(body),
         RecordKind::DeadLetterCount | RecordKind::DroppedCount => is::<i64>(body),
         RecordKind::Login => is::<login::Login>(body),
         RecordKind::TokenExchange => is::<token_exchange::TokenExchange>(body),
@@ -76,6 +77,8 @@ fn check(kind: RecordKind, body: Json) -> Result<(), Error> {
         RecordKind::Destination => is::<destination::Destination>(body),
         RecordKind::Forwarding => is::<forwarding::Forwarding>(body),
         RecordKind::WaitingDelivery => is::<waiting_delivery::WaitingDelivery>(body),
+        RecordKind::Alert => is::<alert::Alert>(body),
+        RecordKind::AlertLease => is::<lease::Lease>(body),
         RecordKind::Audit => is::<audit::AuditRecord>(body),
         RecordKind::Trial => is::<trial::Trials>(body),
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use model::time::HostTime;
 use serde::{Deserialize, Serialize};
 
+use super::lease::Lease;
 use super::{load_record, put_write, write_records};
 use crate::store::{CommitOutcome, RecordKey, RecordKind, Store, StoreError, Versioned};
 
@@ -25,12 +26,9 @@ pub struct Destination {
     /// Whether an operator has paused the destination.
     #[serde(default)]
     pub is_paused: bool,
-    /// The process that holds the lease.
-    #[serde(default)]
-    pub owner: Option<String>,
-    /// The end of the lease, on the clock of the store.
-    #[serde(default)]
-    pub owned_until: HostTime,
+    /// The lease of the process that posts.
+    #[serde(flatten)]
+    pub lease: Lease,
     /// How many changes were accepted.
     #[serde(default)]
     pub delivered: u64,
@@ -83,15 +81,14 @@ pub async fn acquire(
     now: HostTime,
 ) -> Result<Option<Versioned<Destination>>, StoreError> {
     let mut state = find(store, name).await?;
-    let is_own = state.value.owner.as_deref() == Some(process);
-    if is_own && now.until(state.value.owned_until) > LEASE.saturating_sub(RENEWAL) {
+    let lease = &state.value.lease;
+    if lease.is_of(process) && now.until(lease.owned_until) > LEASE.saturating_sub(RENEWAL) {
         return Ok(Some(state));
     }
-    if !is_own && state.value.owner.is_some() && state.value.owned_until > now {
+    if !lease.is_free_for(process, now) {
         return Ok(None);
     }
-    state.value.owner = Some(process.to_owned());
-    state.value.owned_until = now.plus(LEASE);
+    state.value.lease = Lease::of(process, now.plus(LEASE));
     let saved = save(store, name, &state).await?;
     Ok(saved.map(|version| Versioned { version, ..state }))
 }
@@ -99,8 +96,8 @@ pub async fn acquire(
 /// Ends the lease of a process that stops, so that another one goes on at once.
 pub async fn release(store: &dyn Store, name: &str, process: &str) -> Result<(), StoreError> {
     change(store, name, |state| {
-        if state.owner.as_deref() == Some(process) {
-            state.owner = None;
+        if state.lease.is_of(process) {
+            state.lease = Lease::default();
         }
     })
     .await

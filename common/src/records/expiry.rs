@@ -80,6 +80,15 @@ pub async fn list(store: &dyn Store, now: HostTime) -> Result<Vec<Expiry>, Store
     Ok(expiries)
 }
 
+/// Returns how many Pages of a connection no other active connection gives access to, and the first of them.
+pub async fn pages_lost(
+    store: &dyn Store,
+    connection: &Connection,
+) -> Result<(u64, Vec<PageId>), StoreError> {
+    let all = connection::list(store).await?;
+    pages_without_other_access(store, connection, &all).await
+}
+
 /// Returns the number of Pages of a connection to which no other active connection gives access,
 /// and the first of them.
 async fn pages_without_other_access(

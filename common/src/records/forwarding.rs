@@ -9,6 +9,7 @@ use std::time::Duration;
 use model::time::HostTime;
 use serde::{Deserialize, Serialize};
 
+use super::lease::Lease;
 use super::{load_record, put_write, write_records};
 use crate::store::{CommitOutcome, RecordKey, RecordKind, Store, StoreError, Versioned};
 
@@ -20,12 +21,9 @@ pub const RENEWAL: Duration = Duration::from_secs(3);
 /// The state of forwarding.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forwarding {
-    /// The worker that holds the lease.
-    #[serde(default)]
-    pub owner: Option<String>,
-    /// The end of the lease, on the clock of the store.
-    #[serde(default)]
-    pub owned_until: HostTime,
+    /// The lease of the worker that forwards.
+    #[serde(flatten)]
+    pub lease: Lease,
     /// How many deliveries the program accepted.
     #[serde(default)]
     pub accepted: u64,
@@ -79,15 +77,12 @@ pub async fn renew(
     now: HostTime,
 ) -> Result<bool, StoreError> {
     let Versioned { version, value } = find(store).await?;
-    let is_own = value.owner.as_deref() == Some(process);
-    if !is_own && value.owner.is_some() && value.owned_until > now {
+    if !value.lease.is_free_for(process, now) {
         return Ok(false);
     }
-    let next = with_progress(value, progress, now);
     let next = Forwarding {
-        owner: Some(process.to_owned()),
-        owned_until: now.plus(LEASE),
-        ..next
+        lease: Lease::of(process, now.plus(LEASE)),
+        ..with_progress(value, progress, now)
     };
     let write = put_write(key(), &next, Some(version), None);
     Ok(write_records(store, vec![write]).await? == CommitOutcome::Applied)
@@ -102,11 +97,11 @@ pub async fn release(
 ) -> Result<(), StoreError> {
     loop {
         let Versioned { version, value } = find(store).await?;
-        if value.owner.as_deref() != Some(process) {
+        if !value.lease.is_of(process) {
             return Ok(());
         }
         let next = Forwarding {
-            owner: None,
+            lease: Lease::default(),
             ..with_progress(value, progress, now)
         };
         let write = put_write(key(), &next, Some(version), None);

@@ -3,6 +3,8 @@
 //! Invariant: a feature that stores something new adds a kind of record here, and no method to
 //! [`Store`].
 
+pub mod alert;
+mod alert_kind;
 pub mod api_key;
 pub mod app;
 pub mod audit;
@@ -18,6 +20,7 @@ pub mod expiry;
 pub mod forwarding;
 pub mod invitation;
 pub mod key_rotation;
+pub mod lease;
 pub mod login;
 pub mod missed_webhooks;
 pub mod page_subscription;
@@ -29,6 +32,7 @@ pub mod token_exchange;
 pub mod token_inspection;
 pub mod trial;
 pub mod waiting_delivery;
+pub mod webhook_hour;
 
 use std::time::Duration;
 

@@ -69,6 +69,14 @@ pub async fn next_chunk(
     load_chunk(store, RecordKind::WaitingDelivery, "", after).await
 }
 
+/// Returns when the oldest delivery that has a record was received, or `None` if there is none.
+pub async fn oldest(store: &dyn Store) -> Result<Option<HostTime>, StoreError> {
+    let kind = RecordKind::WaitingDelivery;
+    let first = store.list_records(kind, None, 1).await?;
+    let received_at = |id: &str| id.split_once('.')?.0.parse().ok().map(HostTime);
+    Ok(first.first().and_then(|(key, _)| received_at(&key.id)))
+}
+
 /// Deletes the deliveries of these Pages. Returns how many were deleted. A delivery that this build cannot
 /// decode is searched for the ids as text.
 pub async fn delete_of_pages(store: &dyn Store, ids: &[String]) -> Result<u64, StoreError> {

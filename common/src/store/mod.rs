@@ -115,6 +115,8 @@ pub enum PageIndex {
     Client(String),
     /// The Pages to which the connection of a person gives access.
     Connection(UserId),
+    /// The Pages whose field `is_published` is false.
+    Unpublished,
 }
 
 /// The result of [`Store::check`].

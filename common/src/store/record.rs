@@ -60,6 +60,12 @@ pub enum RecordKind {
     Forwarding,
     /// A delivery that could not be forwarded yet: [`crate::records::waiting_delivery`].
     WaitingDelivery,
+    /// A problem of which the operator is told: [`crate::records::alert`].
+    Alert,
+    /// Which process tells the operator of problems: [`crate::records::alert`].
+    AlertLease,
+    /// An hour in which webhooks arrived: [`crate::records::webhook_hour`].
+    WebhookHour,
     /// An action of the HTTP API: [`crate::records::audit`].
     Audit,
     /// The trials of a job that was delivered too often: [`crate::records::trial`].
@@ -68,7 +74,7 @@ pub enum RecordKind {
 
 impl RecordKind {
     /// Every kind.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 32] = [
         Self::DeadLetter,
         Self::DeadLetterRetry,
         Self::DeadLetterCount,
@@ -96,6 +102,9 @@ impl RecordKind {
         Self::Destination,
         Self::Forwarding,
         Self::WaitingDelivery,
+        Self::Alert,
+        Self::AlertLease,
+        Self::WebhookHour,
         Self::Audit,
         Self::Trial,
     ];
@@ -130,6 +139,9 @@ impl RecordKind {
             Self::Destination => "destination",
             Self::Forwarding => "forwarding",
             Self::WaitingDelivery => "waiting_delivery",
+            Self::Alert => "alert",
+            Self::AlertLease => "alert_lease",
+            Self::WebhookHour => "webhook_hour",
             Self::Audit => "audit",
             Self::Trial => "trial",
         }

@@ -57,7 +57,7 @@ impl DestinationState {
 pub fn destination_view(name: &str, stored: &Destination, now: HostTime) -> DestinationView {
     let state = if stored.is_paused {
         DestinationState::Paused
-    } else if stored.owner.is_none() || stored.owned_until <= now {
+    } else if !stored.lease.is_held(now) {
         DestinationState::NotRunning
     } else if stored.failures > 0 {
         DestinationState::Failing

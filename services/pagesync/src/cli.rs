@@ -88,6 +88,9 @@ pub enum Command {
     /// List, test, pause, resume or replay the destinations to which changes are posted.
     #[command(subcommand)]
     Destination(DestinationCommand),
+    /// List, test or snooze the problems of which the operator is told.
+    #[command(subcommand)]
+    Alert(AlertCommand),
     /// Show who did what with the HTTP API, the newest first.
     Audit {
         /// The largest number of actions to show.
@@ -176,6 +179,23 @@ pub enum DestinationCommand {
         /// The cursor, from `changes` or from an earlier post.
         #[arg(long)]
         after: String,
+    },
+}
+
+/// Commands on the problems of which the operator is told.
+#[derive(Debug, Subcommand)]
+pub enum AlertCommand {
+    /// List the open problems, and those that were resolved within the last hour.
+    List,
+    /// Send a test message to each channel that is configured on this host, and call the heartbeat.
+    Test,
+    /// Send no reminders of a problem for a time.
+    Snooze {
+        /// The id of the problem, from the list.
+        id: String,
+        /// For how many hours.
+        #[arg(long, default_value_t = 168, value_parser = clap::value_parser!(u16).range(1..=8760))]
+        hours: u16,
     },
 }
 

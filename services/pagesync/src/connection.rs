@@ -4,6 +4,7 @@ use anyhow::{Context as _, bail};
 use common::clock::Clock;
 use common::config::Config;
 use common::graph::client::Graph;
+use common::invitation::address_to_log_in_again;
 use common::records::{connection, expiry, load_record, rate_limit, token};
 use common::sealing::Token;
 use common::store::Store;
@@ -216,7 +217,7 @@ async fn show(config: &Config, store: &dyn Store, id: &str, format: Format) -> a
     let mut detail = detail.with_context(|| format!("there is no connection of {user}"))?;
     if !detail.connection.missing_permissions.is_empty() {
         // This host may lack the settings of the address.
-        detail.login_address = invitation::address_to_log_in_again(config, &user).ok();
+        detail.login_address = address_to_log_in_again(config, &user, Clock::system().now());
     }
     let json = to_json(&detail);
     output::print(&output::format_object(format, &json, || {

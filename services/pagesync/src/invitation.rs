@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use common::clock::Clock;
 use common::config::{Config, LoginPolicy};
-use common::invitation::Invitation;
+use common::invitation::{Invitation, login_address};
 use common::records::invitation::{self, InvitationRecord};
 use common::records::{load_all, write_records};
 use common::store::{CommitOutcome, RecordKind, Store, Versioned};
@@ -20,8 +20,6 @@ use crate::output::{self, Format, Row, escape_control, print_listing};
 
 /// The longest name of a client or of a key, in characters.
 const MAX_NAME: usize = 64;
-/// For how many days the invitation in a shown address is valid.
-const SHOWN_DAYS: u64 = 7;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// What an invitation is for.
@@ -79,19 +77,6 @@ pub(crate) async fn invite(
     output::print(address.as_str())
 }
 
-/// Returns the address where a person who is known logs in again, and where Facebook asks again for
-/// permissions that they declined.
-pub(crate) fn address_to_log_in_again(config: &Config, user: &UserId) -> anyhow::Result<String> {
-    if config.invitation_secret.is_none() && config.login_policy == LoginPolicy::Open {
-        return Ok(address(config, None, true)?.into());
-    }
-    let expires_at = Clock::system()
-        .now()
-        .plus(DAY.saturating_mul(u32::try_from(SHOWN_DAYS)?));
-    let text = sign(config, &Invitation::Person(user.clone()), expires_at)?;
-    Ok(address(config, Some(&text), true)?.into())
-}
-
 fn sign(
     config: &Config,
     invitation: &Invitation,
@@ -103,16 +88,9 @@ fn sign(
 }
 
 fn address(config: &Config, invitation: Option<&str>, asks_again: bool) -> anyhow::Result<Url> {
-    let mut address = Url::parse(&format!("{}/facebook/login", public_url(config)?))?;
-    if let Some(invitation) = invitation {
-        address
-            .query_pairs_mut()
-            .append_pair("invitation", invitation);
-    }
-    if asks_again {
-        address.query_pairs_mut().append_pair("rerequest", "true");
-    }
-    Ok(address)
+    // Without the public address, the error names its settings.
+    public_url(config)?;
+    login_address(config, invitation, asks_again).context("the public address has no login page")
 }
 
 /// Parses the name of a client.

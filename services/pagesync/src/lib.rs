@@ -2,6 +2,7 @@
 //!
 //! Commands only read their arguments, call an operation of `common`, and print the result.
 
+pub mod alert;
 pub mod api_key;
 pub mod audit;
 pub mod changes;
@@ -33,12 +34,13 @@ use anyhow::Context as _;
 use common::backends::{Backends, open_store};
 use common::clock::Clock;
 use common::config::settings::{self, Environment};
+use common::config::shown;
 use common::config::{Config, LoginPolicy, Role};
 use common::database::Access;
 use common::store::Store;
 use common::telemetry::init_logs;
 
-use cli::{Cli, Command, ConfigCommand, ConnectionCommand, KeysCommand};
+use cli::{AlertCommand, Cli, Command, ConfigCommand, ConnectionCommand, KeysCommand};
 use environment::Snapshot;
 use output::Format;
 
@@ -67,6 +69,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Init { .. } => init::run(),
         Command::Keys(KeysCommand::Generate) => keys::generate(),
         Command::Connection(command) => run_connection(environment, command, cli.output).await,
+        Command::Alert(AlertCommand::Test) => alert::test(&config(Role::Command)?).await,
         Command::Doctor => doctor::run(environment, cli.output).await,
         Command::Config(ConfigCommand::Show) => show_config(&snapshot, cli.output),
         Command::Config(ConfigCommand::Example) => output::print(&settings::env_example()),
@@ -106,6 +109,7 @@ async fn run_on_store(
             changes::run(store, after.as_deref(), limit, follow, format).await
         }
         Command::Destination(command) => destination::run(&config, store, command, format).await,
+        Command::Alert(command) => alert::run(store, command, format).await,
         Command::ApiKey(command) => api_key::run(store, command, format).await,
         Command::Audit { limit } => audit::run(store, usize::from(limit), format).await,
         Command::Page(command) => page::run(store, command, format).await,
@@ -142,7 +146,7 @@ async fn run_connection(
 /// Prints every setting. Fails if the configuration of a command is invalid.
 fn show_config(snapshot: &Snapshot, format: Format) -> anyhow::Result<()> {
     Config::read(&snapshot.environment, Role::Command)?;
-    let rows = settings::shown(&snapshot.environment, &snapshot.dotenv_keys);
+    let rows = shown::shown(&snapshot.environment, &snapshot.dotenv_keys);
     output::print(&output::settings(format, &rows))
 }
 

@@ -7,7 +7,7 @@ use std::io::{IsTerminal as _, Write as _};
 use anyhow::Context as _;
 use clap::ValueEnum;
 use comfy_table::Table;
-use common::config::settings::ShownSetting;
+use common::config::shown::ShownSetting;
 use common::csv_lines::{csv_cell, csv_line};
 pub use common::escape::escape_control;
 use common::pages::COMMIT_BATCH;

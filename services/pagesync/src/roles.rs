@@ -18,6 +18,7 @@ use common::store::Store;
 use common::store_clock;
 use common::telemetry::{Metrics, init_logs};
 use ingress::oauth::context::LoginContext;
+use scheduler::alerts::{AlertContext, Channels};
 use secrecy::ExposeSecret as _;
 use simulator::delivery::DeliveryFaults;
 use simulator::facebook::App;
@@ -108,7 +109,7 @@ pub async fn start(
         tokens = start_worker(config, &runtime)?;
     }
     if matches!(role, Role::Up | Role::Scheduler) {
-        start_scheduler(config, &runtime);
+        start_scheduler(config, &runtime)?;
     }
     let private = serve_private(config, role, &runtime)?;
     Ok(RunningRole {
@@ -165,7 +166,15 @@ fn start_worker(config: &Config, runtime: &Runtime) -> anyhow::Result<Option<Soc
     Ok(tokens)
 }
 
-fn start_scheduler(config: &Config, runtime: &Runtime) {
+/// Starts the scheduler and, if a channel is configured, the task that tells the operator of problems.
+fn start_scheduler(config: &Config, runtime: &Runtime) -> anyhow::Result<()> {
+    if !config.alert.is_empty() {
+        let (metrics, clock) = (runtime.metrics.clone(), runtime.clock.clone());
+        let context = AlertContext::new(config, &runtime.backends, metrics, clock);
+        let channels = Channels::new(&config.alert)?;
+        let telling = scheduler::alerts::run(context, channels, runtime.lifecycle.clone());
+        runtime.lifecycle.spawn("alerts", telling);
+    }
     let Backends { queue, store, .. } = runtime.backends.clone();
     let context = scheduler::Context {
         queue,
@@ -176,6 +185,7 @@ fn start_scheduler(config: &Config, runtime: &Runtime) {
     };
     let running = scheduler::run(context, runtime.lifecycle.clone());
     runtime.lifecycle.spawn("scheduler", running);
+    Ok(())
 }
 
 /// Starts the private listener, and returns its address. Also starts the task that ends the process

@@ -1,10 +1,12 @@
-//! The scheduler: publishes polls when they are due.
+//! The scheduler: publishes polls when they are due, and tells the operator of problems ([`alerts`]).
 //!
 //! Invariants: a claim moves the due time of its subject to the end of a lease and never removes
 //! it, so if a claim is lost in a crash, its subject is due again when the lease ends. A queue
 //! receives polls only while fewer of them wait than the live workers make in two turns, and while
 //! the rate limit of the app allows calls. Any number of schedulers may run at once; no two of them get the same
 //! claim. The scheduler does not decide when a subject is due, and it opens no token.
+
+pub mod alerts;
 
 use std::convert::Infallible;
 use std::sync::Arc;

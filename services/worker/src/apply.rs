@@ -5,8 +5,9 @@
 //! applied.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 
-use common::records::missed_webhooks;
+use common::records::{missed_webhooks, webhook_hour};
 use common::store::{
     Commit, CommitOutcome, DueWrite, PageWrite, StoreError, StoredPage, Versioned,
 };
@@ -38,6 +39,10 @@ pub(crate) async fn apply_notifications(
     context: &Context,
     mut pages: BTreeMap<PageId, Vec<EntryNotifications>>,
 ) -> Result<(), StoreError> {
+    let received = pages.values().flatten().map(|entry| entry.received_at);
+    if let Some(received_at) = received.max() {
+        record_hour(context, received_at).await;
+    }
     while !pages.is_empty() {
         let ids: Vec<PageId> = pages.keys().cloned().collect();
         let loaded = context.store.load_pages(&ids).await?;
@@ -77,6 +82,19 @@ pub(crate) async fn apply_notifications(
         }
     }
     Ok(())
+}
+
+/// Records that webhooks arrived in an hour, at most once for each hour.
+async fn record_hour(context: &Context, received_at: HostTime) {
+    let hour = webhook_hour::hour_of(received_at);
+    if context.webhook_hour.fetch_max(hour, Ordering::Relaxed) >= hour {
+        return;
+    }
+    if let Err(error) = webhook_hour::add(&*context.store, hour).await {
+        // The next webhook tries again, and the hours only show an unusual silence.
+        tracing::debug!(error = %error, "cannot record the hour of a webhook");
+        context.webhook_hour.store(0, Ordering::Relaxed);
+    }
 }
 
 /// Returns the commit that applies the notifications to a Page, or `None` if there is nothing to

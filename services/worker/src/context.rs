@@ -4,6 +4,7 @@
 //! no state of a job.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use common::backends::Backends;
@@ -45,6 +46,8 @@ pub struct Context {
     pub process: Arc<str>,
     /// Held during the trial of a job that is not a poll, of which a process has at most one.
     pub trial_turn: Arc<tokio::sync::Mutex<()>>,
+    /// The last hour of which it is recorded that webhooks arrived.
+    pub webhook_hour: Arc<AtomicU64>,
     /// Limits the log lines about a queue that cannot be reached, which every consumer meets.
     pub receive_errors: Arc<LogLimit>,
     /// The client of Graph.
@@ -112,6 +115,7 @@ impl Context {
             poll_concurrency: config.poll_concurrency,
             process: process_name(),
             trial_turn: Arc::default(),
+            webhook_hour: Arc::default(),
             receive_errors: Arc::default(),
             keyring,
             daily_schedule: config.daily_schedule.clone(),

@@ -345,6 +345,10 @@ fn page_query(index: &PageIndex) -> (&'static str, Option<String>) {
              WHERE person = ?3 AND page > ?1 ORDER BY page LIMIT ?2",
             Some(user.to_string()),
         ),
+        PageIndex::Unpublished => (
+            "SELECT id, version, attributes FROM pages WHERE is_unpublished AND id > ?1 AND ?3 IS NULL ORDER BY id LIMIT ?2",
+            None,
+        ),
     }
 }
 

@@ -67,11 +67,12 @@ local function delete_unless(key, wanted)
   if not has_type(key, wanted) and redis.call('EXISTS', key) == 1 then redis.call('DEL', key) end
 end
 
--- Returns the members of a Page in the index of clients and connections.
+-- Returns the members of a Page in the index of clients, connections and unpublished Pages.
 local function index_members(attributes)
   local members = {}
   local function add(kind, value) members[kind .. '\0' .. value .. '\0' .. page.id] = true end
   if attributes['_client'] then add('client', attributes['_client']) end
+  if attributes['is_published'] == 'false' then add('unpublished', '') end
   local is_json, people = pcall(cjson.decode, attributes['_connections'] or '[]')
   if is_json and type(people) == 'table' then
     for _, person in ipairs(people) do
@@ -103,7 +104,8 @@ if page then
     for _, other in ipairs(page.other_status_indexes) do redis.call('ZREM', KEYS[other], page.id) end
     redis.call('ZADD', KEYS[page.status_index], 0, page.id)
   end
-  if stored['_client'] ~= page.attributes['_client'] or stored['_connections'] ~= page.attributes['_connections'] then
+  local function differs(name) return stored[name] ~= page.attributes[name] end
+  if differs('_client') or differs('_connections') or differs('is_published') then
     local before, after = index_members(stored), index_members(page.attributes)
     for member in pairs(before) do
       if not after[member] then redis.call('ZREM', KEYS[page.page_index], member) end

@@ -12,7 +12,7 @@
 //! | `{pagesync}:feed` | stream | the change feed |
 //! | `{pagesync}:feed_position` | number | the number of the last entry of the change feed |
 //! | `{pagesync}:feed_changes` | hash | the changed values of each entry of the change feed |
-//! | `{pagesync}:page_index` | sorted set | the ids of all Pages by client and by connection |
+//! | `{pagesync}:page_index` | sorted set | the ids of all Pages by client and by connection, and of the unpublished ones |
 //! | `{pagesync}:due:<queue>` | sorted set | the subjects of a queue by due time |
 //! | `{pagesync}:record:<kind>:<id>` | hash | a record |
 //! | `{pagesync}:records:<kind>` | sorted set | the ids of all records of a kind |

@@ -1,4 +1,4 @@
-//! Lists Pages by status, client and connection, and counts them by status.
+//! Lists Pages by status, client and connection and the unpublished ones, and counts Pages by status.
 //!
 //! Invariant: `commit.lua` keeps the indexes in the commit that changes a Page. A worker corrects them
 //! when it starts and once a day, because an earlier version may have written Pages without them.
@@ -40,6 +40,7 @@ impl RedisStore {
             }
             PageIndex::Client(client) => ("client", client.as_str()),
             PageIndex::Connection(user) => ("connection", user.as_str()),
+            PageIndex::Unpublished => ("unpublished", ""),
         };
         // The members are `<kind>\0<value>\0<id>`, so those of one value are neighbours. Neither a
         // client nor an id contains a control character.

@@ -203,7 +203,7 @@ impl Pusher {
                 return Ok(Some(Versioned { version, ..state }));
             }
             state = destination::find(&*self.store, name).await?;
-            let is_own = state.value.owner.as_deref() == Some(&*self.process);
+            let is_own = state.value.lease.is_of(&self.process);
             if state.value.cursor != before || !is_own {
                 return Ok(None);
             }

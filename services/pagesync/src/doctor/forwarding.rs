@@ -130,7 +130,7 @@ async fn forwarding(
 
 async fn not_accepted(store: &dyn Store) -> Result<Check, StoreError> {
     let state = forwarding::find(store).await?.value;
-    let reason = match (state.last_failure, state.owner) {
+    let reason = match (state.last_failure, state.lease.owner) {
         (Some(failure), _) => failure,
         (None, None) => "no worker forwards deliveries".to_owned(),
         (None, Some(_)) => "the reason is in the log of the worker".to_owned(),

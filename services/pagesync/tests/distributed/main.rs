@@ -13,6 +13,8 @@
 
 #[path = "../it/access.rs"]
 mod access;
+#[path = "../it/alerts.rs"]
+mod alerts;
 #[path = "../it/api.rs"]
 mod api;
 #[path = "../it/api_actions.rs"]

@@ -279,6 +279,6 @@ async fn a_process_that_stops_stores_the_cursor_of_the_accepted_posts() {
     running.lifecycle.finish().await.unwrap();
     let state = destination::find(&*store, "default").await.unwrap().value;
     // The first three are those of the login.
-    assert_eq!((state.delivered, state.owner), (5, None));
+    assert_eq!((state.delivered, state.lease.owner), (5, None));
     connected.finish().await;
 }

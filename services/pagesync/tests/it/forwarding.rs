@@ -432,7 +432,10 @@ async fn the_state_of_forwarding_counts_what_was_accepted() {
     let store = deployment.store.clone();
     deployment.finish().await;
     let state = forwarding::find(&*store).await.unwrap().value;
-    assert_eq!(state.owner, None, "a worker that stops releases the lease");
+    assert_eq!(
+        state.lease.owner, None,
+        "a worker that stops releases the lease"
+    );
     let key = common::store::RecordKey::new(RecordKind::Forwarding, "state");
     assert!(store.load_record(&key).await.unwrap().is_some());
 }

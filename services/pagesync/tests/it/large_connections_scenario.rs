@@ -88,11 +88,14 @@ async fn pages(connected: &ConnectedDeployment) -> Pages {
     found
 }
 
+/// How often the clock is advanced while nothing changes.
+const MAX_ADVANCES: usize = 60;
+
 /// Waits until the stored Pages are as expected. Lets a minute pass whenever nothing changes, because
 /// two reads of a Page begin at least a minute apart.
 async fn wait_for(connected: &ConnectedDeployment, what: &str, expected: Pages) {
-    let mut before = pages(connected).await;
-    for _ in 0..60 {
+    let (mut before, mut advances) = (pages(connected).await, 0);
+    while advances < MAX_ADVANCES {
         let began = std::time::Instant::now();
         let settled = within(STEP, what, || async {
             let found = pages(connected).await;
@@ -103,8 +106,10 @@ async fn wait_for(connected: &ConnectedDeployment, what: &str, expected: Pages) 
         if found == expected {
             return;
         }
+        // However slow the machine is, the reads that are under way are waited for.
         if found == before {
             connected.advance(Duration::from_secs(61));
+            advances += 1;
         }
         before = found;
     }

@@ -11,6 +11,7 @@
 )]
 
 mod access;
+mod alerts;
 mod api;
 mod api_actions;
 mod api_changes;

@@ -6,9 +6,11 @@ use std::collections::BTreeSet;
 use common::store::{
     Changes, Commit, Cursor, FeedEntry, PageIndex, PageWrite, Store, StoredPage, Versioned,
 };
+use model::field::FieldName;
 use model::id::{PageId, UserId};
-use model::page::{Page, Source, Status};
-use model::time::HostTime;
+use model::page::{Observation, Page, Source, Status};
+use model::time::{FacebookTime, HostTime};
+use model::value::CanonicalValue;
 use serde_json::json;
 
 use crate::BACKEND;
@@ -227,4 +229,46 @@ async fn pages_are_listed_by_status_client_and_connection() {
     assert_eq!(of_people, [vec![2], vec![1], vec![1]]);
     assert_eq!(listed(PageIndex::Status(active)).await, [2, 4]);
     assert_eq!(listed(PageIndex::Status(Status::NeedsLogin)).await, [1]);
+}
+
+#[tokio::test]
+async fn unpublished_pages_are_listed_until_they_are_published_or_erased() {
+    let (_storage, store) = TestStorage::new(BACKEND).await.into_store();
+    let page = |is_published: Option<bool>| {
+        let mut page = Page::default();
+        if let Some(is_published) = is_published {
+            page.apply_observation(&Observation {
+                field: FieldName::parse("is_published").unwrap(),
+                value: CanonicalValue::from_json(&json!(is_published)),
+                stamp: FacebookTime(1),
+                source: Source::Poll,
+            });
+        }
+        page
+    };
+    let listed = async || {
+        let listed = store.list_pages(&PageIndex::Unpublished, None, 9).await;
+        let ids = listed.unwrap().into_iter().map(|(id, _)| id.to_string());
+        ids.collect::<Vec<_>>()
+    };
+    for (n, is_published) in [
+        (1, Some(false)),
+        (2, Some(true)),
+        (3, None),
+        (4, Some(false)),
+    ] {
+        apply(&*store, set(&page_id(n), 0, page(is_published))).await;
+    }
+    assert_eq!(listed().await, ["1", "4"]);
+    // What an earlier version has written is corrected once a day.
+    store.correct_page_indexes().await.unwrap();
+    assert_eq!(listed().await, ["1", "4"]);
+    apply(&*store, set(&page_id(1), 1, page(Some(true)))).await;
+    apply(&*store, set(&page_id(2), 1, page(Some(false)))).await;
+    let erased = Page {
+        status: Status::Erased,
+        ..page(Some(false))
+    };
+    apply(&*store, set(&page_id(4), 1, erased)).await;
+    assert_eq!(listed().await, ["2"]);
 }

@@ -11,6 +11,7 @@
     reason = "scenarios are easier to read in one piece"
 )]
 
+mod alert_email;
 mod browser;
 mod compose;
 mod examples;

@@ -345,7 +345,7 @@ pub const SETTINGS: [Setting; 52] = [
         None,
         "an https:// address (http:// only for a loopback address or a host without a dot), or none",
         "http://bot:8000/webhook",
-        "The address to which the worker forwards deliveries of Facebook as they arrived, such as messages to a bot. Set it for up, ingress and worker. If it is unset or none, these parts of deliveries are dropped.",
+        "The address to which the worker forwards deliveries of Facebook as they arrived, such as messages to a bot. Set it for up, ingress, worker and scheduler. If it is unset or none, these parts of deliveries are dropped.",
     ),
     with_default(
         "PAGESYNC_FORWARD_DELIVERIES",
@@ -374,13 +374,13 @@ pub const SETTINGS: [Setting; 52] = [
     ),
     without_default(
         "PAGESYNC_ALERT_EMAIL",
-        "mailboxes, separated by commas",
+        "addresses such as name@example.com without names of people, separated by commas",
         "ops@example.com",
         "The recipients of messages about problems. Set PAGESYNC_SMTP_URL as well.",
     ),
     without_default(
         "PAGESYNC_ALERT_FROM",
-        "a mailbox",
+        "an address such as name@example.com",
         "pagesync@example.com",
         "The sender of these messages. If it is unset, the first recipient is the sender.",
     ),

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a record says of which events each channel still has to be told. An event is removed after the
 //! channel has accepted it, so each channel is told of each event at least once, and twice only if a process
-//! ends in between. A channel that was not told that a problem opened is not told that it is resolved.
+//! ends in between. A channel whose message about the opening still waits is not told of the end.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::alert_kind::AlertKind;
 use super::lease::Lease;
-use super::{load_all, load_record, put_write, write_records};
+use super::{load_all, load_bodies, load_record, put_write, write_records};
 use crate::store::{
     CommitOutcome, RecordKey, RecordKind, RecordWrite, Store, StoreError, Versioned,
 };
@@ -187,19 +187,41 @@ impl Alert {
         }
     }
 
+    /// Opens the alert again.
+    fn reopen(&mut self, channels: &[Channel], now: HostTime) {
+        if self.told_at.is_none() {
+            // The operator was not told since it opened again for the first time.
+            return;
+        }
+        self.is_reopened = true;
+        self.opened_at = now;
+        let unaware = |event: &AlertEvent| *event == AlertEvent::Resolved;
+        if !self.pending.values().any(unaware) {
+            self.told_at = None;
+            return;
+        }
+        // A channel that was not told of the end is told nothing, and the others of the new opening.
+        let aware = channels
+            .iter()
+            .filter(|channel| !self.pending.contains_key(channel));
+        let aware: Vec<Channel> = aware.copied().collect();
+        self.pending.retain(|_, event| !unaware(event));
+        self.tell(AlertEvent::Opened, &aware, now);
+    }
+
     /// Returns what becomes of the alert while its problem is found.
     fn found(mut self, finding: &Finding, channels: &[Channel], now: HostTime) -> Step {
         let before = self.clone();
-        let has_new_step = finding.step != self.step;
+        let is_snoozed = self.snoozed_until.is_some_and(|until| until > now);
+        // A step that is reached meanwhile is told when the alert is not snoozed any more.
+        let is_worse = !is_snoozed && finding.step < self.step;
         self.client.clone_from(&finding.client);
         self.cause.clone_from(&finding.cause);
-        self.step = finding.step;
+        if !is_snoozed {
+            self.step = finding.step;
+        }
         if self.resolved_at.take().is_some() {
-            self = Self {
-                is_reopened: true,
-                snoozed_until: self.snoozed_until,
-                ..Self::new(finding, now)
-            };
+            self.reopen(channels, now);
         }
         let grace = if self.is_reopened {
             REOPENED
@@ -211,10 +233,10 @@ impl Alert {
                 self.tell(AlertEvent::Opened, channels, now);
             }
             None => {}
-            Some(_) if self.snoozed_until.is_some_and(|until| until > now) => {}
+            Some(_) if is_snoozed => {}
             Some(told) => {
                 let is_due = self.step.is_none() && told.until(now) >= REMINDER;
-                if is_due || (has_new_step && self.step.is_some()) {
+                if is_due || is_worse {
                     self.tell(AlertEvent::Reminder, channels, now);
                 }
             }
@@ -229,8 +251,15 @@ impl Alert {
     /// Returns what becomes of the alert when its problem is not found any more.
     fn not_found(mut self, channels: &[Channel], now: HostTime) -> Step {
         match (self.resolved_at, self.told_at) {
-            (Some(at), _) if at.until(now) >= REMEMBERED => Step::Delete,
+            (Some(at), _) if at.until(now) >= REMEMBERED && self.pending.is_empty() => Step::Delete,
+            // A channel that accepts nothing, or is not configured any more, keeps no alert for ever.
+            (Some(at), _) if at.until(now) >= REMINDER => Step::Delete,
             (Some(_), _) => Step::Keep,
+            // A problem that comes and goes is remembered, so that it is told when it does so for long.
+            (None, None) if self.is_reopened => {
+                self.resolved_at = Some(now);
+                Step::Put(Box::new(self))
+            }
             (None, None) => Step::Delete,
             (None, Some(_)) => {
                 self.tell(AlertEvent::Resolved, channels, now);
@@ -295,6 +324,30 @@ pub async fn change(
     }
 }
 
+/// Deletes the alerts about these Pages and people, also those that this build cannot decode.
+pub async fn delete_of(store: &dyn Store, ids: &[String]) -> Result<(), StoreError> {
+    let stored = load_bodies(store, RecordKind::Alert, "").await?;
+    let subject = |key: &RecordKey| {
+        key.id
+            .split_once('.')
+            .map(|(_, subject)| subject.to_owned())
+    };
+    let of_ids = stored
+        .into_iter()
+        .map(|(key, _)| key)
+        .filter(|key| subject(key).is_some_and(|subject| ids.contains(&subject)));
+    let deletes: Vec<RecordWrite> = of_ids
+        .map(|key| RecordWrite::Delete {
+            key,
+            expected: None,
+        })
+        .collect();
+    if !deletes.is_empty() {
+        write_records(store, deletes).await?;
+    }
+    Ok(())
+}
+
 fn lease_key() -> RecordKey {
     RecordKey::new(RecordKind::AlertLease, "alerts")
 }
@@ -302,18 +355,23 @@ fn lease_key() -> RecordKey {
 /// Takes or renews the lease of the process that tells the operator of problems. Returns whether `process`
 /// has it. `now` is the time of the clock of the store.
 pub async fn acquire(store: &dyn Store, process: &str, now: HostTime) -> Result<bool, StoreError> {
-    let stored = load_record::<Lease>(store, &lease_key()).await?;
-    let (version, lease) =
-        stored.map_or_else(Default::default, |stored| (stored.version, stored.value));
-    if !lease.is_free_for(process, now) {
-        return Ok(false);
+    loop {
+        let stored = load_record::<Lease>(store, &lease_key()).await?;
+        let (version, lease) =
+            stored.map_or_else(Default::default, |stored| (stored.version, stored.value));
+        if !lease.is_free_for(process, now) {
+            return Ok(false);
+        }
+        if lease.is_of(process) && now.until(lease.owned_until) > LEASE / 2 {
+            return Ok(true);
+        }
+        let lease = Lease::of(process, now.plus(LEASE));
+        let write = put_write(lease_key(), &lease, Some(version), None);
+        // Another task of this process may have renewed the lease meanwhile.
+        if write_records(store, vec![write]).await? == CommitOutcome::Applied {
+            return Ok(true);
+        }
     }
-    if lease.is_of(process) && now.until(lease.owned_until) > LEASE / 2 {
-        return Ok(true);
-    }
-    let lease = Lease::of(process, now.plus(LEASE));
-    let write = put_write(lease_key(), &lease, Some(version), None);
-    Ok(write_records(store, vec![write]).await? == CommitOutcome::Applied)
 }
 
 /// Ends the lease of a process that stops, so that another one goes on at once.
@@ -398,8 +456,24 @@ mod tests {
         let resolved = put(next(Some(accepted(&opened)), None, &BOTH, at(2)));
         let again = put(step(Some(accepted(&resolved)), 5));
         assert_eq!((again.told_at, again.is_reopened), (None, true));
+        // It comes and goes, and is told of ten minutes after it came again for the first time.
+        let gone = put(next(Some(again.clone()), None, &BOTH, at(6)));
+        assert_eq!((gone.resolved_at, gone.pending.len()), (Some(at(6)), 0));
+        let back = put(step(Some(gone), 7));
+        assert_eq!((back.resolved_at, back.opened_at), (None, at(5)));
+        assert_eq!(put(step(Some(back), 15)).told_at, Some(at(15)));
         assert_eq!(step(Some(again.clone()), 14), Step::Keep);
         assert_eq!(put(step(Some(again), 15)).told_at, Some(at(15)));
+    }
+
+    #[test]
+    fn a_channel_that_was_not_told_of_an_end_is_not_told_that_the_problem_opens_again() {
+        let finding = Finding::new(AlertKind::LoginEnded, "7", "the token is invalid");
+        let opened = put(next(None, Some(&finding), &BOTH, at(0)));
+        let mut resolved = put(next(Some(accepted(&opened)), None, &BOTH, at(1)));
+        resolved.pending.remove(&Channel::Url);
+        let again = put(next(Some(resolved), Some(&finding), &BOTH, at(2)));
+        assert_eq!(again.pending, [(Channel::Url, AlertEvent::Opened)].into());
     }
 
     #[test]
@@ -419,6 +493,7 @@ mod tests {
             snoozed_until: Some(at(10 * 1440)),
             ..known
         };
-        assert_eq!(put(step(&snoozed, &finding, 7)).pending.len(), 0);
+        assert_eq!(step(&snoozed, &finding, 7), Step::Keep);
+        assert_eq!(put(step(&snoozed, &finding, 10)).pending.len(), 2);
     }
 }

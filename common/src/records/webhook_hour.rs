@@ -30,19 +30,29 @@ pub async fn add(store: &dyn Store, hour: u64) -> Result<(), StoreError> {
     write_records(store, vec![write]).await.map(drop)
 }
 
-/// Returns for how many hours no webhook has arrived, if this is unusual at `now`.
-pub async fn unusual_silence(store: &dyn Store, now: HostTime) -> Result<Option<u64>, StoreError> {
+/// Returns for how many hours no webhook has arrived, if this is unusual at `now`. A silence that is known
+/// since `open_since` lasts until a webhook arrives, although the hours before it are forgotten.
+pub async fn unusual_silence(
+    store: &dyn Store,
+    open_since: Option<HostTime>,
+    now: HostTime,
+) -> Result<Option<u64>, StoreError> {
     let stored = load_all::<bool>(store, RecordKind::WebhookHour, "").await?;
     let hours: Vec<u64> = stored
         .iter()
         .filter_map(|(id, _)| id.parse().ok())
         .collect();
-    Ok(silence(&hours, hour_of(now)))
+    Ok(silence(&hours, open_since.map(hour_of), hour_of(now)))
 }
 
 /// Returns for how many hours no webhook has arrived at the hour `now`, if this is at least
 /// [`MIN_SILENCE_HOURS`] and twice the longest silence between two of `hours`, which are in order.
-fn silence(hours: &[u64], now: u64) -> Option<u64> {
+fn silence(hours: &[u64], open_since: Option<u64>, now: u64) -> Option<u64> {
+    if let Some(since) = open_since
+        && hours.last().is_none_or(|last| *last < since)
+    {
+        return Some(now.saturating_sub(hours.last().copied().unwrap_or(since)));
+    }
     let last = hours.last().filter(|_| hours.len() >= MIN_HOURS)?;
     let gaps = hours.windows(2).map(|pair| pair[1] - pair[0]);
     let longest = gaps.max().unwrap_or(0);
@@ -57,16 +67,28 @@ mod tests {
     #[test]
     fn a_silence_is_unusual_if_it_is_twice_as_long_as_the_longest_one_before() {
         let busy: Vec<u64> = (1000..1030).collect();
-        assert_eq!(silence(&busy, 1040), None, "11 hours");
-        assert_eq!(silence(&busy, 1041), Some(12));
-        assert_eq!(silence(&busy[..20], 2000), None, "too little is known");
+        assert_eq!(silence(&busy, None, 1040), None, "11 hours");
+        assert_eq!(silence(&busy, None, 1041), Some(12));
+        assert_eq!(
+            silence(&busy[..20], None, 2000),
+            None,
+            "too little is known"
+        );
+        let open = |hours: &[u64], now| silence(hours, Some(1041), now);
+        assert_eq!(
+            open(&busy[20..], 1300),
+            Some(271),
+            "the others are forgotten"
+        );
+        assert_eq!(open(&[], 1400), Some(359));
+        assert_eq!(open(&[1301], 1302), None, "a webhook has arrived");
         let mut with_nights = busy;
         with_nights.extend(1040..1050);
         assert_eq!(
-            silence(&with_nights, 1070),
+            silence(&with_nights, None, 1070),
             None,
             "twice a night has 22 hours"
         );
-        assert_eq!(silence(&with_nights, 1071), Some(22));
+        assert_eq!(silence(&with_nights, None, 1071), Some(22));
     }
 }

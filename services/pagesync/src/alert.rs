@@ -82,11 +82,9 @@ async fn snooze(store: &dyn Store, id: &str, hours: u16) -> anyhow::Result<()> {
         .now()
         .plus(Duration::from_secs(u64::from(hours) * 3600));
     let changed = alert::change(store, id, |alert| alert.snoozed_until = Some(until)).await?;
-    let alert = changed.with_context(|| {
-        format!("there is no problem of {} characters with this id: `pagesync alert list` shows the ids", id.chars().count())
-    })?;
+    let alert = changed.context("no problem has this id: `pagesync alert list` shows the ids")?;
     output::print(&format!(
-        "no reminders of {} until {}; its end is still told",
+        "no reminders of {} until {}; you still get a message when it is resolved",
         alert.id(),
         rfc3339(until)
     ))

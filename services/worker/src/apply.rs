@@ -40,9 +40,7 @@ pub(crate) async fn apply_notifications(
     mut pages: BTreeMap<PageId, Vec<EntryNotifications>>,
 ) -> Result<(), StoreError> {
     let received = pages.values().flatten().map(|entry| entry.received_at);
-    if let Some(received_at) = received.max() {
-        record_hour(context, received_at).await;
-    }
+    let last_received = received.max();
     while !pages.is_empty() {
         let ids: Vec<PageId> = pages.keys().cloned().collect();
         let loaded = context.store.load_pages(&ids).await?;
@@ -80,6 +78,9 @@ pub(crate) async fn apply_notifications(
                 CommitOutcome::Stale => context.metrics.page_commits.count("stale"),
             }
         }
+    }
+    if let Some(received_at) = last_received {
+        record_hour(context, received_at).await;
     }
     Ok(())
 }

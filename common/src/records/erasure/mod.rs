@@ -25,7 +25,7 @@ use serde_json::Value as Json;
 use super::connection::{self, delete_write};
 use super::token_exchange::{Stage, TokenExchange};
 use super::{
-    audit, commit_one, daily_poll, dead_letter, load_bodies, load_record, missed_webhooks,
+    alert, audit, commit_one, daily_poll, dead_letter, load_bodies, load_record, missed_webhooks,
     page_subscription, put_write, rate_limit, token, waiting_delivery, write_records,
 };
 use crate::pages::{COMMIT_BATCH, commit_each};
@@ -159,9 +159,10 @@ pub async fn erase_user(
     Ok(result)
 }
 
-/// Deletes the dead letters that contain one of these ids of Pages or people, and the deliveries of these
-/// Pages that wait to be forwarded. Returns the number of the dead letters.
+/// Deletes the dead letters that contain one of these ids of Pages or people, the deliveries of these Pages
+/// that wait to be forwarded, and the alerts about them. Returns the number of the dead letters.
 pub async fn delete_mentioning(store: &dyn Store, ids: &[String]) -> Result<u64, StoreError> {
+    alert::delete_of(store, ids).await?;
     waiting_delivery::delete_of_pages(store, ids).await?;
     dead_letter::delete_mentioning(store, ids, dead_letter::Removed::All).await
 }

@@ -9,7 +9,11 @@ for i, id in ipairs(ids) do
   if redis.call('TYPE', page).ok == 'hash' then
     status, client, connections, published = unpack(redis.call('HMGET', page, '_status', '_client', '_connections', 'is_published'))
   end
-  if published == 'false' then redis.call('ZADD', page_index, 0, 'unpublished\0\0' .. id) end
+  if published == 'false' then
+    redis.call('ZADD', page_index, 0, 'unpublished\0\0' .. id)
+  else
+    redis.call('ZREM', page_index, 'unpublished\0\0' .. id)
+  end
   if client then redis.call('ZADD', page_index, 0, 'client\0' .. client .. '\0' .. id) end
   local is_json, people = pcall(cjson.decode, connections or '[]')
   if is_json and type(people) == 'table' then

@@ -92,7 +92,7 @@ async fn a_login_that_ends_is_told_once_with_a_link_that_mends_it() {
     for part in [
         "pagesync ‹Bots›: a login has ended, client acme\n",
         "Ada",
-        "on whom 3 Pages depend: Caf\u{e9} ‹!channel› (",
+        "on whom 3 Pages depend (Caf\u{e9} ‹!channel› (",
         "the person changed their password",
         "To log in again: http",
     ] {

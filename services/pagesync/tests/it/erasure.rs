@@ -99,7 +99,8 @@ async fn an_invalid_request_erases_nothing_and_reveals_nothing() {
     let (_, again) = post(&connected, "data-deletion", &stranger).await;
     assert_ne!(again["confirmation_code"].as_str(), Some(code.as_str()));
     let mut other: Vec<char> = code.chars().collect();
-    other[5] = if other[5] == 'A' { 'B' } else { 'A' };
+    // The digits of a code are hexadecimal, in upper or lower case.
+    other[5] = if other[5] == 'a' { 'b' } else { 'a' };
     for code in [
         other.into_iter().collect(),
         "A".repeat(43),

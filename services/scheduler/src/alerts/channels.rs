@@ -7,8 +7,8 @@ use std::time::Duration;
 use common::config::alert::{AlertConfig, EmailConfig};
 use common::posting::{self, PostError};
 use common::records::alert::Channel;
+use lettre::message::Mailbox;
 use lettre::message::header::ContentType;
-use lettre::message::{Mailbox, MessageBuilder};
 use lettre::transport::smtp::Error as SmtpError;
 use lettre::{AsyncSmtpTransport, AsyncTransport as _, Tokio1Executor};
 use secrecy::ExposeSecret as _;
@@ -85,13 +85,7 @@ impl Channels {
                 Ok(posting::send(request.json(&message.json())).await?)
             }
             (Channel::Email, _, Some((transport, email))) => {
-                let mail = build(email, message).ok_or(SendError::Message)?;
-                // The timeout of lettre is one for each answer of the server.
-                match tokio::time::timeout(SMTP_TIMEOUT, transport.send(mail)).await {
-                    Ok(Ok(_)) => Ok(()),
-                    Ok(Err(error)) => Err(SendError::Smtp(describe(&error))),
-                    Err(_) => Err(SendError::Smtp(TOO_LATE)),
-                }
+                send_mails(transport, email, message).await
             }
             _ => Ok(()),
         }
@@ -106,17 +100,51 @@ impl Channels {
     }
 }
 
-fn build(email: &EmailConfig, message: &Message) -> Option<lettre::Message> {
-    let mailbox = |text: &str| text.parse::<Mailbox>().ok();
-    let mut builder: MessageBuilder = lettre::Message::builder().from(mailbox(&email.from)?);
-    for recipient in &email.to {
-        builder = builder.to(mailbox(recipient)?);
+/// Sends a mail to each recipient, because a server refuses all of them if it refuses one. Fails if no
+/// recipient was accepted.
+async fn send_mails(
+    transport: &Transport,
+    email: &EmailConfig,
+    message: &Message,
+) -> Result<(), SendError> {
+    let (mut is_accepted, mut first_error) = (false, None);
+    for (n, recipient) in email.to.iter().enumerate() {
+        match send_mail(transport, &email.from, recipient, message).await {
+            Ok(()) => is_accepted = true,
+            Err(error) => {
+                tracing::error!(recipient = n + 1, error = %error, "a recipient of PAGESYNC_ALERT_EMAIL gets no mail");
+                first_error.get_or_insert(error);
+            }
+        }
     }
-    builder
+    match first_error.filter(|_| !is_accepted) {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+async fn send_mail(
+    transport: &Transport,
+    from: &str,
+    to: &str,
+    message: &Message,
+) -> Result<(), SendError> {
+    let mailbox = |text: &str| text.parse::<Mailbox>().map_err(|_| SendError::Message);
+    let mail = lettre::Message::builder()
+        .from(mailbox(from)?)
+        .to(mailbox(to)?)
+        // One that is made up. Some servers refuse a mail without it.
+        .message_id(None)
         .subject(message.title())
         .header(ContentType::TEXT_PLAIN)
-        .body(message.text())
-        .ok()
+        .body(message.text());
+    let mail = mail.map_err(|_| SendError::Message)?;
+    // The timeout of lettre is one for each answer of the server.
+    match tokio::time::timeout(SMTP_TIMEOUT, transport.send(mail)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(SendError::Smtp(describe(&error))),
+        Err(_) => Err(SendError::Smtp(TOO_LATE)),
+    }
 }
 
 /// Describes an error without the text of the server, which may repeat what was sent.

@@ -9,7 +9,7 @@ use common::escape::escape_control;
 use common::invitation::address_to_log_in_again;
 use common::records::alert::{Alert, AlertEvent, AlertKind};
 use common::records::connection::{self, Connection};
-use common::records::expiry;
+use common::records::{expiry, load_if_decodable};
 use common::store::{StoreError, StoredPage, load_page};
 use common::timestamp::rfc3339;
 use model::id::{PageId, UserId};
@@ -21,6 +21,12 @@ use super::pages::value;
 
 /// How many alerts a message describes. It counts the others.
 const MAX_LINES: usize = 20;
+/// The longest text, in characters. Discord accepts no more than 2,000.
+const MAX_TEXT: usize = 1900;
+/// The part of it for the last two lines.
+const RESERVED: usize = 300;
+/// The longest cause, in characters.
+const MAX_CAUSE: usize = 300;
 /// How many Pages a line names.
 const MAX_PAGES: usize = 5;
 /// The longest name, in characters.
@@ -48,6 +54,7 @@ pub struct Message {
 #[derive(Debug, Clone)]
 struct Line {
     id: Option<String>,
+    client: Option<String>,
     text: String,
     cause: String,
     link: Option<String>,
@@ -67,7 +74,11 @@ impl Message {
         let is_same = alerts.iter().all(|alert| alert.client == first.client);
         let mut lines = Vec::new();
         for alert in alerts.iter().take(MAX_LINES) {
-            lines.push(line(context, event, alert).await?);
+            let mut line = line(context, event, alert).await?;
+            if let Some(client) = alert.client.as_deref().filter(|_| !is_same) {
+                line.text = format!("client {}: {}", clean(client), line.text);
+            }
+            lines.push(line);
         }
         let client = first.client.clone().filter(|_| is_same);
         let name = context.config.deployment_name.as_deref();
@@ -109,6 +120,7 @@ impl Message {
     fn of_text(text: &str) -> Self {
         let line = Line {
             id: None,
+            client: None,
             text: text.to_owned(),
             cause: text.to_owned(),
             link: None,
@@ -133,8 +145,15 @@ impl Message {
     /// Returns the text.
     pub fn text(&self) -> String {
         let mut lines = vec![self.title.clone()];
-        lines.extend(self.lines.iter().map(|line| format!("- {}", line.text)));
-        let others = self.count - self.lines.len();
+        let mut length = self.title.chars().count() + RESERVED;
+        for line in &self.lines {
+            length += line.text.chars().count() + 3;
+            if length > MAX_TEXT {
+                break;
+            }
+            lines.push(format!("- {}", line.text));
+        }
+        let others = self.count - (lines.len() - 1);
         if others > 0 {
             lines.push(format!(
                 "- and {others} more: `pagesync alert list` shows all"
@@ -149,6 +168,7 @@ impl Message {
         let alerts = self.lines.iter().map(|line| {
             json!({
                 "id": line.id,
+                "client": line.client,
                 "cause": line.cause,
                 "opened_at": line.opened_at.map(rfc3339),
                 "link": line.link,
@@ -202,21 +222,26 @@ async fn line(
     alert: &Alert,
 ) -> Result<Line, StoreError> {
     let is_open = event != AlertEvent::Resolved;
-    let cause = clean_text(&alert.cause);
+    let cause = shortened(&alert.cause, MAX_CAUSE);
     let store = &*context.store;
     let connection = match UserId::parse(&alert.subject) {
-        Ok(user) => connection::find(store, &user).await?,
+        Ok(user) => load_if_decodable::<Connection>(store, &connection::key(&user)).await?,
         Err(_) => None,
     };
     let (who, link) = if let Some(connection) = connection {
         let link = login_link(context, alert.kind, &connection.value.user);
         let who = of_person(context, &connection.value, is_open).await?;
-        (who, link.filter(|_| is_open))
+        (who, link)
     } else if let Ok(id) = PageId::parse(&alert.subject) {
-        (page_name(context, &id).await?, None)
+        let (name, person) = of_page(context, &id).await?;
+        (
+            name,
+            person.and_then(|user| login_link(context, alert.kind, &user)),
+        )
     } else {
         (clean(&alert.subject), None)
     };
+    let link = link.filter(|_| is_open);
     let what = match alert.resolved_at {
         Some(at) if !is_open => format!("resolved after {}", describe(alert.opened_at.until(at))),
         _ => cause.clone(),
@@ -227,6 +252,7 @@ async fn line(
     };
     Ok(Line {
         id: Some(alert.id()),
+        client: alert.client.clone(),
         text,
         cause,
         link,
@@ -254,12 +280,17 @@ async fn of_person(
     }
     let mut names = Vec::new();
     for id in pages.iter().take(MAX_PAGES) {
-        names.push(page_name(context, id).await?);
+        names.push(of_page(context, id).await?.0);
     }
     let named = names.join(", ");
+    let pages = if count == 1 {
+        "1 Page depends"
+    } else {
+        &format!("{count} Pages depend")
+    };
     Ok(match count - names.len() as u64 {
-        0 => format!("{person}, on whom {count} Pages depend: {named}"),
-        others => format!("{person}, on whom {count} Pages depend: {named} and {others} more"),
+        0 => format!("{person}, on whom {pages} ({named})"),
+        others => format!("{person}, on whom {pages} ({named} and {others} more)"),
     })
 }
 
@@ -267,30 +298,39 @@ async fn of_person(
 fn login_link(context: &AlertContext, kind: AlertKind, user: &UserId) -> Option<String> {
     let needs_login = matches!(
         kind,
-        AlertKind::LoginEnded | AlertKind::LoginEnding | AlertKind::PermissionLost
+        AlertKind::LoginEnded
+            | AlertKind::LoginEnding
+            | AlertKind::PermissionLost
+            | AlertKind::PageLost
+            | AlertKind::KeyMissing
     );
     needs_login
         .then(|| address_to_log_in_again(&context.config, user, context.clock.now()))
         .flatten()
 }
 
-/// Returns the name and the id of a Page.
-async fn page_name(context: &AlertContext, id: &PageId) -> Result<String, StoreError> {
+/// Returns the name and the id of a Page, and a person who gives access to it.
+async fn of_page(
+    context: &AlertContext,
+    id: &PageId,
+) -> Result<(String, Option<UserId>), StoreError> {
     let stored = load_page(&*context.store, id).await?;
     let StoredPage::Page(page) = stored.value else {
-        return Ok(id.to_string());
+        return Ok((id.to_string(), None));
     };
     let name = value(&page, "name");
     let name = name.as_ref().and_then(Json::as_str).map(clean);
-    Ok(name.map_or_else(|| id.to_string(), |name| format!("{name} ({id})")))
+    let text = name.map_or_else(|| id.to_string(), |name| format!("{name} ({id})"));
+    Ok((text, page.connections.first().cloned()))
 }
 
 /// Returns a name without characters that mean something in a chat.
 fn clean(name: &str) -> String {
-    clean_text(&name.chars().take(MAX_NAME).collect::<String>())
+    shortened(name, MAX_NAME)
 }
 
-fn clean_text(text: &str) -> String {
+/// Returns the first characters of a text, without those that mean something in a chat.
+fn shortened(text: &str, max: usize) -> String {
     let replaced = |c| match c {
         '<' => '‹',
         '>' => '›',
@@ -301,9 +341,10 @@ fn clean_text(text: &str) -> String {
         '`' | '*' | '|' => '\'',
         c => c,
     };
-    let replaced = text.chars().map(replaced).collect::<String>();
+    let replaced: String = text.chars().map(replaced).collect();
     // A chat makes a link of what looks like an address.
-    escape_control(&replaced).replace("://", ":\u{2060}//")
+    let escaped = escape_control(&replaced).replace("://", ":\u{2060}//");
+    escaped.chars().take(max).collect()
 }
 
 /// Returns a duration in words.
@@ -348,34 +389,34 @@ fn remedy(kind: AlertKind) -> &'static str {
             "Ask the person to log in again and to allow everything. `pagesync doctor` names the permission."
         }
         AlertKind::PageLost => {
-            "Ask the owner whether the Page was deleted or the person lost their role. `pagesync erase page <id>` ends the reads."
+            "Ask the owner whether the Page was deleted or merged. If it exists, the person logs in again and selects it. `pagesync erase page <id>` deletes the copy of a Page that is not needed any more."
         }
         AlertKind::PageUnpublished => {
-            "Nothing has to be done here: the owner publishes the Page at Facebook. A Page that stays unpublished can be snoozed."
+            "The owner publishes the Page at Facebook. A Page that is to stay unpublished can be snoozed: `pagesync alert snooze`."
         }
         AlertKind::PageSilent => {
-            "`pagesync page explain <id>` shows the subscription of the Page; the daily poll still finds its changes."
+            "The daily poll still finds changes. `pagesync missed` shows them, and `pagesync doctor` checks the subscriptions. If many Pages are silent, check at Facebook that the app is live."
         }
         AlertKind::WebhooksStopped => {
-            "`pagesync doctor` checks the webhook address and the app subscription."
+            "`pagesync doctor` on the host of the worker checks the webhook address and the app subscription."
         }
         AlertKind::PollIncomplete => {
-            "`pagesync schedule` shows the polls, and `pagesync connection show <id>` the last failure."
+            "`pagesync connection show <id>` shows the last failure, and `pagesync schedule` the polls."
         }
         AlertKind::BotUnreachable => {
-            "Start the bot. Deliveries wait for it, and those older than PAGESYNC_FORWARD_MAX_AGE are not sent by themselves."
+            "Check that the bot runs and answers 200. Deliveries wait for it; those older than PAGESYNC_FORWARD_MAX_AGE become dead letters, which `pagesync dead-letter replay --deliveries` sends again."
         }
         AlertKind::ChangesNotAccepted => {
-            "`pagesync destination list` shows the last failure. The last 100,000 changes wait."
+            "`pagesync destination list` on the host of the api shows the last failure. The last 100,000 changes wait."
         }
         AlertKind::DeadLetters => {
-            "`pagesync dead-letter list` shows them. Replay or discard them to resolve this."
+            "`pagesync dead-letter list` shows them. Mend the cause, then `pagesync dead-letter replay --all`; `discard --all` deletes the rest and the counts."
         }
         AlertKind::KeyMissing => {
-            "Give the worker the private key of these tokens: PAGESYNC_TOKEN_PRIVATE_KEYS."
+            "Give the worker the private key of these tokens (PAGESYNC_TOKEN_PRIVATE_KEYS), or let the person log in again."
         }
         AlertKind::ProcessingPaused => {
-            "`pagesync doctor` checks the store, the queue and the workers. Webhooks wait in the queue, and nothing is lost."
+            "If no worker receives, start it. Otherwise `pagesync doctor` names the cause. Facebook sends webhooks again that are not accepted meanwhile, but only for a limited time."
         }
     }
 }
@@ -391,6 +432,28 @@ mod tests {
             assert!(!cleaned.contains(forbidden), "{cleaned}");
         }
         assert_eq!(clean(&"x".repeat(500)).len(), MAX_NAME);
+    }
+
+    #[test]
+    fn a_text_fits_into_a_message_of_a_chat_and_counts_what_it_leaves_out() {
+        let line = Line {
+            text: "x".repeat(400),
+            ..Message::test(None).lines.remove(0)
+        };
+        let message = Message {
+            lines: vec![line; MAX_LINES],
+            count: 500,
+            remedy: Some(remedy(AlertKind::PageLost)),
+            ..Message::test(None)
+        };
+        let text = message.text();
+        assert!(text.chars().count() <= MAX_TEXT, "{}", text.len());
+        let shown = text.matches("xxx\n").count();
+        assert!(shown >= 3, "{shown}");
+        assert!(
+            text.contains(&format!("- and {} more", 500 - shown)),
+            "{text}"
+        );
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use common::lifecycle::Lifecycle;
 use common::records::alert;
+use common::store::Store;
 use tokio::time::Instant;
 
 pub use channels::{Channels, SendError};
@@ -32,6 +33,21 @@ const MAX_PAUSE: Duration = Duration::from_secs(60);
 const PAUSE_FACTOR: u32 = 20;
 /// How long the end of the lease is waited for when the process stops.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Renews the lease until another process has it. While the store does not answer, no other process can
+/// take it.
+async fn lose_lease(store: &dyn Store, process: &str) {
+    loop {
+        tokio::time::sleep(alert::LEASE / 4).await;
+        let renewed = async {
+            let now = store.now().await?;
+            alert::acquire(store, process, now).await
+        };
+        if matches!(renewed.await, Ok(false)) {
+            return;
+        }
+    }
+}
 
 /// Tells the operator of problems until the process is stopping.
 pub async fn run(
@@ -50,6 +66,8 @@ pub async fn run(
         let pause = (began.elapsed() * PAUSE_FACTOR).clamp(MIN_PAUSE, MAX_PAUSE);
         tokio::select! {
             () = lifecycle.stopping() => break,
+            // Another process tells, if this one was too slow to renew the lease.
+            () = lose_lease(&*store, &process) => {}
             () = rounds.tell(searched) => {}
         }
         tokio::select! {

@@ -19,8 +19,6 @@ use super::context::AlertContext;
 
 /// How many Pages of each kind of problem have an alert of their own. The others share one.
 const MAX_PAGES: usize = 200;
-/// The subject of the alert that the other Pages share.
-pub(super) const OTHERS: &str = "others";
 /// How many days of missed changes show whether a Page is silent.
 const SILENCE_DAYS: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -88,15 +86,19 @@ pub(super) async fn find(
         }
     }
     if count > MAX_PAGES {
-        findings.push(others(AlertKind::PageSilent, count - MAX_PAGES));
+        let further = (count - MAX_PAGES) as u64;
+        findings.push(others(AlertKind::PageSilent, "silent", Some(further)));
     }
     Ok(findings)
 }
 
-/// Returns the finding of the Pages that have no alert of their own.
-fn others(kind: AlertKind, count: usize) -> Finding {
-    let cause = format!("{count} further Pages have this problem");
-    Finding::new(kind, OTHERS, cause)
+/// Returns the finding of the Pages that have no alert of their own. `index` names them.
+fn others(kind: AlertKind, index: &str, count: Option<u64>) -> Finding {
+    let cause = match count {
+        Some(count) => format!("{count} further Pages have this problem"),
+        None => "further Pages have this problem".to_owned(),
+    };
+    Finding::new(kind, format!("others_{index}"), cause)
 }
 
 impl Search {
@@ -112,7 +114,10 @@ impl Search {
         let is_full = listed.len() > MAX_PAGES;
         let mut seen = BTreeSet::new();
         for (id, stored) in listed.into_iter().take(MAX_PAGES) {
-            if let StoredPage::Page(page) = stored.value {
+            // During an upgrade, an earlier version may leave an index wrong for a day.
+            if let StoredPage::Page(page) = stored.value
+                && self.has_problem(&page)
+            {
                 findings.push(self.finding(&id, *page));
             }
             seen.insert(id);
@@ -134,13 +139,14 @@ impl Search {
                 findings.push(self.finding(id, *page));
             }
         }
-        let total = match &self.index {
-            PageIndex::Status(status) => store.count_pages().await?.get(status).copied(),
-            _ => None,
-        };
-        let total = total.and_then(|total| usize::try_from(total).ok());
-        let others_count = total.map_or(1, |total| total.saturating_sub(MAX_PAGES));
-        findings.push(others(self.kind, others_count));
+        findings.push(match &self.index {
+            PageIndex::Status(status) => {
+                let total = store.count_pages().await?.get(status).copied();
+                let further = total.map(|total| total.saturating_sub(MAX_PAGES as u64));
+                others(self.kind, status.as_str(), further)
+            }
+            _ => others(self.kind, "unpublished", None),
+        });
         Ok(())
     }
 

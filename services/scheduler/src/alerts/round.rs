@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use common::posting::PostError;
 use common::records::alert::{self, Alert, AlertEvent, AlertKind, Channel, Finding, Step};
 use common::retry::DESTINATION;
 use common::store::{Commit, RecordWrite, StoreError, Versioned};
@@ -156,8 +157,10 @@ impl Rounds {
         let alerts = match searched {
             Searched::NotOwner => {
                 self.is_owner = false;
-                self.outage = None;
-                return;
+                // The process with the lease sets the metric.
+                self.count(&[]);
+                // This process told of an outage, so it also tells of its end.
+                return self.end_outage().await;
             }
             Searched::Failed(error) => return self.outage(&error).await,
             Searched::Alerts(alerts) => alerts,
@@ -198,14 +201,29 @@ impl Rounds {
 
     /// Sends the pending events of a channel, those of one kind and client in one message.
     async fn tell_channel(&mut self, channel: Channel, alerts: &[Alert]) -> Result<(), StoreError> {
-        for (event, group) in groups(channel, alerts) {
-            if self.is_waiting(channel) || !self.has_lease().await? {
-                return Ok(());
-            }
+        let groups = groups(channel, alerts);
+        if groups.is_empty() {
+            // The message that was not accepted is out of date.
+            self.failing.remove(&channel);
+        }
+        if self.is_waiting(channel) {
+            return Ok(());
+        }
+        for (event, group) in groups {
             let message = Message::compose(&self.context, event, &group).await?;
             let Some(message) = message else { continue };
-            if !self.send(channel, &message).await {
+            if !self.has_lease().await? {
                 return Ok(());
+            }
+            match self.send(channel, &message).await {
+                Ok(()) => {}
+                // A receiver that refuses one message may accept the others.
+                Err(SendError::Post(PostError::Status(status)))
+                    if status.is_client_error() && status.as_u16() != 429 =>
+                {
+                    continue;
+                }
+                Err(_) => return Ok(()),
             }
             for told in group {
                 alert::change(&*self.context.store, &told.id(), |alert| {
@@ -225,8 +243,8 @@ impl Rounds {
         failing.is_some_and(|failing| failing.retry_at > Instant::now())
     }
 
-    /// Sends a message. Returns whether the channel has accepted it.
-    async fn send(&mut self, channel: Channel, message: &Message) -> bool {
+    /// Sends a message. Fails if the channel does not accept it; it is then tried again later.
+    async fn send(&mut self, channel: Channel, message: &Message) -> Result<(), SendError> {
         let sent = self.channels.send(channel, message).await;
         let outcome = match &sent {
             Ok(()) => "accepted",
@@ -234,32 +252,27 @@ impl Rounds {
             Err(SendError::Smtp(_) | SendError::Message) => "refused",
         };
         self.context.metrics.alert_messages.count(outcome);
-        match sent {
-            Ok(()) => {
-                self.failing.remove(&channel);
-                true
-            }
+        match &sent {
+            Ok(()) => drop(self.failing.remove(&channel)),
             Err(error) => {
-                let failures = self
-                    .failing
-                    .get(&channel)
-                    .map_or(0, |failing| failing.failures);
+                let failing = self.failing.get(&channel);
+                let failures = failing.map_or(0, |failing| failing.failures);
                 tracing::error!(channel = channel.name(), error = %error, "the operator could not be told of a problem; this is tried again with growing pauses");
                 let failing = Failing {
                     failures: failures.saturating_add(1),
                     retry_at: Instant::now() + DESTINATION.delay(failures),
                 };
                 self.failing.insert(channel, failing);
-                false
             }
         }
+        sent
     }
 
     /// Tells the channels of an outage of the store. The process that held the lease does this, because no
     /// record can say that another one has.
     async fn outage(&mut self, error: &StoreError) {
         tracing::warn!(error = %error, "cannot search for problems");
-        if !self.is_owner {
+        if !self.is_owner || !error.is_outage() {
             return;
         }
         let outage = self.outage.get_or_insert_with(|| Outage {
@@ -273,7 +286,7 @@ impl Rounds {
         for channel in self.channels.list() {
             if !told.contains(&channel) && !self.is_waiting(channel) {
                 let message = self.outage_message(AlertEvent::Opened);
-                if self.send(channel, &message).await
+                if self.send(channel, &message).await.is_ok()
                     && let Some(outage) = &mut self.outage
                 {
                     outage.told.insert(channel);
@@ -288,10 +301,14 @@ impl Rounds {
             return;
         };
         let told = outage.told.clone();
+        if let Some(outage) = &mut self.outage {
+            // The next outage begins later.
+            outage.since = Instant::now();
+        }
         for channel in told {
             let message = self.outage_message(AlertEvent::Resolved);
             if !self.is_waiting(channel)
-                && self.send(channel, &message).await
+                && self.send(channel, &message).await.is_ok()
                 && let Some(outage) = &mut self.outage
             {
                 outage.told.remove(&channel);

@@ -184,30 +184,16 @@ pub async fn report(store: &dyn Store, from: &str, now: HostTime) -> Result<Repo
             report.add(day, field, name, value);
         }
     }
-    let mut after = None;
-    while let Some(chunk) =
-        load_chunk::<UnannouncedRecord>(store, RecordKind::UnannouncedChange, "", &mut after)
-            .await?
-    {
-        let records = chunk.into_iter().map(|(_, stored)| stored.value);
-        report
-            .unannounced
-            .extend(records.filter(|record| record.day.as_str() >= from));
-    }
+    report.unannounced = unannounced_since(store, from).await?;
     report
         .unannounced
         .sort_by_key(|record| record.change.found_at);
-    let mut pages_with_missed = BTreeSet::new();
     for record in report.unannounced.clone() {
         let is_missed = record.change.is_missed(now);
         let name = if is_missed { "missed" } else { "open" };
         report.add(&record.day, record.field.as_str(), name, 1);
-        if is_missed {
-            pages_with_missed.insert(record.page);
-        }
     }
-    let pages = pages_with_missed.into_iter().collect();
-    report.silent_pages = find_silent_pages(store, pages, now).await?;
+    report.silent_pages = silent_of(store, &report.unannounced, now).await?;
     report.all.compute_ratio();
     report.fields.values_mut().for_each(Counts::compute_ratio);
     for day in report.days.values_mut() {
@@ -241,12 +227,43 @@ impl Report {
     }
 }
 
-/// Returns those of these Pages that are silent at `now`.
-async fn find_silent_pages(
+/// Returns the unannounced changes of the local days from `from` on.
+async fn unannounced_since(
     store: &dyn Store,
-    pages: Vec<PageId>,
+    from: &str,
+) -> Result<Vec<UnannouncedRecord>, StoreError> {
+    let (mut found, mut after) = (Vec::new(), None);
+    while let Some(chunk) =
+        load_chunk::<UnannouncedRecord>(store, RecordKind::UnannouncedChange, "", &mut after)
+            .await?
+    {
+        let records = chunk.into_iter().map(|(_, stored)| stored.value);
+        found.extend(records.filter(|record| record.day.as_str() >= from));
+    }
+    Ok(found)
+}
+
+/// Returns the silent Pages of a [`report`], without its counts.
+pub async fn silent_pages(
+    store: &dyn Store,
+    from: &str,
     now: HostTime,
 ) -> Result<Vec<PageId>, StoreError> {
+    let unannounced = unannounced_since(store, from).await?;
+    silent_of(store, &unannounced, now).await
+}
+
+/// Returns the Pages with a missed change that are silent at `now`.
+async fn silent_of(
+    store: &dyn Store,
+    unannounced: &[UnannouncedRecord],
+    now: HostTime,
+) -> Result<Vec<PageId>, StoreError> {
+    let missed = unannounced
+        .iter()
+        .filter(|record| record.change.is_missed(now));
+    let pages: BTreeSet<PageId> = missed.map(|record| record.page.clone()).collect();
+    let pages: Vec<PageId> = pages.into_iter().collect();
     let mut silent = Vec::new();
     for ids in pages.chunks(200) {
         for (id, stored) in ids.iter().zip(store.load_pages(ids).await?) {

@@ -10,7 +10,7 @@ use super::{load_all, put_write, write_records};
 use crate::store::{RecordKey, RecordKind, Store, StoreError};
 
 /// How long an hour is remembered.
-const TTL: Duration = Duration::from_secs(14 * 24 * HOUR_MILLIS / 1000);
+const TTL: Duration = Duration::from_secs(14 * 24 * 3600);
 const HOUR_MILLIS: u64 = 3600 * 1000;
 /// How many hours with webhooks must be known before a silence can be unusual.
 const MIN_HOURS: usize = 24;

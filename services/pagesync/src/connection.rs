@@ -217,7 +217,7 @@ async fn show(config: &Config, store: &dyn Store, id: &str, format: Format) -> a
     let mut detail = detail.with_context(|| format!("there is no connection of {user}"))?;
     if !detail.connection.missing_permissions.is_empty() {
         // This host may lack the settings of the address.
-        detail.login_address = address_to_log_in_again(config, &user, Clock::system().now());
+        detail.login_address = address_to_log_in_again(config, &user, now);
     }
     let json = to_json(&detail);
     output::print(&output::format_object(format, &json, || {

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 use simulator::browser::{Decision, LoginBrowser};
-use simulator::token::TokenInvalidation;
 
 use crate::api::deployment_of_client;
 use crate::forwarding::message;
@@ -70,14 +69,7 @@ async fn a_login_that_ends_is_told_once_with_a_link_that_mends_it() {
     connected.simulator.put_page(&page).unwrap();
     connected.advance(2 * MINUTE);
     connected.read_again(0).await;
-    connected
-        .simulator
-        .facebook()
-        .invalidate_tokens(&TokenInvalidation {
-            user: Some(ADA.to_owned()),
-            page: None,
-            subcode: 460,
-        });
+    connected.end_login(ADA);
     connected.advance(2 * MINUTE);
     connected.read_again(1).await;
 

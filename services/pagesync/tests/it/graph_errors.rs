@@ -14,7 +14,6 @@ use serde_json::json;
 use simulator::browser::Decision;
 use simulator::errors::{GRAPH_ERRORS, KnownError};
 use simulator::people::Person;
-use simulator::token::TokenInvalidation;
 
 use crate::BACKEND;
 use crate::support::eventually;
@@ -289,15 +288,7 @@ async fn an_invalid_token_causes_at_most_one_call_a_day_and_delays_no_other_page
         ..Decision::default()
     };
     assert_eq!(connected.connect_as(&bob).await.0, 200);
-    let invalidation = TokenInvalidation {
-        user: Some("200000000000001".to_owned()),
-        page: None,
-        subcode: 460,
-    };
-    connected
-        .simulator
-        .facebook()
-        .invalidate_tokens(&invalidation);
+    connected.end_login("200000000000001");
     let began = connected.clock.now();
     let mut attempts_seen: [BTreeSet<HostTime>; 3] = Default::default();
     for day in 0..5 {
@@ -354,15 +345,7 @@ async fn a_page_that_was_refused_before_its_connection_is_not_read_again_within_
     };
     let connected = ConnectedDeployment::start(BACKEND, scene).await;
     assert_eq!(connected.connect().await.0, 200);
-    let invalidation = TokenInvalidation {
-        user: Some("200000000000001".to_owned()),
-        page: None,
-        subcode: 460,
-    };
-    connected
-        .simulator
-        .facebook()
-        .invalidate_tokens(&invalidation);
+    connected.end_login("200000000000001");
     connected.advance(2 * MINUTE);
     // The refusal of the read of Page 0 causes a poll of the connection, and its refusal causes a
     // read of every other Page.

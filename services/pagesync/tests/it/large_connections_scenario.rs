@@ -12,7 +12,6 @@ use model::id::UserId;
 use serde_json::{Value as Json, json};
 use simulator::browser::Decision;
 use simulator::people::Person;
-use simulator::token::TokenInvalidation;
 
 use crate::BACKEND;
 use crate::support::facebook::{
@@ -226,15 +225,7 @@ async fn three_people_with_a_thousand_pages_are_shown_exactly_what_is_true() {
     assert_eq!(forecast(&connected, BOB).await.1, 0);
 
     // Ada's token dies. Cid's tokens still read the Pages 100 to 199.
-    let invalidation = TokenInvalidation {
-        user: Some(ADA.to_owned()),
-        page: None,
-        subcode: 460,
-    };
-    connected
-        .simulator
-        .facebook()
-        .invalidate_tokens(&invalidation);
+    connected.end_login(ADA);
     connected.advance(Duration::from_secs(3700));
     let dead = Pages::new(
         &[("active", 100), ("needs_login", 600), ("no_token", 300)],

@@ -17,6 +17,7 @@ use serde_json::{Value as Json, json};
 use simulator::browser::{Decision, LoginBrowser};
 use simulator::delivery::DeliveryFaults;
 use simulator::facebook::App;
+use simulator::token::TokenInvalidation;
 use simulator::{Options, Simulator};
 use tokio::net::TcpListener;
 
@@ -374,6 +375,16 @@ impl ConnectedDeployment {
             let code = output.status.code().unwrap();
             (code, text(output.stdout), text(output.stderr))
         })
+    }
+
+    /// Makes Facebook refuse every token of a person, who has changed their password.
+    pub(crate) fn end_login(&self, user: &str) {
+        let invalidation = TokenInvalidation {
+            user: Some(user.to_owned()),
+            page: None,
+            subcode: 460,
+        };
+        self.simulator.facebook().invalidate_tokens(&invalidation);
     }
 
     /// Adds scripted replies, which replace the next real answers of Facebook.

@@ -5,7 +5,6 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use common::config::Role;
-use simulator::token::TokenInvalidation;
 
 use crate::sdk::python_packages;
 use crate::support::TestBackend;
@@ -81,15 +80,7 @@ async fn a_mail_server_gets_a_message_about_a_login_that_ended_and_one_about_its
         "email: accepted a test message\n"
     );
     assert_eq!(connected.connect().await.0, 200);
-    let invalidation = TokenInvalidation {
-        user: Some("200000000000001".to_owned()),
-        page: None,
-        subcode: 460,
-    };
-    connected
-        .simulator
-        .facebook()
-        .invalidate_tokens(&invalidation);
+    connected.end_login("200000000000001");
     connected.advance(std::time::Duration::from_secs(120));
     connected.read_again(0).await;
     let next = async || eventually("a mail", || async { mails.try_recv().ok() }).await;

@@ -1,7 +1,7 @@
 //! Finds the problems of a deployment, except those of single Pages.
 //!
-//! Invariant: a finding follows from what is stored or from the state of the queue at this time, and not from
-//! earlier findings.
+//! Invariant: a problem is found from what is stored or from the state of the queue at this time. The stored
+//! alerts only decide whether a problem that is open already has ended.
 
 use std::time::Duration;
 

@@ -66,12 +66,11 @@ impl Message {
     pub(super) async fn compose(
         context: &AlertContext,
         event: AlertEvent,
+        kind: AlertKind,
         alerts: &[&Alert],
-    ) -> Result<Option<Self>, StoreError> {
-        let Some(first) = alerts.first() else {
-            return Ok(None);
-        };
-        let is_same = alerts.iter().all(|alert| alert.client == first.client);
+    ) -> Result<Self, StoreError> {
+        let client = alerts.first().and_then(|alert| alert.client.clone());
+        let is_same = alerts.iter().all(|alert| alert.client == client);
         let mut lines = Vec::new();
         for alert in alerts.iter().take(MAX_LINES) {
             let mut line = line(context, event, alert).await?;
@@ -80,17 +79,17 @@ impl Message {
             }
             lines.push(line);
         }
-        let client = first.client.clone().filter(|_| is_same);
+        let client = client.filter(|_| is_same);
         let name = context.config.deployment_name.as_deref();
-        Ok(Some(Self {
-            title: title(name, event, first.kind, alerts.len(), client.as_deref()),
+        Ok(Self {
+            title: title(name, event, kind, alerts.len(), client.as_deref()),
             event: event.name(),
-            kind: Some(first.kind),
+            kind: Some(kind),
             client,
             lines,
             count: alerts.len(),
-            remedy: (event != AlertEvent::Resolved).then(|| remedy(first.kind)),
-        }))
+            remedy: (event != AlertEvent::Resolved).then(|| remedy(kind)),
+        })
     }
 
     /// Returns a message about an outage of the store, of which there is no alert.

@@ -71,10 +71,10 @@ pub(super) async fn find(
         search.run(context, known, &mut findings).await?;
     }
     let schedule = &context.config.daily_schedule;
-    let from = HostTime(now.minus(SILENCE_DAYS).0);
-    let report = missed_webhooks::report(&*context.store, &schedule.local_day(from), now).await?;
-    let count = report.silent_pages.len();
-    let silent = &report.silent_pages[..count.min(MAX_PAGES)];
+    let from = schedule.local_day(now.minus(SILENCE_DAYS));
+    let silent = missed_webhooks::silent_pages(&*context.store, &from, now).await?;
+    let count = silent.len();
+    let silent = &silent[..count.min(MAX_PAGES)];
     let loaded = context.store.load_pages(silent).await?;
     let cause = "a change was missed, and no webhook was sent for the Page since";
     for (id, stored) in silent.iter().zip(loaded) {

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use common::pages::COMMIT_BATCH;
 use common::posting::PostError;
 use common::records::alert::{self, Alert, AlertEvent, AlertKind, Channel, Finding, Step};
 use common::retry::DESTINATION;
@@ -88,11 +89,15 @@ impl Rounds {
             let now = self.context.clock.now();
             let known = alert::list(store).await?;
             let findings = find::find(&self.context, &known, now).await?;
-            self.save(known, &findings, now).await?;
-            let stored = alert::list(store).await?;
-            Ok(Searched::Alerts(
-                stored.into_iter().map(|stored| stored.value).collect(),
-            ))
+            let changes = self.changes(&known, &findings, now);
+            let stored = if changes.is_empty() {
+                known
+            } else {
+                self.save(changes).await?;
+                alert::list(store).await?
+            };
+            let alerts = stored.into_iter().map(|stored| stored.value);
+            Ok(Searched::Alerts(alerts.collect()))
         };
         searched.await.unwrap_or_else(Searched::Failed)
     }
@@ -103,14 +108,13 @@ impl Rounds {
         alert::acquire(store, &self.context.process, now).await
     }
 
-    /// Writes the alerts that have changed. A write that is stale, because a command has changed the alert, is
-    /// repeated by the next search.
-    async fn save(
+    /// Returns the writes of the alerts that have changed.
+    fn changes(
         &self,
-        known: Vec<Versioned<Alert>>,
+        known: &[Versioned<Alert>],
         findings: &[Finding],
         now: HostTime,
-    ) -> Result<(), StoreError> {
+    ) -> Vec<RecordWrite> {
         let channels = self.channels.list();
         let mut found: BTreeMap<String, &Finding> = BTreeMap::new();
         for finding in findings {
@@ -119,15 +123,15 @@ impl Rounds {
         let mut writes = Vec::new();
         for Versioned { version, value } in known {
             let id = value.id();
-            let write = match alert::next(Some(value), found.remove(&id), &channels, now) {
-                Step::Keep => continue,
-                Step::Put(alert) => alert::put(&alert, version),
-                Step::Delete => RecordWrite::Delete {
+            let finding = found.remove(&id);
+            match alert::next(Some(value.clone()), finding, &channels, now) {
+                Step::Keep => {}
+                Step::Put(alert) => writes.push(alert::put(&alert, *version)),
+                Step::Delete => writes.push(RecordWrite::Delete {
                     key: alert::key(&id),
-                    expected: Some(version),
-                },
-            };
-            writes.push(write);
+                    expected: Some(*version),
+                }),
+            }
         }
         for finding in found.into_values() {
             if let Step::Put(alert) = alert::next(None, Some(finding), &channels, now) {
@@ -139,14 +143,18 @@ impl Rounds {
                 writes.push(alert::put(&alert, 0));
             }
         }
-        let commits: Vec<Commit> = writes
-            .into_iter()
-            .map(|write| Commit {
-                records: vec![write],
-                ..Commit::default()
-            })
-            .collect();
-        for batch in commits.chunks(100) {
+        writes
+    }
+
+    /// Executes the writes of alerts. One that is stale, because a command has changed the alert, is repeated
+    /// by the next search.
+    async fn save(&self, writes: Vec<RecordWrite>) -> Result<(), StoreError> {
+        let commit = |write| Commit {
+            records: vec![write],
+            ..Commit::default()
+        };
+        let commits: Vec<Commit> = writes.into_iter().map(commit).collect();
+        for batch in commits.chunks(COMMIT_BATCH) {
             self.context.store.commit(batch).await?;
         }
         Ok(())
@@ -209,9 +217,8 @@ impl Rounds {
         if self.is_waiting(channel) {
             return Ok(());
         }
-        for (event, group) in groups {
-            let message = Message::compose(&self.context, event, &group).await?;
-            let Some(message) = message else { continue };
+        for (event, kind, group) in groups {
+            let message = Message::compose(&self.context, event, kind, &group).await?;
             if !self.has_lease().await? {
                 return Ok(());
             }
@@ -324,7 +331,7 @@ impl Rounds {
 
 /// Returns the pending events of a channel, those of one kind and client together. If one kind of event
 /// concerns many clients, they share a message.
-fn groups(channel: Channel, alerts: &[Alert]) -> Vec<(AlertEvent, Vec<&Alert>)> {
+fn groups(channel: Channel, alerts: &[Alert]) -> Vec<(AlertEvent, AlertKind, Vec<&Alert>)> {
     let mut by_kind: BTreeMap<_, BTreeMap<_, Vec<&Alert>>> = BTreeMap::new();
     for alert in alerts {
         if let Some(event) = alert.pending.get(&channel) {
@@ -336,11 +343,11 @@ fn groups(channel: Channel, alerts: &[Alert]) -> Vec<(AlertEvent, Vec<&Alert>)> 
         }
     }
     let mut groups = Vec::new();
-    for ((event, _), clients) in by_kind {
+    for ((event, kind), clients) in by_kind {
         if clients.len() > MAX_CLIENTS {
-            groups.push((event, clients.into_values().flatten().collect()));
+            groups.push((event, kind, clients.into_values().flatten().collect()));
         } else {
-            groups.extend(clients.into_values().map(|group| (event, group)));
+            groups.extend(clients.into_values().map(|group| (event, kind, group)));
         }
     }
     groups
@@ -365,6 +372,6 @@ mod tests {
         assert_eq!(groups(Channel::Email, &alerts).len(), 0);
         let alerts: Vec<Alert> = (0..22).map(alert).collect();
         let shared = groups(Channel::Url, &alerts);
-        assert_eq!((shared.len(), shared[0].1.len()), (1, 22));
+        assert_eq!((shared.len(), shared[0].2.len()), (1, 22));
     }
 }
